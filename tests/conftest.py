@@ -1,0 +1,39 @@
+"""Fixtures that every test may use: where the reference material lies, and quiet, repeatable torch."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _repeatable() -> Iterator[None]:
+    torch.manual_seed(0)
+    yield
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference outputs, checkpoints and data sets beside the checkout; skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared folder beside the checkout: reference outputs and data sets are not here")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden(shared: Path) -> ModuleType:
+    """The module `golden.py` of the reference folder: load, state_dict, example_input, relative_error."""
+    spec = importlib.util.spec_from_file_location("golden", shared / "golden" / "golden.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
