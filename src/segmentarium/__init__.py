@@ -1,0 +1,67 @@
+"""Segmentarium: published segmentation systems in one maintained PyTorch library.
+
+    import segmentarium
+    for result in segmentarium.predict("photo.jpg", "person"):
+        result.save("out")
+
+Names are imported when they are first used, so that `import segmentarium` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name -> module that defines it; `tests/unit/test_public_api.py` freezes this list
+_PUBLIC = {
+    "create_model": "registry",
+    "list_models": "registry",
+    "model_card": "registry",
+    "create_backbone": "backbones",
+    "load": "weights",
+    "save": "weights",
+    "from_pretrained": "weights",
+    "push_to_hub": "weights",
+    "predict": "inference",
+    "Predictor": "inference",
+    "Result": "inference",
+    "evaluate": "evaluation",
+    "train": "training",
+    "TrainingOptions": "training",
+    "export_model": "export",
+    "build_dataset": "data",
+    "build_loss": "losses",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+if TYPE_CHECKING:
+    from segmentarium.backbones import create_backbone as create_backbone
+    from segmentarium.data import build_dataset as build_dataset
+    from segmentarium.evaluation import evaluate as evaluate
+    from segmentarium.export import export_model as export_model
+    from segmentarium.inference import Predictor as Predictor
+    from segmentarium.inference import Result as Result
+    from segmentarium.inference import predict as predict
+    from segmentarium.losses import build_loss as build_loss
+    from segmentarium.registry import create_model as create_model
+    from segmentarium.registry import list_models as list_models
+    from segmentarium.registry import model_card as model_card
+    from segmentarium.training import TrainingOptions as TrainingOptions
+    from segmentarium.training import train as train
+    from segmentarium.weights import from_pretrained as from_pretrained
+    from segmentarium.weights import load as load
+    from segmentarium.weights import push_to_hub as push_to_hub
+    from segmentarium.weights import save as save
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'segmentarium' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"segmentarium.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

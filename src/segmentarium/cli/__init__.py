@@ -1,0 +1,1 @@
+"""One file a verb; each only calls the library's own functions."""

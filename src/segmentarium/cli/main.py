@@ -1,0 +1,82 @@
+"""`segmentarium VERB …`.  A verb's module is imported when it is called, so that --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+# verb -> (module, one line)
+VERBS = {
+    "segment": ("segment", "masks, overlays and cut-outs of images, folders, videos or the webcam"),
+    "train": ("train", "train a model on a data set or a folder of labelled images"),
+    "evaluate": ("evaluate", "score a model: mIoU, boundary IoU, per-class table, report"),
+    "export": ("export", "deploy form as torch.export, ONNX or OpenVINO, with measured parity"),
+    "benchmark": ("benchmark", "latency, throughput, parameters, FLOPs and memory on this machine"),
+    "check-data": ("check_data", "find what is wrong with a data set before training on it"),
+    "models": ("models", "list the registered models with their cards"),
+}
+
+
+def parser_for(verb: str) -> argparse.ArgumentParser:
+    """The parser of one verb; imports its module."""
+    name, line = VERBS[verb]
+    module = importlib.import_module(f"segmentarium.cli.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"segmentarium {verb}",
+        description=line[0].upper() + line[1:] + ".",
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+    return parser
+
+
+def usage() -> str:
+    width = max(map(len, VERBS))
+    lines = ["usage: segmentarium VERB …", "", "verbs:"]
+    lines += [f"  {verb:<{width}}  {line}" for verb, (_, line) in VERBS.items()]
+    lines += ["", "`segmentarium VERB --help` tells what a verb takes; `segmentarium --version` the version."]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line.  Exit codes: 0 done, 1 some input failed, 2 wrong usage or a stated error, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if words else 2
+    if words[0] in ("--version", "-V"):
+        from segmentarium import __version__
+
+        print(f"segmentarium {__version__}")
+        return 0
+    verb = words[0]
+    if verb not in VERBS:
+        import difflib
+
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        print(f"segmentarium: no verb {verb!r}{hint}\n\n{usage()}", file=sys.stderr)
+        return 2
+    from segmentarium.cli.memory import keep_freed_memory
+
+    keep_freed_memory()
+    options = parser_for(verb).parse_args(words[1:])
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("segmentarium: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, KeyError, TypeError, FileNotFoundError, NotADirectoryError, ImportError) as error:
+        if "--debug" in words:
+            raise
+        # KeyError's str() is the repr of its message
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"segmentarium {verb}: {message}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,142 @@
+"""Read any picture file as 8-bit RGB, the right way up, or say what is wrong with it.
+
+Cameras, scanners, microscopes and drawing programs write grey, palette, 16-bit, CMYK and transparent pictures,
+and phones write them lying on their side with a note in the EXIF block. Everything that reads a picture here goes
+through `read_image`, so that training, evaluation and prediction see the same pixels. This module imports neither
+torch nor torchvision.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"})
+DEFAULT_MAX_PIXELS = 2**31  # 46,000 x 46,000; Pillow's own limit (179 M pixels) is below aerial and scanned pictures
+
+_EXIF_ORIENTATION = 0x0112
+_limit_lock = threading.Lock()
+
+
+class ImageReadError(ValueError):
+    """A picture or mask file that is missing, empty, corrupt, truncated or not a picture; the message names it."""
+
+
+def read_image(source: str | os.PathLike[str] | BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+    """The picture as an upright 8-bit RGB `PIL.Image`.
+
+    Grey is repeated three times; palettes are resolved; an alpha channel is dropped (the colours stay as stored);
+    CMYK, YCbCr and Lab are converted; 16-bit grey is divided by 257; of an animation the first frame counts;
+    EXIF rotation is applied. 32-bit and floating-point grey is taken as 0..1 where it lies there, as 16-bit where it
+    fits, and is stretched from its least to its greatest value otherwise.
+
+    Raises:
+        ImageReadError: the file is missing, empty, truncated, not a picture, or has more than `max_pixels` pixels.
+    """
+    with open_image(source, max_pixels) as image:
+        upright = _upright(image)
+        return _to_rgb(upright)
+
+
+@contextmanager
+def open_image(
+    source: str | os.PathLike[str] | BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Iterator[Image.Image]:
+    """The opened picture in its own mode, for the length of a `with` block; any failure becomes an `ImageReadError`."""
+    name = describe_source(source)
+    if isinstance(source, str | os.PathLike):
+        _check_file(Path(source), name)
+    try:
+        image = _open_unlimited(source)
+    except UnidentifiedImageError as error:
+        raise ImageReadError(f"{name} is not a picture that can be read: its contents fit no known format") from error
+    except Exception as error:
+        raise ImageReadError(f"{name} cannot be read as a picture: {error}") from error
+    with image:
+        if image.width * image.height > max_pixels:
+            raise ImageReadError(
+                f"{name} has {image.width} x {image.height} pixels, more than the {max_pixels:,} allowed; "
+                "raise max_pixels if the file can be trusted"
+            )
+        try:
+            image.load()
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise ImageReadError(f"{name} is truncated or corrupt: {error}") from error
+        try:
+            yield image
+        except ImageReadError:
+            raise
+        except (OSError, ValueError) as error:
+            raise ImageReadError(f"{name} cannot be converted from mode {image.mode}: {error}") from error
+
+
+def describe_source(source: object) -> str:
+    """The name by which messages call a picture: its path, or what kind of stream it is."""
+    if isinstance(source, str | os.PathLike):
+        return str(os.fspath(source))
+    return str(getattr(source, "name", f"<{type(source).__name__}>"))
+
+
+def _check_file(path: Path, name: str) -> None:
+    if path.is_dir():
+        raise ImageReadError(f"{name} is a folder, not a picture")
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        raise ImageReadError(f"{name} does not exist") from error
+    except OSError as error:
+        raise ImageReadError(f"{name} cannot be opened: {error}") from error
+    if size == 0:
+        raise ImageReadError(f"{name} is an empty file (0 bytes)")
+
+
+def _open_unlimited(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
+    # Pillow keeps its pixel limit in a module variable and checks it while opening; we check our own right after.
+    with _limit_lock:
+        limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            return Image.open(source)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block does not spoil the pixels
+        return image
+    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    mode = image.mode
+    if mode == "RGB":
+        return image.copy() if image.readonly else image
+    if mode.startswith(("I", "F")):
+        return Image.fromarray(_wide_grey_to_8_bit(np.asarray(image))).convert("RGB")
+    if mode in ("PA", "LA", "La", "RGBa") or (mode == "P" and "transparency" in image.info):
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+def _wide_grey_to_8_bit(grey: np.ndarray) -> np.ndarray:
+    """16-bit, 32-bit or floating-point grey (H, W) as uint8."""
+    values = np.nan_to_num(grey.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if grey.dtype.kind == "f" and low >= 0.0 and high <= 1.0:
+        scaled = values * 255.0
+    elif low >= 0.0 and high <= 65535.0 and grey.dtype.kind in "iu":
+        scaled = values / 257.0
+    else:
+        scaled = (values - low) * (255.0 / max(high - low, 1e-12))
+    return np.round(scaled).astype(np.uint8)

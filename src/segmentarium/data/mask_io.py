@@ -1,0 +1,239 @@
+"""Label images: from the values or colours in the file to class indices, with every stray value reported.
+
+A label outside the classes must never reach a loss: on a GPU it ends in an index assert that names neither the file
+nor the value. `MaskEncoding` therefore knows which raw values are allowed, and `LabelError` says what was found,
+in which file, in how many pixels, and how to map it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from segmentarium.data.image_io import ImageReadError, open_image
+
+RGB = tuple[int, int, int]
+IGNORE_INDEX = 255
+MAX_CLASSES = 255  # indices 0..254 in a byte; 255 is the ignore value
+
+_SCALED_GREY = {"L;2": 85, "L;4": 17}  # Pillow spreads 2- and 4-bit grey over 0..255; index images need it undone
+
+
+class LabelError(ValueError):
+    """A label image with values that belong to no class; `counts` maps each such value or colour to its pixels."""
+
+    def __init__(self, message: str, path: str, counts: Mapping[int | RGB, int]) -> None:
+        super().__init__(message)
+        self.path = path
+        self.counts = dict(counts)
+
+
+@dataclass(frozen=True)
+class MaskEncoding:
+    """How a label image says which class a pixel has.
+
+    num_classes: number of classes K; results hold 0..K-1 and 255 (ignore).
+    mapping: raw value -> class index (or 255). None: the value is the index, 255 is ignore.
+    colours: RGB colour -> class index (or 255), for label images in colour. A file in colour needs it; a file of
+        indices does not use it, so that one encoding reads both.
+    """
+
+    num_classes: int
+    mapping: Mapping[int, int] | None = None
+    colours: Mapping[RGB, int] | None = None
+    hint: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_classes <= MAX_CLASSES:
+            raise ValueError(
+                f"num_classes is {self.num_classes}; give the number of classes, 1 to {MAX_CLASSES} "
+                f"(label images hold one byte a pixel, and {IGNORE_INDEX} means ignore)"
+            )
+        for table in (self.mapping, self.colours):
+            stray = {k: v for k, v in (table or {}).items() if v != IGNORE_INDEX and not 0 <= v < self.label_count}
+            if stray:
+                raise ValueError(
+                    f"the mask map sends {stray} outside the classes 0..{self.label_count - 1}; "
+                    f"use those indices, or {IGNORE_INDEX} for ignore"
+                )
+
+    @property
+    def label_count(self) -> int:
+        """How many labels may occur: K, or two (0 and 1) for the single class of a sigmoid model."""
+        return max(self.num_classes, 2)
+
+    @cached_property
+    def _table(self) -> tuple[np.ndarray, np.ndarray]:
+        """(index of each byte value, whether it is allowed); both (256,)."""
+        index = np.full(256, IGNORE_INDEX, np.uint8)
+        allowed = np.zeros(256, bool)
+        pairs = self._value_map
+        for value, label in pairs.items():
+            if 0 <= value < 256:
+                index[value], allowed[value] = label, True
+        return index, allowed
+
+    @cached_property
+    def _value_map(self) -> dict[int, int]:
+        if self.mapping is not None:
+            return {int(k): int(v) for k, v in self.mapping.items()}
+        return {i: i for i in range(self.label_count)} | {IGNORE_INDEX: IGNORE_INDEX}
+
+    @cached_property
+    def _colour_table(self) -> tuple[np.ndarray, np.ndarray]:
+        """(sorted packed colours, their labels)."""
+        packed = {(r << 16) | (g << 8) | b: label for (r, g, b), label in (self.colours or {}).items()}
+        keys = np.array(sorted(packed), np.int64)
+        return keys, np.array([packed[int(k)] for k in keys], np.uint8)
+
+    def decode(self, raw: np.ndarray, path: str | os.PathLike[str] = "<array>") -> np.ndarray:
+        """Class indices uint8 (H, W) of a raw label array: (H, W) of values, or (H, W, 3) of colours.
+
+        Raises:
+            LabelError: values or colours that belong to no class.
+        """
+        if raw.ndim == 3:
+            return self._decode_colours(raw, str(path))
+        if raw.dtype == np.uint8:
+            index, allowed = self._table
+            counts = np.bincount(raw.reshape(-1), minlength=256)
+            stray = np.flatnonzero((counts > 0) & ~allowed)
+            if stray.size:
+                self._fail(str(path), {int(v): int(counts[v]) for v in stray})
+            return index[raw]
+        values, inverse, counts = np.unique(raw, return_inverse=True, return_counts=True)
+        stray = {int(v): int(n) for v, n in zip(values, counts, strict=True) if int(v) not in self._value_map}
+        if stray:
+            self._fail(str(path), stray)
+        labels = np.array([self._value_map[int(v)] for v in values], np.uint8)
+        return labels[inverse].reshape(raw.shape)
+
+    def _decode_colours(self, raw: np.ndarray, path: str) -> np.ndarray:
+        if self.colours is None:
+            if bool((raw[..., 0] == raw[..., 1]).all()) and bool((raw[..., 0] == raw[..., 2]).all()):
+                return self.decode(np.ascontiguousarray(raw[..., 0]), path)  # grey saved as RGB
+            raise LabelError(
+                f"{path} is a label image in colour, but no colour belongs to a class; "
+                "give the palette (RGB of each class, for example in classes.yaml), or save class indices",
+                path,
+                _count_colours(raw),
+            )
+        packed = (raw[..., 0].astype(np.int64) << 16) | (raw[..., 1].astype(np.int64) << 8) | raw[..., 2]
+        keys, labels = self._colour_table
+        position = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
+        known = keys[position] == packed
+        if not known.all():
+            self._fail(path, _count_colours(raw[~known][None]))
+        return labels[position]
+
+    def _fail(self, path: str, counts: Mapping[int | RGB, int]) -> None:
+        shown = sorted(counts.items(), key=lambda item: -item[1])[:8]
+        found = ", ".join(f"{value} ({number:,} px)" for value, number in shown)
+        more = f" and {len(counts) - len(shown)} more" if len(counts) > len(shown) else ""
+        raise LabelError(
+            f"{path} has labels outside the classes: {found}{more}; expected {self._expectation()}. "
+            + (self.hint or self._advice(list(counts))),
+            path,
+            counts,
+        )
+
+    def _expectation(self) -> str:
+        if self.mapping is not None:
+            return f"one of {_ranges(sorted(self._value_map))}"
+        if self.colours is not None:
+            return f"one of {len(self.colours)} colours, or indices 0..{self.label_count - 1} and {IGNORE_INDEX}"
+        return f"0..{self.label_count - 1}, or {IGNORE_INDEX} for ignore"
+
+    def _advice(self, values: Sequence[int | RGB]) -> str:
+        first = values[0]
+        if isinstance(first, tuple):
+            return "Add the colour to the palette, or map it to 255 (ignore)."
+        if self.mapping is not None:
+            return f'Add the value to the mask map, e.g. "{first}:{IGNORE_INDEX}" to ignore it.'
+        return (
+            f'Map the values with a mask map, e.g. --mask-map "{first}:1" (value {first} is class 1) or '
+            f'"{first}:{IGNORE_INDEX}" (ignore it; values that are not mentioned stay as they are), '
+            "or give more classes."
+        )
+
+
+def read_mask(path: str | os.PathLike[str], encoding: MaskEncoding) -> np.ndarray:
+    """Class indices uint8 (H, W), values 0..K-1 and 255, of a label image file.
+
+    Raises:
+        ImageReadError: the file cannot be read.
+        LabelError: it holds values that belong to no class.
+    """
+    return encoding.decode(read_raw_mask(path, colours=encoding.colours is not None), path)
+
+
+def read_raw_mask(path: str | os.PathLike[str], colours: bool = False) -> np.ndarray:
+    """The values stored in a label image: (H, W) integers, or (H, W, 3) uint8 for a file in colour.
+
+    A palette PNG gives its indices; bits give 0 and 1; an alpha channel is dropped; EXIF rotation is not applied.
+    `colours`: resolve a palette that is not the index itself is never attempted; True only allows colour files.
+    """
+    with open_image(path) as image:
+        if image.mode in ("RGB", "RGBA", "RGBX"):
+            return np.array(image.convert("RGB") if image.mode != "RGB" else image)
+        if image.mode in ("LA", "PA"):
+            return np.array(image)[..., 0]
+        if image.mode == "1":
+            return np.array(image, dtype=np.uint8)
+        if image.mode in ("L", "P") or image.mode.startswith("I"):
+            values = np.array(image)
+            return values // _bit_spread(path) if image.mode == "L" else values
+        raise ImageReadError(
+            f"{path} has mode {image.mode}, which is no label image; save class indices as 8-bit PNG, "
+            "or RGB colours with a palette"
+        )
+
+
+def _bit_spread(path: str | os.PathLike[str]) -> int:
+    """17 or 85 for grey PNG of 4 or 2 bits a pixel, whose values Pillow multiplies by that; else 1."""
+    if Path(path).suffix.lower() != ".png":
+        return 1
+    with open(path, "rb") as file:
+        head = file.read(26)  # signature 8, IHDR length and type 8, width 4, height 4, depth 1, colour type 1
+    return {2: 85, 4: 17}.get(head[24], 1) if len(head) == 26 and head[25] == 0 else 1
+
+
+def parse_mask_map(text: str) -> dict[int, int]:
+    """`"0:0,255:1"` as {0: 0, 255: 1}: raw value, colon, class index (255 = ignore).
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    result: dict[int, int] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        value, colon, label = part.partition(":")
+        if not colon or not value.strip().isdigit() or not label.strip().isdigit():
+            raise ValueError(f'mask map {text!r}: cannot read {part!r}; write value:class pairs, e.g. "0:0,255:1"')
+        result[int(value)] = int(label)
+    if not result:
+        raise ValueError('the mask map is empty; write value:class pairs, e.g. "0:0,255:1"')
+    return result
+
+
+def _count_colours(raw: np.ndarray) -> dict[int | RGB, int]:
+    colours, counts = np.unique(raw.reshape(-1, 3), axis=0, return_counts=True)
+    return {(int(r), int(g), int(b)): int(n) for (r, g, b), n in zip(colours, counts, strict=True)}
+
+
+def _ranges(values: Sequence[int]) -> str:
+    """[0, 1, 2, 255] as "0..2, 255"."""
+    parts: list[str] = []
+    start = previous = values[0]
+    for value in [*values[1:], None]:
+        if value is not None and value == previous + 1:
+            previous = value
+            continue
+        parts.append(str(start) if start == previous else f"{start}..{previous}")
+        if value is not None:
+            start = previous = value
+    return ", ".join(parts)

@@ -1,0 +1,72 @@
+"""Convolution, normalisation, activation: the unit that most papers are written in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+
+class ConvNormAct(nn.Module):
+    """conv -> norm -> act.  `norm=None` and `act=None` leave them out; the convolution has a bias where no norm follows.
+
+    padding: None keeps the size at stride 1 ("same" for odd kernels).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int] = 3,
+        stride: int = 1,
+        *,
+        padding: int | tuple[int, int] | None = None,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool | None = None,
+        norm: Callable[[int], nn.Module] | None = nn.BatchNorm2d,
+        act: Callable[[], nn.Module] | None = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        if padding is None:
+            kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+            padding = (dilation * (kernel[0] - 1) // 2, dilation * (kernel[1] - 1) // 2)
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            norm is None if bias is None else bias,
+        )
+        self.norm = norm(out_channels) if norm else nn.Identity()
+        self.act = act() if act else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.conv(x)))
+
+
+class SeparableConv(nn.Module):
+    """A depthwise k×k and a pointwise convolution, each with its own norm and activation (DeepLabV3+, MobileNet)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        *,
+        dilation: int = 1,
+        depthwise_act: Callable[[], nn.Module] | None = nn.ReLU,
+        act: Callable[[], nn.Module] | None = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.depthwise = ConvNormAct(
+            in_channels, in_channels, kernel_size, stride, dilation=dilation, groups=in_channels, act=depthwise_act
+        )
+        self.pointwise = ConvNormAct(in_channels, out_channels, 1, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(x))

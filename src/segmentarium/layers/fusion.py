@@ -1,0 +1,73 @@
+"""Deploy form: re-parameterised blocks fused, batch norm folded into the convolution before it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+
+def reparameterize(model: nn.Module) -> None:
+    """Calls `reparameterize()` on every submodule that has it (blocks whose branches collapse at inference), in place."""
+    for module in list(model.modules()):
+        method = getattr(module, "reparameterize", None)
+        if callable(method) and module is not model:
+            method()
+
+
+@torch.no_grad()
+def fold_batch_norm(model: nn.Module, example: Tensor) -> int:
+    """Folds each batch norm that directly follows a convolution into it, in place; returns how many.
+
+    Which norm follows which convolution is seen by running `example` through the model, so it works for any model,
+    timm's too.  A convolution that feeds two norms (shared weights) and a norm fed by two convolutions stay as they are.
+    """
+    produced: dict[
+        int, tuple[nn.Module, Tensor]
+    ] = {}  # id of an output -> its convolution (and the tensor, kept alive)
+    norms_of: dict[nn.Module, set[nn.Module]] = {}
+    convs_of: dict[nn.Module, set[nn.Module | None]] = {}
+    calls: dict[nn.Module, int] = {}
+
+    def after_conv(module: nn.Module, _inputs: tuple, output: Tensor) -> None:
+        produced[id(output)] = (module, output)
+        calls[module] = calls.get(module, 0) + 1
+
+    def before_norm(module: nn.Module, inputs: tuple) -> None:
+        conv = produced.get(id(inputs[0]), (None, None))[0]
+        convs_of.setdefault(module, set()).add(conv)
+        if conv is not None:
+            norms_of.setdefault(conv, set()).add(module)
+
+    handles = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            handles.append(module.register_forward_hook(after_conv))
+        elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
+            handles.append(module.register_forward_pre_hook(before_norm))
+    try:
+        model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+    folded: dict[nn.Module, nn.Module] = {}
+    for norm, convs in convs_of.items():
+        conv = next(iter(convs))
+        if len(convs) != 1 or not isinstance(conv, nn.Conv2d) or len(norms_of[conv]) != 1:
+            continue
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        weight, bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        conv.weight, conv.bias = weight, bias
+        # timm's BatchNormAct2d, a batch norm too, carries the activation that follows it
+        activation = getattr(norm, "act", None)
+        folded[norm] = activation if isinstance(activation, nn.Module) else nn.Identity()
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if child in folded:
+                setattr(parent, name, folded[child])
+    return len(folded)

@@ -1,0 +1,21 @@
+"""The one way to resize a feature map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize(x: Tensor, size: Sequence[int], *, mode: str = "bilinear", align_corners: bool = False) -> Tensor:
+    """(B, C, h, w) -> (B, C, *size), float dtype kept; the same tensor where it has that size already.
+
+    Sizes are read as integers from `tensor.shape`, so that torch.export and ONNX keep them dynamic.
+    """
+    height, width = size
+    if x.shape[-2] == height and x.shape[-1] == width:
+        return x
+    if mode == "nearest":
+        return F.interpolate(x, size=(height, width), mode="nearest")
+    return F.interpolate(x, size=(height, width), mode=mode, align_corners=align_corners)

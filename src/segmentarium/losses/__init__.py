@@ -1,0 +1,25 @@
+"""Losses: logits (B, K, H, W) and labels (B, H, W) in, a float32 scalar out. One file an idea."""
+
+from segmentarium.losses.base import IGNORE_INDEX, PixelLoss, check_target
+from segmentarium.losses.cross_entropy import CrossEntropy
+from segmentarium.losses.dice import Dice
+from segmentarium.losses.factory import LOSSES, WeightedSum, build_loss
+from segmentarium.losses.focal import Focal
+from segmentarium.losses.lovasz import Lovasz
+from segmentarium.losses.ohem import OhemCrossEntropy
+from segmentarium.losses.weighting import class_weights
+
+__all__ = [
+    "IGNORE_INDEX",
+    "LOSSES",
+    "CrossEntropy",
+    "Dice",
+    "Focal",
+    "Lovasz",
+    "OhemCrossEntropy",
+    "PixelLoss",
+    "WeightedSum",
+    "build_loss",
+    "check_target",
+    "class_weights",
+]

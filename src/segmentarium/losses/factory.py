@@ -1,0 +1,103 @@
+"""Losses by name: `build_loss("cross_entropy+0.5*dice")`."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+from segmentarium.losses.base import PixelLoss
+from segmentarium.losses.cross_entropy import CrossEntropy
+from segmentarium.losses.dice import Dice
+from segmentarium.losses.focal import Focal
+from segmentarium.losses.lovasz import Lovasz
+from segmentarium.losses.ohem import OhemCrossEntropy
+
+LOSSES: dict[str, type[PixelLoss]] = {
+    "cross_entropy": CrossEntropy,
+    "ohem": OhemCrossEntropy,
+    "dice": Dice,
+    "focal": Focal,
+    "lovasz": Lovasz,
+}
+
+
+class WeightedSum(nn.Module):
+    """Several losses of the same logits and target, each times its weight.
+
+    Args:
+        terms: pairs of a weight and a loss.
+    """
+
+    def __init__(self, terms: list[tuple[float, PixelLoss]]) -> None:
+        super().__init__()
+        self.weights = tuple(weight for weight, _ in terms)
+        self.losses = nn.ModuleList(loss for _, loss in terms)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """A float32 scalar, as each of the losses gives it."""
+        total = self.weights[0] * self.losses[0](logits, target)
+        for weight, loss in zip(self.weights[1:], self.losses[1:], strict=True):
+            total = total + weight * loss(logits, target)
+        return total
+
+    @property
+    def class_weight(self) -> Tensor | None:
+        """The class weights of the first loss (all get the same from `build_loss`)."""
+        weight = self.losses[0].class_weight
+        return weight if isinstance(weight, Tensor) else None
+
+    def extra_repr(self) -> str:
+        return f"weights={self.weights}"
+
+
+def build_loss(name: str, **arguments: Any) -> nn.Module:
+    """A loss by name, or a weighted sum of several.
+
+    Args:
+        name: cross_entropy, ohem, dice, focal or lovasz; joined by "+", each with an optional factor:
+            "cross_entropy+dice", "ohem+0.5*lovasz".
+        **arguments: for the losses; in a sum, each goes to those that have it (class_weight and ignore_index: all).
+
+    Returns:
+        A module `loss(logits (B, K, H, W), target (B, H, W)) -> float32 scalar`.
+
+    Raises:
+        ValueError: an unknown name or a bad factor.
+        TypeError: an argument that none of the losses has.
+    """
+    terms = [_parse(term, name) for term in name.split("+")]
+    accepted = {argument: None for _, loss in terms for argument in inspect.signature(loss).parameters}
+    for argument in arguments:
+        if argument not in accepted:
+            raise TypeError(
+                f"loss {name!r} has no argument {argument!r}{_suggest(argument, list(accepted))}; "
+                f"it has {', '.join(accepted)}"
+            )
+    built = []
+    for weight, loss in terms:
+        own = {key: value for key, value in arguments.items() if key in inspect.signature(loss).parameters}
+        built.append((weight, loss(**own)))
+    return built[0][1] if len(built) == 1 and built[0][0] == 1.0 else WeightedSum(built)
+
+
+def _parse(term: str, name: str) -> tuple[float, type[PixelLoss]]:
+    factor, star, key = term.rpartition("*")
+    key = key.strip().lower().replace("-", "_")
+    try:
+        weight = float(factor) if star else 1.0
+    except ValueError:
+        weight = math.nan
+    if not (math.isfinite(weight) and weight > 0):
+        raise ValueError(f"loss {name!r} has the factor {factor.strip()!r}; give a number above 0, as in 0.5*dice")
+    if key not in LOSSES:
+        raise ValueError(f"unknown loss {key!r}{_suggest(key, list(LOSSES))}; there are {', '.join(LOSSES)}, and sums")
+    return weight, LOSSES[key]
+
+
+def _suggest(given: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(given, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

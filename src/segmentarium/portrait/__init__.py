@@ -1,0 +1,1 @@
+"""Portrait networks.  One paper, one file."""

@@ -1,0 +1,1 @@
+"""Whole real-time networks.  One paper, one file."""

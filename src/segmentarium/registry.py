@@ -1,0 +1,172 @@
+"""Name -> model.  `create_model` builds one, `list_models` names them, `model_card` tells what is known of them.
+
+The index below says which module registers which names, so that listing imports nothing and creating imports one file;
+a test compares it with what the files register.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import nn
+
+from segmentarium.index import MODULES
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a system comes from: what every model file states at its head."""
+
+    title: str
+    authors: str
+    venue: str
+    year: int
+    url: str
+    code: str = ""  # address of the authors' (or the public) implementation
+    code_licence: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is published of one variant, and what it cannot do here.
+
+    parameters: millions, with `num_classes` classes.  flops: 1e9 multiply-adds at `flops_size` (height, width).
+    scores: benchmark and protocol -> published score.  limits: what this model truly cannot meet, and why.
+    """
+
+    paper: Paper
+    family: str
+    parameters: float | None = None
+    flops: float | None = None
+    flops_size: tuple[int, int] | None = None
+    num_classes: int | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entry:
+    name: str
+    build: Callable[..., nn.Module]
+    arguments: dict[str, Any]
+    card: Card
+
+    @property
+    def kind(self) -> str:
+        """ "backbone" for feature pyramids, "segmenter" for everything that returns logits."""
+        return "backbone" if self.build.__module__.startswith("segmentarium.backbones") else "segmenter"
+
+
+_ENTRIES: dict[str, Entry] = {}
+
+# The field's other spellings of our arguments, answered with ours.
+SPELLINGS = {
+    "classes": "num_classes",
+    "n_classes": "num_classes",
+    "nclass": "num_classes",
+    "num_labels": "num_classes",
+    "in_chans": "in_channels",
+    "channels": "in_channels",
+    "encoder_name": "backbone",
+    "encoder": "backbone",
+    "encoder_weights": "weights",
+    "pretrained": "weights",
+    "encoder_output_stride": "output_stride",
+}
+
+
+def register(name: str, build: Callable[..., nn.Module], card: Card, **arguments: Any) -> None:
+    """Called once for each variant at the foot of a model file: `create_model(name)` is `build(**arguments)`."""
+    if name in _ENTRIES:
+        raise ValueError(
+            f"model {name!r} is registered twice: by {_ENTRIES[name].build.__module__} and {build.__module__}"
+        )
+    _ENTRIES[name] = Entry(name, build, arguments, card)
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """ "; did you mean 'a' or 'b'?" for a word that is close to known ones, else the list of all of them."""
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    if near:
+        return "; did you mean " + " or ".join(repr(name) for name in near) + "?"
+    return f"; known: {', '.join(known)}"
+
+
+def check_arguments(build: Callable[..., Any], name: str, arguments: dict[str, Any]) -> None:
+    """Raises TypeError for an argument that `build` does not take, naming the one that was meant."""
+    parameters = inspect.signature(build).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    for given in arguments:
+        if given in parameters:
+            continue
+        right = SPELLINGS.get(given)
+        if right in parameters:
+            raise TypeError(f"{name} has no argument {given!r}: here it is called {right!r}")
+        raise TypeError(f"{name} has no argument {given!r}{did_you_mean(given, sorted(parameters))}")
+
+
+def entry(name: str) -> Entry:
+    """The registry's entry of `name`; imports the one module that registers it.  KeyError for an unknown name."""
+    module = next((module for module, names in MODULES.items() if name in names), None)
+    if module is not None:
+        importlib.import_module("segmentarium." + module)
+    if name not in _ENTRIES:
+        raise KeyError(f"no model is called {name!r}{did_you_mean(name, list_models())}")
+    return _ENTRIES[name]
+
+
+def create_model(name: str, *, weights: str | None = None, **arguments: Any) -> nn.Module:
+    """Builds the model `name`, e.g. "bisenetv2", "deeplabv3plus" or "segformer_b0".
+
+    name        `NAME` or `NAME.TAG`; the tag names weights of the catalogue ("bisenetv2.camvid")
+    weights     a catalogue name, a path or a hub address whose weights are loaded into the model; with another
+                `num_classes` or `in_channels` than theirs, the head is new and the first convolution adapted, and both
+                are reported
+    arguments   those of the model's class: num_classes, in_channels, backbone, output_stride, ...
+
+    Raises KeyError for an unknown name and TypeError for an unknown argument, each naming what was probably meant.
+    """
+    base, _, tag = name.partition(".")
+    found = entry(base)
+    for given in ("pretrained", "encoder_weights"):
+        if given in arguments:
+            raise TypeError(
+                f"{name} has no argument {given!r}: here it is called 'weights' (a catalogue name, a path or hub address)"
+            )
+    merged = {**found.arguments, **arguments}
+    check_arguments(found.build, name, merged)
+    if tag and weights:
+        raise ValueError(f"{name!r} names weights and weights={weights!r} does too; give one of them")
+    if tag or weights:
+        from segmentarium.weights import load_into
+
+        source = weights or name
+        return load_into(source, found, arguments)
+    model = found.build(**merged)
+    model.registered_name, model.given_arguments = base, dict(arguments)
+    return model
+
+
+def list_models(pattern: str = "*", *, family: str | None = None, kind: str | None = None) -> list[str]:
+    """The registered names that fit a shell pattern ("segformer*"), of one family ("realtime") or kind
+    ("segmenter", "backbone"), in alphabetical order."""
+    found = []
+    for module, names in MODULES.items():
+        room = module.split(".")[0]
+        if family not in (None, room) or kind not in (None, "backbone" if room == "backbones" else "segmenter"):
+            continue
+        found += fnmatch.filter(names, pattern)
+    return sorted(found)
+
+
+def model_card(name: str) -> dict[str, Any]:
+    """The card of `name` as plain data: paper, published parameters (millions), FLOPs (1e9 multiply-adds) and scores."""
+    found = entry(name)
+    return {"name": name, "kind": found.kind, "arguments": dict(found.arguments), **asdict(found.card)}

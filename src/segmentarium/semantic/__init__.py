@@ -1,0 +1,1 @@
+"""Decoders on any backbone, and whole transformer segmenters.  One paper, one file."""

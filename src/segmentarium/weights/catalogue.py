@@ -1,0 +1,32 @@
+"""Weights by name.  A name is `MODEL.TAG`, or a short alias for the ones that the package ships."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+FILES = Path(__file__).resolve().parent / "files"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One entry: the file (in the package) or hub address; everything else stands in the file's own header."""
+
+    name: str
+    model: str
+    location: str
+    alias: str = ""
+    sha256: str = ""
+
+
+CATALOGUE: tuple[Weights, ...] = ()
+
+
+def find(name: str) -> Weights | None:
+    """The entry called `name`, by full name or alias."""
+    return next((entry for entry in CATALOGUE if name in (entry.name, entry.alias)), None)
+
+
+def list_weights() -> list[str]:
+    """All names and aliases of the catalogue."""
+    return [name for entry in CATALOGUE for name in (entry.alias, entry.name) if name]

@@ -1,0 +1,237 @@
+"""Key tables: from someone else's state dict to ours and back, with nothing guessed and nothing skipped in silence."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Keys = str | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of a key table: `theirs` -> `ours`.
+
+    `{}` stands for one part of a key (between dots), `{*}` for any rest; they are carried over in order.
+    Several keys on a side are one tensor cut along its first dimension (query, key, value against their stack).
+    `ours=None`: a key that we do not keep, on purpose.  `theirs_ndim=4`: theirs is a 1×1 convolution where ours is linear.
+    """
+
+    theirs: Keys
+    ours: Keys | None
+    theirs_ndim: int | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One public implementation's checkpoint: which model of ours it is, and the table of its keys.
+
+    arguments(state) reads the constructor's arguments (num_classes, ...) off the shapes of the state dict.
+    """
+
+    name: str
+    model: str
+    rules: tuple[Rule, ...]
+    arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]] = lambda state: {}
+    source: str = ""
+
+
+@dataclass
+class LoadReport:
+    """What fitted and what did not, by our keys (unexpected: by theirs)."""
+
+    loaded: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)  # key, given, wanted
+    adapted: list[str] = field(default_factory=list)  # first convolutions turned to another number of input channels
+    dropped: list[str] = field(default_factory=list)  # keys that the table leaves out on purpose
+
+    @property
+    def complete(self) -> bool:
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def __str__(self) -> str:
+        """A table by part of the model: loaded, missing, mis-shaped and unexpected tensors; then the keys that failed."""
+        columns = ("loaded", "missing", "mis-shaped", "unexpected")
+        counts: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(columns, 0))
+        mismatched = [key for key, _, _ in self.mismatched]
+        for column, keys in zip(columns, (self.loaded, self.missing, mismatched, self.unexpected), strict=True):
+            for key in keys:
+                counts[".".join(key.split(".")[:1])][column] += 1
+        width = max([4, *(len(part) for part in counts)])
+        lines = [f"{'part':<{width}}  " + "  ".join(f"{column:>10}" for column in columns)]
+        lines += [f"{part:<{width}}  " + "  ".join(f"{row[c]:>10}" for c in columns) for part, row in counts.items()]
+        for key, given, wanted in self.mismatched:
+            lines.append(f"mis-shaped: {key} is {given} in the file, {wanted} in the model")
+        for title, keys in (
+            ("missing in the file", self.missing),
+            ("unexpected in the file", self.unexpected),
+            ("first convolution adapted to the input channels", self.adapted),
+        ):
+            if keys:
+                rest = f" and {len(keys) - 8} more" if len(keys) > 8 else ""
+                lines.append(f"{title}: {', '.join(keys[:8])}{rest}")
+        return "\n".join(lines)
+
+
+class LoadError(ValueError):
+    """A checkpoint does not fit; `.report` says what did and what did not."""
+
+    def __init__(self, message: str, report: LoadReport) -> None:
+        super().__init__(f"{message}\n{report}")
+        self.report = report
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(re.escape(text).replace(r"\{\}", r"([^.]+)").replace(r"\{\*\}", r"(.+)"))
+
+
+def _fill(text: str, parts: Iterable[str]) -> str:
+    for part in parts:
+        text = re.sub(r"\{\*?\}", part.replace("\\", r"\\"), text, count=1)
+    return text
+
+
+def _side(keys: Keys) -> tuple[str, ...]:
+    return (keys,) if isinstance(keys, str) else keys
+
+
+def to_ours(
+    state: Mapping[str, Tensor], rules: Iterable[Rule], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """A foreign state dict under our keys -> (tensors, unexpected keys, keys dropped on purpose).
+
+    shapes: of our state dict; they say how a stack of tensors is cut.
+    """
+    compiled = [(_pattern(_side(rule.theirs)[0]), rule) for rule in rules]
+    ours: dict[str, Tensor] = {}
+    failed: list[str] = []  # a rule fits, the tensors do not
+    unmatched: list[str] = []
+    dropped: list[str] = []
+    used: set[str] = set()
+    for key, tensor in state.items():
+        found = next(((match, rule) for pattern, rule in compiled if (match := pattern.fullmatch(key))), None)
+        if found is None:
+            unmatched.append(key)
+            continue
+        match, rule = found
+        parts = match.groups()
+        sources = [_fill(text, parts) for text in _side(rule.theirs)]
+        used.update(sources)
+        if rule.ours is None:
+            dropped.append(key)
+            continue
+        if any(source not in state for source in sources):
+            failed.append(key)
+            continue
+        whole = tensor if len(sources) == 1 else torch.cat([state[source] for source in sources])
+        if rule.theirs_ndim is not None:
+            whole = whole.flatten(1)
+        targets = [_fill(text, parts) for text in _side(rule.ours)]
+        if len(targets) == 1:
+            ours[targets[0]] = whole
+        elif all(target in shapes for target in targets) and whole.shape[0] == sum(shapes[t][0] for t in targets):
+            ours.update(zip(targets, whole.split([shapes[t][0] for t in targets]), strict=True))
+        else:
+            failed.append(key)
+    # the second and third keys of a stack match no pattern of their own: they were used with the first
+    return ours, failed + [key for key in unmatched if key not in used], dropped
+
+
+def to_theirs(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, Tensor]:
+    """Our state dict under a foreign layout's keys: the table read backwards.  Raises KeyError for a key without a rule."""
+    compiled = [(_pattern(_side(rule.ours)[0]), rule) for rule in rules if rule.ours is not None]
+    others = [_pattern(text) for rule in rules if rule.ours is not None for text in _side(rule.ours)[1:]]
+    theirs: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        for pattern, rule in compiled:
+            match = pattern.fullmatch(key)
+            if match is None or rule.ours is None:
+                continue
+            parts = match.groups()
+            sources = [_fill(text, parts) for text in _side(rule.ours)]
+            whole = tensor if len(sources) == 1 else torch.cat([state[source] for source in sources])
+            if rule.theirs_ndim is not None:
+                whole = whole.reshape(*whole.shape, *(1,) * (rule.theirs_ndim - whole.ndim))
+            targets = [_fill(text, parts) for text in _side(rule.theirs)]
+            theirs.update(zip(targets, whole.chunk(len(targets)), strict=True))
+            break
+        else:
+            if not any(pattern.fullmatch(key) for pattern in others):
+                raise KeyError(f"the key table has no rule for our key {key!r}")
+    return theirs
+
+
+def adapt_input_channels(weight: Tensor, in_channels: int) -> Tensor:
+    """(O, C, k, k) -> (O, in_channels, k, k): summed for one channel, else cycled and rescaled so that the response to
+    an image with equal channels stays (timm's and smp's rule)."""
+    given = weight.shape[1]
+    if in_channels == 1:
+        return weight.sum(1, keepdim=True)
+    cycled = weight[:, [i % given for i in range(in_channels)]]
+    return cycled * (given / in_channels)
+
+
+def load_state(
+    model: torch.nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    rules: Iterable[Rule] | None = None,
+    source_channels: int | None = None,
+    strict: bool = True,
+    replace_head: bool = False,
+) -> LoadReport:
+    """Loads a state dict, through a key table if one is given, and reports what fitted.
+
+    strict          raise LoadError unless every tensor of the model is filled and every tensor of the file used
+    source_channels input channels of the stored weights: first convolutions are adapted where the model's differ
+    replace_head    tensors of other first dimension (the classifier of other classes) keep the model's own values
+    """
+    wanted = model.state_dict()
+    shapes = {key: tuple(tensor.shape) for key, tensor in wanted.items()}
+    report = LoadReport()
+    if rules is None:
+        given: dict[str, Tensor] = {key: tensor for key, tensor in state.items() if key in wanted}
+        report.unexpected = [key for key in state if key not in wanted]
+    else:
+        given, report.unexpected, report.dropped = to_ours(state, rules, shapes)
+        report.unexpected += [key for key in given if key not in wanted]
+    fitting: dict[str, Tensor] = {}
+    replaced = set()
+    in_channels = getattr(model, "in_channels", None)
+    for key, shape in shapes.items():
+        tensor = given.get(key)
+        if tensor is None:
+            # the count of batches matters to no output, and old checkpoints have none
+            if not key.endswith("num_batches_tracked"):
+                report.missing.append(key)
+            continue
+        if tuple(tensor.shape) != shape and source_channels is not None and in_channels is not None:
+            other = (shape[0], source_channels, *shape[2:])
+            if len(shape) == 4 and shape[1] == in_channels and tuple(tensor.shape) == other:
+                tensor = adapt_input_channels(tensor, in_channels)
+                report.adapted.append(key)
+        if tuple(tensor.shape) == shape:
+            fitting[key] = tensor.to(wanted[key].dtype)
+            report.loaded.append(key)
+            continue
+        report.mismatched.append((key, tuple(tensor.shape), shape))
+        if replace_head and tensor.shape[1:] == torch.Size(shape[1:]):
+            replaced.add(key)
+    bad_shapes = [key for key, _, _ in report.mismatched if key not in replaced]
+    if strict and (report.missing or report.unexpected or bad_shapes):
+        total = len(report.loaded) + len(report.missing) + len(report.mismatched)
+        raise LoadError(
+            f"the weights do not fit {type(model).__name__}: {len(report.loaded)} of {total} tensors. "
+            "Give the arguments that the weights were made with, the right layout, or strict=False to take what fits",
+            report,
+        )
+    model.load_state_dict(fitting, strict=False)
+    return report
