@@ -156,9 +156,8 @@ class MaskEncoding:
         if self.mapping is not None:
             return f'Add the value to the mask map, e.g. "{first}:{IGNORE_INDEX}" to ignore it.'
         return (
-            f'Map the values with a mask map, e.g. --mask-map "{first}:1" (value {first} is class 1) or '
-            f'"{first}:{IGNORE_INDEX}" (ignore it; values that are not mentioned stay as they are), '
-            "or give more classes."
+            f'Map the values with a mask map, e.g. --mask-map "{first}:1,*:same" (value {first} is class 1, the others '
+            f'stay as they are) or "{first}:{IGNORE_INDEX},*:same" (ignore it), or give more classes.'
         )
 
 
@@ -169,14 +168,13 @@ def read_mask(path: str | os.PathLike[str], encoding: MaskEncoding) -> np.ndarra
         ImageReadError: the file cannot be read.
         LabelError: it holds values that belong to no class.
     """
-    return encoding.decode(read_raw_mask(path, colours=encoding.colours is not None), path)
+    return encoding.decode(read_raw_mask(path), path)
 
 
-def read_raw_mask(path: str | os.PathLike[str], colours: bool = False) -> np.ndarray:
+def read_raw_mask(path: str | os.PathLike[str]) -> np.ndarray:
     """The values stored in a label image: (H, W) integers, or (H, W, 3) uint8 for a file in colour.
 
     A palette PNG gives its indices; bits give 0 and 1; an alpha channel is dropped; EXIF rotation is not applied.
-    `colours`: resolve a palette that is not the index itself is never attempted; True only allows colour files.
     """
     with open_image(path) as image:
         if image.mode in ("RGB", "RGBA", "RGBX"):
@@ -203,21 +201,33 @@ def _bit_spread(path: str | os.PathLike[str]) -> int:
     return {2: 85, 4: 17}.get(head[24], 1) if len(head) == 26 and head[25] == 0 else 1
 
 
-def parse_mask_map(text: str) -> dict[int, int]:
+def parse_mask_map(text: str, num_classes: int) -> dict[int, int]:
     """`"0:0,255:1"` as {0: 0, 255: 1}: raw value, colon, class index (255 = ignore).
+
+    The map is complete: a value that it does not mention is an error, unless the map ends in `*:same` (classes and
+    255 stay as they are) or `*:255` (all other bytes are ignored).
 
     Raises:
         ValueError: the text has another form.
     """
     result: dict[int, int] = {}
+    others: dict[int, int] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
-        value, colon, label = part.partition(":")
-        if not colon or not value.strip().isdigit() or not label.strip().isdigit():
-            raise ValueError(f'mask map {text!r}: cannot read {part!r}; write value:class pairs, e.g. "0:0,255:1"')
-        result[int(value)] = int(label)
-    if not result:
+        value, colon, label = (p.strip() for p in part.partition(":"))
+        if value == "*" and label == "same":
+            others = {i: i for i in [*range(max(num_classes, 2)), IGNORE_INDEX]}
+        elif value == "*" and label == str(IGNORE_INDEX):
+            others = dict.fromkeys(range(256), IGNORE_INDEX)
+        elif colon and value.isdigit() and label.isdigit():
+            result[int(value)] = int(label)
+        else:
+            raise ValueError(
+                f'mask map {text!r}: cannot read {part!r}; write value:class pairs, e.g. "0:0,255:1", '
+                'and "*:same" or "*:255" for all other values'
+            )
+    if not result and not others:
         raise ValueError('the mask map is empty; write value:class pairs, e.g. "0:0,255:1"')
-    return result
+    return others | result
 
 
 def _count_colours(raw: np.ndarray) -> dict[int | RGB, int]:

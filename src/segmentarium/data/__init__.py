@@ -1,0 +1,54 @@
+"""Data sets, transforms, samplers and the data doctor.
+
+Names are loaded when they are first used, so that reading a picture does not import torchvision.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segmentarium.data.base import DatasetInfo, Item, SegmentationDataset
+    from segmentarium.data.catalogue import UnknownDatasetError, build_dataset, list_datasets
+    from segmentarium.data.image_io import ImageReadError, read_image
+    from segmentarium.data.mask_io import LabelError, MaskEncoding, parse_mask_map, read_mask
+    from segmentarium.data.samplers import InfiniteSampler, TrainingStream
+    from segmentarium.data.transforms import eval_transform, train_transform
+
+_HOMES = {
+    "base": ("DatasetInfo", "Item", "SegmentationDataset"),
+    "catalogue": ("UnknownDatasetError", "build_dataset", "list_datasets"),
+    "image_io": ("ImageReadError", "read_image"),
+    "mask_io": ("LabelError", "MaskEncoding", "parse_mask_map", "read_mask"),
+    "samplers": ("InfiniteSampler", "TrainingStream"),
+    "transforms": ("eval_transform", "train_transform"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "DatasetInfo",
+    "ImageReadError",
+    "InfiniteSampler",
+    "Item",
+    "LabelError",
+    "MaskEncoding",
+    "SegmentationDataset",
+    "TrainingStream",
+    "UnknownDatasetError",
+    "build_dataset",
+    "eval_transform",
+    "list_datasets",
+    "parse_mask_map",
+    "read_image",
+    "read_mask",
+    "train_transform",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value

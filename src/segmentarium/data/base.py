@@ -1,0 +1,191 @@
+"""What every data set here promises: pairs of picture and label image, decoded the same way, named in every error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from segmentarium.data.image_io import ImageReadError, read_image
+from segmentarium.data.mask_io import IGNORE_INDEX, RGB, MaskEncoding, read_mask
+
+Sample = dict[str, Any]
+Transform = Callable[[Sample], Sample]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The facts of a data set: its classes, their colours, and its terms of use."""
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[RGB, ...]
+    ignore_index: int = IGNORE_INDEX
+    licence: str = "unknown"
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise ValueError(f"data set {self.name!r} has zero classes; name one or more")
+        if len(self.classes) != len(self.palette):
+            raise ValueError(
+                f"data set {self.name!r} has {len(self.classes)} classes but {len(self.palette)} colours; "
+                "give one colour a class"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+
+class Item(NamedTuple):
+    """Where one picture and its label image lie; `mask` is None where the set publishes no labels."""
+
+    image: Path
+    mask: Path | None
+
+
+class SegmentationDataset(Dataset[Sample]):
+    """Pictures with a class for every pixel.
+
+    `dataset[i]` is `{"image", "mask", "name"}`. Without a transform, `image` is a `tv_tensors.Image` uint8 (3, H, W)
+    and `mask` a `tv_tensors.Mask` int64 (H, W) with values 0..K-1, or 255 where nothing counts. A transform takes
+    and returns such a dict; the mask reaches it as uint8, which resizes and crops four times as fast, and leaves as
+    int64. Items without a label image have a mask of 255 everywhere.
+
+    `cache=True` keeps decoded pictures and masks (4 bytes a pixel) in memory once they have been read; `preload()`
+    reads them all, so that worker processes started afterwards share one copy.
+    """
+
+    def __init__(
+        self,
+        info: DatasetInfo,
+        items: Sequence[Item],
+        encoding: MaskEncoding,
+        transform: Transform | None = None,
+        cache: bool = False,
+    ) -> None:
+        self.info = info
+        self.items = items
+        self.encoding = encoding
+        self.transform = transform
+        self._cache: dict[int, tuple[np.ndarray, np.ndarray]] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def name(self, index: int) -> str:
+        """The file name of a picture without its ending: what results and errors call it."""
+        return self.items[index].image.stem
+
+    def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """The raw pair: an upright RGB picture and class indices uint8 (H, W), 0..K-1 and 255.
+
+        Raises:
+            ImageReadError: a file cannot be read, or the mask has another size than the picture.
+            LabelError: the mask has values outside the classes.
+        """
+        image, mask = self._arrays(index)
+        return Image.fromarray(image), mask
+
+    def sample(self, index: int) -> Sample:
+        """The untransformed sample: `tv_tensors.Image` uint8 (3, H, W), `tv_tensors.Mask` uint8 (H, W) and the name."""
+        from torchvision import tv_tensors  # seconds to import, and not needed to read files
+
+        image, mask = self._arrays(index)
+        # The transposed view keeps Pillow's interleaved order, for which torchvision's byte resize is fastest.
+        pixels = torch.from_numpy(image).permute(2, 0, 1)
+        return {
+            "image": tv_tensors.Image(pixels),
+            "mask": tv_tensors.Mask(torch.from_numpy(mask)),
+            "name": self.name(index),
+        }
+
+    def __getitem__(self, index: int) -> Sample:
+        return apply_transform(self.transform, self.sample(index))
+
+    def preload(self, threads: int = 2) -> None:
+        """Read everything into the cache; pictures decode in threads.
+
+        Raises:
+            ValueError: the data set was built without `cache=True`.
+        """
+        if self._cache is None:
+            raise ValueError(f"data set {self.info.name!r} has no cache; build it with cache=True")
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(self._arrays, range(len(self))):
+                pass
+
+    def _arrays(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
+        pair = self._decode(self.items[index])
+        if self._cache is not None:
+            self._cache[index] = pair
+        return pair
+
+    def _decode(self, item: Item) -> tuple[np.ndarray, np.ndarray]:
+        image = np.array(read_image(item.image))
+        if item.mask is None:
+            return image, np.full(image.shape[:2], IGNORE_INDEX, np.uint8)
+        mask = read_mask(item.mask, self.encoding)
+        if mask.shape != image.shape[:2]:
+            raise ImageReadError(
+                f"{item.mask} has {mask.shape[1]} x {mask.shape[0]} pixels, but its picture {item.image} has "
+                f"{image.shape[1]} x {image.shape[0]}; save both in the same size"
+                + (" (the picture may carry an EXIF rotation)" if mask.shape == image.shape[1::-1] else "")
+            )
+        return image, mask
+
+
+def apply_transform(transform: Transform | None, sample: Sample) -> Sample:
+    """The sample after the transform (None: as it is), with the mask as int64."""
+    if transform is not None:
+        sample = transform(sample)
+    mask = sample["mask"]
+    if mask.dtype != torch.int64:
+        from torchvision import tv_tensors
+
+        sample["mask"] = tv_tensors.wrap(mask.to(torch.int64), like=mask)
+    return sample
+
+
+def read_list(path: Path) -> list[str]:
+    """The first word of each line of a split list; empty lines and lines that begin with # are skipped.
+
+    Raises:
+        FileNotFoundError: there is no such list.
+        ValueError: the list names nothing.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; it should list the names of the split, one a line")
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    names = [line.split()[0] for line in lines if line and not line.startswith("#")]
+    if not names:
+        raise ValueError(f"{path} names no pictures")
+    return names
+
+
+def check_split(split: str, splits: Sequence[str], name: str) -> None:
+    """Raise a ValueError that lists the splits of a data set if `split` is none of them."""
+    if split not in splits:
+        raise ValueError(f"data set {name!r} has no split {split!r}; choose one of {', '.join(splits)}")
+
+
+def require_folder(path: Path, what: str) -> Path:
+    """The folder itself; a FileNotFoundError that says what should lie there if it is missing."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is not a folder; expected {what}")
+    return path
+
+
+def index_by_stem(folder: Path, suffixes: frozenset[str] | set[str]) -> dict[str, Path]:
+    """File stem -> path for the files of a folder that have one of the endings (lower case, with the dot)."""
+    return {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in suffixes and p.is_file()}

@@ -1,0 +1,56 @@
+"""The data sets by name; each reader's module is imported when it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from pathlib import Path
+from typing import Any
+
+from segmentarium.data.base import SegmentationDataset, Transform
+
+_READERS = {
+    "ade20k": ("segmentarium.data.ade20k", "ADE20K"),
+    "camvid": ("segmentarium.data.camvid", "CamVid"),
+    "cityscapes": ("segmentarium.data.cityscapes", "Cityscapes"),
+    "coco_stuff": ("segmentarium.data.coco_stuff", "CocoStuff"),
+    "folder": ("segmentarium.data.folder", "Folder"),
+    "portrait": ("segmentarium.data.portrait", "Portrait"),
+    "voc": ("segmentarium.data.voc", "PascalVOC"),
+}
+_ALIASES = {"eg1800": "portrait"}
+
+
+def list_datasets() -> list[str]:
+    """The names that `build_dataset` knows, sorted."""
+    return sorted(_READERS)
+
+
+def build_dataset(
+    name: str, root: str | Path, split: str = "train", transform: Transform | None = None, **options: Any
+) -> SegmentationDataset:
+    """The data set `name` as it lies in the folder `root`.
+
+    `options` go to the reader: `cache=True` for all of them; classes, palette and mask map for `folder`.
+
+    Raises:
+        KeyError: no such data set (with the nearest names).
+        FileNotFoundError: the folder has not the layout of that data set.
+        ValueError: no such split, or options that do not fit.
+    """
+    key = name.lower().replace("-", "_")
+    key = _ALIASES.get(key, key)
+    if key not in _READERS:
+        near = difflib.get_close_matches(key, [*_READERS, *_ALIASES], n=2, cutoff=0.5)
+        guess = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+        raise UnknownDatasetError(f"there is no data set {name!r}; {guess}known: {', '.join(list_datasets())}")
+    module, attribute = _READERS[key]
+    reader = getattr(importlib.import_module(module), attribute)
+    return reader(root, split=split, transform=transform, **options)
+
+
+class UnknownDatasetError(KeyError):
+    """A name that is no data set; prints its message as it stands, where a KeyError would print its repr."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])

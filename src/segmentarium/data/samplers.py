@@ -1,0 +1,102 @@
+"""An endless, seeded stream of samples that continues exactly where it stopped.
+
+What the n-th training sample is, and how it is augmented, depends on the seed and on n alone: not on the number of
+workers, of processes, or of restarts. The sampler yields keys (n, index); `TrainingStream` seeds the random
+generators from (seed, n) while it builds that sample, and puts them back afterwards.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from segmentarium.data.base import Sample, SegmentationDataset, Transform, apply_transform
+
+Key = tuple[int, int]
+
+
+class InfiniteSampler(Sampler[Key]):
+    """Keys (counter, index) without end: one random permutation of the data set after another.
+
+    counter: number of the sample since the start of training, over all processes.
+    index: which item of the data set it is, 0..length-1.
+
+    With `world_size` processes, process `rank` draws every world_size-th key. To continue a run, give as
+    `start_index` how many samples all processes together have consumed (steps x effective batch): the sampler cannot
+    know it, because loaders draw ahead of training.
+    """
+
+    def __init__(self, length: int, seed: int = 0, start_index: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        if length < 1:
+            raise ValueError(f"length is {length}; the data set has no samples to draw from")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} of {world_size} processes; give 0 <= rank < world_size")
+        if start_index < 0:
+            raise ValueError(f"start_index is {start_index}; give the number of samples consumed so far, 0 or more")
+        self.length, self.seed, self.start_index = length, seed, start_index
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[Key]:
+        counter = self.start_index + self.rank
+        epoch, order = -1, np.empty(0, np.int64)
+        while True:
+            if counter // self.length != epoch:
+                epoch = counter // self.length
+                order = self.permutation(epoch)
+            yield counter, int(order[counter % self.length])
+            counter += self.world_size
+
+    def permutation(self, epoch: int) -> np.ndarray:
+        """The order (length,) in which pass number `epoch` visits the data set."""
+        return np.random.default_rng((self.seed, epoch)).permutation(self.length)
+
+    def state_dict(self, consumed: int) -> dict[str, int]:
+        """What to save to continue after `consumed` samples over all processes, counted from the very start."""
+        return {"seed": self.seed, "position": consumed}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from a saved state; iterators made before are not affected."""
+        self.seed, self.start_index = state["seed"], state["position"]
+
+
+class TrainingStream(Dataset[Sample]):
+    """A data set under random augmentation, asked by keys (counter, index) of an `InfiniteSampler`.
+
+    The sample of a key is always the same: torch, numpy and random are seeded from (seed, counter) around the
+    transform. `dataset.transform` is not used. The counter is returned as `sample["counter"]`.
+    """
+
+    def __init__(self, dataset: SegmentationDataset, transform: Transform | None, seed: int = 0) -> None:
+        self.dataset, self.transform, self.seed = dataset, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> Sample:
+        counter, index = key
+        sample = self.dataset.sample(index)
+        with seeded(self.seed, counter):
+            sample = apply_transform(self.transform, sample)
+        sample["counter"] = counter
+        return sample
+
+
+@contextmanager
+def seeded(seed: int, counter: int) -> Iterator[None]:
+    """Seed the CPU generators of torch, numpy and random from two integers, and restore their states at the end."""
+    words = np.random.SeedSequence((seed, counter)).generate_state(3, np.uint32)
+    saved = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch.default_generator.manual_seed(int(words[0]))  # torch.manual_seed would also reach for the GPUs
+    np.random.seed(int(words[1]))
+    random.seed(int(words[2]))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(saved[0])
+        np.random.set_state(saved[1])
+        random.setstate(saved[2])
