@@ -110,7 +110,7 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor
 
 
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """numerator / denominator, and numerator / 1 where the denominator is 0: an empty sum stays 0 and keeps its graph."""
+    """numerator / denominator; where the denominator is 0, the numerator: an empty sum stays 0 and keeps its graph."""
     return numerator / torch.where(denominator > 0, denominator, torch.ones_like(denominator))
 
 

@@ -1,8 +1,8 @@
 """Cross entropy over the hard pixels only: online hard example mining, also called bootstrapping.
 
 Streets are mostly road and sky that a network soon knows by heart; their many small losses drown the few large
-ones. Every published form (BiSeNet, STDC, OCNet and PSPNet, TorchSeg, SFNet, RegSeg) is one rule with different numbers:
-a pixel is hard where the probability of its label is under a threshold, which is the same as a loss above
+ones. Every published form (BiSeNet, STDC, OCNet, PSPNet, TorchSeg, SFNet, RegSeg) is one rule with different numbers: a
+pixel is hard where the probability of its label is under a threshold, which is the same as a loss above
 -log(threshold); and at least `min_kept` pixels are kept, those of the largest losses.
 """
 
