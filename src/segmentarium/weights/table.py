@@ -132,7 +132,7 @@ def to_ours(
             failed.append(key)
             continue
         whole = tensor if len(sources) == 1 else torch.cat([state[source] for source in sources])
-        if rule.theirs_ndim is not None:
+        if rule.theirs_ndim is not None and whole.ndim > 1:
             whole = whole.flatten(1)
         targets = [_fill(text, parts) for text in _side(rule.ours)]
         if len(targets) == 1:
@@ -158,10 +158,11 @@ def to_theirs(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, T
             parts = match.groups()
             sources = [_fill(text, parts) for text in _side(rule.ours)]
             whole = tensor if len(sources) == 1 else torch.cat([state[source] for source in sources])
-            if rule.theirs_ndim is not None:
+            if rule.theirs_ndim is not None and whole.ndim > 1:
                 whole = whole.reshape(*whole.shape, *(1,) * (rule.theirs_ndim - whole.ndim))
             targets = [_fill(text, parts) for text in _side(rule.theirs)]
-            theirs.update(zip(targets, whole.chunk(len(targets)), strict=True))
+            parts_of_whole = (whole,) if len(targets) == 1 else whole.chunk(len(targets))
+            theirs.update(zip(targets, parts_of_whole, strict=True))
             break
         else:
             if not any(pattern.fullmatch(key) for pattern in others):
