@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from segmentarium.data.image_io import ImageReadError, read_image
+from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, read_image
 from segmentarium.data.mask_io import IGNORE_INDEX, RGB, MaskEncoding, read_mask
 
 Sample = dict[str, Any]
@@ -189,3 +189,28 @@ def require_folder(path: Path, what: str) -> Path:
 def index_by_stem(folder: Path, suffixes: frozenset[str] | set[str]) -> dict[str, Path]:
     """File stem -> path for the files of a folder that have one of the endings (lower case, with the dot)."""
     return {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in suffixes and p.is_file()}
+
+
+def inner_folder(root: str | Path, inner: str, marker: str) -> Path:
+    """`root/inner` where that exists and `root/marker` does not; else root: sets are unpacked at either depth."""
+    root = Path(root)
+    return root / inner if not (root / marker).is_dir() and (root / inner).is_dir() else root
+
+
+def pair_folders(images: Path, masks: Path | None) -> list[Item]:
+    """Pictures of one folder with the PNG of the same name in another (None: without label images).
+
+    Raises:
+        FileNotFoundError: there are no pictures, or pictures without a label image.
+    """
+    pictures = index_by_stem(images, IMAGE_SUFFIXES)
+    if not pictures:
+        raise FileNotFoundError(f"{images} holds no pictures")
+    if masks is None:
+        return [Item(path, None) for path in pictures.values()]
+    missing = [name for name in pictures if not (masks / f"{name}.png").is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{masks} has no label image for {len(missing)} of {len(pictures)} pictures: {', '.join(missing[:5])}"
+        )
+    return [Item(path, masks / f"{name}.png") for name, path in pictures.items()]
