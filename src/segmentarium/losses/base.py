@@ -29,6 +29,8 @@ class PixelLoss(nn.Module):
     def __init__(self, class_weight: Sequence[float] | Tensor | None = None, ignore_index: int = IGNORE_INDEX) -> None:
         super().__init__()
         self.ignore_index = ignore_index
+        if isinstance(class_weight, str):
+            raise TypeError(f"class_weight is {class_weight!r}; give one number a class, as class_weights() suggests")
         weight = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.float32).detach().clone()
         if weight is not None and (weight.ndim != 1 or not bool(torch.isfinite(weight).all()) or weight.min() < 0):
             raise ValueError(f"class_weight is {class_weight}; give one finite number of 0 or more for each class")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from typing import Any
@@ -15,6 +14,7 @@ from segmentarium.losses.dice import Dice
 from segmentarium.losses.focal import Focal
 from segmentarium.losses.lovasz import Lovasz
 from segmentarium.losses.ohem import OhemCrossEntropy
+from segmentarium.registry import did_you_mean
 
 LOSSES: dict[str, type[PixelLoss]] = {
     "cross_entropy": CrossEntropy,
@@ -44,12 +44,6 @@ class WeightedSum(nn.Module):
             total = total + weight * loss(logits, target)
         return total
 
-    @property
-    def class_weight(self) -> Tensor | None:
-        """The class weights of the first loss (all get the same from `build_loss`)."""
-        weight = self.losses[0].class_weight
-        return weight if isinstance(weight, Tensor) else None
-
     def extra_repr(self) -> str:
         return f"weights={self.weights}"
 
@@ -73,10 +67,7 @@ def build_loss(name: str, **arguments: Any) -> nn.Module:
     accepted = {argument: None for _, loss in terms for argument in inspect.signature(loss).parameters}
     for argument in arguments:
         if argument not in accepted:
-            raise TypeError(
-                f"loss {name!r} has no argument {argument!r}{_suggest(argument, list(accepted))}; "
-                f"it has {', '.join(accepted)}"
-            )
+            raise TypeError(f"loss {name!r} has no argument {argument!r}{did_you_mean(argument, list(accepted))}")
     built = []
     for weight, loss in terms:
         own = {key: value for key, value in arguments.items() if key in inspect.signature(loss).parameters}
@@ -94,10 +85,5 @@ def _parse(term: str, name: str) -> tuple[float, type[PixelLoss]]:
     if not (math.isfinite(weight) and weight > 0):
         raise ValueError(f"loss {name!r} has the factor {factor.strip()!r}; give a number above 0, as in 0.5*dice")
     if key not in LOSSES:
-        raise ValueError(f"unknown loss {key!r}{_suggest(key, list(LOSSES))}; there are {', '.join(LOSSES)}, and sums")
+        raise ValueError(f"unknown loss {key!r}{did_you_mean(key, list(LOSSES))}")
     return weight, LOSSES[key]
-
-
-def _suggest(given: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(given, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -36,7 +36,7 @@ class Lovasz(PixelLoss):
         super().__init__(class_weight, ignore_index)
         if isinstance(classes, str) and classes not in ("present", "all"):
             raise ValueError(f"classes is {classes!r}; give 'present', 'all' or a list of class indices")
-        self.classes = classes if isinstance(classes, str) else tuple(classes)
+        self.classes: str | tuple[int, ...] = classes if isinstance(classes, str) else tuple(classes)
         self.per_image = per_image
 
     def compute(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
@@ -67,10 +67,8 @@ class Lovasz(PixelLoss):
         num_classes = present.shape[1]
         if num_classes == 1:
             return labelled.float()
-        if self.classes == "present":
-            weight = present.float()
-        elif self.classes == "all":
-            weight = labelled.float().expand_as(present)
+        if isinstance(self.classes, str):
+            weight = present.float() if self.classes == "present" else labelled.float().expand_as(present)
         else:
             if not all(0 <= index < num_classes for index in self.classes):
                 raise ValueError(f"classes is {self.classes}, but the logits have the classes 0..{num_classes - 1}")
