@@ -1,0 +1,1 @@
+"""Prediction: sources in, results out, on the engine of your choice."""
