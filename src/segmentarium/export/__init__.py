@@ -1,0 +1,153 @@
+"""A model as a file for elsewhere: deploy form -> torch.export, ONNX or OpenVINO, with parity measured before it is kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from segmentarium.export.formats import (
+    FORMATS,
+    OPSET,
+    WRITERS,
+    ExportError,
+    deploy_form,
+    staged,
+    target,
+    to_onnx,
+    to_openvino,
+    to_torch,
+    trace,
+)
+from segmentarium.export.metadata import model_metadata, read_metadata
+from segmentarium.export.parity import RUNNERS, SIZES, TOLERANCE, Comparison, Image, ParityCheck
+
+__all__ = [
+    "FORMATS",
+    "ExportError",
+    "ExportReport",
+    "ParityError",
+    "export_formats",
+    "export_model",
+    "read_metadata",
+    "to_onnx",
+    "to_openvino",
+    "to_torch",
+]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written and how far it is from eager PyTorch.  `megabytes` counts every file of the format."""
+
+    path: Path
+    format: str
+    comparisons: tuple[Comparison, ...]
+    tolerance: float
+    metadata: dict[str, Any]
+    seconds: float
+    megabytes: float
+
+    @property
+    def relative_error(self) -> float:
+        """The largest over all images and sizes."""
+        return max(comparison.relative_error for comparison in self.comparisons)
+
+    @property
+    def passed(self) -> bool:
+        return self.relative_error <= self.tolerance
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "file": self.path.name,
+            "format": self.format,
+            "passed": self.passed,
+            "tolerance": self.tolerance,
+            "relative_error": self.relative_error,
+            "comparisons": [comparison.as_dict() for comparison in self.comparisons],
+            "metadata": self.metadata,
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{'size':>11}  {'batch':>5}  {'max abs. error':>14}  {'relative':>9}  {'same class':>10}"]
+        for row in self.comparisons:
+            size = "×".join(map(str, row.size))
+            lines.append(
+                f"{size:>11}  {row.batch:>5}  {row.absolute_error:>14.2e}  {row.relative_error:>9.1e}  {row.same_class:>10.4%}"
+            )
+        return "\n".join(lines)
+
+
+class ParityError(ExportError):
+    """The engine's outputs differ from PyTorch's by more than the tolerance; `report` has the numbers."""
+
+    def __init__(self, report: ExportReport) -> None:
+        self.report = report
+        super().__init__(
+            f"{report.path.name} was not written: its outputs differ from eager PyTorch by {report.relative_error:.1e} "
+            f"(relative), more than the tolerance {report.tolerance:.0e}\n{report}"
+        )
+
+
+def export_formats(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    formats: Sequence[str] = ("onnx",),
+    opset: int = OPSET,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    images: Sequence[Image] | None = None,
+    tolerance: float = TOLERANCE,
+) -> list[ExportReport]:
+    """Like `export_model` for several formats ("onnx", "torch", "openvino"), traced and referenced once."""
+    targets = [target(path, format) for format in formats]
+    check = ParityCheck(model, images, sizes)
+    program = trace(deploy_form(model))
+    metadata = model_metadata(model)
+    reports = []
+    for final, format in targets:
+        started = time.perf_counter()
+        with staged(final) as temporary:
+            WRITERS[format](program, temporary, metadata, opset)
+            megabytes = sum(file.stat().st_size for file in temporary.parent.iterdir()) / 1e6
+            comparisons = tuple(check.run(RUNNERS[format](temporary)))
+            seconds = time.perf_counter() - started
+            report = ExportReport(final, format, comparisons, tolerance, metadata, seconds, megabytes)
+            if not report.passed:
+                raise ParityError(report)
+            parity = temporary.with_name(temporary.name + ".parity.json")
+            parity.write_text(json.dumps(report.as_dict(), indent=1), encoding="utf-8")
+        reports.append(report)
+    return reports
+
+
+def export_model(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    format: str | None = None,
+    opset: int = OPSET,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    images: Sequence[Image] | None = None,
+    tolerance: float = TOLERANCE,
+) -> ExportReport:
+    """Writes the model's deploy form with dynamic batch, height and width, after measuring it against eager PyTorch.
+
+    path       of the file; the suffix (.onnx, .pt2, .xml) is added where it lacks
+    format     "onnx", "torch" or "openvino"; None: by the suffix, ONNX without one
+    sizes      (height, width) pairs at which parity is measured, every second one with a batch of two
+    images     to measure on: paths, (H, W, 3) uint8 arrays or (C, H, W) tensors in [0, 1]; None: the package's photos
+    tolerance  max |difference| / max |logit| that is still equal
+
+    Beside the file, `NAME.parity.json` keeps the table.  Nothing is written, and nothing of an earlier export replaced,
+    where the model cannot be expressed (ExportError) or its outputs differ (ParityError).
+    """
+    path, format = target(path, format)
+    return export_formats(model, path, formats=(format,), opset=opset, sizes=sizes, images=images, tolerance=tolerance)[
+        0
+    ]

@@ -1,0 +1,195 @@
+"""One trace of the deploy form, written as torch.export, ONNX or OpenVINO with dynamic batch, height and width."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from segmentarium.export.metadata import METADATA_KEY, model_metadata
+
+# format -> suffix of its main file; OpenVINO's weights lie beside it in a .bin
+FORMATS = {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml"}
+OPSET = 20  # the first with an exact bilinear Resize and what torch's exporter targets
+INPUT, OUTPUT = "image", "logits"
+
+# Two images (a batch of one would be taken for a constant) of odd sides, which are multiples of no stride: what a model
+# decides by such a size holds for every other.
+TRACE_SIZE = (2, 129, 193)
+
+
+class ExportError(ValueError):
+    """A model that cannot be expressed in the wanted format."""
+
+
+def deploy_form(model: nn.Module) -> nn.Module:
+    """The model's inference copy, in float32 on the CPU; a plain module is used as it stands."""
+    deploy = getattr(model, "deploy", None)
+    return (deploy() if callable(deploy) else model).eval().float().cpu()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters talk about their own internals; the measured parity says what matters."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def trace(model: nn.Module) -> ExportedProgram:
+    """The graph of `model(image)` with batch, height and width left open.  ExportError where the model has none."""
+    batch, height, width = TRACE_SIZE
+    example = torch.zeros(batch, getattr(model, "in_channels", 3), height, width)
+    # Named ranges would ask for a proof that no guard excludes a size; the parity check measures it instead.
+    dynamic = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
+    try:
+        with _quiet(), torch.no_grad():
+            return torch.export.export(model, (example,), dynamic_shapes=dynamic)
+    except Exception as error:  # torch.export raises whatever the traced code or its own passes raise
+        raise ExportError(f"torch.export cannot trace {type(model).__name__}: {_first_lines(error)}") from error
+
+
+def write_torch(program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int = OPSET) -> None:
+    """A .pt2 archive for `torch.export.load`; the metadata is its extra file "segmentarium.json"."""
+    with _quiet():
+        torch.export.save(program, path, extra_files={f"{METADATA_KEY}.json": json.dumps(metadata)})
+
+
+def write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int = OPSET) -> None:
+    """One .onnx file with the weights inside; each metadata value is a JSON string in `metadata_props`."""
+    _need("onnx", "onnxscript")
+    try:
+        with _quiet():
+            exported = torch.onnx.export(
+                program, (), dynamo=True, opset_version=opset, input_names=[INPUT], output_names=[OUTPUT], verbose=False
+            )
+    except Exception as error:
+        raise ExportError(f"the ONNX exporter failed: {_first_lines(error)}") from error
+    assert exported is not None
+    proto = exported.model_proto
+    proto.producer_name = METADATA_KEY
+    graph = proto.graph
+    # Where each node came from in the Python source: of no use outside, a third of a small file, and full of local paths.
+    for thing in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del thing.metadata_props[:]
+        thing.doc_string = ""
+    for key, value in metadata.items():
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, json.dumps(value)
+    given = [dim.dim_param for dim in graph.input[0].type.tensor_type.shape.dim]
+    names = {symbol: name for symbol, name in zip(given, ("batch", "", "height", "width"), strict=True) if symbol}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(r"\w+", lambda word: names.get(word.group(), word.group()), dim.dim_param)
+    path.write_bytes(proto.SerializeToString())
+
+
+def write_openvino(program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int = OPSET) -> None:
+    """An .xml with its .bin, converted from ONNX in float32; the metadata is in `rt_info` under "segmentarium"."""
+    _need("openvino")
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        intermediate = Path(folder) / "model.onnx"
+        write_onnx(program, intermediate, {}, opset)
+        try:
+            model = openvino.convert_model(str(intermediate))
+        except Exception as error:
+            raise ExportError(f"OpenVINO cannot convert the model: {_first_lines(error)}") from error
+        for key, value in metadata.items():
+            model.set_rt_info(json.dumps(value), [METADATA_KEY, key])
+        openvino.save_model(model, str(path), compress_to_fp16=False)
+
+
+WRITERS = {"onnx": write_onnx, "torch": write_torch, "openvino": write_openvino}
+
+
+def target(path: str | Path, format: str | None) -> tuple[Path, str]:
+    """The final path and the format, each completing the other: "a.onnx" is ONNX, ("a", "torch") is "a.pt2"."""
+    path = Path(path)
+    by_suffix = {suffix: name for name, suffix in FORMATS.items()}
+    if format is None:
+        format = by_suffix.get(path.suffix, "onnx")
+    if format not in FORMATS:
+        raise ValueError(f"format is {format!r}; give one of {', '.join(FORMATS)}")
+    if path.suffix in by_suffix and by_suffix[path.suffix] != format:
+        raise ValueError(
+            f"{path.name} is a name of format {by_suffix[path.suffix]!r}, not {format!r}; give one of them"
+        )
+    if path.suffix not in by_suffix:
+        path = path.with_name(path.name + FORMATS[format])
+    return path, format
+
+
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Yields `path`'s name inside a temporary folder beside it; what was written there moves out only if no error occurred.
+
+    OpenVINO's .bin moves before its .xml and the parity table first of all, so that a complete model never lacks either.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield folder / path.name
+        for written in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
+            written.replace(path.parent / written.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(model: nn.Module, path: str | Path, format: str, opset: int = OPSET) -> Path:
+    final, format = target(path, format)
+    program = trace(deploy_form(model))
+    with staged(final) as temporary:
+        WRITERS[format](program, temporary, model_metadata(model), opset)
+    return final
+
+
+def to_onnx(model: nn.Module, path: str | Path, *, opset: int = OPSET) -> Path:
+    """Writes the model's deploy form as one ONNX file, unchecked (`export_model` measures parity); returns its path.
+
+    Input "image" (batch, C, height, width) float32, normalised; output "logits" (batch, K, height, width).
+    """
+    return _write(model, path, "onnx", opset)
+
+
+def to_openvino(model: nn.Module, path: str | Path, *, opset: int = OPSET) -> Path:
+    """Writes the model's deploy form as OpenVINO .xml and .bin, unchecked; returns the path of the .xml."""
+    return _write(model, path, "openvino", opset)
+
+
+def to_torch(model: nn.Module, path: str | Path) -> Path:
+    """Writes the model's deploy form as a torch.export archive (.pt2), unchecked; returns its path."""
+    return _write(model, path, "torch")
+
+
+def _need(*packages: str) -> None:
+    from importlib.util import find_spec
+
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ImportError(f"this needs {' and '.join(missing)}: pip install 'segmentarium[export]'")
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).strip().splitlines()[:3]) or type(error).__name__

@@ -1,0 +1,64 @@
+"""What an exported file says of itself: the same words in ONNX, torch.export and OpenVINO."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+METADATA_KEY = "segmentarium"
+
+
+def model_metadata(model: nn.Module) -> dict[str, Any]:
+    """Model name and arguments, classes, palette, preprocessing, licences, data set, scores; all plain JSON data.
+
+    The input is `(image / 255 - preprocessing.mean) / preprocessing.std`, RGB, channels first.
+    """
+    from segmentarium import __version__
+
+    header = getattr(model, "weights_header", {})
+    preprocessing = getattr(model, "preprocessing", None)
+    return {
+        "model": getattr(model, "registered_name", "") or type(model).__name__,
+        "arguments": getattr(model, "given_arguments", {}),
+        "num_classes": getattr(model, "num_classes", None),
+        "in_channels": getattr(model, "in_channels", 3),
+        "classes": list(getattr(model, "classes", ())),
+        "palette": [list(colour) for colour in getattr(model, "palette", ())],
+        "preprocessing": preprocessing.as_dict() if preprocessing is not None else None,
+        "licences": header.get("licences", {}),
+        "dataset": header.get("dataset"),
+        "metrics": header.get("metrics", {}),
+        "versions": {"segmentarium": __version__, "torch": torch.__version__},
+    }
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The metadata of a file that `export_model` wrote; {} for a file of another origin.  Raises FileNotFoundError."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no exported model at {path}")
+    if path.suffix == ".onnx":
+        import onnx
+
+        proto = onnx.load(str(path), load_external_data=False)
+        if proto.producer_name != METADATA_KEY:
+            return {}
+        return {entry.key: json.loads(entry.value) for entry in proto.metadata_props}
+    if path.suffix == ".pt2":
+        extra = {f"{METADATA_KEY}.json": ""}
+        torch.export.load(str(path), extra_files=extra)
+        return json.loads(extra[f"{METADATA_KEY}.json"] or "{}")
+    if path.suffix == ".xml":
+        import openvino
+
+        model = openvino.Core().read_model(str(path))
+        if METADATA_KEY not in model.get_rt_info():
+            return {}
+        # OpenVINO gives a group back as a plain dict, but its values as its own OVAny
+        group = model.get_rt_info([METADATA_KEY]).value
+        return {key: json.loads(model.get_rt_info([METADATA_KEY, key]).astype(str)) for key in group}
+    raise ValueError(f"{path.name}: an exported model ends in .onnx, .pt2 or .xml")

@@ -1,0 +1,165 @@
+"""Measured parity: the written file, run by its own engine, against eager PyTorch on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmentarium.contracts import Preprocessing
+
+Image = str | Path | np.ndarray | Tensor
+Runner = Callable[[np.ndarray], np.ndarray]
+
+TOLERANCE = 1e-4  # relative, in float32
+SIZES = ((256, 320), (193, 259))
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One engine, one input size.  Errors are maxima over all logits; `same_class` is the share of pixels, 0 to 1."""
+
+    size: tuple[int, int]
+    batch: int
+    absolute_error: float
+    relative_error: float
+    same_class: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def natural_noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """(H, W, 3) uint8 with the 1/f spectrum of photographs: what is compared on where no photo is at hand."""
+    generator = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = 1 / max(height, width)
+    channels = []
+    for _ in range(3):
+        spectrum = np.fft.rfft2(generator.standard_normal((height, width))) / frequency
+        plane = np.fft.irfft2(spectrum, (height, width))
+        channels.append((plane - plane.mean()) / plane.std())
+    return np.clip(np.stack(channels, axis=-1) * 55 + 115, 0, 255).astype(np.uint8)
+
+
+def sample_images() -> list[np.ndarray]:
+    """The photos in the package, (H, W, 3) uint8; where it has none, noise with the statistics of photos."""
+    from PIL import Image as PillowImage
+
+    photos = sorted(path for path in ASSETS.glob("*") if path.suffix in (".jpg", ".png")) if ASSETS.is_dir() else []
+    return [np.asarray(PillowImage.open(path).convert("RGB")) for path in photos] or [natural_noise(384, 512)]
+
+
+def as_tensor(image: Image) -> Tensor:
+    """A path, an (H, W, 3) or (H, W) uint8 array, or a (C, H, W) tensor, uint8 or in [0, 1] -> (C, H, W) in [0, 1]."""
+    if isinstance(image, str | Path):
+        from PIL import Image as PillowImage
+
+        with PillowImage.open(image) as opened:
+            image = np.asarray(opened.convert("RGB"))
+    if isinstance(image, np.ndarray):
+        array = image if image.ndim == 3 else image[..., None]
+        image = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+    if image.ndim != 3:
+        raise ValueError(f"an image for the parity check has shape {tuple(image.shape)}; expected (C, H, W)")
+    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+
+
+def network_input(image: Image, size: Sequence[int], preprocessing: Preprocessing, in_channels: int) -> Tensor:
+    """(1, in_channels, *size), normalised; channels beyond the image's own repeat it, fewer take the mean."""
+    tensor = as_tensor(image)
+    if in_channels == 1:
+        tensor = tensor.mean(0, keepdim=True)
+    elif tensor.shape[0] != in_channels:
+        tensor = tensor[[index % tensor.shape[0] for index in range(in_channels)]]
+    resized = F.interpolate(tensor[None], size=tuple(size), mode="bilinear", antialias=True, align_corners=False)
+    return preprocessing.for_channels(in_channels).normalise(resized)
+
+
+def classes_of(logits: np.ndarray) -> np.ndarray:
+    """(B, K, H, W) -> (B, H, W); one channel is a sigmoid's logit."""
+    return logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1)
+
+
+def compare(output: np.ndarray, reference: np.ndarray) -> Comparison:
+    """The errors of `output` against `reference`, both (B, K, H, W).  A non-finite output counts as an infinite error."""
+    size, batch = (reference.shape[2], reference.shape[3]), reference.shape[0]
+    if output.shape != reference.shape or not np.isfinite(output).all():
+        return Comparison(size, batch, float("inf"), float("inf"), 0.0)
+    absolute = float(np.abs(output - reference).max())
+    relative = absolute / max(float(np.abs(reference).max()), 1e-12)
+    return Comparison(size, batch, absolute, relative, float((classes_of(output) == classes_of(reference)).mean()))
+
+
+class ParityCheck:
+    """Eager PyTorch's answers for a set of images at several sizes, computed once, to hold every format against."""
+
+    def __init__(self, model: nn.Module, images: Sequence[Image] | None, sizes: Sequence[tuple[int, int]]) -> None:
+        if not sizes:
+            raise ValueError("sizes is empty; give at least one (height, width) to measure parity at")
+        chosen = list(images) if images is not None else sample_images()
+        if not chosen:
+            raise ValueError("images is empty; give at least one image to measure parity on")
+        preprocessing = getattr(model, "preprocessing", None) or Preprocessing()
+        in_channels = getattr(model, "in_channels", 3)
+        training = model.training
+        device = next(model.parameters()).device
+        self.cases: list[tuple[np.ndarray, np.ndarray]] = []
+        model.eval()
+        with torch.inference_mode():
+            for index, size in enumerate(sizes):
+                for image in chosen:
+                    example = network_input(image, size, preprocessing, in_channels)
+                    if index % 2:  # every second size as a batch of two
+                        example = torch.cat([example, example.flip(-1)])
+                    self.cases.append((example.numpy(), model(example.to(device)).float().cpu().numpy()))
+        model.train(training)
+
+    def run(self, runner: Runner) -> list[Comparison]:
+        return [compare(runner(example), reference) for example, reference in self.cases]
+
+
+def torch_runner(path: Path) -> Runner:
+    module = torch.export.load(str(path)).module()
+
+    def run(image: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return module(torch.from_numpy(image)).numpy()
+
+    return run
+
+
+def onnx_runner(path: Path) -> Runner:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda image: np.asarray(session.run(None, {name: image})[0])
+
+
+def openvino_runner(path: Path, precision: str = "f32") -> Runner:
+    """precision "f32" or "bf16"; left to itself OpenVINO takes bf16 on CPUs that have it."""
+    import openvino
+
+    core = openvino.Core()
+    options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = core.compile_model(core.read_model(str(path)), "CPU", options)
+    # A copy: OpenVINO hands out a view of a buffer that the next call overwrites.
+    return lambda image: np.array(compiled(image)[0])
+
+
+RUNNERS: dict[str, Callable[[Path], Runner]] = {
+    "torch": torch_runner,
+    "onnx": onnx_runner,
+    "openvino": openvino_runner,
+}
