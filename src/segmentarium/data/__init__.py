@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segmentarium.data.base import DatasetInfo, Item, SegmentationDataset
     from segmentarium.data.catalogue import UnknownDatasetError, build_dataset, list_datasets
+    from segmentarium.data.doctor import Report, check_dataset
     from segmentarium.data.image_io import ImageReadError, read_image
     from segmentarium.data.mask_io import LabelError, MaskEncoding, parse_mask_map, read_mask
     from segmentarium.data.samplers import InfiniteSampler, TrainingStream
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "base": ("DatasetInfo", "Item", "SegmentationDataset"),
     "catalogue": ("UnknownDatasetError", "build_dataset", "list_datasets"),
+    "doctor": ("Report", "check_dataset"),
     "image_io": ("ImageReadError", "read_image"),
     "mask_io": ("LabelError", "MaskEncoding", "parse_mask_map", "read_mask"),
     "samplers": ("InfiniteSampler", "TrainingStream"),
@@ -33,10 +35,12 @@ __all__ = [
     "Item",
     "LabelError",
     "MaskEncoding",
+    "Report",
     "SegmentationDataset",
     "TrainingStream",
     "UnknownDatasetError",
     "build_dataset",
+    "check_dataset",
     "eval_transform",
     "list_datasets",
     "parse_mask_map",

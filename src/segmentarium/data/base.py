@@ -76,6 +76,8 @@ class SegmentationDataset(Dataset[Sample]):
         self.items = items
         self.encoding = encoding
         self.transform = transform
+        self.missing_masks: list[Path] = []  # pictures without a label image, where a reader leaves them out
+        self.stray_masks: list[Path] = []  # label images without a picture
         self._cache: dict[int, tuple[np.ndarray, np.ndarray]] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -153,7 +155,7 @@ def apply_transform(transform: Transform | None, sample: Sample) -> Sample:
     if mask.dtype != torch.int64:
         from torchvision import tv_tensors
 
-        sample["mask"] = tv_tensors.wrap(mask.to(torch.int64), like=mask)
+        sample["mask"] = tv_tensors.Mask(mask.to(torch.int64))
     return sample
 
 

@@ -41,8 +41,7 @@ def read_image(source: str | os.PathLike[str] | BinaryIO, max_pixels: int = DEFA
         ImageReadError: the file is missing, empty, truncated, not a picture, or has more than `max_pixels` pixels.
     """
     with open_image(source, max_pixels) as image:
-        upright = _upright(image)
-        return _to_rgb(upright)
+        return to_upright_rgb(image)
 
 
 @contextmanager
@@ -79,6 +78,19 @@ def open_image(
             raise ImageReadError(f"{name} cannot be converted from mode {image.mode}: {error}") from error
 
 
+def to_upright_rgb(image: Image.Image) -> Image.Image:
+    """An opened picture as `read_image` gives it; for callers that also want to know its mode."""
+    return _to_rgb(ImageOps.exif_transpose(image) if is_rotated(image) else image)
+
+
+def is_rotated(image: Image.Image) -> bool:
+    """Whether the EXIF block says that the pixels lie on their side or are mirrored."""
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION, 1) in range(2, 9)
+    except Exception:  # a damaged EXIF block does not spoil the pixels
+        return False
+
+
 def describe_source(source: object) -> str:
     """The name by which messages call a picture: its path, or what kind of stream it is."""
     if isinstance(source, str | os.PathLike):
@@ -108,14 +120,6 @@ def _open_unlimited(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
             return Image.open(source)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # a damaged EXIF block does not spoil the pixels
-        return image
-    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -27,10 +28,10 @@ _SCALED_GREY = {"L;2": 85, "L;4": 17}  # Pillow spreads 2- and 4-bit grey over 0
 class LabelError(ValueError):
     """A label image with values that belong to no class; `counts` maps each such value or colour to its pixels."""
 
-    def __init__(self, message: str, path: str, counts: Mapping[int | RGB, int]) -> None:
+    def __init__(self, message: str, path: str, counts: Mapping[int, int] | Mapping[RGB, int]) -> None:
         super().__init__(message)
         self.path = path
-        self.counts = dict(counts)
+        self.counts: dict[int, int] | dict[RGB, int] = dict(counts)  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class MaskEncoding:
             self._fail(path, _count_colours(raw[~known][None]))
         return labels[position]
 
-    def _fail(self, path: str, counts: Mapping[int | RGB, int]) -> None:
+    def _fail(self, path: str, counts: Mapping[int, int] | Mapping[RGB, int]) -> NoReturn:
         shown = sorted(counts.items(), key=lambda item: -item[1])[:8]
         found = ", ".join(f"{value} ({number:,} px)" for value, number in shown)
         more = f" and {len(counts) - len(shown)} more" if len(counts) > len(shown) else ""
@@ -230,7 +231,7 @@ def parse_mask_map(text: str, num_classes: int) -> dict[int, int]:
     return others | result
 
 
-def _count_colours(raw: np.ndarray) -> dict[int | RGB, int]:
+def _count_colours(raw: np.ndarray) -> dict[RGB, int]:
     colours, counts = np.unique(raw.reshape(-1, 3), axis=0, return_counts=True)
     return {(int(r), int(g), int(b)): int(n) for (r, g, b), n in zip(colours, counts, strict=True)}
 

@@ -37,6 +37,7 @@ def train_transform(
     rotate: float = 0.0,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
+    long_side: int | None = None,
 ) -> nn.Module:
     """The usual training transform: image uint8 (3, H, W) -> float32 (3, *crop_size), mask -> int64 crop_size.
 
@@ -49,12 +50,13 @@ def train_transform(
         this off.
     rotate: greatest angle in degrees, either way.
     mean, std: RGB, of values in 0..1.
+    long_side: the scale factor is relative to the size at which the longer side has this many pixels.
     """
     steps: list[nn.Module] = []
     if rotate:
         fill = {tv_tensors.Image: [255.0 * m for m in mean], tv_tensors.Mask: IGNORE_INDEX}
-        steps.append(v2.RandomRotation(rotate, interpolation=v2.InterpolationMode.BILINEAR, fill=fill))
-    steps.append(RandomScaleCrop(crop_size, scale, max_class_ratio))
+        steps.append(v2.RandomRotation([-rotate, rotate], interpolation=v2.InterpolationMode.BILINEAR, fill=fill))
+    steps.append(RandomScaleCrop(crop_size, scale, max_class_ratio, long_side=long_side))
     if flip:
         steps.append(v2.RandomHorizontalFlip(flip))
     if photometric:
@@ -91,6 +93,7 @@ class RandomScaleCrop(v2.Transform):
         scale: tuple[float, float] = (0.5, 2.0),
         max_class_ratio: float = 0.75,
         attempts: int = 10,
+        long_side: int | None = None,
     ) -> None:
         super().__init__()
         if min(crop_size) < 1:
@@ -101,11 +104,14 @@ class RandomScaleCrop(v2.Transform):
             raise ValueError(f"max_class_ratio is {max_class_ratio}; give a share above 0, at most 1 (1 turns it off)")
         self.crop_size, self.scale = crop_size, scale
         self.max_class_ratio, self.attempts = max_class_ratio, attempts
+        self.long_side = long_side
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = _common_size(flat_inputs)
         low, high = self.scale
         factor = low + (high - low) * torch.rand(()).item() if high > low else low
+        if self.long_side is not None:
+            factor *= self.long_side / max(height, width)
         region_h, out_h = _region(height, self.crop_size[0], factor)
         region_w, out_w = _region(width, self.crop_size[1], factor)
         mask = next((x for x in flat_inputs if isinstance(x, tv_tensors.Mask)), None)
@@ -227,7 +233,7 @@ class PadTo(v2.Transform):
             return inpt
         fill = IGNORE_INDEX if isinstance(inpt, tv_tensors.Mask) else 0
         padded = nn.functional.pad(inpt.as_subclass(Tensor), (0, right, 0, below), value=fill)
-        return tv_tensors.wrap(padded, like=inpt)
+        return type(inpt)(padded)
 
 
 def saturation_matrix(factor: float) -> Tensor:
@@ -270,9 +276,9 @@ def _largest_share(mask: Tensor) -> float:
 def _resize(region: Any, size: list[int], like: Any) -> Any:
     plain = region.as_subclass(Tensor)
     if list(plain.shape[-2:]) == size:
-        return tv_tensors.wrap(plain, like=like)
+        return type(like)(plain)
     if isinstance(like, tv_tensors.Mask):
         resized = F.resize(plain[None], size, interpolation=v2.InterpolationMode.NEAREST_EXACT)[0]
     else:
         resized = F.resize(plain, size, interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
-    return tv_tensors.wrap(resized, like=like)
+    return type(like)(resized)

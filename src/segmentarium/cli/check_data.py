@@ -1,0 +1,133 @@
+"""`segmentarium check-data FOLDER`: what is wrong with a data set, before training finds out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from segmentarium.data.base import SegmentationDataset
+    from segmentarium.data.doctor import Report
+
+HELP = "find what is wrong with a data set before training on it"
+
+_SHOWN = 5  # files named of each kind of problem
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `check-data`."""
+    parser.add_argument("folder", type=Path, help="the data set's folder; a plain one holds images/ and masks/")
+    parser.add_argument(
+        "--data", default="folder", metavar="NAME", help="its layout: folder (default), camvid, cityscapes, voc, …"
+    )
+    parser.add_argument("--split", help="train, val, test …; default: all of a plain folder, else train")
+    parser.add_argument("--classes", metavar="A,B,…", help="names of the classes of a plain folder")
+    parser.add_argument("--num-classes", type=int, metavar="K", help="number of the classes of a plain folder")
+    parser.add_argument(
+        "--mask-map", metavar="MAP", help='raw values to classes, e.g. "0:0,255:1"; 255 on the right means ignore'
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="for report.json and contact_sheet.png; default runs/check-data/FOLDER"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON instead of tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0: no errors (there may be warnings); 1: errors in the data.
+
+    Raises:
+        FileNotFoundError, ValueError, KeyError: there is nothing to check, or the options do not fit.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from segmentarium.data.doctor import check_dataset
+    from segmentarium.data.mask_io import LabelError
+
+    try:
+        dataset = _dataset(args)
+    except LabelError as error:
+        print(f"segmentarium check-data: {error}", file=sys.stderr)
+        return 1
+    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("reading", total=len(dataset))
+        report = check_dataset(dataset, lambda done, total: progress.update(task, completed=done, total=total))
+    out = args.out or Path("runs") / "check-data" / args.folder.resolve().name
+    written = report.save(out)
+    if args.json:
+        print(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        console = Console()
+        _show(report, console)
+        console.print("written: " + ", ".join(map(str, written)), soft_wrap=True, highlight=False)
+    return 0 if report.ok else 1
+
+
+def _dataset(args: argparse.Namespace) -> SegmentationDataset:
+    from segmentarium.data.catalogue import build_dataset
+
+    options: dict[str, Any] = {}
+    if args.classes is not None:
+        options["classes"] = [name.strip() for name in args.classes.split(",") if name.strip()]
+        if args.num_classes is not None and args.num_classes != len(options["classes"]):
+            raise ValueError(
+                f"--num-classes {args.num_classes}, but --classes names {len(options['classes'])}; give one"
+            )
+    elif args.num_classes is not None:
+        options["classes"] = args.num_classes
+    if args.mask_map is not None:
+        options["mask_map"] = args.mask_map
+    if args.data == "folder":
+        return build_dataset("folder", args.folder, args.split or "all", strict=False, **options)
+    if options:
+        raise ValueError(f"--classes, --num-classes and --mask-map are for plain folders; {args.data} has its own")
+    return build_dataset(args.data, args.folder, args.split or "train")
+
+
+def _show(report: Report, console: Console) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from segmentarium.data.doctor import group_problems
+
+    console.print(f"[bold]{escape(report.name)}[/]: {report.pictures} pairs, {report.readable} of them sound")
+    for title, counts in (
+        ("sizes", report.sizes),
+        ("picture modes", report.image_modes),
+        ("mask modes", report.mask_modes),
+    ):
+        if counts:
+            shown = ", ".join(f"{key} ({number})" for key, number in list(counts.items())[:6])
+            more = f" and {len(counts) - 6} more" if len(counts) > 6 else ""
+            console.print(f"{title}: {shown}{more}", highlight=False)
+    if report.mean and report.std:
+        console.print(f"mean {report.mean}, std {report.std}", highlight=False)
+    table = Table("", "class", title_justify="left")
+    for name in ("images", "pixels %", "weight (median frequency)", "weight (ENet)"):
+        table.add_column(name, justify="right")
+    for row in report.classes:
+        weights = (row.weight_median_frequency, row.weight_enet)
+        cells = [f"{w:.2f}" if w is not None else "-" for w in weights]
+        table.add_row(str(row.index), escape(row.name), str(row.images), f"{100 * row.share:.3f}", *cells)
+    console.print(table)
+    console.print(f"ignored: {100 * report.ignored_share:.2f} % of all pixels", highlight=False)
+    for level, kind, problems in group_problems(report.problems):
+        colour = "red" if level == "error" else "yellow"
+        console.print(f"[{colour}]{level}: {kind} ({len(problems)})[/]")
+        for problem in problems[:_SHOWN]:
+            named = problem.file and not problem.message.startswith(problem.file)
+            text = f"{problem.file}: {problem.message}" if named else problem.message
+            console.print(f"  {escape(text)}", soft_wrap=True, highlight=False)
+        if len(problems) > _SHOWN:
+            console.print(f"  … and {len(problems) - _SHOWN} more; all of them are in report.json", highlight=False)
+    if report.stray_labels:
+        total = sorted(report.stray_labels.items(), key=lambda item: -item[1]["pixels"])[:10]
+        shown = ", ".join(f"{value} ({n['pixels']:,} px in {n['files']} files)" for value, n in total)
+        console.print(f"[red]labels outside the classes:[/] {escape(shown)}", soft_wrap=True, highlight=False)
+    console.print("[green]no errors[/]" if report.ok else f"[red]{len(report.errors)} errors[/]")

@@ -1,0 +1,324 @@
+"""The data doctor: reads every file of a data set once and says what would go wrong in training.
+
+Errors are what training would stumble over: files that cannot be read, pictures without a mask, masks of another
+size, labels outside the classes. Warnings are what makes a result worse without stopping anything: unused classes,
+masks without a labelled pixel, pictures that occur twice, label images in a lossy format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from segmentarium.data.base import DatasetInfo, Item, SegmentationDataset
+from segmentarium.data.contact_sheet import Thumbnail, contact_sheet, thumbnail
+from segmentarium.data.image_io import ImageReadError, is_rotated, open_image, to_upright_rgb
+from segmentarium.data.mask_io import IGNORE_INDEX, LabelError, MaskEncoding, read_raw_mask
+
+SHEET_PICTURES = 12
+_FEW_PICTURES = 10
+_LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg"})
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding. `kind` is a short word that groups findings; `file` is empty for one about the whole set."""
+
+    level: Literal["error", "warning"]
+    kind: str
+    file: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ClassStatistics:
+    """One class: its pixels, its share of all labelled pixels, the pictures that show it, and suggested weights."""
+
+    index: int
+    name: str
+    pixels: int
+    share: float
+    images: int
+    weight_median_frequency: float | None
+    weight_enet: float | None
+
+
+@dataclass
+class Report:
+    """What `check_dataset` found. Sizes are "width x height"; mean and std are of RGB values in 0..1."""
+
+    name: str
+    pictures: int
+    readable: int
+    classes: list[ClassStatistics]
+    ignored_share: float
+    sizes: dict[str, int]
+    image_modes: dict[str, int]
+    mask_modes: dict[str, int]
+    stray_labels: dict[str, dict[str, int]]
+    mean: list[float] | None
+    std: list[float] | None
+    problems: list[Problem]
+    sheet: Image.Image | None = field(default=None, repr=False)
+
+    @property
+    def errors(self) -> list[Problem]:
+        return [p for p in self.problems if p.level == "error"]
+
+    @property
+    def warnings(self) -> list[Problem]:
+        return [p for p in self.problems if p.level == "warning"]
+
+    @property
+    def ok(self) -> bool:
+        """No errors; warnings do not count."""
+        return not self.errors
+
+    @property
+    def unused_classes(self) -> list[str]:
+        return [c.name for c in self.classes if not c.pixels]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the contact sheet, as plain values for JSON."""
+        values = {k: v for k, v in self.__dict__.items() if k not in ("sheet", "classes", "problems")}
+        return {
+            **values,
+            "ok": self.ok,
+            "classes": [asdict(c) for c in self.classes],
+            "unused_classes": self.unused_classes,
+            "problems": [asdict(p) for p in self.problems],
+        }
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write `report.json` and, if a picture could be read, `contact_sheet.png`; returns their paths."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        written = [folder / "report.json"]
+        written[0].write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if self.sheet is not None:
+            written.append(folder / "contact_sheet.png")
+            self.sheet.save(written[1])
+        return written
+
+
+def check_dataset(
+    dataset: SegmentationDataset, on_progress: Callable[[int, int], None] | None = None, threads: int | None = None
+) -> Report:
+    """Read every picture and mask of a data set and report on them.
+
+    Memory does not grow with the size of the pictures' total: of each file only its counts are kept, and a few small
+    pictures for the contact sheet. `on_progress(done, total)` is called after each file; files are read in threads.
+    """
+    total = len(dataset)
+    shown = set(np.linspace(0, total - 1, min(SHEET_PICTURES, total)).astype(int).tolist()) if total else set()
+    tally = _Tally(dataset.info)
+    tally.unpaired(dataset.missing_masks, dataset.stray_masks)
+    with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
+        findings = pool.map(lambda i: _examine(dataset, i, i in shown), range(total))
+        for done, finding in enumerate(findings, 1):
+            tally.add(finding)
+            if on_progress is not None:
+                on_progress(done, total)
+    return tally.report(total)
+
+
+@dataclass
+class _Finding:
+    """What is kept of one pair of files."""
+
+    item: Item
+    size: str = ""
+    image_mode: str = ""
+    mask_mode: str = ""
+    counts: np.ndarray | None = None  # (256,) pixels of each label
+    colour_sums: np.ndarray | None = None  # (2, 3) sum and sum of squares of RGB in 0..1
+    digest: bytes = b""
+    stray: dict[str, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    picture: Thumbnail | None = None
+
+    def error(self, kind: str, file: Path, message: str) -> None:
+        self.problems.append(Problem("error", kind, str(file), message))
+
+    def warning(self, kind: str, file: Path, message: str) -> None:
+        self.problems.append(Problem("warning", kind, str(file), message))
+
+
+def _examine(dataset: SegmentationDataset, index: int, show: bool) -> _Finding:
+    item = dataset.items[index]
+    finding = _Finding(item)
+    image = _examine_image(item, finding)
+    mask = _examine_mask(item, image, dataset.encoding, finding)
+    if show and image is not None:
+        finding.picture = thumbnail(image, mask, dataset.info.palette, dataset.name(index))
+    return finding
+
+
+def _examine_image(item: Item, finding: _Finding) -> np.ndarray | None:
+    try:
+        with open_image(item.image) as opened:
+            finding.image_mode = opened.mode
+            if is_rotated(opened):
+                finding.warning("rotated", item.image, "the picture is turned by its EXIF block; masks must be upright")
+            image = np.asarray(to_upright_rgb(opened))
+    except ImageReadError as error:
+        finding.error("unreadable picture", item.image, str(error))
+        return None
+    with open(item.image, "rb") as file:
+        finding.digest = hashlib.file_digest(file, "blake2b").digest()[:16]
+    finding.size = f"{image.shape[1]} x {image.shape[0]}"
+    histogram = np.stack([np.bincount(image[..., c].reshape(-1), minlength=256) for c in range(3)], 1)
+    levels = np.arange(256)[:, None] / 255
+    finding.colour_sums = np.stack([(histogram * levels).sum(0), (histogram * levels**2).sum(0)])
+    return image
+
+
+def _examine_mask(item: Item, image: np.ndarray | None, encoding: MaskEncoding, finding: _Finding) -> np.ndarray | None:
+    if item.mask is None:
+        return None
+    try:
+        raw = read_raw_mask(item.mask)
+        with Image.open(item.mask) as opened:
+            finding.mask_mode = opened.mode
+    except ImageReadError as error:
+        finding.error("unreadable mask", item.mask, str(error))
+        return None
+    if item.mask.suffix.lower() in _LOSSY_SUFFIXES:
+        finding.warning("lossy mask", item.mask, "JPEG changes values at the outlines; save label images as PNG")
+    if image is not None and raw.shape[:2] != image.shape[:2]:
+        size = f"{raw.shape[1]} x {raw.shape[0]}"
+        finding.error("size", item.mask, f"the mask is {size}, its picture {finding.size}; save both in the same size")
+        return None
+    try:
+        mask = encoding.decode(raw, item.mask)
+    except LabelError as error:
+        finding.error("labels", item.mask, str(error))
+        finding.stray = {str(value): count for value, count in error.counts.items()}
+        return None
+    finding.counts = np.bincount(mask.reshape(-1), minlength=256)
+    if finding.counts[:IGNORE_INDEX].sum() == 0:
+        finding.warning("void mask", item.mask, "no pixel has a class; the picture teaches nothing")
+    return mask
+
+
+class _Tally:
+    """Running sums over the findings."""
+
+    def __init__(self, info: DatasetInfo) -> None:
+        self.info = info
+        self.problems: list[Problem] = []
+        self.sizes, self.image_modes, self.mask_modes = Counter(), Counter(), Counter()
+        self.stray: dict[str, dict[str, int]] = {}
+        self.pixels = np.zeros(256, np.int64)
+        self.images = np.zeros(256, np.int64)  # pictures that contain each label
+        self.image_pixels = np.zeros(256, np.int64)  # labelled pixels of those pictures
+        self.colour_sums, self.colour_pixels = np.zeros((2, 3)), 0
+        self.readable = 0
+        self.seen: dict[bytes, Path] = {}
+        self.pictures: list[Thumbnail] = []
+
+    def unpaired(self, missing: Sequence[Path], stray: Sequence[Path]) -> None:
+        self.problems += [Problem("error", "no mask", str(p), "the picture has no mask") for p in missing]
+        self.problems += [Problem("warning", "no picture", str(p), "the mask has no picture") for p in stray]
+
+    def add(self, finding: _Finding) -> None:
+        self.problems += finding.problems
+        if finding.size:
+            self.sizes[finding.size] += 1
+            self.image_modes[finding.image_mode] += 1
+        if finding.mask_mode:
+            self.mask_modes[finding.mask_mode] += 1
+        for value, count in finding.stray.items():
+            total = self.stray.setdefault(value, {"pixels": 0, "files": 0})
+            total["pixels"] += count
+            total["files"] += 1
+        if finding.counts is not None:
+            self.pixels += finding.counts
+            self.images += finding.counts > 0
+            self.image_pixels += (finding.counts > 0) * finding.counts[:IGNORE_INDEX].sum()
+        if finding.colour_sums is not None:
+            width, height = map(int, finding.size.split(" x "))
+            self.colour_sums += finding.colour_sums
+            self.colour_pixels += width * height
+        self.readable += finding.size != "" and (finding.item.mask is None or finding.counts is not None)
+        if finding.picture is not None:
+            self.pictures.append(finding.picture)
+        if finding.digest:
+            first = self.seen.setdefault(finding.digest, finding.item.image)
+            if first != finding.item.image:
+                same = Problem("warning", "duplicate", str(finding.item.image), f"the same file as {first}")
+                self.problems.append(same)
+
+    def report(self, total: int) -> Report:
+        classes = self._classes()
+        labelled, ignored = int(self.pixels[:IGNORE_INDEX].sum()), int(self.pixels[IGNORE_INDEX])
+        if not total:
+            self.problems.append(Problem("error", "empty", "", "the data set has no pairs of picture and mask"))
+        elif total < _FEW_PICTURES:
+            self.problems.append(Problem("warning", "few", "", f"only {total} pictures; expect no model to generalise"))
+        if labelled:
+            unused = [c.name for c in classes if not c.pixels]
+            if unused:
+                text = f"{len(unused)} of {len(classes)} classes never occur: {', '.join(unused)}"
+                self.problems.append(Problem("warning", "unused classes", "", text))
+        mean = std = None
+        if self.colour_pixels:
+            average = self.colour_sums[0] / self.colour_pixels
+            mean = average.round(4).tolist()
+            std = np.sqrt((self.colour_sums[1] / self.colour_pixels - average**2).clip(0)).round(4).tolist()
+        return Report(
+            name=self.info.name,
+            pictures=total,
+            readable=self.readable,
+            classes=classes,
+            ignored_share=ignored / max(labelled + ignored, 1),
+            sizes=dict(self.sizes.most_common()),
+            image_modes=dict(self.image_modes.most_common()),
+            mask_modes=dict(self.mask_modes.most_common()),
+            stray_labels=self.stray,
+            mean=mean,
+            std=std,
+            problems=self.problems,
+            sheet=contact_sheet(self.pictures, self.info) if self.pictures else None,
+        )
+
+    def _classes(self) -> list[ClassStatistics]:
+        number = self.info.num_classes
+        pixels = self.pixels[:number]
+        median = enet = None
+        if pixels.sum():
+            from segmentarium.losses import class_weights
+
+            median = class_weights(pixels.tolist(), "median_frequency", self.image_pixels[:number].tolist()).tolist()
+            enet = class_weights(pixels.tolist(), "enet").tolist()
+        return [
+            ClassStatistics(
+                index=i,
+                name=name,
+                pixels=int(pixels[i]),
+                share=float(pixels[i] / max(pixels.sum(), 1)),
+                images=int(self.images[i]),
+                weight_median_frequency=None if median is None else round(median[i], 4),
+                weight_enet=None if enet is None else round(enet[i], 4),
+            )
+            for i, name in enumerate(self.info.classes)
+        ]
+
+
+def group_problems(problems: Sequence[Problem]) -> Iterator[tuple[str, str, list[Problem]]]:
+    """(level, kind, problems) of each kind, errors first, the most frequent kind first."""
+    groups: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault((problem.level, problem.kind), []).append(problem)
+    for (level, kind), members in sorted(groups.items(), key=lambda g: (g[0][0] != "error", -len(g[1]))):
+        yield level, kind, members
