@@ -5,6 +5,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "backbones.resnet": (
         "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
         "resnet18_v1c", "resnet34_v1c", "resnet50_v1c", "resnet101_v1c",
+        "resnet18_v1d", "resnet34_v1d", "resnet50_v1d", "resnet101_v1d",
+        "resnet50_v1s", "resnet101_v1s",
     ),
     "backbones.mit": ("mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"),
     "semantic.fcn": ("fcn", "fcn_resnet50", "fcn_resnet101"),

@@ -43,6 +43,9 @@ class ConvNormAct(nn.Module):
         )
         self.norm = norm(out_channels) if norm else nn.Identity()
         self.act = act() if act else nn.Identity()
+        if isinstance(self.act, nn.ReLU | nn.ReLU6):
+            # nobody else sees what the norm or convolution returns, and neither needs it for its gradient
+            self.act.inplace = True
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.norm(self.conv(x)))
