@@ -1,0 +1,109 @@
+"""`segmentarium train`: a model on a data set, by options, by a recipe, or by a recipe with other options.
+
+The options are those of `TrainingOptions`, spelled with hyphens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from segmentarium.training.options import TrainingOptions
+
+    parser.add_argument(
+        "--recipe", metavar="FILE", help="Python file whose recipe() returns the options; others override it"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    types_of = typing.get_type_hints(TrainingOptions)
+    for item in dataclasses.fields(TrainingOptions):
+        default = item.default if item.default is not dataclasses.MISSING else None
+        flag = "--" + (item.metadata["flag"] or item.name.replace("_", "-"))
+        text = item.metadata["help"]
+        if default is not None and default != "":
+            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+            text += f" (default: {'yes' if default is True else 'no' if default is False else shown})"
+        arguments: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+        parser.add_argument(flag, **arguments, **_kind(types_of[item.name], item.metadata["choices"]))
+
+
+def _kind(annotation: Any, choices: tuple[str, ...]) -> dict[str, Any]:
+    """What argparse must know of a field's type."""
+    options = [part for part in typing.get_args(annotation) if part is not type(None)]
+    if isinstance(annotation, types.UnionType):
+        annotation = options[0]
+    origin = typing.get_origin(annotation)
+    if annotation is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if origin is dict:
+        return {"nargs": "+", "action": "extend", "metavar": "KEY=VALUE", "type": _pair}
+    if origin is tuple:
+        inner = typing.get_args(annotation)
+        nargs = "+" if inner[-1] is Ellipsis else len(inner)
+        return {"nargs": nargs, "type": inner[0], "metavar": inner[0].__name__.upper()}
+    if choices:
+        return {"choices": choices}
+    return {"type": annotation, "metavar": annotation.__name__.upper()}
+
+
+def _pair(word: str) -> tuple[str, Any]:
+    key, equals, value = word.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{word!r} is no KEY=VALUE")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+def options_of(given: argparse.Namespace) -> Any:
+    """TrainingOptions from the recipe, or from the run that is resumed, or the defaults; then the command line's."""
+    from segmentarium.training import TrainingOptions, load_recipe
+
+    names = {item.name for item in dataclasses.fields(TrainingOptions)}
+    values = {name: value for name, value in vars(given).items() if name in names}
+    for name in ("model_arguments", "data_arguments"):
+        if name in values:
+            values[name] = dict(values[name])
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    base = load_recipe(given.recipe) if given.recipe else TrainingOptions()
+    for name in ("model_arguments", "data_arguments"):
+        if name in values:
+            values[name] = {**getattr(base, name), **values[name]}
+    options = base.replace(**values)
+    stored = Path(options.folder) / "options.json"
+    if options.resume and not given.recipe and stored.is_file():
+        # What a resumed run is not told, it takes from its first start.
+        earlier = json.loads(stored.read_text(encoding="utf-8"))
+        free = {item.name for item in dataclasses.fields(TrainingOptions) if item.metadata["free"]}
+        earlier = {name: value for name, value in earlier.items() if name not in free - {"val_every", "save_every"}}
+        options = TrainingOptions.from_dict({**earlier, "output": options.folder}).replace(**values)
+    return options
+
+
+def run(given: argparse.Namespace) -> int:
+    import sys
+
+    options = options_of(given)
+    from segmentarium.training import train
+
+    try:
+        result = train(options)
+    except OSError as error:
+        if given.debug or isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise
+        print(f"segmentarium train: {error}", file=sys.stderr)
+        return 1
+    if result.signal is not None:
+        print(f"stopped in step {result.steps}; continue with: segmentarium train --resume --output {result.folder}")
+        return 128 + result.signal
+    if result.best:
+        print(f"best mIoU {result.best['miou']:.4f} in step {result.best['step']}: {result.best_weights}")
+    return 0

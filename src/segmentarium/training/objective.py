@@ -1,0 +1,56 @@
+"""The loss of a run where the options change the model's own: another loss by name, and class weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from segmentarium.contracts import IGNORE_INDEX, SegmentationModel
+from segmentarium.data import SegmentationDataset
+from segmentarium.losses import PixelLoss, WeightedSum, build_loss, class_weights
+from segmentarium.training.options import TrainingOptions
+
+
+def set_objective(model: SegmentationModel, dataset: SegmentationDataset, options: TrainingOptions) -> None:
+    """Puts the options' loss and class weights on the model."""
+    if options.loss is not None:
+        replace_loss(model, options.loss)
+    weights = parse_class_weight(options.class_weight, dataset)
+    if weights is not None:
+        model.set_class_weights(weights)
+
+
+def replace_loss(model: SegmentationModel, name: str) -> None:
+    """Every loss on class logits becomes `build_loss(name)`; losses on boundaries or details, and all weights, stay."""
+    objective = {}
+    for output, loss in model.losses.items():
+        on_classes = isinstance(loss, PixelLoss | WeightedSum)
+        objective[output] = (model.loss_weights[output], build_loss(name) if on_classes else loss)
+    model.set_objective(objective or {"logits": (1.0, build_loss(name))})
+
+
+def parse_class_weight(text: str, dataset: SegmentationDataset) -> Tensor | None:
+    """ "none", "auto", or one number a class -> (K,) or None."""
+    if text == "none":
+        return None
+    if text == "auto":
+        return class_weights(count_labels(dataset))
+    try:
+        weights = torch.tensor([float(word) for word in text.split(",")])
+    except ValueError:
+        raise ValueError(f"class_weight is {text!r}; give none, auto, or numbers such as 1,2.5,1") from None
+    if len(weights) != dataset.info.num_classes:
+        raise ValueError(
+            f"class_weight has {len(weights)} numbers, but data set {dataset.info.name!r} has "
+            f"{dataset.info.num_classes} classes; give one for each: {', '.join(dataset.info.classes)}"
+        )
+    return weights
+
+
+def count_labels(dataset: SegmentationDataset) -> Tensor:
+    """(K,) pixels of each class in the whole data set, read once."""
+    counts = torch.zeros(256, dtype=torch.int64)
+    for index in range(len(dataset)):
+        _, mask = dataset.load(index)
+        counts += torch.bincount(torch.from_numpy(mask).reshape(-1).long(), minlength=256)
+    return counts[:IGNORE_INDEX][: dataset.info.num_classes]

@@ -1,0 +1,81 @@
+"""Which parameters learn how fast: optimiser, groups, schedule, and the averaged weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from segmentarium.training.options import TrainingOptions
+
+
+def parameter_groups(model: nn.Module, options: TrainingOptions) -> list[dict]:
+    """At most four groups: backbone or not, decayed or not; `base_lr` is the rate after warm-up.
+
+    Biases and the parameters of normalisation layers (all that have one dimension or less) are not decayed, unless
+    `decay_norm_bias`: decaying them has no use as regularisation, and hurts small networks.
+    """
+    factor = options.backbone_lr_factor
+    if factor is None:
+        started = options.weights is not None or bool(options.model_arguments.get("backbone_weights"))
+        factor = 0.1 if started else 1.0
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decayed = parameter.ndim > 1 or options.decay_norm_bias
+            groups.setdefault((name.startswith("backbone."), decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "base_lr": options.learning_rate * (factor if backbone else 1.0),
+            "lr": options.learning_rate * (factor if backbone else 1.0),
+            "weight_decay": options.weight_decay if decayed else 0.0,
+        }
+        for (backbone, decayed), parameters in groups.items()
+    ]
+
+
+def build_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    """SGD with momentum, or AdamW, over `parameter_groups`."""
+    groups = parameter_groups(model, options)
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum)
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(options.momentum, 0.999))
+
+
+def rate_factor(step: int, options: TrainingOptions) -> float:
+    """What the base rate is multiplied by in step 0, 1, …: a function of the step alone, so that resuming is exact."""
+    warmup = min(options.warmup_steps, options.max_steps)
+    if step < warmup:
+        return 0.1 + 0.9 * step / warmup
+    if options.schedule == "constant":
+        return 1.0
+    done = min((step - warmup) / max(options.max_steps - warmup, 1), 1.0)
+    if options.schedule == "poly":
+        return (1.0 - done) ** options.power
+    return 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+class AveragedModel:
+    """An exponential moving average of a model's weights and running statistics, kept in float32.
+
+    The decay warms up as (1 + t) / (10 + t), so that the average soon forgets the random start.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """After each optimiser step."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        mine, theirs = self.model.state_dict(), model.state_dict()
+        averaged = [key for key, value in mine.items() if value.is_floating_point()]
+        torch._foreach_lerp_([mine[key] for key in averaged], [theirs[key] for key in averaged], 1 - decay)
+        for key in mine.keys() - set(averaged):  # counters
+            mine[key].copy_(theirs[key])

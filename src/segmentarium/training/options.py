@@ -1,0 +1,150 @@
+"""All that a training run is told, in one typed record; the command line is generated from it."""
+
+# ruff: noqa: RUF009 - `option` returns a dataclass field
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def option(default: Any, help: str, *, flag: str = "", choices: tuple[str, ...] = (), free: bool = False) -> Any:
+    """A field with the line that --help prints.
+
+    flag      the command line's word where it is not the field's name
+    choices   the words it may be
+    free      changing it does not change the weights that come out, so that a resumed run may differ in it
+    """
+    metadata = {"help": help, "flag": flag, "choices": choices, "free": free}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """What is trained, on what, and how.  A recipe returns one; `train` takes one.
+
+    Sizes are (height, width) in pixels; steps are optimiser steps, each on `batch_size` crops.
+    """
+
+    # What is trained
+    model: str = option("bisenetv2", "registered name, see `segmentarium models`")
+    model_arguments: dict[str, Any] = option(
+        {}, "the model's own arguments, e.g. backbone=resnet18 output_stride=16", flag="set"
+    )
+    weights: str | None = option(None, "start from these weights: a catalogue name, a file or a hub address")
+    mean: tuple[float, ...] | None = option(None, "mean of RGB in 0..1 for normalising (default: the model's own)")
+    std: tuple[float, ...] | None = option(None, "standard deviation of RGB in 0..1 (default: the model's own)")
+
+    # On what
+    data: str = option("folder", "data set: camvid, portrait, folder, cityscapes, ade20k, voc, coco_stuff")
+    root: str = option("", "the data set's folder")
+    data_arguments: dict[str, Any] = option({}, "the data set's own options, key=value", flag="data-set-options")
+    train_split: str = option("train", "split to train on")
+    val_split: str = option("val", "split to evaluate on during training")
+    cache: bool = option(False, "keep all decoded images in memory (4 bytes a pixel)", free=True)
+    check: bool = option(True, "look at the first labels for values outside the classes before training", free=True)
+
+    # How the crops are made
+    crop_size: tuple[int, int] = option((512, 512), "height and width of the training crops")
+    scale: tuple[float, float] = option((0.5, 2.0), "range of the random scale factor")
+    long_side: int | None = option(None, "bring images to this longer side first, in training and evaluation alike")
+    flip: bool = option(True, "mirror half of the crops")
+    rotate: float = option(0.0, "greatest random rotation, degrees")
+    photometric: bool = option(True, "random brightness, contrast, saturation and hue")
+    max_class_ratio: float = option(0.75, "redraw a crop in which one class has a larger share; 1: never")
+
+    # How long and how fast
+    max_steps: int = option(40_000, "optimiser steps")
+    batch_size: int = option(16, "effective batch: crops in one optimiser step, over all processes")
+    micro_batch: int | None = option(
+        None, "crops in one forward pass of one process (default: batch size / processes); the rest is accumulated"
+    )
+    optimizer: str = option("sgd", "optimiser", choices=("sgd", "adamw"))
+    learning_rate: float = option(0.01, "learning rate after warm-up")
+    momentum: float = option(0.9, "SGD's momentum, AdamW's first beta")
+    weight_decay: float = option(5e-4, "weight decay")
+    decay_norm_bias: bool = option(False, "weight decay also on biases and normalisation layers")
+    backbone_lr_factor: float | None = option(
+        None, "factor on the rate of parameters under `backbone.` (default: 0.1 when started from weights, else 1)"
+    )
+    schedule: str = option("poly", "course of the learning rate", choices=("poly", "cosine", "constant"))
+    power: float = option(0.9, "exponent of the poly schedule")
+    warmup_steps: int = option(0, "steps of linear warm-up from a tenth of the rate")
+    clip_norm: float | None = option(None, "clip the gradient to this norm")
+    ema: float = option(0.999, "decay of the averaged weights that are evaluated and kept; 0: none")
+    loss: str | None = option(None, "another loss than the model's, e.g. ohem or cross_entropy+0.5*dice")
+    class_weight: str = option("none", "none, auto (from the training labels), or numbers: 1,2.5,1")
+    seed: int = option(0, "seed of initial weights, order, augmentation and dropout")
+
+    # On which machine
+    precision: str = option("bf16", "32, bf16 or fp16 (mixed)", choices=("32", "bf16", "fp16"))
+    compile: bool = option(False, "torch.compile the training forward pass")
+    channels_last: bool = option(True, "channels-last memory layout")
+    accelerator: str = option("auto", "Lightning's accelerator: auto, cpu, cuda, mps")
+    devices: str = option("auto", "Lightning's devices: auto, a number, or a list such as 0,1 (CPU: processes)")
+    num_nodes: int = option(1, "number of machines")
+    strategy: str = option("auto", "Lightning's strategy: auto, ddp, fsdp, …")
+    workers: int | None = option(
+        None, "processes that prepare data, for each training process (default: by the cores)", free=True
+    )
+
+    # What is kept
+    output: str | None = option(None, "folder of the run (default: runs/MODEL-DATA)", free=True)
+    resume: bool = option(False, "continue the run in the output folder exactly where it stopped", free=True)
+    allow_changed_options: bool = option(
+        False, "let a resumed run differ in options that change its weights", free=True
+    )
+    val_every: int = option(1000, "evaluate every so many steps", free=True)
+    save_every: int = option(500, "write last.ckpt every so many steps", free=True)
+    log_every: int = option(50, "log the loss every so many steps", free=True)
+    images_every: int = option(1, "save validation pictures at every so many evaluations; 0: never", free=True)
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value, choices = getattr(self, item.name), item.metadata["choices"]
+            if choices and value not in choices:
+                raise ValueError(f"{item.name} is {value!r}; choose one of {', '.join(choices)}")
+        for name in ("max_steps", "batch_size", "val_every", "save_every", "log_every", "num_nodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if len(self.crop_size) != 2 or min(self.crop_size) < 1:
+            raise ValueError(f"crop_size is {self.crop_size}; give height and width, both 1 or more")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; give a decay of 0 (none) or more, below 1")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"micro_batch is {self.micro_batch}; give 1 or more")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; give a number above 0")
+
+    @property
+    def folder(self) -> str:
+        """The folder of the run."""
+        return self.output or f"runs/{self.model}-{self.data}"
+
+    def replace(self, **changes: Any) -> TrainingOptions:
+        """The same with other values."""
+        return dataclasses.replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, as JSON knows it (tuples become lists)."""
+        values = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainingOptions:
+        """From `as_dict`; unknown names (of another version) raise a ValueError that lists them."""
+        known = {item.name for item in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"unknown training options {', '.join(unknown)}; were they written by another version?")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def changed_options(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """name -> (old, new) of the options that change the weights that come out."""
+    free = {item.name for item in dataclasses.fields(TrainingOptions) if item.metadata["free"]}
+    names = [name for name in {**old, **new} if name not in free]
+    return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}

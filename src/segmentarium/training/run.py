@@ -1,0 +1,216 @@
+"""A run from its options to its files."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import nn
+
+from segmentarium.contracts import SegmentationModel
+from segmentarium.data import SegmentationDataset
+from segmentarium.data.base import DatasetInfo
+from segmentarium.registry import create_model
+from segmentarium.training.callbacks import Journal, RunControl, StopSignals, write_json
+from segmentarium.training.checkpoints import (
+    BEST_WEIGHTS,
+    LAST,
+    LAST_WEIGHTS,
+    ResumeError,
+    check_options,
+    read_checkpoint,
+)
+from segmentarium.training.loaders import training_dataset, worker_count
+from segmentarium.training.objective import set_objective
+from segmentarium.training.options import TrainingOptions
+from segmentarium.training.result import TrainingResult
+from segmentarium.training.task import SegmentationTask
+
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def run(options: TrainingOptions) -> TrainingResult:
+    """What `segmentarium.training.train` does, once Lightning is known to be there."""
+    folder = Path(options.folder)
+    resumed = _earlier_run(folder, options)
+    train_set = training_dataset(options)
+    val_set = training_dataset(options, options.val_split)
+    torch.manual_seed(options.seed)
+    model = build_model(options, train_set.info)
+    set_objective(model, train_set, options)
+
+    trainer = _trainer(options, folder)
+    micro_batch, accumulation = divide_batch(options, trainer.world_size)
+    check_batch_norm(model, micro_batch, trainer.world_size)
+    trainer.accumulate_grad_batches = accumulation
+
+    task = SegmentationTask(model, train_set, options)
+    task.micro_batch, task.accumulation = micro_batch, accumulation
+    if resumed is not None:
+        task.step, task.best, task.validated_step = resumed["step"], resumed["best"], resumed["validated_step"]
+    result = TrainingResult(
+        folder, task.step, folder / BEST_WEIGHTS, folder / LAST_WEIGHTS, folder / LAST, task.best or {}
+    )
+    if task.step >= options.max_steps:
+        return result
+
+    if trainer.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "options.json", options.as_dict())
+    if options.cache:
+        for dataset in (train_set, val_set):
+            dataset.preload()
+    journal = Journal(
+        folder, options.max_steps, writes=trainer.is_global_zero, logger=_tensorboard(options), resumed_at=task.step
+    )
+    trainer.fit_loop.epoch_loop.max_steps = options.max_steps - task.step
+    with StopSignals() as stop:
+        control = RunControl(folder, journal, stop, val_set, _facts(options, train_set.info), resumed)
+        trainer.callbacks.append(control)  # type: ignore[attr-defined]
+        for line in header(model, train_set, val_set, options, micro_batch, accumulation, trainer.world_size):
+            journal.say(line)
+        trainer.fit(task)
+    return TrainingResult(
+        folder, task.step, result.best_weights, result.last_weights, result.checkpoint, task.best or {}, stop.received
+    )
+
+
+def build_model(options: TrainingOptions, info: DatasetInfo) -> SegmentationModel:
+    """The options' model with the data set's classes.  Raises ValueError where the two do not fit."""
+    arguments = {"num_classes": info.num_classes, **options.model_arguments}
+    model = create_model(options.model, weights=options.weights, **arguments)
+    if not isinstance(model, SegmentationModel):
+        raise ValueError(f"{options.model!r} is no segmenter but a {type(model).__name__}; see `segmentarium models`")
+    if max(model.num_classes, 2) != info.num_classes:
+        raise ValueError(
+            f"the model has {model.num_classes} classes, but data set {info.name!r} has {info.num_classes} "
+            f"({', '.join(info.classes[:6])}{', …' if info.num_classes > 6 else ''}); leave num_classes out"
+        )
+    model.classes, model.palette = info.classes, info.palette
+    changes: dict[str, Any] = {"long_side": options.long_side}
+    changes |= {name: tuple(value) for name in ("mean", "std") if (value := getattr(options, name)) is not None}
+    model.preprocessing = type(model.preprocessing)(**{**model.preprocessing.as_dict(), **changes})
+    return model
+
+
+def divide_batch(options: TrainingOptions, processes: int) -> tuple[int, int]:
+    """(crops in one forward pass of one process, passes in one step) for the effective batch.
+
+    Raises ValueError where the effective batch is no multiple of a forward pass over all processes.
+    """
+    micro = options.micro_batch or max(options.batch_size // processes, 1)
+    accumulation, rest = divmod(options.batch_size, micro * processes)
+    if rest or not accumulation:
+        raise ValueError(
+            f"an effective batch of {options.batch_size} cannot be made of {micro} crops in each of {processes} "
+            f"process(es); give batch_size as a multiple of {micro * processes}, or another micro_batch"
+        )
+    return micro, accumulation
+
+
+def check_batch_norm(model: nn.Module, micro_batch: int, processes: int) -> None:
+    """Raises ValueError for a batch of one: batch normalisation has nothing to compare it with."""
+    has_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    if has_norm and micro_batch * processes == 1:
+        raise ValueError(
+            "a forward pass would see one crop, but the model has batch normalisation, which needs two or more; "
+            "give --batch-size 2 (and --micro-batch 2) or more"
+        )
+
+
+def header(
+    model: SegmentationModel,
+    train_set: SegmentationDataset,
+    val_set: SegmentationDataset,
+    options: TrainingOptions,
+    micro_batch: int,
+    accumulation: int,
+    processes: int,
+) -> list[str]:
+    """The lines that a run begins with."""
+    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    height, width = options.crop_size
+    return [
+        f"model      {options.model}, {parameters:.3f} M parameters with training-only parts, {model.num_classes} classes",
+        f"data       {train_set.info.name}: {len(train_set)} images in {options.train_split!r}, "
+        f"{len(val_set)} in {options.val_split!r}",
+        f"batch      {options.batch_size} effective = {micro_batch} in a pass × {accumulation} accumulated "
+        f"× {processes} process(es); crops of {height}×{width}",
+        f"optimiser  {options.optimizer}, rate {options.learning_rate:g}, {options.schedule} over "
+        f"{options.max_steps} steps ({options.max_steps * options.batch_size / len(train_set):.0f} epochs), "
+        f"precision {options.precision}, EMA {options.ema:g}",
+        f"machine    {torch.get_num_threads()} threads, {worker_count(options, processes)} data workers; "
+        f"output in {options.folder}",
+    ]
+
+
+def _earlier_run(folder: Path, options: TrainingOptions) -> dict[str, Any] | None:
+    """The state to resume from; None for a new run.  Raises ResumeError where folder and options contradict."""
+    if options.resume:
+        state = read_checkpoint(folder / LAST)
+        check_options(state, options)
+        return state
+    if (folder / LAST).exists() or (folder / BEST_WEIGHTS).exists():
+        raise ResumeError(f"{folder} holds a run already; continue it with --resume, or give another --output")
+    return None
+
+
+def _trainer(options: TrainingOptions, folder: Path) -> pl.Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*lr_scheduler.*",
+        ".*logging interval.*",
+        ".*val_dataloader.*",
+        ".*LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    devices: Any = options.devices
+    if devices.lstrip("-").isdigit():
+        devices = int(devices)
+    processes_on_cpu = options.accelerator == "cpu" or not (
+        torch.cuda.is_available() or torch.backends.mps.is_available()
+    )
+    if devices == "auto" and processes_on_cpu:
+        devices = 1
+    return pl.Trainer(
+        default_root_dir=folder,
+        accelerator=options.accelerator,
+        devices=devices,
+        num_nodes=options.num_nodes,
+        strategy=options.strategy,
+        precision=PRECISIONS[options.precision],  # type: ignore[arg-type]
+        max_epochs=-1,
+        max_steps=options.max_steps,
+        gradient_clip_val=options.clip_norm,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        benchmark=torch.cuda.is_available(),
+    )
+
+
+def _tensorboard(options: TrainingOptions) -> Any:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(options.folder, name="", version="tensorboard")
+
+
+def _facts(options: TrainingOptions, info: DatasetInfo) -> dict[str, Any]:
+    """What the weights' header says of where they come from."""
+    return {
+        "dataset": info.name,
+        "licences": {"code": "Apache-2.0", "training data": info.licence},
+        "command": "segmentarium " + shlex.join(sys.argv[1:]),
+        "options": options.as_dict(),
+    }
