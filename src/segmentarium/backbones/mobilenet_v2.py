@@ -1,0 +1,166 @@
+"""MobileNetV2: Inverted Residuals and Linear Bottlenecks.
+
+Sandler, Howard, Zhu, Zhmoginov, Chen; CVPR 2018; https://arxiv.org/abs/1801.04381.  Authors' code: tensorflow/models
+(Apache-2.0).  Weights of torchvision (BSD-3) and timm (Apache-2.0) load.
+
+A block widens a narrow map six times, filters it depthwise and narrows it again without an activation: information is
+kept in the narrow maps, so the shortcut joins those, and a ReLU6 there would destroy it (section 3.2).
+
+Output stride 8 or 16 dilates the depthwise convolutions of the later stages instead of striding (section 6.3).  As in
+timm, the block that gives up its stride keeps the rate before it; `contract_dilation=False` dilates that one too
+(mmsegmentation, segmentation-models-pytorch).  The last feature has 320 channels (the paper's segmentation networks,
+timm, mmsegmentation), or with `final_conv` 1280, after the convolution that stands before the classifier
+(segmentation-models-pytorch).
+
+Published (ImageNet top-1, table 4): width 1.0: 72.0 with 3.4 M parameters and 300 M multiply-adds; 1.4: 74.7 with 6.9 M
+and 585 M.  Counted in the public weights: 3.50 M and 6.11 M.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from segmentarium.contracts import Backbone
+from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.pooling import global_average_pool
+from segmentarium.registry import Card, Paper, register
+
+STAGES = (  # table 2: expansion, channels, blocks, stride
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+LAST_OF_STRIDE = (0, 1, 2, 4, 6)  # the stages after which strides 2, 4, 8, 16, 32 end
+
+
+def divisible_by_8(channels: float) -> int:
+    """The nearest multiple of 8, at least 8, and not less than nine tenths of `channels` (the authors' rounding)."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+class InvertedResidual(nn.Module):
+    """1×1 up, depthwise 3×3, linear 1×1 down; a shortcut between equal shapes (figure 4d)."""
+
+    def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int, dilation: int) -> None:
+        super().__init__()
+        width = expansion * in_channels
+        self.residual = stride == 1 and in_channels == out_channels
+        self.expand = nn.Identity() if expansion == 1 else ConvNormAct(in_channels, width, 1, act=nn.ReLU6)
+        self.depthwise = ConvNormAct(width, width, 3, stride, dilation=dilation, groups=width, act=nn.ReLU6)
+        self.project = ConvNormAct(width, out_channels, 1, act=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.depthwise(self.expand(x)))
+        if self.residual:
+            y += x
+        return y
+
+
+class MobileNetV2(Backbone):
+    """MobileNetV2 at a width multiplier.
+
+    output_stride      32 as published; 16 or 8: later stages dilated instead of strided
+    contract_dilation  the block that gives up its stride keeps the rate before it
+    final_conv         the last feature is taken after the 1×1 convolution to 1280 channels
+    out_indices        which features come out: 0 to 4 for the strides 2 to 32
+    num_classes        classes of `classify`; None: no classifier
+    """
+
+    def __init__(
+        self,
+        *,
+        width: float = 1.0,
+        in_channels: int = 3,
+        output_stride: int = 32,
+        contract_dilation: bool = True,
+        final_conv: bool = False,
+        out_indices: Sequence[int] = (1, 2, 3, 4),
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride is {output_stride}; MobileNetV2 can have 8, 16 or 32")
+        if not out_indices or any(index not in range(5) for index in out_indices):
+            raise ValueError(f"out_indices is {tuple(out_indices)}; give some of 0, 1, 2, 3, 4 (strides 2 to 32)")
+        self.in_channels = in_channels
+        self.out_indices = tuple(sorted(out_indices))
+        inputs = divisible_by_8(32 * width)
+        self.stem = ConvNormAct(in_channels, inputs, 3, 2, act=nn.ReLU6)
+        stages, channels, strides = [], [], []
+        stride, rate = 2, 1
+        for expansion, base, blocks, step in STAGES:
+            before = rate
+            if stride * step > output_stride:
+                rate, step = rate * step, 1
+            stride *= step
+            outputs = divisible_by_8(base * width)
+            stage = nn.Sequential()
+            for i in range(blocks):
+                dilation = before if i == 0 and contract_dilation else rate
+                stage.append(InvertedResidual(inputs, outputs, expansion, step if i == 0 else 1, dilation))
+                inputs = outputs
+            stages.append(stage)
+            channels.append(outputs)
+            strides.append(stride)
+        self.stages = nn.ModuleList(stages)
+        self.final_conv = final_conv
+        self.head = None
+        if final_conv or num_classes is not None:
+            self.head = ConvNormAct(inputs, max(1280, divisible_by_8(1280 * width)), 1, act=nn.ReLU6)
+        self.classifier = None
+        if self.head is not None and num_classes is not None:
+            self.classifier = nn.Linear(self.head.conv.out_channels, num_classes)
+        if final_conv and self.head is not None:
+            channels[-1] = self.head.conv.out_channels
+        self.channels = tuple(channels[LAST_OF_STRIDE[i]] for i in self.out_indices)
+        self.strides = tuple(strides[LAST_OF_STRIDE[i]] for i in self.out_indices)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x = self.stem(image)
+        features = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in LAST_OF_STRIDE:
+                features.append(x)
+        if self.final_conv and self.head is not None:
+            features[-1] = self.head(x)
+        return [features[i] for i in self.out_indices]
+
+    def classify(self, image: Tensor) -> Tensor:
+        """image (B, C, H, W) -> scores (B, num_classes)"""
+        if self.head is None or self.classifier is None:
+            raise ValueError("this MobileNetV2 has no classifier; build it with num_classes=1000 or another number")
+        x = self.stem(image)
+        for stage in self.stages:
+            x = stage(x)
+        return self.classifier(global_average_pool(self.head(x)).flatten(1))
+
+
+PAPER = Paper(
+    title="MobileNetV2: Inverted Residuals and Linear Bottlenecks",
+    authors="Sandler, Howard, Zhu, Zhmoginov, Chen",
+    venue="CVPR",
+    year=2018,
+    url="https://arxiv.org/abs/1801.04381",
+    code="https://github.com/tensorflow/models/tree/master/research/slim/nets/mobilenet",
+    code_licence="Apache-2.0",
+)
+
+
+def _card(parameters: float, flops: float, top1: float) -> Card:
+    return Card(PAPER, "backbones", parameters, flops, (224, 224), 1000, {"ImageNet top-1": top1})
+
+
+register("mobilenet_v2", MobileNetV2, _card(3.50, 0.300, 72.0))
+register("mobilenet_v2_050", MobileNetV2, _card(1.97, 0.097, 65.4), width=0.5)
+register("mobilenet_v2_140", MobileNetV2, _card(6.11, 0.585, 74.7), width=1.4)
