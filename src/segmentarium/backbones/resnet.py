@@ -33,9 +33,9 @@ from segmentarium.registry import Card, Paper, register
 class Stem(nn.Sequential):
     """Image -> stride 2: one 7×7 convolution, or three 3×3 (v1c, v1d, v1s)."""
 
-    def __init__(self, in_channels: int, deep: Sequence[int] | None) -> None:
+    def __init__(self, in_channels: int, width: int, deep: Sequence[int] | None) -> None:
         if deep is None:
-            super().__init__(ConvNormAct(in_channels, 64, 7, 2))
+            super().__init__(ConvNormAct(in_channels, width, 7, 2))
         else:
             widths = (in_channels, *deep)
             super().__init__(*(ConvNormAct(widths[i], widths[i + 1], 3, 2 if i == 0 else 1) for i in range(len(deep))))
@@ -104,6 +104,7 @@ BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int
 class ResNet(Backbone):
     """A residual network of 18, 34, 50, 101 or 152 layers.
 
+    width              channels of the stem and the first stage, doubled from stage to stage; 64 as published
     output_stride      32 as published; 16 or 8: later stages dilated instead of strided
     deep_stem          channels of the three 3×3 convolutions of the stem; None: one 7×7
     average_shortcut   v1d's shortcuts
@@ -120,6 +121,7 @@ class ResNet(Backbone):
         self,
         *,
         depth: int = 50,
+        width: int = 64,
         in_channels: int = 3,
         output_stride: int = 32,
         deep_stem: Sequence[int] | None = None,
@@ -142,10 +144,10 @@ class ResNet(Backbone):
             raise ValueError(f"multigrid has {len(multigrid)} rates; layer4 of ResNet-{depth} has {depths[3]} blocks")
         self.in_channels = in_channels
         self.out_indices = tuple(sorted(out_indices))
-        self.stem = Stem(in_channels, deep_stem)
+        self.stem = Stem(in_channels, width, deep_stem)
         self.pool = nn.MaxPool2d(3, 2, 1)
 
-        channels, strides = [deep_stem[-1] if deep_stem else 64], [2]
+        channels, strides = [deep_stem[-1] if deep_stem else width], [2]
         layers: list[nn.Sequential] = []
         stride, rate = 4, 1
         for stage, blocks in enumerate(depths):
@@ -159,12 +161,12 @@ class ResNet(Backbone):
                 rates[0] = before
             if stage == 3 and multigrid is not None:
                 rates = list(multigrid)
-            width, inputs = 64 * 2**stage, channels[-1]
+            inner, inputs = width * 2**stage, channels[-1]
             layer = nn.Sequential()
             for i, first in enumerate(rates):
                 second = 1 if not dilate_both else (multigrid[i] if stage == 3 and multigrid else rate)
-                layer.append(block(inputs, width, step if i == 0 else 1, (first, second), average_shortcut))
-                inputs = width * block.expansion
+                layer.append(block(inputs, inner, step if i == 0 else 1, (first, second), average_shortcut))
+                inputs = inner * block.expansion
             layers.append(layer)
             channels.append(inputs)
             strides.append(stride)
