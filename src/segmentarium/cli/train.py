@@ -68,15 +68,11 @@ def options_of(given: argparse.Namespace) -> Any:
     from segmentarium.training import TrainingOptions, load_recipe
 
     names = {item.name for item in dataclasses.fields(TrainingOptions)}
-    values = {name: value for name, value in vars(given).items() if name in names}
-    for name in ("model_arguments", "data_arguments"):
-        if name in values:
-            values[name] = dict(values[name])
+    values: dict[str, Any] = {name: value for name, value in vars(given).items() if name in names}
+    pairs = {name: dict(values.pop(name)) for name in ("model_arguments", "data_arguments") if name in values}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     base = load_recipe(given.recipe) if given.recipe else TrainingOptions()
-    for name in ("model_arguments", "data_arguments"):
-        if name in values:
-            values[name] = {**getattr(base, name), **values[name]}
+    values |= {name: {**getattr(base, name), **given_pairs} for name, given_pairs in pairs.items()}
     options = base.replace(**values)
     stored = Path(options.folder) / "options.json"
     if options.resume and not given.recipe and stored.is_file():

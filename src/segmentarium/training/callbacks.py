@@ -90,9 +90,13 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+            self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
+
+    def listen(self) -> None:
+        """From now on; called when training begins, because Lightning sets handlers of its own before that."""
+        for number in self._before:
+            signal.signal(number, self._note)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
@@ -126,8 +130,11 @@ class RunControl(pl.Callback):
         if self.resumed is not None:
             restore(trainer, task, self.resumed)
             self.resumed = None
+        self.stop.listen()
         self.seen_step = self.logged_step = task.step
         self.journal.bar.start()
+        if task.options.weights is not None and not task.step:
+            self.validate(trainer, task)  # what the given weights are worth, before they change
         if task.step and task.step % task.options.val_every == 0 and task.validated_step != task.step:
             self.validate(trainer, task)  # the run was stopped during this evaluation
         self._restart_clock(task)
@@ -218,8 +225,7 @@ class RunControl(pl.Callback):
         finally:
             task.model.train()
             self.logged_at += time.perf_counter() - start  # evaluation is no part of a step's time
-        confusion = trainer.strategy.reduce(confusion, reduce_op="sum")
-        found = scores(confusion)
+        found = scores(confusion.all_reduce())
         task.validated_step = task.step
         names = self.val_dataset.info.classes
         by_class = {f"iou {name}": value for name, value in zip(names, found["iou"], strict=True)}
@@ -234,6 +240,12 @@ class RunControl(pl.Callback):
             f"  ({time.perf_counter() - start:.1f} s){'  best so far' if better else ''}"
         )
         if trainer.is_global_zero:
+            if task.options.weights is not None and not task.step:
+                from segmentarium.evaluation.diagnosis import label_warning
+
+                hint = label_warning(confusion.counts.cpu().numpy(), found["miou"], names)
+                if hint:
+                    self.journal.say(f"warning: the weights that training starts from score next to nothing: {hint}")
             if better:
                 self._save_weights(task, BEST_WEIGHTS, found)
             if pictures:

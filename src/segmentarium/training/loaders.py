@@ -101,7 +101,7 @@ def training_loader(
         options.rotate,
         preprocessing.mean,
         preprocessing.std,
-        long_side=options.long_side,
+        long_side=preprocessing.long_side,
     )
     sampler = InfiniteSampler(len(dataset), options.seed, step * options.batch_size, rank, world_size)
     workers = worker_count(options, world_size)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segmentarium.contracts import IGNORE_INDEX, SegmentationModel
+from segmentarium.contracts import SegmentationModel
 from segmentarium.data import SegmentationDataset
 from segmentarium.losses import PixelLoss, WeightedSum, build_loss, class_weights
 from segmentarium.training.options import TrainingOptions
+from segmentarium.training.preflight import count_labels
 
 
 def set_objective(model: SegmentationModel, dataset: SegmentationDataset, options: TrainingOptions) -> None:
@@ -45,12 +46,3 @@ def parse_class_weight(text: str, dataset: SegmentationDataset) -> Tensor | None
             f"{dataset.info.num_classes} classes; give one for each: {', '.join(dataset.info.classes)}"
         )
     return weights
-
-
-def count_labels(dataset: SegmentationDataset) -> Tensor:
-    """(K,) pixels of each class in the whole data set, read once."""
-    counts = torch.zeros(256, dtype=torch.int64)
-    for index in range(len(dataset)):
-        _, mask = dataset.load(index)
-        counts += torch.bincount(torch.from_numpy(mask).reshape(-1).long(), minlength=256)
-    return counts[:IGNORE_INDEX][: dataset.info.num_classes]

@@ -7,6 +7,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from segmentarium.training.options import TrainingOptions
 
@@ -68,14 +69,22 @@ class AveragedModel:
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.updates = 0
+        self._pairs: tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]] | None = None
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """After each optimiser step."""
+        """After each optimiser step.  Both models must stay on their device from the first call on."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        mine, theirs = self.model.state_dict(), model.state_dict()
-        averaged = [key for key, value in mine.items() if value.is_floating_point()]
-        torch._foreach_lerp_([mine[key] for key in averaged], [theirs[key] for key in averaged], 1 - decay)
-        for key in mine.keys() - set(averaged):  # counters
-            mine[key].copy_(theirs[key])
+        averaged, current, counters = self._matched(model)
+        get_ema_multi_avg_fn(decay)(averaged, current, self.updates)
+        for mine, theirs in counters:
+            mine.copy_(theirs)
+
+    def _matched(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
+        if self._pairs is None:  # walking over all modules takes longer than averaging a small model
+            mine, theirs = self.model.state_dict(keep_vars=True), model.state_dict(keep_vars=True)
+            floating = [key for key, value in mine.items() if value.is_floating_point()]
+            counters = [(mine[key], theirs[key]) for key in mine if not mine[key].is_floating_point()]
+            self._pairs = [mine[key] for key in floating], [theirs[key] for key in floating], counters
+        return self._pairs

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,7 +141,10 @@ class TrainingOptions:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown training options {', '.join(unknown)}; were they written by another version?")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        arguments: dict[str, Any] = {}
+        for name, value in values.items():
+            arguments[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**arguments)
 
 
 def changed_options(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -148,3 +152,21 @@ def changed_options(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple
     free = {item.name for item in dataclasses.fields(TrainingOptions) if item.metadata["free"]}
     names = [name for name in {**old, **new} if name not in free]
     return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
+
+
+def command_of(options: TrainingOptions) -> str:
+    """The command line that trains with these options: what the header of the weights says of how they were made."""
+    words = ["segmentarium", "train"]
+    standard = TrainingOptions()
+    for item in dataclasses.fields(options):
+        value = getattr(options, item.name)
+        if value == getattr(standard, item.name) or item.name in ("output", "resume", "allow_changed_options"):
+            continue
+        flag = item.metadata["flag"] or item.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, dict):
+            words += [f"--{flag}", *(f"{key}={entry}" for key, entry in value.items())]
+        else:
+            words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return shlex.join(words)

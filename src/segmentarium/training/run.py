@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import shlex
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import nn
 
 from segmentarium.contracts import SegmentationModel
 from segmentarium.data import SegmentationDataset
@@ -28,7 +26,8 @@ from segmentarium.training.checkpoints import (
 )
 from segmentarium.training.loaders import training_dataset, worker_count
 from segmentarium.training.objective import set_objective
-from segmentarium.training.options import TrainingOptions
+from segmentarium.training.options import TrainingOptions, command_of
+from segmentarium.training.preflight import check_data, check_fit, divide_batch
 from segmentarium.training.result import TrainingResult
 from segmentarium.training.task import SegmentationTask
 
@@ -47,7 +46,7 @@ def run(options: TrainingOptions) -> TrainingResult:
 
     trainer = _trainer(options, folder)
     micro_batch, accumulation = divide_batch(options, trainer.world_size)
-    check_batch_norm(model, micro_batch, trainer.world_size)
+    check_fit(model, options, micro_batch, trainer.world_size)
     trainer.accumulate_grad_batches = accumulation
 
     task = SegmentationTask(model, train_set, options)
@@ -59,30 +58,37 @@ def run(options: TrainingOptions) -> TrainingResult:
     )
     if task.step >= options.max_steps:
         return result
+    lines = header(model, train_set, val_set, options, micro_batch, accumulation, trainer.world_size)
+    if options.check and resumed is None:
+        lines += [*check_data(train_set, options.train_split), *check_data(val_set, options.val_split)]
+    if options.cache:  # before the workers are forked, so that they share it
+        train_set.preload()
+        val_set.preload()
 
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "options.json", options.as_dict())
-    if options.cache:
-        for dataset in (train_set, val_set):
-            dataset.preload()
     journal = Journal(
         folder, options.max_steps, writes=trainer.is_global_zero, logger=_tensorboard(options), resumed_at=task.step
     )
+    for line in lines:
+        journal.say(line)
+    # A fresh trainer counts from 0; the task counts on.
     trainer.fit_loop.epoch_loop.max_steps = options.max_steps - task.step
     with StopSignals() as stop:
         control = RunControl(folder, journal, stop, val_set, _facts(options, train_set.info), resumed)
         trainer.callbacks.append(control)  # type: ignore[attr-defined]
-        for line in header(model, train_set, val_set, options, micro_batch, accumulation, trainer.world_size):
-            journal.say(line)
         trainer.fit(task)
-    return TrainingResult(
-        folder, task.step, result.best_weights, result.last_weights, result.checkpoint, task.best or {}, stop.received
-    )
+    return dataclasses.replace(result, steps=task.step, best=task.best or {}, signal=stop.received)
 
 
 def build_model(options: TrainingOptions, info: DatasetInfo) -> SegmentationModel:
     """The options' model with the data set's classes.  Raises ValueError where the two do not fit."""
+    if info.num_classes == 1:
+        raise ValueError(
+            f"data set {info.name!r} has one class, {info.classes[0]!r}, so that every pixel would be right; "
+            "name the background as a class of its own"
+        )
     arguments = {"num_classes": info.num_classes, **options.model_arguments}
     model = create_model(options.model, weights=options.weights, **arguments)
     if not isinstance(model, SegmentationModel):
@@ -93,35 +99,9 @@ def build_model(options: TrainingOptions, info: DatasetInfo) -> SegmentationMode
             f"({', '.join(info.classes[:6])}{', …' if info.num_classes > 6 else ''}); leave num_classes out"
         )
     model.classes, model.palette = info.classes, info.palette
-    changes: dict[str, Any] = {"long_side": options.long_side}
-    changes |= {name: tuple(value) for name in ("mean", "std") if (value := getattr(options, name)) is not None}
+    changes = {name: value for name in ("mean", "std", "long_side") if (value := getattr(options, name)) is not None}
     model.preprocessing = type(model.preprocessing)(**{**model.preprocessing.as_dict(), **changes})
     return model
-
-
-def divide_batch(options: TrainingOptions, processes: int) -> tuple[int, int]:
-    """(crops in one forward pass of one process, passes in one step) for the effective batch.
-
-    Raises ValueError where the effective batch is no multiple of a forward pass over all processes.
-    """
-    micro = options.micro_batch or max(options.batch_size // processes, 1)
-    accumulation, rest = divmod(options.batch_size, micro * processes)
-    if rest or not accumulation:
-        raise ValueError(
-            f"an effective batch of {options.batch_size} cannot be made of {micro} crops in each of {processes} "
-            f"process(es); give batch_size as a multiple of {micro * processes}, or another micro_batch"
-        )
-    return micro, accumulation
-
-
-def check_batch_norm(model: nn.Module, micro_batch: int, processes: int) -> None:
-    """Raises ValueError for a batch of one: batch normalisation has nothing to compare it with."""
-    has_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    if has_norm and micro_batch * processes == 1:
-        raise ValueError(
-            "a forward pass would see one crop, but the model has batch normalisation, which needs two or more; "
-            "give --batch-size 2 (and --micro-batch 2) or more"
-        )
 
 
 def header(
@@ -211,6 +191,5 @@ def _facts(options: TrainingOptions, info: DatasetInfo) -> dict[str, Any]:
     return {
         "dataset": info.name,
         "licences": {"code": "Apache-2.0", "training data": info.licence},
-        "command": "segmentarium " + shlex.join(sys.argv[1:]),
-        "options": options.as_dict(),
+        "command": command_of(options),
     }

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segmentarium.contracts import IGNORE_INDEX, SegmentationModel
+from segmentarium.contracts import SegmentationModel
 from segmentarium.layers.resize import resize
+from segmentarium.metrics import ConfusionMatrix
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,13 @@ def confusion_of(
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     stopped: Callable[[], bool] = lambda: False,
     pictures: int = 0,
-) -> tuple[Tensor, list[Picture]]:
-    """(K, K) int64 counts on `device`, true class by predicted class, and the first few pictures.
+) -> tuple[ConfusionMatrix, list[Picture]]:
+    """Counts on `device`, of this process's part of the data, and the first few pictures.
 
     context   what the forward pass runs in (autocast); stopped is asked before each batch: Interrupted if it is true.
     """
     model.eval()
-    confusion = torch.zeros(num_labels * num_labels, dtype=torch.int64, device=device)
+    confusion = ConfusionMatrix(num_labels, device=device)
     shown: list[Picture] = []
     for batch in batches:
         if stopped():
@@ -71,14 +72,12 @@ def confusion_of(
             images = torch.stack([sample["image"] for sample in samples]).to(device, non_blocking=True)
             targets = torch.stack([sample["mask"] for sample in samples]).to(device, non_blocking=True)
             with context():
-                predicted = predict_classes(model, images, tuple(targets.shape[-2:]))
-            counted = targets != IGNORE_INDEX
-            pairs = targets[counted] * num_labels + predicted[counted]
-            confusion += torch.bincount(pairs, minlength=num_labels * num_labels)
+                predicted = predict_classes(model, images, (targets.shape[-2], targets.shape[-1]))
+            confusion.update(predicted, targets)
             for sample, classes in zip(samples, predicted, strict=True):
                 if len(shown) < pictures:
                     shown.append(Picture(sample["name"], sample["image"], sample["mask"], classes.cpu()))
-    return confusion.view(num_labels, num_labels), shown
+    return confusion, shown
 
 
 def _same_size(batch: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -92,19 +91,11 @@ def _same_size(batch: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return groups
 
 
-def scores(confusion: Tensor) -> dict[str, Any]:
+def scores(confusion: ConfusionMatrix) -> dict[str, Any]:
     """mIoU, mAcc, aAcc in 0..1 and the IoU of each class (None: neither labelled nor predicted)."""
-    counts = confusion.double().cpu()
-    hit, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
-    union = labelled + predicted - hit
-    iou = torch.where(union > 0, hit / union.clamp(min=1), torch.nan)
-    accuracy = torch.where(labelled > 0, hit / labelled.clamp(min=1), torch.nan)
-    return {
-        "miou": iou.nanmean().item(),
-        "macc": accuracy.nanmean().item(),
-        "aacc": (hit.sum() / labelled.sum().clamp(min=1)).item(),
-        "iou": [None if value != value else value for value in iou.tolist()],
-    }
+    found = confusion.summary()
+    iou = [None if value != value else value for value in confusion.iou().tolist()]
+    return {"miou": found["miou"], "macc": found["macc"], "aacc": found["aacc"], "iou": iou}
 
 
 def save_pictures(model: SegmentationModel, pictures: list[Picture], path: Path) -> None:
