@@ -1,0 +1,169 @@
+"""`segmentarium segment`: masks, overlays and cut-outs of pictures, folders, videos or the webcam."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", nargs="+", help="picture, video, folder, glob, http(s) address, or number of a webcam"
+    )
+    parser.add_argument("--model", default="person", help="a name (person, street), a weights file, or hf:OWNER/NAME")
+    parser.add_argument("--out", default="segmented", metavar="DIR", help="folder for the results (default: segmented)")
+    parser.add_argument(
+        "--kinds", metavar="KIND,…", help="of overlay,mask,cutout,json (default: all that the model has)"
+    )
+    parser.add_argument(
+        "--engine",
+        default="torch",
+        choices=("torch", "compile", "onnxruntime", "openvino", "auto"),
+        help="auto: the fastest that is installed and agrees, measured once and remembered",
+    )
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--device", help="of PyTorch, e.g. cpu or cuda:0 (default: a GPU if there is one)")
+    parser.add_argument(
+        "--tile",
+        default="auto",
+        metavar="auto|none|PIXELS",
+        help="largest side of a tile; auto: the whole picture up to 2 megapixels",
+    )
+    parser.add_argument(
+        "--overlap", default="0.125", metavar="PIXELS|SHARE", help="of neighbouring tiles (default: 0.125)"
+    )
+    parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
+    parser.add_argument("--scales", default="1", metavar="S,…", help="average over these sizes, e.g. 0.75,1,1.25")
+    parser.add_argument("--foreground", metavar="CLASS", help="class that cut-outs keep, by name or index")
+    parser.add_argument("--batch-size", type=int, default=1, help="tiles at a time")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def run(options: argparse.Namespace) -> int:
+    """0: everything was done; 1: some inputs failed; 2: nothing could be done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from segmentarium.inference.predictor import Predictor
+    from segmentarium.inference.sources import expand
+
+    items = expand(list(options.source))
+    kinds = None if options.kinds is None else tuple(kind.strip() for kind in options.kinds.split(","))
+    if kinds is not None:
+        from segmentarium.inference.result import check_kinds
+
+        check_kinds(kinds)
+    predictor = Predictor(
+        options.model,
+        engine=options.engine,
+        precision=options.precision,
+        device=options.device,
+        tile=_tile(options.tile),
+        overlap=_number(options.overlap, "--overlap"),
+        flip=options.flip,
+        scales=[float(_number(part, "--scales")) for part in options.scales.split(",")],
+        foreground=options.foreground,
+        batch_size=options.batch_size,
+    )
+    if kinds is None:
+        kinds = ("overlay", "mask", *(("cutout",) if predictor.foreground is not None else ()), "json")
+    elif "cutout" in kinds and predictor.foreground is None:
+        from segmentarium.inference.result import no_foreground
+
+        raise ValueError(no_foreground(predictor.classes))
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    failed = 0
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        job = _Job(predictor, options.out, kinds, bar, bar.add_task("segmenting", total=len(items)))
+        for item in items:
+            try:
+                job.do(item)
+            except (ValueError, OSError, ImportError, MemoryError) as error:
+                if options.debug:
+                    raise
+                failed += 1
+                message = str(error) or type(error).__name__
+                shown = message if item.origin in message else f"{item.origin}: {message}"
+                print(f"segmentarium segment: {shown}", file=sys.stderr)
+            bar.advance(job.task)
+    done = len(items) - failed
+    if done:
+        print(f"{done} of {len(items)} done with {predictor.model_name} on {predictor.engine}; see {options.out}")
+    else:
+        print(f"segmentarium segment: none of {len(items)} inputs could be done", file=sys.stderr)
+    return 0 if not failed else 1 if done else 2
+
+
+class _Job:
+    """One input after the other, each in the way that fits it."""
+
+    def __init__(self, predictor: Any, folder: str, kinds: tuple[str, ...], bar: Any, task: Any) -> None:
+        self.task = task
+        self._predictor, self._folder, self._kinds, self._bar = predictor, folder, kinds, bar
+
+    def do(self, item: Any) -> None:
+        if item.kind != "picture":
+            self._video(item)
+        elif item.path is not None and self._is_large(item.path):
+            self._large(item)
+        else:
+            result = self._predictor(item.load(), name=item.name, path=item.path)
+            result.save(self._folder, self._kinds)
+
+    @staticmethod
+    def _is_large(path: Any) -> bool:
+        from segmentarium.inference.readers import LARGE, picture_size
+
+        width, height = picture_size(path)
+        return width * height > LARGE
+
+    def _large(self, item: Any) -> None:
+        from segmentarium.inference.large import segment_file
+
+        part = self._bar.add_task(item.name, total=100)
+        try:
+            segment_file(
+                self._predictor,
+                item.path,
+                self._folder,
+                self._kinds,
+                name=item.name,
+                progress=lambda share: self._bar.update(part, completed=round(100 * share)),
+            )
+        finally:
+            self._bar.remove_task(part)
+
+    def _video(self, item: Any) -> None:
+        from segmentarium.inference.video import segment_video
+
+        part = self._bar.add_task(item.name, total=None)
+        if item.kind == "webcam":
+            print("recording; Ctrl-C ends it", file=sys.stderr)
+        try:
+            segment_video(
+                self._predictor,
+                item,
+                self._folder,
+                self._kinds,
+                progress=lambda done, total: self._bar.update(part, completed=done, total=total),
+            )
+        finally:
+            self._bar.remove_task(part)
+
+
+def _tile(text: str) -> int | str | None:
+    if text in ("auto", "none"):
+        return None if text == "none" else "auto"
+    if not text.isdigit():
+        raise ValueError(f"--tile is {text!r}; give a number of pixels, auto or none")
+    return int(text)
+
+
+def _number(text: str, option: str) -> int | float:
+    """Pixels where it is a whole number, else a share."""
+    try:
+        return int(text) if text.strip().isdigit() else float(text)
+    except ValueError:
+        raise ValueError(f"{option} is {text!r}; give a number") from None

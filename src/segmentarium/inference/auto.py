@@ -1,0 +1,115 @@
+"""The engine "auto": measured on the picture at hand, remembered for this machine, these weights and this size."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segmentarium.inference.engines import Engine, build_engine, cache_folder, fingerprint, missing_packages
+from segmentarium.inference.tta import indices
+
+AGREEMENT = 0.995  # share of the pixels that must get the class that eager PyTorch gives them
+ROUNDS = 5
+SECONDS = 1.5  # at most, for the rounds of one engine
+
+# torch.compile is left out: each process would spend half a minute on compiling before the first picture.
+CANDIDATES = (("torch", "fp32"), ("torch", "bf16"), ("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
+
+
+def fastest_engine(model: nn.Module, image: Tensor, *, device: torch.device | str | None = None) -> Engine:
+    """The fastest installed engine that agrees with eager PyTorch on `image`, normalised (B, C, H, W).
+
+    The measurement is kept in `engines.json` of the cache folder and used again for pictures of about that size (to 64
+    pixels); delete the file to measure anew.  On a GPU the engine is torch, in the faster precision that agrees.
+    """
+    device = torch.device(device or "cpu")
+    key = _key(model, image, device)
+    measured = _read_cache().get(key)
+    if measured is not None and measured["engine"] in dict(CANDIDATES) and not missing_packages(measured["engine"]):
+        try:
+            return build_engine(model, measured["engine"], precision=measured["precision"], device=device)
+        except (ImportError, RuntimeError, ValueError, OSError):
+            pass  # another installation than the one that was measured: measure this one
+    best, table = measure(model, image, device)
+    _write_cache(key, {"engine": best[0], "precision": best[1], "measured": table})
+    return build_engine(model, best[0], precision=best[1], device=device)
+
+
+def measure(model: nn.Module, image: Tensor, device: torch.device) -> tuple[tuple[str, str], list[dict[str, Any]]]:
+    """((engine, precision) of the fastest that agrees, one row a candidate: seconds, share of equal pixels, or the error)."""
+    with torch.inference_mode():
+        reference = indices(model.eval().to(device)(image.to(device)).float()).cpu()
+    table: list[dict[str, Any]] = []
+    best, best_seconds = ("torch", "fp32"), float("inf")
+    for name, precision in CANDIDATES:
+        if missing_packages(name) or (device.type != "cpu" and name != "torch"):
+            continue
+        row: dict[str, Any] = {"engine": name, "precision": precision}
+        table.append(row)
+        try:
+            engine = build_engine(model, name, precision=precision, device=device)
+            same = float((indices(engine(image)).cpu() == reference).float().mean())
+            row |= {"seconds": round(_seconds(engine, image), 6), "agreement": round(same, 6)}
+        except Exception as error:  # an engine that cannot run this model is no candidate, whatever it raises
+            row["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+            continue
+        if same >= AGREEMENT and row["seconds"] < best_seconds:
+            best, best_seconds = (name, precision), row["seconds"]
+    return best, table
+
+
+def _seconds(engine: Engine, image: Tensor) -> float:
+    """Median time of one call, after a warm-up."""
+    engine(image)
+    times: list[float] = []
+    while len(times) < ROUNDS and (len(times) < 2 or sum(times) < SECONDS):
+        started = time.perf_counter()
+        engine(image).cpu()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def _key(model: nn.Module, image: Tensor, device: torch.device) -> str:
+    batch, _, height, width = image.shape
+    size = f"{batch}x{round(height / 64) * 64}x{round(width / 64) * 64}"
+    return f"{_processor()} {os.cpu_count()} cores {torch.get_num_threads()} threads {device} | {fingerprint(model)} | {size}"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _cache_file() -> Path:
+    return cache_folder() / "engines.json"
+
+
+def _read_cache() -> dict[str, Any]:
+    try:
+        cache = json.loads(_cache_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # absent or damaged: measured again
+        return {}
+    return cache if isinstance(cache, dict) else {}
+
+
+def _write_cache(key: str, entry: dict[str, Any]) -> None:
+    from segmentarium.weights import atomic_write
+
+    try:
+        with atomic_write(_cache_file()) as temporary:
+            temporary.write_text(json.dumps(_read_cache() | {key: entry}, indent=1), encoding="utf-8")
+    except OSError:
+        pass  # a read-only home: measured again the next time

@@ -1,0 +1,189 @@
+"""What computes the logits: eager PyTorch, torch.compile, ONNX Runtime or OpenVINO, behind one call.
+
+An engine takes normalised float32 pictures (B, C, H, W) of any size of 32 or more and returns float32 logits
+(B, K, H, W). Every engine runs the model's deploy form.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+EngineName = Literal["torch", "compile", "onnxruntime", "openvino", "auto"]
+Precision = Literal["fp32", "bf16"]
+ENGINES: tuple[str, ...] = get_args(EngineName)
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+NEEDS = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino", "onnx", "onnxscript")}
+
+
+class Engine:
+    """A function from pictures to logits that knows its name.  `details` says what it really runs on."""
+
+    def __init__(self, name: str, run: Callable[[Tensor], Tensor], details: str) -> None:
+        self.name = name
+        self.details = details
+        self._run = run
+
+    def __call__(self, image: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return self._run(image).float()
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.details})"
+
+
+def missing_packages(name: str) -> list[str]:
+    """The packages that engine `name` needs and that are not installed."""
+    return [package for package in NEEDS.get(name, ()) if importlib.util.find_spec(package) is None]
+
+
+def check_engine(name: str, precision: str) -> None:
+    """Raises ValueError for an unknown engine or precision, ImportError for packages that are not installed."""
+    if name not in ENGINES:
+        raise ValueError(f"engine is {name!r}; give one of {', '.join(ENGINES)}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; give one of {', '.join(PRECISIONS)}")
+    if name == "onnxruntime" and precision != "fp32":
+        raise ValueError("onnxruntime computes in fp32 here; for bf16 take the engine openvino, torch or compile")
+    if missing := missing_packages(name):
+        raise ImportError(
+            f"engine {name!r} needs {', '.join(missing)}, which is not installed: pip install 'segmentarium[export]'"
+        )
+
+
+def build_engine(
+    model: nn.Module, name: str = "torch", *, precision: str = "fp32", device: torch.device | str | None = None
+) -> Engine:
+    """The engine `name` for a model; "auto" is chosen by `segmentarium.inference.auto`, which needs a picture.
+
+    precision  "bf16" computes in bfloat16: twice as fast and more on processors with AMX or AVX512-BF16, slower on others
+    device     of torch and compile, default: the first GPU if there is one, else the processor.  The other two run on
+               the processor.
+    """
+    check_engine(name, precision)
+    if name == "torch":
+        return _torch_engine(model, precision, default_device(device))
+    if name == "compile":
+        return _compiled_engine(model, precision, default_device(device))
+    if name == "onnxruntime":
+        return _onnxruntime_engine(model)
+    if name == "openvino":
+        return _openvino_engine(model, precision)
+    raise ValueError("engine 'auto' is chosen for a picture: call segmentarium.inference.auto.fastest_engine")
+
+
+def default_device(device: torch.device | str | None = None) -> torch.device:
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def deployed(model: nn.Module) -> nn.Module:
+    """The deploy form of a segmentation model; of another module a copy in eval mode."""
+    deploy = getattr(model, "deploy", None)
+    return deploy() if callable(deploy) else copy.deepcopy(model).eval()
+
+
+def _torch_engine(model: nn.Module, precision: str, device: torch.device) -> Engine:
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    network = deployed(model).to(device=device, dtype=dtype, memory_format=torch.channels_last)
+
+    def run(image: Tensor) -> Tensor:
+        return network(image.to(device=device, dtype=dtype, memory_format=torch.channels_last))
+
+    return Engine("torch", run, f"{_device_name(device)}, {precision}, channels-last")
+
+
+def _compiled_engine(model: nn.Module, precision: str, device: torch.device) -> Engine:
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    network = deployed(model).to(device=device, dtype=dtype, memory_format=torch.channels_last)
+    compiled = torch.compile(network)
+
+    def run(image: Tensor) -> Tensor:
+        return compiled(image.to(device=device, dtype=dtype, memory_format=torch.channels_last))
+
+    return Engine("compile", run, f"torch.compile, {_device_name(device)}, {precision}, channels-last")
+
+
+def _onnxruntime_engine(model: nn.Module) -> Engine:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(onnx_file(model)), options, providers=["CPUExecutionProvider"])
+    picture = session.get_inputs()[0].name
+    output = session.get_outputs()[0].name
+
+    def run(image: Tensor) -> Tensor:
+        return torch.from_numpy(session.run([output], {picture: image.contiguous().cpu().numpy()})[0])
+
+    return Engine("onnxruntime", run, f"{session.get_providers()[0]}, fp32, {options.intra_op_num_threads} threads")
+
+
+def _openvino_engine(model: nn.Module, precision: str) -> Engine:
+    import openvino
+
+    core = openvino.Core()
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = core.compile_model(core.read_model(onnx_file(model)), "CPU", settings)
+    request = compiled.create_infer_request()
+
+    def run(image: Tensor) -> Tensor:
+        request.infer([image.contiguous().cpu().numpy()], share_inputs=True)
+        return torch.from_numpy(request.get_output_tensor(0).data.copy())
+
+    hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if precision == "bf16" and hint != "bf16":
+        raise ValueError("this processor has no bfloat16 that OpenVINO can use; leave precision at fp32")
+    return Engine("openvino", run, f"CPU, {precision}, {settings['INFERENCE_NUM_THREADS']} threads")
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+
+
+def cache_folder() -> Path:
+    """Where exported networks and engine measurements are kept: $SEGMENTARIUM_CACHE, or the system's cache folder."""
+    if given := os.environ.get("SEGMENTARIUM_CACHE"):
+        return Path(given)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "segmentarium"
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Hexadecimal digest of what the network computes: its printed structure, its weights, and PyTorch's version."""
+    from segmentarium import __version__
+
+    digest = hashlib.sha256(f"{__version__} {torch.__version__} {model}".encode())
+    for key, tensor in model.state_dict().items():
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:20]
+
+
+def onnx_file(model: nn.Module) -> Path:
+    """The deploy form of the model as ONNX, in the cache folder; written when it is not there yet."""
+    from segmentarium.export import to_onnx
+
+    path = cache_folder() / f"{fingerprint(model)}.onnx"
+    return path if path.is_file() else to_onnx(model, path)

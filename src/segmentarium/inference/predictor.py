@@ -1,0 +1,371 @@
+"""`Predictor`: a model, an engine and a way to cut pictures; `predict`: everything from a source to results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segmentarium.contracts import Preprocessing
+from segmentarium.inference import sources
+from segmentarium.inference.drawing import soften
+from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device
+from segmentarium.inference.readers import ArrayRows
+from segmentarium.inference.result import Result
+from segmentarium.inference.tta import augmented, indices, scaled
+from segmentarium.inference.windows import Blend, Block, Rows, overlap_in_pixels, sliding, stream, whole
+from segmentarium.palette import default_palette
+
+WHOLE_LIMIT = 2**21  # pixels: Cityscapes' 2048 x 1024 is still computed whole under tile="auto"
+AUTO_TILE = 1024
+BAND_BYTES = 2**26  # of logits that are brought back to the picture's size at a time
+
+ModelSource = str | PathLike[str] | nn.Module
+Tile = int | Literal["auto"] | None
+
+
+class Predictor:
+    """Segments pictures with one model.
+
+        predictor = Predictor("person", engine="auto")
+        result = predictor(picture)
+
+    model       a name of the catalogue ("person", "street"), a file, a folder, "hf:OWNER/NAME", or a module
+    engine      "torch", "compile", "onnxruntime", "openvino", or "auto": the fastest that is installed and gives at
+                least 99.5 % of the first picture's pixels the same class as eager PyTorch
+    precision   "fp32" or "bf16"; with "auto" the engine decides
+    tile        largest side of a tile in pixels, None: always the whole picture, "auto": whole up to 2 megapixels
+    overlap     of the tiles: pixels (int) or share of the tile (float)
+    flip        averages with the mirrored picture; scales: averages over these sizes (of each tile, where there are tiles)
+    foreground  the class that cut-outs keep, by name or index; default: class 1 of a model with two
+    batch_size  tiles at a time
+
+    Models with `preprocessing.long_side` see the picture at that size, and tiles are counted there.
+    """
+
+    def __init__(
+        self,
+        model: ModelSource,
+        *,
+        engine: str = "torch",
+        precision: str = "fp32",
+        device: torch.device | str | None = None,
+        tile: Tile = "auto",
+        overlap: int | float = 0.125,
+        blend: Blend = "cosine",
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        foreground: str | int | None = None,
+        batch_size: int = 1,
+    ) -> None:
+        check_engine(engine, precision)
+        if isinstance(tile, str) and tile != "auto":
+            raise ValueError(f'tile is {tile!r}; give a number of pixels, "auto" or None')
+        overlap_in_pixels(tile if isinstance(tile, int) else AUTO_TILE, overlap)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; give 1 or more")
+        self.device = default_device(device)
+        self.model = resolve_model(model)
+        self.model_name = str(model) if isinstance(model, str | PathLike) else describe_module(model)
+        self.in_channels: int = getattr(self.model, "in_channels", 3)
+        self.preprocessing: Preprocessing = getattr(self.model, "preprocessing", Preprocessing())
+        self.preprocessing = self.preprocessing.for_channels(self.in_channels)
+        classes = getattr(self.model, "classes", None) or tuple(
+            f"class {i}" for i in range(max(2, _classes(self.model)))
+        )
+        self.classes: tuple[str, ...] = tuple(classes)
+        self.palette = tuple(getattr(self.model, "palette", None) or default_palette(len(self.classes)))
+        self.foreground = _foreground(foreground, self.classes)
+        self.tile, self.overlap, self.blend, self.batch_size = tile, overlap, blend, batch_size
+        self.flip, self.scales = flip, tuple(scales)
+        self._wanted, self._precision = engine, precision
+        self._engine: Engine | None = None
+        self._forward: Callable[[Tensor], Tensor] = augmented(self._logits, flip=flip, scales=self.scales)
+        mean, std = torch.tensor(self.preprocessing.mean), torch.tensor(self.preprocessing.std)
+        self._factor, self._offset = (1 / (255 * std)).view(-1, 1, 1), (mean / std).view(-1, 1, 1)
+        if engine != "auto":
+            self._engine = build_engine(self.model, engine, precision=precision, device=self.device)
+
+    @property
+    def engine(self) -> Engine | None:
+        """What computes; None before the first picture of engine="auto"."""
+        return self._engine
+
+    def __call__(
+        self, image: Any, *, name: str = "image", path: Any = None, keep_probabilities: bool = False
+    ) -> Result:
+        """The result of one picture: PIL image, (H, W), (H, W, 3 or 4) array, or (C, H, W) tensor; path: read it.
+
+        keep_probabilities  keeps (K, H, W) float16: 2 K bytes a pixel
+        """
+        if isinstance(image, str | PathLike):
+            items = sources.expand(image)
+            if len(items) != 1 or items[0].load is None:
+                raise ValueError(f"{image} is not one picture; iterate over segmentarium.predict(source, model)")
+            image, name, path = items[0].load(), items[0].name, items[0].path
+        started = time.perf_counter()
+        array = sources.to_array(image)
+        height, width = array.shape[:2]
+        mask = np.empty((height, width), np.uint8 if len(self.classes) <= 256 else np.int64)
+        alpha = None if self.foreground is None else np.empty((height, width), np.uint8)
+        kept = np.empty((len(self.classes), height, width), np.float16) if keep_probabilities else None
+        for block in self.blocks(ArrayRows(array)):
+            tall, wide = block.logits.shape[-2:]
+            where = (slice(block.top, block.top + tall), slice(block.left, block.left + wide))
+            mask[where] = indices(block.logits)[0].cpu().numpy()
+            if alpha is not None:
+                alpha[where] = self.alpha(block.logits)
+            if kept is not None:
+                kept[:, *where] = class_probabilities(block.logits)[0].half().cpu().numpy()
+        facts = self.facts(time.perf_counter() - started)
+        return Result(displayed(array), mask, self.classes, self.palette, name, path, alpha, kept, facts)
+
+    def facts(self, seconds: float) -> dict[str, Any]:
+        """What the JSON says of how a picture was computed."""
+        return {
+            "model": self.model_name,
+            "engine": str(self._engine),
+            "tile": self.tile,
+            "flip": self.flip,
+            "scales": list(self.scales),
+            "seconds": round(seconds, 4),
+        }
+
+    def blocks(self, image: Rows, thumbnail: Callable[[int, int], np.ndarray] | None = None) -> Iterator[Block]:
+        """Logits (1, K, h, w) at the picture's size, block by block from top to bottom, each pixel once.
+
+        image      uint8 rows, of 1, 3 or 4 channels
+        thumbnail  (width, height) -> (H, W, 3): shrinks the picture without reading `image`
+
+        Of two classes only the difference of their logits is given: K = 1, as of a model with one sigmoid logit.
+        """
+        size = (image.height, image.width)
+        small = self._model_size(size)
+        if small == size:
+            yield from self._blocks(_Channels(image, self.in_channels))
+            return
+        if thumbnail is not None:
+            shrunk = ArrayRows(thumbnail(small[1], small[0]))
+            view = _Channels(shrunk, self.in_channels).rows(0, small[0])
+        else:
+            view = scaled(_Channels(image, self.in_channels).rows(0, image.height), small)
+        yield from enlarged(self._scores(view), size)
+
+    def _model_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        long_side = self.preprocessing.long_side
+        if long_side is None or max(size) == long_side:
+            return size
+        factor = long_side / max(size)
+        return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+    def _tile_for(self, height: int, width: int) -> int | None:
+        """The tile of a picture of this size; None: compute it whole."""
+        if self.tile == "auto":
+            return AUTO_TILE if height * width > WHOLE_LIMIT else None
+        tile = cast("int | None", self.tile)
+        return None if tile is None or max(height, width) <= tile else tile
+
+    def _scores(self, view: Tensor) -> Tensor:
+        tile = self._tile_for(*view.shape[-2:])
+        if tile is None:
+            return whole(self._forward_reduced, view)
+        return sliding(self._forward_reduced, view, tile, self.overlap, self.blend, batch_size=self.batch_size)
+
+    def _blocks(self, image: Rows) -> Iterator[Block]:
+        tile = self._tile_for(image.height, image.width)
+        if tile is None:
+            yield Block(0, 0, whole(self._forward_reduced, image.rows(0, image.height)))
+        else:
+            yield from stream(self._forward_reduced, image, tile, self.overlap, self.blend, batch_size=self.batch_size)
+
+    def _forward_reduced(self, image: Tensor) -> Tensor:
+        logits = self._forward(image)
+        return logits[:, 1:] - logits[:, :1] if logits.shape[1] == 2 else logits
+
+    def _logits(self, image: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) -> logits of the engine; picks the engine where it is still open."""
+        # (image / 255 - mean) / std in two passes over memory
+        pixels = image.to(torch.float32, memory_format=torch.channels_last)
+        pixels = pixels.mul_(self._factor).sub_(self._offset)
+        if self._engine is None:
+            from segmentarium.inference.auto import fastest_engine
+
+            self._engine = fastest_engine(self.model, pixels, device=self.device)
+        return self._engine(pixels)
+
+    def alpha(self, logits: Tensor) -> np.ndarray:
+        """(h, w) uint8: how far pixels belong to the foreground, of a block's logits (1, K, h, w)."""
+        assert self.foreground is not None
+        chance = class_probabilities(logits)[0, self.foreground].cpu().numpy()
+        return np.round(soften(chance) * 255).astype(np.uint8)
+
+
+class _Channels:
+    """Rows of a picture with as many channels as the network takes."""
+
+    def __init__(self, image: Rows, in_channels: int) -> None:
+        self.height, self.width = image.height, image.width
+        self._image, self._wanted = image, in_channels
+
+    def rows(self, top: int, bottom: int) -> Tensor:
+        rows = self._image.rows(top, bottom)
+        given = rows.shape[1]
+        if given == self._wanted:
+            return rows
+        if self._wanted == 3:
+            return rows.expand(-1, 3, -1, -1) if given == 1 else self._first_three(rows, given)
+        if self._wanted == 1 and given in (3, 4):
+            red, green, blue = (rows[:, i : i + 1].float() for i in range(3))
+            return (0.299 * red + 0.587 * green + 0.114 * blue).round_().to(torch.uint8)
+        raise ValueError(
+            f"the model takes {self._wanted} channels and the picture has {given}; "
+            f"give an (H, W, {self._wanted}) array or a ({self._wanted}, H, W) tensor"
+        )
+
+    @staticmethod
+    def _first_three(rows: Tensor, given: int) -> Tensor:
+        if given != 4:
+            raise ValueError(f"the model takes 3 channels and the picture has {given}; give grey, RGB or RGBA")
+        return rows[:, :3]
+
+
+def class_probabilities(logits: Tensor) -> Tensor:
+    """Logits (B, K, h, w) -> (B, max(K, 2), h, w): one sigmoid logit becomes the two classes it tells apart."""
+    if logits.shape[1] == 1:
+        chance = torch.sigmoid(logits)
+        return torch.cat((1 - chance, chance), 1)
+    return torch.softmax(logits, 1)
+
+
+def enlarged(logits: Tensor, size: tuple[int, int]) -> Iterator[Block]:
+    """Logits (1, K, h, w) brought to `size` (H, W) bilinearly, in bands of full width that stay below 64 MB.
+
+    The same as `layers.resize.resize` of the whole, which at K = 19 would take 30 GB for 20,000 x 20,000 pixels.
+    """
+    height, width = size
+    low = logits.shape[-2]
+    band = max(1, BAND_BYTES // (4 * logits.shape[1] * width))
+    for top in range(0, height, band):
+        bottom = min(top + band, height)
+        position = ((torch.arange(top, bottom, dtype=torch.float64) + 0.5) * (low / height) - 0.5).clamp_(min=0)
+        first = position.long().clamp_(max=low - 1)
+        share = (position - first).to(logits).view(-1, 1)
+        upper, lower = logits[..., first, :], logits[..., (first + 1).clamp_(max=low - 1), :]
+        rows = torch.lerp(upper, lower, share)
+        yield Block(
+            top, 0, nn.functional.interpolate(rows, (bottom - top, width), mode="bilinear", align_corners=False)
+        )
+
+
+def displayed(array: np.ndarray) -> np.ndarray:
+    """(H, W, C) -> (H, W, 3) for drawing: grey repeated, further channels left out."""
+    return array[..., :3] if array.shape[2] >= 3 else np.repeat(array[..., :1], 3, axis=2)
+
+
+def resolve_model(model: ModelSource) -> nn.Module:
+    """A module as it is (in eval mode); a name, file, folder or hub address loaded."""
+    if isinstance(model, nn.Module):
+        return model.eval()
+    from segmentarium.weights import load
+
+    return load(model)
+
+
+def describe_module(model: nn.Module) -> str:
+    return getattr(model, "registered_name", "") or type(model).__name__
+
+
+def _classes(model: nn.Module) -> int:
+    return int(getattr(model, "num_classes", 2))
+
+
+def _foreground(wanted: str | int | None, classes: tuple[str, ...]) -> int | None:
+    if wanted is None:
+        return 1 if len(classes) == 2 else None
+    if isinstance(wanted, str) and wanted in classes:
+        return classes.index(wanted)
+    if not isinstance(wanted, str) and 0 <= wanted < len(classes):
+        return int(wanted)
+    if isinstance(wanted, str) and wanted.isdigit() and int(wanted) < len(classes):
+        return int(wanted)
+    raise ValueError(
+        f"foreground is {wanted!r}; give one of {', '.join(classes)}, or an index from 0 to {len(classes) - 1}"
+    )
+
+
+def predict(
+    source: sources.Source,
+    model: ModelSource | Predictor = "person",
+    *,
+    keep_probabilities: bool = False,
+    on_error: Callable[[str, Exception], None] | None = None,
+    **options: Any,
+) -> Iterator[Result]:
+    """Results, one after the other, of everything that `source` names.
+
+        for result in segmentarium.predict("photos/", "person", engine="auto"):
+            result.save("out", ("overlay", "cutout"))
+
+    source    path, folder, glob, http(s) address, PIL image, uint8 array, tensor, video file (each frame), number of a
+              webcam, or a list of them
+    model     as of `Predictor`, or a Predictor
+    on_error  called with the file's name and the error of a picture that cannot be read, and the rest go on;
+              default: the error is raised
+    options   of `Predictor`
+    """
+    items = sources.expand(source)
+    if isinstance(model, Predictor):
+        if options:
+            raise TypeError(f"a Predictor has its options already; {', '.join(options)} cannot be given beside it")
+        predictor = model
+    else:
+        predictor = Predictor(model, **options)
+    return _results(items, predictor, keep_probabilities, on_error)
+
+
+def _results(
+    items: list[sources.Item],
+    predictor: Predictor,
+    keep_probabilities: bool,
+    on_error: Callable[[str, Exception], None] | None,
+) -> Iterator[Result]:
+    with ThreadPoolExecutor(1, "decode") as decoder:  # the next picture is decoded while this one is computed
+        coming = decoder.submit(_load, items[0]) if items else None
+        for i, item in enumerate(items):
+            assert coming is not None
+            loaded = coming
+            coming = decoder.submit(_load, items[i + 1]) if i + 1 < len(items) else None
+            try:
+                array = loaded.result()
+                if array is None:
+                    yield from _frames(item, predictor, keep_probabilities)
+                    continue
+                result = predictor(array, name=item.name, path=item.path, keep_probabilities=keep_probabilities)
+            except (ValueError, TypeError, OSError) as error:
+                if on_error is None:
+                    raise
+                on_error(item.origin, error)
+                continue
+            yield result
+
+
+def _load(item: sources.Item) -> np.ndarray | None:
+    return item.load() if item.load is not None else None
+
+
+def _frames(item: sources.Item, predictor: Predictor, keep_probabilities: bool) -> Iterator[Result]:
+    from segmentarium.inference.video import open_frames
+
+    with open_frames(item) as clip:
+        for number, frame in enumerate(clip):
+            result = predictor(
+                frame, name=f"{item.name}_{number:06d}", path=item.path, keep_probabilities=keep_probabilities
+            )
+            result.facts["frame"] = number
+            yield result

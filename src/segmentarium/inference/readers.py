@@ -1,0 +1,182 @@
+"""Pictures too large for memory, read in rows.
+
+With pyvips (`pip install 'segmentarium[large]'`) JPEG, PNG, TIFF and the other formats of libvips are decoded as they are
+needed; without it the whole picture is decoded once, which takes four bytes a pixel. Rotated and otherwise unusual
+pictures (progressive JPEG, interlaced PNG) cannot be decoded in order: libvips keeps those in memory or in a temporary file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LARGE = 40_000_000  # pixels; beyond it the command line reads, segments and writes in rows
+
+
+def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) as stored, before any EXIF rotation; reads the head of the file only.  ImageReadError."""
+    from PIL import Image, UnidentifiedImageError
+
+    from segmentarium.data.image_io import ImageReadError
+
+    try:
+        with _unlimited(), Image.open(path) as image:
+            return image.size
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise ImageReadError(f"{path} cannot be read as a picture: {error}") from error
+
+
+def _unlimited() -> Any:
+    """A context without Pillow's own pixel limit."""
+    import contextlib
+
+    from PIL import Image
+
+    @contextlib.contextmanager
+    def block():
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+    return block()
+
+
+class ArrayRows:
+    """An array (H, W, C) uint8 as rows (1, C, h, W)."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.height, self.width = image.shape[:2]
+        self._image = image
+
+    def rows(self, top: int, bottom: int) -> Tensor:
+        part = self._image[top:bottom]
+        if not part.flags.writeable or min(part.strides) < 0:  # PyTorch takes neither
+            part = part.copy()
+        return torch.from_numpy(part).permute(2, 0, 1)[None]
+
+    def array(self, top: int, bottom: int) -> np.ndarray:
+        return self._image[top:bottom]
+
+
+class VipsRows:
+    """A picture file as rows of 8-bit RGB, decoded from top to bottom as they are asked for.
+
+    Rows may be asked for again until later ones have been asked for: it keeps those from the last `top` on.
+    """
+
+    def __init__(self, image: Any) -> None:
+        import pyvips
+
+        self.height, self.width = int(image.height), int(image.width)
+        self._region = pyvips.Region.new(image)
+        self._kept = np.empty((0, self.width, 3), np.uint8)
+        self._top = 0
+
+    def array(self, top: int, bottom: int) -> np.ndarray:
+        """(bottom - top, W, 3) uint8"""
+        import pyvips
+
+        from segmentarium.data.image_io import ImageReadError
+
+        if top < self._top:
+            raise ValueError(f"row {top} was let go of: rows are read forwards, and those from {self._top} on are kept")
+        kept = self._kept[top - self._top :]
+        read = self._top + len(self._kept)
+        if bottom > read:
+            rows = np.empty((bottom - top, self.width, 3), np.uint8)
+            rows[: len(kept)] = kept
+            # in pieces: a fetch returns bytes that are copied once more
+            for start in range(max(read, top), bottom, 64):
+                stop = min(start + 64, bottom)
+                try:
+                    data = self._region.fetch(0, start, self.width, stop - start)
+                except pyvips.Error as error:
+                    raise ImageReadError(f"row {start}: {str(error).strip()}") from error
+                rows[start - top : stop - top] = np.frombuffer(data, np.uint8).reshape(-1, self.width, 3)
+            kept = rows
+        self._kept, self._top = kept, top
+        return kept[: bottom - top]
+
+    def rows(self, top: int, bottom: int) -> Tensor:
+        return torch.from_numpy(self.array(top, bottom)).permute(2, 0, 1)[None]
+
+
+class LargePicture:
+    """A picture file that is opened as often as it is read, and read in rows."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._decoded: np.ndarray | None = None
+        self._in_rows = importlib.util.find_spec("pyvips") is not None and _is_plain(self.path)
+
+    @property
+    def reads_in_rows(self) -> bool:
+        """Whether the file is decoded as needed, instead of whole."""
+        return self._in_rows
+
+    def open(self) -> ArrayRows | VipsRows:
+        """The picture's rows, from the first one.  ImageReadError where the file is damaged."""
+        if self._in_rows:
+            return VipsRows(self._vips())
+        return ArrayRows(self._whole())
+
+    def thumbnail(self, width: int, height: int) -> np.ndarray:
+        """The whole picture as (height, width, 3) uint8."""
+        from PIL import Image
+
+        from segmentarium.data.image_io import ImageReadError
+
+        if self._in_rows:
+            import pyvips
+
+            try:
+                image = self._vips()
+                small = image.resize(width / image.width, vscale=height / image.height, kernel="linear")
+                return np.ascontiguousarray(small.extract_area(0, 0, width, height).numpy())
+            except pyvips.Error as error:
+                raise ImageReadError(f"{self.path}: {str(error).strip()}") from error
+        return np.asarray(
+            Image.fromarray(self._whole()).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2)
+        )
+
+    def _whole(self) -> np.ndarray:
+        from segmentarium.data.image_io import read_image
+
+        if self._decoded is None:
+            self._decoded = np.asarray(read_image(self.path))
+        return self._decoded
+
+    def _vips(self) -> Any:
+        import pyvips
+
+        from segmentarium.data.image_io import ImageReadError
+
+        pyvips.cache_set_max(0)  # the cache of operations would keep files open and rows in memory
+        try:
+            image = pyvips.Image.new_from_file(str(self.path), access="sequential", fail_on="truncated")
+            if "orientation" in image.get_fields() and image.get("orientation") != 1:
+                image = pyvips.Image.new_from_file(str(self.path), access="random", fail_on="truncated").autorot()
+            if image.format == "ushort":
+                image = (image / 257).rint().cast("uchar")
+            bands = 3 if image.bands >= 3 else 1
+            image = image.extract_band(0, n=bands) if image.bands != bands else image
+            return image if bands == 3 else image.bandjoin([image, image])
+        except pyvips.Error as error:
+            raise ImageReadError(f"{self.path} cannot be read: {str(error).strip()}") from error
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether the first three (or the one) channels of the file, as libvips sees it, are what `read_image` would give."""
+    from PIL import Image
+
+    with _unlimited(), Image.open(path) as image:
+        plain = image.mode in ("RGB", "RGBA", "L", "LA", "P", "1") or image.mode.startswith("I;16")
+        return plain and not (image.mode == "P" and "transparency" in image.info)

@@ -1,0 +1,195 @@
+"""Where pictures come from: paths, folders, globs, addresses, arrays, tensors, videos, the webcam.
+
+`expand` turns a source into a list of `Item`s without reading any of them, so that one bad file stops nobody.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, read_image
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"})
+LARGEST_DOWNLOAD = 200 * 2**20  # bytes
+TIMEOUT = 30  # seconds without an answer
+
+Source = str | os.PathLike[str] | int | Image.Image | np.ndarray | Tensor | Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture, video or camera to come.
+
+    kind   "picture", "video" or "webcam"
+    name   of the output files
+    load   a picture's pixels: (H, W, C) uint8
+    path   of the file, if it is one; origin: how messages call it
+    """
+
+    kind: str
+    name: str
+    origin: str
+    load: Callable[[], np.ndarray] | None = None
+    path: Path | None = None
+    camera: int = 0
+
+
+def expand(source: Source) -> list[Item]:
+    """All items of a source: a path, folder, glob, http(s) address, webcam number, picture, array, tensor, or a list of them.
+
+    A folder gives its pictures and videos, subfolders too, in alphabetical order.  Names are made unique.
+    Raises FileNotFoundError for what is not there and ValueError for a folder or pattern without pictures.
+    """
+    return _unique(_expand(source))
+
+
+def _expand(source: Any) -> list[Item]:
+    if isinstance(source, bool):
+        raise TypeError(f"source is {source}; give a path, a picture, or the number of a webcam")
+    if isinstance(source, int):
+        return [Item("webcam", f"webcam{source}", f"webcam {source}", camera=source)]
+    if isinstance(source, Image.Image):
+        picture = source
+        return [Item("picture", "image", "<image>", lambda: _from_pillow(picture))]
+    if isinstance(source, np.ndarray | Tensor):
+        array = source
+        return [Item("picture", "image", "<array>", lambda: to_array(array))]
+    if isinstance(source, str | os.PathLike):
+        return _expand_path(os.fspath(source))
+    if isinstance(source, Iterable):
+        items = [item for one in source for item in _expand(one)]
+        if not items:
+            raise ValueError("the list of sources is empty; give at least one picture, folder or video")
+        return items
+    raise TypeError(
+        f"source is a {type(source).__name__}; give a path, folder, glob, http(s) address, PIL image, "
+        "(H, W), (H, W, 3) or (H, W, 4) uint8 array, (C, H, W) tensor, video, webcam number, or a list of them"
+    )
+
+
+def _expand_path(text: str) -> list[Item]:
+    if text.startswith(("http://", "https://")):
+        name = Path(text.partition("?")[0]).stem or "image"
+        return [Item("picture", name, text, lambda: np.asarray(read_image(download(text))))]
+    path = Path(text)
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.is_file() and is_media(p) and not p.name.startswith("."))
+        if not found:
+            raise ValueError(
+                f"{path} holds no pictures or videos; expected files like {', '.join(sorted(IMAGE_SUFFIXES)[:5])}, …"
+            )
+        return [_file(p) for p in found]
+    if path.is_file():
+        return [_file(path)]
+    if glob.has_magic(text):
+        found = sorted(Path(p) for p in glob.glob(text, recursive=True) if Path(p).is_file())
+        if not found:
+            raise ValueError(f"no file fits {text!r}")
+        return [_file(p) for p in found]
+    if text.isdigit():
+        return _expand(int(text))
+    raise FileNotFoundError(f"{text} does not exist: it is neither a file, nor a folder, nor a pattern that fits files")
+
+
+def is_media(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES or path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _file(path: Path) -> Item:
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return Item("video", path.stem, str(path), path=path)
+    return Item("picture", path.stem, str(path), lambda: np.asarray(read_image(path)), path)
+
+
+def _unique(items: list[Item]) -> list[Item]:
+    """The same with names that differ, also where the file system does not tell upper from lower case."""
+    taken: set[str] = set()
+    result = []
+    for item in items:
+        name, number = item.name, 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{item.name}-{number}"
+        taken.add(name.lower())
+        result.append(
+            item if name == item.name else Item(item.kind, name, item.origin, item.load, item.path, item.camera)
+        )
+    return result
+
+
+def download(address: str) -> io.BytesIO:
+    """The bytes at an http(s) address, 200 MB at the most.  ImageReadError where it does not answer or is too large."""
+    import urllib.error
+    import urllib.request
+
+    try:
+        request = urllib.request.Request(address, headers={"User-Agent": "segmentarium"})
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            data = answer.read(LARGEST_DOWNLOAD + 1)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise ImageReadError(f"{address} cannot be fetched: {error}") from error
+    if len(data) > LARGEST_DOWNLOAD:
+        raise ImageReadError(
+            f"{address} is larger than {LARGEST_DOWNLOAD // 2**20} MB; fetch it yourself and give the file"
+        )
+    stream = io.BytesIO(data)
+    stream.name = address
+    return stream
+
+
+def _from_pillow(picture: Image.Image) -> np.ndarray:
+    if picture.mode == "RGB" and picture.getexif().get(0x0112, 1) == 1:
+        return np.asarray(picture)
+    # through a file in memory, so that every mode is read by the one reader
+    stream = io.BytesIO()
+    if picture.mode in ("CMYK", "YCbCr", "F", "LAB"):
+        picture.save(stream, "TIFF")
+    else:
+        picture.save(stream, "PNG", exif=picture.getexif(), compress_level=0)
+    stream.seek(0)
+    return np.asarray(read_image(stream))
+
+
+def to_array(image: Any) -> np.ndarray:
+    """A picture (H, W, C) uint8 of an array (H, W[, C]) or a tensor (C, H, W) or (1, C, H, W).
+
+    Floating-point values are taken as 0..1, 16-bit ones as 0..65535.  TypeError and ValueError for anything else.
+    """
+    if isinstance(image, Image.Image):
+        return _from_pillow(image)
+    if isinstance(image, Tensor):
+        tensor = image.detach().cpu()
+        if tensor.ndim == 4 and tensor.shape[0] == 1:
+            tensor = tensor[0]
+        if tensor.ndim != 3:
+            raise ValueError(f"the tensor has the shape {tuple(image.shape)}; give (C, H, W), or (1, C, H, W)")
+        image = tensor.permute(1, 2, 0).numpy()
+    array = np.asarray(image)
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or 0 in array.shape:
+        raise ValueError(
+            f"the array has the shape {np.shape(image)}; give (H, W), (H, W, 3) or (H, W, 4), none of them 0"
+        )
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * 255
+    if array.dtype == np.uint16:
+        return np.round(array / 257).astype(np.uint8)
+    if array.dtype.kind == "f":
+        low, high = float(array.min()), float(array.max())
+        if not (low >= -1e-3 and high <= 1 + 1e-3):  # NaN, too
+            raise ValueError(f"the picture has values from {low:g} to {high:g}; floating-point pictures go from 0 to 1")
+        return np.round(array.clip(0, 1) * 255).astype(np.uint8)
+    raise TypeError(f"the picture has the type {array.dtype}; give uint8 (0..255), uint16, or floating point (0..1)")

@@ -1,0 +1,358 @@
+"""Videos and the webcam: decoding, the network, and drawing with encoding each in its own thread."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segmentarium.inference import drawing
+from segmentarium.inference.predictor import Predictor
+from segmentarium.inference.result import Result, check_kinds, description, no_foreground
+from segmentarium.inference.sources import Item
+
+CLOCK = 90_000  # ticks a second: the common multiple of the usual frame rates
+AHEAD = 4  # frames that a thread may be ahead of the next one
+
+# kind -> (suffix, codecs in order of preference, pixel format, codec options)
+FORMATS: dict[str, tuple[str, tuple[str, ...], str, dict[str, str]]] = {
+    "overlay": ("_overlay.mp4", ("libx264", "mpeg4"), "yuv420p", {"crf": "20", "preset": "veryfast"}),
+    "mask": ("_mask.mkv", ("ffv1",), "gray", {}),  # class indices, without loss
+    "cutout": (
+        "_cutout.webm",
+        ("libvpx-vp9",),
+        "yuva420p",
+        {"deadline": "realtime", "cpu-used": "8", "crf": "24", "b": "0"},
+    ),
+}
+
+
+class VideoError(ValueError):
+    """A video or camera that cannot be read; the message names it."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    seconds: float  # since the first frame
+    pixels: np.ndarray  # (H, W, 3) uint8
+
+
+@dataclass
+class VideoResult:
+    """What `segment_video` wrote; areas: class name -> mean share of the frames."""
+
+    files: list[Path]
+    frames: int
+    areas: dict[str, float]
+    facts: dict[str, Any]
+
+
+@contextlib.contextmanager
+def open_clip(item: Item) -> Iterator[tuple[int | None, float, Iterator[Frame]]]:
+    """(number of frames, None: unknown; frames a second; the frames) of a video file or a webcam.  VideoError, ImportError."""
+    if item.kind == "webcam":
+        with _webcam(item.camera) as opened:
+            yield opened
+        return
+    try:
+        import av
+    except ImportError:
+        raise ImportError("videos need PyAV, which is not installed: pip install 'segmentarium[video]'") from None
+    try:
+        container = av.open(str(item.path))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(f"{item.path} cannot be read as a video: {error}") from error
+    with container:
+        if not container.streams.video:
+            raise VideoError(f"{item.path} has no video in it")
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        rate = float(stream.average_rate or 25)
+        yield stream.frames or None, rate, _decoded(container, stream, rate, item.path)
+
+
+def _decoded(container: Any, stream: Any, rate: float, path: Path | None) -> Iterator[Frame]:
+    import av
+
+    first: float | None = None
+    number = 0
+    try:
+        for frame in container.decode(stream):
+            seconds = frame.time if frame.time is not None else number / rate
+            first = seconds if first is None else first
+            pixels = np.rot90(frame.to_ndarray(format="rgb24"), k=round(getattr(frame, "rotation", 0) / 90))
+            yield Frame(seconds - first, np.ascontiguousarray(pixels))
+            number += 1
+    except av.FFmpegError as error:
+        raise VideoError(f"{path} is damaged after {number} frames: {error}") from error
+    if not number:
+        raise VideoError(f"{path} has no frame that can be decoded")
+
+
+@contextlib.contextmanager
+def _webcam(number: int) -> Iterator[tuple[None, float, Iterator[Frame]]]:
+    try:
+        import cv2
+    except ImportError:
+        raise ImportError("the webcam needs OpenCV: pip install 'segmentarium[video]'") from None
+    camera = cv2.VideoCapture(number)
+
+    def frames() -> Iterator[Frame]:
+        started = time.perf_counter()
+        while True:
+            good, pixels = camera.read()
+            if not good:
+                return
+            yield Frame(time.perf_counter() - started, np.ascontiguousarray(pixels[..., ::-1]))
+
+    try:
+        if not camera.isOpened():
+            raise VideoError(
+                f"webcam {number} cannot be opened: there is none of that number, or another program has it"
+            )
+        yield None, camera.get(cv2.CAP_PROP_FPS) or 25.0, frames()
+    finally:
+        camera.release()
+
+
+@contextlib.contextmanager
+def open_frames(item: Item) -> Iterator[Iterator[np.ndarray]]:
+    """The frames (H, W, 3) uint8 alone."""
+    with open_clip(item) as (_, _, frames):
+        yield (frame.pixels for frame in frames)
+
+
+def segment_video(
+    predictor: Predictor,
+    item: Item,
+    folder: str | Path,
+    kinds: Sequence[str] = ("overlay", "json"),
+    *,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> VideoResult:
+    """NAME_overlay.mp4, NAME_mask.mkv (class indices, lossless), NAME_cutout.webm (VP9 with alpha), NAME.json of a video.
+
+    progress  called with the number of frames that are done and of all frames (None: unknown)
+
+    Frames keep their times.  Files appear under their names when they are complete; a webcam is recorded until Ctrl-C.
+    """
+    check_kinds(kinds)
+    if "cutout" in kinds and predictor.foreground is None:
+        raise ValueError(no_foreground(predictor.classes))
+    if "mask" in kinds and len(predictor.classes) > 256:
+        raise ValueError(f"{len(predictor.classes)} classes do not fit into the bytes of a mask video; 256 do")
+    started = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        count, rate, frames = stack.enter_context(open_clip(item))
+        writer = stack.enter_context(_Writer(Path(folder), item.name, kinds, rate))
+        ahead = stack.enter_context(_Ahead(frames))
+        behind = stack.enter_context(_Behind(writer.write))
+        done = 0
+        try:
+            for frame in ahead:
+                behind.put((frame.seconds, predictor(frame.pixels)))
+                done += 1
+                if progress:
+                    progress(done, count)
+        except KeyboardInterrupt:
+            if item.kind != "webcam":
+                raise
+        behind.finish()
+        seconds = time.perf_counter() - started
+        facts = predictor.facts(seconds) | {"frames": done, "frames_per_second": round(done / seconds, 2)}
+        files, areas = writer.complete(item, predictor, facts)
+    return VideoResult(files, done, areas, facts)
+
+
+class _Ahead:
+    """Iterates over `source` in a thread, a few items ahead."""
+
+    def __init__(self, source: Iterator[Frame]) -> None:
+        self._source = source
+        self._queue: queue.Queue[Any] = queue.Queue(AHEAD)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
+
+    def _run(self) -> None:
+        end: Any = None
+        try:
+            for item in self._source:
+                if not self._offer(item):
+                    return
+        except BaseException as error:
+            end = error
+        self._offer(end)
+
+    def _offer(self, item: Any) -> bool:
+        while not self._stop.is_set():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(item, timeout=0.1)
+                return True
+        return False
+
+    def __iter__(self) -> Iterator[Frame]:
+        while isinstance(item := self._queue.get(), Frame):
+            yield item
+        if item is not None:
+            raise item
+
+    def __enter__(self) -> _Ahead:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class _Behind:
+    """Calls `work` for each item in a thread; an error there stops the caller at its next `put`."""
+
+    def __init__(self, work: Callable[[Any], None]) -> None:
+        self._work = work
+        self._queue: queue.Queue[Any] = queue.Queue(AHEAD)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="encode", daemon=True)
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    self._work(item)
+                except BaseException as error:
+                    self._error = error
+
+    def put(self, item: Any) -> None:
+        if self._error is not None:
+            raise self._error
+        self._queue.put(item)
+
+    def finish(self) -> None:
+        """Waits until everything is done."""
+        self._queue.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def __enter__(self) -> _Behind:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+
+class _Writer:
+    """The output videos of one input."""
+
+    def __init__(self, folder: Path, name: str, kinds: Sequence[str], rate: float) -> None:
+        self._folder, self._name, self._kinds, self._rate = folder, name, dict.fromkeys(kinds), rate
+        self._stack = contextlib.ExitStack()
+        self._outputs: dict[str, tuple[Any, Any]] = {}  # kind -> container, stream
+        self._paths: dict[str, Path] = {}
+        self._sums: np.ndarray | None = None
+        self._frames = 0
+        self._size = (0, 0)
+        self._last = -1
+        self._legend: np.ndarray | None = None
+        self._result: Result | None = None
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def _start(self, result: Result) -> None:
+        import av
+
+        from segmentarium.weights import atomic_write
+
+        height, width = result.mask.shape
+        self._size = (width, height)
+        self._sums = np.zeros(len(result.classes))
+        for kind in self._kinds:
+            if kind not in FORMATS:
+                continue
+            suffix, codecs, pixels, options = FORMATS[kind]
+            final = self._folder / f"{self._name}{suffix}"
+            part = self._stack.enter_context(atomic_write(final))
+            codec = next((c for c in codecs if c in av.codecs_available), codecs[-1])
+            container = self._stack.enter_context(
+                av.open(str(part), "w", format={"mkv": "matroska"}.get(suffix[-3:], suffix[suffix.index(".") + 1 :]))
+            )
+            stream: Any = container.add_stream(
+                codec, rate=Fraction(self._rate).limit_denominator(1001), options=options if codec == codecs[0] else {}
+            )
+            even = 2 if "420" in pixels else 1  # chroma of half the resolution needs even sides
+            stream.width, stream.height = max(even, width - width % even), max(even, height - height % even)
+            stream.pix_fmt = pixels
+            stream.codec_context.time_base = Fraction(1, CLOCK)
+            self._outputs[kind], self._paths[kind] = (container, stream), final
+
+    def write(self, timed: tuple[float, Result]) -> None:
+        """Draws and encodes one frame."""
+        seconds, result = timed
+        if self._sums is None:
+            self._start(result)
+        if result.mask.shape[::-1] != self._size:
+            raise VideoError(
+                f"the picture changes its size from {self._size} to {result.mask.shape[::-1]} in mid-video"
+            )
+        assert self._sums is not None
+        self._sums += list(result.areas.values())
+        self._frames += 1
+        self._result = result
+        tick = max(self._last + 1, round(seconds * CLOCK))
+        self._last = tick
+        for kind, (container, stream) in self._outputs.items():
+            container.mux(stream.encode(self._encodable(kind, result, stream, tick)))
+
+    def _encodable(self, kind: str, result: Result, stream: Any, tick: int) -> Any:
+        import av
+
+        if kind == "overlay":
+            pixels, layout = drawing.overlay(result.image, result.mask, result.classes, result.palette), "rgb24"
+        elif kind == "mask":
+            pixels, layout = result.mask, "gray"
+        else:
+            pixels, layout = np.asarray(result.cutout), "rgba"
+        pixels = np.pad(
+            pixels[: stream.height, : stream.width],
+            [(0, max(0, stream.height - pixels.shape[0])), (0, max(0, stream.width - pixels.shape[1]))]
+            + [(0, 0)] * (pixels.ndim - 2),
+            mode="edge",
+        )
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=layout)
+        frame.pts, frame.time_base = tick, Fraction(1, CLOCK)
+        return frame
+
+    def complete(self, item: Item, predictor: Predictor, facts: dict[str, Any]) -> tuple[list[Path], dict[str, float]]:
+        """Finishes the files, writes the JSON, and gives them their names."""
+        from segmentarium.weights import atomic_write
+
+        if self._sums is None:
+            raise VideoError(f"{item.origin} gave no frame")
+        for container, stream in self._outputs.values():
+            container.mux(stream.encode(None))
+        self._stack.close()
+        areas = {name: float(s / self._frames) for name, s in zip(predictor.classes, self._sums, strict=True)}
+        files = list(self._paths.values())
+        if "json" in self._kinds:
+            path = self._folder / f"{self._name}.json"
+            content = description(item.name, item.path, self._size, predictor.classes, predictor.palette, areas, facts)
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+            files.append(path)
+        return files, areas
