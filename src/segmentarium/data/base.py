@@ -102,6 +102,8 @@ class SegmentationDataset(Dataset[Sample]):
         from torchvision import tv_tensors  # seconds to import, and not needed to read files
 
         image, mask = self._arrays(index)
+        if self._cache is not None:  # what a transform does in place must not reach the cache
+            image, mask = image.copy(), mask.copy()
         # The transposed view keeps Pillow's interleaved order, for which torchvision's byte resize is fastest.
         pixels = torch.from_numpy(image).permute(2, 0, 1)
         return {

@@ -1,0 +1,192 @@
+"""A plain folder of images and masks: its splits, its class files, and everything people get wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segmentarium.data import LabelError, build_dataset
+from segmentarium.data.class_table import read_classes
+from segmentarium.data.folder import Folder, hash_split
+from tests.unit.data_files import stripes, write_folder, write_image, write_mask
+
+
+def _names(dataset: Folder) -> list[str]:
+    return [dataset.name(i) for i in range(len(dataset))]
+
+
+def test_all_pairs_without_splits(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, ["b", "a"], 0, 1)
+    write_image(root / "images" / "deep" / "er" / "c.jpg")
+    write_mask(root / "masks" / "deep" / "er" / "c_mask.png", stripes(1))
+    (root / "images" / "._a.png").write_bytes(b"left by a Mac")
+    (root / "images" / "notes.txt").write_text("not a picture")
+    dataset = Folder(root)
+    assert _names(dataset) == ["a", "b", "c"]
+    assert dataset.info.classes == ("background", "person")
+    assert np.unique(dataset.load(2)[1]).tolist() == [1]
+
+
+@pytest.mark.parametrize("pattern", ["{kind}/{split}", "{split}/{kind}"])
+def test_splits_by_folder(tmp_path: Path, pattern: str) -> None:
+    for split in ("train", "val"):
+        write_image(tmp_path / pattern.format(kind="images", split=split) / f"{split}_1.png")
+        write_mask(tmp_path / pattern.format(kind="masks", split=split) / f"{split}_1.png", stripes(0, 1))
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    assert _names(Folder(tmp_path, "train")) == ["train_1"]
+    assert _names(Folder(tmp_path, "trainval")) == _names(Folder(tmp_path, "all")) == ["train_1", "val_1"]
+    with pytest.raises(FileNotFoundError, match="divided into train, val, but has no pictures for 'test'"):
+        Folder(tmp_path, "test")
+
+
+def test_splits_by_list(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, ["a", "b", "c"], 0, 1)
+    (root / "train.txt").write_text("c\na.png\n# b is held out\n")
+    assert _names(Folder(root, "train")) == ["c", "a"]
+    with pytest.raises(FileNotFoundError, match=r"has train\.txt, but no val\.txt"):
+        Folder(root, "val")
+    (root / "val.txt").write_text("b\nnone\n")
+    with pytest.raises(FileNotFoundError, match=r"1 names in val\.txt have no picture in images/: none"):
+        Folder(root, "val")
+
+
+def test_splits_by_hash_are_disjoint_complete_and_stable(tmp_path: Path) -> None:
+    names = [f"{i:03d}" for i in range(60)]
+    root = write_folder(tmp_path, names, 0, 1)
+    parts = {split: set(_names(Folder(root, split))) for split in ("train", "val", "test")}
+    assert set.union(*parts.values()) == set(names)
+    assert sum(map(len, parts.values())) == 60
+    assert set(_names(Folder(root, "trainval"))) == parts["train"] | parts["val"]
+    write_image(root / "images" / "new.png")
+    write_mask(root / "masks" / "new.png", stripes(0, 1))
+    for split, before in parts.items():
+        assert set(_names(Folder(root, split))) - {"new"} == before
+    shares = np.bincount([("train", "val", "test").index(hash_split(str(i))) for i in range(4000)]) / 4000
+    assert np.abs(shares - [0.8, 0.1, 0.1]).max() < 0.02
+
+
+def test_an_empty_hash_split_says_what_to_do(tmp_path: Path) -> None:
+    name = next(str(i) for i in range(100) if hash_split(str(i)) == "train")
+    with pytest.raises(FileNotFoundError, match=r"no pictures in split 'val'; use the split 'all', or write val\.txt"):
+        Folder(write_folder(tmp_path, [name], 0, 1), "val")
+
+
+def test_empty_and_wrong_folders(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        Folder(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="should hold the folders images/ and masks/; found nothing"):
+        Folder(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no pictures"):
+        Folder(tmp_path)
+
+
+def test_pictures_without_a_mask(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, ["a", "b"], 0, 1)
+    (root / "masks" / "b.png").rename(root / "masks" / "c.png")
+    with pytest.raises(FileNotFoundError, match=r"1 pictures of split 'all' have no mask: b\.png"):
+        Folder(root)
+    dataset = Folder(root, strict=False)
+    assert _names(dataset) == ["a"]
+    assert [p.name for p in dataset.missing_masks] == ["b.png"]
+    assert [p.name for p in dataset.stray_masks] == ["c.png"]
+
+
+def test_two_pictures_of_one_name(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, ["a"], 0, 1)
+    write_image(root / "images" / "a.jpg")
+    with pytest.raises(ValueError, match=r"a\.jpg and .*a\.png have the same name"):
+        Folder(root)
+
+
+def test_black_and_white_masks_need_a_map(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, ["a", "b"], 0, 255)
+    with pytest.raises(LabelError, match=r'holds only 0 and 255 \(96 px\).*--mask-map "0:0,255:1"'):
+        Folder(root)
+    for given in ("0:0,255:1", {0: 0, 255: 1}):
+        assert np.unique(Folder(root, mask_map=given).load(0)[1]).tolist() == [0, 1]
+    (root / "classes.txt").unlink()
+    (root / "classes.yaml").write_text("classes:\n- background\n- {name: person, value: 255}\n")
+    with pytest.raises(LabelError, match=r"0 \(96 px\)"):  # `value` makes a complete map, and 0 is not in it
+        Folder(root).load(0)
+    (root / "classes.yaml").write_text("classes: [background, person]\nmask_map: {0: 0, 255: 1}\n")
+    assert np.unique(Folder(root).load(0)[1]).tolist() == [0, 1]
+
+
+def test_void_beside_real_classes_needs_no_map(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, ["a"], 0, 255)
+    write_image(root / "images" / "b.png")
+    write_mask(root / "masks" / "b.png", stripes(0, 1))
+    assert np.unique(Folder(root).load(0)[1]).tolist() == [0, 255]
+
+
+def test_zero_classes(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, ["a"], 0, 2, classes="\n# none\n")
+    with pytest.raises(ValueError, match="names zero classes"):
+        Folder(root)
+    (root / "classes.txt").unlink()
+    with pytest.raises(ValueError, match=r"the first 1 masks hold the values 0, 2: write classes\.txt with 3 names"):
+        Folder(root)
+    for wrong in (0, []):
+        with pytest.raises(ValueError, match="zero classes"):
+            Folder(root, classes=wrong)
+    assert Folder(root, classes=3).info.classes == ("class 0", "class 1", "class 2")
+
+
+def test_colour_masks_by_the_palette(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, ["a"], 0, 1, classes="road 128 64 128\ntraffic light\t250 170 30\n")
+    picture = np.array([(128, 64, 128), (250, 170, 30)], np.uint8)[stripes(0, 1)]
+    write_mask(root / "masks" / "a.png", picture)
+    dataset = Folder(root)
+    assert dataset.info.classes == ("road", "traffic light")
+    assert dataset.info.palette[1] == (250, 170, 30)
+    assert np.array_equal(dataset.load(0)[1], stripes(0, 1))
+    picture[:, 0] = 255
+    write_mask(root / "masks" / "a.png", picture)
+    with pytest.raises(LabelError, match=r"\(255, 255, 255\) \(12 px\)"):
+        dataset.load(0)
+    (root / "classes.txt").unlink()
+    (root / "classes.yml").write_text(
+        "classes: [road, traffic light]\npalette: [[128, 64, 128], [250, 170, 30]]\nignore_colours: [[255, 255, 255]]\n"
+    )
+    assert np.unique(Folder(root).load(0)[1]).tolist() == [0, 1, 255]
+    given = Folder(root, classes=["r", "t"], palette=[(128, 64, 128), (255, 255, 255)])
+    with pytest.raises(LabelError, match=r"\(250, 170, 30\) \(96 px\)"):
+        given.load(0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("classes: 3\n", "no list under `classes`"),
+        ("classes: [a, b", "not valid YAML"),
+        ("classes: [a, a]\n", "names a class twice"),
+        ("classes: [a, b]\npalette: [[0, 0, 0]]\n", "2 classes but 1 colours"),
+        ("classes: [a]\npalette: [[0, 0, 256]]\n", r"outside 0\.\.255"),
+        ("classes: [a]\npalette: [red]\n", "is no colour"),
+        ("classes: [{colour: [0, 0, 0]}]\n", "no `name`"),
+        ("classes: [a, b]\nmask_map: [0, 255]\n", "mask map"),
+        ("classes: [a, b]\nmask_map: {0: 0, 255: 2}\n", r"outside the classes 0\.\.1"),
+    ],
+)
+def test_wrong_class_files(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "classes.yaml").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_classes(tmp_path / "classes.yaml").encoding()
+
+
+def test_class_files_in_text_are_all_coloured_or_none(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("a 1 2 3\nb\n")
+    with pytest.raises(ValueError, match="1 of 2 classes have a colour"):
+        read_classes(tmp_path / "classes.txt")
+    (tmp_path / "classes.txt").write_text("a 1 2 3\nb 1 2 3\n")
+    with pytest.raises(ValueError, match="same colour"):
+        read_classes(tmp_path / "classes.txt").encoding()
+
+
+def test_by_name_it_is_built_like_any_other(tmp_path: Path) -> None:
+    dataset = build_dataset("folder", write_folder(tmp_path, ["a"], 0, 1), "all", classes=["x", "y"], mask_map="*:same")
+    assert dataset.info.classes == ("x", "y")
