@@ -122,6 +122,25 @@ def entry(name: str) -> Entry:
     return _ENTRIES[name]
 
 
+def variant_of(found: Entry, arguments: dict[str, Any]) -> tuple[Entry, dict[str, Any]]:
+    """`found` built with `arguments` may be another registered variant -> that variant, and what is left of the arguments.
+
+    A checkpoint's arguments are read off its shapes; this names the model that they make ("segformer_b2").
+    """
+    merged = {**found.arguments, **arguments}
+    names = next((names for names in MODULES.values() if found.name in names), (found.name,))
+    fitting = [
+        other
+        for other in map(entry, names)
+        if other.build is found.build
+        and all(key in merged and merged[key] == value for key, value in other.arguments.items())
+    ]
+    best = max(fitting, key=lambda other: (len(other.arguments), other.name == found.name), default=None)
+    if best is None:
+        return found, dict(arguments)
+    return best, {key: value for key, value in merged.items() if key not in best.arguments}
+
+
 def create_model(name: str, *, weights: str | None = None, **arguments: Any) -> nn.Module:
     """Builds the model `name`, e.g. "bisenetv2", "deeplabv3plus" or "segformer_b0".
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from segmentarium.contracts import Preprocessing, SegmentationModel
-from segmentarium.registry import Entry, did_you_mean, entry
+from segmentarium.registry import Entry, did_you_mean, entry, variant_of
 from segmentarium.weights import catalogue
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.table import LoadError, LoadReport, adapt_input_channels, load_state, to_theirs
@@ -198,8 +198,7 @@ def load(source: str | Path, *, layout: str | None = None, strict: bool = True, 
         describe(model, header)
         return model.eval()
     table = get_layout(layout) if layout else recognise(state)
-    arguments = table.arguments(state)
-    found = entry(table.model)
+    found, arguments = variant_of(entry(table.model), table.arguments(state))
     model = found.build(**{**found.arguments, **arguments})
     model.registered_name, model.given_arguments = found.name, arguments
     report = load_state(model, state, rules=table.rules, strict=strict)
@@ -218,7 +217,8 @@ def load_into(source: str | Path, found: Entry, arguments: Mapping[str, Any]) ->
     rules = None
     if header is None:
         table = recognise(state)
-        made_with, name, rules = table.arguments(state), table.model, table.rules
+        stored, made_with = variant_of(entry(table.model), table.arguments(state))
+        name, rules = stored.name, table.rules
     else:
         made_with, name = header["arguments"], header["model"]
     if name != found.name and entry(name).build is not found.build:

@@ -11,7 +11,7 @@ from torch import Tensor
 from segmentarium.registry import did_you_mean
 from segmentarium.weights.table import Layout, to_ours
 
-MODULES = ("bisenetv2", "mobilenet_v2", "pphumanseg", "resnet")
+MODULES = ("bisenetv2", "deeplabv3plus", "fcn", "mobilenet_v2", "pphumanseg", "pspnet", "resnet", "segformer")
 
 
 @cache

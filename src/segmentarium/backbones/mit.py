@@ -1,0 +1,193 @@
+"""Mix Transformer (MiT), the encoder of SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers.
+
+Xie, Wang, Yu, Anandkumar, Alvarez, Luo; NeurIPS 2021; https://arxiv.org/abs/2105.15203.  The authors' code is NVlabs/SegFormer
+(NVIDIA Source Code License, non-commercial); mmsegmentation and transformers (both Apache-2.0) have it too.  This file was
+written from the paper.
+
+Four stages of blocks on overlapping patches.  Attention is made affordable by reducing keys and values in space, and needs no
+positional encoding: the 3×3 depthwise convolution inside the feed-forward network leaks position through its zero padding.
+
+Where the public code differs from the paper we follow the code: the hidden layer of the feed-forward network is 4 times as wide
+everywhere (table 6 has 8 in some stages).  The implementations differ in the epsilon of their layer norms (`norm_eps`).
+What we change: tokens stay (B, H, W, C) throughout, which is the memory of a channels-last map, so that convolutions and linear
+layers alternate without a copy.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmentarium.contracts import Backbone
+from segmentarium.layers.drop_path import DropPath, drop_path_rates
+from segmentarium.registry import Card, Paper, register
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W), a view."""
+    return x.permute(0, 3, 1, 2)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C), a view."""
+    return x.permute(0, 2, 3, 1)
+
+
+class OverlapPatchEmbedding(nn.Module):
+    """A strided convolution whose patches overlap, so that neighbours stay continuous; then a layer norm (section 3.1)."""
+
+    def __init__(self, in_channels: int, channels: int, patch: int, stride: int, eps: float) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, channels, patch, stride, patch // 2)
+        self.norm = nn.LayerNorm(channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, H / stride, W / stride, channels)"""
+        return self.norm(channels_last(self.proj(x)))
+
+
+class EfficientSelfAttention(nn.Module):
+    """Every position asks, one in reduction² answers (equation 2): a strided convolution shortens keys and values."""
+
+    def __init__(self, channels: int, heads: int, reduction: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(channels, channels)
+        self.kv = nn.Linear(channels, 2 * channels)
+        self.proj = nn.Linear(channels, channels)
+        self.reduce = nn.Conv2d(channels, channels, reduction, reduction) if reduction > 1 else None
+        self.norm = nn.LayerNorm(channels, eps=eps) if reduction > 1 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)"""
+        batch, height, width, channels = x.shape
+        query = self.q(x).view(batch, height * width, self.heads, -1).transpose(1, 2)  # (B, heads, HW, C / heads)
+        short = x if self.reduce is None else self.norm(channels_last(self.reduce(channels_first(x))))
+        pair = self.kv(short).view(batch, short.shape[1] * short.shape[2], 2, self.heads, -1)
+        key, value = pair.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, HW / reduction², C / heads)
+        out = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(out.transpose(1, 2).reshape(batch, height, width, channels))
+
+
+class MixFFN(nn.Module):
+    """The feed-forward network with a 3×3 depthwise convolution inside, which stands in for positions (equation 3)."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)"""
+        return self.fc2(F.gelu(channels_last(self.dwconv(channels_first(self.fc1(x))))))
+
+
+class Block(nn.Module):
+    def __init__(self, channels: int, heads: int, reduction: int, drop: float, norm_eps: tuple[float, float]) -> None:
+        super().__init__()
+        eps, inner_eps = norm_eps
+        self.norm1 = nn.LayerNorm(channels, eps=eps)
+        self.attention = EfficientSelfAttention(channels, heads, reduction, inner_eps)
+        self.norm2 = nn.LayerNorm(channels, eps=eps)
+        self.ffn = MixFFN(channels, 4 * channels)
+        self.drop_path = DropPath(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attention(self.norm1(x)))
+        return x + self.drop_path(self.ffn(self.norm2(x)))
+
+
+class Stage(nn.Module):
+    """Patch embedding, blocks, and the norm after which the map goes to the decoder and to the next stage alike."""
+
+    def __init__(self, embedding: OverlapPatchEmbedding, blocks: list[Block], channels: int, eps: float) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.LayerNorm(channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return channels_first(self.norm(self.blocks(self.embedding(x))))
+
+
+class MixTransformer(Backbone):
+    """MiT: features at 1/4, 1/8, 1/16 and 1/32.
+
+    embed_dims, depths    channels and blocks of the four stages (table 6)
+    drop_path             stochastic depth of the last block; it grows linearly from 0 at the first
+    norm_eps              epsilon of the layer norms: of blocks and stages, and of embeddings and reduced keys.  (1e-6, 1e-5) is
+                          the authors', (1e-6, 1e-6) mmsegmentation's, (1e-5, 1e-5) transformers'
+    """
+
+    strides = (4, 8, 16, 32)
+
+    def __init__(
+        self,
+        *,
+        embed_dims: tuple[int, int, int, int] = (32, 64, 160, 256),
+        depths: tuple[int, int, int, int] = (2, 2, 2, 2),
+        in_channels: int = 3,
+        drop_path: float = 0.1,
+        norm_eps: tuple[float, float] = (1e-6, 1e-5),
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.channels = tuple(embed_dims)
+        eps, inner_eps = norm_eps
+        drops = drop_path_rates(drop_path, tuple(depths))
+        stages = []
+        widths = (in_channels, *embed_dims)
+        for i, (heads, reduction) in enumerate(((1, 8), (2, 4), (5, 2), (8, 1))):
+            channels = embed_dims[i]
+            patch, stride = (7, 4) if i == 0 else (3, 2)
+            embedding = OverlapPatchEmbedding(widths[i], channels, patch, stride, inner_eps)
+            blocks = [Block(channels, heads, reduction, drop, (eps, inner_eps)) for drop in drops[i]]
+            stages.append(Stage(embedding, blocks, channels, eps))
+        self.stages = nn.ModuleList(stages)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d):
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+                nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        features = []
+        x = image
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+PAPER = Paper(
+    title="SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers",
+    authors="Xie, Wang, Yu, Anandkumar, Alvarez, Luo",
+    venue="NeurIPS",
+    year=2021,
+    url="https://arxiv.org/abs/2105.15203",
+    code="https://github.com/NVlabs/SegFormer",
+    code_licence="NVIDIA Source Code License for SegFormer (non-commercial)",
+)
+
+# Table 6: channels and blocks of the four stages; parameters in millions (table 1a)
+VARIANTS: dict[str, tuple[tuple[int, int, int, int], tuple[int, int, int, int], float]] = {
+    "b0": ((32, 64, 160, 256), (2, 2, 2, 2), 3.4),
+    "b1": ((64, 128, 320, 512), (2, 2, 2, 2), 13.1),
+    "b2": ((64, 128, 320, 512), (3, 4, 6, 3), 24.2),
+    "b3": ((64, 128, 320, 512), (3, 4, 18, 3), 44.0),
+    "b4": ((64, 128, 320, 512), (3, 8, 27, 3), 60.8),
+    "b5": ((64, 128, 320, 512), (3, 6, 40, 3), 81.4),
+}
+for size, (embed_dims, depths, parameters) in VARIANTS.items():
+    card = Card(PAPER, "backbone", parameters)
+    register(f"mit_{size}", MixTransformer, card, embed_dims=embed_dims, depths=depths)

@@ -1,0 +1,243 @@
+"""Mix Transformer and SegFormer as NVlabs, mmsegmentation and transformers store them.
+
+The encoders' ImageNet files have the same keys without "backbone." and with a classifier, which is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from segmentarium.weights.table import Keys, Layout, Rule
+
+STAGES = range(4)
+
+
+def _rest(theirs: str, ours: str) -> Rule:
+    """Weight and bias, whatever there is."""
+    return Rule(f"{theirs}.{{*}}", f"{ours}.{{*}}")
+
+
+def _nvlabs_encoder(theirs: str, ours: str) -> list[Rule]:
+    rules = []
+    for i in STAGES:
+        stage, block = f"{ours}stages.{i}", f"{ours}stages.{i}.blocks.{{}}"
+        their_block = f"{theirs}block{i + 1}.{{}}"
+        rules += [
+            _rest(f"{theirs}patch_embed{i + 1}", f"{stage}.embedding"),
+            _rest(f"{theirs}norm{i + 1}", f"{stage}.norm"),
+            _rest(f"{their_block}.norm1", f"{block}.norm1"),
+            _rest(f"{their_block}.norm2", f"{block}.norm2"),
+            _rest(f"{their_block}.attn.sr", f"{block}.attention.reduce"),
+            _rest(f"{their_block}.attn", f"{block}.attention"),
+            _rest(f"{their_block}.mlp.dwconv.dwconv", f"{block}.ffn.dwconv"),
+            _rest(f"{their_block}.mlp", f"{block}.ffn"),
+        ]
+    return rules
+
+
+def _mmseg_encoder(theirs: str, ours: str) -> list[Rule]:
+    rules = []
+    for i in STAGES:
+        stage, block = f"{ours}stages.{i}", f"{ours}stages.{i}.blocks.{{}}"
+        their_stage, their_block = f"{theirs}layers.{i}", f"{theirs}layers.{i}.1.{{}}"
+        rules += [
+            _rest(f"{their_stage}.0.projection", f"{stage}.embedding.proj"),
+            _rest(f"{their_stage}.0.norm", f"{stage}.embedding.norm"),
+            _rest(f"{their_stage}.2", f"{stage}.norm"),
+            _rest(f"{their_block}.norm1", f"{block}.norm1"),
+            _rest(f"{their_block}.norm2", f"{block}.norm2"),
+        ]
+        for kind in ("weight", "bias"):
+            stack: Keys = (f"{block}.attention.q.{kind}", f"{block}.attention.kv.{kind}")
+            rules += [Rule(f"{their_block}.attn.attn.in_proj_{kind}", stack)]
+        rules += [
+            _rest(f"{their_block}.attn.attn.out_proj", f"{block}.attention.proj"),
+            _rest(f"{their_block}.attn.sr", f"{block}.attention.reduce"),
+            _rest(f"{their_block}.attn.norm", f"{block}.attention.norm"),
+            _rest(f"{their_block}.ffn.layers.1", f"{block}.ffn.dwconv"),
+        ]
+        for index, name in ((0, "fc1"), (4, "fc2")):  # 1×1 convolutions there
+            layer = f"{their_block}.ffn.layers.{index}"
+            rules += [
+                Rule(f"{layer}.weight", f"{block}.ffn.{name}.weight", theirs_ndim=4),
+                Rule(f"{layer}.bias", f"{block}.ffn.{name}.bias"),
+            ]
+    return rules
+
+
+def _transformers_encoder(ours: str) -> list[Rule]:
+    theirs = "segformer.encoder"
+    their_block, block = f"{theirs}.block.{{}}.{{}}", f"{ours}stages.{{}}.blocks.{{}}"
+    rules = [
+        _rest(f"{theirs}.patch_embeddings.{{}}.proj", f"{ours}stages.{{}}.embedding.proj"),
+        _rest(f"{theirs}.patch_embeddings.{{}}.layer_norm", f"{ours}stages.{{}}.embedding.norm"),
+        _rest(f"{theirs}.layer_norm.{{}}", f"{ours}stages.{{}}.norm"),
+        _rest(f"{their_block}.layer_norm_1", f"{block}.norm1"),
+        _rest(f"{their_block}.layer_norm_2", f"{block}.norm2"),
+        _rest(f"{their_block}.attention.self.query", f"{block}.attention.q"),
+        _rest(f"{their_block}.attention.self.sr", f"{block}.attention.reduce"),
+        _rest(f"{their_block}.attention.self.layer_norm", f"{block}.attention.norm"),
+        _rest(f"{their_block}.attention.output.dense", f"{block}.attention.proj"),
+        _rest(f"{their_block}.mlp.dense1", f"{block}.ffn.fc1"),
+        _rest(f"{their_block}.mlp.dwconv.dwconv", f"{block}.ffn.dwconv"),
+        _rest(f"{their_block}.mlp.dense2", f"{block}.ffn.fc2"),
+    ]
+    key, value = f"{their_block}.attention.self.key", f"{their_block}.attention.self.value"
+    return [*rules, Rule((f"{key}.{{*}}", f"{value}.{{*}}"), f"{block}.attention.kv.{{*}}")]
+
+
+def _nvlabs() -> list[Rule]:
+    rules = _nvlabs_encoder("backbone.", "backbone.")
+    rules += [_rest(f"decode_head.linear_c{i + 1}.proj", f"decoder.project.{i}") for i in STAGES]
+    return [
+        *rules,
+        _rest("decode_head.linear_fuse.conv", "decoder.fuse"),
+        _rest("decode_head.linear_fuse.bn", "decoder.norm"),
+        _rest("decode_head.linear_pred", "decoder.classifier"),
+        Rule("decode_head.conv_seg.{*}", None),  # made by their base class, never used
+    ]
+
+
+def _mmseg() -> list[Rule]:
+    return [
+        *_mmseg_encoder("backbone.", "backbone."),
+        _rest("decode_head.convs.{}.conv", "decoder.project.{}.conv"),
+        _rest("decode_head.convs.{}.bn", "decoder.project.{}.norm"),
+        _rest("decode_head.fusion_conv.conv", "decoder.fuse"),
+        _rest("decode_head.fusion_conv.bn", "decoder.norm"),
+        _rest("decode_head.conv_seg", "decoder.classifier"),
+    ]
+
+
+def _transformers() -> list[Rule]:
+    return [
+        *_transformers_encoder("backbone."),
+        _rest("decode_head.linear_c.{}.proj", "decoder.project.{}"),
+        _rest("decode_head.linear_fuse", "decoder.fuse"),
+        _rest("decode_head.batch_norm", "decoder.norm"),
+        _rest("decode_head.classifier", "decoder.classifier"),
+    ]
+
+
+def _size(state: Mapping[str, Tensor], embeddings: Sequence[str], blocks: Sequence[str]) -> str:
+    """ "b0" to "b5".  embeddings, blocks: prefixes of the four stages' patch convolutions and of their blocks.
+
+    The count of heads is in no shape, so that encoders other than the paper's cannot be told and are refused.
+    """
+    from segmentarium.backbones.mit import VARIANTS
+
+    dims = tuple(state[f"{key}.weight"].shape[0] for key in embeddings)
+    depths = tuple(len({key[len(p) :].split(".")[0] for key in state if key.startswith(p)}) for p in blocks)
+    for size, (known_dims, known_depths, _) in VARIANTS.items():
+        if (dims, depths) == (known_dims, known_depths):
+            return size
+    raise ValueError(f"channels {dims} with {depths} blocks are no Mix Transformer of the paper (B0 to B5)")
+
+
+def _encoder(
+    name: str,
+    rules: Sequence[Rule],
+    embeddings: Sequence[str],
+    blocks: Sequence[str],
+    norm_eps: tuple[float, float],
+    source: str,
+) -> Layout:
+    def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+        from segmentarium.backbones.mit import VARIANTS
+
+        embed_dims, depths, _ = VARIANTS[_size(state, embeddings, blocks)]
+        in_channels = state[f"{embeddings[0]}.weight"].shape[1]
+        return {"embed_dims": embed_dims, "depths": depths, "in_channels": in_channels, "norm_eps": norm_eps}
+
+    return Layout(name, "mit_b0", tuple(rules), arguments, source)
+
+
+def _segmenter(
+    name: str,
+    rules: Sequence[Rule],
+    embeddings: Sequence[str],
+    blocks: Sequence[str],
+    norm_eps: tuple[float, float],
+    source: str,
+    *,
+    classifier: str,
+    fuse: str,
+    projection: str = "linear",
+) -> Layout:
+    def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+        return {
+            "num_classes": state[f"{classifier}.weight"].shape[0],
+            "in_channels": state[f"{embeddings[0]}.weight"].shape[1],
+            "backbone": f"mit_{_size(state, embeddings, blocks)}",
+            "backbone_arguments": {"norm_eps": norm_eps},
+            "embed_dim": state[f"{fuse}.weight"].shape[0],
+            "projection": projection,
+        }
+
+    return Layout(name, "segformer_b0", tuple(rules), arguments, source)
+
+
+def _under(prefix: str, keys: Sequence[str]) -> list[str]:
+    return [prefix + key for key in keys]
+
+
+# Epsilons of the layer norms: of blocks and stages, of embeddings and reduced keys
+NVLABS_EPS, MMSEG_EPS, TRANSFORMERS_EPS = (1e-6, 1e-5), (1e-6, 1e-6), (1e-5, 1e-5)
+NVLABS_SOURCE = "https://github.com/NVlabs/SegFormer"
+MMSEG_SOURCE = "https://github.com/open-mmlab/mmsegmentation"
+TRANSFORMERS_SOURCE = "https://github.com/huggingface/transformers"
+NVLABS_KEYS = [f"patch_embed{i + 1}.proj" for i in STAGES], [f"block{i + 1}." for i in STAGES]
+MMSEG_KEYS = [f"layers.{i}.0.projection" for i in STAGES], [f"layers.{i}.1." for i in STAGES]
+TRANSFORMERS_KEYS = (
+    [f"segformer.encoder.patch_embeddings.{i}.proj" for i in STAGES],
+    [f"segformer.encoder.block.{i}." for i in STAGES],
+)
+
+LAYOUTS = (
+    _segmenter(
+        "segformer/nvlabs",
+        _nvlabs(),
+        *(_under("backbone.", keys) for keys in NVLABS_KEYS),
+        NVLABS_EPS,
+        NVLABS_SOURCE,
+        classifier="decode_head.linear_pred",
+        fuse="decode_head.linear_fuse.conv",
+    ),
+    _segmenter(
+        "segformer/mmseg",
+        _mmseg(),
+        *(_under("backbone.", keys) for keys in MMSEG_KEYS),
+        MMSEG_EPS,
+        MMSEG_SOURCE,
+        classifier="decode_head.conv_seg",
+        fuse="decode_head.fusion_conv.conv",
+        projection="conv",
+    ),
+    _segmenter(
+        "segformer/transformers",
+        _transformers(),
+        *TRANSFORMERS_KEYS,
+        TRANSFORMERS_EPS,
+        TRANSFORMERS_SOURCE,
+        classifier="decode_head.classifier",
+        fuse="decode_head.linear_fuse",
+    ),
+    _encoder(
+        "mit/nvlabs",
+        [*_nvlabs_encoder("", ""), Rule("head.{*}", None)],
+        *NVLABS_KEYS,
+        NVLABS_EPS,
+        NVLABS_SOURCE,
+    ),
+    _encoder("mit/mmseg", _mmseg_encoder("", ""), *MMSEG_KEYS, MMSEG_EPS, MMSEG_SOURCE),
+    _encoder(
+        "mit/transformers",
+        [*_transformers_encoder(""), Rule("classifier.{*}", None)],
+        *TRANSFORMERS_KEYS,
+        TRANSFORMERS_EPS,
+        TRANSFORMERS_SOURCE,
+    ),
+)

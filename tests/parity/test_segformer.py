@@ -1,0 +1,119 @@
+"""SegFormer against the outputs of NVlabs' and mmsegmentation's code, and live against transformers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from segmentarium.backbones import create_backbone
+from segmentarium.registry import create_model
+from segmentarium.semantic.segformer import AllMLPDecoder
+from segmentarium.weights import export_layout, load
+from segmentarium.weights.layouts import get_layout, recognise
+from segmentarium.weights.table import load_state, to_ours
+
+GOLDENS = [("nvlabs", 2), ("mmseg", 0)]  # how many of their tensors are dropped on purpose
+
+
+def load_golden(golden, implementation):
+    description, arrays = golden.load(f"transformer/segformer-b0-{implementation}")
+    state = {key: torch.from_numpy(value) for key, value in golden.state_dict(description, arrays).items()}
+    layout = get_layout(f"segformer/{implementation}")
+    model = create_model(layout.model, **layout.arguments(state)).eval()
+    report = load_state(model, state, rules=layout.rules, strict=True)
+    image = torch.from_numpy(golden.example_input("image", description["inputs"]["image"]))
+    return model, state, report, image, arrays
+
+
+@pytest.mark.parametrize(("implementation", "dropped"), GOLDENS)
+def test_outputs_equal_the_public_code(golden, implementation, dropped):
+    model, _, report, image, arrays = load_golden(golden, implementation)
+    assert report.complete
+    assert len(report.dropped) == dropped
+    with torch.inference_mode():
+        low = model.forward_train(image)["logits"]
+        assert golden.relative_error(low.numpy(), arrays["out/low"]) <= 1e-4
+        assert golden.relative_error(model(image).numpy(), arrays["out/logits"]) <= 1e-4
+        assert golden.relative_error(model.deploy()(image).numpy(), arrays["out/logits"]) <= 1e-4
+
+
+@pytest.mark.parametrize(("implementation", "dropped"), GOLDENS)
+def test_recognised_and_reversible(golden, implementation, dropped):
+    model, state, report, _, _ = load_golden(golden, implementation)
+    assert recognise(state).name == f"segformer/{implementation}"
+    back = export_layout(model, f"segformer/{implementation}")
+    assert len(report.dropped) == dropped
+    assert all(torch.equal(back[key], value) for key, value in state.items() if key not in report.dropped)
+
+
+@pytest.mark.parametrize(("implementation", "dropped"), GOLDENS)
+def test_the_encoder_alone_is_recognised(golden, implementation, dropped):
+    model, state, *_ = load_golden(golden, implementation)
+    alone = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    layout = recognise(alone)
+    assert layout.name == f"mit/{implementation}"
+    ours, unexpected, _ = to_ours(alone, layout.rules, {k: v.shape for k, v in model.backbone.state_dict().items()})
+    assert not unexpected
+    assert all(torch.equal(ours[key], value) for key, value in model.backbone.state_dict().items())
+
+
+def transformers_config(size: str):
+    transformers = pytest.importorskip("transformers")
+    if size == "b0":
+        return transformers.SegformerConfig(num_labels=5)
+    return transformers.SegformerConfig(hidden_sizes=[64, 128, 320, 512], num_labels=5)
+
+
+@pytest.mark.parametrize("size", ["b0", "b1"])
+def test_equals_transformers(tmp_path, size):
+    config = transformers_config(size)
+    from transformers import SegformerForSemanticSegmentation
+
+    theirs = SegformerForSemanticSegmentation(config).eval()
+    with torch.no_grad():
+        for name, tensor in theirs.state_dict().items():  # nothing at its neutral value, where mistakes hide
+            if tensor.ndim == 1:
+                tensor.add_(0.2 * torch.rand_like(tensor) * (1 if "var" in name else torch.randn_like(tensor).sign()))
+    theirs.save_pretrained(tmp_path)  # the keys of files, which newer versions rename in memory
+    ours = load(tmp_path / "model.safetensors", verbose=False)
+    assert ours.registered_name == f"segformer_{size}"
+    image = torch.randn(2, 3, 97, 129)
+    with torch.inference_mode():
+        reference = theirs(image).logits
+        output = ours.forward_train(image)["logits"]
+    assert output.shape == reference.shape == (2, 5, 25, 33)
+    assert (output - reference).abs().max() / reference.abs().max() <= 1e-4
+
+
+def test_the_sizes_are_told_apart():
+    for size in ("b0", "b1", "b2", "b3", "b4", "b5"):
+        with torch.device("meta"):
+            model = create_model(f"segformer_{size}", num_classes=3, backbone_arguments={"norm_eps": (1e-6, 1e-5)})
+        arguments = get_layout("segformer/nvlabs").arguments(export_layout(model, "segformer/nvlabs"))
+        assert arguments["backbone"] == f"mit_{size}"
+        assert arguments["num_classes"] == 3
+        assert arguments["embed_dim"] == (256 if size in ("b0", "b1") else 768)
+
+
+@pytest.mark.parametrize("projection", ["linear", "conv"])
+def test_deploy_form_of_the_decoder_is_equal(projection):
+    decoder = AllMLPDecoder((8, 12, 16), 4, embed_dim=24, projection=projection).eval()
+    for module in decoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.weight)
+            torch.nn.init.normal_(module.bias)
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 1.5)
+    features = [torch.randn(2, 8, 25, 33), torch.randn(2, 12, 13, 17), torch.randn(2, 16, 7, 9)]
+    with torch.inference_mode():
+        reference = decoder(features)
+        decoder.reparameterize()
+        output = decoder(features)
+    assert (output - reference).abs().max() / reference.abs().max() <= 1e-5
+    assert decoder.fuse is None
+
+
+def test_any_backbone_fits_under_the_decoder():
+    backbone = create_backbone("mit_b0", in_channels=4, embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1))
+    model = create_model("segformer_b0", num_classes=3, in_channels=4, backbone=backbone).eval()
+    assert model(torch.randn(1, 4, 33, 47)).shape == (1, 3, 33, 47)
