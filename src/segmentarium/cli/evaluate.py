@@ -1,0 +1,133 @@
+"""`segmentarium evaluate`: a model's scores on a data set, as a table, JSON and an HTML report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", required=True, help="a name of the catalogue (street, person), a file, or hf:OWNER/NAME")
+    add("--layout", help="key table of another project's checkpoint, where its keys alone do not tell")
+    add("--data", required=True, help="camvid, portrait, cityscapes, …, or folder (images/ and masks/)")
+    add("--root", required=True, type=Path, help="where the data set lies")
+    add("--split", help="default: test; of a folder: test, else val, where it is divided, else all")
+    add("--mask-map", help='of a folder: raw value to class, e.g. "0:0,255:1"')
+    add("--num-classes", type=int, help="score the first N logits only (N: classes of the data), leave out the others")
+    add("--mode", choices=("whole", "slide"), default="whole", help="whole images, or blended windows")
+    add("--tile", type=int, default=1024, help="largest side of a window, in pixels (default 1024)")
+    add("--overlap", type=_overlap, default=0.25, help="of windows: a share (0.25, the default) or pixels (128)")
+    add("--flip", action="store_true", help="average with the mirrored image")
+    add("--scales", type=_scales, default=(1.0,), help="average over scales, e.g. 0.75,1,1.25")
+    add("--engine", default="torch", help="torch (default), compile, onnxruntime, openvino")
+    add("--precision", default="fp32", help="fp32 (default) or bf16")
+    add("--device", help="cpu, cuda, cuda:1, …; default: the first GPU, else cpu")
+    add("--batch-size", type=int, default=1, help="images, or windows, to one call (default 1)")
+    add("--boundary-ratio", type=float, default=0.02, help="boundary IoU: distance / diagonal (default 0.02); 0: skip")
+    add("--worst", type=int, default=8, help="how many of the worst images the report shows (default 8)")
+    add("--limit", type=int, help="stop after so many images")
+    add("--json", type=Path, metavar="FILE", help="write the numbers there")
+    add("--out", type=Path, metavar="DIR", help="write report.html, report.json, confusion.png and worst/ there")
+    add("--debug", action="store_true", help="show the traceback of an error")
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.json is not None and options.json.is_dir():
+        raise ValueError(f"--json {options.json} is a folder; give a file")
+    dataset = _dataset(options)
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from segmentarium.evaluation import evaluate
+    from segmentarium.weights import load
+
+    model = load(options.model, layout=options.layout)
+    errors = Console(stderr=True)
+    with Progress(
+        TextColumn("evaluating"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("images", total=None)
+        report = evaluate(
+            model,
+            dataset,
+            mode=options.mode,
+            tile=options.tile,
+            overlap=options.overlap,
+            flip=options.flip,
+            scales=options.scales,
+            engine=options.engine,
+            precision=options.precision,
+            device=options.device,
+            batch_size=options.batch_size,
+            num_classes=options.num_classes,
+            boundary_ratio=options.boundary_ratio or None,
+            worst=options.worst if options.out is not None else min(options.worst, 3),
+            limit=options.limit,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    report.model["name"] = options.model
+    report.data.update(split=dataset_split(options), root=str(options.root))
+    console = Console()
+    console.print(report.table())
+    print(report.summary())
+    for note in report.notes:
+        errors.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
+    if options.json is not None:
+        report.write_json(options.json)
+    if options.out is not None:
+        print(report.save(options.out))
+    return 0
+
+
+def dataset_split(options: argparse.Namespace) -> str:
+    """The split that was asked for, or the default of the data set."""
+    if options.split:
+        return options.split
+    if options.data.lower() != "folder":
+        return "test" if options.data.lower() in ("camvid", "portrait", "eg1800") else "val"
+    return folder_split(options.root)
+
+
+def folder_split(root: Path) -> str:
+    """ "test" where a plain folder has one, else "val", else "all": by sub-folders or list files, never by hash."""
+    for part in ("test", "val"):
+        places = (root / part, root / "images" / part, root / "imgs" / part)
+        if (root / f"{part}.txt").is_file() or any(place.is_dir() for place in places):
+            return part
+    return "all"
+
+
+def _dataset(options: argparse.Namespace) -> Any:
+    from segmentarium.data import build_dataset
+
+    extra: dict[str, Any] = {}
+    if options.mask_map is not None:
+        if options.data.lower() != "folder":
+            raise ValueError(f"--mask-map is for --data folder; {options.data} knows its labels")
+        extra["mask_map"] = options.mask_map
+    if not options.root.is_dir():
+        raise FileNotFoundError(f"--root {options.root} is not a folder; give the one where the data set lies")
+    return build_dataset(options.data, options.root, dataset_split(options), **extra)
+
+
+def _overlap(text: str) -> int | float:
+    """ "128" is pixels, "0.25" a share of the window."""
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither pixels (128) nor a share of the window (0.25)") from None
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of scales; write e.g. 0.75,1,1.25") from None

@@ -1,0 +1,27 @@
+"""Scores of a model on a data set: mIoU, accuracies, boundary IoU, the worst pictures, and a report of them.
+
+report = evaluate("street", build_dataset("camvid", root, "test"))
+print(report.miou, report.iou["Road"])
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segmentarium.evaluation.classes import ClassMatch, match_classes
+    from segmentarium.evaluation.report import Report
+    from segmentarium.evaluation.score import evaluate
+
+_HOME_OF = {"ClassMatch": "classes", "Report": "report", "evaluate": "score", "match_classes": "classes"}
+
+__all__ = ["ClassMatch", "Report", "evaluate", "match_classes"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value

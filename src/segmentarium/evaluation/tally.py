@@ -1,0 +1,74 @@
+"""What is kept of the images that were scored: counts, and the few worst of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from segmentarium.contracts import IGNORE_INDEX
+from segmentarium.evaluation.classes import ClassMatch
+from segmentarium.evaluation.samples import Sample
+from segmentarium.evaluation.worst import WorstImages
+from segmentarium.inference.tta import indices
+from segmentarium.layers.resize import resize
+from segmentarium.metrics import BoundaryIoU, ConfusionMatrix
+
+
+class Tally:
+    """The K x K matrix, the boundary counts and the worst images so far; its size depends on no number of images.
+
+    images, void   images seen, and how many of them had no labelled pixel
+    ignored        pixels that counted nowhere
+    """
+
+    def __init__(self, match: ClassMatch, boundary_ratio: float | None, worst: int, device: torch.device) -> None:
+        self.match = match
+        self.matrix = ConfusionMatrix(len(match.names), IGNORE_INDEX, device)
+        self.boundary: BoundaryIoU | None = None
+        if boundary_ratio is not None:
+            self.boundary = BoundaryIoU(len(match.names), boundary_ratio, IGNORE_INDEX, device)
+        self.worst = WorstImages(worst)
+        self.images = self.void = self.ignored = 0
+
+    @torch.inference_mode()
+    def add(self, batch: Sequence[Sample], logits: Tensor) -> None:
+        """Scores images of one size by their logits (B, K, h, w), at the size of their labels."""
+        logits = self.match.logits(logits)
+        if not torch.isfinite(logits.sum()):
+            bad = [s.name for s, one in zip(batch, logits, strict=True) if not torch.isfinite(one).all()]
+            raise ValueError(
+                f"the model's logits are not finite on {', '.join(bad) or 'this batch'}; nothing was scored"
+            )
+        targets = torch.stack([s.target for s in batch]).to(logits.device)
+        predicted = indices(resize(logits, targets.shape[-2:]))
+        if self.boundary is not None:
+            self.boundary.update(predicted, targets)
+        for i, sample in enumerate(batch):
+            one = ConfusionMatrix(len(self.match.names), IGNORE_INDEX, logits.device)
+            one.update(predicted[i : i + 1], targets[i : i + 1])
+            self.matrix.merge(one)
+            self.images += 1
+            self.ignored += sample.target.numel() - int(one.counts.sum())
+            score = image_miou(one.counts)
+            if score is None:
+                self.void += 1
+            elif self.worst.takes(score):
+                guess = predicted[i].to(torch.uint8).cpu().numpy()
+                self.worst.add(score, sample.index, sample.name, sample.picture, sample.target.numpy(), guess)
+
+
+def image_miou(counts: Tensor) -> float | None:
+    """Mean IoU over the classes that one image's label holds; None without a labelled pixel.
+
+    counts: (K, K), rows = target. Classes that are only predicted lower the IoU of the others but have none of their own:
+    one stray pixel of an absent class would else halve the score of an image of one class.
+    """
+    table = counts.cpu().double()
+    hit, labelled = table.diagonal(), table.sum(1)
+    present = labelled > 0
+    if not present.any():
+        return None
+    union = labelled + table.sum(0) - hit
+    return (hit[present] / union[present]).mean().item()
