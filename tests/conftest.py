@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -15,9 +14,8 @@ SHARED = REPOSITORY.parent / "shared"
 
 
 @pytest.fixture(autouse=True)
-def _repeatable() -> Iterator[None]:
+def _repeatable() -> None:
     torch.manual_seed(0)
-    yield
 
 
 @pytest.fixture(scope="session")
