@@ -7,24 +7,25 @@ pictures (progressive JPEG, interlaced PNG) cannot be decoded in order: libvips 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+
+from segmentarium.data.image_io import ImageReadError, read_image
 
 LARGE = 40_000_000  # pixels; beyond it the command line reads, segments and writes in rows
 
 
 def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(width, height) as stored, before any EXIF rotation; reads the head of the file only.  ImageReadError."""
-    from PIL import Image, UnidentifiedImageError
-
-    from segmentarium.data.image_io import ImageReadError
-
     try:
         with _unlimited(), Image.open(path) as image:
             return image.size
@@ -32,21 +33,14 @@ def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         raise ImageReadError(f"{path} cannot be read as a picture: {error}") from error
 
 
-def _unlimited() -> Any:
-    """A context without Pillow's own pixel limit."""
-    import contextlib
-
-    from PIL import Image
-
-    @contextlib.contextmanager
-    def block():
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-    return block()
+@contextlib.contextmanager
+def _unlimited() -> Iterator[None]:
+    """Without Pillow's own pixel limit."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 class ArrayRows:
@@ -66,6 +60,21 @@ class ArrayRows:
         return self._image[top:bottom]
 
 
+class PillowRows:
+    """A decoded RGB picture of Pillow as rows, without a second copy of it."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self.width, self.height = image.size
+        self._image = image
+
+    def array(self, top: int, bottom: int) -> np.ndarray:
+        """(bottom - top, W, 3) uint8"""
+        return np.array(self._image.crop((0, top, self.width, bottom)))
+
+    def rows(self, top: int, bottom: int) -> Tensor:
+        return torch.from_numpy(self.array(top, bottom)).permute(2, 0, 1)[None]
+
+
 class VipsRows:
     """A picture file as rows of 8-bit RGB, decoded from top to bottom as they are asked for.
 
@@ -83,8 +92,6 @@ class VipsRows:
     def array(self, top: int, bottom: int) -> np.ndarray:
         """(bottom - top, W, 3) uint8"""
         import pyvips
-
-        from segmentarium.data.image_io import ImageReadError
 
         if top < self._top:
             raise ValueError(f"row {top} was let go of: rows are read forwards, and those from {self._top} on are kept")
@@ -114,7 +121,7 @@ class LargePicture:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._decoded: np.ndarray | None = None
+        self._decoded: Image.Image | None = None
         self._in_rows = importlib.util.find_spec("pyvips") is not None and _is_plain(self.path)
 
     @property
@@ -122,18 +129,14 @@ class LargePicture:
         """Whether the file is decoded as needed, instead of whole."""
         return self._in_rows
 
-    def open(self) -> ArrayRows | VipsRows:
+    def open(self) -> PillowRows | VipsRows:
         """The picture's rows, from the first one.  ImageReadError where the file is damaged."""
         if self._in_rows:
             return VipsRows(self._vips())
-        return ArrayRows(self._whole())
+        return PillowRows(self._whole())
 
     def thumbnail(self, width: int, height: int) -> np.ndarray:
         """The whole picture as (height, width, 3) uint8."""
-        from PIL import Image
-
-        from segmentarium.data.image_io import ImageReadError
-
         if self._in_rows:
             import pyvips
 
@@ -143,21 +146,15 @@ class LargePicture:
                 return np.ascontiguousarray(small.extract_area(0, 0, width, height).numpy())
             except pyvips.Error as error:
                 raise ImageReadError(f"{self.path}: {str(error).strip()}") from error
-        return np.asarray(
-            Image.fromarray(self._whole()).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2)
-        )
+        return np.asarray(self._whole().resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2))
 
-    def _whole(self) -> np.ndarray:
-        from segmentarium.data.image_io import read_image
-
+    def _whole(self) -> Image.Image:
         if self._decoded is None:
-            self._decoded = np.asarray(read_image(self.path))
+            self._decoded = read_image(self.path)
         return self._decoded
 
     def _vips(self) -> Any:
         import pyvips
-
-        from segmentarium.data.image_io import ImageReadError
 
         pyvips.cache_set_max(0)  # the cache of operations would keep files open and rows in memory
         try:
@@ -175,8 +172,6 @@ class LargePicture:
 
 def _is_plain(path: Path) -> bool:
     """Whether the first three (or the one) channels of the file, as libvips sees it, are what `read_image` would give."""
-    from PIL import Image
-
     with _unlimited(), Image.open(path) as image:
         plain = image.mode in ("RGB", "RGBA", "L", "LA", "P", "1") or image.mode.startswith("I;16")
         return plain and not (image.mode == "P" and "transparency" in image.info)

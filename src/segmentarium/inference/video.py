@@ -23,15 +23,16 @@ from segmentarium.inference.sources import Item
 CLOCK = 90_000  # ticks a second: the common multiple of the usual frame rates
 AHEAD = 4  # frames that a thread may be ahead of the next one
 
-# kind -> (suffix, codecs in order of preference, pixel format, codec options)
-FORMATS: dict[str, tuple[str, tuple[str, ...], str, dict[str, str]]] = {
-    "overlay": ("_overlay.mp4", ("libx264", "mpeg4"), "yuv420p", {"crf": "20", "preset": "veryfast"}),
-    "mask": ("_mask.mkv", ("ffv1",), "gray", {}),  # class indices, without loss
+# kind -> (suffix, container, codecs in order of preference, pixel format, options of the first codec)
+FORMATS: dict[str, tuple[str, str, tuple[str, ...], str, dict[str, str]]] = {
+    "overlay": ("_overlay.mp4", "mp4", ("libx264", "mpeg4"), "yuv420p", {"crf": "20", "preset": "veryfast"}),
+    "mask": ("_mask.mkv", "matroska", ("ffv1",), "gray", {}),  # class indices, without loss
     "cutout": (
         "_cutout.webm",
+        "webm",
         ("libvpx-vp9",),
         "yuva420p",
-        {"deadline": "realtime", "cpu-used": "8", "crf": "24", "b": "0"},
+        {"deadline": "realtime", "cpu-used": "8", "crf": "24"},
     ),
 }
 
@@ -285,16 +286,13 @@ class _Writer:
         for kind in self._kinds:
             if kind not in FORMATS:
                 continue
-            suffix, codecs, pixels, options = FORMATS[kind]
+            suffix, format_name, codecs, pixels, options = FORMATS[kind]
             final = self._folder / f"{self._name}{suffix}"
             part = self._stack.enter_context(atomic_write(final))
             codec = next((c for c in codecs if c in av.codecs_available), codecs[-1])
-            container = self._stack.enter_context(
-                av.open(str(part), "w", format={"mkv": "matroska"}.get(suffix[-3:], suffix[suffix.index(".") + 1 :]))
-            )
-            stream: Any = container.add_stream(
-                codec, rate=Fraction(self._rate).limit_denominator(1001), options=options if codec == codecs[0] else {}
-            )
+            container = self._stack.enter_context(av.open(str(part), "w", format=format_name))
+            rate = Fraction(self._rate).limit_denominator(1001)
+            stream: Any = container.add_stream(codec, rate=rate, options=options if codec == codecs[0] else {})
             even = 2 if "420" in pixels else 1  # chroma of half the resolution needs even sides
             stream.width, stream.height = max(even, width - width % even), max(even, height - height % even)
             stream.pix_fmt = pixels
@@ -328,12 +326,9 @@ class _Writer:
             pixels, layout = result.mask, "gray"
         else:
             pixels, layout = np.asarray(result.cutout), "rgba"
-        pixels = np.pad(
-            pixels[: stream.height, : stream.width],
-            [(0, max(0, stream.height - pixels.shape[0])), (0, max(0, stream.width - pixels.shape[1]))]
-            + [(0, 0)] * (pixels.ndim - 2),
-            mode="edge",
-        )
+        pixels = pixels[: stream.height, : stream.width]
+        missing = [(0, stream.height - pixels.shape[0]), (0, stream.width - pixels.shape[1]), (0, 0)]
+        pixels = np.pad(pixels, missing[: pixels.ndim], mode="edge")  # pictures one pixel wide
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=layout)
         frame.pts, frame.time_base = tick, Fraction(1, CLOCK)
         return frame
