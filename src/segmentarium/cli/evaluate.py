@@ -21,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overlap", type=_overlap, default=0.25, help="of windows: a share (0.25, the default) or pixels (128)")
     add("--flip", action="store_true", help="average with the mirrored image")
     add("--scales", type=_scales, default=(1.0,), help="average over scales, e.g. 0.75,1,1.25")
-    add("--engine", default="torch", help="torch (default), compile, onnxruntime, openvino")
+    add(
+        "--engine",
+        default="torch",
+        help="torch (default), compile, onnxruntime, openvino, auto (the fastest that agrees)",
+    )
     add("--precision", default="fp32", help="fp32 (default) or bf16")
     add("--device", help="cpu, cuda, cuda:1, …; default: the first GPU, else cpu")
     add("--batch-size", type=int, default=1, help="images, or windows, to one call (default 1)")
@@ -42,7 +46,11 @@ def run(options: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from segmentarium.evaluation import evaluate
+    from segmentarium.evaluation.report import check_output
     from segmentarium.weights import load
+
+    if options.out is not None:
+        check_output(options.out)
 
     model = load(options.model, layout=options.layout)
     errors = Console(stderr=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from dataclasses import dataclass, field
@@ -161,6 +162,16 @@ class Report:
         scores = "   ".join(f"{name} {value}" for name, value in self.headline())
         void = f" ({self.void} without a labelled pixel)" if self.void else ""
         return f"{scores}\n{self.images} images{void} in {self.seconds:.1f} s; {self.options['protocol']}"
+
+
+def check_output(folder: str | Path) -> None:
+    """Finds out before the work, not after it, that a report cannot be written there."""
+    if importlib.util.find_spec("matplotlib") is None:
+        from segmentarium.evaluation.pictures import NEEDS_MATPLOTLIB
+
+        raise ImportError(NEEDS_MATPLOTLIB)
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise NotADirectoryError(f"{folder} is a file; give a folder for the report")
 
 
 def percent(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The images of an evaluation: read ahead in threads, grouped by size, prepared as the model wants them."""
+"""The images of an evaluation: read ahead in threads, grouped by size, in the form that the model wants."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from segmentarium.contracts import Preprocessing
 from segmentarium.inference.tta import scaled
 
 
@@ -77,17 +76,18 @@ def batches(samples: Iterator[Sample], batch_size: int) -> Iterator[list[Sample]
         yield batch
 
 
-def prepare(images: Tensor, model: nn.Module, preprocessing: Preprocessing) -> Tensor:
-    """uint8 (B, 3, H, W) -> what the model takes: its channels, normalised, at the longer side it was trained at."""
-    channels = getattr(model, "in_channels", 3)
+def prepare(images: Tensor, channels: int, long_side: int | None) -> Tensor:
+    """uint8 RGB (B, 3, H, W) -> uint8 (B, channels, h, w) at the longer side that the model was trained at.
+
+    Done as the predictor does it, so that the scores are those of what it gives.
+    """
     if channels == 1:
-        luma = torch.tensor([0.299, 0.587, 0.114], device=images.device)
-        images = (images.permute(0, 2, 3, 1).float() @ luma / 255)[:, None]
+        red, green, blue = (images[:, i : i + 1].float() for i in range(3))
+        images = (0.299 * red + 0.587 * green + 0.114 * blue).round_().to(torch.uint8)
     elif channels != 3:
         raise ValueError(f"the model takes {channels} channels, but the data set's images are RGB")
-    normalised = preprocessing.for_channels(channels).normalise(images)
-    if preprocessing.long_side is None:
-        return normalised
+    if long_side is None:
+        return images
     height, width = images.shape[-2:]
-    factor = preprocessing.long_side / max(height, width)
-    return scaled(normalised, (max(1, round(height * factor)), max(1, round(width * factor))))
+    factor = long_side / max(height, width)
+    return scaled(images, (max(1, round(height * factor)), max(1, round(width * factor))))

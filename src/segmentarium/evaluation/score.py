@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from segmentarium.contracts import Preprocessing
 from segmentarium.evaluation.classes import match_classes
 from segmentarium.evaluation.diagnosis import label_warning
-from segmentarium.evaluation.report import Report
+from segmentarium.evaluation.network import Network
+from segmentarium.evaluation.report import Report, check_output
 from segmentarium.evaluation.samples import LabelledImages, batches, prepare, read_ahead
 from segmentarium.evaluation.tally import Tally
-from segmentarium.inference.engines import Engine, build_engine, default_device
+from segmentarium.inference.engines import Engine
 from segmentarium.inference.tta import augmented
-from segmentarium.inference.windows import Forward, sliding, whole
+from segmentarium.inference.windows import sliding, whole
 
 Mode = Literal["whole", "slide"]
 PACKAGES = ("segmentarium", "torch", "torchvision", "timm", "numpy", "pillow", "onnxruntime", "openvino")
@@ -54,7 +54,7 @@ def evaluate(
     mode            "whole" images, or "slide": windows of at most `tile` pixels a side that share `overlap` (pixels as int,
                     a share of the tile as float) with their neighbours and are blended
     flip, scales    averages the probabilities of the mirrored image and of several scales
-    engine          "torch", "compile", "onnxruntime", "openvino", or an engine that was built already
+    engine          "torch", "compile", "onnxruntime", "openvino", "auto", or an engine that was built already
     batch_size      images (mode "whole") or windows ("slide") to one call; images share a call where they have one size
     num_classes     takes the first so many logits and leaves further ones out; must be the number of the data's classes
     boundary_ratio  distance of the boundary IoU as a share of the image's diagonal; None leaves it out
@@ -77,23 +77,21 @@ def evaluate(
     else:
         source = getattr(model, "registered_name", "") or type(model).__name__
     if output is not None:
-        _check_output(Path(output))
+        check_output(output)
     info = dataset.info
-    preprocessing = getattr(model, "preprocessing", None) or Preprocessing()
     channels = getattr(model, "num_classes", None)
     match = None
     if channels is not None:
         match = match_classes(channels, getattr(model, "classes", ()), info.classes, info.palette, num_classes)
-    device = default_device(device)
-    run = engine if isinstance(engine, Engine) else build_engine(model, engine, precision=precision, device=device)
-    timed = Stopwatch(run)
-    forward = augmented(timed, flip=flip, scales=scales)
+    network = Network(model, engine, precision, device)
+    forward = augmented(network, flip=flip, scales=scales)
 
     started = time.perf_counter()
     total = len(dataset) if limit is None else min(limit, len(dataset))
     tally: Tally | None = None
     for batch in batches(read_ahead(dataset, total, max(readers, 1)), batch_size if mode == "whole" else 1):
-        images = prepare(torch.stack([s.pixels for s in batch]).to(device), model, preprocessing)
+        pixels = torch.stack([s.pixels for s in batch]).to(network.device)
+        images = prepare(pixels, network.in_channels, network.preprocessing.long_side)
         with torch.inference_mode():
             if mode == "slide":
                 logits = sliding(forward, images, tile, overlap, batch_size=batch_size)
@@ -118,7 +116,6 @@ def evaluate(
         notes.append("no image has a labelled pixel: there is nothing to score")
     if (warning := label_warning(confusion, summary["miou"], match.names)) is not None:
         notes.append(warning)
-    header = getattr(model, "weights_header", None) or {}
     report = Report(
         miou=summary["miou"],
         macc=summary["macc"],
@@ -134,14 +131,8 @@ def evaluate(
         pixels=int(confusion.sum()),
         ignored=tally.ignored,
         seconds=seconds,
-        model_seconds=timed.seconds,
-        model={
-            "name": source,
-            "system": getattr(model, "registered_name", "") or type(model).__name__,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "trained_on": header.get("dataset"),
-            "preprocessing": preprocessing.as_dict(),
-        },
+        model_seconds=network.seconds,
+        model=network.facts(source),
         data={
             "name": info.name,
             "split": str(getattr(dataset, "split", "")),
@@ -155,20 +146,13 @@ def evaluate(
             "overlap": overlap if mode == "slide" else None,
             "flip": flip,
             "scales": list(scales),
-            "engine": str(run),
+            "engine": str(network.engine),
             "batch_size": batch_size,
             "num_classes": num_classes,
             "boundary_ratio": boundary_ratio,
             "limit": limit,
         },
-        machine={
-            "device": str(device),
-            "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "system": platform.system(),
-        },
+        machine=_machine(network.device),
         versions=_versions(),
         notes=notes,
         worst=tally.worst.images(),
@@ -188,21 +172,6 @@ def protocol(mode: str, tile: int, overlap: int | float, flip: bool, scales: Seq
     return f"{scale}{' + flip' if flip else ''}, {window}"
 
 
-class Stopwatch:
-    """A forward that adds up the time it takes."""
-
-    def __init__(self, run: Forward) -> None:
-        self.run, self.seconds = run, 0.0
-
-    def __call__(self, image: Tensor) -> Tensor:
-        started = time.perf_counter()
-        result = self.run(image)
-        if result.is_cuda:  # a GPU returns before it is done
-            torch.cuda.synchronize(result.device)
-        self.seconds += time.perf_counter() - started
-        return result
-
-
 def _check(mode: str, batch_size: int, limit: int | None, length: int) -> None:
     if mode not in ("whole", "slide"):
         raise ValueError(f'mode is {mode!r}; give "whole" or "slide"')
@@ -214,16 +183,15 @@ def _check(mode: str, batch_size: int, limit: int | None, length: int) -> None:
         raise ValueError("the data set is empty: there is nothing to score")
 
 
-def _check_output(folder: Path) -> None:
-    """Finds out before the work, not after it, that the report cannot be written."""
-    import importlib.util
-
-    if importlib.util.find_spec("matplotlib") is None:
-        from segmentarium.evaluation.pictures import NEEDS_MATPLOTLIB
-
-        raise ImportError(NEEDS_MATPLOTLIB)
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; give a folder for the report")
+def _machine(device: torch.device) -> dict[str, Any]:
+    return {
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+    }
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,64 @@
+"""The model under evaluation: pixels in, logits out, on an engine, with the time that it took."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segmentarium.contracts import Preprocessing
+from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device
+
+
+class Network:
+    """uint8 (B, C, h, w) -> float32 logits: normalised, then through the engine.  `seconds` adds up the engine's time.
+
+    engine   a name ("auto" is measured on the first image), or an engine that was built already
+    """
+
+    def __init__(
+        self, model: nn.Module, engine: str | Engine, precision: str, device: torch.device | str | None
+    ) -> None:
+        # A plain module has no deploy form, and an engine would change its mode and memory format in the caller's hands.
+        self.model = model if callable(getattr(model, "deploy", None)) else copy.deepcopy(model)
+        self.device = default_device(device)
+        self.in_channels: int = getattr(model, "in_channels", 3)
+        self.preprocessing = (getattr(model, "preprocessing", None) or Preprocessing()).for_channels(self.in_channels)
+        self.seconds = 0.0
+        self._precision = precision
+        self.engine: Engine | None = None
+        if isinstance(engine, Engine):
+            self.engine = engine
+        else:
+            check_engine(engine, precision)
+            if engine != "auto":
+                self.engine = build_engine(self.model, engine, precision=precision, device=self.device)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        image = self.preprocessing.normalise(pixels)
+        if self.engine is None:
+            from segmentarium.inference.auto import fastest_engine
+
+            # A copy, as the measurement puts the model into eval mode and onto the device.
+            self.engine = fastest_engine(copy.deepcopy(self.model), image, device=self.device)
+        started = time.perf_counter()
+        logits = self.engine(image)
+        if logits.is_cuda:  # a GPU returns before it is done
+            torch.cuda.synchronize(logits.device)
+        self.seconds += time.perf_counter() - started
+        return logits
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What the report says of the model."""
+        header = getattr(self.model, "weights_header", None) or {}
+        return {
+            "name": name,
+            "system": getattr(self.model, "registered_name", "") or type(self.model).__name__,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "trained_on": header.get("dataset"),
+            "preprocessing": self.preprocessing.as_dict(),
+        }
