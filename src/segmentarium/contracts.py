@@ -82,6 +82,7 @@ class SegmentationModel(nn.Module):
     """
 
     training_only: ClassVar[tuple[str, ...]] = ()
+    align_corners: bool = False  # how logits are brought to the image's and the target's size
     registered_name: str = ""
     given_arguments: dict[str, Any]
 
@@ -114,9 +115,20 @@ class SegmentationModel(nn.Module):
         self.loss_weights = {name: weight for name, (weight, _) in objective.items()}
 
     def set_class_weights(self, weights: Tensor | None) -> None:
-        """(K,) weights for every loss of the objective that takes class weights, or None."""
+        """(K,) weights for every loss of the objective that takes class weights, or None; moved to the model's device.
+
+        A loss whose output has other channels than the classes (a boundary head) says `classwise = False` and is left alone.
+        """
+        if weights is not None:
+            weights = torch.as_tensor(weights, dtype=torch.float32)
+            labels = max(self.num_classes, 2)
+            if weights.shape != (labels,):
+                raise ValueError(
+                    f"class weights have shape {tuple(weights.shape)}; give ({labels},), one for each of {labels} labels"
+                )
+            weights = weights.to(next(self.parameters(), weights).device)
         for loss in self.losses.modules():
-            if hasattr(loss, "class_weight"):
+            if hasattr(loss, "class_weight") and getattr(loss, "classwise", True):
                 loss.class_weight = weights
 
     def criterion(self, outputs: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
@@ -125,7 +137,7 @@ class SegmentationModel(nn.Module):
         for name, loss in self.losses.items():
             output = outputs[name]
             if not getattr(loss, "native_size", False):
-                output = resize(output.float(), target.shape[-2:])
+                output = resize(output.float(), target.shape[-2:], align_corners=self.align_corners)
             losses[name] = self.loss_weights[name] * loss(output, target)
         return losses
 
@@ -165,7 +177,8 @@ class EncoderDecoder(SegmentationModel):
         self.auxiliary = nn.ModuleDict(dict(auxiliary or {}))
 
     def forward(self, image: Tensor) -> Tensor:
-        return resize(self.decoder(self.backbone(image)), image.shape[-2:])
+        logits = self.decoder(self.backbone(image))
+        return resize(logits, image.shape[-2:], align_corners=self.align_corners)
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         features = self.backbone(image)

@@ -12,7 +12,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "semantic.fcn": ("fcn", "fcn_resnet50", "fcn_resnet101"),
     "semantic.pspnet": ("pspnet", "pspnet_resnet50", "pspnet_resnet101"),
     "semantic.deeplabv3plus": (
-        "deeplabv3plus", "deeplabv3plus_mobilenet_v2", "deeplabv3plus_resnet18", "deeplabv3plus_resnet50", "deeplabv3plus_resnet101",
+        "deeplabv3plus", "deeplabv3plus_mobilenet_v2",
+        "deeplabv3plus_resnet18", "deeplabv3plus_resnet50", "deeplabv3plus_resnet101",
     ),
     "semantic.segformer": ("segformer_b0", "segformer_b1", "segformer_b2", "segformer_b3", "segformer_b4", "segformer_b5"),
     "realtime.bisenetv2": ("bisenetv2", "bisenetv2_large"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import nn
 
@@ -24,3 +26,15 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     assert ours.shape == theirs.shape
     return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def golden_state(golden: ModuleType, name: str) -> tuple[dict[str, torch.Tensor], dict, dict]:
+    """State dict, description and reference outputs of the golden `name`."""
+    description, arrays = golden.load(name)
+    state = golden.state_dict(description, arrays)
+    return {key: torch.from_numpy(value) for key, value in state.items()}, description, arrays
+
+
+def example(golden: ModuleType, description: dict, name: str) -> torch.Tensor:
+    """The golden's input called `name`."""
+    return torch.from_numpy(golden.example_input(name, tuple(description["inputs"][name])))

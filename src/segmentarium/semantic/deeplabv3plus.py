@@ -1,0 +1,255 @@
+"""DeepLabV3+: Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation.
+
+Chen, Zhu, Papandreou, Schroff, Adam; ECCV 2018; https://arxiv.org/abs/1802.02611.  Authors' code: tensorflow/models,
+research/deeplab (Apache-2.0).  Weights of mmsegmentation (Apache-2.0) and segmentation-models-pytorch (MIT) load.
+
+Atrous spatial pyramid pooling looks at the deepest feature with four fields of view and at its mean; a light decoder
+brings the result to 1/4, sets it beside a reduced fine feature and draws the borders with separable convolutions.
+
+The public networks differ, and `form` says which one is meant:
+"paper"   image pooling first, 1×1 projection, rates 6, 12, 18 at output stride 16 (doubled at 8), two separable
+          convolutions after the fusion, norm and ReLU between depthwise and pointwise
+"mmseg"   as the paper, but a 3×3 projection
+"smp"     image pooling last, 1×1 projection, rates 12, 24, 36 always, one separable convolution before and one after the
+          fusion, nothing between depthwise and pointwise, corners aligned
+
+Published: PASCAL VOC 2012 test 89.0, Cityscapes test 82.1 (abstract; Xception-71, extra data); Cityscapes val, single
+scale, mmsegmentation: ResNet-50 80.09, ResNet-101 80.97.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segmentarium.backbones import create_backbone
+from segmentarium.contracts import EncoderDecoder
+from segmentarium.layers.conv import ConvNormAct, SeparableConv
+from segmentarium.layers.pooling import PooledBatchNorm, global_average_pool, spread
+from segmentarium.layers.resize import resize
+from segmentarium.registry import Card, Paper, register
+from segmentarium.semantic.fcn import auxiliary_head, cross_entropy_objective
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the public implementations do differently."""
+
+    projection_kernel: int = 1
+    image_pool_first: bool = True
+    depthwise_norm: bool = True
+    convs_before: int = 0  # separable convolutions between the pyramid and the fusion
+    convs_after: int = 2
+    rates: tuple[int, int, int] = (6, 12, 18)
+    double_rates_at_8: bool = True
+    align_corners: bool = False
+    projection_dropout: float = 0.0
+    classifier_dropout: float = 0.0
+
+
+FORMS = {
+    "paper": Form(projection_dropout=0.1),
+    "mmseg": Form(projection_kernel=3, classifier_dropout=0.1),
+    "smp": Form(
+        image_pool_first=False,
+        depthwise_norm=False,
+        convs_before=1,
+        convs_after=1,
+        rates=(12, 24, 36),
+        double_rates_at_8=False,
+        align_corners=True,
+        projection_dropout=0.5,
+    ),
+}
+
+
+def separable(in_channels: int, out_channels: int, dilation: int = 1, *, depthwise_norm: bool = True) -> SeparableConv:
+    """A separable 3×3 convolution, with or without norm and ReLU between its halves."""
+    conv = SeparableConv(in_channels, out_channels, 3, dilation=dilation)
+    if not depthwise_norm:
+        conv.depthwise = ConvNormAct(
+            in_channels, in_channels, 3, dilation=dilation, groups=in_channels, bias=False, norm=None, act=None
+        )
+    return conv
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling (DeepLabV3, 1706.05587, figure 5): a 1×1 and three dilated convolutions and the mean
+    of the image, concatenated and projected.  (B, C, H, W) -> (B, channels, H, W)
+
+    separable  the dilated convolutions are separable (V3+), else plain (V3)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        rates: Sequence[int] = (6, 12, 18),
+        *,
+        separable_convs: bool = True,
+        projection_kernel: int = 1,
+        image_pool_first: bool = True,
+        depthwise_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.image_pool_first = image_pool_first
+        self.image_pool = ConvNormAct(in_channels, channels, 1, norm=PooledBatchNorm)
+        self.branches = nn.ModuleList([ConvNormAct(in_channels, channels, 1)])
+        for rate in rates:
+            if separable_convs:
+                self.branches.append(separable(in_channels, channels, rate, depthwise_norm=depthwise_norm))
+            else:
+                self.branches.append(ConvNormAct(in_channels, channels, 3, dilation=rate))
+        self.project = ConvNormAct((len(self.branches) + 1) * channels, channels, projection_kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        image = spread(self.image_pool(global_average_pool(x)), height, width)
+        views = [branch(x) for branch in self.branches]
+        return self.project(torch.cat([image, *views] if self.image_pool_first else [*views, image], 1))
+
+
+class DeepLabV3PlusDecoder(nn.Module):
+    """ASPP on the deepest feature, fused with a fine one (figure 2): logits at the fine feature's stride.
+
+    The fine feature is the first of stride 4 or more; a backbone of one stride only (ViT) is decoded at that stride.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
+        decoder_channels: int = 256,
+        low_channels: int = 48,
+        rates: Sequence[int] | None = None,
+        form: str = "paper",
+    ) -> None:
+        super().__init__()
+        if form not in FORMS:
+            raise ValueError(f"form is {form!r}; give one of {', '.join(map(repr, FORMS))}")
+        chosen = FORMS[form]
+        if rates is None:
+            doubled = chosen.double_rates_at_8 and strides[-1] <= 8
+            rates = [rate * 2 for rate in chosen.rates] if doubled else chosen.rates
+        self.align_corners = chosen.align_corners
+        self.fine = next((i for i, stride in enumerate(strides) if stride >= 4), 0)
+        self.aspp = ASPP(
+            channels[-1],
+            decoder_channels,
+            rates,
+            projection_kernel=chosen.projection_kernel,
+            image_pool_first=chosen.image_pool_first,
+            depthwise_norm=chosen.depthwise_norm,
+        )
+        self.projection_dropout = nn.Dropout(chosen.projection_dropout)
+        self.before = nn.Sequential(
+            *(
+                separable(decoder_channels, decoder_channels, depthwise_norm=chosen.depthwise_norm)
+                for _ in range(chosen.convs_before)
+            )
+        )
+        self.low = ConvNormAct(channels[self.fine], low_channels, 1)
+        self.after = nn.Sequential(
+            *(
+                separable(
+                    decoder_channels + (0 if i else low_channels),
+                    decoder_channels,
+                    depthwise_norm=chosen.depthwise_norm,
+                )
+                for i in range(chosen.convs_after)
+            )
+        )
+        self.classifier_dropout = nn.Dropout2d(chosen.classifier_dropout)
+        self.classifier = nn.Conv2d(decoder_channels, num_classes, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        low = self.low(features[self.fine])
+        x = self.before(self.projection_dropout(self.aspp(features[-1])))
+        x = resize(x, low.shape[-2:], align_corners=self.align_corners)
+        x = self.after(torch.cat([x, low], 1))
+        return self.classifier(self.classifier_dropout(x))
+
+
+class DeepLabV3Plus(EncoderDecoder):
+    """A backbone of output stride 16 or 8 with atrous spatial pyramid pooling and a light decoder.
+
+    backbone            ours by name, timm's as "timm:NAME", or a module with .channels and .strides
+    output_stride       of the backbone; None: its own
+    form                "paper", "mmseg" or "smp": whose arrangement, see above
+    decoder_channels    of the pyramid's branches and the decoder
+    low_channels        of the reduced fine feature
+    rates               of the pyramid's dilated convolutions; None: those of the form for this output stride
+    auxiliary           supervise the last feature but one too (training only)
+    backbone_arguments  further arguments of the backbone's class
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        backbone: str | nn.Module = "resnet50",
+        in_channels: int = 3,
+        output_stride: int | None = 16,
+        form: str = "paper",
+        decoder_channels: int = 256,
+        low_channels: int = 48,
+        rates: Sequence[int] | None = None,
+        auxiliary: bool = True,
+        backbone_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        body = create_backbone(
+            backbone, in_channels=in_channels, output_stride=output_stride, **(backbone_arguments or {})
+        )
+        super().__init__(
+            backbone=body,
+            decoder=DeepLabV3PlusDecoder(
+                channels=body.channels,  # type: ignore[arg-type]
+                strides=body.strides,  # type: ignore[arg-type]
+                num_classes=num_classes,
+                decoder_channels=decoder_channels,
+                low_channels=low_channels,
+                rates=rates,
+                form=form,
+            ),
+            auxiliary=auxiliary_head(body, num_classes) if auxiliary else None,
+            num_classes=num_classes,
+            in_channels=in_channels,
+        )
+        self.align_corners = FORMS[form].align_corners
+        self.set_objective(cross_entropy_objective(auxiliary))
+
+
+PAPER = Paper(
+    title="Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation",
+    authors="Chen, Zhu, Papandreou, Schroff, Adam",
+    venue="ECCV",
+    year=2018,
+    url="https://arxiv.org/abs/1802.02611",
+    code="https://github.com/tensorflow/models/tree/master/research/deeplab",
+    code_licence="Apache-2.0",
+)
+
+register("deeplabv3plus", DeepLabV3Plus, Card(PAPER, "semantic", num_classes=19))
+register("deeplabv3plus_mobilenet_v2", DeepLabV3Plus, Card(PAPER, "semantic", num_classes=19), backbone="mobilenet_v2")
+# mmsegmentation's; parameters with the auxiliary head
+for _depth, _width, _low, _parameters, _scores in (
+    (18, 128, 12, 12.47, {}),
+    (50, 512, 48, 43.59, {"Cityscapes val mIoU": 80.09}),
+    (101, 512, 48, 62.58, {"Cityscapes val mIoU": 80.97}),
+):
+    register(
+        f"deeplabv3plus_resnet{_depth}",
+        DeepLabV3Plus,
+        Card(PAPER, "semantic", _parameters, num_classes=19, scores=_scores),
+        backbone=f"resnet{_depth}_v1c",
+        output_stride=8,
+        form="mmseg",
+        decoder_channels=_width,
+        low_channels=_low,
+    )

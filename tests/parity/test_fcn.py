@@ -1,0 +1,52 @@
+"""FCN against mmsegmentation's recorded head and against torchvision."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+import torchvision
+
+from segmentarium import create_model
+from segmentarium.semantic.fcn import FCNHead
+from segmentarium.weights.layouts import get_layout, recognise
+from segmentarium.weights.layouts.parts import mmseg_fcn_head
+from segmentarium.weights.table import load_state, to_theirs
+from tests.parity.comparison import example, golden_state, randomise, relative_error
+
+
+@torch.inference_mode()
+def test_head_equals_mmsegmentation(golden: ModuleType) -> None:
+    state, description, outputs = golden_state(golden, "semantic/fcn-head")
+    head = FCNHead(channels=(48,), num_classes=5, decoder_channels=32, convs=2, concatenate=True).eval()
+    load_state(head, state, rules=mmseg_fcn_head("", ""))
+    logits = head([example(golden, description, "c4")])
+    assert golden.relative_error(logits.numpy(), outputs["out"]) < 1e-4
+
+
+@torch.inference_mode()
+def test_equals_torchvision() -> None:
+    theirs = torchvision.models.segmentation.fcn_resnet50(
+        weights=None, weights_backbone=None, num_classes=5, aux_loss=True
+    )
+    randomise(theirs)
+    state = theirs.state_dict()
+    layout = recognise(state)
+    assert layout is get_layout("fcn/torchvision")
+    ours = create_model("fcn", **layout.arguments(state)).eval()
+    load_state(ours, state, rules=layout.rules)
+    image = torch.randn(1, 3, 97, 129)
+    reference = theirs(image)
+    assert relative_error(ours(image), reference["out"]) < 1e-4
+    aux = torch.nn.functional.interpolate(ours.forward_train(image)["aux"], (97, 129), mode="bilinear")
+    assert relative_error(aux, reference["aux"]) < 1e-4
+    back = to_theirs(ours.state_dict(), layout.rules)
+    assert all(torch.equal(back[key], value) for key, value in state.items())
+
+
+def test_published_parameters() -> None:
+    model = create_model("fcn_resnet50", num_classes=19)
+    assert sum(p.numel() for p in model.decoder.parameters()) == 23_605_779
+    assert sum(p.numel() for p in model.auxiliary.parameters()) == 2_364_691
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == 49.50
+    assert round(sum(p.numel() for p in create_model("fcn", num_classes=21).parameters()) / 1e6, 2) == 35.32
