@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,13 +103,15 @@ def export_formats(
     sizes: Sequence[tuple[int, int]] = SIZES,
     images: Sequence[Image] | None = None,
     tolerance: float = TOLERANCE,
-) -> list[ExportReport]:
-    """Like `export_model` for several formats ("onnx", "torch", "openvino"), traced and referenced once."""
+) -> Iterator[ExportReport]:
+    """Like `export_model` for several formats ("onnx", "torch", "openvino"), traced and referenced once.
+
+    Yields each format's report when its file stands; what came before a failing format is kept.
+    """
     targets = [target(path, format) for format in formats]
     check = ParityCheck(model, images, sizes)
     program = trace(deploy_form(model))
     metadata = model_metadata(model)
-    reports = []
     for final, format in targets:
         started = time.perf_counter()
         with staged(final) as temporary:
@@ -122,8 +124,7 @@ def export_formats(
                 raise ParityError(report)
             parity = temporary.with_name(temporary.name + ".parity.json")
             parity.write_text(json.dumps(report.as_dict(), indent=1), encoding="utf-8")
-        reports.append(report)
-    return reports
+        yield report
 
 
 def export_model(
@@ -148,6 +149,5 @@ def export_model(
     where the model cannot be expressed (ExportError) or its outputs differ (ParityError).
     """
     path, format = target(path, format)
-    return export_formats(model, path, formats=(format,), opset=opset, sizes=sizes, images=images, tolerance=tolerance)[
-        0
-    ]
+    settings = {"opset": opset, "sizes": sizes, "images": images, "tolerance": tolerance}
+    return next(export_formats(model, path, formats=(format,), **settings))

@@ -63,9 +63,13 @@ def trace(model: nn.Module) -> ExportedProgram:
     dynamic = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
     try:
         with _quiet(), torch.no_grad():
-            return torch.export.export(model, (example,), dynamic_shapes=dynamic)
+            program = torch.export.export(model, (example,), dynamic_shapes=dynamic)
     except Exception as error:  # torch.export raises whatever the traced code or its own passes raise
         raise ExportError(f"torch.export cannot trace {type(model).__name__}: {_first_lines(error)}") from error
+    program.example_inputs = None  # or the example travels in the file
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # and local paths with it
+    return program
 
 
 def write_torch(program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int = OPSET) -> None:

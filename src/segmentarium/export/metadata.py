@@ -21,7 +21,7 @@ def model_metadata(model: nn.Module) -> dict[str, Any]:
 
     header = getattr(model, "weights_header", {})
     preprocessing = getattr(model, "preprocessing", None)
-    return {
+    metadata = {
         "model": getattr(model, "registered_name", "") or type(model).__name__,
         "arguments": getattr(model, "given_arguments", {}),
         "num_classes": getattr(model, "num_classes", None),
@@ -34,6 +34,7 @@ def model_metadata(model: nn.Module) -> dict[str, Any]:
         "metrics": header.get("metrics", {}),
         "versions": {"segmentarium": __version__, "torch": torch.__version__},
     }
+    return json.loads(json.dumps(metadata))  # lists for tuples, as they come back from a file
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

@@ -51,19 +51,18 @@ def natural_noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def sample_images() -> list[np.ndarray]:
     """The photos in the package, (H, W, 3) uint8; where it has none, noise with the statistics of photos."""
-    from PIL import Image as PillowImage
+    from segmentarium.data.image_io import read_image
 
-    photos = sorted(path for path in ASSETS.glob("*") if path.suffix in (".jpg", ".png")) if ASSETS.is_dir() else []
-    return [np.asarray(PillowImage.open(path).convert("RGB")) for path in photos] or [natural_noise(384, 512)]
+    photos = sorted(path for path in ASSETS.glob("*") if path.suffix in (".jpg", ".png"))
+    return [np.asarray(read_image(path)) for path in photos] or [natural_noise(384, 512)]
 
 
 def as_tensor(image: Image) -> Tensor:
     """A path, an (H, W, 3) or (H, W) uint8 array, or a (C, H, W) tensor, uint8 or in [0, 1] -> (C, H, W) in [0, 1]."""
     if isinstance(image, str | Path):
-        from PIL import Image as PillowImage
+        from segmentarium.data.image_io import read_image
 
-        with PillowImage.open(image) as opened:
-            image = np.asarray(opened.convert("RGB"))
+        image = np.asarray(read_image(image))
     if isinstance(image, np.ndarray):
         array = image if image.ndim == 3 else image[..., None]
         image = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)

@@ -1,0 +1,157 @@
+"""`segmentarium export MODEL…`: the deploy form as a file, with its parity measured."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from segmentarium.export import ExportReport
+
+FORMATS = ("onnx", "torch", "openvino")
+SMALL = ((128, 160), (97, 131))  # for --all: each size is a multiple of the strides, and one that is of none
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="*", help="weights by name or file; with --random-weights, an architecture")
+    parser.add_argument("--format", default="onnx", metavar="A,B", help="of onnx, torch, openvino (default onnx)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: exported; with --all: nothing is kept, only measured"
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="every registered segmenter, small; implies --random-weights"
+    )
+    parser.add_argument("--random-weights", action="store_true", help="MODEL names an architecture, untrained (seed 0)")
+    parser.add_argument(
+        "--num-classes", type=int, metavar="K", help="of a model with random weights; default: the card's"
+    )
+    parser.add_argument("--in-channels", type=int, metavar="C", help="of a model with random weights; default 3")
+    parser.add_argument(
+        "--size", action="append", type=size, metavar="HxW", help="to measure parity at; may be given several times"
+    )
+    parser.add_argument("--images", nargs="+", type=Path, metavar="FILE", help="to measure parity on")
+    parser.add_argument("--opset", type=int, help="ONNX operator set, default 20")
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-4, help="relative error that is still equal, default 1e-4"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+
+
+def size(text: str) -> tuple[int, int]:
+    """ "512x1024" -> (512, 1024): height, width."""
+    try:
+        height, width = (int(part) for part in text.lower().replace("×", "x").split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"size is {text!r}; give height x width in pixels, e.g. 512x1024") from None
+    if min(height, width) < 32:
+        raise argparse.ArgumentTypeError(f"size is {text!r}; both sides must be 32 pixels or more")
+    return height, width
+
+
+def run(options: argparse.Namespace) -> int:
+    """0: all written (or measured) with parity; 1: some model failed.  ValueError for wrong usage."""
+    formats = tuple(part.strip() for part in options.format.split(",") if part.strip())
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise ValueError(
+            f"--format is {options.format!r}; give one or more of {', '.join(FORMATS)}, with commas between"
+        )
+    if bool(options.model) == options.all:
+        raise ValueError("give the models to export, or --all for every registered segmenter, not both or neither")
+    if options.all and options.out is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return export_each(options, formats, Path(folder))
+    return export_each(options, formats, options.out or Path("exported"))
+
+
+def export_each(options: argparse.Namespace, formats: tuple[str, ...], folder: Path) -> int:
+    """Exports every model of the command line to `folder`, prints the parity, returns the exit code."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from segmentarium.export import ExportError, export_formats
+    from segmentarium.export.formats import OPSET
+    from segmentarium.export.parity import SIZES
+    from segmentarium.registry import list_models
+
+    names = list_models(kind="segmenter") if options.all else options.model
+    settings = {
+        "formats": formats,
+        "opset": options.opset or OPSET,
+        "sizes": options.size or (SMALL if options.all else SIZES),
+        "images": options.images,
+        "tolerance": options.tolerance,
+    }
+    console = Console()
+    table = Table("model", "format", "relative error", "same class", "MB", "seconds", "result")
+    failed: list[str] = []
+    for name in names:
+        model = build(name, options)
+        try:
+            for report in export_formats(model, folder / file_name(name), **settings):
+                table.add_row(*row(name, report))
+                line = (
+                    f"{name} {report.format}: {report.relative_error:.1e}"
+                    if options.all
+                    else f"{report.path}\n{report}"
+                )
+                console.print(line, highlight=False)
+        except ExportError as error:
+            if options.debug:
+                raise
+            failed.append(name)
+            print(f"segmentarium export: {name}: {error}", file=sys.stderr)
+            table.add_row(name, "", "", "", "", "", "[red]failed[/red]")
+    console.print(table)
+    if failed:
+        print(f"segmentarium export: {len(failed)} of {len(names)} failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def row(name: str, report: ExportReport) -> tuple[str, ...]:
+    same = min(comparison.same_class for comparison in report.comparisons)
+    return (
+        name,
+        report.format,
+        f"{report.relative_error:.1e}",
+        f"{same:.3%}",
+        f"{report.megabytes:.1f}",
+        f"{report.seconds:.0f}",
+        "equal",
+    )
+
+
+def build(name: str, options: argparse.Namespace) -> nn.Module:
+    """The model of the command line: weights by name or file, or an architecture with random weights."""
+    from segmentarium.registry import entry, list_models
+
+    if not (options.random_weights or options.all):
+        if name in list_models() and not Path(name).exists():
+            raise ValueError(
+                f"{name!r} is an architecture without weights; give a weights name or a file, or add --random-weights"
+            )
+        if options.num_classes or options.in_channels:
+            raise ValueError("--num-classes and --in-channels go with --random-weights; weights bring their own")
+        from segmentarium.weights import load
+
+        return load(name)
+    import torch
+
+    from segmentarium.registry import create_model
+
+    torch.manual_seed(0)
+    arguments = {"num_classes": options.num_classes or entry(name).card.num_classes or 19}
+    if options.in_channels:
+        arguments["in_channels"] = options.in_channels
+    return create_model(name, **arguments).eval()
+
+
+def file_name(name: str) -> str:
+    """ "runs/best.safetensors" -> "best", "hf:owner/street" -> "street"; the names of the catalogue stay."""
+    path = Path(name.removeprefix("hf:"))
+    return path.stem if path.suffix in (".safetensors", ".pth", ".pt", ".ckpt", ".bin") else path.name

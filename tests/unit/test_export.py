@@ -1,0 +1,297 @@
+"""Export: three formats that equal eager PyTorch at any size, say what they hold, and are whole or not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segmentarium.cli.main import main
+from segmentarium.contracts import Preprocessing, SegmentationModel
+from segmentarium.export import (
+    FORMATS,
+    ExportError,
+    ExportReport,
+    ParityError,
+    export_formats,
+    export_model,
+    read_metadata,
+    to_onnx,
+)
+from segmentarium.export.formats import staged, target
+from segmentarium.export.parity import RUNNERS, compare, natural_noise, network_input
+from segmentarium.layers.conv import ConvNormAct, SeparableConv
+from segmentarium.layers.resize import resize
+from segmentarium.losses import CrossEntropy
+
+SIZES = ((64, 96), (45, 61))
+
+
+class Tiny(SegmentationModel):
+    """All that usually breaks in export: strided and depthwise convolutions, global pooling, resizes, a training branch."""
+
+    training_only = ("auxiliary",)
+
+    def __init__(self, num_classes: int = 5, in_channels: int = 3) -> None:
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        self.stem = ConvNormAct(in_channels, 8, 3, 2)
+        self.body = SeparableConv(8, 16, stride=2)
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), ConvNormAct(16, 16, 1))
+        self.head = nn.Conv2d(16, num_classes, 1)
+        self.auxiliary = nn.Conv2d(8, num_classes, 1)
+        self.set_objective({"logits": (1.0, CrossEntropy())})
+        for norm in self.modules():  # statistics as after training, so that folding has something to fold
+            if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
+                norm.running_mean.normal_(0, 0.1)
+                norm.running_var.uniform_(0.5, 1.5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        features = self.body(self.stem(image))
+        features = features + resize(self.pool(features), features.shape[-2:])
+        return resize(self.head(features), image.shape[-2:])
+
+
+class WrongDeploy(Tiny):
+    def deploy(self) -> SegmentationModel:
+        model = super().deploy()
+        model.get_submodule("head").weight.data *= 1.001
+        return model
+
+
+class DataDependent(Tiny):
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image * 2 if image.sum().item() > 0 else image)
+
+
+def astronaut() -> np.ndarray:
+    from skimage.data import astronaut
+
+    return astronaut()
+
+
+@pytest.fixture(scope="module")
+def model() -> Tiny:
+    torch.manual_seed(0)
+    made = Tiny().eval()
+    made.classes = ("road", "Gehweg", "人", "sky", "void")
+    made.preprocessing = Preprocessing((0.4, 0.5, 0.6), (0.2, 0.25, 0.3), 480)
+    made.weights_header = {
+        "licences": {"code": "Apache-2.0", "data": "CC0"},
+        "dataset": "camvid",
+        "metrics": {"miou": 0.6},
+    }
+    return made
+
+
+@pytest.fixture(scope="module")
+def reports(model: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExportReport]:
+    path = tmp_path_factory.mktemp("export") / "tiny"
+    made = export_formats(model, path, formats=tuple(FORMATS), sizes=SIZES, images=[astronaut()])
+    return {report.format: report for report in made}
+
+
+@pytest.mark.parametrize("format", list(FORMATS))
+def test_every_format_equals_eager_on_a_photo(reports: dict[str, ExportReport], format: str) -> None:
+    report = reports[format]
+    assert report.passed
+    assert 0 < report.relative_error < 1e-5
+    assert [(row.size, row.batch) for row in report.comparisons] == [((64, 96), 1), ((45, 61), 2)]
+    assert all(row.same_class > 0.999 for row in report.comparisons)
+    written = json.loads((report.path.parent / f"{report.path.name}.parity.json").read_text(encoding="utf-8"))
+    assert written["relative_error"] == report.relative_error
+    assert written["comparisons"][1]["size"] == [45, 61]
+    assert written["passed"]
+
+
+def test_the_folder_holds_the_files_and_nothing_else(reports: dict[str, ExportReport]) -> None:
+    names = {file.name for file in reports["onnx"].path.parent.iterdir()}
+    files = {"tiny.onnx", "tiny.pt2", "tiny.xml"}
+    assert names == files | {f"{name}.parity.json" for name in files} | {"tiny.bin"}
+
+
+@pytest.mark.parametrize("format", list(FORMATS))
+def test_batch_height_and_width_are_dynamic(model: Tiny, reports: dict[str, ExportReport], format: str) -> None:
+    runner = RUNNERS[format](reports[format].path)
+    for shape in ((1, 3, 32, 32), (3, 3, 65, 200), (1, 3, 128, 33)):
+        image = torch.randn(shape)
+        with torch.inference_mode():
+            expected = model(image).numpy()
+        assert compare(runner(image.numpy()), expected).relative_error < 1e-5
+
+
+@pytest.mark.parametrize("format", list(FORMATS))
+def test_metadata_travels(model: Tiny, reports: dict[str, ExportReport], format: str) -> None:
+    metadata = read_metadata(reports[format].path)
+    assert metadata == reports[format].metadata
+    assert metadata["classes"] == list(model.classes)
+    assert metadata["palette"] == [list(colour) for colour in model.palette]
+    assert Preprocessing.from_dict(metadata["preprocessing"]) == model.preprocessing
+    assert metadata["licences"] == {"code": "Apache-2.0", "data": "CC0"}
+    assert metadata["dataset"] == "camvid"
+
+
+def test_no_local_path_and_no_example_travels(reports: dict[str, ExportReport]) -> None:
+    weights = 4 * sum(p.numel() for p in Tiny().deploy().parameters())
+    for report in reports.values():
+        content = report.path.read_bytes()
+        assert str(Path(__file__).parent).encode() not in content
+        assert len(content) < 120_000 + 10 * weights  # the example alone would be 600 kB
+
+
+def test_onnx_names_its_dimensions(reports: dict[str, ExportReport]) -> None:
+    import onnx
+
+    graph = onnx.load(str(reports["onnx"].path)).graph
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    assert shapes == {"image": ["batch", 3, "height", "width"], "logits": ["batch", 5, "height", "width"]}
+    assert not any(node.op_type == "BatchNormalization" for node in graph.node)
+
+
+def test_the_model_itself_stays_as_it_was(tmp_path: Path) -> None:
+    model = Tiny().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    export_model(model, tmp_path / "model", format="torch", sizes=SIZES)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize(("num_classes", "in_channels"), [(1, 1), (2, 4)])
+def test_one_logit_and_other_channels(tmp_path: Path, num_classes: int, in_channels: int) -> None:
+    report = export_model(Tiny(num_classes, in_channels), tmp_path / "m.pt2", sizes=SIZES, images=[astronaut()])
+    assert report.passed
+    assert report.metadata["in_channels"] == in_channels
+
+
+def test_a_difference_is_refused_and_the_earlier_file_kept(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt2"
+    path.write_bytes(b"an earlier export")
+    with pytest.raises(ParityError, match=r"model\.pt2 was not written.*tolerance 1e-04") as caught:
+        export_model(WrongDeploy(), path, sizes=SIZES)
+    assert 1e-4 < caught.value.report.relative_error < 1e-2
+    assert path.read_bytes() == b"an earlier export"
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
+
+
+def test_a_model_without_a_graph_is_an_export_error(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"cannot trace DataDependent"):
+        export_model(DataDependent(), tmp_path / "model.onnx", sizes=SIZES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with staged(tmp_path / "model.xml") as temporary:
+            temporary.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_to_onnx_returns_the_path_of_a_file_that_runs(model: Tiny, tmp_path: Path) -> None:
+    path = to_onnx(model, tmp_path / "network")
+    assert path == tmp_path / "network.onnx"
+    image = torch.randn(1, 3, 40, 56)
+    with torch.inference_mode():
+        assert compare(RUNNERS["onnx"](path)(image.numpy()), model(image).numpy()).relative_error < 1e-5
+
+
+def test_path_and_format_complete_each_other() -> None:
+    assert target("a/b", None) == (Path("a/b.onnx"), "onnx")
+    assert target("a/b.pt2", None) == (Path("a/b.pt2"), "torch")
+    assert target("a/street.camvid", "openvino") == (Path("a/street.camvid.xml"), "openvino")
+    with pytest.raises(ValueError, match="not 'torch'"):
+        target("b.onnx", "torch")
+    with pytest.raises(ValueError, match="give one of onnx, torch, openvino"):
+        target("b", "tensorrt")
+
+
+def test_empty_images_and_sizes_are_refused(model: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="images is empty"):
+        export_model(model, tmp_path / "m", images=[])
+    with pytest.raises(ValueError, match="sizes is empty"):
+        export_model(model, tmp_path / "m", sizes=[])
+
+
+def test_compare_counts_errors_and_classes() -> None:
+    reference = np.zeros((1, 2, 2, 2), np.float32)
+    reference[:, 0] = 1
+    output = reference.copy()
+    output[0, 1, 0, 0] = 2  # one of four pixels changes its class
+    row = compare(output, reference)
+    assert (row.absolute_error, row.relative_error, row.same_class) == (2, 2, 0.75)
+    output[0, 0, 0, 0] = np.nan
+    assert compare(output, reference).relative_error == float("inf")
+    assert compare(reference[:, :1], reference).same_class == 0
+    assert compare(reference[:, :1] - 2, reference[:, :1]).same_class == 0  # sigmoid: below 0 is background
+
+
+def test_natural_noise_has_the_spectrum_of_photos() -> None:
+    noise = natural_noise(256, 256)
+    assert noise.shape == (256, 256, 3)
+    assert noise.dtype == np.uint8
+    assert np.array_equal(noise, natural_noise(256, 256))
+    spectrum = np.abs(np.fft.fft2(noise[..., 0].astype(float)))
+    radius = np.hypot(*np.meshgrid(np.fft.fftfreq(256), np.fft.fftfreq(256)))
+    low, high = (spectrum[(radius > r * 0.9) & (radius < r * 1.1)].mean() for r in (0.02, 0.2))
+    assert 7 < low / high < 13  # ten times the frequency: a tenth of the amplitude
+
+
+def test_network_input_is_normalised_as_the_model_wants() -> None:
+    preprocessing = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    white = np.full((40, 50, 3), 255, np.uint8)
+    for channels in (1, 3, 4):
+        example = network_input(white, (33, 47), preprocessing, channels)
+        assert example.shape == (1, channels, 33, 47)
+        assert torch.allclose(example, torch.tensor(2.0))
+
+
+def test_command_line_writes_all_formats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "export",
+        "pphumanseg",
+        "--random-weights",
+        "--format",
+        "onnx,torch",
+        "--size",
+        "64x96",
+        "--out",
+        str(tmp_path),
+    ]
+    assert main(words) == 0
+    assert {"pphumanseg.onnx", "pphumanseg.pt2"} <= {file.name for file in tmp_path.iterdir()}
+    assert read_metadata(tmp_path / "pphumanseg.onnx")["model"] == "pphumanseg"
+    assert "pphumanseg" in capsys.readouterr().out
+
+
+def test_command_line_fails_where_parity_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export", "pphumanseg", "--random-weights", "--format", "torch", "--size", "64x96", "--out", str(tmp_path)]
+    assert main([*words, "--tolerance", "1e-12"]) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert "was not written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pphumanseg"], "architecture without weights"),
+        ([], "give the models to export"),
+        (["pphumanseg", "--all"], "not both"),
+        (["pphumanseg", "--format", "onnx,coreml"], "give one or more of onnx, torch, openvino"),
+        (["bisenetv3", "--random-weights"], "did you mean"),
+        (["nothing.safetensors"], "no weights called"),
+    ],
+)
+def test_command_line_says_what_is_wrong(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", *words]) == 2
+    assert message in capsys.readouterr().err
