@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import weakref
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -242,18 +243,36 @@ def deep_size(thing: object, seen: set[int] | None = None) -> int:
     return deep_size(vars(thing), seen) if hasattr(thing, "__dict__") else 0
 
 
-def test_memory_does_not_grow_with_the_images() -> None:
-    import gc
-    import resource
+def test_pictures_and_logits_are_let_go() -> None:
+    """However many images there are, only those alive that are being scored or read ahead."""
+    pictures: list[weakref.ref[Image.Image]] = []
+    logits: list[weakref.ref[Tensor]] = []
 
-    model = Brightness()
-    evaluate(model, Images(8, size=(256, 256)), worst=2)
-    gc.collect()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    evaluate(model, Images(120, size=(256, 256)), worst=2)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    one_image = 256 * 256 * (3 + 1 + 1)  # picture, label, prediction
-    assert grown < 40 * one_image  # had it kept them, 112 more
+    class Watched(Images):
+        def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
+            picture, target = super().load(index)
+            pictures.append(weakref.ref(picture))
+            return picture, target
+
+    class WatchedModel(Brightness):
+        def deploy(self) -> nn.Module:
+            return self
+
+        def forward(self, image: Tensor) -> Tensor:
+            result = super().forward(image)
+            logits.extend([weakref.ref(result), weakref.ref(image)])
+            return result
+
+    alive: list[tuple[int, int]] = []
+
+    def count(done: int, total: int) -> None:
+        alive.append(tuple(sum(r() is not None for r in refs) for refs in (pictures, logits)))  # type: ignore[arg-type]
+
+    evaluate(WatchedModel(), Watched(40), worst=3, readers=2, batch_size=2, flip=True, progress=count)
+    assert len(pictures) == 40
+    assert max(p for p, _ in alive) <= 2 + 2 + 2  # scored, waiting, being read
+    assert max(n for _, n in alive) <= 4
+    assert alive[-1][1] <= alive[0][1]
 
 
 def test_worst_images_are_the_worst() -> None:
