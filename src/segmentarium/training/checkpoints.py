@@ -85,7 +85,14 @@ def training_state(trainer: Trainer, task: SegmentationTask) -> dict[str, Any]:
 def restore(trainer: Trainer, task: SegmentationTask, state: dict[str, Any]) -> None:
     """Puts a `training_state` back, once Lightning has set up model and optimiser."""
     trainer.strategy.load_model_state_dict(state, strict=True)
+    rates = [
+        [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+        for optimizer in trainer.optimizers
+    ]
     trainer.strategy.load_optimizer_state_dict(state)
+    for optimizer, groups in zip(trainer.optimizers, rates, strict=True):
+        for group, values in zip(optimizer.param_groups, groups, strict=True):
+            group.update(values)  # where changed options were allowed, the state must not bring back the old ones
     if state["precision_state"]:
         trainer.precision_plugin.load_state_dict(state["precision_state"])
     if task.averaged is not None and state["averaged"] is not None:
