@@ -25,14 +25,14 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(cards, indent=1))
         return 0
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("name", "kind", "year", "parameters (M)", "GFLOPs (multiply-adds)", "published", "weights here")
+    table = Table(Column("name", no_wrap=True), "year", "M parameters", "GFLOPs", "published", "weights here")
+    table.caption = "published figures; FLOPs are 1e9 multiply-adds"
     for card in cards:
         size = "×".join(map(str, card["flops_size"])) if card["flops_size"] else ""
         table.add_row(
             card["name"],
-            card["kind"],
             str(card["paper"]["year"]),
             f"{card['parameters']:.2f}" if card["parameters"] else "",
             f"{card['flops']:.1f} at {size}" if card["flops"] else "",
