@@ -10,7 +10,7 @@ import difflib
 import fnmatch
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,8 +36,13 @@ class Paper:
 class Card:
     """What is published of one variant, and what it cannot do here.
 
-    parameters: millions, with `num_classes` classes.  flops: 1e9 multiply-adds at `flops_size` (height, width).
-    scores: benchmark and protocol -> published score.  limits: what this model truly cannot meet, and why.
+    parameters   millions, with `num_classes` classes; counted with the training-only branches or without, as published
+    flops        1e9 multiply-adds of `forward` at `flops_size` (height, width)
+    scores       benchmark and protocol -> published score
+    limits       what this model truly cannot meet -> why.  The keys are the checks of the conformance suite: "parameters",
+                 "flops" (published numbers that the published network does not have), "in_channels", "odd_sizes",
+                 "gradients", "void", "learning", "deploy", "export", "compile", "autocast", "channels_last", "round_trip",
+                 "one_class", "batch_of_one".  A limit that is no longer true fails the suite.
     """
 
     paper: Paper
@@ -141,6 +146,11 @@ def variant_of(found: Entry, arguments: dict[str, Any]) -> tuple[Entry, dict[str
     return best, {key: value for key, value in merged.items() if key not in best.arguments}
 
 
+def remember(model: Any, name: str, arguments: Mapping[str, Any]) -> None:
+    """Notes on a model what it was made by, so that a file of its weights can rebuild it."""
+    model.registered_name, model.given_arguments = name, dict(arguments)
+
+
 def create_model(name: str, *, weights: str | None = None, **arguments: Any) -> nn.Module:
     """Builds the model `name`, e.g. "bisenetv2", "deeplabv3plus" or "segformer_b0".
 
@@ -169,7 +179,7 @@ def create_model(name: str, *, weights: str | None = None, **arguments: Any) -> 
         source = weights or name
         return load_into(source, found, arguments)
     model = found.build(**merged)
-    model.registered_name, model.given_arguments = base, dict(arguments)
+    remember(model, base, arguments)
     return model
 
 

@@ -20,22 +20,25 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> int:
     """Folds each batch norm that directly follows a convolution into it, in place; returns how many.
 
     Which norm follows which convolution is seen by running `example` through the model, so it works for any model,
-    timm's too.  A convolution that feeds two norms (shared weights) and a norm fed by two convolutions stay as they are.
+    timm's too.  These stay as they are: a convolution that feeds two norms, or a norm only in some of its calls; a norm
+    fed by two convolutions; a norm whose input was changed in place after the convolution.
     """
-    produced: dict[
-        int, tuple[nn.Module, Tensor]
-    ] = {}  # id of an output -> its convolution (and the tensor, kept alive)
+    # id of an output -> its convolution, the tensor (kept alive, so that the id stays its own) and its version
+    produced: dict[int, tuple[nn.Module, Tensor, int]] = {}
     norms_of: dict[nn.Module, set[nn.Module]] = {}
     convs_of: dict[nn.Module, set[nn.Module | None]] = {}
     calls: dict[nn.Module, int] = {}
 
     def after_conv(module: nn.Module, _inputs: tuple, output: Tensor) -> None:
-        produced[id(output)] = (module, output)
+        produced[id(output)] = (module, output, output._version)
         calls[module] = calls.get(module, 0) + 1
 
     def before_norm(module: nn.Module, inputs: tuple) -> None:
-        conv = produced.get(id(inputs[0]), (None, None))[0]
+        conv, _, version = produced.get(id(inputs[0]), (None, None, 0))
+        if conv is not None and version != inputs[0]._version:
+            conv = None
         convs_of.setdefault(module, set()).add(conv)
+        calls[module] = calls.get(module, 0) + 1
         if conv is not None:
             norms_of.setdefault(conv, set()).add(module)
 
@@ -54,7 +57,7 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> int:
     folded: dict[nn.Module, nn.Module] = {}
     for norm, convs in convs_of.items():
         conv = next(iter(convs))
-        if len(convs) != 1 or not isinstance(conv, nn.Conv2d) or len(norms_of[conv]) != 1:
+        if len(convs) != 1 or not isinstance(conv, nn.Conv2d) or len(norms_of[conv]) != 1 or calls[conv] != calls[norm]:
             continue
         assert isinstance(norm, nn.BatchNorm2d)
         assert norm.running_mean is not None

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from segmentarium.contracts import Preprocessing, SegmentationModel
-from segmentarium.registry import Entry, did_you_mean, entry, variant_of
+from segmentarium.registry import Entry, did_you_mean, entry, remember, variant_of
 from segmentarium.weights import catalogue
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.table import LoadError, LoadReport, adapt_input_channels, load_state, to_theirs
@@ -76,7 +76,14 @@ def header_of(model: nn.Module, **facts: Any) -> dict[str, Any]:
             f"{type(model).__name__} was not built by create_model, so a file could not rebuild it; "
             "build it by create_model(name, ...) or save its state_dict() yourself"
         )
-    header: dict[str, Any] = {"format": 1, "model": name, "arguments": getattr(model, "given_arguments", {})}
+    arguments = getattr(model, "given_arguments", {})
+    for key, value in arguments.items():
+        if isinstance(value, nn.Module):
+            raise ValueError(
+                f"{name} was built with a module as its {key}, so a file could not rebuild it; "
+                f"give {key} by name, or save its state_dict() yourself"
+            )
+    header: dict[str, Any] = {"format": 1, "model": name, "arguments": arguments}
     if isinstance(model, SegmentationModel):
         header["classes"] = list(model.classes)
         header["palette"] = [list(colour) for colour in model.palette]
@@ -169,12 +176,14 @@ def locate(source: str | Path) -> Path:
     return path
 
 
-def describe(model: nn.Module, header: Mapping[str, Any]) -> None:
+def describe(model: Any, header: Mapping[str, Any]) -> None:
     """Puts classes, palette and preprocessing of a header on the model that was built from it."""
-    if isinstance(model, SegmentationModel) and "classes" in header:
-        model.classes = tuple(header["classes"])
-        model.palette = tuple((r, g, b) for r, g, b in header["palette"])
-        model.preprocessing = Preprocessing.from_dict(header["preprocessing"]).for_channels(model.in_channels)
+    if isinstance(model, SegmentationModel):
+        if "classes" in header:
+            model.classes = tuple(header["classes"])
+            model.palette = tuple((r, g, b) for r, g, b in header["palette"])
+        if "preprocessing" in header:
+            model.preprocessing = Preprocessing.from_dict(header["preprocessing"]).for_channels(model.in_channels)
     model.weights_header = dict(header)
 
 
@@ -193,14 +202,14 @@ def load(source: str | Path, *, layout: str | None = None, strict: bool = True, 
     if header is not None:
         found = entry(header["model"])
         model = found.build(**{**found.arguments, **header["arguments"]})
-        model.registered_name, model.given_arguments = found.name, dict(header["arguments"])
+        remember(model, found.name, header["arguments"])
         load_state(model, state, strict=strict)
         describe(model, header)
         return model.eval()
     table = get_layout(layout) if layout else recognise(state)
     found, arguments = variant_of(entry(table.model), table.arguments(state))
     model = found.build(**{**found.arguments, **arguments})
-    model.registered_name, model.given_arguments = found.name, arguments
+    remember(model, found.name, arguments)
     report = load_state(model, state, rules=table.rules, strict=strict)
     if verbose:
         print(f"{path.name}: {found.name}, layout {table.name}\n{report}")
@@ -227,9 +236,14 @@ def load_into(source: str | Path, found: Entry, arguments: Mapping[str, Any]) ->
         )
     stored = entry(name)
     merged = {**stored.arguments, **made_with, **arguments}
+    for key, value in found.arguments.items():
+        if key not in arguments and merged.get(key, value) != value:
+            raise ValueError(
+                f"{source} holds weights of {name!r} with {key}={merged[key]!r}, but {found.name!r} has {key}={value!r}; "
+                f"create {name!r} instead"
+            )
     model = found.build(**merged)
-    model.registered_name = name
-    model.given_arguments = {**made_with, **arguments}
+    remember(model, name, {**made_with, **arguments})
     report = load_state(
         model,
         state,
@@ -237,8 +251,10 @@ def load_into(source: str | Path, found: Entry, arguments: Mapping[str, Any]) ->
         source_channels={**stored.arguments, **made_with}.get("in_channels", 3),
         replace_head="num_classes" in arguments,
     )
-    if header is not None and not report.mismatched:
-        describe(model, header)
+    if header is not None:
+        # another head has classes of its own; how images are prepared is the trunk's
+        facts = ("classes", "palette") if report.mismatched else ()
+        describe(model, {key: value for key, value in header.items() if key not in facts})
     if report.mismatched or report.adapted:
         warnings.warn(f"{source} was loaded into another shape of {name}:\n{report}", stacklevel=3)
     return model
