@@ -199,7 +199,9 @@ def test_batch_of_one_with_batch_norm_is_refused_before_training(folder: Path, t
 
 def test_void_only_data_trains_to_nothing_but_does_not_break(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     root = MATERIAL.labelled_folder(tmp_path / "void", number=4, void=True)
-    result = train(MATERIAL.quick_options(root, tmp_path / "out", max_steps=3))
+    result = train(
+        MATERIAL.quick_options(root, tmp_path / "out", max_steps=3, data_arguments={"mask_map": "0:0,1:1,255:255"})
+    )
     assert result.steps == 3
     assert "no labelled pixel at all" in capsys.readouterr().out
     state = segmentarium.load(result.last_weights).state_dict()

@@ -20,6 +20,7 @@ from segmentarium.training.checkpoints import (
     BEST_WEIGHTS,
     LAST,
     LAST_WEIGHTS,
+    kept_on_failure,
     restore,
     training_state,
     write_checkpoint,
@@ -265,8 +266,8 @@ class RunControl(pl.Callback):
 
         task.check_weights()
         metrics = {} if found is None else {key: value for key, value in found.items() if key != "iou"}
-        facts = {**self.facts, "step": task.step, "metrics": metrics}
-        save(task.evaluated, self.folder / name, **facts)
+        with kept_on_failure(self.folder / name):
+            save(task.evaluated, self.folder / name, **{**self.facts, "step": task.step, "metrics": metrics})
 
     def _agreed_to_stop(self, trainer: pl.Trainer, step: int, now: bool = False) -> bool:
         wanted = self.stop.received is not None

@@ -6,10 +6,13 @@ Each is written beside its final name and renamed, so that a kill or a full disk
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from segmentarium.training.options import TrainingOptions, changed_options
 from segmentarium.weights import atomic_write
@@ -30,14 +33,20 @@ class ResumeError(ValueError):
     """The run cannot be continued as asked."""
 
 
-def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """torch.save, atomically.  Raises CheckpointWriteError."""
+@contextmanager
+def kept_on_failure(path: Path) -> Iterator[None]:
+    """Turns what an atomic write of `path` may raise into a CheckpointWriteError that says what is left."""
     try:
-        with atomic_write(path) as temporary:
-            torch.save(state, temporary)
-    except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError on a full disk
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # PyTorch's writer: RuntimeError on a full disk
         kept = "the previous one is whole" if path.exists() else "there is none before it"
         raise CheckpointWriteError(f"{path} could not be written ({error}); {kept}. Is the disk full?") from error
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """torch.save, atomically.  Raises CheckpointWriteError."""
+    with kept_on_failure(path), atomic_write(path) as temporary:
+        torch.save(state, temporary)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

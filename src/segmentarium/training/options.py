@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 from dataclasses import dataclass, field
 from typing import Any
@@ -131,8 +132,7 @@ class TrainingOptions:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as JSON knows it (tuples become lists)."""
-        values = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainingOptions:

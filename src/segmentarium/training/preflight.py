@@ -50,7 +50,8 @@ def check_fit(model: nn.Module, options: TrainingOptions, micro_batch: int, proc
     A batch of one under batch normalisation, weights averaged under sharding, images of other than three channels.
     """
     has_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    if has_norm and micro_batch * processes == 1:
+    seen_together = micro_batch * (processes if torch.cuda.is_available() else 1)  # SyncBN is made for GPUs only
+    if has_norm and seen_together == 1:
         raise ValueError(
             "a forward pass would see one crop, but the model has batch normalisation, which needs two or more; "
             "give --batch-size 2 (and --micro-batch 2) or more"
@@ -59,6 +60,8 @@ def check_fit(model: nn.Module, options: TrainingOptions, micro_batch: int, proc
         raise ValueError(
             f"strategy {options.strategy!r} shards the weights, which cannot be averaged in each process; give --ema 0"
         )
+    if options.precision == "fp16" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise ValueError("precision fp16 needs a GPU; on this machine use bf16 or 32")
     in_channels = getattr(model, "in_channels", 3)
     if in_channels != 3:
         raise ValueError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,15 @@ from segmentarium.training.result import TrainingResult
 from segmentarium.training.task import SegmentationTask
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+# Warnings of Lightning about what is meant to be so here: few workers, no validation loop of its own, …
+IRRELEVANT = (
+    ".*does not have many workers.*",
+    ".*val_dataloader.*",
+    ".*LeafSpec.*",
+    ".*GPU available but not used.*",
+    ".*`logger=False`.*",
+)
 
 
 def run(options: TrainingOptions) -> TrainingResult:
@@ -78,7 +89,8 @@ def run(options: TrainingOptions) -> TrainingResult:
     with StopSignals() as stop:
         control = RunControl(folder, journal, stop, val_set, _facts(options, train_set.info), resumed)
         trainer.callbacks.append(control)  # type: ignore[attr-defined]
-        trainer.fit(task)
+        with quiet_lightning():
+            trainer.fit(task)
     return dataclasses.replace(result, steps=task.step, best=task.best or {}, signal=stop.received)
 
 
@@ -142,15 +154,6 @@ def _earlier_run(folder: Path, options: TrainingOptions) -> dict[str, Any] | Non
 
 
 def _trainer(options: TrainingOptions, folder: Path) -> pl.Trainer:
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*lr_scheduler.*",
-        ".*logging interval.*",
-        ".*val_dataloader.*",
-        ".*LeafSpec.*",
-    ):
-        warnings.filterwarnings("ignore", message)
     devices: Any = options.devices
     if devices.lstrip("-").isdigit():
         devices = int(devices)
@@ -159,25 +162,46 @@ def _trainer(options: TrainingOptions, folder: Path) -> pl.Trainer:
     )
     if devices == "auto" and processes_on_cpu:
         devices = 1
-    return pl.Trainer(
-        default_root_dir=folder,
-        accelerator=options.accelerator,
-        devices=devices,
-        num_nodes=options.num_nodes,
-        strategy=options.strategy,
-        precision=PRECISIONS[options.precision],  # type: ignore[arg-type]
-        max_epochs=-1,
-        max_steps=options.max_steps,
-        gradient_clip_val=options.clip_norm,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        benchmark=torch.cuda.is_available(),
-    )
+    with quiet_lightning():
+        return pl.Trainer(
+            default_root_dir=folder,
+            accelerator=options.accelerator,
+            devices=devices,
+            num_nodes=options.num_nodes,
+            strategy=options.strategy,
+            precision=PRECISIONS[options.precision],  # type: ignore[arg-type]
+            max_epochs=-1,
+            max_steps=options.max_steps,
+            gradient_clip_val=options.clip_norm,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            benchmark=torch.cuda.is_available(),
+            sync_batchnorm=not processes_on_cpu,  # only where there is a process group; the layer exists on GPUs only
+        )
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Without Lightning's tips, and with a second Ctrl-C as the KeyboardInterrupt that it is, not as an exit code."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in IRRELEVANT:
+                warnings.filterwarnings("ignore", message)
+            yield
+    except SystemExit as exit_call:
+        if isinstance(exit_call.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        logger.setLevel(level)
 
 
 def _tensorboard(options: TrainingOptions) -> Any:
