@@ -1,0 +1,203 @@
+"""Our real-time and other models against the public implementations of `reference_latency.json`, by its own method.
+
+    python -m benchmarks.reference [MODEL …] [--reference FILE] [--threads 2] [--rounds 7] [--csv FILE]
+
+The file gives t(implementation) / t(yardstick), the yardstick being torchvision's LR-ASPP with MobileNetV3-Large at the
+same size, measured in alternating rounds in one process.  Here the same is measured of ours, so that the quotient of the two
+ratios compares implementations across machines: above 1, ours is faster.  As there: float32, batch 1, random weights and
+input, two warm-up forwards with one under the FLOP counter between them, 7 rounds, glibc keeping freed memory (set in the
+environment of the processes that this program starts, one for each model).
+
+"eager" is contiguous, as the file's; "channels-last" and "deploy" are what else the same PyTorch can do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segmentarium.benchmarking.timing import alternate, ratio
+
+REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference_latency.json"
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
+COLUMNS = ("model", "size", "form", "ms", "yardstick_ms", "ratio", "public", "public_ratio", "faster", "problem")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One of our models as the public implementations were built, and their names in the file."""
+
+    model: str
+    size: tuple[int, int]
+    public: tuple[str, ...]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    num_classes: int = 19
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} @{'x'.join(map(str, self.size))}"
+
+
+ENTRIES = (
+    Entry("bisenetv2", (512, 1024), ("BiSeNetV2 (CoinCheung)", "BiSeNetV2 (mmseg)")),
+    Entry("pphumanseg", (256, 256), ("PP-HumanSeg-Lite (Paddle)",), num_classes=2),
+    Entry("segformer_b0", (512, 512), ("SegFormer-B0 (NVlabs)", "transformers SegFormer-B0", "smp Segformer mit_b0")),
+    Entry("segformer_b0", (512, 1024), ("SegFormer-B0 (NVlabs) @512x1024", "smp Segformer mit_b0 @512x1024")),
+    Entry("segformer_b1", (512, 512), ("SegFormer-B1 (NVlabs)",)),
+    Entry("segformer_b2", (512, 512), ("SegFormer-B2 (NVlabs)", "transformers SegFormer-B2")),
+    Entry(
+        "deeplabv3plus",
+        (512, 1024),
+        ("smp DeepLabV3Plus resnet50",),
+        {"backbone": "resnet50", "output_stride": 16, "form": "smp"},
+    ),
+    Entry("fcn", (512, 1024), ("torchvision fcn_resnet50",)),
+    Entry("pspnet", (513, 1025), ("PSPNet-R50 (semseg)",)),
+)
+
+
+def find(table: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """The file's record of a public implementation, whichever its section."""
+    return next((section[name] for section in table.values() if isinstance(section, dict) and name in section), None)
+
+
+def measure(entry: Entry, rounds: int) -> list[dict[str, Any]]:
+    """Rows without the public numbers: milliseconds of each form and of the yardstick, and the ratio of the rounds."""
+    from torch.utils.flop_counter import FlopCounterMode
+    from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+
+    from segmentarium.registry import create_model
+
+    torch.manual_seed(0)
+    model = create_model(entry.model, num_classes=entry.num_classes, **entry.arguments).eval()
+    yardstick = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=19).eval()
+    image = torch.randn(1, 3, *entry.size)
+    forms: dict[str, tuple[nn.Module, torch.memory_format]] = {
+        "eager": (model, torch.contiguous_format),
+        "channels-last": (copy.deepcopy(model), torch.channels_last),
+        "deploy": (model.deploy(), torch.channels_last),  # type: ignore[operator]
+    }
+
+    def forward(network: nn.Module, layout: torch.memory_format) -> Callable[[], Any]:
+        network.to(memory_format=layout)
+        given = image.contiguous(memory_format=layout)
+
+        def run() -> Tensor | dict[str, Tensor]:
+            with torch.inference_mode():
+                return network(given)
+
+        return run
+
+    rows = []
+    for name, (network, layout) in forms.items():
+        run, measure_stick = forward(network, layout), forward(yardstick, torch.contiguous_format)
+        run()
+        with FlopCounterMode(display=False):
+            run()
+        seconds = alternate({"ours": run, "yardstick": measure_stick}, warmup=1, rounds=rounds)
+        rows.append(
+            {
+                "model": entry.model,
+                "size": "×".join(map(str, entry.size)),
+                "form": name,
+                "ms": statistics.median(seconds["ours"]) * 1e3,
+                "yardstick_ms": statistics.median(seconds["yardstick"]) * 1e3,
+                "ratio": ratio(seconds["ours"], seconds["yardstick"]),
+            }
+        )
+    return rows
+
+
+def compared(rows: list[dict[str, Any]], entry: Entry, table: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each form and public implementation; `faster` is the public ratio over ours."""
+    found = [(name, record["ratio"]) for name in entry.public if (record := find(table, name)) is not None]
+    if not found:
+        return rows
+    return [
+        {**row, "public": name, "public_ratio": public, "faster": public / row["ratio"]}
+        for row in rows
+        for name, public in found
+        if "ratio" in row
+    ] or rows
+
+
+def run_one(entry: Entry, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures one entry in a process of its own, whose allocator keeps freed memory."""
+    environment = os.environ | ALLOCATOR | {"OMP_NUM_THREADS": str(options.threads)}
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "rows.json"
+        words = ["--one", entry.name, "--result", str(result), "--threads", str(options.threads)]
+        command = [sys.executable, "-m", __spec__.name, *words, "--rounds", str(options.rounds)]
+        done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+        if done.returncode == 0:
+            return json.loads(result.read_text(encoding="utf-8"))
+    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return [{"model": entry.model, "size": "×".join(map(str, entry.size)), "problem": last}]
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="*", help=f"of {', '.join(dict.fromkeys(entry.model for entry in ENTRIES))}")
+    parser.add_argument("--reference", type=Path, default=REFERENCE, metavar="FILE", help=f"default {REFERENCE}")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--csv", type=Path, metavar="FILE")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(words)
+    if options.one:
+        torch.set_num_threads(options.threads)
+        entry = next(entry for entry in ENTRIES if entry.name == options.one)
+        options.result.write_text(json.dumps(measure(entry, options.rounds)), encoding="utf-8")
+        return 0
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from segmentarium.benchmarking.machine import describe, machine_facts
+
+    unknown = set(options.model) - {entry.model for entry in ENTRIES}
+    if unknown:
+        parser.error(f"no entry for {', '.join(sorted(unknown))}")
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    table: dict[str, Any] = {}
+    if options.reference.is_file():
+        table = json.loads(options.reference.read_text(encoding="utf-8"))
+    else:
+        console.print(f"no {options.reference}: only our own ratios to the yardstick follow")
+    facts = machine_facts()
+    rows: list[dict[str, Any]] = []
+    for entry in ENTRIES:
+        if not options.model or entry.model in options.model:
+            console.print(f"measuring {entry.name}", highlight=False)
+            rows += compared(run_one(entry, options), entry, table)
+    shown = Table(*COLUMNS)
+    for row in rows:
+        values = [row.get(column) for column in COLUMNS]
+        shown.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v or "") for v in values))
+    console.print(shown)
+    console.print(describe(facts), highlight=False)
+    if options.csv:
+        with options.csv.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+    return 1 if any(row.get("problem") for row in rows) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

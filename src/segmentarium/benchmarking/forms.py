@@ -1,0 +1,64 @@
+"""The ways to run one model: eager PyTorch as it is, channels-last, the deploy form, and the engines of prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+# form -> (engine, precision) of segmentarium.inference; None: eager PyTorch, made here
+FORMS: dict[str, tuple[str, str] | None] = {
+    "eager": None,
+    "channels-last": None,
+    "deploy": ("torch", "fp32"),
+    "compile": ("compile", "fp32"),
+    "onnxruntime": ("onnxruntime", "fp32"),
+    "openvino": ("openvino", "fp32"),
+    "openvino-bf16": ("openvino", "bf16"),
+}
+
+
+def check_forms(names: list[str]) -> list[str]:
+    """The names, each known; ValueError names the others."""
+    unknown = [name for name in names if name not in FORMS]
+    if unknown or not names:
+        raise ValueError(f"engines are {', '.join(names) or 'none'}; give one or more of {', '.join(FORMS)}")
+    return names
+
+
+def build_form(model: nn.Module, name: str) -> Callable[[Tensor], Tensor]:
+    """image (B, C, H, W) float32, contiguous -> logits (B, K, H, W).
+
+    "eager" is the model as trained; "channels-last" the same with weights and image in that layout; "deploy" and the rest
+    run the deploy form.  Raises ImportError for a missing package and ValueError for a precision the processor lacks.
+    """
+    check_forms([name])
+    engine = FORMS[name]
+    if engine is not None:
+        from segmentarium.inference.engines import build_engine
+
+        return build_engine(model, engine[0], precision=engine[1], device="cpu")
+    layout = torch.channels_last if name == "channels-last" else torch.contiguous_format
+    network = model.eval().to(memory_format=layout)
+
+    def run(image: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return network(image.contiguous(memory_format=layout))
+
+    return run
+
+
+def parameters_millions(model: nn.Module) -> float:
+    """All parameters, training-only branches included."""
+    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
+
+
+def multiply_adds(model: nn.Module, image: Tensor) -> float:
+    """1e9 multiply-adds of one forward: convolutions, matrix products and attention, as PyTorch's counter sees them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model.eval()(image)
+    return counter.get_total_flops() / 2e9

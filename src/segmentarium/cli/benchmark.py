@@ -1,0 +1,124 @@
+"""`segmentarium benchmark [MODEL…]`: how fast and how large, on this machine, in every form that is installed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from segmentarium.cli.export import size
+
+DEFAULT_ENGINES = "eager,channels-last,deploy,compile,onnxruntime,openvino,openvino-bf16"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        nargs="*",
+        help="weights by name or file, or an architecture (random weights); default: the shipped weights",
+    )
+    parser.add_argument(
+        "--engines", default=DEFAULT_ENGINES, metavar="A,B", help=f"of {DEFAULT_ENGINES} (default: all)"
+    )
+    parser.add_argument("--size", type=size, default=(512, 1024), metavar="HxW", help="of the input, default 512x1024")
+    parser.add_argument("--batch", type=int, default=1, help="default 1")
+    parser.add_argument("--threads", type=int, metavar="N", help="of every engine; default: as PyTorch chooses")
+    parser.add_argument(
+        "--repeats", type=int, default=20, help="measured calls, default 20; 100 or more for a true p99"
+    )
+    parser.add_argument("--warmup", type=int, default=3, help="calls before those, default 3")
+    parser.add_argument("--num-classes", type=int, default=19, metavar="K", help="of an architecture, default 19")
+    parser.add_argument("--model-only", action="store_true", help="leave out the time from JPEG file to mask")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="for benchmark.csv, benchmark.json and benchmark.png")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+
+
+def run(options: argparse.Namespace) -> int:
+    """0: all measured (forms that are not installed are skipped and say so); 1: a case failed.
+
+    ValueError for wrong usage, FileNotFoundError for an unknown model.
+    """
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from segmentarium.benchmarking import Case, machine_facts, run_case
+    from segmentarium.benchmarking.forms import check_forms
+    from segmentarium.benchmarking.machine import describe
+    from segmentarium.benchmarking.report import remarks, table, write_csv, write_json, write_plot
+
+    for name in ("batch", "repeats", "num_classes"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; give 1 or more")
+    forms = check_forms([part.strip() for part in options.engines.split(",") if part.strip()])
+    threads = options.threads or torch.get_num_threads()
+    cases = [
+        Case(
+            model,
+            form,
+            options.size,
+            options.batch,
+            threads,
+            options.warmup,
+            options.repeats,
+            options.num_classes,
+            not options.model_only,
+        )
+        for model in known_models(options.model)
+        for form in forms
+    ]
+    facts = machine_facts()
+    measurements = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("measuring", total=len(cases))
+        for case in cases:
+            progress.update(task, description=f"{case.model} {case.form}")
+            measurements.append(run_case(case))
+            progress.advance(task)
+    if options.json:
+        print(json.dumps({"machine": facts, "measurements": [m.as_dict() for m in measurements]}, indent=1))
+    else:
+        console = Console()
+        console.print(table(measurements))
+        for line in remarks(measurements):
+            console.print(line, highlight=False)
+        console.print(describe(facts), highlight=False)
+        if facts["load_average"] and facts["cores"] and facts["load_average"] > facts["cores"] / 2:
+            console.print("The machine was busy with other work: take these numbers as a hint only.")
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_csv(measurements, options.out / "benchmark.csv")
+        write_json(measurements, facts, options.out / "benchmark.json")
+        if any(m.latency for m in measurements):
+            write_plot(measurements, facts, options.out / "benchmark.png")
+    return 1 if any(m.problem and not m.skipped for m in measurements) else 0
+
+
+def known_models(given: list[str]) -> list[str]:
+    """The models of the command line, each of which exists; without any, the shipped weights."""
+    from segmentarium.registry import list_models
+    from segmentarium.weights import locate
+    from segmentarium.weights.catalogue import CATALOGUE
+
+    if not given:
+        shipped = [weights.alias or weights.name for weights in CATALOGUE]
+        if not shipped:
+            raise ValueError("name the models to measure: `segmentarium models` lists them")
+        return shipped
+    architectures = list_models(kind="segmenter")
+    for name in given:
+        if name in architectures:
+            continue
+        if name in list_models(kind="backbone"):
+            raise ValueError(f"{name!r} is a backbone; give a segmenter, e.g. {architectures[0]!r}")
+        try:
+            locate(name)
+        except FileNotFoundError:
+            from segmentarium.registry import entry
+
+            if Path(name).suffix:
+                raise
+            entry(name)  # says which architecture was meant
+            raise
+    return given
