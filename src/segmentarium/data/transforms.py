@@ -61,7 +61,7 @@ def train_transform(
         steps.append(v2.RandomHorizontalFlip(flip))
     if photometric:
         steps.append(PhotometricDistortion())
-    steps += [Normalise(mean, std), PadTo(crop_size)]
+    steps.append(ToModelInput(mean, std, pad_to=crop_size))
     return v2.Compose(steps)
 
 
@@ -76,7 +76,7 @@ def eval_transform(
     `resize_mask=False` leaves the mask at its own size, for scores at the labels' resolution.
     """
     steps: list[nn.Module] = [ResizeTo(size, resize_mask)] if size is not None else []
-    return v2.Compose([*steps, Normalise(mean, std)])
+    return v2.Compose([*steps, ToModelInput(mean, std)])
 
 
 class RandomScaleCrop(v2.Transform):
@@ -84,7 +84,7 @@ class RandomScaleCrop(v2.Transform):
 
     For a factor s the region of crop_size / s pixels is cut from the source and resized. Up to rounding of the
     region to whole pixels, and the interpolation at its border, this equals resizing everything and then cropping.
-    Where the scaled picture is smaller than the crop the result is smaller too; `PadTo` fills it up.
+    Where the scaled picture is smaller than the crop the result is smaller too; `ToModelInput` fills it up.
     """
 
     def __init__(
@@ -197,43 +197,34 @@ class PhotometricDistortion(v2.Transform):
         return tv_tensors.Image(changed.reshape(pixels.shape))
 
 
-class Normalise(v2.Transform):
-    """Image to float32, minus mean, over std (of values in 0..1); the mask to int64."""
+class ToModelInput(v2.Transform):
+    """What a model takes: image float32, minus mean, over std (of values in 0..1); mask int64.
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    `pad_to` (height, width): smaller samples are padded below and to the right, the image with 0, the mask with 255.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], pad_to: Size | None = None) -> None:
         super().__init__()
         if len(mean) != len(std) or min(std) <= 0:
             raise ValueError(f"mean {tuple(mean)} and std {tuple(std)}: give as many of each, every std above 0")
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std, self.pad_to = tuple(mean), tuple(std), pad_to
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        plain = inpt.as_subclass(Tensor)
+        height, width = plain.shape[-2:]
+        size = (height, width) if self.pad_to is None else (max(height, self.pad_to[0]), max(width, self.pad_to[1]))
         if isinstance(inpt, tv_tensors.Mask):
-            return tv_tensors.Mask(inpt.as_subclass(Tensor).to(torch.int64))
-        if not isinstance(inpt, tv_tensors.Image):
-            return inpt
-        pixels = inpt.as_subclass(Tensor)
-        unit = 255.0 if pixels.dtype == torch.uint8 else 1.0
+            labels = torch.full((*plain.shape[:-2], *size), IGNORE_INDEX, dtype=torch.int64)
+            labels[..., :height, :width] = plain
+            return tv_tensors.Mask(labels)
+        unit = 255.0 if plain.dtype == torch.uint8 else 1.0
         mean = torch.tensor(self.mean)[:, None, None] * unit
         factor = 1 / (torch.tensor(self.std)[:, None, None] * unit)
-        result = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-        return tv_tensors.Image(result.sub_(mean).mul_(factor))
-
-
-class PadTo(v2.Transform):
-    """Pad below and to the right up to (height, width): the image with 0, the mask with 255."""
-
-    def __init__(self, size: Size) -> None:
-        super().__init__()
-        self.size = size
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        height, width = inpt.shape[-2:]
-        below, right = max(self.size[0] - height, 0), max(self.size[1] - width, 0)
-        if not below and not right:
-            return inpt
-        fill = IGNORE_INDEX if isinstance(inpt, tv_tensors.Mask) else 0
-        padded = nn.functional.pad(inpt.as_subclass(Tensor), (0, right, 0, below), value=fill)
-        return type(inpt)(padded)
+        result = torch.zeros(*plain.shape[:-2], *size) if size != (height, width) else torch.empty(*plain.shape)
+        filled = result[..., :height, :width]
+        torch.sub(plain, mean, out=filled)
+        filled.mul_(factor)
+        return tv_tensors.Image(result)
 
 
 def saturation_matrix(factor: float) -> Tensor:
