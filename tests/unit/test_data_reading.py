@@ -192,7 +192,11 @@ def test_mask_maps_as_text() -> None:
     ignoring = parse_mask_map("5:0,*:255", 1)
     assert ignoring[5] == 0
     assert set(ignoring.values()) == {0, 255}
-    for wrong in ("", "0", "0=1", "a:b", "*:3", "0:0;1:1"):
+    instances = MaskEncoding(2, mapping=parse_mask_map("0:0,*:1", 2))
+    assert np.unique(instances.decode(stripes(0, 7, 255, 60000, dtype=np.uint16))).tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"sends 1 to 3, 2 to 3, .*…, outside the classes 0\.\.1"):
+        MaskEncoding(2, mapping=parse_mask_map("0:0,*:3", 2))
+    for wrong in ("", "0", "0=1", "a:b", "*:other", "0:0;1:1"):
         with pytest.raises(ValueError, match="mask map"):
             parse_mask_map(wrong, 2)
 

@@ -20,6 +20,7 @@ from segmentarium.data.image_io import ImageReadError, open_image
 
 RGB = tuple[int, int, int]
 IGNORE_INDEX = 255
+_ALL_VALUES = 2**16  # of a 16-bit label image
 MAX_CLASSES = 255  # indices 0..254 in a byte; 255 is the ignore value
 
 _SCALED_GREY = {"L;2": 85, "L;4": 17}  # Pillow spreads 2- and 4-bit grey over 0..255; index images need it undone
@@ -58,8 +59,9 @@ class MaskEncoding:
         for table in (self.mapping, self.colours):
             stray = {k: v for k, v in (table or {}).items() if v != IGNORE_INDEX and not 0 <= v < self.label_count}
             if stray:
+                shown = ", ".join(f"{k} to {v}" for k, v in list(stray.items())[:5]) + (" …" if len(stray) > 5 else "")
                 raise ValueError(
-                    f"the mask map sends {stray} outside the classes 0..{self.label_count - 1}; "
+                    f"the mask map sends {shown}, outside the classes 0..{self.label_count - 1}; "
                     f"use those indices, or {IGNORE_INDEX} for ignore"
                 )
 
@@ -206,7 +208,7 @@ def parse_mask_map(text: str, num_classes: int) -> dict[int, int]:
     """`"0:0,255:1"` as {0: 0, 255: 1}: raw value, colon, class index (255 = ignore).
 
     The map is complete: a value that it does not mention is an error, unless the map ends in `*:same` (classes and
-    255 stay as they are) or `*:255` (all other bytes are ignored).
+    255 stay as they are) or `*:N` (all other values, of 16 bits too, become N; `0:0,*:1` makes instances one class).
 
     Raises:
         ValueError: the text has another form.
@@ -217,8 +219,8 @@ def parse_mask_map(text: str, num_classes: int) -> dict[int, int]:
         value, colon, label = (p.strip() for p in part.partition(":"))
         if value == "*" and label == "same":
             others = {i: i for i in [*range(max(num_classes, 2)), IGNORE_INDEX]}
-        elif value == "*" and label == str(IGNORE_INDEX):
-            others = dict.fromkeys(range(256), IGNORE_INDEX)
+        elif value == "*" and label.isdigit():
+            others = dict.fromkeys(range(_ALL_VALUES), int(label))
         elif colon and value.isdigit() and label.isdigit():
             result[int(value)] = int(label)
         else:
