@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", metavar="A,B,…", help="names of the classes of a plain folder")
     parser.add_argument("--num-classes", type=int, metavar="K", help="number of the classes of a plain folder")
     parser.add_argument(
-        "--mask-map", metavar="MAP", help='raw values to classes, e.g. "0:0,255:1"; 255 on the right means ignore'
+        "--mask-map",
+        metavar="MAP",
+        help='raw values to classes, e.g. "0:0,255:1" or "0:0,*:1"; 255 on the right means ignore',
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="for report.json and contact_sheet.png; default runs/check-data/FOLDER"
