@@ -19,11 +19,10 @@ from segmentarium.inference.engines import Engine, build_engine, check_engine, d
 from segmentarium.inference.readers import ArrayRows
 from segmentarium.inference.result import Result
 from segmentarium.inference.tta import augmented, indices, scaled
-from segmentarium.inference.windows import Blend, Block, Rows, overlap_in_pixels, sliding, stream, whole
+from segmentarium.inference.windows import Blend, Block, Rows, auto_tile, overlap_in_pixels, sliding, stream, whole
 from segmentarium.palette import default_palette
 
 WHOLE_LIMIT = 2**21  # pixels: Cityscapes' 2048 x 1024 is still computed whole under tile="auto"
-AUTO_TILE = 1024
 BAND_BYTES = 2**26  # of logits that are brought back to the picture's size at a time
 
 ModelSource = str | PathLike[str] | nn.Module
@@ -67,7 +66,6 @@ class Predictor:
         check_engine(engine, precision)
         if isinstance(tile, str) and tile != "auto":
             raise ValueError(f'tile is {tile!r}; give a number of pixels, "auto" or None')
-        overlap_in_pixels(tile if isinstance(tile, int) else AUTO_TILE, overlap)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; give 1 or more")
         self.device = default_device(device)
@@ -81,6 +79,7 @@ class Predictor:
         )
         self.classes: tuple[str, ...] = tuple(classes)
         self.palette = tuple(getattr(self.model, "palette", None) or default_palette(len(self.classes)))
+        overlap_in_pixels(tile if isinstance(tile, int) else auto_tile(len(self.classes)), overlap)
         self.foreground = _foreground(foreground, self.classes)
         self.tile, self.overlap, self.blend, self.batch_size = tile, overlap, blend, batch_size
         self.flip, self.scales = flip, tuple(scales)
@@ -167,7 +166,7 @@ class Predictor:
     def _tile_for(self, height: int, width: int) -> int | None:
         """The tile of a picture of this size; None: compute it whole."""
         if self.tile == "auto":
-            return AUTO_TILE if height * width > WHOLE_LIMIT else None
+            return auto_tile(len(self.classes)) if height * width > WHOLE_LIMIT else None
         tile = cast("int | None", self.tile)
         return None if tile is None or max(height, width) <= tile else tile
 

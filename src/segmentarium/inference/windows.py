@@ -10,6 +10,7 @@ both cover, never those of the whole picture.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -18,11 +19,13 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-Forward = Callable[[Tensor], Tensor]  # (B, C, h, w) -> logits (B, K, h, w)
+# (B, C, h, w) -> logits (B, K, h, w), in a tensor of its own: windows overwrite it
+Forward = Callable[[Tensor], Tensor]
 Blend = Literal["cosine", "linear", "mean"]
 
 SMALLEST = 32  # the contract of a backbone: any height and width of 32 or more
 GRID = 32  # tiles are multiples of this where the picture allows: the deepest stride of most networks
+TILE_BYTES = 2**26  # of a tile's logits, where the tile is chosen here
 CARRY_LIMIT = 2**28  # bytes of overlapping logits that are kept in float32; beyond that they are kept in float16
 
 
@@ -126,20 +129,23 @@ def stream(
         above = tops[i - 1] + tall - top if i else 0
         pending: Tensor | None = None  # weighted logits of the columns shared with the tile to the left
         for j, logits in enumerate(_tiles(forward, band, lefts, wide, batch_size)):
-            weight = row_weights[i].to(logits.device)[:, None] * column_weights[j].to(logits.device)
-            block = logits.float() * weight if len(tops) * len(lefts) > 1 else logits.float()
-            if pending is not None:
-                block[..., : pending.shape[-1]] += pending
             left = lefts[j]
             right = lefts[j + 1] if j + 1 < len(lefts) else image.width
-            pending = block[..., right - left :].clone()
-            block = block[..., : right - left]
-            if carry is None and len(tops) > 1:
-                carry = _empty_carry(block, tops, tall, image.width)
-            if carry is not None:
-                if above:
-                    block[..., :above, :] += carry[..., :above, left:right]
-                carry[..., : tall - finished, left:right] = block[..., finished:, :]
+            # in place, for at 19 classes a tile of 1024 takes 80 MB; what an engine computed may only be changed in its mode
+            with torch.inference_mode() if logits.is_inference() else contextlib.nullcontext():
+                block = logits.float()
+                if len(tops) * len(lefts) > 1:
+                    block *= row_weights[i].to(block.device)[:, None] * column_weights[j].to(block.device)
+                if pending is not None:
+                    block[..., : pending.shape[-1]] += pending
+                pending = block[..., right - left :].clone()
+                block = block[..., : right - left]
+                if carry is None and len(tops) > 1:
+                    carry = _empty_carry(block, tops, tall, image.width)
+                if carry is not None:
+                    if above:
+                        block[..., :above, :] += carry[..., :above, left:right]
+                    carry[..., : tall - finished, left:right] = block[..., finished:, :]
             yield Block(top, left, block[..., :finished, :])
 
 
@@ -155,6 +161,12 @@ def _empty_carry(block: Tensor, tops: list[int], tall: int, width: int) -> Tenso
     shared = max(above + tall - below for above, below in itertools.pairwise(tops))
     shape = (*block.shape[:2], shared, width)
     return block.new_zeros(shape, dtype=torch.float32 if 4 * math.prod(shape) <= CARRY_LIMIT else torch.float16)
+
+
+def auto_tile(num_classes: int) -> int:
+    """The tile of large pictures: 1024 pixels, less (but 512 at least) where logits of that size would pass 64 MB."""
+    side = math.isqrt(TILE_BYTES // (4 * num_classes))
+    return min(1024, max(512, side // 128 * 128))
 
 
 def overlap_in_pixels(tile: int, overlap: int | float) -> int:
