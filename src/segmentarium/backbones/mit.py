@@ -10,7 +10,8 @@ positional encoding: the 3×3 depthwise convolution inside the feed-forward netw
 Where the public code differs from the paper we follow the code: the hidden layer of the feed-forward network is 4 times as wide
 everywhere (table 6 has 8 in some stages).  The implementations differ in the epsilon of their layer norms (`norm_eps`).
 What we change: tokens stay (B, H, W, C) throughout, which is the memory of a channels-last map, so that convolutions and linear
-layers alternate without a copy.
+layers alternate without a copy.  Limit: a torch.export program takes sides of 61 pixels or more, below which the reduced map of
+the first stage is one wide; eager PyTorch and ONNX take 32.
 """
 
 from __future__ import annotations
@@ -62,13 +63,13 @@ class EfficientSelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)"""
-        batch, height, width, channels = x.shape
-        query = self.q(x).view(batch, height * width, self.heads, -1).transpose(1, 2)  # (B, heads, HW, C / heads)
-        short = x if self.reduce is None else self.norm(channels_last(self.reduce(channels_first(x))))
-        pair = self.kv(short).view(batch, short.shape[1] * short.shape[2], 2, self.heads, -1)
-        key, value = pair.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, HW / reduction², C / heads)
-        out = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(out.transpose(1, 2).reshape(batch, height, width, channels))
+        tokens = x.flatten(1, 2)  # (B, HW, C)
+        short = tokens if self.reduce is None else self.norm(self.reduce(channels_first(x)).flatten(2).transpose(1, 2))
+        query = self.q(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, HW, C / heads)
+        pair = self.kv(short).unflatten(-1, (2, self.heads, -1))  # (B, HW / reduction², 2, heads, C / heads)
+        key, value = pair.permute(2, 0, 3, 1, 4).unbind(0)
+        out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return self.proj(out).unflatten(1, x.shape[1:3])
 
 
 class MixFFN(nn.Module):
@@ -189,5 +190,5 @@ VARIANTS: dict[str, tuple[tuple[int, int, int, int], tuple[int, int, int, int], 
     "b5": ((64, 128, 320, 512), (3, 6, 40, 3), 81.4),
 }
 for size, (embed_dims, depths, parameters) in VARIANTS.items():
-    card = Card(PAPER, "backbone", parameters)
+    card = Card(PAPER, "backbones", parameters)
     register(f"mit_{size}", MixTransformer, card, embed_dims=embed_dims, depths=depths)

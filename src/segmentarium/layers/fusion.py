@@ -70,7 +70,7 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> int:
         activation = getattr(norm, "act", None)
         folded[norm] = activation if isinstance(activation, nn.Module) else nn.Identity()
     for parent in model.modules():
-        for name, child in parent.named_children():
+        for name, child in list(parent._modules.items()):  # named_children leaves out a module's second name
             if child in folded:
                 setattr(parent, name, folded[child])
     return len(folded)

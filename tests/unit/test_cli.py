@@ -1,0 +1,114 @@
+"""The command line itself: help that answers at once, errors in one line, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from segmentarium.cli import main as command_line
+from segmentarium.cli.main import VERBS, main, parser_for, usage
+from segmentarium.registry import list_models
+
+
+def test_help_imports_no_torch() -> None:
+    script = (
+        "import sys; from segmentarium.cli.main import main; code = main(['--help']); "
+        "print('heavy:', *(m for m in ('torch', 'numpy', 'PIL', 'rich') if m in sys.modules)); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.rstrip().endswith("heavy:")
+    assert all(verb in done.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_s_help_imports_no_torch(verb: str) -> None:
+    script = (
+        f"import sys; from segmentarium.cli.main import main\ntry: main([{verb!r}, '--help'])\n"
+        "except SystemExit as done: print('code', done.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.startswith(f"usage: segmentarium {verb}")
+    assert done.stdout.rstrip().endswith("code 0 False")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_is_explained(verb: str) -> None:
+    parser = parser_for(verb)
+    unexplained = [action.dest for action in parser._actions if not action.help and not action.choices]
+    assert unexplained == []
+
+
+def test_usage_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    from segmentarium import __version__
+
+    assert main([]) == 2
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out == 2 * (usage() + "\n")
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"segmentarium {__version__}\n"
+
+
+def test_an_unknown_verb_says_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    assert "no verb 'trian'; did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["models", "--no-such-option"])
+    assert done.value.code == 2
+    assert "--no-such-option" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ValueError("size is 0; give 1 or more"), 2, "segmentarium models: size is 0; give 1 or more\n"),
+        (KeyError("no model is called 'x'"), 2, "segmentarium models: no model is called 'x'\n"),
+        (FileNotFoundError("no weights at a.pth"), 2, "segmentarium models: no weights at a.pth\n"),
+        (ImportError("this needs onnx"), 2, "segmentarium models: this needs onnx\n"),
+        (KeyboardInterrupt(), 130, "segmentarium: interrupted\n"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(
+    error: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_options: argparse.Namespace) -> int:
+        raise error
+
+    module = SimpleNamespace(add_arguments=lambda parser: None, run=run)
+    monkeypatch.setattr(command_line.importlib, "import_module", lambda name: module)
+    assert main(["models"]) == code
+    assert capsys.readouterr().err == message
+
+
+def test_an_error_of_the_program_itself_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_options: argparse.Namespace) -> int:
+        raise RuntimeError("a bug")
+
+    module = SimpleNamespace(add_arguments=lambda parser: None, run=run)
+    monkeypatch.setattr(command_line.importlib, "import_module", lambda name: module)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["models"])
+
+
+def test_models_lists_cards(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "segformer_b[01]", "--json"]) == 0
+    cards = json.loads(capsys.readouterr().out)
+    assert [card["name"] for card in cards] == ["segformer_b0", "segformer_b1"]
+    assert cards[0]["paper"]["venue"] == "NeurIPS"
+    assert main(["models", "--kind", "segmenter"]) == 0
+    table = capsys.readouterr().out
+    assert all(name in table for name in list_models(family="realtime"))
+
+
+def test_python_m_is_the_command_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "segmentarium", "--version"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.startswith("segmentarium ")

@@ -1,0 +1,83 @@
+"""The public names, frozen; and what importing them costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import segmentarium
+
+# A name here is a promise to users: change it on purpose, with a line in the changelog.
+PUBLIC = {
+    "Predictor",
+    "Result",
+    "TrainingOptions",
+    "__version__",
+    "build_dataset",
+    "build_loss",
+    "create_backbone",
+    "create_model",
+    "evaluate",
+    "export_model",
+    "from_pretrained",
+    "list_models",
+    "load",
+    "model_card",
+    "predict",
+    "push_to_hub",
+    "save",
+    "train",
+}
+HEAVY = (
+    "lightning", "torchvision", "timm", "onnx", "onnxruntime", "onnxscript", "openvino", "matplotlib", "cv2", "av",
+    "torchmetrics", "tensorboard", "transformers", "segmentation_models_pytorch", "huggingface_hub", "rich", "scipy",
+    "skimage", "torch._dynamo",
+)  # fmt: skip
+
+
+def modules_after(code: str) -> set[str]:
+    """The modules that a fresh interpreter holds after `code`."""
+    script = f"{code}\nimport sys; print('modules:', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
+    return set(done.stdout.rpartition("modules:")[2].split())
+
+
+def test_the_public_names_are_frozen() -> None:
+    assert set(segmentarium.__all__) == PUBLIC
+    assert set(dir(segmentarium)) == PUBLIC
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_every_public_name_is_there_and_explains_itself(name: str) -> None:
+    found = getattr(segmentarium, name)
+    if name != "__version__":
+        assert (found.__doc__ or "").strip()
+        assert found.__module__.startswith("segmentarium.")
+
+
+def test_another_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'segmentarium' has no attribute 'create_modle'"):
+        segmentarium.create_modle  # noqa: B018
+
+
+def test_import_brings_nothing_along() -> None:
+    own = {"segmentarium", "__future__"}
+    extra = modules_after("import importlib, typing, segmentarium") - modules_after("import importlib, typing")
+    assert extra <= own
+
+
+def test_create_model_imports_nothing_heavy() -> None:
+    loaded = modules_after("import segmentarium; segmentarium.list_models(); segmentarium.create_model('pphumanseg')")
+    assert "torch" in loaded
+    assert not loaded & set(HEAVY)
+    # and of our own only what the model is made of
+    assert {module for module in loaded if module.startswith("segmentarium.semantic")} == set()
+    assert "segmentarium.data" not in loaded
+
+
+def test_the_version_is_the_package_s() -> None:
+    from importlib.metadata import version
+
+    assert segmentarium.__version__ == version("segmentarium")
