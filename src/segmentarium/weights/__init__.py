@@ -282,14 +282,21 @@ def push_to_hub(
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
         save(model, Path(folder) / FILE_NAME, **facts)
-        (Path(folder) / "README.md").write_text(_hub_card(model, facts), encoding="utf-8")
+        (Path(folder) / "README.md").write_text(_hub_card(model, repository, facts), encoding="utf-8")
         api.create_repo(repository, private=private, exist_ok=True)
         return str(api.upload_folder(folder_path=folder, repo_id=repository))
 
 
-def _hub_card(model: nn.Module, facts: Mapping[str, Any]) -> str:
+def _hub_card(model: nn.Module, repository: str, facts: Mapping[str, Any]) -> str:
     header = header_of(model, **facts)
     lines = ["---", "library_name: segmentarium", "tags: [image-segmentation]", "---", f"# {header['model']}", ""]
     lines += [f"- {key}: {value}" for key, value in header.items() if key not in ("format", "palette") and value]
-    lines += ["", "```python", "import segmentarium", 'model = segmentarium.from_pretrained("OWNER/NAME")', "```", ""]
+    lines += [
+        "",
+        "```python",
+        "import segmentarium",
+        f'model = segmentarium.from_pretrained("{repository}")',
+        "```",
+        "",
+    ]
     return "\n".join(lines)
