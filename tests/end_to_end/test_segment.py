@@ -1,0 +1,201 @@
+"""`segmentarium segment` as a user calls it: files, messages, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segmentarium.cli.main import main
+from segmentarium.registry import create_model
+from segmentarium.weights import save
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A portrait network of two classes and a street network of five, untrained."""
+    folder = tmp_path_factory.mktemp("weights")
+    portrait = save(create_model("pphumanseg"), folder / "portrait.safetensors")
+    street = save(create_model("pphumanseg", num_classes=5), folder / "street.safetensors")
+    return {"portrait": str(portrait), "street": str(street)}
+
+
+def photo(path: Path, size: tuple[int, int] = (80, 60)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+
+
+def test_a_photo_gives_overlay_mask_cutout_and_json(
+    tmp_path: Path, weights: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = photo(tmp_path / "photo.jpg")
+    assert main(["segment", str(path), "--model", weights["portrait"], "--out", str(tmp_path / "out")]) == 0
+    assert names(tmp_path / "out") == ["photo.json", "photo_cutout.png", "photo_mask.png", "photo_overlay.png"]
+    assert Image.open(tmp_path / "out" / "photo_cutout.png").mode == "RGBA"
+    assert Image.open(tmp_path / "out" / "photo_mask.png").size == (80, 60)
+    assert "1 of 1 done" in capsys.readouterr().out
+    assert "torch (" in json.loads((tmp_path / "out" / "photo.json").read_text())["engine"]
+
+
+def test_one_bad_file_is_reported_and_the_rest_go_on(
+    tmp_path: Path, weights: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo(tmp_path / "in" / "a.png")
+    photo(tmp_path / "in" / "c.png")
+    (tmp_path / "in" / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
+    words = [
+        "segment",
+        str(tmp_path / "in"),
+        "--model",
+        weights["street"],
+        "--out",
+        str(tmp_path / "out"),
+        "--kinds",
+        "mask",
+    ]
+    assert main(words) == 1
+    assert names(tmp_path / "out") == ["a_mask.png", "c_mask.png"]
+    told = capsys.readouterr()
+    assert "b.png" in told.err
+    assert "2 of 3 done" in told.out
+
+
+def test_nothing_done_is_exit_code_2(
+    tmp_path: Path, weights: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    assert (
+        main(["segment", str(tmp_path / "bad.jpg"), "--model", weights["street"], "--out", str(tmp_path / "out")]) == 2
+    )
+    assert "none of 1 inputs" in capsys.readouterr().err
+    assert not names(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["EMPTY"], "holds no pictures or videos"),
+        (["nowhere.jpg"], "nowhere.jpg does not exist"),
+        (["PHOTO", "--kinds", "mask,drawing"], "drawing"),
+        (["PHOTO", "--kinds", "cutout"], "give foreground=CLASS (--foreground CLASS)"),
+        (["PHOTO", "--tile", "huge"], "--tile is 'huge'"),
+        (["PHOTO", "--tile", "7"], "tile is 7; give 32 pixels or more"),
+        (["PHOTO", "--overlap", "x"], "--overlap is 'x'"),
+        (["PHOTO", "--scales", "1,a"], "--scales is 'a'"),
+        (["PHOTO", "--foreground", "cat"], "foreground is 'cat'"),
+        (["PHOTO", "--model", "strete"], "no weights called 'strete'"),
+    ],
+)
+def test_mistakes_are_named_and_end_in_exit_code_2(
+    words: list[str], message: str, tmp_path: Path, weights: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"EMPTY": str(tmp_path / "empty"), "PHOTO": str(photo(tmp_path / "photo.png"))}
+    words = [places.get(word, word) for word in words]
+    assert main(["segment", "--model", weights["street"], "--out", str(tmp_path / "out"), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not names(tmp_path / "out")
+
+
+def test_tiles_flips_scales_and_a_foreground(tmp_path: Path, weights: dict[str, str]) -> None:
+    path = photo(tmp_path / "photo.png", (150, 100))
+    words = [
+        "segment",
+        str(path),
+        "--model",
+        weights["street"],
+        "--tile",
+        "64",
+        "--overlap",
+        "16",
+        "--flip",
+        "--scales",
+        "0.5,1",
+    ]
+    assert main([*words, "--foreground", "3", "--batch-size", "2", "--out", str(tmp_path / "out")]) == 0
+    assert names(tmp_path / "out") == ["photo.json", "photo_cutout.png", "photo_mask.png", "photo_overlay.png"]
+    facts = json.loads((tmp_path / "out" / "photo.json").read_text())
+    assert (facts["tile"], facts["flip"], facts["scales"]) == (64, True, [0.5, 1.0])
+
+
+def test_large_pictures_take_the_way_in_rows(
+    tmp_path: Path, weights: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = photo(tmp_path / "photo.png", (150, 100))
+    words = ["segment", str(path), "--model", weights["street"], "--tile", "64", "--kinds", "mask,overlay"]
+    assert main([*words, "--out", str(tmp_path / "memory")]) == 0
+    monkeypatch.setattr("segmentarium.inference.readers.LARGE", 1000)
+    monkeypatch.setattr("segmentarium.inference.predictor.Predictor.__call__", _small_only)
+    assert main([*words, "--out", str(tmp_path / "rows")]) == 0
+    one, other = (np.asarray(Image.open(tmp_path / f / "photo_mask.png")) for f in ("memory", "rows"))
+    assert (one == other).mean() > 0.999
+
+
+def _small_only(self: object, image: np.ndarray, **_: object) -> object:
+    raise AssertionError("a large picture was computed in memory")
+
+
+def test_same_names_in_several_folders_do_not_overwrite_each_other(tmp_path: Path, weights: dict[str, str]) -> None:
+    photo(tmp_path / "in" / "a" / "x.png")
+    photo(tmp_path / "in" / "b" / "X.png", (40, 50))
+    words = [
+        "segment",
+        str(tmp_path / "in"),
+        "--model",
+        weights["street"],
+        "--kinds",
+        "mask",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(words) == 0
+    sizes = {Image.open(p).size for p in (tmp_path / "out").iterdir()}
+    assert sizes == {(80, 60), (40, 50)}
+
+
+def test_a_video_beside_a_photo(tmp_path: Path, weights: dict[str, str]) -> None:
+    av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'segmentarium[video]'")
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for value in (0, 120, 250):
+            pixels = np.full((48, 64, 3), value, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    path = photo(tmp_path / "photo.png")
+    words = [
+        "segment",
+        str(tmp_path / "clip.mp4"),
+        str(path),
+        "--model",
+        weights["portrait"],
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main([*words, "--kinds", "overlay,mask"]) == 0
+    assert names(tmp_path / "out") == ["clip_mask.mkv", "clip_overlay.mp4", "photo_mask.png", "photo_overlay.png"]
+
+
+@pytest.mark.slow
+def test_the_program_itself(tmp_path: Path, weights: dict[str, str]) -> None:
+    """In a process of its own, where the allocator setting of the command line is in force."""
+    path = photo(tmp_path / "photo.png")
+    run = subprocess.run(
+        [sys.executable, "-m", "segmentarium", "segment", str(path), "--model", weights["portrait"], "--out", "out"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "see out" in run.stdout
+    assert len(names(tmp_path / "out")) == 4

@@ -1,0 +1,189 @@
+"""Engines agree with eager PyTorch, and "auto" takes the fastest of those that do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segmentarium.inference import Predictor, auto, engines
+from segmentarium.inference.engines import Engine, build_engine, fingerprint, missing_packages, onnx_file
+from segmentarium.registry import create_model
+from tests.unit.inference_material import Brightness, picture
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGMENTARIUM_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return create_model("pphumanseg", num_classes=3).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("torch", "fp32"), ("torch", "bf16"), ("onnxruntime", "fp32"), ("openvino", "fp32")]
+)
+def test_engines_agree_at_several_sizes(name: str, precision: str, network: nn.Module) -> None:
+    if missing := missing_packages(name):
+        pytest.skip(f"not installed: {missing}")
+    engine = build_engine(network, name, precision=precision, device="cpu")
+    assert name in str(engine)
+    assert precision in str(engine)
+    for size in ((1, 3, 64, 96), (2, 3, 97, 129), (1, 3, 64, 96)):
+        image = torch.randn(size)
+        with torch.inference_mode():
+            expected = network(image)
+        logits = engine(image)
+        assert logits.dtype == torch.float32
+        tolerance = 1e-4 if precision == "fp32" else 0.1
+        assert (logits - expected).abs().max() / expected.abs().max() < tolerance
+        same = (logits.argmax(1) == expected.argmax(1)).float().mean()
+        assert same >= (0.999 if precision == "fp32" else 0.95)
+
+
+def test_an_engines_result_survives_its_next_call(network: nn.Module) -> None:
+    for name in ("torch", "onnxruntime", "openvino"):
+        if missing_packages(name):
+            continue
+        engine = build_engine(network, name, device="cpu")
+        first = engine(torch.zeros(1, 3, 64, 64))
+        kept = first.clone()
+        engine(torch.ones(1, 3, 64, 64))
+        assert torch.equal(first, kept), name
+
+
+@pytest.mark.slow
+def test_the_compiled_engine_agrees() -> None:
+    model = Brightness(num_classes=3)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(build_engine(model, "compile", device="cpu")(image), model(image))
+
+
+def test_the_model_itself_stays_as_it_was(network: nn.Module) -> None:
+    before = fingerprint(network)
+    build_engine(network, "torch", precision="bf16", device="cpu")
+    plain = nn.Conv2d(3, 2, 1).train()
+    build_engine(plain, "torch", precision="bf16", device="cpu")
+    assert fingerprint(network) == before
+    assert plain.training
+    assert plain.weight.dtype == torch.float32
+
+
+def test_exported_networks_are_kept_by_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    import segmentarium.export
+
+    written = []
+
+    def to_onnx(_: nn.Module, path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"network")
+        written.append(path)
+        return path
+
+    monkeypatch.setattr(segmentarium.export, "to_onnx", to_onnx)
+    model = Brightness()
+    assert onnx_file(model) == onnx_file(model)
+    with torch.no_grad():
+        model.scores.bias += 1
+    onnx_file(model)
+    assert len(written) == 2
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "NEEDS", {"openvino": ("openvino_that_is_not_here",)})
+    with pytest.raises(ImportError, match=r"needs openvino_that_is_not_here.*pip install 'segmentarium\[export\]'"):
+        build_engine(Brightness(), "openvino")
+
+
+class _Made:
+    """Engines of made-up speed and truth in place of the real ones."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.built: list[tuple[str, str]] = []
+        self.times = {("torch", "fp32"): 9.0, ("openvino", "bf16"): 1.0, ("onnxruntime", "fp32"): 3.0}
+        monkeypatch.setattr(auto, "CANDIDATES", tuple(self.times))
+        monkeypatch.setattr(auto, "missing_packages", lambda _: [])
+        monkeypatch.setattr(auto, "build_engine", self.build)
+        monkeypatch.setattr(auto, "_seconds", lambda engine, _: self.times[(engine.name, engine.details)])
+        self.wrong = {"openvino"}
+        self.broken: set[str] = set()
+
+    def build(self, model: nn.Module, name: str, *, precision: str, device: object) -> Engine:
+        self.built.append((name, precision))
+        if name in self.broken:
+            raise RuntimeError("no such operator")
+
+        def run(image: Tensor) -> Tensor:
+            logits = model(image)
+            return logits.flip(1) if name in self.wrong else logits
+
+        return Engine(name, run, precision)
+
+
+def test_auto_takes_the_fastest_that_agrees_and_remembers_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = _Made(monkeypatch)
+    model = Brightness(num_classes=3).requires_grad_(False)
+    image = torch.from_numpy(picture()).permute(2, 0, 1)[None] / 255
+    assert auto.fastest_engine(model, image).name == "onnxruntime"  # the faster one is wrong
+    assert len(made.built) == 4
+    assert auto.fastest_engine(model, image).name == "onnxruntime"
+    assert len(made.built) == 5  # nothing was measured again
+    (entry,) = json.loads((engines.cache_folder() / "engines.json").read_text()).values()
+    rows = {row["engine"]: row for row in entry["measured"]}
+    assert rows["openvino"]["agreement"] < 0.995
+    assert rows["onnxruntime"]["agreement"] == 1
+    auto.fastest_engine(model, torch.zeros(1, 3, 300, 300))  # another size is measured by itself
+    assert len(made.built) == 9
+
+
+def test_auto_survives_broken_engines_and_a_broken_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = _Made(monkeypatch)
+    made.broken = {"onnxruntime"}
+    cache = engines.cache_folder() / "engines.json"
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    cache.write_text("{ half a fi")
+    model = Brightness(num_classes=3).requires_grad_(False)
+    image = torch.rand(1, 3, 64, 64)
+    assert auto.fastest_engine(model, image).name == "torch"
+    (entry,) = json.loads(cache.read_text()).values()
+    assert "no such operator" in next(row["error"] for row in entry["measured"] if row["engine"] == "onnxruntime")
+    made.wrong, made.broken = set(), {"openvino"}
+    cache.write_text(
+        json.dumps({key: value | {"engine": "openvino"} for key, value in json.loads(cache.read_text()).items()})
+    )
+    assert auto.fastest_engine(model, image).name == "onnxruntime"  # what was remembered no longer runs: measured anew
+
+
+def test_a_read_only_cache_costs_nothing_but_the_measurement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _Made(monkeypatch)
+    (tmp_path / "file").write_text("in the way of a folder")
+    monkeypatch.setenv("SEGMENTARIUM_CACHE", str(tmp_path / "file" / "cache"))
+    assert auto.fastest_engine(Brightness().requires_grad_(False), torch.rand(1, 3, 64, 64)).name == "onnxruntime"
+
+
+def test_a_predictor_on_auto_names_its_engine_after_the_first_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = _Made(monkeypatch)
+    predictor = Predictor(Brightness().requires_grad_(False), engine="auto", device="cpu")
+    assert predictor.engine is None
+    result = predictor(picture())
+    assert "onnxruntime" in result.facts["engine"]
+    predictor(picture())
+    assert len(made.built) == 4
+    monkeypatch.setattr(auto, "build_engine", build_engine)
+
+
+def test_cache_folder_follows_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("SEGMENTARIUM_CACHE")
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert engines.cache_folder() == tmp_path / "segmentarium"
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
+    assert engines.cache_folder() == tmp_path / "local" / "segmentarium"
