@@ -39,7 +39,8 @@ class Network:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        image = self.preprocessing.normalise(pixels)
+        # Scaled bytes come from the processor, as in the predictor: CUDA has no antialiased resize of bytes.
+        image = self.preprocessing.normalise(pixels.to(self.device))
         if self.engine is None:
             from segmentarium.inference.auto import fastest_engine
 

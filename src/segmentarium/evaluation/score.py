@@ -90,7 +90,7 @@ def evaluate(
     total = len(dataset) if limit is None else min(limit, len(dataset))
     tally: Tally | None = None
     for batch in batches(read_ahead(dataset, total, max(readers, 1)), batch_size if mode == "whole" else 1):
-        pixels = torch.stack([s.pixels for s in batch]).to(network.device)
+        pixels = torch.stack([s.pixels for s in batch])
         images = prepare(pixels, network.in_channels, network.preprocessing.long_side)
         with torch.inference_mode():
             if mode == "slide":
