@@ -85,6 +85,7 @@ def options_of(given: argparse.Namespace) -> Any:
 
 
 def run(given: argparse.Namespace) -> int:
+    import os
     import sys
 
     options = options_of(given)
@@ -97,6 +98,8 @@ def run(given: argparse.Namespace) -> int:
             raise
         print(f"segmentarium train: {error}", file=sys.stderr)
         return 1
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # one of several processes speaks for all
+        return 0
     if result.signal is not None:
         print(f"stopped in step {result.steps}; continue with: segmentarium train --resume --output {result.folder}")
         return 128 + result.signal

@@ -36,6 +36,8 @@ class SegmentationTask(pl.LightningModule):
 
     def __init__(self, model: SegmentationModel, dataset: SegmentationDataset, options: TrainingOptions) -> None:
         super().__init__()
+        if options.channels_last:  # now, because DDP takes the layout of its buckets from what it is given
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model
         self.dataset, self.options = dataset, options
         self.step, self.micro_batch, self.accumulation = 0, options.batch_size, 1
@@ -76,9 +78,6 @@ class SegmentationTask(pl.LightningModule):
     def on_fit_start(self) -> None:
         if self._averaged:
             self._averaged[0].model.to(self.device)
-        if self.options.channels_last:
-            for model in {self.model, self.evaluated}:
-                model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         forward = self.model.forward_train
         self._compiled = [torch.compile(forward) if self.options.compile else forward]
 
