@@ -12,6 +12,8 @@ everywhere (table 6 has 8 in some stages).  The implementations differ in the ep
 What we change: tokens stay (B, H, W, C) throughout, which is the memory of a channels-last map, so that convolutions and linear
 layers alternate without a copy.  Limit: a torch.export program takes sides of 61 pixels or more, below which the reduced map of
 the first stage is one wide; eager PyTorch and ONNX take 32.
+
+Published (encoders alone): 3.4, 13.1, 24.2, 44.0, 60.8, 81.4 M parameters for B0 to B5.
 """
 
 from __future__ import annotations

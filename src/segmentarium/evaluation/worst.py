@@ -63,7 +63,9 @@ class WorstImages:
         """Whether an image of this score, met now, would be kept."""
         return self.count > 0 and (len(self._heap) < self.count or miou < -self._heap[0][0])
 
-    def add(self, miou: float, index: int, name: str, picture: Image.Image, target: np.ndarray, prediction: np.ndarray):
+    def add(
+        self, miou: float, index: int, name: str, picture: Image.Image, target: np.ndarray, prediction: np.ndarray
+    ) -> None:
         """Offers an image; target and prediction are class indices uint8 (H, W), the picture may have any size."""
         if not self.takes(miou):
             return
