@@ -153,7 +153,9 @@ VARIANTS = {
     "b4": (768, 64.1, 95.7, 48.5),
     "b5": (768, 84.7, 183.3, 49.1),
 }
+FLOPS = "fewer than published: the joining layer works on each level at its own resolution, with the same result"
 for size, (embed_dim, parameters, flops, score) in VARIANTS.items():
     flops_size = (640, 640) if size == "b5" else (512, 512)
-    card = Card(PAPER, "semantic", parameters, flops, flops_size, 150, {"ADE20K val mIoU (single scale)": score})
+    scores = {"ADE20K val mIoU (single scale)": score}
+    card = Card(PAPER, "semantic", parameters, flops, flops_size, 150, scores, {"flops": FLOPS})
     register(f"segformer_{size}", SegFormer, card, backbone=f"mit_{size}", embed_dim=embed_dim)
