@@ -127,8 +127,9 @@ class SegmentationModel(nn.Module):
                     f"class weights have shape {tuple(weights.shape)}; give ({labels},), one for each of {labels} labels"
                 )
             weights = weights.to(next(self.parameters(), weights).device)
-        for loss in self.losses.modules():
-            if hasattr(loss, "class_weight") and getattr(loss, "classwise", True):
+        takers: list[Any] = [loss for loss in self.losses.modules() if hasattr(loss, "class_weight")]
+        for loss in takers:
+            if getattr(loss, "classwise", True):
                 loss.class_weight = weights
 
     def criterion(self, outputs: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
@@ -141,6 +142,7 @@ class SegmentationModel(nn.Module):
             losses[name] = self.loss_weights[name] * loss(output, target)
         return losses
 
+    @torch.inference_mode(False)  # so that the copy's tensors are ordinary ones wherever it is made
     def deploy(self) -> SegmentationModel:
         """A copy for inference: training-only branches gone, blocks re-parameterised, batch norm folded into the convolutions."""
         model = copy.deepcopy(self).eval()

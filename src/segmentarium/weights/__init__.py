@@ -178,13 +178,13 @@ def locate(source: str | Path) -> Path:
 
 def describe(model: Any, header: Mapping[str, Any]) -> None:
     """Puts classes, palette and preprocessing of a header on the model that was built from it."""
+    model.weights_header = dict(header)
     if isinstance(model, SegmentationModel):
         if "classes" in header:
             model.classes = tuple(header["classes"])
             model.palette = tuple((r, g, b) for r, g, b in header["palette"])
         if "preprocessing" in header:
             model.preprocessing = Preprocessing.from_dict(header["preprocessing"]).for_channels(model.in_channels)
-    model.weights_header = dict(header)
 
 
 def load(source: str | Path, *, layout: str | None = None, strict: bool = True, verbose: bool = True) -> nn.Module:
