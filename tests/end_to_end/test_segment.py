@@ -137,14 +137,14 @@ def test_large_pictures_take_the_way_in_rows(
     words = ["segment", str(path), "--model", weights["street"], "--tile", "64", "--kinds", "mask,overlay"]
     assert main([*words, "--out", str(tmp_path / "memory")]) == 0
     monkeypatch.setattr("segmentarium.inference.readers.LARGE", 1000)
-    monkeypatch.setattr("segmentarium.inference.predictor.Predictor.__call__", _small_only)
+    monkeypatch.setattr("segmentarium.inference.result.Result.save", _of_a_picture_in_memory)
     assert main([*words, "--out", str(tmp_path / "rows")]) == 0
     one, other = (np.asarray(Image.open(tmp_path / f / "photo_mask.png")) for f in ("memory", "rows"))
     assert (one == other).mean() > 0.999
 
 
-def _small_only(self: object, image: np.ndarray, **_: object) -> object:
-    raise AssertionError("a large picture was computed in memory")
+def _of_a_picture_in_memory(*_: object, **__: object) -> None:
+    raise AssertionError("the picture was in memory whole")
 
 
 def test_same_names_in_several_folders_do_not_overwrite_each_other(tmp_path: Path, weights: dict[str, str]) -> None:

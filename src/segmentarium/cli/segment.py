@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segmentarium.inference.predictor import Tile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -153,7 +156,7 @@ class _Job:
             self._bar.remove_task(part)
 
 
-def _tile(text: str) -> int | str | None:
+def _tile(text: str) -> Tile:
     if text in ("auto", "none"):
         return None if text == "none" else "auto"
     if not text.isdigit():

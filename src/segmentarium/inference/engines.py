@@ -88,13 +88,13 @@ def default_device(device: torch.device | str | None = None) -> torch.device:
 
 def deployed(model: nn.Module) -> nn.Module:
     """The deploy form of a segmentation model; of another module a copy in eval mode."""
-    deploy = getattr(model, "deploy", None)
-    return deploy() if callable(deploy) else copy.deepcopy(model).eval()
+    deploy: Any = getattr(model, "deploy", None)
+    return deploy() if deploy is not None else copy.deepcopy(model).eval()
 
 
 def _torch_engine(model: nn.Module, precision: str, device: torch.device) -> Engine:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    network = deployed(model).to(device=device, dtype=dtype, memory_format=torch.channels_last)
+    network = deployed(model).to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def run(image: Tensor) -> Tensor:
         return network(image.to(device=device, dtype=dtype, memory_format=torch.channels_last))
@@ -104,7 +104,7 @@ def _torch_engine(model: nn.Module, precision: str, device: torch.device) -> Eng
 
 def _compiled_engine(model: nn.Module, precision: str, device: torch.device) -> Engine:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    network = deployed(model).to(device=device, dtype=dtype, memory_format=torch.channels_last)
+    network = deployed(model).to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     compiled = torch.compile(network)
 
     def run(image: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def segment_file(
     picture = LargePicture(path)
     rows = picture.open()
     size = (rows.width, rows.height)
-    paths = {kind: output_path(folder, name, kind) for kind in dict.fromkeys(kinds)}
+    paths = {kind: output_path(Path(folder), name, kind) for kind in dict.fromkeys(kinds)}
     with ExitStack() as stack:
         parts = {kind: stack.enter_context(atomic_write(final)) for kind, final in paths.items()}
         box = _legend(predictor, picture, size) if "overlay" in kinds else None

@@ -69,7 +69,7 @@ class PngWriter:
             np.subtract(flat[:1], self._above, out=filtered[:1, 1:])
             np.subtract(flat[1:], flat[:-1], out=filtered[1:, 1:])
             self._above = flat[-1].copy() if len(flat) else self._above
-        self._pending += self._zlib.compress(filtered)
+        self._pending += self._zlib.compress(filtered.data)
         if len(self._pending) >= _CHUNK:
             self._flush()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -23,7 +23,7 @@ from segmentarium.inference.windows import Blend, Block, Rows, auto_tile, overla
 from segmentarium.palette import default_palette
 
 WHOLE_LIMIT = 2**21  # pixels: Cityscapes' 2048 x 1024 is still computed whole under tile="auto"
-BAND_BYTES = 2**26  # of logits that are brought back to the picture's size at a time
+BAND_BYTES = 2**24  # of logits that are brought back to the picture's size at a time
 
 ModelSource = str | PathLike[str] | nn.Module
 Tile = int | Literal["auto"] | None
@@ -81,7 +81,8 @@ class Predictor:
         self.palette = tuple(getattr(self.model, "palette", None) or default_palette(len(self.classes)))
         overlap_in_pixels(tile if isinstance(tile, int) else auto_tile(len(self.classes)), overlap)
         self.foreground = _foreground(foreground, self.classes)
-        self.tile, self.overlap, self.blend, self.batch_size = tile, overlap, blend, batch_size
+        self.tile, self.overlap, self.batch_size = tile, overlap, batch_size
+        self.blend: Blend = blend
         self.flip, self.scales = flip, tuple(scales)
         self._wanted, self._precision = engine, precision
         self._engine: Engine | None = None
@@ -201,8 +202,11 @@ class Predictor:
     def alpha(self, logits: Tensor) -> np.ndarray:
         """(h, w) uint8: how far pixels belong to the foreground, of a block's logits (1, K, h, w)."""
         assert self.foreground is not None
-        chance = class_probabilities(logits)[0, self.foreground].cpu().numpy()
-        return np.round(soften(chance) * 255).astype(np.uint8)
+        if logits.shape[1] == 1:
+            chance = torch.sigmoid(logits[0, 0] if self.foreground == 1 else -logits[0, 0])
+        else:
+            chance = torch.softmax(logits, 1)[0, self.foreground]
+        return (soften(chance.cpu().numpy()) * 255 + 0.5).astype(np.uint8)
 
 
 class _Channels:
@@ -243,7 +247,7 @@ def class_probabilities(logits: Tensor) -> Tensor:
 
 
 def enlarged(logits: Tensor, size: tuple[int, int]) -> Iterator[Block]:
-    """Logits (1, K, h, w) brought to `size` (H, W) bilinearly, in bands of full width that stay below 64 MB.
+    """Logits (1, K, h, w) brought to `size` (H, W) bilinearly, in bands of full width that stay below 16 MB.
 
     The same as `layers.resize.resize` of the whole, which at K = 19 would take 30 GB for 20,000 x 20,000 pixels.
     """
@@ -273,7 +277,7 @@ def resolve_model(model: ModelSource) -> nn.Module:
         return model.eval()
     from segmentarium.weights import load
 
-    return load(model)
+    return load(fspath(model))
 
 
 def describe_module(model: nn.Module) -> str:

@@ -66,11 +66,12 @@ def open_clip(item: Item) -> Iterator[tuple[int | None, float, Iterator[Frame]]]
         return
     try:
         import av
+        from av.error import FFmpegError
     except ImportError:
         raise ImportError("videos need PyAV, which is not installed: pip install 'segmentarium[video]'") from None
     try:
         container = av.open(str(item.path))
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"{item.path} cannot be read as a video: {error}") from error
     with container:
         if not container.streams.video:
@@ -82,18 +83,18 @@ def open_clip(item: Item) -> Iterator[tuple[int | None, float, Iterator[Frame]]]
 
 
 def _decoded(container: Any, stream: Any, rate: float, path: Path | None) -> Iterator[Frame]:
-    import av
+    from av.error import FFmpegError
 
-    first: float | None = None
+    first = 0.0
     number = 0
     try:
         for frame in container.decode(stream):
-            seconds = frame.time if frame.time is not None else number / rate
-            first = seconds if first is None else first
+            seconds = float(number / rate if frame.time is None else frame.time)
+            first = first if number else seconds
             pixels = np.rot90(frame.to_ndarray(format="rgb24"), k=round(getattr(frame, "rotation", 0) / 90))
             yield Frame(seconds - first, np.ascontiguousarray(pixels))
             number += 1
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise VideoError(f"{path} is damaged after {number} frames: {error}") from error
     if not number:
         raise VideoError(f"{path} has no frame that can be decoded")
