@@ -15,6 +15,7 @@ def reparameterize(model: nn.Module) -> None:
             method()
 
 
+@torch.inference_mode(False)  # tensors of inference mode count no versions
 @torch.no_grad()
 def fold_batch_norm(model: nn.Module, example: Tensor) -> int:
     """Folds each batch norm that directly follows a convolution into it, in place; returns how many.

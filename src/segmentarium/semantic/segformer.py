@@ -93,6 +93,7 @@ class AllMLPDecoder(nn.Module):
         if self.fuse is None:
             return
         norm = self.norm
+        assert isinstance(norm, nn.BatchNorm2d)
         assert norm.running_mean is not None
         assert norm.running_var is not None
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
@@ -137,7 +138,7 @@ class SegFormer(EncoderDecoder):
         projection: Literal["linear", "conv"] = "linear",
     ) -> None:
         encoder = create_backbone(backbone, in_channels=in_channels, **(backbone_arguments or {}))
-        channels = list(encoder.channels)
+        channels: Sequence[int] = encoder.channels  # type: ignore[assignment]
         decoder = AllMLPDecoder(channels, num_classes, embed_dim=embed_dim, projection=projection)
         super().__init__(backbone=encoder, decoder=decoder, num_classes=num_classes, in_channels=in_channels)
         self.set_objective({"logits": (1.0, CrossEntropy())})

@@ -122,13 +122,17 @@ def _transformers() -> list[Rule]:
     ]
 
 
-def _size(state: Mapping[str, Tensor], embeddings: Sequence[str], blocks: Sequence[str]) -> str:
-    """ "b0" to "b5".  embeddings, blocks: prefixes of the four stages' patch convolutions and of their blocks.
+StageKeys = tuple[list[str], list[str]]  # where the four stages' patch convolutions are, and their blocks
+
+
+def _size(state: Mapping[str, Tensor], keys: StageKeys) -> str:
+    """ "b0" to "b5".
 
     The count of heads is in no shape, so that encoders other than the paper's cannot be told and are refused.
     """
     from segmentarium.backbones.mit import VARIANTS
 
+    embeddings, blocks = keys
     dims = tuple(state[f"{key}.weight"].shape[0] for key in embeddings)
     depths = tuple(len({key[len(p) :].split(".")[0] for key in state if key.startswith(p)}) for p in blocks)
     for size, (known_dims, known_depths, _) in VARIANTS.items():
@@ -140,16 +144,15 @@ def _size(state: Mapping[str, Tensor], embeddings: Sequence[str], blocks: Sequen
 def _encoder(
     name: str,
     rules: Sequence[Rule],
-    embeddings: Sequence[str],
-    blocks: Sequence[str],
+    keys: StageKeys,
     norm_eps: tuple[float, float],
     source: str,
 ) -> Layout:
     def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
         from segmentarium.backbones.mit import VARIANTS
 
-        embed_dims, depths, _ = VARIANTS[_size(state, embeddings, blocks)]
-        in_channels = state[f"{embeddings[0]}.weight"].shape[1]
+        embed_dims, depths, _ = VARIANTS[_size(state, keys)]
+        in_channels = state[f"{keys[0][0]}.weight"].shape[1]
         return {"embed_dims": embed_dims, "depths": depths, "in_channels": in_channels, "norm_eps": norm_eps}
 
     return Layout(name, "mit_b0", tuple(rules), arguments, source)
@@ -158,8 +161,7 @@ def _encoder(
 def _segmenter(
     name: str,
     rules: Sequence[Rule],
-    embeddings: Sequence[str],
-    blocks: Sequence[str],
+    keys: StageKeys,
     norm_eps: tuple[float, float],
     source: str,
     *,
@@ -170,8 +172,8 @@ def _segmenter(
     def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
         return {
             "num_classes": state[f"{classifier}.weight"].shape[0],
-            "in_channels": state[f"{embeddings[0]}.weight"].shape[1],
-            "backbone": f"mit_{_size(state, embeddings, blocks)}",
+            "in_channels": state[f"{keys[0][0]}.weight"].shape[1],
+            "backbone": f"mit_{_size(state, keys)}",
             "backbone_arguments": {"norm_eps": norm_eps},
             "embed_dim": state[f"{fuse}.weight"].shape[0],
             "projection": projection,
@@ -180,8 +182,9 @@ def _segmenter(
     return Layout(name, "segformer_b0", tuple(rules), arguments, source)
 
 
-def _under(prefix: str, keys: Sequence[str]) -> list[str]:
-    return [prefix + key for key in keys]
+def _in_backbone(keys: StageKeys) -> StageKeys:
+    embeddings, blocks = ([f"backbone.{key}" for key in part] for part in keys)
+    return embeddings, blocks
 
 
 # Epsilons of the layer norms: of blocks and stages, of embeddings and reduced keys
@@ -200,7 +203,7 @@ LAYOUTS = (
     _segmenter(
         "segformer/nvlabs",
         _nvlabs(),
-        *(_under("backbone.", keys) for keys in NVLABS_KEYS),
+        _in_backbone(NVLABS_KEYS),
         NVLABS_EPS,
         NVLABS_SOURCE,
         classifier="decode_head.linear_pred",
@@ -209,7 +212,7 @@ LAYOUTS = (
     _segmenter(
         "segformer/mmseg",
         _mmseg(),
-        *(_under("backbone.", keys) for keys in MMSEG_KEYS),
+        _in_backbone(MMSEG_KEYS),
         MMSEG_EPS,
         MMSEG_SOURCE,
         classifier="decode_head.conv_seg",
@@ -219,7 +222,7 @@ LAYOUTS = (
     _segmenter(
         "segformer/transformers",
         _transformers(),
-        *TRANSFORMERS_KEYS,
+        TRANSFORMERS_KEYS,
         TRANSFORMERS_EPS,
         TRANSFORMERS_SOURCE,
         classifier="decode_head.classifier",
@@ -228,15 +231,15 @@ LAYOUTS = (
     _encoder(
         "mit/nvlabs",
         [*_nvlabs_encoder("", ""), Rule("head.{*}", None)],
-        *NVLABS_KEYS,
+        NVLABS_KEYS,
         NVLABS_EPS,
         NVLABS_SOURCE,
     ),
-    _encoder("mit/mmseg", _mmseg_encoder("", ""), *MMSEG_KEYS, MMSEG_EPS, MMSEG_SOURCE),
+    _encoder("mit/mmseg", _mmseg_encoder("", ""), MMSEG_KEYS, MMSEG_EPS, MMSEG_SOURCE),
     _encoder(
         "mit/transformers",
         [*_transformers_encoder(""), Rule("classifier.{*}", None)],
-        *TRANSFORMERS_KEYS,
+        TRANSFORMERS_KEYS,
         TRANSFORMERS_EPS,
         TRANSFORMERS_SOURCE,
     ),
