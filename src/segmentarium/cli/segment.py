@@ -124,7 +124,14 @@ class _Job:
 
     def _large(self, item: Any) -> None:
         from segmentarium.inference.large import segment_file
+        from segmentarium.inference.readers import LargePicture
 
+        if not LargePicture(item.path).reads_in_rows:
+            print(
+                f"{item.origin} is decoded whole, at 4 bytes a pixel, before it is segmented in tiles "
+                "(pip install 'segmentarium[large]' reads the usual kinds of files in rows)",
+                file=sys.stderr,
+            )
         part = self._bar.add_task(item.name, total=100)
         try:
             segment_file(

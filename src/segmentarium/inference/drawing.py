@@ -75,7 +75,7 @@ def legend(
 ) -> Image.Image | None:
     """An RGBA box with colour and name of the classes that are present, largest first, to lay over the upper left corner.
 
-    size    (width, height) of the picture; the letters are 1/36 of its longer side, and at least 9 pixels high
+    size    (width, height) of the picture; the letters are 1/44 of its longer side, and at least 9 pixels high
     shares  class name -> share of the picture
 
     None where not even one entry fits, or nothing is painted.
@@ -87,7 +87,7 @@ def legend(
         if i < len(palette) and shares.get(name, 0.0) >= LEAST_SHARE and not is_unpainted(i, palette)
     ]
     present = sorted(present, key=lambda i: -shares[classes[i]])[:MOST_ENTRIES]
-    letters = max(SMALLEST_FONT, round(max(size) / 36))
+    letters = max(SMALLEST_FONT, round(max(size) / 44))
     while present:
         font = ImageFont.load_default(letters)
         line, gap = round(letters * 1.4), max(2, letters // 3)
