@@ -26,7 +26,7 @@ Blend = Literal["cosine", "linear", "mean"]
 SMALLEST = 32  # the contract of a backbone: any height and width of 32 or more
 GRID = 32  # tiles are multiples of this where the picture allows: the deepest stride of most networks
 TILE_BYTES = 2**26  # of a tile's logits, where the tile is chosen here
-CARRY_LIMIT = 2**28  # bytes of overlapping logits that are kept in float32; beyond that they are kept in float16
+CARRY_LIMIT = 2**27  # bytes of overlapping logits that are kept in float32; beyond that they are kept in float16
 
 
 class Rows(Protocol):
@@ -115,7 +115,7 @@ def stream(
     """The same as `sliding`, block by finished block: left to right, then top to bottom, each pixel once.
 
     Keeps the rows of one row of tiles and the logits of the rows shared with the next one (in float16 where they exceed
-    256 MB).
+    128 MB).
     """
     overlap = overlap_in_pixels(tile, overlap)
     tops, tall = grid(image.height, tile, overlap)
