@@ -119,7 +119,7 @@ def test_ignored_pixels_alone_give_zero(name: str) -> None:
 @pytest.mark.parametrize("name", enrolled(SMALL, "learning"))
 def test_thirty_steps_halve_the_loss(name: str) -> None:
     model = fresh(name)
-    image, target = inputs(model, 96, 96, 2), brightness_target(96, 96, CLASSES, 2)
+    image, target = inputs(model, 64, 64, 2), brightness_target(64, 64, CLASSES, 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     history = []
     for _ in range(30):

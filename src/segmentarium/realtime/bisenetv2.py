@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import SegmentationModel
 from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.pooling import PooledBatchNorm
 from segmentarium.layers.resize import resize
 from segmentarium.losses import OhemCrossEntropy
 from segmentarium.registry import Card, Paper, register
@@ -92,8 +93,8 @@ class ContextEmbedding(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(channels)
-        self.embed = ConvNormAct(channels, channels, 1)
+        self.norm = PooledBatchNorm(channels)
+        self.embed = ConvNormAct(channels, channels, 1, norm=PooledBatchNorm)
         self.last = ConvNormAct(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
