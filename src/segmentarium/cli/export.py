@@ -71,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
 
 def export_each(options: argparse.Namespace, formats: tuple[str, ...], folder: Path) -> int:
     """Exports every model of the command line to `folder`, prints the parity, returns the exit code."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -88,7 +89,8 @@ def export_each(options: argparse.Namespace, formats: tuple[str, ...], folder: P
         "tolerance": options.tolerance,
     }
     console = Console()
-    table = Table("model", "format", "relative error", "same class", "MB", "seconds", "result")
+    table = Table("model", "format", "rel. error", "same class", "MB", "s", "result", box=box.SIMPLE, pad_edge=False)
+    table.columns[0].no_wrap = True
     failed: list[str] = []
     for name in names:
         model = build(name, options)
