@@ -1,8 +1,9 @@
-"""The shipped person model: DeepLabV3+ on a quarter-width ResNet-18, 0.76 M parameters, trained from scratch on EG1800.
+"""The shipped person model, first part: DeepLabV3+ on a quarter-width ResNet-18, 0.76 M parameters, EG1800 from scratch.
 
     segmentarium train --recipe recipes/person.py --root DIR/portrait
+    segmentarium train --recipe recipes/person_finish.py --root DIR/portrait
 
-Cost: about 30 minutes on two cores with AMX bf16.  Expected: see docs/results.md (EG1800 test, 264 photographs).
+Cost: about 25 minutes on two cores with AMX bf16.  Expected after both parts: see docs/results.md.
 """
 
 from segmentarium.training import TrainingOptions
