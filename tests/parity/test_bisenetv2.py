@@ -40,7 +40,7 @@ def test_coincheung(golden, name):
 
 
 def test_mmseg(golden):
-    _, _, image, outputs, arrays = load_golden(golden, "realtime/bisenetv2-mmseg", "bisenetv2/mmseg")
+    _, _, _, outputs, arrays = load_golden(golden, "realtime/bisenetv2-mmseg", "bisenetv2/mmseg")
     assert_equal(golden, outputs["logits"], arrays["out/logits"])
     for index, output in enumerate(("aux_4", "aux_8", "aux_16", "aux_32")):
         assert_equal(golden, outputs[output], arrays[f"out/aux{index}"])
