@@ -80,7 +80,7 @@ def build_model(case: Case) -> Any:
 
 
 def photo_bytes(size: tuple[int, int]) -> bytes:
-    """A JPEG file of the package's photo (or photo-like noise) at (height, width)."""
+    """A JPEG file of the project's photo, or photo-like noise, at (height, width)."""
     from PIL import Image
 
     from segmentarium.export.parity import sample_images

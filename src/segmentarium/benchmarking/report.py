@@ -82,7 +82,7 @@ def _number(value: float | None, form: str) -> str:
 
 def write_csv(measurements: Sequence[Measurement], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, list(COLUMNS))
         writer.writeheader()
         writer.writerows(as_row(measurement) for measurement in measurements)
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
@@ -147,7 +147,7 @@ def build(name: str, options: argparse.Namespace) -> nn.Module:
     from segmentarium.registry import create_model
 
     torch.manual_seed(0)
-    arguments = {"num_classes": options.num_classes or entry(name).card.num_classes or 19}
+    arguments: dict[str, Any] = {"num_classes": options.num_classes or entry(name).card.num_classes or 19}
     if options.in_channels:
         arguments["in_channels"] = options.in_channels
     return create_model(name, **arguments).eval()

@@ -50,6 +50,7 @@ class ExportReport:
     comparisons: tuple[Comparison, ...]
     tolerance: float
     metadata: dict[str, Any]
+    images: str  # what it was measured on
     seconds: float
     megabytes: float
 
@@ -69,6 +70,7 @@ class ExportReport:
             "passed": self.passed,
             "tolerance": self.tolerance,
             "relative_error": self.relative_error,
+            "images": self.images,
             "comparisons": [comparison.as_dict() for comparison in self.comparisons],
             "metadata": self.metadata,
         }
@@ -119,7 +121,7 @@ def export_formats(
             megabytes = sum(file.stat().st_size for file in temporary.parent.iterdir()) / 1e6
             comparisons = tuple(check.run(RUNNERS[format](temporary)))
             seconds = time.perf_counter() - started
-            report = ExportReport(final, format, comparisons, tolerance, metadata, seconds, megabytes)
+            report = ExportReport(final, format, comparisons, tolerance, metadata, check.source, seconds, megabytes)
             if not report.passed:
                 raise ParityError(report)
             parity = temporary.with_name(temporary.name + ".parity.json")
@@ -142,7 +144,7 @@ def export_model(
     path       of the file; the suffix (.onnx, .pt2, .xml) is added where it lacks
     format     "onnx", "torch" or "openvino"; None: by the suffix, ONNX without one
     sizes      (height, width) pairs at which parity is measured, every second one with a batch of two
-    images     to measure on: paths, (H, W, 3) uint8 arrays or (C, H, W) tensors in [0, 1]; None: the package's photos
+    images     to measure on: paths, (H, W, 3) uint8 arrays or (C, H, W) tensors in [0, 1]; None: the project's photo (a checkout) or noise like it
     tolerance  max |difference| / max |logit| that is still equal
 
     Beside the file, `NAME.parity.json` keeps the table.  Nothing is written, and nothing of an earlier export replaced,

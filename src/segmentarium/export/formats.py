@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from segmentarium.contracts import SegmentationModel
 from segmentarium.export.metadata import METADATA_KEY, model_metadata
 
 # format -> suffix of its main file; OpenVINO's weights lie beside it in a .bin
@@ -35,8 +36,8 @@ class ExportError(ValueError):
 
 def deploy_form(model: nn.Module) -> nn.Module:
     """The model's inference copy, in float32 on the CPU; a plain module is used as it stands."""
-    deploy = getattr(model, "deploy", None)
-    return (deploy() if callable(deploy) else model).eval().float().cpu()
+    deployed = model.deploy() if isinstance(model, SegmentationModel) else model
+    return deployed.eval().float().cpu()
 
 
 @contextlib.contextmanager

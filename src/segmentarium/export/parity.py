@@ -19,7 +19,7 @@ Runner = Callable[[np.ndarray], np.ndarray]
 
 TOLERANCE = 1e-4  # relative, in float32
 SIZES = ((256, 320), (193, 259))
-ASSETS = Path(__file__).resolve().parents[1] / "assets"
+PHOTO = Path(__file__).resolve().parents[3] / "docs" / "images" / "astronaut.jpg"  # of a checkout
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,10 @@ def natural_noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def sample_images() -> list[np.ndarray]:
-    """The photos in the package, (H, W, 3) uint8; where it has none, noise with the statistics of photos."""
+    """The project's photo, (H, W, 3) uint8, in a checkout; noise with the statistics of photos where only the package is."""
     from segmentarium.data.image_io import read_image
 
-    photos = sorted(path for path in ASSETS.glob("*") if path.suffix in (".jpg", ".png"))
-    return [np.asarray(read_image(path)) for path in photos] or [natural_noise(384, 512)]
+    return [np.asarray(read_image(PHOTO))] if PHOTO.is_file() else [natural_noise(384, 512)]
 
 
 def as_tensor(image: Image) -> Tensor:
@@ -104,6 +103,8 @@ class ParityCheck:
         if not sizes:
             raise ValueError("sizes is empty; give at least one (height, width) to measure parity at")
         chosen = list(images) if images is not None else sample_images()
+        default = PHOTO.name if PHOTO.is_file() else "noise with the spectrum of photos"
+        self.source = default if images is None else f"{len(chosen)} given"
         if not chosen:
             raise ValueError("images is empty; give at least one image to measure parity on")
         preprocessing = getattr(model, "preprocessing", None) or Preprocessing()

@@ -19,7 +19,9 @@ class Weights:
     sha256: str = ""
 
 
-CATALOGUE: tuple[Weights, ...] = ()
+CATALOGUE: tuple[Weights, ...] = (
+    Weights("deeplabv3plus.eg1800", "deeplabv3plus", "person.safetensors", alias="person"),
+)
 
 
 def find(name: str) -> Weights | None:
