@@ -32,7 +32,7 @@ from segmentarium.benchmarking.timing import alternate, ratio
 ENGINES = ("deploy", "compile", "onnxruntime", "openvino", "openvino-bf16")
 SAME_CLASS = 0.995  # share of pixels that an engine must give the peer's class to count as the same model
 GOALS = {"eager": 1.0, "engine": 2.5}
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "peer",
     "size",
     "form",

@@ -34,7 +34,18 @@ from segmentarium.benchmarking.timing import alternate, ratio
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference_latency.json"
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
-COLUMNS = ("model", "size", "form", "ms", "yardstick_ms", "ratio", "public", "public_ratio", "faster", "problem")
+COLUMNS: tuple[str, ...] = (
+    "model",
+    "size",
+    "form",
+    "ms",
+    "yardstick_ms",
+    "ratio",
+    "public",
+    "public_ratio",
+    "faster",
+    "problem",
+)
 
 
 @dataclass(frozen=True)

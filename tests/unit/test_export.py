@@ -105,6 +105,7 @@ def test_every_format_equals_eager_on_a_photo(reports: dict[str, ExportReport], 
     assert written["relative_error"] == report.relative_error
     assert written["comparisons"][1]["size"] == [45, 61]
     assert written["passed"]
+    assert written["images"] == "1 given"
 
 
 def test_the_folder_holds_the_files_and_nothing_else(reports: dict[str, ExportReport]) -> None:

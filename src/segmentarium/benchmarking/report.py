@@ -14,7 +14,7 @@ from segmentarium.benchmarking.machine import describe
 if TYPE_CHECKING:
     from rich.table import Table
 
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "model", "engine", "height", "width", "batch", "threads", "parameters_m", "multiply_adds_g",
     "p50_ms", "p90_ms", "p99_ms", "images_per_s", "end_to_end_p50_ms", "peak_memory_mb", "memory_mb", "same_class", "problem",
 )  # fmt: skip

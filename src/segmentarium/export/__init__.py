@@ -144,7 +144,8 @@ def export_model(
     path       of the file; the suffix (.onnx, .pt2, .xml) is added where it lacks
     format     "onnx", "torch" or "openvino"; None: by the suffix, ONNX without one
     sizes      (height, width) pairs at which parity is measured, every second one with a batch of two
-    images     to measure on: paths, (H, W, 3) uint8 arrays or (C, H, W) tensors in [0, 1]; None: the project's photo (a checkout) or noise like it
+    images     to measure on: paths, (H, W, 3) uint8 arrays or (C, H, W) tensors in [0, 1];
+               None: the project's photo in a checkout, else noise with the statistics of photos
     tolerance  max |difference| / max |logit| that is still equal
 
     Beside the file, `NAME.parity.json` keeps the table.  Nothing is written, and nothing of an earlier export replaced,

@@ -64,7 +64,7 @@ def as_tensor(image: Image) -> Tensor:
         image = np.asarray(read_image(image))
     if isinstance(image, np.ndarray):
         array = image if image.ndim == 3 else image[..., None]
-        image = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+        image = torch.from_numpy(np.array(array)).permute(2, 0, 1)  # a copy: Pillow's memory is read-only
     if image.ndim != 3:
         raise ValueError(f"an image for the parity check has shape {tuple(image.shape)}; expected (C, H, W)")
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
