@@ -21,6 +21,7 @@ class Weights:
 
 CATALOGUE: tuple[Weights, ...] = (
     Weights("deeplabv3plus.eg1800", "deeplabv3plus", "person.safetensors", alias="person"),
+    Weights("deeplabv3plus.camvid", "deeplabv3plus", "street.safetensors", alias="street"),
 )
 
 
