@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 
@@ -72,4 +73,10 @@ class SeparableConv(nn.Module):
         self.pointwise = ConvNormAct(in_channels, out_channels, 1, act=act)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.depthwise.conv.dilation != (1, 1) and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            # oneDNN's bf16 gradient of a dilated depthwise convolution's weights differs from call to call, up to NaN
+            # (seen with PyTorch 2.15 on AMX), so this one is computed in float32
+            with torch.autocast("cpu", enabled=False):
+                x = self.depthwise(x.float())
+            return self.pointwise(x)
         return self.pointwise(self.depthwise(x))
