@@ -2,7 +2,8 @@
 
     segmentarium train --recipe recipes/person_finish.py --root DIR/portrait
 
-The last averaged weights are the result.  Cost: about 15 minutes on two cores with AMX bf16.  Expected: docs/results.md.
+The last averaged weights are the result.  Cost: about 12 minutes on two cores with AMX bf16.  Expected:
+92.7 mean IoU on EG1800 test (264 photographs), see docs/results.md.
 """
 
 from segmentarium.training import TrainingOptions
@@ -22,7 +23,7 @@ def recipe() -> TrainingOptions:
         scale=(0.6, 1.5),
         rotate=15.0,
         max_class_ratio=1.0,
-        max_steps=1200,
+        max_steps=1000,
         batch_size=32,
         optimizer="adamw",
         learning_rate=2e-3,
@@ -32,6 +33,6 @@ def recipe() -> TrainingOptions:
         clip_norm=5.0,
         ema=0.998,
         loss="cross_entropy+0.5*dice",
-        val_every=300,
-        save_every=300,
+        val_every=500,
+        save_every=100,
     )
