@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
 from segmentarium.training import TrainingResult, train
+from tests.unit import training_material
 
 pytest.importorskip("lightning", reason="training needs the extra [train]")
 
 STEPS = 20
 
 
-def _material() -> ModuleType:
-    path = Path(__file__).parents[1] / "unit" / "training_material.py"
-    spec = importlib.util.spec_from_file_location("training_material", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-MATERIAL = _material()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return MATERIAL.labelled_folder(tmp_path_factory.mktemp("data"))
+    return training_material.labelled_folder(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +35,7 @@ def straight(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 def options_for(folder: Path, output: Path, **changes: Any) -> Any:
     values = {"max_steps": STEPS, "val_every": 5, "save_every": 5, "log_every": 3, "workers": 1, "batch_size": 4}
-    return MATERIAL.quick_options(folder, output, **{**values, **changes})
+    return training_material.quick_options(folder, output, **{**values, **changes})
 
 
 def checkpoint(result: TrainingResult) -> dict[str, Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,32 +13,21 @@ from PIL import Image
 
 import segmentarium
 from segmentarium.training import TrainingOptions, train
+from tests.unit import training_material
 
 pytest.importorskip("lightning", reason="training needs the extra [train]")
 
 
-def _material() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("training_material", Path(__file__).with_name("training_material.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-MATERIAL = _material()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return MATERIAL.labelled_folder(tmp_path_factory.mktemp("data"))
+    return training_material.labelled_folder(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def finished(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a run of six steps."""
     output = tmp_path_factory.mktemp("run") / "out"
-    train(MATERIAL.quick_options(folder, output))
+    train(training_material.quick_options(folder, output))
     return output
 
 
@@ -97,7 +84,7 @@ def test_scores_of_the_log_are_those_of_the_kept_weights(finished: Path, folder:
 
 
 def test_training_learns_the_box(folder: Path, tmp_path: Path) -> None:
-    options = MATERIAL.quick_options(
+    options = training_material.quick_options(
         folder,
         tmp_path / "out",
         max_steps=30,
@@ -112,12 +99,12 @@ def test_training_learns_the_box(folder: Path, tmp_path: Path) -> None:
 
 def test_existing_run_is_not_overwritten(finished: Path, folder: Path) -> None:
     with pytest.raises(ValueError, match=r"holds a run already; continue it with --resume"):
-        train(MATERIAL.quick_options(folder, finished))
+        train(training_material.quick_options(folder, finished))
 
 
 def test_nothing_to_resume(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to resume"):
-        train(MATERIAL.quick_options(folder, tmp_path, resume=True))
+        train(training_material.quick_options(folder, tmp_path, resume=True))
 
 
 def test_damaged_checkpoint_is_named(finished: Path, folder: Path, tmp_path: Path) -> None:
@@ -125,22 +112,22 @@ def test_damaged_checkpoint_is_named(finished: Path, folder: Path, tmp_path: Pat
     whole = (output / "last.ckpt").read_bytes()
     (output / "last.ckpt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"last\.ckpt cannot be read"):
-        train(MATERIAL.quick_options(folder, output, resume=True))
+        train(training_material.quick_options(folder, output, resume=True))
 
 
 def test_resume_with_changed_options_lists_them(finished: Path, folder: Path, tmp_path: Path) -> None:
     output = copy_of(finished, tmp_path / "out")
     changed = {"resume": True, "max_steps": 8, "learning_rate": 0.02}
     with pytest.raises(ValueError, match=r"learning_rate: 0\.01 -> 0\.02"):
-        train(MATERIAL.quick_options(folder, output, **changed))
-    result = train(MATERIAL.quick_options(folder, output, **changed, allow_changed_options=True))
+        train(training_material.quick_options(folder, output, **changed))
+    result = train(training_material.quick_options(folder, output, **changed, allow_changed_options=True))
     assert result.steps == 8
 
 
 def test_resuming_a_finished_run_changes_nothing(finished: Path, folder: Path, tmp_path: Path) -> None:
     output = copy_of(finished, tmp_path / "out")
     before = (output / "last.ckpt").read_bytes()
-    assert train(MATERIAL.quick_options(folder, output, resume=True)).steps == 6
+    assert train(training_material.quick_options(folder, output, resume=True)).steps == 6
     assert (output / "last.ckpt").read_bytes() == before
 
 
@@ -156,7 +143,7 @@ def test_full_disk_leaves_the_previous_checkpoint(
         raise error
 
     monkeypatch.setattr(torch, "save", half_written)
-    options = MATERIAL.quick_options(
+    options = training_material.quick_options(
         folder, output, max_steps=9, val_every=100, resume=True, allow_changed_options=True
     )
     with pytest.raises(OSError, match=r"last\.ckpt could not be written.*previous one is whole"):
@@ -169,7 +156,7 @@ def test_full_disk_leaves_the_previous_checkpoint(
 def test_non_finite_loss_names_files_and_keeps_the_checkpoint(finished: Path, folder: Path, tmp_path: Path) -> None:
     output = copy_of(finished, tmp_path / "out")
     before = (output / "last.ckpt").read_bytes()
-    options = MATERIAL.quick_options(
+    options = training_material.quick_options(
         folder, output, max_steps=20, learning_rate=1e30, save_every=10, resume=True, allow_changed_options=True
     )
     with pytest.raises(ValueError, match=r"the loss is (nan|inf).* in step \d+, in the batch of (\d\d(, )?){4}; "):
@@ -181,7 +168,7 @@ def test_weights_that_overflow_are_not_saved(finished: Path, folder: Path, tmp_p
     """An infinite gradient spoils the weights in a step whose loss was still finite."""
     output = copy_of(finished, tmp_path / "out")
     before = {name: (output / name).read_bytes() for name in ("last.ckpt", "last.safetensors", "best.safetensors")}
-    options = MATERIAL.quick_options(
+    options = training_material.quick_options(
         folder, output, max_steps=7, learning_rate=float("inf"), resume=True, allow_changed_options=True
     )
     with pytest.raises(ValueError, match="weights are not finite after step 7"):
@@ -191,16 +178,18 @@ def test_weights_that_overflow_are_not_saved(finished: Path, folder: Path, tmp_p
 
 def test_batch_of_one_with_batch_norm_is_refused_before_training(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="batch normalisation, which needs two or more"):
-        train(MATERIAL.quick_options(folder, tmp_path / "out", batch_size=1))
+        train(training_material.quick_options(folder, tmp_path / "out", batch_size=1))
     with pytest.raises(ValueError, match="batch normalisation"):
-        train(MATERIAL.quick_options(folder, tmp_path / "out", batch_size=4, micro_batch=1))
+        train(training_material.quick_options(folder, tmp_path / "out", batch_size=4, micro_batch=1))
     assert not (tmp_path / "out").exists()
 
 
 def test_void_only_data_trains_to_nothing_but_does_not_break(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    root = MATERIAL.labelled_folder(tmp_path / "void", number=4, void=True)
+    root = training_material.labelled_folder(tmp_path / "void", number=4, void=True)
     result = train(
-        MATERIAL.quick_options(root, tmp_path / "out", max_steps=3, data_arguments={"mask_map": "0:0,1:1,255:255"})
+        training_material.quick_options(
+            root, tmp_path / "out", max_steps=3, data_arguments={"mask_map": "0:0,1:1,255:255"}
+        )
     )
     assert result.steps == 3
     assert "no labelled pixel at all" in capsys.readouterr().out
@@ -210,21 +199,21 @@ def test_void_only_data_trains_to_nothing_but_does_not_break(tmp_path: Path, cap
 
 def test_classes_of_model_and_data_must_agree(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the model has 5 classes, but data set .* has 2 \(background, box\)"):
-        train(MATERIAL.quick_options(folder, tmp_path / "out", model_arguments={"num_classes": 5}))
+        train(training_material.quick_options(folder, tmp_path / "out", model_arguments={"num_classes": 5}))
     with pytest.raises(ValueError, match="num_classes is 0"):
-        train(MATERIAL.quick_options(folder, tmp_path / "out", model_arguments={"num_classes": 0}))
+        train(training_material.quick_options(folder, tmp_path / "out", model_arguments={"num_classes": 0}))
 
 
 def test_one_sigmoid_logit_serves_two_classes(folder: Path, tmp_path: Path) -> None:
-    options = MATERIAL.quick_options(folder, tmp_path / "out", model_arguments={"num_classes": 1}, max_steps=3)
+    options = training_material.quick_options(folder, tmp_path / "out", model_arguments={"num_classes": 1}, max_steps=3)
     assert len(train(options).best["iou"]) == 2
 
 
 def test_labels_outside_the_classes_are_found_before_training(tmp_path: Path) -> None:
-    root = MATERIAL.labelled_folder(tmp_path / "data", number=4)
+    root = training_material.labelled_folder(tmp_path / "data", number=4)
     Image.fromarray(np.full((48, 64), 7, np.uint8)).save(root / "masks" / "train" / "02.png")
     with pytest.raises(ValueError, match=r"02\.png.*7"):
-        train(MATERIAL.quick_options(root, tmp_path / "out"))
+        train(training_material.quick_options(root, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -232,7 +221,7 @@ def test_missing_root_and_backbone_instead_of_model_are_explained(folder: Path, 
     with pytest.raises(ValueError, match="no folder is given"):
         train(TrainingOptions(data="folder", output=str(tmp_path / "out")))
     with pytest.raises(ValueError, match="is no segmenter"):
-        train(MATERIAL.quick_options(folder, tmp_path / "out", model="mobilenet_v2", model_arguments={}))
+        train(training_material.quick_options(folder, tmp_path / "out", model="mobilenet_v2", model_arguments={}))
 
 
 @pytest.mark.parametrize("text", ["auto", "1,3"])
@@ -261,13 +250,15 @@ def test_class_weights_reach_the_loss(folder: Path, tmp_path: Path, monkeypatch:
 
 def test_wrong_number_of_class_weights(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="class_weight has 3 numbers"):
-        train(MATERIAL.quick_options(folder, tmp_path / "out", class_weight="1,2,3"))
+        train(training_material.quick_options(folder, tmp_path / "out", class_weight="1,2,3"))
 
 
 def test_fine_tuning_scores_the_given_weights_first(
     finished: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    options = MATERIAL.quick_options(folder, tmp_path / "out", weights=str(finished / "last.safetensors"), max_steps=2)
+    options = training_material.quick_options(
+        folder, tmp_path / "out", weights=str(finished / "last.safetensors"), max_steps=2
+    )
     train(options)
     text = capsys.readouterr().out
     assert "step 0: val mIoU" in text
