@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from segmentarium.data.base import Sample, SegmentationDataset, Transform, apply_transform
+from segmentarium.data.mask_io import IGNORE_INDEX
 
 Key = tuple[int, int]
 
@@ -69,10 +70,17 @@ class TrainingStream(Dataset[Sample]):
 
     The sample of a key is always the same: torch, numpy and random are seeded from (seed, counter) around the
     transform. `dataset.transform` is not used. The counter is returned as `sample["counter"]`.
+
+    class_mix: probability that the pixels of half of the classes of a second random crop, labels and all, are laid
+        over the first (`mix_classes`); the transform must then give crops of one size.
     """
 
-    def __init__(self, dataset: SegmentationDataset, transform: Transform | None, seed: int = 0) -> None:
-        self.dataset, self.transform, self.seed = dataset, transform, seed
+    def __init__(
+        self, dataset: SegmentationDataset, transform: Transform | None, seed: int = 0, class_mix: float = 0.0
+    ) -> None:
+        if not 0 <= class_mix <= 1:
+            raise ValueError(f"class_mix is {class_mix}; give a probability, 0 (never) to 1")
+        self.dataset, self.transform, self.seed, self.class_mix = dataset, transform, seed, class_mix
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -82,8 +90,34 @@ class TrainingStream(Dataset[Sample]):
         sample = self.dataset.sample(index)
         with seeded(self.seed, counter):
             sample = apply_transform(self.transform, sample)
+            if self.class_mix and torch.rand(()).item() < self.class_mix:
+                other = self.dataset.sample(int(torch.randint(len(self.dataset), ()).item()))
+                sample = mix_classes(sample, apply_transform(self.transform, other))
         sample["counter"] = counter
         return sample
+
+
+def mix_classes(below: Sample, above: Sample) -> Sample:
+    """Lay the pixels of a random half (rounded up) of the classes of `above` over `below`, with their labels.
+
+    Void pixels (255) are never laid over. The same sizes are needed: image (3, H, W), mask (H, W).
+    Source: Olsson et al., ClassMix, https://arxiv.org/abs/2007.07936, here with true labels.
+    """
+    if below["mask"].shape != above["mask"].shape:
+        raise ValueError(
+            f"{below['name']} and {above['name']} have crops of {tuple(below['mask'].shape)} and "
+            f"{tuple(above['mask'].shape)} pixels; mixing classes needs one crop size"
+        )
+    labels = above["mask"].as_subclass(torch.Tensor)
+    present = torch.bincount(labels.reshape(-1).long(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX].nonzero()[:, 0]
+    chosen = torch.zeros(IGNORE_INDEX + 1, dtype=torch.bool)
+    chosen[present[torch.randperm(len(present))[: (len(present) + 1) // 2]]] = True
+    pasted = chosen[labels.long()]
+    image = torch.where(pasted, above["image"].as_subclass(torch.Tensor), below["image"].as_subclass(torch.Tensor))
+    mask = torch.where(pasted, labels, below["mask"].as_subclass(torch.Tensor))
+    mixed = {**below, "image": type(below["image"])(image), "mask": type(below["mask"])(mask)}
+    mixed["name"] = f"{below['name']} under {above['name']}"
+    return mixed
 
 
 @contextmanager

@@ -52,11 +52,10 @@ def train_transform(
     mean, std: RGB, of values in 0..1.
     long_side: the scale factor is relative to the size at which the longer side has this many pixels.
     """
-    steps: list[nn.Module] = []
-    if rotate:
+    steps: list[nn.Module] = [RandomScaleCrop(crop_size, scale, max_class_ratio, long_side=long_side)]
+    if rotate:  # after the crop, which has fewer pixels to turn; the corners that come in empty are void
         fill = {tv_tensors.Image: [255.0 * m for m in mean], tv_tensors.Mask: IGNORE_INDEX}
         steps.append(v2.RandomRotation([-rotate, rotate], interpolation=v2.InterpolationMode.BILINEAR, fill=fill))
-    steps.append(RandomScaleCrop(crop_size, scale, max_class_ratio, long_side=long_side))
     if flip:
         steps.append(v2.RandomHorizontalFlip(flip))
     if photometric:

@@ -106,7 +106,7 @@ def training_loader(
     sampler = InfiniteSampler(len(dataset), options.seed, step * options.batch_size, rank, world_size)
     workers = worker_count(options, world_size)
     loader = DataLoader(
-        TrainingStream(dataset, transform, options.seed),
+        TrainingStream(dataset, transform, options.seed, options.class_mix),
         batch_size=micro_batch,
         sampler=sampler,
         num_workers=workers,

@@ -56,6 +56,7 @@ class TrainingOptions:
     flip: bool = option(True, "mirror half of the crops")
     rotate: float = option(0.0, "greatest random rotation, degrees")
     photometric: bool = option(True, "random brightness, contrast, saturation and hue")
+    class_mix: float = option(0.0, "probability of laying half of the classes of a second crop over a crop (ClassMix)")
     max_class_ratio: float = option(0.75, "redraw a crop in which one class has a larger share; 1: never")
 
     # How long and how fast
