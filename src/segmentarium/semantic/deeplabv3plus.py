@@ -26,13 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmentarium.backbones import create_backbone
-from segmentarium.contracts import EncoderDecoder
 from segmentarium.layers.conv import ConvNormAct, SeparableConv
 from segmentarium.layers.pooling import PooledBatchNorm, global_average_pool, spread
 from segmentarium.layers.resize import resize
 from segmentarium.registry import Card, Paper, register
-from segmentarium.semantic.fcn import auxiliary_head, cross_entropy_objective
+from segmentarium.semantic.fcn import SupervisedTwice
 
 
 @dataclass(frozen=True)
@@ -176,7 +174,7 @@ class DeepLabV3PlusDecoder(nn.Module):
         return self.classifier(self.classifier_dropout(x))
 
 
-class DeepLabV3Plus(EncoderDecoder):
+class DeepLabV3Plus(SupervisedTwice):
     """A backbone of output stride 16 or 8 with atrous spatial pyramid pooling and a light decoder.
 
     backbone            ours by name, timm's as "timm:NAME", or a module with .channels and .strides
@@ -203,26 +201,24 @@ class DeepLabV3Plus(EncoderDecoder):
         auxiliary: bool = True,
         backbone_arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        body = create_backbone(
-            backbone, in_channels=in_channels, output_stride=output_stride, **(backbone_arguments or {})
-        )
         super().__init__(
-            backbone=body,
-            decoder=DeepLabV3PlusDecoder(
-                channels=body.channels,  # type: ignore[arg-type]
-                strides=body.strides,  # type: ignore[arg-type]
+            lambda body: DeepLabV3PlusDecoder(
+                channels=body.channels,
+                strides=body.strides,
                 num_classes=num_classes,
                 decoder_channels=decoder_channels,
                 low_channels=low_channels,
                 rates=rates,
                 form=form,
             ),
-            auxiliary=auxiliary_head(body, num_classes) if auxiliary else None,
             num_classes=num_classes,
+            backbone=backbone,
             in_channels=in_channels,
+            output_stride=output_stride,
+            auxiliary=auxiliary,
+            backbone_arguments=backbone_arguments,
         )
         self.align_corners = FORMS[form].align_corners
-        self.set_objective(cross_entropy_objective(auxiliary))
 
 
 PAPER = Paper(

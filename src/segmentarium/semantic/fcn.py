@@ -7,7 +7,7 @@ torchvision (BSD-3; one convolution: `fcn`) and mmsegmentation (Apache-2.0; two,
 input: `fcn_resnet50`, `fcn_resnet101`).  We build that one.
 
 The same head, with one convolution and on the last feature but one, is the auxiliary classifier of PSPNet, DeepLabV3+
-and many others: `auxiliary_head`.
+and many others: `SupervisedTwice`.
 
 Published: PASCAL VOC 2012 test 62.2 (the paper, VGG); Cityscapes val, single scale, mmsegmentation: ResNet-50 73.61,
 ResNet-101 75.13.
@@ -15,7 +15,7 @@ ResNet-101 75.13.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,20 +64,45 @@ class FCNHead(nn.Module):
         return self.classifier(self.dropout(x))
 
 
-def auxiliary_head(backbone: nn.Module, num_classes: int) -> dict[str, nn.Module]:
-    """The head that supervises the last feature but one in training (a ResNet's layer3), under the name "aux"."""
-    channels: Sequence[int] = backbone.channels  # type: ignore[assignment]
-    index = -2 if len(channels) > 1 else -1
-    return {"aux": FCNHead(channels=channels, num_classes=num_classes, convs=1, concatenate=False, index=index)}
+class SupervisedTwice(EncoderDecoder):
+    """A backbone with a decoder and, in training, an FCN head on the last feature but one (a ResNet's layer3).
+
+    The usual arrangement of dilated networks, PSPNet's section 3.3: cross entropy of the logits, and 0.4 of the head's.
+
+    decoder             given the backbone, with its .channels and .strides, the decoder for it
+    backbone            ours by name, timm's as "timm:NAME", or a module with .channels and .strides
+    output_stride       of the backbone; None: its own
+    auxiliary           False leaves the head out
+    backbone_arguments  further arguments of the backbone's class
+    """
+
+    def __init__(
+        self,
+        decoder: Callable[[Any], nn.Module],
+        *,
+        num_classes: int,
+        backbone: str | nn.Module,
+        in_channels: int,
+        output_stride: int | None,
+        auxiliary: bool,
+        backbone_arguments: Mapping[str, Any] | None,
+    ) -> None:
+        body: Any = create_backbone(
+            backbone, in_channels=in_channels, output_stride=output_stride, **(backbone_arguments or {})
+        )
+        heads: dict[str, nn.Module] = {}
+        if auxiliary:
+            index = -2 if len(body.channels) > 1 else -1
+            heads["aux"] = FCNHead(
+                channels=body.channels, num_classes=num_classes, convs=1, concatenate=False, index=index
+            )
+        super().__init__(
+            backbone=body, decoder=decoder(body), auxiliary=heads, num_classes=num_classes, in_channels=in_channels
+        )
+        self.set_objective({"logits": (1.0, CrossEntropy()), **{name: (0.4, CrossEntropy()) for name in heads}})
 
 
-def cross_entropy_objective(auxiliary: bool) -> dict[str, tuple[float, nn.Module]]:
-    """Cross entropy of the logits, and 0.4 of the auxiliary head's (PSPNet, section 3.3)."""
-    objective: dict[str, tuple[float, nn.Module]] = {"logits": (1.0, CrossEntropy())}
-    return objective | {"aux": (0.4, CrossEntropy())} if auxiliary else objective
-
-
-class FCN(EncoderDecoder):
+class FCN(SupervisedTwice):
     """A backbone of output stride 8 with an FCN head.
 
     backbone            ours by name, timm's as "timm:NAME", or a module with .channels and .strides
@@ -100,23 +125,21 @@ class FCN(EncoderDecoder):
         auxiliary: bool = True,
         backbone_arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        body = create_backbone(
-            backbone, in_channels=in_channels, output_stride=output_stride, **(backbone_arguments or {})
-        )
         super().__init__(
-            backbone=body,
-            decoder=FCNHead(
-                channels=body.channels,  # type: ignore[arg-type]
+            lambda body: FCNHead(
+                channels=body.channels,
                 num_classes=num_classes,
                 decoder_channels=decoder_channels,
                 convs=convs,
                 concatenate=concatenate,
             ),
-            auxiliary=auxiliary_head(body, num_classes) if auxiliary else None,
             num_classes=num_classes,
+            backbone=backbone,
             in_channels=in_channels,
+            output_stride=output_stride,
+            auxiliary=auxiliary,
+            backbone_arguments=backbone_arguments,
         )
-        self.set_objective(cross_entropy_objective(auxiliary))
 
 
 PAPER = Paper(

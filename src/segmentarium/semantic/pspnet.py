@@ -22,12 +22,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from segmentarium.backbones import create_backbone
-from segmentarium.contracts import EncoderDecoder
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.pyramid_pooling import PyramidPooling
 from segmentarium.registry import Card, Paper, register
-from segmentarium.semantic.fcn import auxiliary_head, cross_entropy_objective
+from segmentarium.semantic.fcn import SupervisedTwice
 
 
 class PSPDecoder(nn.Module):
@@ -61,7 +59,7 @@ class PSPDecoder(nn.Module):
         return self.classifier(self.dropout(self.bottleneck(self.pyramid(features[-1]))))
 
 
-class PSPNet(EncoderDecoder):
+class PSPNet(SupervisedTwice):
     """A backbone of output stride 8 with pyramid pooling.
 
     backbone            ours by name, timm's as "timm:NAME", or a module with .channels and .strides
@@ -87,25 +85,23 @@ class PSPNet(EncoderDecoder):
         auxiliary: bool = True,
         backbone_arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        body = create_backbone(
-            backbone, in_channels=in_channels, output_stride=output_stride, **(backbone_arguments or {})
-        )
         super().__init__(
-            backbone=body,
-            decoder=PSPDecoder(
-                channels=body.channels,  # type: ignore[arg-type]
+            lambda body: PSPDecoder(
+                channels=body.channels,
                 num_classes=num_classes,
                 decoder_channels=decoder_channels,
                 branch_channels=branch_channels,
                 bins=bins,
                 align_corners=align_corners,
             ),
-            auxiliary=auxiliary_head(body, num_classes) if auxiliary else None,
             num_classes=num_classes,
+            backbone=backbone,
             in_channels=in_channels,
+            output_stride=output_stride,
+            auxiliary=auxiliary,
+            backbone_arguments=backbone_arguments,
         )
         self.align_corners = align_corners
-        self.set_objective(cross_entropy_objective(auxiliary))
 
 
 PAPER = Paper(
