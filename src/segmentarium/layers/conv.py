@@ -8,6 +8,20 @@ import torch
 from torch import Tensor, nn
 
 
+class DilatedDepthwise(nn.Conv2d):
+    """A dilated depthwise convolution whose gradient is right under bfloat16 autocast on the processor.
+
+    There oneDNN's gradient of the weights differs from call to call, up to NaN (seen with PyTorch 2.15 on AMX), so it is
+    computed in float32.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(input.float()).to(torch.get_autocast_dtype("cpu"))
+        return super().forward(input)
+
+
 class ConvNormAct(nn.Module):
     """conv -> norm -> act.  `norm=None` and `act=None` leave them out; the convolution has a bias where no norm follows.
 
@@ -32,7 +46,8 @@ class ConvNormAct(nn.Module):
         if padding is None:
             kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
             padding = (dilation * (kernel[0] - 1) // 2, dilation * (kernel[1] - 1) // 2)
-        self.conv = nn.Conv2d(
+        conv = DilatedDepthwise if dilation > 1 and groups == in_channels else nn.Conv2d
+        self.conv = conv(
             in_channels,
             out_channels,
             kernel_size,
@@ -73,10 +88,4 @@ class SeparableConv(nn.Module):
         self.pointwise = ConvNormAct(in_channels, out_channels, 1, act=act)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.depthwise.conv.dilation != (1, 1) and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            # oneDNN's bf16 gradient of a dilated depthwise convolution's weights differs from call to call, up to NaN
-            # (seen with PyTorch 2.15 on AMX), so this one is computed in float32
-            with torch.autocast("cpu", enabled=False):
-                x = self.depthwise(x.float())
-            return self.pointwise(x)
         return self.pointwise(self.depthwise(x))
