@@ -76,6 +76,29 @@ def test_a_pointwise_convolution_is_a_linear_layer_and_back() -> None:
     assert torch.equal(back["mlp.fc.weight"], state["mlp.fc.weight"])
 
 
+def test_weights_for_blue_first_are_turned_round_and_back() -> None:
+    """theirs sees the image beside two features, blue first; ours sees it red first."""
+    theirs = {"norm.weight": torch.arange(5.0), "conv.weight": torch.randn(4, 5, 3, 3), "norm.count": torch.tensor(7)}
+    rules = [Rule("norm.{}", "a.{}", bgr=0), Rule("conv.{}", "b.{}", bgr=1)]
+    ours, unexpected, _ = to_ours(theirs, rules, {})
+    assert unexpected == []
+    assert ours["a.weight"].tolist() == [0, 1, 4, 3, 2]
+    x = torch.randn(1, 5, 6, 6)
+    turned = x[:, [0, 1, 4, 3, 2]]
+    expected = nn.functional.conv2d(x, theirs["conv.weight"])
+    torch.testing.assert_close(nn.functional.conv2d(turned, ours["b.weight"]), expected)
+    back = to_theirs(ours, rules)
+    assert all(torch.equal(back[key], value) for key, value in theirs.items())
+
+
+def test_one_grey_channel_has_no_blue() -> None:
+    rules = [Rule("conv.{}", "b.{}", bgr=1)]
+    grey = torch.ones(4, 1, 3, 3)
+    assert to_ours({"conv.weight": grey}, rules, {})[1] == ["conv.weight"]
+    with pytest.raises(ValueError, match="three colours"):
+        to_theirs({"b.weight": grey}, rules)
+
+
 def test_dropped_keys_are_reported_and_do_not_come_back() -> None:
     rules = [Rule("unused.{*}", None), Rule("w", "weight")]
     ours, unexpected, dropped = to_ours({"unused.a.b": torch.ones(1), "w": torch.ones(1)}, rules, {})

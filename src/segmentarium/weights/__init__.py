@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import Preprocessing, SegmentationModel
 from segmentarium.registry import Entry, did_you_mean, entry, remember, variant_of
-from segmentarium.weights import catalogue
+from segmentarium.weights import catalogue, published
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.table import LoadError, LoadReport, adapt_input_channels, load_state, to_theirs
 
@@ -211,6 +211,8 @@ def load(source: str | Path, *, layout: str | None = None, strict: bool = True, 
     model = found.build(**{**found.arguments, **arguments})
     remember(model, found.name, arguments)
     report = load_state(model, state, rules=table.rules, strict=strict)
+    if facts := table.facts(state):
+        describe(model, facts)
     if verbose:
         print(f"{path.name}: {found.name}, layout {table.name}\n{report}")
     return model.eval()
@@ -224,10 +226,14 @@ def load_into(source: str | Path, found: Entry, arguments: Mapping[str, Any]) ->
     path = locate(source)
     state, header = read_file(path)
     rules = None
+    first_stage: tuple[str, str] | None = getattr(found.build, "first_stage", None)
+    if header is not None and first_stage is not None and header["model"] == first_stage[0]:
+        return _second_stage(source, state, header, found, arguments, first_stage[1])
     if header is None:
         table = recognise(state)
         stored, made_with = variant_of(entry(table.model), table.arguments(state))
         name, rules = stored.name, table.rules
+        header = table.facts(state) or None
     else:
         made_with, name = header["arguments"], header["model"]
     if name != found.name and entry(name).build is not found.build:
@@ -251,12 +257,46 @@ def load_into(source: str | Path, found: Entry, arguments: Mapping[str, Any]) ->
         source_channels={**stored.arguments, **made_with}.get("in_channels", 3),
         replace_head="num_classes" in arguments,
     )
+    if header is None and (known := published.find(path)) is not None:
+        header = known.header()
     if header is not None:
         # another head has classes of its own; how images are prepared is the trunk's
         facts = ("classes", "palette") if report.mismatched else ()
         describe(model, {key: value for key, value in header.items() if key not in facts})
     if report.mismatched or report.adapted:
         warnings.warn(f"{source} was loaded into another shape of {name}:\n{report}", stacklevel=3)
+    return model
+
+
+def _second_stage(
+    source: str | Path,
+    state: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+    found: Entry,
+    arguments: Mapping[str, Any],
+    part: str,
+) -> nn.Module:
+    """The model `found`, its `part` ("encoder.") from the file of its first stage, everything else new.
+
+    The first stage's arguments hold for this one too.  Raises LoadError unless the whole part is filled.
+    """
+    made_with = {**entry(header["model"]).arguments, **header["arguments"]}
+    for key, value in found.arguments.items():
+        if key not in arguments and made_with.get(key, value) != value:
+            raise ValueError(
+                f"{source} is a first stage with {key}={made_with[key]!r}, but {found.name!r} has {key}={value!r}; "
+                f"train one with {key}={value!r}"
+            )
+    kept = {**{key: value for key, value in made_with.items() if key not in found.arguments}, **arguments}
+    model = found.build(**{**found.arguments, **kept})
+    remember(model, found.name, kept)
+    handed_over = {key: tensor for key, tensor in state.items() if key.startswith(part)}
+    report = load_state(model, handed_over, source_channels=made_with.get("in_channels", 3), strict=False)
+    missing = [key for key in report.missing if key.startswith(part)]
+    if missing or report.unexpected or report.mismatched or not report.loaded:
+        raise LoadError(f"{source} does not fit {found.name!r}, whose {part.rstrip('.')} should be its own", report)
+    facts = () if model.num_classes == made_with.get("num_classes") else ("classes", "palette")
+    describe(model, {key: value for key, value in header.items() if key not in facts})
     return model
 
 

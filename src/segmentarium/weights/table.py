@@ -21,11 +21,14 @@ class Rule:
     `{}` stands for one part of a key (between dots), `{*}` for any rest; they are carried over in order.
     Several keys on a side are one tensor cut along its first dimension (query, key, value against their stack).
     `ours=None`: a key that we do not keep, on purpose.  `theirs_ndim=4`: theirs is a 1×1 convolution where ours is linear.
+    `bgr=1`: the last three entries along dimension 1 belong to the channels of an image that theirs reads blue first;
+    they are turned round, since ours reads red first.
     """
 
     theirs: Keys
     ours: Keys | None
     theirs_ndim: int | None = None
+    bgr: int | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Layout:
     """One public implementation's checkpoint: which model of ours it is, and the table of its keys.
 
     arguments(state) reads the constructor's arguments (num_classes, ...) off the shapes of the state dict.
+    facts(state) is what a file of ours would say in its header of such weights, where their publication says it: classes
+    with palette, preprocessing (`Preprocessing.as_dict()`), dataset, licences.
     """
 
     name: str
@@ -40,6 +45,7 @@ class Layout:
     rules: tuple[Rule, ...]
     arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]] = lambda state: {}
     source: str = ""
+    facts: Callable[[Mapping[str, Tensor]], dict[str, Any]] = lambda state: {}
 
 
 @dataclass
@@ -103,6 +109,16 @@ def _side(keys: Keys) -> tuple[str, ...]:
     return (keys,) if isinstance(keys, str) else keys
 
 
+def _turn_round(tensor: Tensor, dim: int) -> Tensor:
+    """The last three entries along `dim` in reverse order: blue, green, red <-> red, green, blue."""
+    if tensor.ndim <= dim:  # a count of batches beside the statistics
+        return tensor
+    if tensor.shape[dim] < 3:
+        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} has no three colours along dimension {dim}")
+    before = tensor.shape[dim] - 3
+    return torch.cat([tensor.narrow(dim, 0, before), tensor.narrow(dim, before, 3).flip(dim)], dim)
+
+
 def to_ours(
     state: Mapping[str, Tensor], rules: Iterable[Rule], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, Tensor], list[str], list[str]]:
@@ -134,6 +150,11 @@ def to_ours(
         whole = tensor if len(sources) == 1 else torch.cat([state[source] for source in sources])
         if rule.theirs_ndim is not None and whole.ndim > 1:
             whole = whole.flatten(1)
+        if rule.bgr is not None:
+            if whole.ndim > rule.bgr and whole.shape[rule.bgr] < 3:
+                failed.append(key)
+                continue
+            whole = _turn_round(whole, rule.bgr)
         targets = [_fill(text, parts) for text in _side(rule.ours)]
         if len(targets) == 1:
             ours[targets[0]] = whole
@@ -160,6 +181,8 @@ def to_theirs(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, T
             whole = tensor if len(sources) == 1 else torch.cat([state[source] for source in sources])
             if rule.theirs_ndim is not None and whole.ndim > 1:
                 whole = whole.reshape(*whole.shape, *(1,) * (rule.theirs_ndim - whole.ndim))
+            if rule.bgr is not None:
+                whole = _turn_round(whole, rule.bgr)
             targets = [_fill(text, parts) for text in _side(rule.theirs)]
             parts_of_whole = (whole,) if len(targets) == 1 else whole.chunk(len(targets))
             theirs.update(zip(targets, parts_of_whole, strict=True))
