@@ -12,6 +12,7 @@ VERBS = {
     "segment": ("segment", "masks, overlays and cut-outs of images, folders, videos or the webcam"),
     "train": ("train", "train a model on a data set or a folder of labelled images"),
     "evaluate": ("evaluate", "score a model: mIoU, boundary IoU, per-class table, report"),
+    "compare": ("compare", "several models under one budget: accuracy, latency and pictures on one page"),
     "export": ("export", "deploy form as torch.export, ONNX or OpenVINO, with measured parity"),
     "benchmark": ("benchmark", "latency, throughput, parameters, FLOPs and memory on this machine"),
     "check-data": ("check_data", "find what is wrong with a data set before training on it"),
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     keep_freed_memory()
     options = parser_for(verb).parse_args(words[1:])
+    options.words = words  # what was typed, for pages that say how they were made
     try:
         return options.run(options)
     except KeyboardInterrupt:

@@ -11,19 +11,27 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from segmentarium.training.options import TrainingOptions
-
     parser.add_argument(
         "--recipe", metavar="FILE", help="Python file whose recipe() returns the options; others override it"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_training_options(parser)
+
+
+def add_training_options(parser: argparse._ActionsContainer, leave_out: Collection[str] = ()) -> None:
+    """An argument for each field of `TrainingOptions` that is not left out; what is not given is not in the namespace."""
+    from segmentarium.training.options import TrainingOptions
+
     types_of = typing.get_type_hints(TrainingOptions)
     for item in dataclasses.fields(TrainingOptions):
+        if item.name in leave_out:
+            continue
         default = item.default if item.default is not dataclasses.MISSING else None
         flag = "--" + (item.metadata["flag"] or item.name.replace("_", "-"))
         text = item.metadata["help"]
@@ -63,16 +71,23 @@ def _pair(word: str) -> tuple[str, Any]:
         return key, value
 
 
+def given_options(given: argparse.Namespace) -> dict[str, Any]:
+    """The training options that the command line states, as `TrainingOptions` takes them."""
+    from segmentarium.training import TrainingOptions
+
+    names = {item.name for item in dataclasses.fields(TrainingOptions)}
+    values: dict[str, Any] = {name: value for name, value in vars(given).items() if name in names}
+    values |= {name: dict(values[name]) for name in ("model_arguments", "data_arguments") if name in values}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
 def options_of(given: argparse.Namespace) -> Any:
     """TrainingOptions from the recipe, or from the run that is resumed, or the defaults; then the command line's."""
     from segmentarium.training import TrainingOptions, load_recipe
 
-    names = {item.name for item in dataclasses.fields(TrainingOptions)}
-    values: dict[str, Any] = {name: value for name, value in vars(given).items() if name in names}
-    pairs = {name: dict(values.pop(name)) for name in ("model_arguments", "data_arguments") if name in values}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     base = load_recipe(given.recipe) if given.recipe else TrainingOptions()
-    values |= {name: {**getattr(base, name), **given_pairs} for name, given_pairs in pairs.items()}
+    values = given_options(given)
+    values = {k: {**getattr(base, k), **v} if isinstance(v, dict) else v for k, v in values.items()}
     options = base.replace(**values)
     stored = Path(options.folder) / "options.json"
     if options.resume and not given.recipe and stored.is_file():

@@ -13,7 +13,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from segmentarium.evaluation.report import Report
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6570; --line: #d9dee4;
   --paper: #fff; --tint: #f4f6f8; --bar: #3b73b9; }
 @media (prefers-color-scheme: dark) {
@@ -56,7 +56,7 @@ def page(report: Report, plot: bytes) -> str:
         )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title><style>{_STYLE}</style></head><body>
+<title>{escape(title)}</title><style>{STYLE}</style></head><body>
 <h1>{escape(title)}</h1>
 <p class="sub">{report.images} images, {report.pixels:,} labelled pixels;
 {escape(report.options["protocol"])}. All scores in percent.</p>

@@ -1,0 +1,154 @@
+"""One budget for all: minutes, steps, what each recipe says, or no training at all."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from segmentarium.training.options import TrainingOptions
+
+UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+RESERVE = 0.05  # of a budget in time: what starts, checkpoints and slower moments of the machine take
+PROBE_SHARE, PROBE_SECONDS, PROBE_STEPS = (
+    0.1,
+    20.0,
+    6,
+)  # the step time is measured for so long, and so many steps at least
+SAVE_SECONDS = 45.0  # between two checkpoints
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long each candidate is trained.
+
+    kind     "time" (amount: seconds), "steps", "recipe" (what each recipe says) or "none" (everything is loaded)
+    """
+
+    kind: Literal["time", "steps", "recipe", "none"]
+    amount: float = 0.0
+    text: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """ "5m", "90s", "1.5h", "2000steps", "recipe" or "none".  Raises ValueError for anything else."""
+        word = text.strip().lower().replace(" ", "")
+        if word in ("none", "recipe"):
+            return cls("none" if word == "none" else "recipe", text=word)
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|min|h)", word)
+        if found and float(found[1]) > 0:
+            return cls("time", float(found[1]) * UNITS[found[2]], word)
+        found = re.fullmatch(r"(\d+)steps?", word)
+        if found and int(found[1]) > 0:
+            return cls("steps", int(found[1]), word)
+        raise ValueError(
+            f"budget is {text!r}; give time (5m, 90s, 1.5h) or steps (2000steps) for each model, or none: train nothing"
+        )
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def sentence(self) -> str:
+        """For the head of the page."""
+        if self.kind == "time":
+            return f"each trained for {self.text} of wall-clock time"
+        if self.kind == "steps":
+            return f"each trained for {self.amount:.0f} steps"
+        return "each trained as its recipe says" if self.kind == "recipe" else "nothing trained: loaded weights"
+
+
+def plan(stages: tuple[TrainingOptions, ...], budget: Budget) -> tuple[tuple[TrainingOptions, ...], list[float]]:
+    """The stages of a candidate with the steps that the budget allows, and the measured seconds a step (time budgets).
+
+    Several stages divide the budget as their own steps are divided.  Raises ValueError where not one step fits.
+    """
+    if budget.kind == "recipe":
+        return stages, []
+    total = sum(stage.max_steps for stage in stages)
+    planned, measured = [], []
+    for stage in stages:
+        share = stage.max_steps / total
+        save_every = stage.save_every
+        if budget.kind == "time":
+            seconds = budget.amount * share
+            started = time.perf_counter()
+            step = seconds_per_step(stage, min(PROBE_SECONDS, PROBE_SHARE * seconds))
+            measured.append(step)
+            left = seconds * (1 - RESERVE) - (time.perf_counter() - started)
+            steps = int(left / step)
+            if steps < 1:
+                raise ValueError(
+                    f"a step of {stage.model} takes {step:.2f} s and getting there took {seconds - left:.0f} s, so that no "
+                    f"step fits into {seconds:.0f} s; give a longer budget, a smaller crop or a smaller batch"
+                )
+            save_every = max(1, round(SAVE_SECONDS / step))
+        else:
+            steps = max(1, round(budget.amount * share))
+        planned.append(shortened(stage, steps, save_every))
+    return tuple(planned), measured
+
+
+def shortened(stage: TrainingOptions, steps: int, save_every: int) -> TrainingOptions:
+    """The same with another number of steps: a warm-up that fits, and evaluated once, at the end."""
+    return stage.replace(
+        max_steps=steps,
+        warmup_steps=min(stage.warmup_steps, steps // 10),
+        val_every=steps,
+        save_every=save_every,
+        log_every=min(stage.log_every, max(1, steps // 20)),
+    )
+
+
+def seconds_per_step(options: TrainingOptions, seconds: float = PROBE_SECONDS) -> float:
+    """Wall-clock seconds of an optimiser step with these options here, data included.
+
+    Trains a copy for about `seconds`; the mean is over the second half of the steps, when the workers' queue, which was
+    filled before the first step, no longer flatters the data's share.
+    """
+    import torch
+
+    from segmentarium.training.loaders import training_dataset, training_loader
+    from segmentarium.training.objective import set_objective
+    from segmentarium.training.optimizer import AveragedModel, build_optimizer
+    from segmentarium.training.preflight import check_fit, divide_batch
+    from segmentarium.training.run import build_model
+
+    dataset = training_dataset(options)
+    torch.manual_seed(options.seed)
+    model = build_model(options, dataset.info)
+    set_objective(model, dataset, options)
+    micro_batch, accumulation = divide_batch(options, 1)
+    check_fit(model, options, micro_batch, 1)
+    device = torch.device(
+        "cuda" if options.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available() else "cpu"
+    )
+    layout: Any = torch.channels_last if options.channels_last else torch.contiguous_format
+    model.to(device)
+    model.to(memory_format=layout)
+    optimizer = build_optimizer(model.train(), options)
+    averaged = AveragedModel(model, options.ema) if options.ema else None
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "32": torch.float32}[options.precision]
+    ends: list[float] = []
+    started = time.perf_counter()
+    loader = training_loader(dataset, model.preprocessing, options, micro_batch=micro_batch)
+    for number, batch in enumerate(loader, 1):
+        image = batch["image"].to(device).contiguous(memory_format=layout)
+        with torch.autocast(device.type, dtype, enabled=options.precision != "32"):
+            outputs = model.forward_train(image)
+        losses = model.criterion(outputs, batch["mask"].to(device))
+        torch.stack(list(losses.values())).sum().backward()
+        if number % accumulation:
+            continue
+        optimizer.step()
+        optimizer.zero_grad()
+        if averaged is not None:
+            averaged.update(model)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        ends.append(time.perf_counter())
+        if len(ends) > PROBE_STEPS and ends[-1] - started > seconds:
+            break
+    half = len(ends) // 2
+    return (ends[-1] - ends[half]) / (len(ends) - 1 - half)

@@ -1,0 +1,172 @@
+"""What is compared: models by name, weights, or recipes."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segmentarium.training.options import TrainingOptions
+
+GENERIC = ("best", "last", "model")  # file names that say nothing: the folder's name is the candidate's then
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One line of the comparison: either trained, in one stage or several, or loaded from `weights`.
+
+    label    its name on the page and of its folder
+    origin   where it comes from, for the reader
+    """
+
+    label: str
+    origin: str
+    stages: tuple[TrainingOptions, ...] = ()
+    weights: str = ""
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change between two starts of one comparison."""
+        if self.stages:
+            return {"stages": [stage.as_dict() for stage in self.stages]}
+        return {"weights": digest(self.weights)}
+
+
+def standard_options(changes: dict[str, Any]) -> TrainingOptions:
+    """What models that are given by name are trained with: AdamW with a rate that all of them bear, crops of about 70 % of
+    a picture's sides.
+
+    changes: TrainingOptions to be set otherwise, `data` and `root` among them.  Raises what the data set raises.
+    """
+    from segmentarium.training.loaders import training_dataset
+
+    options = TrainingOptions(
+        optimizer="adamw",
+        learning_rate=1e-3,
+        weight_decay=0.01,
+        clip_norm=1.0,
+        warmup_steps=100,
+        batch_size=8,
+        save_every=100,
+    ).replace(**changes)
+    if "crop_size" in changes:
+        return options
+    dataset = training_dataset(options)
+    if not len(dataset):
+        raise ValueError(f"split {options.train_split!r} of {options.root} has no images; there is nothing to train on")
+    width, height = dataset.load(0)[0].size
+    crop = tuple(min(512, max(64, 32 * round(0.7 * side / 32))) for side in (height, width))
+    return options.replace(crop_size=crop)
+
+
+def digest(source: str) -> str:
+    """A hash of the weights' file."""
+    from segmentarium.weights import locate
+
+    with locate(source).open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+
+
+def candidates_of_models(items: Sequence[str], base: TrainingOptions | None) -> list[Candidate]:
+    """Candidates of `--models`: a registered name (trained with the options `base`), NAME=WEIGHTS, or weights by name.
+
+    base: None where nothing is to be trained.  Raises KeyError or FileNotFoundError for what is unknown, with what was
+    probably meant, and ValueError for a name that occurs twice or has to be trained without a budget.
+    """
+    return distinct([_of_item(item, base) for item in items])
+
+
+def _of_item(item: str, base: TrainingOptions | None) -> Candidate:
+    from segmentarium.registry import did_you_mean, list_models
+    from segmentarium.weights import catalogue, locate
+
+    name, equals, source = item.partition("=")
+    if equals:
+        if not name or not source:
+            raise ValueError(f"{item!r} is no NAME=WEIGHTS; give e.g. mine=runs/mine/last.safetensors")
+        locate(source)
+        return Candidate(_slug(name), f"weights {source}", weights=source)
+    segmenters = list_models(kind="segmenter")
+    if name in segmenters and not Path(name).is_file():
+        if base is None:
+            raise ValueError(
+                f"{name!r} is a network without weights, and with budget none nothing is trained; give a budget "
+                f"(--budget 5m) or its weights ({name}=FILE)"
+            )
+        return Candidate(name, "trained here", stages=(base.replace(model=name),))
+    if name in list_models(kind="backbone"):
+        raise ValueError(f"{name!r} is a backbone; give a segmenter, e.g. {segmenters[0]!r}")
+    if catalogue.find(name) is not None:
+        return Candidate(_slug(name), "shipped weights", weights=name)
+    path = Path(name)
+    if path.exists() or name.startswith("hf:"):
+        located = locate(name)
+        label = path.name if name.startswith("hf:") else located.stem
+        if label in GENERIC:
+            label = located.resolve().parent.name
+        return Candidate(_slug(label), f"weights {name}", weights=name)
+    if path.suffix in (".safetensors", ".pth", ".pt", ".ckpt", ".bin"):
+        raise FileNotFoundError(f"no weights at {name}")
+    raise KeyError(
+        f"no model or weights are called {name!r}{did_you_mean(name, segmenters + catalogue.list_weights())}"
+    )
+
+
+def candidates_of_recipes(places: Sequence[str | Path], changes: dict[str, Any]) -> list[Candidate]:
+    """A candidate for each recipe: files, or all files of a folder that have a function `recipe`.
+
+    changes: training options that override those of every recipe.  Raises FileNotFoundError where there is none.
+    """
+    from segmentarium.training import load_stages
+
+    found = []
+    for file in recipe_files(places):
+        stages = tuple(override(stage, changes) for stage in load_stages(file))
+        found.append(Candidate(_slug(file.stem), f"recipe {file}", stages=stages))
+    return distinct(found)
+
+
+def recipe_files(places: Sequence[str | Path]) -> list[Path]:
+    """The recipes among files and in folders; what recipes share (a module without `recipe`) is no recipe."""
+    files: list[Path] = []
+    for place in map(Path, places):
+        if place.is_dir():
+            inside = [file for file in sorted(place.glob("*.py")) if _has_recipe(file)]
+            if not inside:
+                raise FileNotFoundError(f"{place} holds no recipe: no Python file with a function recipe()")
+            files += inside
+        elif place.is_file():
+            files.append(place)
+        else:
+            raise FileNotFoundError(f"no recipe at {place}: neither a file nor a folder")
+    return files
+
+
+def _has_recipe(file: Path) -> bool:
+    body = ast.parse(file.read_text(encoding="utf-8"), str(file)).body
+    return any(isinstance(node, ast.FunctionDef) and node.name == "recipe" for node in body)
+
+
+def override(options: TrainingOptions, changes: dict[str, Any]) -> TrainingOptions:
+    """`options` with other values; dictionaries are merged."""
+    merged = {k: {**getattr(options, k), **v} if isinstance(v, dict) else v for k, v in changes.items()}
+    return options.replace(**merged)
+
+
+def _slug(label: str) -> str:
+    """A label that is a folder's name everywhere."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", label).strip("-.") or "model"
+
+
+def distinct(candidates: list[Candidate]) -> list[Candidate]:
+    """The same; ValueError where there is none, or where two have one label."""
+    if not candidates:
+        raise ValueError("there is nothing to compare; give --models A,B or --recipes FOLDER")
+    twice = [label for label, count in Counter(c.label.lower() for c in candidates).items() if count > 1]
+    if twice:
+        raise ValueError(f"several candidates are called {', '.join(twice)}; name them apart: NAME=WEIGHTS")
+    return candidates

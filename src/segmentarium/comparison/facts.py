@@ -1,0 +1,38 @@
+"""What a model is, whatever it was trained on: size, work, and what its paper says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+def facts_of(model: nn.Module, size: tuple[int, int], data: str) -> dict[str, Any]:
+    """Parameters (1e6) and multiply-adds (1e9) of inference at `size`, and the card's scores on the data set `data`.
+
+    size: (height, width) of the data's images; a model with a `long_side` of its own sees, and is counted at, that.
+    """
+    import torch
+
+    from segmentarium.benchmarking.forms import multiply_adds
+    from segmentarium.registry import model_card
+
+    channels = getattr(model, "in_channels", 3)
+    long_side = getattr(getattr(model, "preprocessing", None), "long_side", None)
+    if long_side is not None:
+        size = tuple(max(1, round(side * long_side / max(size))) for side in size)  # type: ignore[assignment]
+    dropped = getattr(model, "training_only", ())
+    kept = (p.numel() for name, p in model.named_parameters() if name.split(".")[0] not in dropped)
+    name = getattr(model, "registered_name", "")
+    card = model_card(name) if name else {"scores": {}, "paper": {}}
+    header = getattr(model, "weights_header", None) or {}
+    return {
+        "system": name or type(model).__name__,
+        "parameters": sum(kept) / 1e6,
+        "multiply_adds": multiply_adds(model, torch.zeros(1, channels, *size)),
+        "size": list(size),
+        "published": {what: score for what, score in card["scores"].items() if data.lower() in what.lower()},
+        "paper": card["paper"].get("url", ""),
+        "trained_on": header.get("dataset"),
+        "licences": header.get("licences", {}),
+    }

@@ -1,0 +1,167 @@
+"""What came out: a row a candidate, as JSON, CSV and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segmentarium.comparison.pareto import pareto_front
+
+AGREES = 0.99  # share of a picture's pixels with the eager form's class, from which on a form's time counts
+
+
+@dataclass
+class Outcome:
+    """One candidate.  Scores and shares lie in 0..1, latencies are in milliseconds.
+
+    training     {"steps", "seconds", "commands", "seconds_per_step"}; None: loaded
+    scores       the evaluation's report as plain data; None: not done
+    facts        parameters (1e6), multiply_adds (1e9) at `size` (height, width), published scores
+    speed        form -> {"p50", "p90", "same_class", "problem", "skipped"}
+    problem      why it is not complete, by phase
+    """
+
+    label: str
+    origin: str
+    weights: str = ""
+    training: dict[str, Any] | None = None
+    scores: dict[str, Any] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    speed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    problem: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def miou(self) -> float:
+        """NaN: not scored."""
+        value = self.scores["miou"] if self.scores else None
+        return math.nan if value is None else value
+
+    @property
+    def best_form(self) -> str:
+        """The fastest form whose classes agree with the eager one's; "": none was timed."""
+        timed = {
+            form: s["p50"] for form, s in self.speed.items() if s.get("p50") and (s.get("same_class") or 0) >= AGREES
+        }
+        return min(timed, key=timed.__getitem__) if timed else ""
+
+    @property
+    def latency(self) -> float:
+        """Median milliseconds of the best form; NaN: not timed."""
+        return self.speed[self.best_form]["p50"] if self.best_form else math.nan
+
+    @property
+    def complete(self) -> bool:
+        return self.scores is not None and bool(self.best_form) and not self.problem
+
+    def row(self, forms: tuple[str, ...]) -> dict[str, Any]:
+        """Flat, for CSV and Markdown; scores in percent."""
+        scores = self.scores or {}
+        percent = {name: _percent(scores.get(name)) for name in ("miou", "macc", "aacc", "boundary_iou")}
+        return {
+            "model": self.label,
+            **percent,
+            "parameters_m": _rounded(self.facts.get("parameters"), 3),
+            "multiply_adds_g": _rounded(self.facts.get("multiply_adds"), 3),
+            "size": "x".join(map(str, self.facts.get("size", ()))),
+            **{f"{form}_ms": _rounded(self.speed.get(form, {}).get("p50"), 2) for form in forms},
+            "best_form": self.best_form,
+            "steps": self.training["steps"] if self.training else None,
+            "training_seconds": _rounded(self.training["seconds"], 1) if self.training else None,
+            "published": "; ".join(f"{what} {score:g}" for what, score in self.facts.get("published", {}).items()),
+            "weights": self.weights,
+            "problem": "; ".join(f"{phase}: {text}" for phase, text in self.problem.items()),
+        }
+
+
+@dataclass
+class Comparison:
+    """All candidates, and what they share."""
+
+    outcomes: list[Outcome]
+    data: dict[str, Any]
+    options: dict[str, Any]
+    machine: dict[str, Any]
+    command: str
+    forms: tuple[str, ...]
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def front(self) -> list[str]:
+        """Labels of the candidates that none beats in latency and mIoU, fastest first."""
+        return [self.outcomes[i].label for i in pareto_front([(o.latency, o.miou) for o in self.outcomes])]
+
+    @property
+    def ranked(self) -> list[Outcome]:
+        """The best mIoU first, those without one last."""
+        return sorted(self.outcomes, key=lambda o: -1.0 if math.isnan(o.miou) else o.miou, reverse=True)
+
+    @property
+    def failed(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.problem]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the pictures."""
+        return {
+            "data": self.data,
+            "options": self.options,
+            "command": self.command,
+            "machine": self.machine,
+            "pareto_front": self.front,
+            "models": [{**asdict(o), "best_form": o.best_form} for o in self.ranked],
+        }
+
+    def json(self) -> str:
+        return json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n"
+
+    def csv(self) -> str:
+        file = io.StringIO()
+        rows = [outcome.row(self.forms) for outcome in self.ranked]
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        return file.getvalue()
+
+    def markdown(self) -> str:
+        """The table that a results page shows."""
+        names = ("mIoU", "boundary IoU", "parameters (M)", "GFLOPs", *(f"{form} (ms)" for form in self.forms))
+        keys = ("miou", "boundary_iou", "parameters_m", "multiply_adds_g", *(f"{form}_ms" for form in self.forms))
+        lines = [
+            "| model | " + " | ".join((*names, "steps", "published", "weights")) + " |",
+            "|---|" + "---|" * (len(names) + 3),
+        ]
+        for outcome in self.ranked:
+            row = outcome.row(self.forms)
+            cells = [row["model"], *(_cell(row[key]) for key in (*keys, "steps", "published"))]
+            cells.append(f"`{outcome.weights}`" if outcome.weights else "")
+            lines.append("| " + " | ".join(cells) + " |")
+            if row["problem"]:
+                lines.append(f"| | {row['problem'].replace('|', '/')} |" + " |" * (len(names) + 1))
+        return "\n".join(lines) + "\n"
+
+    def save(self, folder: Path) -> Path:
+        """Writes comparison.html, .json, .csv and .md, each whole or not at all; returns the page's path."""
+        from segmentarium.comparison.page import page
+        from segmentarium.weights import atomic_write
+
+        texts = {"json": self.json(), "csv": self.csv(), "md": self.markdown(), "html": page(self)}
+        for ending, text in texts.items():
+            with atomic_write(folder / f"comparison.{ending}") as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        return folder / "comparison.html"
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else round(100 * value, 2)
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,109 @@
+"""The same images side by side: photograph, truth, and what each candidate makes of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segmentarium.comparison.outcome import Outcome
+
+WIDEST = 640  # pixels of the longer side on the page
+FOLDER = "pictures"  # of a candidate: a PNG of class indices for each image
+
+
+def chosen(length: int, number: int) -> list[int]:
+    """`number` indices spread evenly over 0 … length - 1, away from the ends."""
+    number = min(number, length)
+    return [(2 * i + 1) * length // (2 * number) for i in range(number)]
+
+
+def predict_pictures(model: Any, dataset: Any, indices: Sequence[int], folder: Path, device: Any = None) -> None:
+    """Writes the classes that the model gives to these images, at the labels' size."""
+    import torch
+
+    from segmentarium.evaluation.classes import match_classes
+    from segmentarium.evaluation.network import Network
+    from segmentarium.evaluation.samples import prepare
+    from segmentarium.inference.tta import indices as classes_of
+    from segmentarium.inference.windows import whole
+    from segmentarium.layers.resize import resize
+    from segmentarium.weights import atomic_write
+
+    network = Network(model, "torch", "fp32", device)
+    match = match_classes(model.num_classes, getattr(model, "classes", ()), dataset.info.classes, dataset.info.palette)
+    for index in indices:
+        picture, target = dataset.load(index)
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            logits = whole(network, prepare(pixels, network.in_channels, network.preprocessing.long_side))
+            classes = classes_of(resize(match.logits(logits), target.shape))[0]
+        with atomic_write(folder / FOLDER / f"{index}.png") as temporary:
+            Image.fromarray(classes.to(torch.uint8).cpu().numpy()).save(temporary, format="PNG")
+
+
+def shown(dataset: Any, indices: Sequence[int], output: Path, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """For each image {"name", "photo", "truth", "models": {label: (overlay, mIoU or None)}}, pictures as JPEG bytes.
+
+    Candidates whose predictions are not there yet are left out.
+    """
+    from segmentarium.evaluation.classes import match_classes
+
+    info = dataset.info
+    palette = match_classes(max(info.num_classes, 2), (), info.classes, info.palette).palette
+    rows = []
+    for index in indices:
+        picture, target = dataset.load(index)
+        photo = np.asarray(picture)
+        models = {}
+        for outcome in outcomes:
+            file = output / "candidates" / outcome.label / FOLDER / f"{index}.png"
+            if outcome.scores is not None and file.is_file():
+                with Image.open(file) as image:
+                    mask = np.asarray(image)
+                models[outcome.label] = (_overlay(photo, mask, palette), _miou(mask, target, len(palette)))
+        rows.append(
+            {
+                "name": dataset.name(index),
+                "photo": _jpeg(_shrunk(photo, Image.Resampling.LANCZOS)),
+                "truth": _overlay(photo, target, palette),
+                "models": models,
+            }
+        )
+    return rows
+
+
+def _overlay(photo: np.ndarray, mask: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> bytes:
+    from segmentarium.inference.drawing import Painter
+
+    small, classes = _shrunk(photo, Image.Resampling.LANCZOS), _shrunk(mask, Image.Resampling.NEAREST)
+    painter = Painter((small.shape[1], small.shape[0]), palette, opacity=0.65)
+    return _jpeg(painter.paint(small, classes))
+
+
+def _shrunk(pixels: np.ndarray, how: Image.Resampling) -> np.ndarray:
+    factor = WIDEST / max(pixels.shape[:2])
+    if factor >= 1:
+        return pixels
+    size = (max(1, round(pixels.shape[1] * factor)), max(1, round(pixels.shape[0] * factor)))
+    return np.asarray(Image.fromarray(pixels).resize(size, how))
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def _miou(mask: np.ndarray, target: np.ndarray, count: int) -> float | None:
+    import torch
+
+    from segmentarium.evaluation.tally import image_miou
+
+    counted = target < count
+    pairs = target[counted].astype(np.int64) * count + mask[counted]
+    return image_miou(torch.from_numpy(np.bincount(pairs, minlength=count * count).reshape(count, count)))
