@@ -65,6 +65,11 @@ class Entry:
 
 ENTRIES = (
     Entry("bisenetv2", (512, 1024), ("BiSeNetV2 (CoinCheung)", "BiSeNetV2 (mmseg)")),
+    Entry("regseg", (512, 1024), ("RegSeg exp48_decoder26",)),
+    Entry("regseg_large", (512, 1024), ("RegSeg exp53_decoder29",)),
+    Entry("icnet", (513, 1025), ("ICNet (caffe port)",)),
+    Entry("icnet_resnet18", (512, 1024), ("ICNet-R18 (mmseg)",)),
+    Entry("icnet_resnet50", (512, 1024), ("ICNet-R50 (mmseg)",)),
     Entry("pphumanseg", (256, 256), ("PP-HumanSeg-Lite (Paddle)",), num_classes=2),
     Entry("segformer_b0", (512, 512), ("SegFormer-B0 (NVlabs)", "transformers SegFormer-B0", "smp Segformer mit_b0")),
     Entry("segformer_b0", (512, 1024), ("SegFormer-B0 (NVlabs) @512x1024", "smp Segformer mit_b0 @512x1024")),

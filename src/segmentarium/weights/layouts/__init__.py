@@ -11,7 +11,26 @@ from torch import Tensor
 from segmentarium.registry import did_you_mean
 from segmentarium.weights.table import Layout, to_ours
 
-MODULES = ("bisenetv2", "deeplabv3plus", "fcn", "mobilenet_v2", "pphumanseg", "pspnet", "resnet", "segformer")
+MODULES = (
+    "bisenet",
+    "bisenetv2",
+    "cgnet",
+    "contextnet",
+    "deeplabv3plus",
+    "dfanet",
+    "enet",
+    "fast_scnn",
+    "fcn",
+    "mobilenet_v2",
+    "pphumanseg",
+    "pspnet",
+    "regseg",
+    "resnet",
+    "segformer",
+    "sinet",
+    "swiftnet",
+    "xception",
+)
 
 
 @cache
