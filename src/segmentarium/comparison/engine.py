@@ -68,9 +68,10 @@ class ComparisonOptions:
         from segmentarium.benchmarking.forms import check_forms
 
         check_forms(list(self.engines))
-        for name, least in (("repeats", 1), ("pictures", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; give {least} or more")
+        for name, least in (("repeats", 1), ("pictures", 0), ("limit", 1), ("threads", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}; give {least} or more")
 
     def identity(self) -> dict[str, Any]:
         """What must not change between two starts; the candidates and the engines may become more."""
@@ -197,7 +198,8 @@ class _Run:
                 raise Stopped(result.signal)
             weights = str(result.last_weights)
             folders.append(folder)
-            commands.append(f"{command_of(stage)} --output {folder.name}")
+            suffix = f"-{number}" if several else ""
+            commands.append(f"{command_of(stage)} --output runs/{candidate.label}{suffix}")
         done = {
             "weights": str(Path(str(weights)).relative_to(self.options.output.resolve())),
             "steps": sum(values["max_steps"] for values in planned["stages"]),
