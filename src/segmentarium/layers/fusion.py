@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -15,10 +17,16 @@ def reparameterize(model: nn.Module) -> None:
             method()
 
 
+def _foldable(conv: nn.Module | None) -> bool:
+    # the weights of a transposed convolution in groups hold its outputs along two dimensions
+    return isinstance(conv, nn.Conv2d) or (isinstance(conv, nn.ConvTranspose2d) and conv.groups == 1)
+
+
 @torch.inference_mode(False)  # tensors of inference mode count no versions
 @torch.no_grad()
-def fold_batch_norm(model: nn.Module, example: Tensor) -> int:
+def fold_batch_norm(model: nn.Module, example: Tensor, only: Collection[nn.Module] | None = None) -> int:
     """Folds each batch norm that directly follows a convolution into it, in place; returns how many.
+    `only` leaves all norms but these as they are.
 
     Which norm follows which convolution is seen by running `example` through the model, so it works for any model,
     timm's too.  These stay as they are: a convolution that feeds two norms, or a norm only in some of its calls; a norm
@@ -45,7 +53,7 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> int:
 
     handles = []
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             handles.append(module.register_forward_hook(after_conv))
         elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
             handles.append(module.register_forward_pre_hook(before_norm))
@@ -57,16 +65,18 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> int:
 
     folded: dict[nn.Module, nn.Module] = {}
     for norm, convs in convs_of.items():
-        conv = next(iter(convs))
-        if len(convs) != 1 or not isinstance(conv, nn.Conv2d) or len(norms_of[conv]) != 1 or calls[conv] != calls[norm]:
+        if only is not None and norm not in only:
             continue
+        conv = next(iter(convs))
+        if len(convs) != 1 or not _foldable(conv) or len(norms_of[conv]) != 1 or calls[conv] != calls[norm]:
+            continue
+        assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
         assert isinstance(norm, nn.BatchNorm2d)
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        weight, bias = fuse_conv_bn_weights(
-            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        )
-        conv.weight, conv.bias = weight, bias
+        tensors = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        transposed = isinstance(conv, nn.ConvTranspose2d)
+        conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *tensors, transpose=transposed)
         # timm's BatchNormAct2d, a batch norm too, carries the activation that follows it
         activation = getattr(norm, "act", None)
         folded[norm] = activation if isinstance(activation, nn.Module) else nn.Identity()

@@ -1,18 +1,26 @@
 """Losses: logits (B, K, H, W) and labels (B, H, W) in, a float32 scalar out. One file an idea."""
 
 from segmentarium.losses.base import IGNORE_INDEX, PixelLoss, check_target
+from segmentarium.losses.boundary_focal import BoundaryAwareFocal
+from segmentarium.losses.class_presence import ClassPresence
 from segmentarium.losses.cross_entropy import CrossEntropy
+from segmentarium.losses.detail import DetailLoss
 from segmentarium.losses.dice import Dice
 from segmentarium.losses.factory import LOSSES, WeightedSum, build_loss
 from segmentarium.losses.focal import Focal
 from segmentarium.losses.lovasz import Lovasz
 from segmentarium.losses.ohem import OhemCrossEntropy
+from segmentarium.losses.output_size import AtOutputSize
 from segmentarium.losses.weighting import class_weights
 
 __all__ = [
     "IGNORE_INDEX",
     "LOSSES",
+    "AtOutputSize",
+    "BoundaryAwareFocal",
+    "ClassPresence",
     "CrossEntropy",
+    "DetailLoss",
     "Dice",
     "Focal",
     "Lovasz",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from segmentarium.contracts import SegmentationModel
 from segmentarium.data import SegmentationDataset
-from segmentarium.losses import PixelLoss, WeightedSum, build_loss, class_weights
+from segmentarium.losses import AtOutputSize, PixelLoss, WeightedSum, build_loss, class_weights
+from segmentarium.losses.weighting import METHODS
 from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import count_labels
 
@@ -25,21 +28,28 @@ def replace_loss(model: SegmentationModel, name: str) -> None:
     """Every loss on class logits becomes `build_loss(name)`; losses on boundaries or details, and all weights, stay."""
     objective = {}
     for output, loss in model.losses.items():
-        on_classes = isinstance(loss, PixelLoss | WeightedSum)
-        objective[output] = (model.loss_weights[output], build_loss(name) if on_classes else loss)
+        inner = loss.loss if isinstance(loss, AtOutputSize) else loss
+        if isinstance(inner, PixelLoss | WeightedSum):
+            loss = build_loss(name) if inner is loss else AtOutputSize(build_loss(name))
+        objective[output] = (model.loss_weights[output], loss)
     model.set_objective(objective or {"logits": (1.0, build_loss(name))})
 
 
 def parse_class_weight(text: str, dataset: SegmentationDataset) -> Tensor | None:
-    """ "none", "auto", or one number a class -> (K,) or None."""
+    """ "none", "auto", a formula ("erfnet", "enet:1.2" for another offset), or one number a class -> (K,) or None."""
     if text == "none":
         return None
-    if text == "auto":
-        return class_weights(count_labels(dataset))
+    method, _, offset = text.partition(":")
+    if method in ("auto", *METHODS):
+        name: Any = "enet" if method == "auto" else method
+        return class_weights(count_labels(dataset), name, offset=float(offset) if offset else None)
     try:
         weights = torch.tensor([float(word) for word in text.split(",")])
     except ValueError:
-        raise ValueError(f"class_weight is {text!r}; give none, auto, or numbers such as 1,2.5,1") from None
+        formulas = ", ".join(METHODS)
+        raise ValueError(
+            f"class_weight is {text!r}; give none, auto, a formula ({formulas}), or numbers such as 1,2.5,1"
+        ) from None
     if len(weights) != dataset.info.num_classes:
         raise ValueError(
             f"class_weight has {len(weights)} numbers, but data set {dataset.info.name!r} has "

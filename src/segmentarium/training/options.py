@@ -79,7 +79,10 @@ class TrainingOptions:
     clip_norm: float | None = option(None, "clip the gradient to this norm")
     ema: float = option(0.999, "decay of the averaged weights that are evaluated and kept; 0: none")
     loss: str | None = option(None, "another loss than the model's, e.g. ohem or cross_entropy+0.5*dice")
-    class_weight: str = option("none", "none, auto (from the training labels), or numbers: 1,2.5,1")
+    class_weight: str = option(
+        "none",
+        "none, auto (from the training labels: enet), enet:1.2, erfnet, median_frequency, inverse, or numbers: 1,2.5,1",
+    )
     seed: int = option(0, "seed of initial weights, order, augmentation and dropout")
 
     # On which machine

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import Preprocessing, SegmentationModel
 from segmentarium.registry import Entry, did_you_mean, entry, remember, variant_of
-from segmentarium.weights import catalogue, published
+from segmentarium.weights import catalogue
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.table import LoadError, LoadReport, adapt_input_channels, load_state, to_theirs
 
@@ -257,8 +257,6 @@ def load_into(source: str | Path, found: Entry, arguments: Mapping[str, Any]) ->
         source_channels={**stored.arguments, **made_with}.get("in_channels", 3),
         replace_head="num_classes" in arguments,
     )
-    if header is None and (known := published.find(path)) is not None:
-        header = known.header()
     if header is not None:
         # another head has classes of its own; how images are prepared is the trunk's
         facts = ("classes", "palette") if report.mismatched else ()

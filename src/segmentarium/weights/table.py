@@ -216,7 +216,7 @@ def load_state(
 
     strict          raise LoadError unless every tensor of the model is filled and every tensor of the file used
     source_channels input channels of the stored weights: first convolutions are adapted where the model's differ
-    replace_head    tensors of other first dimension (the classifier of other classes) keep the model's own values
+    replace_head    tensors of other outputs (the classifier of other classes) keep the model's own values
     """
     wanted = model.state_dict()
     shapes = {key: tuple(tensor.shape) for key, tensor in wanted.items()}
@@ -247,7 +247,12 @@ def load_state(
             report.loaded.append(key)
             continue
         report.mismatched.append((key, tuple(tensor.shape), shape))
-        if replace_head and tensor.shape[1:] == torch.Size(shape[1:]):
+        # a transposed convolution's outputs stand second
+        outputs = int(
+            isinstance(model.get_submodule(key.rpartition(".")[0]), torch.nn.ConvTranspose2d) and len(shape) > 1
+        )
+        rest = [n for dim, n in enumerate(shape) if dim != outputs]
+        if replace_head and [n for dim, n in enumerate(tensor.shape) if dim != outputs] == rest:
             replaced.add(key)
     bad_shapes = [key for key, _, _ in report.mismatched if key not in replaced]
     if strict and (report.missing or report.unexpected or bad_shapes):
