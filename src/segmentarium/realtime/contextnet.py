@@ -1,0 +1,183 @@
+"""ContextNet: Exploring Context and Detail for Semantic Segmentation in Real-time.
+
+Poudel, Bonde, Liwicki, Zach; BMVC 2018; https://arxiv.org/abs/1805.04554.  The authors published no code; the public
+implementation is xiaoyufenfei/Efficient-Segmentation-Networks (MIT), whose layout of weights loads.
+
+A deep branch of inverted bottlenecks sees the image at a quarter of its size and gathers context down to 1/32; a shallow
+one of four layers sees it whole and keeps detail at 1/8.  The two are summed, and two separable convolutions classify.
+
+What the public code does and the paper does not say: the first convolution of both branches has no padding, and resizing
+aligns corners.  It has no dilation in the fusion, where the paper has 4, and a ReLU between the depthwise and the pointwise
+convolutions of the shallow branch.  `form="public"` (our default) follows it, `form="paper"` the paper.  The public code
+builds an auxiliary head on the shallow branch and never calls it; here it is trained, with Fast-SCNN's weight of 0.4.
+
+Published: Cityscapes test 66.1 at 18.3 FPS (Titan X, 1024×2048, 0.85 M parameters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmentarium.contracts import SegmentationModel
+from segmentarium.layers.conv import ConvNormAct, SeparableConv
+from segmentarium.layers.resize import resize
+from segmentarium.losses import CrossEntropy
+from segmentarium.registry import Card, Paper, register
+
+BOTTLENECKS = (  # table 1 of the paper: channels, blocks, expansion, stride
+    (32, 1, 1, 1),
+    (32, 1, 6, 1),
+    (48, 3, 6, 2),
+    (64, 3, 6, 2),
+    (96, 2, 6, 1),
+    (128, 2, 6, 1),
+)
+
+
+class Bottleneck(nn.Module):
+    """1×1 up, depthwise 3×3, linear 1×1 down; a shortcut between equal shapes.  MobileNetV2's, with ReLU for ReLU6."""
+
+    def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int) -> None:
+        super().__init__()
+        width = expansion * in_channels
+        self.residual = stride == 1 and in_channels == out_channels
+        self.expand = ConvNormAct(in_channels, width, 1)
+        self.depthwise = ConvNormAct(width, width, 3, stride, groups=width)
+        self.project = ConvNormAct(width, out_channels, 1, act=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.depthwise(self.expand(x)))
+        return y.add_(x) if self.residual else y
+
+
+def bottlenecks(in_channels: int, rows: tuple[tuple[int, int, int, int], ...]) -> nn.Sequential:
+    """A stage for each row of a paper's table: channels, blocks, expansion, stride of the first block."""
+    stages = nn.Sequential()
+    for channels, blocks, expansion, stride in rows:
+        stage = nn.Sequential()
+        for index in range(blocks):
+            stage.append(Bottleneck(in_channels, channels, expansion, stride if index == 0 else 1))
+            in_channels = channels
+        stages.append(stage)
+    return stages
+
+
+class FeatureFusion(nn.Module):
+    """The coarse map, resized and filtered, plus the fine one, each through a linear 1×1 convolution (table 2)."""
+
+    def __init__(
+        self, fine_channels: int, coarse_channels: int, channels: int, *, dilation: int, bias: bool, align_corners: bool
+    ) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+        self.depthwise = ConvNormAct(coarse_channels, coarse_channels, dilation=dilation, groups=coarse_channels)
+        self.coarse = ConvNormAct(coarse_channels, channels, 1, bias=bias, act=None)
+        self.fine = ConvNormAct(fine_channels, channels, 1, bias=bias, act=None)
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        coarse = resize(coarse, fine.shape[-2:], align_corners=self.align_corners)
+        return F.relu_(self.fine(fine).add_(self.coarse(self.depthwise(coarse))))
+
+
+class Classifier(nn.Sequential):
+    """Two separable convolutions, dropout, and the classifier."""
+
+    def __init__(self, channels: int, num_classes: int, *, depthwise_act: Callable[[], nn.Module] | None) -> None:
+        super().__init__(
+            SeparableConv(channels, channels, depthwise_act=depthwise_act),
+            SeparableConv(channels, channels, depthwise_act=depthwise_act),
+            nn.Dropout(0.1),
+            nn.Conv2d(channels, num_classes, 1),
+        )
+
+
+class AuxiliaryHead(nn.Sequential):
+    """A 3×3 convolution to 32 channels, dropout, and a classifier; for training only."""
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__(ConvNormAct(in_channels, 32), nn.Dropout(0.1), nn.Conv2d(32, num_classes, 1))
+
+
+class ContextNet(SegmentationModel):
+    """The whole network.
+
+    reduction   by how much the deep branch's image is smaller: 4 as published (cn14), 2 (cn12) or 8 (cn18)
+    form        "public": as the public code; "paper": padded first convolutions, dilation 4 in the fusion, no ReLU between
+                depthwise and pointwise convolutions, no aligned corners
+    auxiliary   a head on the shallow branch, in training
+    """
+
+    training_only: ClassVar[tuple[str, ...]] = ("auxiliary",)
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 19,
+        in_channels: int = 3,
+        reduction: Literal[2, 4, 8] = 4,
+        form: Literal["public", "paper"] = "public",
+        auxiliary: bool = True,
+    ) -> None:
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        if reduction not in (2, 4, 8):
+            raise ValueError(f"reduction is {reduction}; give 2, 4 or 8, by which the deep branch's image is smaller")
+        if form not in ("public", "paper"):
+            raise ValueError(f"form is {form!r}; give 'public' or 'paper'")
+        public = form == "public"
+        self.reduction = reduction
+        self.align_corners = public
+        act = nn.ReLU if public else None
+        padding = 0 if public else 1
+        self.detail = nn.Sequential(
+            ConvNormAct(in_channels, 32, 3, 2, padding=padding),
+            SeparableConv(32, 64, 3, 2, depthwise_act=act),
+            SeparableConv(64, 128, 3, 2, depthwise_act=act),
+            SeparableConv(128, 128, depthwise_act=act),
+        )
+        self.context = nn.Sequential(ConvNormAct(in_channels, 32, 3, 2, padding=padding), *bottlenecks(32, BOTTLENECKS))
+        self.fusion = FeatureFusion(128, 128, 128, dilation=1 if public else 4, bias=public, align_corners=public)
+        self.classifier = Classifier(128, num_classes, depthwise_act=act)
+        self.auxiliary = nn.ModuleDict({"aux_8": AuxiliaryHead(128, num_classes)} if auxiliary else {})
+        self.set_objective({"logits": (1.0, CrossEntropy())} | {name: (0.4, CrossEntropy()) for name in self.auxiliary})
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+    def _small(self, image: Tensor) -> Tensor:
+        """The deep branch's image."""
+        height, width = image.shape[-2:]
+        return resize(image, (height // self.reduction, width // self.reduction), align_corners=self.align_corners)
+
+    def forward(self, image: Tensor) -> Tensor:
+        fused = self.fusion(self.detail(image), self.context(self._small(image)))
+        return resize(self.classifier(fused), image.shape[-2:], align_corners=self.align_corners)
+
+    def forward_train(self, image: Tensor) -> dict[str, Tensor]:
+        detail = self.detail(image)
+        fused = self.fusion(detail, self.context(self._small(image)))
+        outputs = {"logits": self.classifier(fused)}
+        return outputs | {name: head(detail) for name, head in self.auxiliary.items()}
+
+
+PAPER = Paper(
+    title="ContextNet: Exploring Context and Detail for Semantic Segmentation in Real-time",
+    authors="Poudel, Bonde, Liwicki, Zach",
+    venue="BMVC",
+    year=2018,
+    url="https://arxiv.org/abs/1805.04554",
+    code="https://github.com/xiaoyufenfei/Efficient-Segmentation-Networks",
+    code_licence="MIT",
+)
+PARAMETERS = "the public network, which is this one, has 0.877"
+
+register(
+    "contextnet",
+    ContextNet,
+    Card(PAPER, "realtime", 0.85, None, None, 19, {"Cityscapes test mIoU": 66.1}, {"parameters": PARAMETERS}),
+)
+register("contextnet_cn12", ContextNet, Card(PAPER, "realtime", num_classes=19), reduction=2)
+register("contextnet_cn18", ContextNet, Card(PAPER, "realtime", num_classes=19), reduction=8)
