@@ -1,0 +1,62 @@
+"""CGNet as the authors store it, with and without the dropout that shifts the classifier's number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from segmentarium.weights.table import Layout, Rule
+
+STAGES = ((2, "level2"), (3, "level3"))
+
+
+def _unit(theirs: str, ours: str) -> list[Rule]:
+    """A convolution with its batch norm and PReLU."""
+    parts = (("conv", "conv"), ("bn", "norm"), ("act", "act"))
+    return [Rule(f"{theirs}.{a}.{{}}", f"{ours}.{b}.{{}}") for a, b in parts]
+
+
+def _block(theirs: str, ours: str, joint_norm: str) -> list[Rule]:
+    return [
+        *_unit(f"{theirs}.conv1x1", f"{ours}.conv"),
+        Rule(f"{theirs}.F_loc.conv.{{}}", f"{ours}.joint.local.{{}}"),
+        Rule(f"{theirs}.F_sur.conv.{{}}", f"{ours}.joint.surrounding.{{}}"),
+        Rule(f"{theirs}.{joint_norm}bn.{{}}", f"{ours}.joint.norm.{{}}"),
+        Rule(f"{theirs}.{joint_norm}act.{{}}", f"{ours}.joint.act.{{}}"),
+        Rule(f"{theirs}.F_glo.fc.0.{{}}", f"{ours}.context.squeeze.{{}}"),
+        Rule(f"{theirs}.F_glo.fc.2.{{}}", f"{ours}.context.excite.{{}}"),
+    ]
+
+
+def _rules(classifier: int) -> tuple[Rule, ...]:
+    rules: list[Rule] = []
+    for index in range(3):
+        rules += _unit(f"level1_{index}", f"stem.{index}")
+    for index, theirs in enumerate(("b1", "bn_prelu_2", "bn_prelu_3"), 1):
+        rules += [Rule(f"{theirs}.bn.{{}}", f"join{index}.0.{{}}"), Rule(f"{theirs}.act.{{}}", f"join{index}.1.{{}}")]
+    for stage, theirs in STAGES:
+        rules += _block(f"{theirs}_0", f"down{stage}", "")
+        rules += [Rule(f"{theirs}_0.reduce.conv.{{}}", f"down{stage}.reduce.{{}}")]
+        rules += _block(f"{theirs}.{{}}", f"stage{stage}.{{}}", "bn_prelu.")
+    return (*rules, Rule(f"classifier.{classifier}.conv.{{}}", "classifier.{}"))
+
+
+def _arguments(state: Mapping[str, Tensor], classifier: int) -> dict[str, Any]:
+    depths = [len({key.split(".")[1] for key in state if key.startswith(f"{name}.")}) for _, name in STAGES]
+    return {
+        "num_classes": state[f"classifier.{classifier}.conv.weight"].shape[0],
+        "in_channels": state["level1_0.conv.weight"].shape[1],
+        "blocks": (depths[0] + 1, depths[1] + 1),
+        "dropout": 0.1 if classifier else 0.0,
+    }
+
+
+def _layout(name: str, classifier: int) -> Layout:
+    arguments = partial(_arguments, classifier=classifier)
+    return Layout(name, "cgnet", _rules(classifier), arguments, "https://github.com/wutianyiRosun/CGNet")
+
+
+LAYOUTS = (_layout("cgnet/official", 0), _layout("cgnet/official-dropout", 1))
