@@ -1,6 +1,6 @@
 """ERFNet in the two stages of its paper: the encoder with a classifier at 1/8, then the whole network from it.
 
-Class weights as the authors' code has them, ENet's formula.  The paper has no figure for CamVid.
+The class weights that all recipes here share are by the formula of its authors.  The paper has no figure for CamVid.
 """
 
 from common import camvid
@@ -9,5 +9,4 @@ from segmentarium.training import TrainingOptions
 
 
 def recipe() -> list[TrainingOptions]:
-    encoder = camvid("erfnet_encoder", max_steps=4000, class_weight="auto")
-    return [encoder, camvid("erfnet", max_steps=8000, class_weight="auto")]
+    return [camvid("erfnet_encoder", max_steps=4000), camvid("erfnet", max_steps=8000)]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from segmentarium.training.options import TrainingOptions
 
 UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-RESERVE = 0.05  # of a budget in time: what starts, checkpoints and slower moments of the machine take
+RESERVE = 0.05  # of a budget in time: for checkpoints and slower moments of the machine
 PROBE_SHARE, PROBE_SECONDS, PROBE_STEPS = (
     0.1,
     20.0,
@@ -73,15 +73,13 @@ def plan(stages: tuple[TrainingOptions, ...], budget: Budget) -> tuple[tuple[Tra
         save_every = stage.save_every
         if budget.kind == "time":
             seconds = budget.amount * share
-            started = time.perf_counter()
             step = seconds_per_step(stage, min(PROBE_SECONDS, PROBE_SHARE * seconds))
             measured.append(step)
-            left = seconds * (1 - RESERVE) - (time.perf_counter() - started)
-            steps = int(left / step)
+            steps = int(seconds * (1 - RESERVE) / step)
             if steps < 1:
                 raise ValueError(
-                    f"a step of {stage.model} takes {step:.2f} s and getting there took {seconds - left:.0f} s, so that no "
-                    f"step fits into {seconds:.0f} s; give a longer budget, a smaller crop or a smaller batch"
+                    f"a step of {stage.model} takes {step:.2f} s, so that none fits into {seconds:g} s; "
+                    "give a longer budget, a smaller crop or a smaller batch"
                 )
             save_every = max(1, round(SAVE_SECONDS / step))
         else:
