@@ -1,4 +1,4 @@
-"""DFANet A.  Published on CamVid test with ImageNet pretraining at 960×720: 64.7."""
+"""DFANet A as in its paper.  Published on CamVid test with ImageNet pretraining at 960×720: 64.7."""
 
 from common import camvid
 
@@ -6,4 +6,4 @@ from segmentarium.training import TrainingOptions
 
 
 def recipe() -> TrainingOptions:
-    return camvid("dfanet", learning_rate=2e-3)
+    return camvid("dfanet_a", learning_rate=2e-3)
