@@ -1,0 +1,252 @@
+"""BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation.
+
+Yu, Wang, Peng, Gao, Yu, Sang; ECCV 2018; https://arxiv.org/abs/1808.00897.  The authors' PyTorch code is ycszen/TorchSeg
+(MIT); CoinCheung/BiSeNet (MIT) is the other public implementation.  Weights of both load.
+
+A spatial path of three strided convolutions keeps where things are at 1/8; a context path, a classification network down
+to 1/32 with its global average added, knows what they are.  Attention refinement weighs the context path's channels by
+their averages over the image; feature fusion joins the two paths and weighs the result the same way.  Two auxiliary heads
+on the context path supervise it in training with the same loss and the same weight as the main one (equation 2, alpha 1).
+
+What the public code does and the paper does not say: the context path comes up from 1/32 to 1/8 in two steps, each refined
+by a 3×3 convolution, and the pooled average is reduced to 128 channels before it is added.  CoinCheung's attention in the
+fusion is one convolution with a batch norm instead of the paper's two with a ReLU; it upsamples the context path by nearest
+neighbour, and its heads have other widths.  The loss is plain cross entropy, the paper's and that of TorchSeg's ResNet-18;
+TorchSeg's Xception-39 and CoinCheung learn from hard pixels only (`hard_pixels=True`).  TorchSeg's "speed" ResNet-18 is
+`auxiliary_channels=128`, supervised at the stride of its logits.
+
+Published: Cityscapes test 68.4 at 105.8 FPS (Xception-39) and 74.7 at 65.5 FPS (ResNet-18; both 1536×768 on a Titan XP),
+78.9 (ResNet-101); CamVid test 65.6 and 68.7.  TorchSeg on Cityscapes val, single scale: 70.1 and 76.21.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from segmentarium.backbones import create_backbone
+from segmentarium.contracts import SegmentationModel, pick
+from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.pooling import PooledBatchNorm, global_average_pool
+from segmentarium.layers.resize import resize
+from segmentarium.losses import CrossEntropy, OhemCrossEntropy
+from segmentarium.registry import Card, Paper, register
+
+Upsample = Literal["bilinear", "nearest"]
+
+
+class SpatialPath(nn.Sequential):
+    """Image -> (B, out_channels, H/8, W/8): three strided convolutions and a 1×1 (section 3.1)."""
+
+    def __init__(self, in_channels: int, out_channels: int = 128, width: int = 64) -> None:
+        super().__init__(
+            ConvNormAct(in_channels, width, 7, 2),
+            ConvNormAct(width, width, 3, 2),
+            ConvNormAct(width, width, 3, 2),
+            ConvNormAct(width, out_channels, 1),
+        )
+
+
+class AttentionRefinement(nn.Module):
+    """3×3 convolution, then each channel weighed by what the image's average says (figure 2b)."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.conv = ConvNormAct(in_channels, channels)
+        self.attention = ConvNormAct(channels, channels, 1, norm=PooledBatchNorm, act=nn.Sigmoid)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return x * self.attention(global_average_pool(x))
+
+
+class ContextPath(nn.Module):
+    """Features at 1/16 and 1/32 -> refined ones at 1/8 and 1/16 (the right half of figure 2a).
+
+    upsample   bilinear with corners aligned (TorchSeg), or nearest (CoinCheung, STDC)
+    """
+
+    def __init__(self, channels16: int, channels32: int, channels: int = 128, *, upsample: Upsample) -> None:
+        super().__init__()
+        self.upsample: Upsample = upsample
+        self.average = ConvNormAct(channels32, channels, 1, norm=PooledBatchNorm)
+        self.attention32 = AttentionRefinement(channels32, channels)
+        self.attention16 = AttentionRefinement(channels16, channels)
+        self.refine32 = ConvNormAct(channels, channels)
+        self.refine16 = ConvNormAct(channels, channels)
+
+    def forward(self, x16: Tensor, x32: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """size: height and width at 1/8 -> (B, channels, *size), and the feature at 1/16 that it came from."""
+        y = self.attention32(x32) + self.average(global_average_pool(x32))
+        y16 = self.refine32(self._to(y, x16.shape[-2:]))
+        y = self.attention16(x16) + y16
+        return self.refine16(self._to(y, size)), y16
+
+    def _to(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        return resize(x, size, mode=self.upsample, align_corners=self.upsample == "bilinear")
+
+
+class FeatureFusion(nn.Module):
+    """Both paths concatenated, mixed by a 1×1, and each channel of the mixture weighed by its average (figure 2c).
+
+    attention   "mlp": two convolutions with a ReLU, the inner `reduction` times narrower; "norm": one with a batch norm
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, *, attention: Literal["mlp", "norm"] = "mlp", reduction: int = 1
+    ) -> None:
+        super().__init__()
+        self.mix = ConvNormAct(in_channels, channels, 1)
+        if attention == "norm":
+            self.attention = nn.Sequential(
+                ConvNormAct(channels, channels, 1, norm=PooledBatchNorm, act=nn.Sigmoid),
+            )
+        else:
+            inner = channels // reduction
+            self.attention = nn.Sequential(
+                ConvNormAct(channels, inner, 1, norm=None, bias=False),
+                ConvNormAct(inner, channels, 1, norm=None, bias=False, act=nn.Sigmoid),
+            )
+
+    def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
+        x = self.mix(torch.cat([spatial, context], 1))
+        return x * (1 + self.attention(global_average_pool(x)))  # the paper's x · attention + x, in one pass
+
+
+class Head(nn.Sequential):
+    """3×3 convolution and classifier; logits at the stride of its input."""
+
+    def __init__(self, in_channels: int, channels: int, num_classes: int, *, bias: bool = True) -> None:
+        super().__init__(ConvNormAct(in_channels, channels), nn.Conv2d(channels, num_classes, 1, bias=bias))
+
+
+def initialise(*modules: nn.Module) -> None:
+    """He's initialisation of all convolutions."""
+    for module in (inner for outer in modules for inner in outer.modules()):
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+class BiSeNet(SegmentationModel):
+    """The whole network.
+
+    backbone            of the context path: ours by name, timm's as "timm:NAME", or a module; strides 16 and 32 are used
+    upsample            of the context path: "bilinear" (TorchSeg) or "nearest" (CoinCheung)
+    fusion              attention of the fusion: "mlp" (paper, TorchSeg) or "norm" (CoinCheung)
+    align_corners       how logits come to the image's size (TorchSeg: aligned)
+    head_channels       of the main head (TorchSeg 64, CoinCheung 256)
+    auxiliary_channels  of the two auxiliary heads (TorchSeg 256 or 128, CoinCheung 64); None: without them
+    hard_pixels         cross entropy of the hard pixels only (TorchSeg's Xception-39 and speed variants, CoinCheung)
+    backbone_arguments  further arguments of the backbone's class
+    """
+
+    training_only: ClassVar[tuple[str, ...]] = ("auxiliary",)
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 19,
+        in_channels: int = 3,
+        backbone: str | nn.Module = "resnet18",
+        upsample: Upsample = "bilinear",
+        fusion: Literal["mlp", "norm"] = "mlp",
+        align_corners: bool = True,
+        head_channels: int = 64,
+        auxiliary_channels: int | None = 256,
+        hard_pixels: bool = False,
+        backbone_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        self.align_corners = align_corners
+        self.backbone: Any = create_backbone(backbone, in_channels=in_channels, **(backbone_arguments or {}))
+        channels16, channels32 = (channels_at(self.backbone, stride) for stride in (16, 32))
+        self.spatial = SpatialPath(in_channels)
+        self.context = ContextPath(channels16, channels32, upsample=upsample)
+        self.fusion = FeatureFusion(256, 256, attention=fusion)
+        self.head = Head(256, head_channels, num_classes)
+        self.auxiliary = nn.ModuleDict()
+        if auxiliary_channels is not None:
+            for stride in (8, 16):
+                self.auxiliary[f"aux_{stride}"] = Head(128, auxiliary_channels, num_classes)
+        loss = OhemCrossEntropy if hard_pixels else CrossEntropy
+        self.set_objective({name: (1.0, loss()) for name in ("logits", *self.auxiliary)})
+        initialise(self.spatial, self.context, self.fusion, self.head, self.auxiliary)
+
+    def _features(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """-> the fused feature at 1/8, and the context path's at 1/8 and 1/16"""
+        features = self.backbone(image)
+        x16, x32 = (pick(features, self.backbone.strides, stride) for stride in (16, 32))
+        spatial = self.spatial(image)
+        y8, y16 = self.context(x16, x32, spatial.shape[-2:])
+        return self.fusion(spatial, y8), y8, y16
+
+    def forward(self, image: Tensor) -> Tensor:
+        fused, _, _ = self._features(image)
+        return resize(self.head(fused), image.shape[-2:], align_corners=self.align_corners)
+
+    def forward_train(self, image: Tensor) -> dict[str, Tensor]:
+        fused, *context = self._features(image)
+        outputs = {"logits": self.head(fused)}
+        return outputs | {name: head(x) for (name, head), x in zip(self.auxiliary.items(), context, strict=False)}
+
+
+def channels_at(backbone: Any, stride: int) -> int:
+    """The channels of the backbone's deepest feature of that stride; ValueError where it has none."""
+    found = [channels for channels, s in zip(backbone.channels, backbone.strides, strict=True) if s == stride]
+    if not found:
+        raise ValueError(f"the backbone has no feature of stride {stride}, which is needed; it has {backbone.strides}")
+    return found[-1]
+
+
+PAPER = Paper(
+    title="BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation",
+    authors="Yu, Wang, Peng, Gao, Yu, Sang",
+    venue="ECCV",
+    year=2018,
+    url="https://arxiv.org/abs/1808.00897",
+    code="https://github.com/ycszen/TorchSeg",
+    code_licence="MIT",
+)
+CITYSCAPES, TORCHSEG, CAMVID = "Cityscapes test mIoU", "Cityscapes val mIoU (TorchSeg)", "CamVid test mIoU (960×720)"
+
+register(
+    "bisenet_resnet18",
+    BiSeNet,
+    Card(
+        PAPER,
+        "realtime",
+        None,
+        10.8,
+        (360, 640),
+        19,
+        {CITYSCAPES: 74.7, TORCHSEG: 76.21, CAMVID: 68.7},
+        {"flops": "the authors' public network, this one, has 11.4 at the paper's size"},
+    ),
+)
+register(
+    "bisenet_xception39",
+    BiSeNet,
+    Card(
+        PAPER,
+        "realtime",
+        None,
+        2.9,
+        (360, 640),
+        19,
+        {CITYSCAPES: 68.4, TORCHSEG: 70.1, CAMVID: 65.6},
+        {"flops": "the authors' public network, this one, has 3.05 at the paper's size"},
+    ),
+    backbone="xception39",
+    auxiliary_channels=128,
+)
+register(
+    "bisenet_resnet101",
+    BiSeNet,
+    Card(PAPER, "realtime", num_classes=19, scores={CITYSCAPES: 78.9}),
+    backbone="resnet101",
+)

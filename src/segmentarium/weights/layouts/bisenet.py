@@ -1,0 +1,117 @@
+"""BiSeNet as its authors' TorchSeg and as CoinCheung store it; `context_rules` serves STDC's table too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from segmentarium.weights.layouts.parts import conv_bn
+from segmentarium.weights.layouts.resnet import resnet_name, resnet_rules
+from segmentarium.weights.layouts.xception import xception39_rules
+from segmentarium.weights.table import Layout, Rule
+
+
+def context_rules(theirs: str, ours: str) -> list[Rule]:
+    """CoinCheung's context path without its backbone, prefixes ending in a dot."""
+    rules = conv_bn(f"{theirs}conv_avg", f"{ours}average")
+    for stride in (16, 32):
+        attention, mine = f"{theirs}arm{stride}", f"{ours}attention{stride}"
+        rules += [
+            *conv_bn(f"{attention}.conv", f"{mine}.conv"),
+            Rule(f"{attention}.conv_atten.weight", f"{mine}.attention.conv.weight"),
+            Rule(f"{attention}.bn_atten.{{}}", f"{mine}.attention.norm.{{}}"),
+            *conv_bn(f"{theirs}conv_head{stride}", f"{ours}refine{stride}"),
+        ]
+    return rules
+
+
+def head_rules() -> list[Rule]:
+    """CoinCheung's heads; theirs are called by the stage that their feature comes from."""
+    rules: list[Rule] = []
+    for theirs, ours in (
+        ("conv_out", "head"),
+        ("conv_out16", "auxiliary.aux_8"),
+        ("conv_out32", "auxiliary.aux_16"),
+    ):
+        rules += [*conv_bn(f"{theirs}.conv", f"{ours}.0"), Rule(f"{theirs}.conv_out.{{}}", f"{ours}.1.{{}}")]
+    return rules
+
+
+def _coincheung() -> list[Rule]:
+    rules = resnet_rules("cp.resnet.", "backbone.") + context_rules("cp.", "context.")
+    for index, name in enumerate(("conv1", "conv2", "conv3", "conv_out")):
+        rules += conv_bn(f"sp.{name}", f"spatial.{index}")
+    rules += conv_bn("ffm.convblk", "fusion.mix")
+    rules += [
+        Rule("ffm.conv.weight", "fusion.attention.0.conv.weight"),
+        Rule("ffm.bn.{}", "fusion.attention.0.norm.{}"),
+    ]
+    return rules + head_rules()
+
+
+def _torchseg() -> list[Rule]:
+    rules = resnet_rules("context_path.", "backbone.") + xception39_rules("context_path.", "backbone.")
+    for index, name in enumerate(("conv_7x7", "conv_3x3_1", "conv_3x3_2", "conv_1x1")):
+        rules += conv_bn(f"spatial_path.{name}", f"spatial.{index}")
+    rules += conv_bn("global_context.1", "context.average")
+    for index, stride in enumerate((32, 16)):
+        rules += conv_bn(f"arms.{index}.conv_3x3", f"context.attention{stride}.conv")
+        rules += conv_bn(f"arms.{index}.channel_attention.1", f"context.attention{stride}.attention")
+        rules += conv_bn(f"refines.{index}", f"context.refine{stride}")
+    rules += conv_bn("ffm.conv_1x1", "fusion.mix")
+    for index in (0, 1):
+        rules += [Rule(f"ffm.channel_attention.{index + 1}.conv.weight", f"fusion.attention.{index}.conv.weight")]
+    for index, ours in enumerate(("auxiliary.aux_16", "auxiliary.aux_8", "head")):
+        rules += conv_bn(f"heads.{index}.conv_3x3", f"{ours}.0")
+        rules += [Rule(f"heads.{index}.conv_1x1.{{}}", f"{ours}.1.{{}}")]
+    return rules
+
+
+def _auxiliary(state: Mapping[str, Tensor], key: str) -> int | None:
+    return state[key].shape[0] if key in state else None
+
+
+def _coincheung_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {
+        "num_classes": state["conv_out.conv_out.weight"].shape[0],
+        "in_channels": state["sp.conv1.conv.weight"].shape[1],
+        "backbone": resnet_name(state, "cp.resnet."),
+        "upsample": "nearest",
+        "fusion": "norm",
+        "align_corners": False,
+        "head_channels": state["conv_out.conv.conv.weight"].shape[0],
+        "auxiliary_channels": _auxiliary(state, "conv_out16.conv.conv.weight"),
+        "hard_pixels": True,
+    }
+
+
+def _torchseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    small = "context_path.conv1.conv.weight" in state
+    auxiliary = _auxiliary(state, "heads.0.conv_3x3.conv.weight")
+    return {
+        "num_classes": state["heads.2.conv_1x1.weight"].shape[0],
+        "in_channels": state["spatial_path.conv_7x7.conv.weight"].shape[1],
+        "backbone": "xception39" if small else resnet_name(state, "context_path."),
+        "auxiliary_channels": auxiliary,
+        "hard_pixels": auxiliary == 128,  # Xception-39 and the speed variants
+    }
+
+
+LAYOUTS = (
+    Layout(
+        "bisenet/torchseg",
+        "bisenet_resnet18",
+        tuple(_torchseg()),
+        _torchseg_arguments,
+        "https://github.com/ycszen/TorchSeg",
+    ),
+    Layout(
+        "bisenet/coincheung",
+        "bisenet_resnet18",
+        tuple(_coincheung()),
+        _coincheung_arguments,
+        "https://github.com/CoinCheung/BiSeNet",
+    ),
+)

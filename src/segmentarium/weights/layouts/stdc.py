@@ -1,0 +1,79 @@
+"""STDC backbones and STDC-Seg as their authors store them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from segmentarium.weights.layouts.bisenet import context_rules, head_rules
+from segmentarium.weights.layouts.parts import conv_bn, neighbours
+from segmentarium.weights.table import Layout, Rule
+
+SOURCE = "https://github.com/MichaelFan01/STDC-Seg"
+BLOCKS = {8: (2, 2, 2), 14: (4, 5, 3)}  # by the number of entries in `features`
+
+
+def _body(theirs: str = "", ours: str = "") -> list[Rule]:
+    """The layers, prefixes ending in a dot; their second names (x2, x4, …) are dropped."""
+    block, mine = f"{theirs}features.{{}}", f"{ours}layers.{{}}"
+    return [
+        *conv_bn(f"{block}.conv_list.{{}}", f"{mine}.convs.{{}}"),
+        *neighbours(f"{block}.avd_layer", 0, f"{mine}.down"),
+        *conv_bn(block, mine),
+        *(Rule(f"{theirs}x{stride}.{{*}}", None) for stride in (2, 4, 8, 16, 32)),
+        Rule(f"{theirs}bn.{{}}", None),  # no output passes through it
+    ]
+
+
+def _blocks(state: Mapping[str, Tensor], prefix: str = "") -> tuple[int, int, int]:
+    features = {key.removeprefix(prefix).split(".")[1] for key in state if key.startswith(f"{prefix}features.")}
+    return BLOCKS[len(features)]
+
+
+def _backbone_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {
+        "blocks": _blocks(state),
+        "in_channels": state["features.0.conv.weight"].shape[1],
+        "num_classes": state["linear.weight"].shape[0],
+    }
+
+
+def _segmenter() -> list[Rule]:
+    backbone = "cp.backbone."
+    # the classifier of ImageNet lies unused in the checkpoint, as do the detail heads that were not trained
+    unused = [Rule(f"{backbone}{part}.{{*}}", None) for part in ("conv_last", "fc", "linear")]
+    unused += [Rule(f"conv_out_sp{stride}.{{*}}", None) for stride in (2, 4, 16)]
+    rules = [*_body(backbone, "backbone."), *unused, *context_rules("cp.", "context."), *head_rules()]
+    rules += conv_bn("ffm.convblk", "fusion.mix")
+    rules += [Rule(f"ffm.conv{i + 1}.weight", f"fusion.attention.{i}.conv.weight") for i in (0, 1)]
+    rules += conv_bn("conv_out_sp8.conv", "detail.detail_8.0")
+    return [*rules, Rule("conv_out_sp8.conv_out.weight", "detail.detail_8.1.weight")]
+
+
+def _segmenter_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {
+        "num_classes": state["conv_out.conv_out.weight"].shape[0],
+        "in_channels": state["cp.backbone.features.0.conv.weight"].shape[1],
+        "backbone": "stdcnet1" if _blocks(state, "cp.backbone.") == BLOCKS[8] else "stdcnet2",
+        "auxiliary": "conv_out16.conv_out.weight" in state,
+        "detail_strides": (8,) if "conv_out_sp8.conv_out.weight" in state else (),
+    }
+
+
+LAYOUTS = (
+    Layout(
+        "stdcnet/authors",
+        "stdcnet1",
+        (
+            *_body(),
+            *conv_bn("conv_last", "final_conv"),
+            Rule("fc.weight", "hidden.weight"),
+            Rule("linear.weight", "classifier.weight"),
+        ),
+        _backbone_arguments,
+        SOURCE,
+    ),
+    Layout("stdc/authors", "stdc1", tuple(_segmenter()), _segmenter_arguments, SOURCE),
+)
