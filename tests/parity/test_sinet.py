@@ -1,0 +1,91 @@
+"""SINet against the outputs and losses of the authors' code, with made and with their trained weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import segmentarium
+from segmentarium.layers.resize import resize
+from segmentarium.losses import CrossEntropy, Lovasz
+from segmentarium.losses.boundary_band import OnBoundary, boundary_band
+from segmentarium.registry import create_model
+from segmentarium.weights import export_layout
+from segmentarium.weights.layouts import get_layout, recognise
+from segmentarium.weights.table import load_state
+from tests.parity.comparison import example, golden_state
+
+
+def loaded(golden, name, layout_name):
+    state, description, arrays = golden_state(golden, f"portrait/{name}")
+    layout = get_layout(layout_name)
+    model = create_model(layout.model, **layout.arguments(state)).eval()
+    report = load_state(model, state, rules=layout.rules, strict=True)
+    assert report.complete
+    assert len(report.loaded) == len(state)
+    image = example(golden, description, "image").flip(1)  # theirs reads blue first
+    return model, state, image, arrays
+
+
+def test_output_equals_the_authors(golden):
+    model, _, image, arrays = loaded(golden, "sinet", "sinet/clovaai")
+    with torch.inference_mode():
+        assert golden.relative_error(model(image).numpy(), arrays["out"]) <= 1e-4
+        assert golden.relative_error(model.deploy()(image).numpy(), arrays["out"]) <= 1e-4
+
+
+def test_encoder_equals_the_authors(golden):
+    model, _, image, arrays = loaded(golden, "sinet-encoder", "sinet_encoder/clovaai")
+    with torch.inference_mode():
+        assert golden.relative_error(model.forward_train(image)["logits"].numpy(), arrays["out"]) <= 1e-4
+        upsampled = resize(torch.from_numpy(arrays["out"]), image.shape[-2:], align_corners=True)
+        assert golden.relative_error(model(image).numpy(), upsampled.numpy()) <= 1e-4
+
+
+@pytest.mark.parametrize(("name", "layout"), [("sinet", "sinet/clovaai"), ("sinet-encoder", "sinet_encoder/clovaai")])
+def test_recognised_and_reversible(golden, name, layout):
+    model, state, *_ = loaded(golden, name, layout)
+    assert recognise(state).name == layout
+    back = export_layout(model, layout)
+    assert all(torch.equal(back[key], value) for key, value in state.items())
+
+
+def test_losses_and_gradients_equal_the_authors(golden):
+    description, arrays = golden.load("portrait/sinet-loss")
+    logits = torch.from_numpy(golden.example_input("logits", tuple(description["inputs"]["logits"]))).requires_grad_()
+    mask, edge = (torch.from_numpy(arrays[f"target/{name}"]) for name in ("mask", "edge"))
+    size = 5 if torch.equal(boundary_band(mask, 5), edge != 255) else 15
+    assert torch.equal(boundary_band(mask, size), edge != 255)
+    for name, loss, given in (("ce", CrossEntropy(), logits), ("lovasz", Lovasz(), logits[:, 1:])):
+        whole, band = loss(given, mask), 0.5 * OnBoundary(loss, size)(given, mask)
+        found = {name: whole, f"{name}_edge": band, f"{name}_total": whole + band}
+        for key, value in found.items():
+            assert golden.relative_error(value.detach().numpy(), arrays[f"out/{key}"]) <= 1e-4
+        (gradient,) = torch.autograd.grad(whole + band, logits)
+        assert golden.relative_error(gradient.numpy(), arrays[f"grad/{name}_total/logits"]) <= 1e-4
+
+
+def test_the_published_checkpoint_gives_the_authors_mask(golden, shared, capsys):
+    _, arrays = golden.load("portrait/sinet-trained")
+    model = segmentarium.load(shared / "checkpoints" / "sinet_eg1800.pth")
+    assert "layout sinet/clovaai" in capsys.readouterr().out
+    assert model.classes == ("background", "person")
+    pixels = torch.from_numpy(arrays["target/image_rgb"]).permute(2, 0, 1)
+    with torch.inference_mode():
+        logits = model(model.preprocessing.normalise(pixels)[None])[0]
+    assert golden.relative_error(logits[:, ::4, ::4].numpy(), arrays["out"]) <= 1e-4
+    assert np.array_equal(np.packbits((logits[1] > logits[0]).numpy()), arrays["out/mask_bits"])
+
+
+def test_parameters_are_those_of_the_paper():
+    parameters = sum(p.numel() for p in create_model("sinet").parameters())
+    assert parameters == 86910
+
+
+def test_one_logit_lets_detail_pass_where_it_is_unsure():
+    model = create_model("sinet", num_classes=1).eval()
+    image = torch.randn(1, 3, 64, 64)
+    before = model(image)
+    model.detail.conv.weight.data.mul_(2)
+    assert not torch.equal(model(image), before)
