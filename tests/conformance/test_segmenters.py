@@ -148,15 +148,22 @@ def test_deploy_is_equal_and_smaller(name: str) -> None:
 
 
 def norms_after_convolutions(model: nn.Module, image: torch.Tensor) -> list[str]:
-    outputs: dict[int, torch.Tensor] = {}
+    outputs: dict[int, tuple[torch.Tensor, int]] = {}
     found: list[str] = []
+
+    def remember(_module: nn.Module, _given: tuple, output: torch.Tensor) -> None:
+        outputs[id(output)] = (output, output._version)
+
+    def look(name: str, given: torch.Tensor) -> None:
+        _, version = outputs.get(id(given), (given, -1))
+        if version == given._version:  # else something was added to it in place
+            found.append(name)
+
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda _m, _i, output: outputs.__setitem__(id(output), output))
+            module.register_forward_hook(remember)
         elif isinstance(module, nn.BatchNorm2d):
-            module.register_forward_pre_hook(
-                lambda _m, given, name=name: found.append(name) if id(given[0]) in outputs else None
-            )
+            module.register_forward_pre_hook(lambda _m, given, name=name: look(name, given[0]))
     model(image)
     return found
 

@@ -28,8 +28,8 @@ def _cells(size: int, bins: int, like: Tensor) -> Tensor:
     return inside.to(like.dtype) / (end - start).to(like.dtype)
 
 
-def adaptive_average_pool(x: Tensor, bins: int) -> Tensor:
-    """(B, C, H, W) -> (B, C, bins, bins), equal to `F.adaptive_avg_pool2d(x, bins)`.
+def adaptive_average_pool(x: Tensor, bins: int | tuple[int, int]) -> Tensor:
+    """(B, C, H, W) -> (B, C, *bins), or (B, C, bins, bins); equal to `F.adaptive_avg_pool2d(x, bins)`.
 
     ONNX has no such operator for sizes that are only known at run time.  While exporting, the same averages are taken by
     two small matrices, one for the rows and one for the columns, which are made from the size inside the graph.
@@ -38,8 +38,9 @@ def adaptive_average_pool(x: Tensor, bins: int) -> Tensor:
         return global_average_pool(x)
     if not torch.compiler.is_exporting():
         return F.adaptive_avg_pool2d(x, bins)
+    rows, columns = (bins, bins) if isinstance(bins, int) else bins
     height, width = x.shape[-2:]
-    return _cells(height, bins, x) @ x @ _cells(width, bins, x).transpose(0, 1)
+    return _cells(height, rows, x) @ x @ _cells(width, columns, x).transpose(0, 1)
 
 
 class PooledBatchNorm(nn.BatchNorm2d):

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segmentarium.losses.base import PixelLoss
+from segmentarium.losses.boundary_focal import BoundaryAwareFocal
 from segmentarium.losses.cross_entropy import CrossEntropy
 from segmentarium.losses.dice import Dice
 from segmentarium.losses.focal import Focal
@@ -21,6 +22,7 @@ LOSSES: dict[str, type[PixelLoss]] = {
     "ohem": OhemCrossEntropy,
     "dice": Dice,
     "focal": Focal,
+    "boundary_focal": BoundaryAwareFocal,
     "lovasz": Lovasz,
 }
 
@@ -52,7 +54,7 @@ def build_loss(name: str, **arguments: Any) -> nn.Module:
     """A loss by name, or a weighted sum of several.
 
     Args:
-        name: cross_entropy, ohem, dice, focal or lovasz; joined by "+", each with an optional factor:
+        name: cross_entropy, ohem, dice, focal, boundary_focal or lovasz; joined by "+", each with an optional factor:
             "cross_entropy+dice", "ohem+0.5*lovasz".
         **arguments: for the losses; in a sum, each goes to those that have it (class_weight and ignore_index: all).
 
