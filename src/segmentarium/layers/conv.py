@@ -67,6 +67,14 @@ class ConvNormAct(nn.Module):
         return self.act(self.norm(self.conv(x)))
 
 
+def use_leaky_relu(model: nn.Module, slope: float = 0.01) -> None:
+    """Gives every ConvNormAct of `model` that has a ReLU a leaky one, in place: what networks have that were trained with
+    in-place activated batch norm (Rota Bulò et al., 1712.02616).  A ReLU after a residual sum stays."""
+    for module in model.modules():
+        if isinstance(module, ConvNormAct) and isinstance(module.act, nn.ReLU):
+            module.act = nn.LeakyReLU(slope, inplace=True)
+
+
 class SeparableConv(nn.Module):
     """A depthwise k×k and a pointwise convolution, each with its own norm and activation (DeepLabV3+, MobileNet)."""
 
