@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segmentarium.benchmarking.size import parameters_millions as millions
 from segmentarium.contracts import SegmentationModel
 from segmentarium.registry import create_model, entry, list_models
 from tests.parity.comparison import randomise
@@ -28,12 +29,6 @@ def build(name: str, **arguments: object) -> nn.Module:
     if "num_classes" not in arguments and "num_classes" in inspect.signature(found.build).parameters:
         arguments["num_classes"] = found.card.num_classes or 19
     return create_model(name, **arguments)
-
-
-def millions(model: nn.Module, *, training_only: bool) -> float:
-    """Parameters; without the branches that only training uses, unless wanted."""
-    left_out = () if training_only else getattr(model, "training_only", ())
-    return sum(p.numel() for key, p in model.named_parameters() if key.split(".")[0] not in left_out) / 1e6
 
 
 @cache

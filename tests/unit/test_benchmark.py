@@ -17,9 +17,10 @@ from benchmarks import peers, reference
 from segmentarium import create_model
 from segmentarium.benchmarking import Case, Latency, Measurement, alternate, machine_facts, ratio, run_case, time_calls
 from segmentarium.benchmarking.case import photo_bytes
-from segmentarium.benchmarking.forms import build_form, multiply_adds, parameters_millions
+from segmentarium.benchmarking.forms import build_form
 from segmentarium.benchmarking.machine import describe
 from segmentarium.benchmarking.report import COLUMNS, as_row, remarks, write_csv, write_json, write_plot
+from segmentarium.benchmarking.size import multiply_adds, parameters_millions
 from segmentarium.cli.main import main
 from segmentarium.data.image_io import read_image
 

@@ -95,8 +95,9 @@ def measure(case: Case) -> Measurement:
     import numpy as np
     import torch
 
-    from segmentarium.benchmarking.forms import build_form, multiply_adds, parameters_millions
+    from segmentarium.benchmarking.forms import build_form
     from segmentarium.benchmarking.memory import peak_mb, reset_peak, resident_mb
+    from segmentarium.benchmarking.size import multiply_adds, parameters_millions
     from segmentarium.data.image_io import read_image
     from segmentarium.export.parity import classes_of
 

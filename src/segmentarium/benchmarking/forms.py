@@ -47,18 +47,3 @@ def build_form(model: nn.Module, name: str) -> Callable[[Tensor], Tensor]:
             return network(image.contiguous(memory_format=layout))
 
     return run
-
-
-def parameters_millions(model: nn.Module) -> float:
-    """All parameters, training-only branches included."""
-    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
-
-
-def multiply_adds(model: nn.Module, image: Tensor) -> float:
-    """1e9 multiply-adds of one forward: convolutions, matrix products and attention, as PyTorch's counter sees them."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model.eval()(image)
-    return counter.get_total_flops() / 2e9

@@ -14,21 +14,19 @@ def facts_of(model: nn.Module, size: tuple[int, int], data: str) -> dict[str, An
     """
     import torch
 
-    from segmentarium.benchmarking.forms import multiply_adds
+    from segmentarium.benchmarking.size import multiply_adds, parameters_millions
     from segmentarium.registry import model_card
 
     channels = getattr(model, "in_channels", 3)
     long_side = getattr(getattr(model, "preprocessing", None), "long_side", None)
     if long_side is not None:
         size = tuple(max(1, round(side * long_side / max(size))) for side in size)  # type: ignore[assignment]
-    dropped = getattr(model, "training_only", ())
-    kept = (p.numel() for name, p in model.named_parameters() if name.split(".")[0] not in dropped)
     name = getattr(model, "registered_name", "")
     card = model_card(name) if name else {"scores": {}, "paper": {}}
     header = getattr(model, "weights_header", None) or {}
     return {
         "system": name or type(model).__name__,
-        "parameters": sum(kept) / 1e6,
+        "parameters": parameters_millions(model, training_only=False),
         "multiply_adds": multiply_adds(model, torch.zeros(1, channels, *size)),
         "size": list(size),
         "published": {what: score for what, score in card["scores"].items() if data.lower() in what.lower()},
