@@ -31,6 +31,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "realtime.cgnet": ("cgnet", "cgnet_m3n15"),
     "realtime.dfanet": ("dfanet", "dfanet_a", "dfanet_b"),
     "realtime.icnet": ("icnet", "icnet_resnet18", "icnet_resnet50", "icnet_resnet101"),
+    "realtime.msfnet": ("msfnet",),
     "portrait.pphumanseg": ("pphumanseg",),
+    "portrait.extremec3": ("extremec3",),
     "portrait.sinet": ("sinet", "sinet_encoder"),
 }  # fmt: skip

@@ -1,0 +1,166 @@
+"""MSFNet: Real-Time Semantic Segmentation via Multiply Spatial Fusion Network.
+
+Si, Zhang, Lv, Yu, Lu; BMVC 2021 (arXiv 2019); https://arxiv.org/abs/1911.07217.  No code was published and no
+reimplementation is known: this one is built from what the paper says.
+
+Spatial-aware pooling looks at the output of every residual stage through average windows of 2s + 1 pixels and stride s,
+s = 2, 4, 8: each stage so reaches every coarser resolution with a large field of view and without weights.  The
+multi-feature fusion module joins, at each of 1/8, 1/16 and 1/32, what all stages have there.  From the fused features two
+independent branches upsample, fast, up to 1/8 (maps at 1/4 serve pooling only): one gives the classes, the other is
+supervised with the boundaries between classes.
+
+What the paper does not tell, or we could not learn, and is chosen here: ResNet-18; a stage's own resolution passes
+unpooled; 128 channels, one 3×3 convolution for each fusion and each upsampling step; a border is wherever a window of
+9×9 pixels sees two classes (a cell of the 1/8 map to either side), in balanced binary cross entropy with the weight 0.5
+beside the cross entropy of the classes; the boundary branch serves training only.
+
+Published: Cityscapes test 77.1 at 41 FPS (1024×2048) and 71.3 at 117 FPS (512×1024), CamVid test 75.4 at 91 FPS
+(768×1024), on a GTX 1080 Ti.  The paper's parameters are not known to us; comparisons quote 24.2 GFLOPs at 512×1024, and
+this network has 23.9 and 13.3 M parameters.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmentarium.backbones import create_backbone
+from segmentarium.contracts import SegmentationModel
+from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.resize import resize
+from segmentarium.losses import CrossEntropy
+from segmentarium.losses.class_boundary import ClassBoundary
+from segmentarium.registry import Card, Paper, register
+
+
+class SpatialAwarePooling(nn.Module):
+    """One feature at several coarser resolutions: averages over windows of 2s + 1 pixels, s pixels apart, for each s.
+
+    A window is centred on every s-th pixel and leaves out what is beyond the border; s = 1 is the feature itself.
+    """
+
+    def __init__(self, strides: Sequence[int]) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> [(B, C, ceil(H / s), ceil(W / s)) for each s]"""
+        return [x if s == 1 else F.avg_pool2d(x, 2 * s + 1, s, s, count_include_pad=False) for s in self.strides]
+
+    def extra_repr(self) -> str:
+        return f"strides={self.strides}"
+
+
+class MultiFeatureFusion(nn.Module):
+    """Spatial-aware pooling of every stage, and for each resolution one convolution over what the stages have there.
+
+    in_channels, in_strides   of the stages, finest first
+    out_strides               of the fused features, finest first; each from all stages that are not coarser
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], in_strides: Sequence[int], out_strides: Sequence[int], channels: int
+    ) -> None:
+        super().__init__()
+        self.out_strides = tuple(out_strides)
+        self.targets = tuple(tuple(out for out in out_strides if out >= stride) for stride in in_strides)
+        self.poolings = nn.ModuleList(
+            SpatialAwarePooling([out // stride for out in outs])
+            for stride, outs in zip(in_strides, self.targets, strict=True)
+        )
+        self.fusions = nn.ModuleList(
+            ConvNormAct(sum(c for c, s in zip(in_channels, in_strides, strict=True) if s <= out), channels)
+            for out in out_strides
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        gathered: dict[int, list[Tensor]] = {stride: [] for stride in self.out_strides}
+        for feature, pooling, targets in zip(features, self.poolings, self.targets, strict=True):
+            for stride, pooled in zip(targets, pooling(feature), strict=True):
+                gathered[stride].append(pooled)
+        return [fusion(torch.cat(gathered[s], 1)) for s, fusion in zip(self.out_strides, self.fusions, strict=True)]
+
+
+class UpsamplingBranch(nn.Module):
+    """From the coarsest fused feature up to the finest: double, add, convolve; then the classifier."""
+
+    def __init__(self, channels: int, steps: int, outputs: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(ConvNormAct(channels, channels) for _ in range(steps))
+        self.classifier = nn.Conv2d(channels, outputs, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        x = features[-1]
+        for conv, finer in zip(self.convs, reversed(features[:-1]), strict=True):
+            x = conv(resize(x, finer.shape[-2:]) + finer)
+        return self.classifier(x)
+
+
+class MSFNet(SegmentationModel):
+    """The whole network.
+
+    backbone          ours by name, timm's as "timm:NAME", or a module with .channels and .strides: features at 1/4 to 1/32
+    channels          of the fused features and of both branches
+    boundary_size     of the window that makes a boundary, see `ClassBoundary`
+    boundary_weight   of the boundaries in the sum of the losses
+    """
+
+    training_only: ClassVar[tuple[str, ...]] = ("boundary",)
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 19,
+        in_channels: int = 3,
+        backbone: str | nn.Module = "resnet18",
+        channels: int = 128,
+        boundary_size: int = 9,
+        boundary_weight: float = 0.5,
+    ) -> None:
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        net: Any = create_backbone(backbone, in_channels=in_channels)
+        inputs, strides = list(net.channels), list(net.strides)
+        out_strides = [stride for stride in strides if stride >= 8]
+        if not out_strides or any(b != 2 * a for a, b in itertools.pairwise(strides)):
+            raise ValueError(f"the backbone has strides {tuple(strides)}; the fusion wants 4, 8, 16, 32")
+        self.backbone = net
+        self.fusion = MultiFeatureFusion(inputs, strides, out_strides, channels)
+        self.decoder = UpsamplingBranch(channels, len(out_strides) - 1, num_classes)
+        self.boundary = UpsamplingBranch(channels, len(out_strides) - 1, 1)
+        self.set_objective(
+            {"logits": (1.0, CrossEntropy()), "boundary": (boundary_weight, ClassBoundary(boundary_size))}
+        )
+        for part in (self.fusion, self.decoder, self.boundary):
+            for module in part.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return resize(self.decoder(self.fusion(self.backbone(image))), image.shape[-2:])
+
+    def forward_train(self, image: Tensor) -> dict[str, Tensor]:
+        fused = self.fusion(self.backbone(image))
+        return {"logits": self.decoder(fused), "boundary": self.boundary(fused)}
+
+
+PAPER = Paper(
+    title="Real-Time Semantic Segmentation via Multiply Spatial Fusion Network",
+    authors="Si, Zhang, Lv, Yu, Lu",
+    venue="BMVC",
+    year=2021,
+    url="https://arxiv.org/abs/1911.07217",
+)
+SCORES = {
+    "Cityscapes test mIoU": 77.1,
+    "Cityscapes test mIoU (512×1024)": 71.3,
+    "CamVid test mIoU (768×1024)": 75.4,
+}
+
+register("msfnet", MSFNet, Card(PAPER, "realtime", None, 24.2, (512, 1024), 19, SCORES))
