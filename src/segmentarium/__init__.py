@@ -27,6 +27,7 @@ _PUBLIC = {
     "predict": "inference",
     "Predictor": "inference",
     "Result": "inference",
+    "Portrait": "matting",
     "evaluate": "evaluation",
     "train": "training",
     "TrainingOptions": "training",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from segmentarium.inference import Result as Result
     from segmentarium.inference import predict as predict
     from segmentarium.losses import build_loss as build_loss
+    from segmentarium.matting import Portrait as Portrait
     from segmentarium.registry import create_model as create_model
     from segmentarium.registry import list_models as list_models
     from segmentarium.registry import model_card as model_card

@@ -11,6 +11,7 @@ import segmentarium
 
 # A name here is a promise to users: change it on purpose, with a line in the changelog.
 PUBLIC = {
+    "Portrait",
     "Predictor",
     "Result",
     "TrainingOptions",

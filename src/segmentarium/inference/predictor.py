@@ -17,7 +17,7 @@ from segmentarium.inference import sources
 from segmentarium.inference.drawing import soften
 from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device
 from segmentarium.inference.readers import ArrayRows
-from segmentarium.inference.result import Result
+from segmentarium.inference.result import Result, no_foreground
 from segmentarium.inference.tta import augmented, indices, scaled
 from segmentarium.inference.windows import Blend, Block, Rows, auto_tile, overlap_in_pixels, sliding, stream, whole
 from segmentarium.palette import default_palette
@@ -146,7 +146,7 @@ class Predictor:
         Of two classes only the difference of their logits is given: K = 1, as of a model with one sigmoid logit.
         """
         size = (image.height, image.width)
-        small = self._model_size(size)
+        small = self.model_size(size)
         if small == size:
             yield from self._blocks(_Channels(image, self.in_channels))
             return
@@ -157,12 +157,31 @@ class Predictor:
             view = scaled(_Channels(image, self.in_channels).rows(0, image.height), small)
         yield from enlarged(self._scores(view), size)
 
-    def _model_size(self, size: tuple[int, int]) -> tuple[int, int]:
+    def model_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) at which the network sees a picture of this (height, width)."""
         long_side = self.preprocessing.long_side
         if long_side is None or max(size) == long_side:
             return size
         factor = long_side / max(size)
         return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+    def chance(self, image: np.ndarray, *, flip: bool = False) -> Tensor:
+        """(h, w) float32: probability of the foreground of (H, W, C) uint8, at the size at which the network sees it.
+
+        flip  averages with the mirrored picture
+        """
+        if self.foreground is None:
+            raise ValueError(no_foreground(self.classes))
+        height, width = image.shape[:2]
+        view = scaled(_Channels(ArrayRows(image), self.in_channels).rows(0, height), self.model_size((height, width)))
+        found = self._chance(self._scores(view))
+        return (found + self._chance(self._scores(view.flip(-1))).flip(-1)) / 2 if flip else found
+
+    def _chance(self, logits: Tensor) -> Tensor:
+        assert self.foreground is not None
+        if logits.shape[1] == 1:
+            return torch.sigmoid(logits[0, 0] if self.foreground == 1 else -logits[0, 0]).cpu()
+        return torch.softmax(logits, 1)[0, self.foreground].cpu()
 
     def _tile_for(self, height: int, width: int) -> int | None:
         """The tile of a picture of this size; None: compute it whole."""
@@ -201,12 +220,7 @@ class Predictor:
 
     def alpha(self, logits: Tensor) -> np.ndarray:
         """(h, w) uint8: how far pixels belong to the foreground, of a block's logits (1, K, h, w)."""
-        assert self.foreground is not None
-        if logits.shape[1] == 1:
-            chance = torch.sigmoid(logits[0, 0] if self.foreground == 1 else -logits[0, 0])
-        else:
-            chance = torch.softmax(logits, 1)[0, self.foreground]
-        return (soften(chance.cpu().numpy()) * 255 + 0.5).astype(np.uint8)
+        return (soften(self._chance(logits).numpy()) * 255 + 0.5).astype(np.uint8)
 
 
 class _Channels:

@@ -4,5 +4,6 @@ from segmentarium.metrics.accumulator import Accumulator
 from segmentarium.metrics.boundary import BoundaryIoU, mask_to_boundary
 from segmentarium.metrics.calibration import CalibrationError
 from segmentarium.metrics.confusion import ConfusionMatrix
+from segmentarium.metrics.flicker import Flicker
 
-__all__ = ["Accumulator", "BoundaryIoU", "CalibrationError", "ConfusionMatrix", "mask_to_boundary"]
+__all__ = ["Accumulator", "BoundaryIoU", "CalibrationError", "ConfusionMatrix", "Flicker", "mask_to_boundary"]

@@ -1,0 +1,99 @@
+"""The guided filter (He, Sun, Tang: Guided Image Filtering, ECCV 2010), which makes a rough mask follow a picture's edges.
+
+In each small window the mask is fitted as a linear function of the picture's colours; the picture under that function is
+the refined mask.  The functions vary slowly, so they are computed on a small picture and applied to the large one, as in
+He and Sun, Fast Guided Filter, arXiv 1505.00996 (2015).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def box(planes: Tensor, radius: int) -> Tensor:
+    """Mean over windows of (2 radius + 1)² pixels, (C, h, w) -> (C, h, w) float32; windows are cut off at the border."""
+    sums = _running(_running(planes, radius, 1), radius, 2)
+    height, width = planes.shape[1:]
+    return sums.div_(_lengths(height, radius).view(-1, 1)).div_(_lengths(width, radius))
+
+
+def _running(planes: Tensor, radius: int, axis: int) -> Tensor:
+    """Sums over windows of 2 radius + 1 along one axis."""
+    length = planes.shape[axis]
+    padding = [0, 0, 0, 0]
+    padding[0 if axis == 2 else 2] = 1
+    sums = torch.nn.functional.pad(planes.cumsum(axis), padding)  # sums[i]: of the first i
+    if length <= 2 * radius + 1:
+        last = (torch.arange(length) + radius + 1).clamp_(max=length)
+        first = (torch.arange(length) - radius).clamp_(min=0)
+        return sums.index_select(axis, last).sub_(sums.index_select(axis, first))
+    result = torch.empty_like(planes)
+    middle = length - 2 * radius - 1
+    # below `radius` the window starts at 0; in the last `radius` it ends at the border
+    result.narrow(axis, 0, radius + 1).copy_(sums.narrow(axis, radius + 1, radius + 1))
+    torch.sub(
+        sums.narrow(axis, 2 * radius + 2, middle),
+        sums.narrow(axis, 1, middle),
+        out=result.narrow(axis, radius + 1, middle),
+    )
+    torch.sub(
+        sums.narrow(axis, length, 1),
+        sums.narrow(axis, length - 2 * radius, radius),
+        out=result.narrow(axis, length - radius, radius),
+    )
+    return result
+
+
+def _lengths(length: int, radius: int) -> Tensor:
+    position = torch.arange(length)
+    return ((position + radius + 1).clamp_(max=length) - (position - radius).clamp_(min=0)).to(torch.float32)
+
+
+def coefficients(guide: Tensor, target: Tensor, radius: int, epsilon: float) -> Tensor:
+    """The smoothed linear functions (C + 1, h, w): `(result[:C] * guide).sum(0) + result[C]` is the filtered target.
+
+    guide    (C, h, w) float32 of 1 or 3 channels in 0..1
+    target   (h, w) float32
+    epsilon  variance of the guide, in units of its range squared, below which a window counts as flat and gives its mean
+    """
+    channels = guide.shape[0]
+    if channels not in (1, 3) or guide.shape[1:] != target.shape:
+        raise ValueError(
+            f"guide {tuple(guide.shape)} and target {tuple(target.shape)}; give (1 or 3, h, w) and (h, w) of the same size"
+        )
+    pairs = [(0, 0)] if channels == 1 else [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
+    first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    planes = torch.cat((target[None], guide, guide * target, guide[first] * guide[second]))
+    means = box(planes, radius)
+    mean, mean_guide = means[0], means[1 : 1 + channels]
+    covariance = means[1 + channels : 1 + 2 * channels] - mean_guide * mean
+    variance = means[1 + 2 * channels :] - mean_guide[first] * mean_guide[second]
+    if channels == 1:
+        slope = covariance / (variance + epsilon)
+    else:
+        slope = _solve(variance, covariance, epsilon)
+    offset = mean - (slope * mean_guide).sum(0)
+    return box(torch.cat((slope, offset[None])), radius)
+
+
+def _solve(variance: Tensor, covariance: Tensor, epsilon: float) -> Tensor:
+    """(V + epsilon) x = c in each pixel, V symmetric 3 x 3 given as its 6 entries (6, h, w), by Cramer's rule."""
+    rr, rg, rb, gg, gb, bb = variance
+    rr, gg, bb = rr + epsilon, gg + epsilon, bb + epsilon
+    irr, irg, irb = gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb
+    igg, igb, ibb = rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg
+    determinant = (rr * irr + rg * irg + rb * irb).clamp_(min=epsilon**3)  # rounding must not turn it negative
+    red, green, blue = covariance
+    return torch.stack(
+        (
+            irr * red + irg * green + irb * blue,
+            irg * red + igg * green + igb * blue,
+            irb * red + igb * green + ibb * blue,
+        )
+    ).div_(determinant)
+
+
+def apply(functions: Tensor, guide: Tensor) -> Tensor:
+    """The functions (C + 1, …) at the colours (C, …) -> (…)."""
+    return (functions[:-1] * guide).sum(0).add_(functions[-1])

@@ -1,0 +1,176 @@
+"""Alpha mattes at full resolution from a network's small soft mask, and the person's own colours at the soft edge.
+
+The mask is made to follow the edges of a small copy of the picture (the guide) in a few passes of the guided filter, each
+finer than the one before and each pushed towards 0 and 1 afterwards: a wide pass alone leaves a grey haze, a narrow one
+cannot move an edge.  What remains of it are linear functions of the colour that vary slowly over the picture.  The full
+picture under these functions is its matte; they are evaluated only where the small matte is neither clear nor solid.
+
+Colours at the edge are mixtures of person and background.  They are taken apart in the way of Forte, Approximate Fast
+Foreground Colour Estimation, ICIP 2021: colours of either side are spread by weighted blurs, and what they do not explain
+of a pixel is given to the person in proportion to its alpha.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segmentarium.matting.guided import apply, box, coefficients
+
+GUIDE_SIDE = 640  # longer side of the guide of a photo, pixels
+STAGES = (5.6, 3.4, 1.7)  # radii of the filter's passes in pixels of the network's mask
+EPSILON = 1e-4
+STRETCH = (0.2, 0.8)  # between the passes; STRETCH_LAST after the last one
+STRETCH_LAST = (0.1, 0.9)
+_BAND = 128
+
+
+@dataclass(frozen=True)
+class Band:
+    """The pixels of some rows that are neither clear nor solid.
+
+    alpha  (n, W) uint8: 0 and 255 where that is certain; to be filled in at `index`
+    index  (N,) of the flattened rows
+    """
+
+    top: int
+    alpha: np.ndarray
+    index: np.ndarray
+
+
+class Matte:
+    """How far each pixel of a picture belongs to the person, in a form that takes little memory at any size.
+
+    functions  (C + 1, h, w): alpha as a linear function of the colour (0..1), see `guided.coefficients`
+    small      (h, w) float32, alpha of the guide, 0..1
+    guide      (C, h, w) float32, the small picture
+    size       (H, W) of the full picture
+    """
+
+    def __init__(self, functions: Tensor, small: Tensor, guide: Tensor, size: tuple[int, int]) -> None:
+        self.small, self.guide, self.size = small, guide, size
+        self._functions = functions
+        low = torch.nn.functional.max_pool2d(torch.stack((small, -small))[None], 5, 1, 2)[0]
+        highest, lowest = low[0], -low[1]
+        state = torch.where(highest <= 0, 0, torch.where(lowest >= 1, 255, _BAND))
+        self._state = state.to(torch.uint8).numpy()
+        height, width = size
+        self._rows = ((np.arange(height) + 0.5) * (small.shape[0] / height)).astype(np.intp)
+        self._columns = ((np.arange(width) + 0.5) * (small.shape[1] / width)).astype(np.intp)
+        self._maps: Tensor | None = None
+
+    def band(self, top: int, bottom: int) -> Band:
+        """Rows top..bottom - 1 with the certain pixels filled in."""
+        alpha = self._state[self._rows[top:bottom]].take(self._columns, axis=1)
+        return Band(top, alpha, np.flatnonzero(alpha == _BAND))
+
+    def solve(self, band: Band, values: np.ndarray, *, colours: bool) -> np.ndarray | None:
+        """Fills in `band.alpha` from the colours (N, C) uint8 at `band.index`; gives back the person's own colours there.
+
+        colours  False: alpha only
+        """
+        flat = band.alpha.reshape(-1)
+        if not len(band.index):
+            return values if colours else None
+        maps = self._colour_maps() if colours else self._functions
+        sampled = self._sample(maps, band)
+        channels = values.shape[1]
+        given = torch.from_numpy(values).T.to(torch.float32) / 255
+        alpha = _stretched(apply(sampled[: channels + 1], given), STRETCH_LAST)
+        flat[band.index] = alpha.mul(255).add_(0.5).to(torch.uint8).numpy()
+        if not colours:
+            return None
+        person, behind = sampled[channels + 1 : 2 * channels + 1], sampled[2 * channels + 1 :]
+        own = person + alpha * (given - alpha * person - (1 - alpha) * behind)
+        return own.clamp_(0, 1).mul_(255).add_(0.5).to(torch.uint8).T.numpy()
+
+    def rows(self, pixels: np.ndarray, top: int = 0, *, colours: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """(alpha (n, W) uint8, the person's own colours (n, W, C) uint8) of the rows `pixels` (n, W, C) uint8 from `top` on.
+
+        colours  False: the pixels are given back as they are
+        """
+        if pixels.shape[1] != self.size[1] or top + len(pixels) > self.size[0]:
+            raise ValueError(f"rows of shape {pixels.shape} from {top} on are not of a picture of {self.size} pixels")
+        band = self.band(top, top + len(pixels))
+        flat = np.ascontiguousarray(pixels).reshape(-1, pixels.shape[2])
+        own = self.solve(band, flat[band.index], colours=colours)
+        if own is None:
+            return band.alpha, pixels
+        result = flat.copy()
+        result[band.index] = own
+        return band.alpha, result.reshape(pixels.shape)
+
+    def alpha(self, pixels: np.ndarray) -> np.ndarray:
+        """(H, W) uint8 of the whole picture (H, W, C) uint8."""
+        return self.rows(pixels, colours=False)[0]
+
+    def _sample(self, maps: Tensor, band: Band) -> Tensor:
+        """(K, N): the maps (K, h, w) at the band's pixels, bilinear."""
+        height, width = self.size
+        row, column = np.divmod(band.index, width)
+        grid = torch.empty(1, 1, len(row), 2)
+        grid[0, 0, :, 0] = torch.from_numpy((2 * column + 1) / width - 1)
+        grid[0, 0, :, 1] = torch.from_numpy((2 * (row + band.top) + 1) / height - 1)
+        sampled = torch.nn.functional.grid_sample(maps[None], grid, padding_mode="border", align_corners=False)
+        return sampled[0, :, 0]
+
+    def _colour_maps(self) -> Tensor:
+        """The functions, the person's colours and the background's, spread over the edge: (3 C + 1, h, w)."""
+        if self._maps is None:
+            scale = max(1.0, max(self.small.shape) / 288)
+            person = spread(self.guide, self.small.square(), scale)
+            behind = spread(self.guide, (1 - self.small).square(), scale)
+            self._maps = torch.cat((self._functions, person, behind))
+        return self._maps
+
+
+def spread(guide: Tensor, weight: Tensor, scale: float) -> Tensor:
+    """Colours (C, h, w) as weighted means of their neighbourhood: a near one where there is weight, else a wide one."""
+    weighted = torch.cat((guide * weight, weight[None]))
+    result = weighted[:-1].mean((1, 2), keepdim=True) / weighted[-1].mean().clamp(min=1e-6)
+    for radius, trust in ((16, 1e-3), (2, 1e-2)):
+        means = box(weighted, max(1, round(radius * scale)))
+        result = (means[:-1] + trust * result) / (means[-1:] + trust)
+    return result.clamp_(0, 1)
+
+
+def fit_matte(
+    guide: Tensor, chance: Tensor, size: tuple[int, int], *, stages: Sequence[float] = STAGES, grey: bool = False
+) -> Matte:
+    """The matte of a picture.
+
+    guide   (C, h, w) float32, 0..1: the picture in small, in the colour space of the pixels that will be given to it
+    chance  (a, b) float32, 0..1: the network's soft mask of the same picture, at any size
+    size    (H, W) of the full picture
+    stages  radii of the filter's passes, in pixels of `chance`
+    grey    the first channel alone guides: a third of the time, for video
+    """
+    height, width = guide.shape[1:]
+    unit = max(height, width) / max(chance.shape)
+    small = resized(chance, (height, width))
+    seen = guide[:1] if grey else guide
+    functions = torch.zeros(1)
+    for radius in stages:
+        functions = coefficients(seen, small, max(1, round(radius * unit)), EPSILON)
+        last = radius == stages[-1]
+        small = _stretched(apply(functions, seen), STRETCH_LAST if last else STRETCH)
+    if grey:
+        flat = torch.zeros(guide.shape[0] - 1, height, width)
+        functions = torch.cat((functions[:1], flat, functions[1:]))
+    return Matte(functions, small, guide, size)
+
+
+def resized(plane: Tensor, size: tuple[int, int]) -> Tensor:
+    """(h, w) -> (H, W) float32, bilinear."""
+    if tuple(plane.shape) == tuple(size):
+        return plane
+    return torch.nn.functional.interpolate(plane[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+
+
+def _stretched(values: Tensor, limits: tuple[float, float]) -> Tensor:
+    low, high = limits
+    return values.sub(low).mul_(1 / (high - low)).clamp_(0, 1)

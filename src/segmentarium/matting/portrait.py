@@ -1,0 +1,180 @@
+"""`Portrait`: a model and a background; pictures and clips in, the person in front of it out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+
+from segmentarium.inference import sources
+from segmentarium.inference.predictor import ModelSource, Predictor, displayed
+from segmentarium.inference.readers import ArrayRows
+from segmentarium.inference.result import no_foreground
+from segmentarium.inference.tta import scaled
+from segmentarium.matting.backgrounds import Clip, Given, Rows, Transparent, parse_background
+from segmentarium.matting.composite import composite
+from segmentarium.matting.matte import GUIDE_SIDE, Matte, fit_matte
+
+if TYPE_CHECKING:
+    from segmentarium.matting.clip import ClipResult
+
+BAND = 128  # rows at a time
+NOBODY = 0.002  # share of the picture below which nobody is in it
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+PICTURE_SUFFIXES = (*JPEG_SUFFIXES, ".png", ".webp", ".tif", ".tiff", ".bmp")
+
+
+@dataclass
+class PortraitResult:
+    """One picture done.
+
+    pixels  (H, W, 3) uint8 RGB, or (H, W, 4) RGBA in front of nothing
+    alpha   (H, W) uint8: how far each pixel belongs to the person
+    share   of the picture that the person takes, 0..1; `nobody`: next to nothing
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray
+    share: float
+    name: str = "image"
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def image(self) -> Image.Image:
+        return Image.fromarray(self.pixels)
+
+    @property
+    def nobody(self) -> bool:
+        return self.share < NOBODY
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Writes the picture, whole or not at all; the suffix says the format.  ValueError where it cannot hold the alpha."""
+        from segmentarium.matting.picture_files import check_suffix, write_picture
+        from segmentarium.weights import atomic_write
+
+        target = Path(path)
+        check_suffix(target, transparent=self.pixels.shape[2] == 4)
+        with atomic_write(target) as temporary:
+            write_picture(self.pixels, temporary, target.suffix.lower())
+        return target
+
+
+class Portrait:
+    """Puts the person of a picture or clip in front of another background.
+
+        portrait = Portrait("blur")
+        portrait("photo.jpg").save("out.jpg")
+        portrait.clip("call.mp4", "out.mp4")
+
+    background  "blur", "blur:STRENGTH", "transparent", a colour, an image or a video, see `parse_background`
+    model       as of `Predictor`, or a Predictor; its foreground class is who stays
+    flip        pictures (not clips) are looked at mirrored, too: twice the network's time, a calmer mask
+    options     of `Predictor`: engine, precision, device, foreground, …
+    """
+
+    def __init__(
+        self,
+        background: Given = "blur",
+        model: ModelSource | Predictor = "person",
+        *,
+        flip: bool = True,
+        **options: Any,
+    ) -> None:
+        self.background = parse_background(background)
+        if isinstance(model, Predictor):
+            if options:
+                raise TypeError(f"a Predictor has its options already; {', '.join(options)} cannot be given beside it")
+            self.predictor = model
+        else:
+            self.predictor = Predictor(model, **options)
+        if self.predictor.foreground is None:
+            raise ValueError(no_foreground(self.predictor.classes))
+        self.flip = flip
+
+    @property
+    def transparent(self) -> bool:
+        return isinstance(self.background, Transparent)
+
+    def __call__(self, image: Any, *, name: str = "image") -> PortraitResult:
+        """The result of one picture: a path, PIL image, (H, W), (H, W, 3 or 4) array, or (C, H, W) tensor."""
+        if isinstance(image, str | PathLike):
+            items = sources.expand(image)
+            if len(items) != 1 or items[0].load is None:
+                raise ValueError(f"{image} is not one picture; clips are for Portrait.clip")
+            image, name = items[0].load(), items[0].name
+        started = time.perf_counter()
+        array = displayed(sources.to_array(image))
+        height, width = array.shape[:2]
+        matte = self.matte(array)
+        pixels = np.empty((height, width, 4 if self.transparent else 3), np.uint8)
+        alpha = np.empty((height, width), np.uint8)
+        for top, rows, part in self.bands(ArrayRows(array), matte):
+            pixels[top : top + len(rows)], alpha[top : top + len(rows)] = rows, part
+        facts = self.predictor.facts(time.perf_counter() - started)
+        return PortraitResult(pixels, alpha, float(alpha.mean() / 255), name, facts)
+
+    def matte(self, image: np.ndarray) -> Matte:
+        """The matte of a picture (H, W, 3) uint8."""
+        height, width = image.shape[:2]
+        small = scaled(ArrayRows(image).rows(0, height), guide_size((height, width)))
+        return self.matte_of_guide(small[0].permute(1, 2, 0).numpy(), (height, width))
+
+    def matte_of_guide(self, small: np.ndarray, size: tuple[int, int]) -> Matte:
+        """The matte of a picture of `size` (H, W), of which only a small copy (h, w, 3) uint8 is at hand."""
+        with torch.inference_mode():
+            chance = self.predictor.chance(small, flip=self.flip)
+            guide = torch.from_numpy(np.ascontiguousarray(small)).permute(2, 0, 1).to(torch.float32) / 255
+            return fit_matte(guide, chance, size)
+
+    def bands(self, picture: Any, matte: Matte) -> Any:
+        """(top, rows (n, W, 3 or 4), their alpha (n, W)), downwards, of a picture that has `array(top, bottom)`."""
+        if isinstance(self.background, Clip):
+            raise ValueError("a video cannot be the background of a picture; give an image, or put it behind a clip")
+        behind = None if self.transparent else Rows(self.background, matte)
+        height = matte.size[0]
+        with torch.inference_mode():
+            for top in range(0, height, BAND):
+                bottom = min(top + BAND, height)
+                alpha, own = matte.rows(picture.array(top, bottom), top)
+                if behind is not None:
+                    yield top, composite(own, alpha, behind.rows(top, bottom)), alpha
+                    continue
+                rows = np.dstack((own, alpha))
+                rows[alpha == 0] = 0  # what was behind is gone, not only hidden
+                yield top, rows, alpha
+
+    def file(self, path: str | PathLike[str], out: str | PathLike[str]) -> float:
+        """`self(path).save(out)`; pictures above 40 megapixels are read, done and written in rows.  The person's share, 0..1.
+
+        Raises ImageReadError for a file that is no picture or damaged, ValueError for an `out` that cannot hold the result.
+        """  # fmt: skip
+        from segmentarium.matting.picture_files import convert
+
+        return convert(self, Path(path), Path(out))
+
+    def clip(
+        self,
+        source: str | PathLike[str] | int | BinaryIO,
+        out: str | PathLike[str] | BinaryIO,
+        *,
+        alpha_format: str = "webm",
+        progress: Callable[[int, int | None], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> ClipResult:
+        """A clip with its sound, see `segmentarium.matting.clip.convert_clip`."""
+        from segmentarium.matting.clip import convert_clip
+
+        return convert_clip(self, source, out, alpha_format=alpha_format, progress=progress, stop=stop)
+
+
+def guide_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(h, w) of the small copy of a picture of (H, W)."""
+    factor = min(1.0, GUIDE_SIDE / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
