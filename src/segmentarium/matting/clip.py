@@ -1,0 +1,294 @@
+"""Clips: decoding, the network, the matte, and encoding, each in its own thread, with a few frames between them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segmentarium.matting.backgrounds import Transparent
+from segmentarium.matting.clip_backgrounds import ClipBackground
+from segmentarium.matting.composite import blend_plane
+from segmentarium.matting.frames import Layout, layout_of, plane_array, planes_of
+from segmentarium.matting.matte import Matte, fit_matte
+from segmentarium.matting.reader import Reader
+from segmentarium.matting.stages import Ahead, Behind
+from segmentarium.matting.temporal import TemporalFilter
+from segmentarium.matting.writers import (
+    ALPHA,
+    ALPHA_FORMATS,
+    OPAQUE,
+    FileWriter,
+    PngFolder,
+    PngPipe,
+    Writer,
+    Y4mPipe,
+)
+
+if TYPE_CHECKING:
+    from segmentarium.matting.portrait import Portrait
+
+STAGES = (4.0, 2.0)  # of the matte: less than for pictures, the filter over time has calmed the mask already
+LARGEST_MASK = 512  # longer side at which a network without a size of its own sees a clip
+
+
+@dataclass
+class ClipResult:
+    """What `convert_clip` did.
+
+    path         of the file or folder; None: a pipe
+    share        mean share of the frames that the person takes, 0..1
+    damage       what was wrong with the end of the source, or None
+    interrupted  Ctrl-C or `stop` ended it; what was done until then is complete and plays
+    """
+
+    path: Path | None
+    frames: int
+    seconds: float
+    share: float
+    damage: str | None = None
+    interrupted: bool = False
+
+    @property
+    def frames_per_second(self) -> float:
+        return self.frames / self.seconds if self.seconds else 0.0
+
+
+@dataclass
+class Step:
+    """One frame on its way."""
+
+    pts: int
+    seconds: float
+    planes: tuple[np.ndarray, np.ndarray, np.ndarray]
+    small: Any  # the frame at the network's size, YUV 4:4:4
+    turns: int
+    chance: Tensor | None = None
+    guide: Tensor | None = None
+
+
+class FrameWorker:
+    """The person of each frame of a clip in front of the background: `look`, then `finish`."""
+
+    def __init__(self, portrait: Portrait, layout: Layout) -> None:
+        self.layout = layout
+        self._portrait = portrait
+        self._steady = TemporalFilter()
+        self._behind = ClipBackground(portrait.background, layout)
+        self._alpha_out = isinstance(portrait.background, Transparent)
+        rows, columns = np.mgrid[: layout.height, : layout.width]
+        self._chroma = ((rows // 2) * (layout.width // 2) + columns // 2).reshape(-1).astype(np.int32)
+
+    def look(self, step: Step) -> Step:
+        """Adds the steady mask and the guide."""
+        with torch.inference_mode():
+            small = np.ascontiguousarray(np.rot90(step.small.to_ndarray(format="rgb24"), step.turns))
+            planes = [np.rot90(plane_array(plane), step.turns) for plane in step.small.planes]
+            step.guide = torch.from_numpy(np.stack(planes)).to(torch.float32).div_(255)
+            chance = self._portrait.predictor.chance(small)
+            step.chance = self._steady(chance, step.guide[0], step.seconds)
+        return step
+
+    def finish(self, step: Step) -> tuple[Any, float]:
+        """(the frame to encode, the person's share of it)"""
+        import av
+
+        assert step.guide is not None
+        assert step.chance is not None
+        width, height = self.layout.width, self.layout.height
+        with torch.inference_mode():
+            matte = fit_matte(step.guide, step.chance, (height, width), stages=STAGES, grey=True)
+            alpha, person = self._cut(matte, step.planes)
+            behind = self._behind.planes(matte, step.seconds)
+        frame = av.VideoFrame(width, height, "yuva420p" if self._alpha_out else "yuv420p")
+        share = (alpha.astype(np.int16) + 1) >> 1
+        outs = [plane_array(plane) for plane in frame.planes]
+        if self._alpha_out:
+            solid = (share > 0).astype(np.int16) * 128  # colours stay whole; only what is clear is hidden
+            blend_plane(person[0], solid, behind[0], outs[0])
+            half = np.maximum(
+                np.maximum(solid[::2, ::2], solid[1::2, ::2]), np.maximum(solid[::2, 1::2], solid[1::2, 1::2])
+            )
+            outs[3][:] = alpha
+        else:
+            blend_plane(person[0], share, behind[0], outs[0])
+            half = (share[::2, ::2] + share[1::2, ::2] + share[::2, 1::2] + share[1::2, 1::2]) >> 2
+        for i in (1, 2):
+            blend_plane(person[i], half, behind[i], outs[i])
+        frame.pts = step.pts
+        frame.color_range = 2 if self.layout.full else 1
+        frame.colorspace = {"601": 6, "709": 1, "2020": 9}[self.layout.space]
+        return frame, float(alpha[::4, ::4].mean() / 255)
+
+    def _cut(self, matte: Matte, planes: tuple[np.ndarray, ...]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Alpha (H, W) and the person's own colours as planes."""
+        band = matte.band(0, self.layout.height)
+        index = band.index
+        own = [np.array(plane) for plane in planes]
+        if len(index):
+            chroma = self._chroma[index]
+            flat = [plane.reshape(-1) for plane in own]
+            values = np.stack((flat[0][index], flat[1][chroma], flat[2][chroma]), 1)
+            colours = matte.solve(band, values, colours=True)
+            assert colours is not None
+            flat[0][index], flat[1][chroma], flat[2][chroma] = colours.T
+        return band.alpha, own
+
+    def close(self) -> None:
+        self._behind.close()
+
+
+def _steps(reader: Reader, first: Any, items: Iterator[Any], layout: Layout, size: tuple[int, int]) -> Iterator[Any]:
+    """Decoded frames as `Step`s with their small copies; packets of sound as they are."""
+    height, width = size
+    kind = "yuvj444p" if layout.full else "yuv444p"
+    start: float | None = None
+    for item in _with_first(first, items):
+        if not hasattr(item, "planes"):
+            yield item
+            continue
+        turns = round(getattr(item, "rotation", 0) / 90) % 4
+        seconds = float(item.pts * reader.time_base)
+        start = seconds if start is None else start
+        wanted = (height, width) if turns % 2 else (width, height)
+        small = item.reformat(*wanted, format=kind)
+        yield Step(item.pts, seconds - start, planes_of(item, layout), small, turns)
+
+
+def _with_first(first: list[Any], items: Iterator[Any]) -> Iterator[Any]:
+    yield from first
+    yield from items
+
+
+def convert_clip(
+    portrait: Portrait,
+    source: str | PathLike[str] | int | BinaryIO,
+    out: str | PathLike[str] | BinaryIO,
+    *,
+    alpha_format: str = "webm",
+    progress: Callable[[int, int | None], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> ClipResult:
+    """A clip with the person in front of the portrait's background.
+
+    source        a video file, an animated GIF, or a binary stream (y4m, Matroska, MPEG-TS, …)
+    out           .mp4, .mov, .mkv or .webm; of a transparent background .webm (VP9), .mov (ProRes 4444) or a folder (PNG);
+                  a binary stream: y4m, of a transparent background PNG after PNG
+    alpha_format  "webm", "prores" or "png": what a folder or an `out` without suffix means; else the suffix decides
+    progress      called with the number of frames that are done and of all frames (None: unknown)
+    stop          asked at each frame; True ends the clip there, complete
+
+    Frames keep their times and sound is copied where the container can hold it, encoded anew where not.  Ctrl-C ends a file
+    like `stop`.  A damaged end of the source ends the file there, too, and is told in the result.  Raises VideoError where
+    there is not one frame, ValueError for an `out` that cannot be.
+    """
+    stream_in = hasattr(source, "read")
+    name = "the input" if stream_in else str(source)
+    target = None if hasattr(out, "write") else Path(fspath(out))  # type: ignore[arg-type]
+    if target is not None:
+        check_target(target, portrait.transparent, alpha_format)
+    started = time.perf_counter()
+    done, total_share, interrupted = 0, 0.0, False
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(Reader(source if stream_in else str(source), name))
+        items = iter(reader)
+        first: list[Any] = []
+        for item in items:
+            first.append(item)
+            if hasattr(item, "planes"):
+                break
+        layout = layout_of(first[-1])
+        size = mask_size(portrait, layout)
+        worker = FrameWorker(portrait, layout)
+        stack.callback(worker.close)
+        writer = _open_writer(stack, portrait, reader, layout, target, out, alpha_format)
+        decoded = stack.enter_context(Ahead(_steps(reader, first, items, layout, size)))
+        looked = stack.enter_context(Ahead(worker.look(i) if isinstance(i, Step) else i for i in decoded))
+        behind = stack.enter_context(Behind(lambda i: writer.sound(i) if _is_packet(i) else writer.frame(i)))
+        try:
+            for item in looked:
+                if _is_packet(item):
+                    behind.put(item)
+                    continue
+                frame, share = worker.finish(item)
+                frame.time_base = reader.time_base
+                behind.put(frame)
+                done, total_share = done + 1, total_share + share
+                if progress:
+                    progress(done, reader.frames)
+                if stop is not None and stop():
+                    interrupted = True
+                    break
+        except KeyboardInterrupt:
+            interrupted = True
+        behind.finish()
+        writer.finish()
+        damage = None if interrupted else reader.damage
+    seconds = time.perf_counter() - started
+    return ClipResult(target, done, seconds, total_share / max(1, done), damage, interrupted)
+
+
+def _is_packet(item: Any) -> bool:
+    return type(item).__name__ == "Packet"
+
+
+def mask_size(portrait: Portrait, layout: Layout) -> tuple[int, int]:
+    """(height, width) at which the network sees the clip's frames."""
+    height, width = portrait.predictor.model_size((layout.height, layout.width))
+    if portrait.predictor.preprocessing.long_side is None and max(height, width) > LARGEST_MASK:
+        factor = LARGEST_MASK / max(height, width)
+        height, width = max(1, round(height * factor)), max(1, round(width * factor))
+    return height, width
+
+
+def clip_suffix(*, transparent: bool, alpha_format: str) -> str:
+    """Of the file that a clip becomes; "" is a folder of PNG."""
+    if not transparent:
+        return ".mp4"
+    if alpha_format not in ALPHA_FORMATS:
+        raise ValueError(
+            f"the format for transparent clips is {alpha_format!r}; give one of {', '.join(ALPHA_FORMATS)}"
+        )
+    return "" if alpha_format == "png" else ALPHA[alpha_format][0]
+
+
+def check_target(target: Path, transparent: bool, alpha_format: str) -> None:
+    """ValueError for a file that cannot hold the clip."""
+    suffix = target.suffix.lower()
+    known = {"", *(one for one, _ in ALPHA.values())} if transparent else set(OPAQUE)
+    clip_suffix(transparent=transparent, alpha_format=alpha_format)
+    if suffix not in known:
+        names = ", ".join(sorted(one or "a folder" for one in known))
+        kind = "transparent clips" if transparent else "clips"
+        raise ValueError(f"{target}: {kind} are written as {names}")
+
+
+def _open_writer(
+    stack: contextlib.ExitStack,
+    portrait: Portrait,
+    reader: Reader,
+    layout: Layout,
+    target: Path | None,
+    out: Any,
+    alpha_format: str,
+) -> Writer:
+    from segmentarium.weights import atomic_write
+
+    if target is None:
+        return PngPipe(out) if portrait.transparent else Y4mPipe(out, reader.rate, layout)
+    suffix = target.suffix.lower()
+    if portrait.transparent and not suffix:
+        return PngFolder(target)
+    form = next(form for one, form in ALPHA.values() if one == suffix) if portrait.transparent else OPAQUE[suffix]
+    part = stack.enter_context(atomic_write(target))
+    writer = FileWriter(part, form, reader, layout)
+    stack.callback(writer.abandon)
+    return writer

@@ -1,0 +1,91 @@
+"""Clips in: frames with their times and packets of sound, from a file or a pipe, up to where the data ends or is damaged."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+from segmentarium.inference.video import VideoError
+
+# damaged data shows as an exception of FFmpeg's, or as fewer frames than the head of the file promises
+PROMISED = 0.98
+
+
+class Reader:
+    """An opened clip.
+
+    rate, time_base  frames a second on average; unit of the frames' times
+    frames           how many the file says that it holds, None: it does not say
+    sound            the streams of sound
+    damage           after reading: what was wrong with the end, or None
+
+    Raises VideoError where not even the head can be read, ImportError without PyAV.
+    """
+
+    def __init__(self, source: Any, name: str) -> None:
+        try:
+            import av
+            from av.error import FFmpegError
+        except ImportError:
+            raise ImportError("clips need PyAV, which is not installed: pip install 'segmentarium[video]'") from None
+        self._failures = (FFmpegError,)
+        self.name = name
+        try:
+            self._container = av.open(source, "r")
+        except (FFmpegError, OSError, ValueError) as error:
+            raise VideoError(f"{name} cannot be read as a video: {error}") from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise VideoError(f"{name} has no video in it")
+        self.stream: Any = self._container.streams.video[0]
+        self.stream.thread_type = "AUTO"
+        self.rate = Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
+        self.time_base = Fraction(self.stream.time_base or 1 / self.rate)
+        self.frames: int | None = self._count()
+        self.sound: list[Any] = list(self._container.streams.audio)
+        self.damage: str | None = None
+
+    def _count(self) -> int | None:
+        if self.stream.frames:
+            return int(self.stream.frames)
+        if self.stream.duration and self.stream.time_base:
+            return max(1, round(float(self.stream.duration * self.stream.time_base) * self.rate))
+        if self._container.duration:
+            return max(1, round(self._container.duration / 1e6 * self.rate))
+        return None
+
+    def __iter__(self) -> Iterator[Any]:
+        """Decoded frames, with a `pts` each, and packets of sound in the order of the file."""
+        decoded = 0
+        last = -1
+        step = max(1, round(1 / (self.rate * self.time_base)))
+        try:
+            for packet in self._container.demux(self.stream, *self.sound):
+                if packet.stream.type == "audio":
+                    if packet.dts is not None:
+                        yield packet
+                    continue
+                for frame in packet.decode():
+                    # times that are missing or do not grow would stop the encoder
+                    pts = frame.pts if frame.pts is not None else last + step
+                    frame.pts = last = max(last + 1, pts) if decoded else pts
+                    decoded += 1
+                    yield frame
+        except self._failures as error:
+            self.damage = f"{self.name} is damaged after {decoded} frames: {error}"
+        if not decoded:
+            raise VideoError(f"{self.name} has no frame that can be decoded")
+        if self.damage is None and self.stream.frames and decoded < PROMISED * self.stream.frames:
+            self.damage = f"{self.name} ends after {decoded} of {self.stream.frames} frames"
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):  # a broken pipe has nothing left to close
+            self._container.close()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
