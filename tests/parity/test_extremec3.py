@@ -1,0 +1,66 @@
+"""ExtremeC3Net against the outputs of the authors' code, with made and with their trained weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+import segmentarium
+from segmentarium.losses import CrossEntropy, Lovasz
+from segmentarium.registry import create_model
+from segmentarium.weights import export_layout
+from segmentarium.weights.layouts import get_layout, recognise
+from segmentarium.weights.table import load_state
+from tests.parity.comparison import example, golden_state
+
+LAYOUT = "extremec3/clovaai"
+
+
+def loaded(golden):
+    state, description, arrays = golden_state(golden, "portrait/extremec3")
+    layout = get_layout(LAYOUT)
+    model = create_model(layout.model, **layout.arguments(state)).eval()
+    report = load_state(model, state, rules=layout.rules, strict=True)
+    assert report.complete
+    assert len(report.loaded) == len(state)
+    image = example(golden, description, "image").flip(1)  # theirs reads blue first
+    return model, state, image, arrays
+
+
+def test_output_equals_the_authors(golden):
+    model, _, image, arrays = loaded(golden)
+    with torch.inference_mode():
+        assert golden.relative_error(model(image).numpy(), arrays["out"]) <= 1e-4
+        assert golden.relative_error(model.deploy()(image).numpy(), arrays["out"]) <= 1e-4
+
+
+def test_recognised_and_reversible(golden):
+    model, state, *_ = loaded(golden)
+    assert recognise(state).name == LAYOUT
+    back = export_layout(model, LAYOUT)
+    assert all(torch.equal(back[key], value) for key, value in state.items())
+
+
+def test_the_published_checkpoint_gives_the_authors_mask(golden, shared, capsys):
+    _, arrays = golden.load("portrait/extremec3-trained")
+    model = segmentarium.load(shared / "checkpoints" / "extremec3_eg1800.pth")
+    assert f"layout {LAYOUT}" in capsys.readouterr().out
+    assert model.num_classes == 1
+    assert model.classes == ("background", "person")
+    pixels = torch.from_numpy(arrays["target/image_rgb"]).permute(2, 0, 1)
+    with torch.inference_mode():
+        logits = model(model.preprocessing.normalise(pixels)[None])[0]
+    reference = arrays["out"]
+    assert golden.relative_error(logits[:, ::4, ::4].numpy().reshape(reference.shape), reference) <= 1e-4
+    assert np.array_equal(np.packbits((logits[0] > 0).numpy()), arrays["out/mask_bits"])
+
+
+def test_parameters_are_those_of_the_paper():
+    assert sum(p.numel() for p in create_model("extremec3").parameters()) == 37738
+
+
+def test_the_objective_follows_the_number_of_logits():
+    one, two = create_model("extremec3"), create_model("extremec3", num_classes=2)
+    assert isinstance(one.losses["logits"], Lovasz)
+    assert isinstance(two.losses["logits"], CrossEntropy)
+    assert one.loss_weights == two.loss_weights == {"logits": 1.0, "boundary": 0.5}
