@@ -9,9 +9,11 @@ from segmentarium.layers.resize import resize
 from segmentarium.losses import DetailLoss
 from segmentarium.losses.detail import detail_maps
 from segmentarium.registry import create_model
+from segmentarium.training.objective import replace_loss
 from segmentarium.weights import export_layout
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.table import load_state
+from tests.conformance.subjects import brightness_target, inputs
 from tests.parity.comparison import example, golden_state
 
 TOLERANCE = 1e-4
@@ -125,3 +127,19 @@ def test_each_detail_stride_is_trained_and_gone_in_deploy():
     assert not hasattr(model.deploy(), "detail")
     model.set_class_weights(torch.tensor([1.0, 2.0, 3.0]))  # leaves the detail loss alone
     assert not hasattr(model.losses["detail_8"], "class_weight")
+
+
+def test_without_the_choice_of_hard_pixels_the_loss_halves():
+    """What the card says of the conformance suite's learning check, whose mean over hard pixels cannot fall by half."""
+    model = create_model("stdc1", num_classes=4)
+    replace_loss(model, "cross_entropy")
+    image, target = inputs(model, 64, 64, 2), brightness_target(64, 64, 4, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    history = []
+    for _ in range(25):
+        loss = torch.stack(list(model.criterion(model.forward_train(image), target).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(float(loss.detach()))
+    assert min(history[-3:]) <= history[0] / 2, history

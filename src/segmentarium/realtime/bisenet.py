@@ -21,7 +21,7 @@ Published: Cityscapes test 68.4 at 105.8 FPS (Xception-39) and 74.7 at 65.5 FPS 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -78,14 +78,14 @@ class ContextPath(nn.Module):
         self.refine32 = ConvNormAct(channels, channels)
         self.refine16 = ConvNormAct(channels, channels)
 
-    def forward(self, x16: Tensor, x32: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def forward(self, x16: Tensor, x32: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
         """size: height and width at 1/8 -> (B, channels, *size), and the feature at 1/16 that it came from."""
         y = self.attention32(x32) + self.average(global_average_pool(x32))
         y16 = self.refine32(self._to(y, x16.shape[-2:]))
         y = self.attention16(x16) + y16
         return self.refine16(self._to(y, size)), y16
 
-    def _to(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+    def _to(self, x: Tensor, size: Sequence[int]) -> Tensor:
         return resize(x, size, mode=self.upsample, align_corners=self.upsample == "bilinear")
 
 
