@@ -39,5 +39,6 @@ MODULES: dict[str, tuple[str, ...]] = {
     "realtime.msfnet": ("msfnet",),
     "portrait.pphumanseg": ("pphumanseg",),
     "portrait.extremec3": ("extremec3",),
+    "portrait.portraitnet": ("portraitnet",),
     "portrait.sinet": ("sinet", "sinet_encoder"),
 }  # fmt: skip

@@ -108,6 +108,7 @@ class ResNet(Backbone):
     output_stride      32 as published; 16 or 8: later stages dilated instead of strided
     deep_stem          channels of the three 3×3 convolutions of the stem; None: one 7×7
     average_shortcut   v1d's shortcuts
+    first_stride       of layer1: 1 as published; 2 for FANet's extra reduction, which halves all maps from there on
     multigrid          the dilations of layer4's blocks themselves, e.g. (2, 4, 8): DeepLabV3's unit rates (1, 2, 4) times
                        the stage's 2 at output stride 16.  (mmsegmentation's "mg124" models use (1, 2, 4) as they are.)
     contract_dilation  the first block of a dilated stage keeps the rate of the stage before
@@ -126,6 +127,7 @@ class ResNet(Backbone):
         output_stride: int = 32,
         deep_stem: Sequence[int] | None = None,
         average_shortcut: bool = False,
+        first_stride: int = 1,
         multigrid: Sequence[int] | None = None,
         contract_dilation: bool = True,
         dilate_both: bool = True,
@@ -151,9 +153,9 @@ class ResNet(Backbone):
         layers: list[nn.Sequential] = []
         stride, rate = 4, 1
         for stage, blocks in enumerate(depths):
-            step = 1 if stage == 0 else 2
+            step = first_stride if stage == 0 else 2
             before = rate
-            if stride * step > output_stride:
+            if stride * step > output_stride * first_stride:
                 rate, step = rate * step, 1
             stride *= step
             rates = [rate] * blocks
@@ -236,5 +238,5 @@ for _depth, _parameters in ((18, 11.71), (34, 21.82), (50, 25.58), (101, 44.57))
     register(
         f"resnet{_depth}_v1d", ResNet, _card(_parameters), depth=_depth, deep_stem=(32, 32, 64), average_shortcut=True
     )
-for _depth in (50, 101):  # semseg's, and so its dilation
+for _depth in (18, 50, 101):  # semseg's, and so its dilation; 18 is SFNet's
     register(f"resnet{_depth}_v1s", ResNet, _card(), depth=_depth, deep_stem=(64, 64, 128), contract_dilation=False)

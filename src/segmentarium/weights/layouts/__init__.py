@@ -26,6 +26,7 @@ MODULES = (
     "fcn",
     "icnet",
     "mobilenet_v2",
+    "portraitnet",
     "pphumanseg",
     "pspnet",
     "regseg",
