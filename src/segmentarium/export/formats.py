@@ -58,6 +58,9 @@ def _quiet() -> Iterator[None]:
 
 def trace(model: nn.Module) -> ExportedProgram:
     """The graph of `model(image)` with batch, height and width left open.  ExportError where the model has none."""
+    import sympy
+    from torch.utils._sympy.value_ranges import ValueRanges
+
     batch, height, width = TRACE_SIZE
     example = torch.zeros(batch, getattr(model, "in_channels", 3), height, width)
     # Named ranges would ask for a proof that no guard excludes a size; the parity check measures it instead.
@@ -67,6 +70,10 @@ def trace(model: nn.Module) -> ExportedProgram:
             program = torch.export.export(model, (example,), dynamic_shapes=dynamic)
     except Exception as error:  # torch.export raises whatever the traced code or its own passes raise
         raise ExportError(f"torch.export cannot trace {type(model).__name__}: {_first_lines(error)}") from error
+    # A map that may shrink to a single row makes the tracer demand more of the image than any operator does (65 rows, say,
+    # for one at stride 64); 2 is how it writes "any".
+    for symbol, bounds in program.range_constraints.items():
+        program.range_constraints[symbol] = ValueRanges(min(bounds.lower, sympy.Integer(2)), bounds.upper)
     program.example_inputs = None  # or the example travels in the file
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # and local paths with it
