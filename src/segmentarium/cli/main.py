@@ -16,6 +16,7 @@ VERBS = {
     "export": ("export", "deploy form as torch.export, ONNX or OpenVINO, with measured parity"),
     "benchmark": ("benchmark", "latency, throughput, parameters, FLOPs and memory on this machine"),
     "check-data": ("check_data", "find what is wrong with a data set before training on it"),
+    "serve": ("serve", "a page and an HTTP API on this machine: portraits and masks in the browser"),
     "models": ("models", "list the registered models with their cards"),
 }
 

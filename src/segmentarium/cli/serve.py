@@ -1,0 +1,105 @@
+"""`segmentarium serve`: the page and the HTTP API on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0: any that is free")
+    parser.add_argument(
+        "--models",
+        default="person,street",
+        metavar="[NAME=]MODEL,…",
+        help="names or weights files; the first is the default",
+    )
+    parser.add_argument(
+        "--engine",
+        default="torch",
+        choices=("torch", "compile", "onnxruntime", "openvino", "auto"),
+        help="auto: the fastest that is installed and agrees, measured on the first picture and remembered",
+    )
+    parser.add_argument("--max-upload", type=float, default=32, metavar="MB", help="of one request (default: 32)")
+    parser.add_argument(
+        "--max-pixels", type=float, default=40, metavar="MP", help="of one picture (default: 40 million)"
+    )
+    parser.add_argument(
+        "--queue", type=int, default=24, metavar="N", help="requests at a time, 503 beyond (default: 24)"
+    )
+    parser.add_argument("--workers", type=int, default=4, metavar="N", help="pictures at a time (default: 4)")
+    parser.add_argument(
+        "--timeout", type=float, default=60, metavar="S", help="seconds a request may take (default: 60)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def run(options: argparse.Namespace) -> int:
+    """0 when the server was ended; ValueError for wrong usage, OSError becomes 1 where the address cannot be had."""
+    try:
+        import uvicorn
+
+        from segmentarium.web.app import create_app
+    except ImportError as error:
+        raise ImportError(f"this needs {error.name}: pip install 'segmentarium[web]'") from None
+    from segmentarium.web.limits import Limits
+    from segmentarium.web.work import SharedPredictor
+
+    limits = Limits(
+        upload_bytes=round(options.max_upload * 2**20),
+        pixels=round(options.max_pixels * 1e6),
+        places=options.queue,
+        workers=options.workers,
+        seconds=options.timeout,
+        upload_seconds=options.timeout,
+    )
+    models = {
+        name: SharedPredictor(source, engine=options.engine) for name, source in named_models(options.models).items()
+    }
+    app = create_app(models, limits, hosts=allowed_hosts(options.host))
+    settings = uvicorn.Config(
+        app,
+        host=options.host,
+        port=options.port,
+        log_level="warning",
+        server_header=False,
+        limit_concurrency=max(200, 4 * options.queue),  # connections, those that wait for their 503 included
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=10,
+    )
+    try:
+        socket = settings.bind_socket()
+    except SystemExit:  # uvicorn has said why
+        print(f"segmentarium serve: cannot listen on {options.host} port {options.port}", file=sys.stderr)
+        return 1
+    port = socket.getsockname()[1]
+    shown = f"[{options.host}]" if ":" in options.host else options.host
+    print(f"http://{shown}:{port}/  the page\nhttp://{shown}:{port}/docs  the API\nCtrl-C ends it", flush=True)
+    if options.host not in LOOPBACK:
+        print("anyone who can reach this address can use it: there are no accounts", file=sys.stderr)
+    uvicorn.Server(settings).run(sockets=[socket])
+    return 0
+
+
+def named_models(text: str) -> dict[str, str]:
+    """ "person,mine=best.safetensors" -> {"person": "person", "mine": "best.safetensors"}; a file's own name is its stem."""
+    found: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, source = part.rpartition("=")
+        name = name or (part.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".safetensors"))
+        if name in found:
+            raise ValueError(f"--models has two models called {name!r}; write NAME=MODEL to tell them apart")
+        found[name] = source
+    if not found:
+        raise ValueError("--models is empty; give at least one, e.g. person")
+    return found
+
+
+def allowed_hosts(host: str) -> tuple[str, ...] | None:
+    """The names under which a server on `host` answers; None: any, where others may reach it."""
+    return LOOPBACK if host in LOOPBACK else None

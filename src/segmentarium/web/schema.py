@@ -1,0 +1,70 @@
+"""What the OpenAPI document says of the two requests that carry pictures; their bodies are read by hand, within limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The upload is incomplete or lacks its file."},
+    408: {"description": "The upload took too long."},
+    413: {"description": "Too many bytes, or too many pixels (nothing was decoded)."},
+    415: {"description": "The body is not multipart/form-data."},
+    422: {"description": "Not a picture, or a damaged one; an unknown model, background or word."},
+    503: {"description": "All places are taken; Retry-After says when to come back."},
+    504: {"description": "Not done in time."},
+}
+_FILE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, GIF (first frame), BMP or TIFF"}
+_MODEL = {"type": "string", "description": "a name of /v1/models"}
+
+
+def _body(properties: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "required": ["file"], "properties": properties}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+PORTRAIT: dict[str, Any] = {
+    "summary": "The person of a picture in front of another background",
+    "description": "RGB, or RGBA in front of nothing. The header x-person-share says how much of the picture the person "
+    "takes, 0 to 1.",
+    "response_model": None,
+    "responses": {
+        200: {"description": "The result, as large as the picture.", "content": {"image/png": {}}},
+        **_ERRORS,
+    },
+    "openapi_extra": _body(
+        {
+            "file": _FILE,
+            "background": {
+                "description": "blur, blur:STRENGTH (per cent of the longer side), transparent, a colour (#20c040), "
+                "or a picture as a file",
+                "anyOf": [{"type": "string", "default": "blur"}, {"type": "string", "format": "binary"}],
+            },
+            "model": _MODEL,
+            "flip": {
+                "type": "boolean",
+                "default": True,
+                "description": "look at the mirrored picture, too: a calmer mask in twice the network's time",
+            },
+        }
+    ),
+}
+
+SEGMENT: dict[str, Any] = {
+    "summary": "The class of every pixel",
+    "response_model": None,
+    "responses": {
+        200: {
+            "description": "png: class indices with the classes' colours as palette; overlay: painted over the picture; "
+            "json: classes with their shares of the picture.",
+            "content": {"image/png": {}, "application/json": {}},
+        },
+        **_ERRORS,
+    },
+    "openapi_extra": _body(
+        {
+            "file": _FILE,
+            "model": _MODEL,
+            "format": {"type": "string", "enum": ["png", "overlay", "json"], "default": "png"},
+        }
+    ),
+}

@@ -1,0 +1,165 @@
+"""Many requests on one machine: a bounded number of places, a few threads, and one network call for several pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from segmentarium.inference.predictor import WHOLE_LIMIT, Predictor
+from segmentarium.web.limits import Limits, Refused
+
+T = TypeVar("T")
+log = logging.getLogger("segmentarium.web")
+
+
+class _Call:
+    def __init__(self, image: Tensor) -> None:
+        self.image = image
+        self.result: Tensor | None = None
+        self.error: BaseException | None = None
+
+
+class Batches:
+    """Calls from several threads, gathered: while one batch is computed the next one collects.
+
+    run     (B, C, H, W) -> (B, K, H, W)
+    pixels  B H W of a batch, at most (a single call may have more)
+
+    A thread that finds the network idle starts at once, so that a lonely picture does not wait for company.
+    """
+
+    def __init__(self, run: Callable[[Tensor], Tensor], pixels: int = WHOLE_LIMIT) -> None:
+        self._run, self._pixels = run, pixels
+        self._waiting: list[_Call] = []
+        self._guard, self._busy = threading.Lock(), threading.Lock()
+        self.sizes: dict[int, int] = {}  # pictures in a batch -> how many such batches there were
+
+    def __call__(self, image: Tensor) -> Tensor:
+        call = _Call(image)
+        with self._guard:
+            self._waiting.append(call)
+        with self._busy:
+            if call.result is None and call.error is None:
+                self._compute(self._take(call))
+        if call.error is not None:
+            raise call.error
+        assert call.result is not None
+        return call.result
+
+    def _take(self, first: _Call) -> list[_Call]:
+        """`first` and the waiting calls that fit to it."""
+        count, height, width = len(first.image), *first.image.shape[-2:]
+        room = max(1, self._pixels // (height * width)) - count
+        batch = [first]
+        with self._guard:
+            self._waiting.remove(first)
+            for call in list(self._waiting):
+                if call.image.shape[1:] == first.image.shape[1:] and len(call.image) <= room:
+                    self._waiting.remove(call)
+                    batch.append(call)
+                    room -= len(call.image)
+        return batch
+
+    def _compute(self, batch: list[_Call]) -> None:
+        try:
+            images = [call.image for call in batch]
+            logits = self._run(torch.cat(images) if len(batch) > 1 else images[0])
+            for call, part in zip(batch, logits.split([len(image) for image in images]), strict=True):
+                call.result = part
+        except BaseException as error:  # each caller raises it in its own thread
+            for call in batch:
+                call.error = error
+        count = sum(len(call.image) for call in batch)
+        self.sizes[count] = self.sizes.get(count, 0) + 1
+
+
+class SharedPredictor(Predictor):
+    """A predictor for several threads at a time, whose network computes their pictures together."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.batches = Batches(super()._logits)
+        super().__init__(*arguments, **options)
+
+    def _logits(self, image: Tensor) -> Tensor:
+        return self.batches(image)
+
+
+class Place:
+    """The right of one request to be read, to wait and to be computed."""
+
+    def __init__(self) -> None:
+        self.job: Future[Any] | None = None
+
+
+class Workshop:
+    """The threads of one server and the places before them."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._taken = 0
+        self._guard = threading.Lock()
+        self._pool = ThreadPoolExecutor(limits.workers, "picture")
+        self._seconds = 1.0  # of recent jobs, for Retry-After
+
+    @property
+    def taken(self) -> int:
+        """Places in use now."""
+        return self._taken
+
+    @contextmanager
+    def place(self) -> Iterator[Place]:
+        """A place for the length of a `with` block, or of a job that outlives its answer.  Refused (503) if there is none."""
+        with self._guard:
+            if self._taken >= self.limits.places:
+                wait = max(1, round(self._seconds * self._taken / self.limits.workers))
+                raise Refused(
+                    503,
+                    f"all {self.limits.places} places are taken; try again in {wait} seconds",
+                    retry_after=min(wait, 60),
+                )
+            self._taken += 1
+        place = Place()
+        try:
+            yield place
+        finally:
+            if place.job is None:
+                self._free()
+            else:  # a thread cannot be stopped: its memory is in use until it ends
+                place.job.add_done_callback(lambda _: self._free())
+
+    def _free(self) -> None:
+        with self._guard:
+            self._taken -= 1
+
+    async def run(self, place: Place, work: Callable[[], T]) -> T:
+        """What `work` gives, computed in a thread.  Refused (504) after `limits.seconds`; work that has not begun is dropped."""
+        place.job = self._pool.submit(self._timed, work)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(place.job), self.limits.seconds)
+        except TimeoutError:
+            place.job.cancel()
+            raise Refused(
+                504,
+                f"not done within {self.limits.seconds:g} seconds; send a smaller picture, or try again later",
+                retry_after=max(1, min(60, round(self._seconds))),
+            ) from None
+
+    def _timed(self, work: Callable[[], T]) -> T:
+        started = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self._seconds += 0.2 * (time.perf_counter() - started - self._seconds)
+
+    def close(self) -> None:
+        """Waits for what is being computed and drops the rest."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
