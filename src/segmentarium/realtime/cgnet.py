@@ -3,12 +3,12 @@
 Wu, Tang, Zhang, Cao, Zhang; IEEE TIP 2020; https://arxiv.org/abs/1811.08201.  Authors' code: wutianyiRosun/CGNet (MIT).
 
 Each block joins what a pixel's neighbours say with what its surroundings say, two depthwise convolutions of which one is
-dilated, and weighs the channels by the whole image.  Half the depth of other networks, no more than 1/8, and the image itself,
+dilated, and weighs the channels by the whole image.  The network stops at 1/8 and stays narrow, and the image itself,
 averaged, is put in again at 1/2 and 1/4.
 
 What the code does and the paper does not say: batch norms have an epsilon of 1e-3, the linear layers of the global context
-are the only ones with a bias, and the second stage's map stands before its first one where they are joined, in the third
-stage after it.  Its class weights are `class_weights(counts, "enet", offset=1.1)`.
+are the only ones with a bias, and where a stage's first and last maps are joined, the last comes first in stage 2 and second
+in stage 3.  Its class weights are `class_weights(counts, "enet", offset=1.1)`.
 
 In the deploy form the joint batch norm is split over the two convolutions before it.
 
@@ -43,7 +43,7 @@ class NormAct(nn.Sequential):
 
 
 class GlobalContext(nn.Module):
-    """f_glo: (B, C, H, W) -> the channels' weights (B, C, 1, 1), from their means over the image (equation 3)."""
+    """f_glo: (B, C, H, W) -> the channels' weights (B, C, 1, 1), from their means over the image."""
 
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class LocalAndSurrounding(nn.Module):
 
 
 class ContextGuidedBlock(nn.Module):
-    """Reduced to half by a 1×1 convolution, joined to the full width, weighed, and added to the input (figure 3)."""
+    """Reduced to half by a 1×1 convolution, joined to the full width, weighed, and added to the input."""
 
     def __init__(self, channels: int, dilation: int, reduction: int) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ aligns corners.  It has no dilation in the fusion, where the paper has 4, and a 
 convolutions of the shallow branch.  `form="public"` (our default) follows it, `form="paper"` the paper.  The public code
 builds an auxiliary head on the shallow branch and never calls it; here it is trained, with Fast-SCNN's weight of 0.4.
 
-Published: Cityscapes test 66.1 at 18.3 FPS (Titan X, 1024×2048, 0.85 M parameters).
+Published: Cityscapes test 66.1 at 18.3 FPS (1024×2048, 0.85 M parameters).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
 from segmentarium.registry import Card, Paper, register
 
-BOTTLENECKS = (  # table 1 of the paper: channels, blocks, expansion, stride
+BOTTLENECKS = (  # the deep branch: channels, blocks, expansion, stride
     (32, 1, 1, 1),
     (32, 1, 6, 1),
     (48, 3, 6, 2),
@@ -67,7 +67,7 @@ def bottlenecks(in_channels: int, rows: tuple[tuple[int, int, int, int], ...]) -
 
 
 class FeatureFusion(nn.Module):
-    """The coarse map, resized and filtered, plus the fine one, each through a linear 1×1 convolution (table 2)."""
+    """The coarse map, resized and filtered, plus the fine one, each through a linear 1×1 convolution."""
 
     def __init__(
         self, fine_channels: int, coarse_channels: int, channels: int, *, dilation: int, bias: bool, align_corners: bool
