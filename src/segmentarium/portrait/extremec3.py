@@ -9,7 +9,7 @@ the gaps gather what the dilation would step over.  A coarse path of such module
 What the authors' code does and the paper does not say: all features keep 1/4 after the first two strides; the image
 itself, averaged, joins the features at 1/2 and 1/4; upsampling aligns corners.
 What we change:
-- any size: averaging keeps a partial window, upsampling goes to the size of what it meets;
+- any size: averaging keeps a partial window, and what upsampling makes of it is cut off;
 - the classifier, a 1×1 convolution without bias, comes before the last upsampling instead of after it: the same scores,
   since both are linear, from a twentieth of the memory.
 
@@ -30,10 +30,9 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import SegmentationModel
 from segmentarium.layers.conv import ConvNormAct, DilatedDepthwise
-from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy, Lovasz
 from segmentarium.losses.boundary_band import OnBoundary
-from segmentarium.portrait.sinet import NormAct, conv_norm_prelu
+from segmentarium.portrait.sinet import NormAct, conv_norm_prelu, upsample
 from segmentarium.registry import Card, Paper, register
 
 
@@ -127,8 +126,8 @@ class ExtremeC3(SegmentationModel):
 
     def forward(self, image: Tensor) -> Tensor:
         fine = self.fine(image)
-        coarse = resize(self.coarse(self.encoder(image)), fine.shape[-2:], align_corners=True)
-        return resize(self.classifier(self.join(coarse + fine)), image.shape[-2:], align_corners=True)
+        coarse = upsample(self.coarse(self.encoder(image)), 2, fine.shape[-2:])
+        return upsample(self.classifier(self.join(coarse + fine)), 2, image.shape[-2:])
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         logits = self.forward(image)

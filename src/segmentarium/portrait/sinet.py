@@ -10,7 +10,7 @@ prediction where it is sure of itself, and lets fine detail pass only where it i
 What the authors' code does and we follow: squeezes have no sigmoid, the batch norm of a pooled branch stands after its
 upsampling, all upsampling aligns corners, logits pass a last 3×3 convolution at the image's size.
 What we change:
-- any size, not only multiples of 32: pooling keeps a partial window, upsampling goes to the size of what it meets;
+- any size, not only multiples of 32: pooling keeps a partial window, and what upsampling makes of it is cut off;
 - with one sigmoid logit the confidence is max(p, 1 - p); the code's softmax over one channel is 1 everywhere, which
   would shut the detail out.
 
@@ -74,6 +74,14 @@ class NormAct(nn.Module):
         return self.act(self.norm(x))
 
 
+def upsample(x: Tensor, factor: int, size: Sequence[int]) -> Tensor:
+    """By `factor` with aligned corners, cut to `size`: what stood for a partial window goes back to where it was."""
+    if factor == 1:
+        return x
+    whole = (x.shape[-2] * factor, x.shape[-1] * factor)
+    return resize(x, whole, align_corners=True)[..., : size[0], : size[1]]
+
+
 class UpsampleNorm(nn.Module):
     """Upsampling to a size, then batch norm.  Deployed, the norm comes first and folds into the convolution before it: an
     average of values that were scaled and shifted is the scaled and shifted average."""
@@ -83,10 +91,10 @@ class UpsampleNorm(nn.Module):
         self.norm = batch_norm(channels)
         self.norm_first = False
 
-    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+    def forward(self, x: Tensor, factor: int, size: Sequence[int]) -> Tensor:
         if self.norm_first:
-            return resize(self.norm(x), size, align_corners=True)
-        return self.norm(resize(x, size, align_corners=True))
+            return upsample(self.norm(x), factor, size)
+        return self.norm(upsample(x, factor, size))
 
     def reparameterize(self) -> None:
         self.norm_first = True
@@ -107,7 +115,7 @@ class SqueezeBlock(nn.Module):
         y = x
         if self.pooling > 1:
             y = F.avg_pool2d(x, self.pooling, self.pooling, ceil_mode=True, count_include_pad=False)
-        return self.up(self.pointwise(self.depthwise(y)), x.shape[-2:])
+        return self.up(self.pointwise(self.depthwise(y)), self.pooling, x.shape[-2:])
 
 
 class SpatialSqueeze(nn.Module):
@@ -209,7 +217,7 @@ class SINetEncoder(SegmentationModel):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        return resize(self.encoder(image)[0], image.shape[-2:], align_corners=True)
+        return upsample(self.encoder(image)[0], 8, image.shape[-2:])
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         logits = self.encoder(image)[0]
@@ -233,9 +241,9 @@ class SINet(SegmentationModel):
 
     def forward(self, image: Tensor) -> Tensor:
         coarse, fine, half = self.encoder(image)
-        x4 = self.up_coarse(coarse, fine.shape[-2:])
-        x2 = self.up_fine(self.detail(fine) * doubt(x4) + x4, half)
-        return self.classifier(resize(x2, image.shape[-2:], align_corners=True))
+        x4 = self.up_coarse(coarse, 2, fine.shape[-2:])
+        x2 = self.up_fine(self.detail(fine) * doubt(x4) + x4, 2, half)
+        return self.classifier(upsample(x2, 2, image.shape[-2:]))
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         logits = self.forward(image)

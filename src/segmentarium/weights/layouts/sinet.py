@@ -11,6 +11,7 @@ from segmentarium.contracts import Preprocessing
 from segmentarium.weights.table import Layout, Rule
 
 SOURCE = "https://github.com/clovaai/ext_portrait_segmentation"
+PERSON: dict[str, Any] = {"classes": ["background", "person"], "palette": [[0, 0, 0], [255, 64, 64]]}
 
 
 def norm_act(theirs: str, ours: str, bgr: int | None = None) -> list[Rule]:
@@ -92,8 +93,7 @@ def published(state: Mapping[str, Tensor], num_classes: int) -> dict[str, Any]:
     }
     if num_classes <= 2:
         facts |= {
-            "classes": ["background", "person"],
-            "palette": [[0, 0, 0], [255, 64, 64]],
+            **PERSON,
             "dataset": "portrait",
             "licences": {"code": "MIT", "weights": "MIT", "data": "photographs of EG1800: research use"},
         }
