@@ -60,16 +60,44 @@ class Entry:
 
     @property
     def name(self) -> str:
-        return f"{self.model} @{'x'.join(map(str, self.size))}"
+        words = [self.model, *map(str, self.arguments.values())]
+        return f"{' '.join(words)} @{'x'.join(map(str, self.size))}"
 
 
 ENTRIES = (
     Entry("bisenetv2", (512, 1024), ("BiSeNetV2 (CoinCheung)", "BiSeNetV2 (mmseg)")),
+    Entry("bisenet_xception39", (512, 1024), ("BiSeNetV1-X39 (TorchSeg)",)),
+    Entry("bisenet_resnet18", (512, 1024), ("BiSeNetV1-R18 (TorchSeg)",)),
+    Entry(
+        "bisenet_resnet18",
+        (512, 1024),
+        ("BiSeNetV1-R18 (CoinCheung)",),
+        {"upsample": "nearest", "fusion": "norm", "align_corners": False, "head_channels": 256},
+    ),
+    Entry("stdc1", (512, 1024), ("STDC1-Seg",)),
+    Entry("stdc2", (512, 1024), ("STDC2-Seg",)),
     Entry("regseg", (512, 1024), ("RegSeg exp48_decoder26",)),
     Entry("regseg_large", (512, 1024), ("RegSeg exp53_decoder29",)),
     Entry("icnet", (513, 1025), ("ICNet (caffe port)",)),
     Entry("icnet_resnet18", (512, 1024), ("ICNet-R18 (mmseg)",)),
     Entry("icnet_resnet50", (512, 1024), ("ICNet-R50 (mmseg)",)),
+    Entry("fast_scnn", (512, 1024), ("Fast-SCNN",), {"form": "tramac"}),
+    Entry("fast_scnn", (512, 1024), ("Fast-SCNN (mmseg)",), {"form": "mmseg"}),
+    Entry("contextnet", (512, 1024), ("ContextNet",)),
+    Entry("cgnet", (512, 1024), ("CGNet",)),
+    Entry("dfanet", (512, 1024), ("DFANet",)),
+    Entry("swiftnet", (512, 1024), ("SwiftNet-RN18",)),
+    Entry("swiftnet_pyramid", (512, 1024), ("SwiftNet-RN18 pyramid",)),
+    Entry("shelfnet18", (512, 1024), ("ShelfNet18",)),
+    Entry("shelfnet34", (512, 1024), ("ShelfNet34",)),
+    Entry("shelfnet50", (512, 1024), ("ShelfNet50",)),
+    Entry("sfnet_resnet18", (512, 1024), ("SFNet-R18",)),
+    Entry("sfnet_lite_resnet18", (512, 1024), ("SFNet-Lite-R18",)),
+    Entry("fanet18", (512, 1024), ("FANet-18", "FANet-18 (no normalisation)")),
+    Entry("fanet34", (512, 1024), ("FANet-34",)),
+    Entry("enet", (512, 1024), ("ENet",)),
+    Entry("enet_2018", (512, 1024), ("ENet (2018 revision)",)),
+    Entry("erfnet", (512, 1024), ("ERFNet",)),
     Entry("pphumanseg", (256, 256), ("PP-HumanSeg-Lite (Paddle)",), num_classes=2),
     Entry("segformer_b0", (512, 512), ("SegFormer-B0 (NVlabs)", "transformers SegFormer-B0", "smp Segformer mit_b0")),
     Entry("segformer_b0", (512, 1024), ("SegFormer-B0 (NVlabs) @512x1024", "smp Segformer mit_b0 @512x1024")),
