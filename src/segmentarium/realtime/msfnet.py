@@ -15,8 +15,8 @@ unpooled; 128 channels, one 3×3 convolution for each fusion and each upsampling
 beside the cross entropy of the classes; the boundary branch serves training only.
 
 Published: Cityscapes test 77.1 at 41 FPS (1024×2048) and 71.3 at 117 FPS (512×1024), CamVid test 75.4 at 91 FPS
-(768×1024), on a GTX 1080 Ti.  The paper's parameters are not known to us; comparisons quote 24.2 GFLOPs at 512×1024, and
-this network has 23.9 and 13.3 M parameters.
+(768×1024).  The paper's parameters are not known to us; later comparisons quote 24.2 GFLOPs at 512×1024, which we could
+not check against the paper; this network has 23.9, and 13.3 M parameters.
 """
 
 from __future__ import annotations

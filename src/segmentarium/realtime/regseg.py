@@ -1,6 +1,6 @@
 """RegSeg: Rethink Dilated Convolution for Real-time Semantic Segmentation.
 
-Gao; arXiv 2021 (CVPR workshops 2023); https://arxiv.org/abs/2111.09957.  Author's code: RolandGao/RegSeg (MIT).
+Gao; arXiv 2021; https://arxiv.org/abs/2111.09957.  Author's code: RolandGao/RegSeg (MIT).
 
 A RegNetY block whose grouped 3×3 convolution is split in two halves of the channels, one dilated little and one much: the
 field of view grows without a deeper network, and the half with rate 1 keeps the detail that dilation skips.  Thirteen
@@ -10,8 +10,8 @@ What the code does and the paper does not say: the first of the thirteen blocks 
 squeeze and excitation reduces to a quarter of the block's *input* channels.  We follow the code.  The loss is bootstrapped
 cross entropy: pixels above 0.3, at least a sixteenth of them (the code counts all pixels, we the labelled ones).
 
-Published: Cityscapes val 78.1 ± 0.4, test 78.3 at 30 FPS (T4, mixed precision, 1024×2048; 3.34 M parameters, 39.1
-GFLOPs); the larger one of the code test 79.5 at 20 FPS; CamVid test 80.9 (from Cityscapes weights).
+Published: Cityscapes val 78.1 (runs from 77.8 to 78.9), test 78.3 at 30 FPS (1024×2048; 3.34 M parameters, 39.1 GFLOPs);
+the larger one of the code test 79.5 at 20 FPS; CamVid test 80.9 (from Cityscapes weights).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from segmentarium.layers.squeeze_excite import SqueezeExcite
 from segmentarium.losses import OhemCrossEntropy
 from segmentarium.registry import Card, Paper, register
 
-# rates of the blocks at 1/16 (table 3 of the paper): (1, 1), (1, 2), 4 × (1, 4), 7 × (1, 14)
+# rates of the blocks at 1/16 behind the strided one; the last belongs to the wider last block
 DILATIONS = ((1,), (1, 2), *4 * ((1, 4),), *7 * ((1, 14),))
 
 
@@ -75,7 +75,7 @@ class SplitDilation(nn.Module):
 
 
 class DBlock(nn.Module):
-    """1×1, grouped 3×3 (split where it has two dilations), squeeze and excitation, 1×1, beside the shortcut (figure 2).
+    """1×1, grouped 3×3 (split where it has two dilations), squeeze and excitation, 1×1, beside the shortcut.
 
     At stride 2 the shortcut averages 2×2 pixels before it projects.
     """
@@ -102,10 +102,10 @@ class DBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A strided convolution and D blocks to 1/16 (table 2); no dilation before 1/16.
+    """A strided convolution and D blocks to 1/16; no dilation before 1/16.
 
     channels   of the stages at 1/4, 1/8 and 1/16, and of the last block
-    depths     blocks at 1/4 and 1/8; at 1/16 there is one strided block and one for each entry of `dilations`
+    depths     blocks at 1/4 and 1/8; at 1/16 there is a strided block and then one for each entry of `dilations`
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """1/16 added to 1/8, that beside a few channels of 1/4 (figure 4); logits at 1/4.
+    """1/16 added to 1/8, that beside a few channels of 1/4; logits at 1/4.
 
     heads      channels that each feature is projected to: at 1/16 and 1/8 (the same), and at 1/4
     channels   of the 3×3 convolutions after the sum at 1/8 and the concatenation at 1/4
@@ -172,7 +172,7 @@ class RegSeg(SegmentationModel):
     """The whole network.
 
     channels, depths    of the encoder, see `Encoder`
-    dilations           of the blocks at 1/16 between the strided one and the last, which has the rates of the last entry
+    dilations           of the blocks at 1/16 behind the strided one; the last entry is the wider last block's
     group_width         channels in a group of the 3×3 convolutions
     heads, decoder_channels   see `Decoder`
     """
@@ -215,7 +215,7 @@ class RegSeg(SegmentationModel):
 PAPER = Paper(
     title="Rethink Dilated Convolution for Real-time Semantic Segmentation",
     authors="Gao",
-    venue="CVPR workshops",
+    venue="arXiv",
     year=2021,
     url="https://arxiv.org/abs/2111.09957",
     code="https://github.com/RolandGao/RegSeg",
