@@ -38,7 +38,6 @@ from segmentarium.losses import CrossEntropy
 from segmentarium.registry import Card, Paper, register
 
 NETWORKS = 3
-STAGES = ("enc2", "enc3", "enc4")
 
 
 class PlainSeparableConv(nn.Module):
@@ -98,9 +97,12 @@ class SubNetwork(nn.Module):
         self, inputs: tuple[int, int, int], widths: tuple[int, int, int], depths: tuple[int, int, int], *, public: bool
     ) -> None:
         super().__init__()
-        for name, given, width, depth in zip(STAGES, inputs, widths, depths, strict=True):
-            rest = (XceptionBlock(width, width, 1, public=public) for _ in range(depth - 1))
-            self.add_module(name, nn.Sequential(XceptionBlock(given, width, 2, public=public), *rest))
+        self.enc2, self.enc3, self.enc4 = (
+            nn.Sequential(
+                *(XceptionBlock(width if i else given, width, 1 if i else 2, public=public) for i in range(depth))
+            )
+            for given, width, depth in zip(inputs, widths, depths, strict=True)
+        )
         self.attention = FullyConnectedAttention(widths[-1], bias=not public)
 
     def forward(self, x: Tensor, before: list[Tensor] | None = None) -> list[Tensor]:
