@@ -7,8 +7,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +73,41 @@ def server() -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a plain file server on the folder that `segmentarium export-web` writes."""
+    from segmentarium.cli.main import main
+    from segmentarium.inference.engines import cache_folder
+    from segmentarium.web.offline import RUNTIME, runtime_files
+
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on this machine (Debian: apt-get install chromium)")
+    if not all((cache_folder() / "onnxruntime-web" / "dist" / name).is_file() for name in RUNTIME):
+        if shutil.which("npm") is None:
+            pytest.skip("npm is not installed: ONNX Runtime for browsers cannot be fetched")
+        try:
+            runtime_files()
+        except RuntimeError as error:
+            pytest.skip(f"ONNX Runtime for browsers cannot be fetched: {error}")
+    folder = tmp_path_factory.mktemp("offline")
+    assert main(["export-web", str(folder)]) == 0
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(folder))) as files:
+        thread = threading.Thread(target=files.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{files.server_address[1]}"
+        finally:
+            files.shutdown()
+            thread.join(10)
+
+
+class Files(SimpleHTTPRequestHandler):
+    """A file server that says nothing."""
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
 
 
 def wait_for(address: str) -> None:
@@ -241,3 +279,42 @@ def test_a_connection_that_breaks_off_harms_nobody(server: str) -> None:
         time.sleep(0.1)
     assert httpx.get(f"{server}/healthz").json()["taken"] == 0
     assert httpx.post(f"{server}/v1/segment", files={"file": PHOTO.read_bytes()}, timeout=60).status_code == 200
+
+
+# without a server -------------------------------------------------------------------------------------------------------
+
+
+def test_the_offline_page_cuts_out_as_the_library_does(page: Any, offline: str, tmp_path: Path) -> None:
+    from segmentarium import Portrait
+
+    asked: list[str] = []
+    ready(page, offline)
+    page.on("request", lambda request: asked.append(request.url))
+    choose(page, "colour")
+    give(page, PHOTO)
+    green = check_person_on_green(page, tmp_path)
+    expected = np.abs(Portrait(GREEN)(PHOTO).pixels.astype(int) - GREEN).max(2) <= 3
+    assert (green & expected).sum() / (green | expected).sum() > 0.97
+    assert [url for url in asked if not url.startswith(("blob:", "data:"))] == []  # nothing left the browser
+
+    choose(page, "transparent")
+    page.wait_for_selector("#status.done")
+    assert colour(page, "after", CORNER)[3] == 0
+    assert colour(page, "after", FACE)[3] == 255
+    choose(page, "blur")
+    page.wait_for_selector("#status.done")
+    assert near(colour(page, "after", FACE), colour(page, "before", FACE))
+    blurred, original = (
+        np.asarray(Image.open(path).convert("L"), float) for path in (downloaded(page, tmp_path), PHOTO)
+    )
+    behind = expected[:, 1:] & expected[:, :-1]
+    assert np.abs(np.diff(blurred))[behind].mean() < 0.5 * np.abs(np.diff(original))[behind].mean()
+
+
+def test_the_offline_page_does_clips_and_says_what_is_no_picture(page: Any, offline: str, tmp_path: Path) -> None:
+    ready(page, offline)
+    check_clip(page, tmp_path)
+    (tmp_path / "note.jpg").write_text("Dear all")
+    page.set_input_files("#file", str(tmp_path / "note.jpg"))
+    page.wait_for_selector("#status.error")
+    assert "not a picture" in page.text_content("#status")

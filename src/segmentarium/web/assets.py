@@ -14,7 +14,7 @@ TYPES = {
     ".json": "application/json",
 }
 SERVER_ONLY = ("docs.html", "docs.js", "server.js")
-OFFLINE_ONLY = ("offline.js", "network.js", "matte.js")
+OFFLINE_ONLY = ("offline.js", "matte.js")
 
 
 def assets(mode: Literal["server", "offline"]) -> dict[str, tuple[bytes, str]]:

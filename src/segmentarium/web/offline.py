@@ -1,0 +1,139 @@
+"""The page with the network inside it: a folder of plain files, after which no picture leaves the browser."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from segmentarium.export import export_model
+from segmentarium.inference.engines import cache_folder
+from segmentarium.inference.predictor import Predictor
+from segmentarium.inference.result import no_foreground
+from segmentarium.web.assets import assets
+from segmentarium.weights import atomic_write
+
+# of the npm package onnxruntime-web: its loader for plain WebAssembly, and the network's arithmetic
+RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+LONG_SIDE = 512  # pixels, of models that do not say at which size they were trained
+FETCH_SECONDS = 600
+
+
+def export_web(models: Mapping[str, str], folder: str | Path, *, runtime: str | Path | None = None) -> list[Path]:
+    """Writes the page, the networks as ONNX (parity measured) and ONNX Runtime for browsers; returns the files.
+
+    models   name on the page -> name or file of weights with a foreground class; the first one is the default
+    runtime  an unpacked npm package onnxruntime-web; None: from the cache folder, fetched by npm the first time
+
+    Any web server can serve the folder; from file:// browsers load no modules.
+    Raises ValueError for a model without a foreground, FileNotFoundError for an incomplete `runtime` and a missing npm,
+    RuntimeError where npm fails.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    described, written = [], []
+    for name, source in models.items():
+        predictor = Predictor(source, device="cpu")
+        if predictor.foreground is None:
+            raise ValueError(f"model {name}: {no_foreground(predictor.classes)}")
+        if predictor.in_channels != 3:
+            raise ValueError(f"model {name} takes {predictor.in_channels} channels; the page has pictures of 3")
+        path = target / f"{_plain(name)}.onnx"
+        export_model(predictor.model, path)
+        written += [path, path.with_name(f"{path.name}.parity.json")]
+        described.append(_entry(name, path.name, predictor))
+    for file in runtime_files(runtime):
+        shutil.copyfile(file, target / file.name)
+        written.append(target / file.name)
+    for address, (content, _) in assets("offline").items():
+        written.append(_write(target / (address.lstrip("/") or "index.html"), content))
+    config = json.dumps({"mode": "offline", "models": described}, indent=1).encode()
+    written.append(_write(target / "config.json", config))
+    return written
+
+
+def _entry(name: str, file: str, predictor: Predictor) -> dict[str, Any]:
+    preprocessing = predictor.preprocessing
+    return {
+        "name": name,
+        "file": file,
+        "num_classes": int(getattr(predictor.model, "num_classes", len(predictor.classes))),
+        "foreground": predictor.foreground,
+        "preprocessing": {
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+            "long_side": preprocessing.long_side or LONG_SIDE,
+        },
+        "licences": (getattr(predictor.model, "weights_header", {}) or {}).get("licences", {}),
+    }
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+
+
+def _write(path: Path, content: bytes) -> Path:
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def runtime_files(given: str | Path | None = None) -> list[Path]:
+    """The files of onnxruntime-web that the page needs, from `given`, the cache folder, or npm, in this order."""
+    if given is not None:
+        return _complete(Path(given))
+    package = cache_folder() / "onnxruntime-web"
+    if not all((package / "dist" / name).is_file() for name in RUNTIME):
+        _fetch(package)
+    return _complete(package)
+
+
+def _complete(package: Path) -> list[Path]:
+    folder = package / "dist" if (package / "dist").is_dir() else package
+    missing = [name for name in RUNTIME if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{package} is no unpacked npm package onnxruntime-web: {', '.join(missing)} is missing from {folder}"
+        )
+    return [folder / name for name in RUNTIME]
+
+
+def _fetch(package: Path) -> None:
+    """onnxruntime-web by npm, its needed files moved to `package` when all are there."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise FileNotFoundError(
+            "onnxruntime-web is not here yet and npm, which would fetch it, is not installed; "
+            "install npm, or give the unpacked package with --runtime DIR"
+        )
+    package.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=package.parent) as name:
+        folder = Path(name)
+        needs = resources.files("segmentarium.web").joinpath("runtime", "package.json").read_bytes()
+        (folder / "package.json").write_bytes(needs)
+        command = [
+            npm,
+            "install",
+            "--no-package-lock",
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+            "--loglevel=error",
+        ]
+        try:
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"npm did not fetch onnxruntime-web within {FETCH_SECONDS} seconds") from None
+        if done.returncode:
+            raise RuntimeError(f"npm cannot fetch onnxruntime-web: {done.stderr.strip()[-400:]}")
+        files = _complete(folder / "node_modules" / "onnxruntime-web")
+        (package / "dist").mkdir(parents=True, exist_ok=True)
+        for file in files:
+            file.replace(package / "dist" / file.name)

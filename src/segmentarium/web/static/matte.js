@@ -1,0 +1,155 @@
+// From the network's small soft mask to a matte at full size: guided filters (He, Sun, Tang, ECCV 2010) that get finer,
+// as segmentarium.matting does it, here on the grey picture and on plain arrays.
+
+const STAGES = [5.6, 3.4, 1.7]; // radii in pixels of the network's mask
+const EPSILON = 1e-4;
+
+// Mean over windows of (2 radius + 1)^2 pixels, cut off at the border.
+export function box(plane, width, height, radius) {
+  const across = new Float32Array(plane.length);
+  for (let y = 0; y < height; y++) slide(plane, across, y * width, 1, width, radius);
+  const result = new Float32Array(plane.length);
+  for (let x = 0; x < width; x++) slide(across, result, x, width, height, radius);
+  return result;
+}
+
+function slide(from, to, start, step, length, radius) {
+  let sum = 0;
+  let count = 0;
+  for (let i = 0; i < Math.min(radius, length); i++, count++) sum += from[start + i * step];
+  for (let i = 0; i < length; i++) {
+    if (i + radius < length) { sum += from[start + (i + radius) * step]; count++; }
+    if (i - radius > 0) { sum -= from[start + (i - radius - 1) * step]; count--; }
+    to[start + i * step] = sum / count;
+  }
+}
+
+function combine(count, value) {
+  const result = new Float32Array(count);
+  for (let i = 0; i < count; i++) result[i] = value(i);
+  return result;
+}
+
+const stretch = (value, low, high) => Math.min(1, Math.max(0, (value - low) / (high - low)));
+
+// Bilinear, with the pixels' centres where they belong.
+export function resize(plane, width, height, wide, tall) {
+  const result = new Float32Array(wide * tall);
+  const columns = Array.from({ length: wide }, (_, x) => sampling(x, width, wide));
+  for (let y = 0; y < tall; y++) {
+    const [upper, lower, down] = sampling(y, height, tall);
+    for (let x = 0; x < wide; x++) {
+      const [left, right, over] = columns[x];
+      const top = plane[upper * width + left] * (1 - over) + plane[upper * width + right] * over;
+      const bottom = plane[lower * width + left] * (1 - over) + plane[lower * width + right] * over;
+      result[y * wide + x] = top * (1 - down) + bottom * down;
+    }
+  }
+  return result;
+}
+
+export function sampling(index, from, to) {
+  const position = Math.min(Math.max(((index + 0.5) * from) / to - 0.5, 0), from - 1);
+  const first = Math.floor(position);
+  return [first, Math.min(first + 1, from - 1), position - first];
+}
+
+export const grey = (data, i) => (0.299 * data[4 * i] + 0.587 * data[4 * i + 1] + 0.114 * data[4 * i + 2]) / 255;
+
+// guide: RGBA bytes of the picture in small; chance: the network's mask, 0..1.
+// Gives slope and offset (alpha = slope * grey + offset, before the last stretch) and the small alpha.
+export function fit(guide, width, height, chance, chanceWidth, chanceHeight) {
+  const count = width * height;
+  const light = combine(count, (i) => grey(guide, i));
+  let small = resize(chance, chanceWidth, chanceHeight, width, height);
+  let slope = small;
+  let offset = small;
+  for (const [stage, wanted] of STAGES.entries()) {
+    const radius = Math.max(1, Math.round((wanted * Math.max(width, height)) / Math.max(chanceWidth, chanceHeight)));
+    const blur = (plane) => box(plane, width, height, radius);
+    const meanLight = blur(light);
+    const meanSquare = blur(combine(count, (i) => light[i] * light[i]));
+    const meanSmall = blur(small);
+    const meanProduct = blur(combine(count, (i) => light[i] * small[i]));
+    const steep = combine(count, (i) =>
+      (meanProduct[i] - meanLight[i] * meanSmall[i]) / (Math.max(0, meanSquare[i] - meanLight[i] ** 2) + EPSILON));
+    slope = blur(steep);
+    offset = blur(combine(count, (i) => meanSmall[i] - steep[i] * meanLight[i]));
+    const [low, high] = stage === STAGES.length - 1 ? [0.1, 0.9] : [0.2, 0.8];
+    small = combine(count, (i) => stretch(slope[i] * light[i] + offset[i], low, high));
+  }
+  return { slope, offset, small, width, height };
+}
+
+// Colours (RGBA bytes) of one side of the edge, carried over it: three planes, 0..255.
+export function spread(guide, weight, width, height) {
+  const count = width * height;
+  const scale = Math.max(1, Math.max(width, height) / 288);
+  const total = weight.reduce((sum, value) => sum + value, 0) + 1e-6 * count;
+  return [0, 1, 2].map((channel) => {
+    const weighted = combine(count, (i) => guide[4 * i + channel] * weight[i]);
+    let result = new Float32Array(count).fill(weighted.reduce((sum, value) => sum + value, 0) / total);
+    for (const [radius, trust] of [[16, 1e-3], [2, 1e-2]]) {
+      const colours = box(weighted, width, height, Math.max(1, Math.round(radius * scale)));
+      const weights = box(weight, width, height, Math.max(1, Math.round(radius * scale)));
+      result = combine(count, (i) => (colours[i] + trust * result[i]) / (weights[i] + trust));
+    }
+    return result;
+  });
+}
+
+// The guide out of focus and without the person in it: RGBA bytes.
+export function blurred(guide, small, width, height) {
+  const count = width * height;
+  const weight = combine(count, (i) => (1 - small[i]) ** 2);
+  const radius = Math.max(1, Math.round(0.02 * Math.max(width, height)));
+  const thrice = (plane) => [0, 1, 2].reduce((given) => box(given, width, height, radius), plane);
+  const weights = thrice(weight);
+  const far = spread(guide, weight, width, height); // under a person wider than the blur
+  const result = new Uint8ClampedArray(4 * count).fill(255);
+  for (let channel = 0; channel < 3; channel++) {
+    const colours = thrice(combine(count, (i) => guide[4 * i + channel] * weight[i]));
+    for (let i = 0; i < count; i++) result[4 * i + channel] = (colours[i] + 1e-3 * far[channel][i]) / (weights[i] + 1e-3);
+  }
+  return result;
+}
+
+// Lays the person of `pixels` (RGBA bytes, width x height) over `behind` (the same, or null: nothing), in place.
+// Gives the person's share of the picture.
+export function compose(pixels, width, height, matte, guide, behind) {
+  const { slope, offset, small } = matte;
+  const person = spread(guide, combine(small.length, (i) => small[i] ** 2), matte.width, matte.height);
+  const other = spread(guide, combine(small.length, (i) => (1 - small[i]) ** 2), matte.width, matte.height);
+  const columns = Array.from({ length: width }, (_, x) => sampling(x, matte.width, width));
+  let total = 0;
+  let [i0, i1, i2, i3, s0, s1, s2, s3] = [0, 0, 0, 0, 0, 0, 0, 0]; // no arrays in the loop: there are millions of pixels
+  const at = (plane) => plane[i0] * s0 + plane[i1] * s1 + plane[i2] * s2 + plane[i3] * s3;
+  for (let y = 0; y < height; y++) {
+    const [upper, lower, down] = sampling(y, matte.height, height);
+    for (let x = 0; x < width; x++) {
+      const column = columns[x];
+      const over = column[2];
+      i0 = upper * matte.width + column[0];
+      i1 = upper * matte.width + column[1];
+      i2 = lower * matte.width + column[0];
+      i3 = lower * matte.width + column[1];
+      s0 = (1 - down) * (1 - over);
+      s1 = (1 - down) * over;
+      s2 = down * (1 - over);
+      s3 = down * over;
+      const i = y * width + x;
+      const alpha = stretch(at(slope) * grey(pixels, i) + at(offset), 0.1, 0.9);
+      total += alpha;
+      if (alpha === 1) continue;
+      for (let channel = 0; channel < 3; channel++) {
+        const near = alpha === 0 ? 0 : at(person[channel]);
+        const given = pixels[4 * i + channel];
+        const own = alpha === 0 ? 0 : near + alpha * (given - alpha * near - (1 - alpha) * at(other[channel]));
+        const clear = Math.min(255, Math.max(0, own));
+        pixels[4 * i + channel] = behind ? alpha * clear + (1 - alpha) * behind[4 * i + channel] : clear;
+      }
+      if (!behind) pixels[4 * i + 3] = 255 * alpha;
+    }
+  }
+  return total / (width * height);
+}
