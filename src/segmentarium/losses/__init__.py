@@ -3,6 +3,7 @@
 from segmentarium.losses.base import IGNORE_INDEX, PixelLoss, check_target
 from segmentarium.losses.boundary_focal import BoundaryAwareFocal
 from segmentarium.losses.class_presence import ClassPresence
+from segmentarium.losses.connectivity import Connectivity
 from segmentarium.losses.cross_entropy import CrossEntropy
 from segmentarium.losses.detail import DetailLoss
 from segmentarium.losses.dice import Dice
@@ -19,6 +20,7 @@ __all__ = [
     "AtOutputSize",
     "BoundaryAwareFocal",
     "ClassPresence",
+    "Connectivity",
     "CrossEntropy",
     "DetailLoss",
     "Dice",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segmentarium.losses.base import PixelLoss
 from segmentarium.losses.boundary_focal import BoundaryAwareFocal
+from segmentarium.losses.connectivity import Connectivity
 from segmentarium.losses.cross_entropy import CrossEntropy
 from segmentarium.losses.dice import Dice
 from segmentarium.losses.focal import Focal
@@ -24,6 +25,7 @@ LOSSES: dict[str, type[PixelLoss]] = {
     "focal": Focal,
     "boundary_focal": BoundaryAwareFocal,
     "lovasz": Lovasz,
+    "connectivity": Connectivity,
 }
 
 
@@ -54,8 +56,8 @@ def build_loss(name: str, **arguments: Any) -> nn.Module:
     """A loss by name, or a weighted sum of several.
 
     Args:
-        name: cross_entropy, ohem, dice, focal, boundary_focal or lovasz; joined by "+", each with an optional factor:
-            "cross_entropy+dice", "ohem+0.5*lovasz".
+        name: cross_entropy, ohem, dice, focal, boundary_focal, lovasz or connectivity; joined by "+", each with an
+            optional factor: "cross_entropy+dice", "ohem+0.5*lovasz".
         **arguments: for the losses; in a sum, each goes to those that have it (class_weight and ignore_index: all).
 
     Returns:
