@@ -213,7 +213,16 @@ def test_no_unfinished_work() -> None:
 
 
 def test_no_lock_file_is_tracked() -> None:
-    locks = {"uv.lock", "poetry.lock", "Pipfile.lock", "pdm.lock", "pixi.lock", "pylock.toml"}
+    locks = {
+        "uv.lock",
+        "poetry.lock",
+        "Pipfile.lock",
+        "pdm.lock",
+        "pixi.lock",
+        "pylock.toml",
+        "package-lock.json",
+        "npm-shrinkwrap.json",
+    }
     assert [named(path) for path in tracked() if path.name in locks] == []
 
 

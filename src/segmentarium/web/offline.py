@@ -34,20 +34,17 @@ def export_web(models: Mapping[str, str], folder: str | Path, *, runtime: str | 
     Raises ValueError for a model without a foreground, FileNotFoundError for an incomplete `runtime` and a missing npm,
     RuntimeError where npm fails.
     """
+    predictors = {name: _checked(name, source) for name, source in models.items()}
+    files = runtime_files(runtime)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     described, written = [], []
-    for name, source in models.items():
-        predictor = Predictor(source, device="cpu")
-        if predictor.foreground is None:
-            raise ValueError(f"model {name}: {no_foreground(predictor.classes)}")
-        if predictor.in_channels != 3:
-            raise ValueError(f"model {name} takes {predictor.in_channels} channels; the page has pictures of 3")
+    for name, predictor in predictors.items():
         path = target / f"{_plain(name)}.onnx"
         export_model(predictor.model, path)
         written += [path, path.with_name(f"{path.name}.parity.json")]
         described.append(_entry(name, path.name, predictor))
-    for file in runtime_files(runtime):
+    for file in files:
         shutil.copyfile(file, target / file.name)
         written.append(target / file.name)
     for address, (content, _) in assets("offline").items():
@@ -55,6 +52,15 @@ def export_web(models: Mapping[str, str], folder: str | Path, *, runtime: str | 
     config = json.dumps({"mode": "offline", "models": described}, indent=1).encode()
     written.append(_write(target / "config.json", config))
     return written
+
+
+def _checked(name: str, source: str) -> Predictor:
+    predictor = Predictor(source, device="cpu")
+    if predictor.foreground is None:
+        raise ValueError(f"model {name}: {no_foreground(predictor.classes)}")
+    if predictor.in_channels != 3:
+        raise ValueError(f"model {name} takes {predictor.in_channels} channels; the page has pictures of 3")
+    return predictor
 
 
 def _entry(name: str, file: str, predictor: Predictor) -> dict[str, Any]:

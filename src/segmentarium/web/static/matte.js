@@ -6,22 +6,28 @@ const EPSILON = 1e-4;
 
 // Mean over windows of (2 radius + 1)^2 pixels, cut off at the border.
 export function box(plane, width, height, radius) {
-  const across = new Float32Array(plane.length);
-  for (let y = 0; y < height; y++) slide(plane, across, y * width, 1, width, radius);
   const result = new Float32Array(plane.length);
-  for (let x = 0; x < width; x++) slide(across, result, x, width, height, radius);
-  return result;
-}
-
-function slide(from, to, start, step, length, radius) {
-  let sum = 0;
-  let count = 0;
-  for (let i = 0; i < Math.min(radius, length); i++, count++) sum += from[start + i * step];
-  for (let i = 0; i < length; i++) {
-    if (i + radius < length) { sum += from[start + (i + radius) * step]; count++; }
-    if (i - radius > 0) { sum -= from[start + (i - radius - 1) * step]; count--; }
-    to[start + i * step] = sum / count;
+  const sums = new Float64Array(width); // of the window's rows, a column each
+  let rows = 0;
+  const add = (y, sign) => {
+    const start = y * width;
+    for (let x = 0; x < width; x++) sums[x] += sign * plane[start + x];
+    rows += sign;
+  };
+  for (let y = 0; y < Math.min(radius, height); y++) add(y, 1);
+  for (let y = 0; y < height; y++) {
+    if (y + radius < height) add(y + radius, 1);
+    if (y - radius > 0) add(y - radius - 1, -1);
+    let sum = 0;
+    let count = 0;
+    for (; count < Math.min(radius, width); count++) sum += sums[count];
+    for (let x = 0; x < width; x++) {
+      if (x + radius < width) { sum += sums[x + radius]; count++; }
+      if (x - radius > 0) { sum -= sums[x - radius - 1]; count--; }
+      result[y * width + x] = sum / (count * rows);
+    }
   }
+  return result;
 }
 
 function combine(count, value) {
@@ -57,7 +63,8 @@ export function sampling(index, from, to) {
 export const grey = (data, i) => (0.299 * data[4 * i] + 0.587 * data[4 * i + 1] + 0.114 * data[4 * i + 2]) / 255;
 
 // guide: RGBA bytes of the picture in small; chance: the network's mask, 0..1.
-// Gives slope and offset (alpha = slope * grey + offset, before the last stretch) and the small alpha.
+// Gives slope and offset (alpha = slope * grey + offset, before the last stretch), the small alpha, and the background's
+// colours carried under the person.
 export function fit(guide, width, height, chance, chanceWidth, chanceHeight) {
   const count = width * height;
   const light = combine(count, (i) => grey(guide, i));
@@ -78,7 +85,8 @@ export function fit(guide, width, height, chance, chanceWidth, chanceHeight) {
     const [low, high] = stage === STAGES.length - 1 ? [0.1, 0.9] : [0.2, 0.8];
     small = combine(count, (i) => stretch(slope[i] * light[i] + offset[i], low, high));
   }
-  return { slope, offset, small, width, height };
+  const behind = spread(guide, combine(count, (i) => (1 - small[i]) ** 2), width, height);
+  return { slope, offset, small, behind, width, height };
 }
 
 // Colours (RGBA bytes) of one side of the edge, carried over it: three planes, 0..255.
@@ -86,30 +94,31 @@ export function spread(guide, weight, width, height) {
   const count = width * height;
   const scale = Math.max(1, Math.max(width, height) / 288);
   const total = weight.reduce((sum, value) => sum + value, 0) + 1e-6 * count;
+  const windows = [[16, 1e-3], [2, 1e-2]].map(([radius, trust]) => [Math.max(1, Math.round(radius * scale)), trust]);
+  const weights = windows.map(([radius]) => box(weight, width, height, radius));
   return [0, 1, 2].map((channel) => {
     const weighted = combine(count, (i) => guide[4 * i + channel] * weight[i]);
-    let result = new Float32Array(count).fill(weighted.reduce((sum, value) => sum + value, 0) / total);
-    for (const [radius, trust] of [[16, 1e-3], [2, 1e-2]]) {
-      const colours = box(weighted, width, height, Math.max(1, Math.round(radius * scale)));
-      const weights = box(weight, width, height, Math.max(1, Math.round(radius * scale)));
-      result = combine(count, (i) => (colours[i] + trust * result[i]) / (weights[i] + trust));
+    const result = new Float32Array(count).fill(weighted.reduce((sum, value) => sum + value, 0) / total);
+    for (const [stage, [radius, trust]] of windows.entries()) {
+      const colours = box(weighted, width, height, radius);
+      const here = weights[stage];
+      for (let i = 0; i < count; i++) result[i] = (colours[i] + trust * result[i]) / (here[i] + trust);
     }
     return result;
   });
 }
 
 // The guide out of focus and without the person in it: RGBA bytes.
-export function blurred(guide, small, width, height) {
+export function blurred(guide, { small, behind, width, height }) {
   const count = width * height;
   const weight = combine(count, (i) => (1 - small[i]) ** 2);
   const radius = Math.max(1, Math.round(0.02 * Math.max(width, height)));
   const thrice = (plane) => [0, 1, 2].reduce((given) => box(given, width, height, radius), plane);
   const weights = thrice(weight);
-  const far = spread(guide, weight, width, height); // under a person wider than the blur
   const result = new Uint8ClampedArray(4 * count).fill(255);
   for (let channel = 0; channel < 3; channel++) {
     const colours = thrice(combine(count, (i) => guide[4 * i + channel] * weight[i]));
-    for (let i = 0; i < count; i++) result[4 * i + channel] = (colours[i] + 1e-3 * far[channel][i]) / (weights[i] + 1e-3);
+    for (let i = 0; i < count; i++) result[4 * i + channel] = (colours[i] + 1e-3 * behind[channel][i]) / (weights[i] + 1e-3);
   }
   return result;
 }
@@ -119,7 +128,6 @@ export function blurred(guide, small, width, height) {
 export function compose(pixels, width, height, matte, guide, behind) {
   const { slope, offset, small } = matte;
   const person = spread(guide, combine(small.length, (i) => small[i] ** 2), matte.width, matte.height);
-  const other = spread(guide, combine(small.length, (i) => (1 - small[i]) ** 2), matte.width, matte.height);
   const columns = Array.from({ length: width }, (_, x) => sampling(x, matte.width, width));
   let total = 0;
   let [i0, i1, i2, i3, s0, s1, s2, s3] = [0, 0, 0, 0, 0, 0, 0, 0]; // no arrays in the loop: there are millions of pixels
@@ -144,7 +152,7 @@ export function compose(pixels, width, height, matte, guide, behind) {
       for (let channel = 0; channel < 3; channel++) {
         const near = alpha === 0 ? 0 : at(person[channel]);
         const given = pixels[4 * i + channel];
-        const own = alpha === 0 ? 0 : near + alpha * (given - alpha * near - (1 - alpha) * at(other[channel]));
+        const own = alpha === 0 ? 0 : near + alpha * (given - alpha * near - (1 - alpha) * at(matte.behind[channel]));
         const clear = Math.min(255, Math.max(0, own));
         pixels[4 * i + channel] = behind ? alpha * clear + (1 - alpha) * behind[4 * i + channel] : clear;
       }

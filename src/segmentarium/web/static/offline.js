@@ -73,7 +73,7 @@ async function behindOf(background, guide, matte, width, height) {
   const canvas = new OffscreenCanvas(matte.width, matte.height);
   const context = canvas.getContext("2d");
   if (background === "blur") {
-    context.putImageData(new ImageData(blurred(guide, matte.small, matte.width, matte.height), matte.width), 0, 0);
+    context.putImageData(new ImageData(blurred(guide, matte), matte.width), 0, 0);
   } else {
     context.fillStyle = background;
     context.fillRect(0, 0, matte.width, matte.height);
