@@ -20,7 +20,7 @@ def recipe() -> TrainingOptions:
         crop_size=(352, 480),
         scale=(0.6, 1.8),
         class_mix=0.5,
-        max_steps=4500,
+        max_steps=4000,
         batch_size=8,
         optimizer="adamw",
         learning_rate=1.5e-3,
