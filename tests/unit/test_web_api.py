@@ -24,11 +24,11 @@ from segmentarium.contracts import Preprocessing
 httpx = pytest.importorskip("httpx", reason="httpx is not installed: the HTTP API is not tested")
 pytest.importorskip("fastapi", reason="fastapi is not installed: pip install 'segmentarium[web]'")
 
-from segmentarium.cli.serve import allowed_hosts, named_models
+from segmentarium.cli.serve import allowed_hosts
 from segmentarium.web.app import create_app
 from segmentarium.web.limits import Limits, Refused
 from segmentarium.web.uploads import background_of, decode
-from segmentarium.web.work import Batches, SharedPredictor
+from segmentarium.web.work import SharedPredictor
 
 RED, BLUE, GREEN = (220, 30, 30), (30, 30, 200), (0, 255, 0)
 
@@ -439,40 +439,6 @@ def test_an_error_inside_says_nothing_of_the_inside() -> None:
     assert app.state.workshop.taken == 0
 
 
-def test_pictures_that_wait_are_computed_together() -> None:
-    gate, calls = threading.Event(), []
-
-    def run(image: Tensor) -> Tensor:
-        calls.append(tuple(image.shape))
-        assert gate.wait(10)
-        return image.double() * 2
-
-    batches = Batches(run, pixels=3 * 64)
-    images = [torch.full((1, 3, 8, 8), float(i)) for i in range(6)] + [torch.full((1, 3, 4, 8), 9.0)]
-    results: dict[int, Tensor] = {}
-    threads = [threading.Thread(target=lambda i=i: results.update({i: batches(images[i])})) for i in range(7)]
-    threads[0].start()
-    while not calls:
-        time.sleep(0.001)
-    for thread in threads[1:]:
-        thread.start()
-    while len(batches._waiting) < 6:
-        time.sleep(0.001)
-    gate.set()
-    for thread in threads:
-        thread.join(10)
-    assert all(torch.equal(results[i], images[i].double() * 2) for i in range(7))
-    assert sorted(calls) == sorted([(1, 3, 8, 8), (3, 3, 8, 8), (2, 3, 8, 8), (1, 3, 4, 8)])
-
-
-def test_an_error_of_a_batch_reaches_its_callers() -> None:
-    def run(image: Tensor) -> Tensor:
-        raise MemoryError("full")
-
-    with pytest.raises(MemoryError, match="full"):
-        Batches(run)(torch.zeros(1, 3, 4, 4))
-
-
 def test_a_shared_predictor_sees_what_a_plain_one_sees() -> None:
     from segmentarium.inference import Predictor
 
@@ -481,24 +447,7 @@ def test_a_shared_predictor_sees_what_a_plain_one_sees() -> None:
     assert np.array_equal(SharedPredictor(model)(image).mask, Predictor(model)(image).mask)
 
 
-# options ----------------------------------------------------------------------------------------------------------------
-
-
-def test_models_of_the_command_line() -> None:
-    assert named_models("person, a/best.safetensors,x=b.pth") == {
-        "person": "person",
-        "best": "a/best.safetensors",
-        "x": "b.pth",
-    }
-    with pytest.raises(ValueError, match="two models called 'best'"):
-        named_models("a/best.safetensors,b/best.safetensors")
-    with pytest.raises(ValueError, match="--models is empty"):
-        named_models(" , ")
-
-
-def test_limits_are_positive() -> None:
-    with pytest.raises(ValueError, match="places is 0; give a number above 0"):
-        Limits(places=0)
+# reading ----------------------------------------------------------------------------------------------------------------
 
 
 def test_backgrounds_are_words_colours_or_pictures() -> None:
