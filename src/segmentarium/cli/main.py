@@ -17,6 +17,7 @@ VERBS = {
     "benchmark": ("benchmark", "latency, throughput, parameters, FLOPs and memory on this machine"),
     "check-data": ("check_data", "find what is wrong with a data set before training on it"),
     "serve": ("serve", "a page and an HTTP API on this machine: portraits and masks in the browser"),
+    "export-web": ("export_web", "the page with the network inside it: plain files, no server that sees a picture"),
     "models": ("models", "list the registered models with their cards"),
 }
 
