@@ -68,7 +68,9 @@ def fold_batch_norm(model: nn.Module, example: Tensor, only: Collection[nn.Modul
         if only is not None and norm not in only:
             continue
         conv = next(iter(convs))
-        if len(convs) != 1 or not _foldable(conv) or len(norms_of[conv]) != 1 or calls[conv] != calls[norm]:
+        if len(convs) != 1 or conv is None or not _foldable(conv):
+            continue
+        if len(norms_of[conv]) != 1 or calls[conv] != calls[norm]:
             continue
         assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
         assert isinstance(norm, nn.BatchNorm2d)

@@ -29,5 +29,6 @@ class SharedConv(nn.Module):
 
     def reparameterize(self) -> None:
         if self.conv is not None:
-            self.folded = nn.ModuleList(fuse_conv_bn_eval(self.conv, norm) for norm in self.norms)
+            norms = [norm for norm in self.norms if isinstance(norm, nn.BatchNorm2d)]
+            self.folded = nn.ModuleList(fuse_conv_bn_eval(self.conv, norm) for norm in norms)
             self.conv, self.norms = None, nn.ModuleList()

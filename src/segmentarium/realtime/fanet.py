@@ -154,12 +154,14 @@ PAPER = Paper(
     code_licence="MIT",
 )
 
-# parameters and multiply-adds as counted in the public code
-register(
-    "fanet18",
-    FANet,
-    Card(PAPER, "realtime", 13.82, 11.85, (512, 1024), 19, {"Cityscapes test mIoU": 74.4, "CamVid test mIoU": 69.0}),
+SCORES = {"Cityscapes test mIoU": 74.4, "CamVid test mIoU": 69.0}
+LEARNING = (
+    "a 64×64 image leaves the auxiliary heads 2×2 logits and a single one, whose losses cannot halve; the main one's does "
+    "(1.43 to 0.40 by cross entropy)"
 )
+
+# parameters and multiply-adds as counted in the public code
+register("fanet18", FANet, Card(PAPER, "realtime", 13.82, 11.85, (512, 1024), 19, SCORES, {"learning": LEARNING}))
 register(
     "fanet34",
     FANet,

@@ -167,7 +167,7 @@ class ShelfNet(SegmentationModel):
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.backbone = create_backbone(backbone, in_channels=in_channels)
         use_leaky_relu(self.backbone)
-        given = dict(zip(self.backbone.strides, self.backbone.channels, strict=True))  # type: ignore[arg-type]
+        given: dict[int, int] = dict(zip(self.backbone.strides, self.backbone.channels, strict=True))  # type: ignore[arg-type]
         channels = (width, 2 * width, 4 * width)
         self.reductions = nn.ModuleList(
             nn.Identity() if given[stride] == wanted else ConvNormAct(given[stride], wanted, 1, act=LEAKY)
@@ -223,7 +223,7 @@ class ShelfNetPascal(SegmentationModel):
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.backbone = create_backbone(backbone, in_channels=in_channels)
-        given = dict(zip(self.backbone.strides, self.backbone.channels, strict=True))  # type: ignore[arg-type]
+        given: dict[int, int] = dict(zip(self.backbone.strides, self.backbone.channels, strict=True))  # type: ignore[arg-type]
         channels = (width, 2 * width, 4 * width, 8 * width)
         self.reductions = nn.ModuleList(
             ConvNormAct(given[stride], wanted, 1) for stride, wanted in zip((4, 8, 16, 32), channels, strict=True)
@@ -283,10 +283,18 @@ PAPER = Paper(
     code="https://github.com/juntang-zhuang/ShelfNet",
     code_licence="MIT",
 )
+LEARNING = (
+    "a 64×64 image leaves the auxiliary heads 4×4 and 2×2 logits, whose losses cannot halve; the main one's does "
+    "(1.51 to 0.45 by cross entropy)"
+)
 TEST, VOC = "Cityscapes test mIoU", "VOC 2012 test mIoU (COCO pretraining)"
 
 # parameters and multiply-adds as counted in the public code
-register("shelfnet18", ShelfNet, Card(PAPER, "realtime", 14.60, 24.68, (512, 1024), 19, {TEST: 74.8}))
+register(
+    "shelfnet18",
+    ShelfNet,
+    Card(PAPER, "realtime", 14.60, 24.68, (512, 1024), 19, {TEST: 74.8}, {"learning": LEARNING}),
+)
 register(
     "shelfnet34",
     ShelfNet,

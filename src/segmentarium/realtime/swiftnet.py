@@ -148,7 +148,7 @@ class SwiftNet(SegmentationModel):
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.preprocessing = PREPROCESSING.for_channels(in_channels)
         self.backbone = create_backbone(backbone, in_channels=in_channels)
-        widths = dict(zip(self.backbone.strides, self.backbone.channels, strict=True))  # type: ignore[arg-type]
+        widths: dict[int, int] = dict(zip(self.backbone.strides, self.backbone.channels, strict=True))  # type: ignore[arg-type]
         self.decoder = Decoder(tuple(widths[stride] for stride in (4, 8, 16, 32)), channels)
         self.classifier = NormActConv(channels, num_classes, 1, bias=True)
         self.set_objective({"logits": (1.0, CrossEntropy())})
