@@ -59,7 +59,8 @@ class NonBottleneck1D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        return F.relu(self.dropout(self.norm2(self.conv2(y))) + x)
+        y = self.dropout(self.norm2(self.conv2(y)))  # used by nothing else, so that the sum may take its place
+        return F.relu(y.add_(x), inplace=True)
 
 
 class Upsampler(nn.Module):
@@ -161,5 +162,9 @@ PAPER = Paper(
 )
 SCORES = {"Cityscapes val mIoU": 70.0, "Cityscapes test mIoU": 68.0, "Cityscapes test mIoU (ImageNet encoder)": 69.7}
 
-register("erfnet", ERFNet, Card(PAPER, "realtime", 2.06, None, None, 20, SCORES))
+LEARNING = (
+    "three tenths of the channels are dropped in each of the eight deep blocks: the loss halves in 50 steps, not in 30"
+)
+
+register("erfnet", ERFNet, Card(PAPER, "realtime", 2.06, None, None, 20, SCORES, {"learning": LEARNING}))
 register("erfnet_encoder", ERFNetEncoder, Card(PAPER, "realtime", None, None, None, 20))
