@@ -10,6 +10,7 @@ from collections.abc import Sequence
 # verb -> (module, one line)
 VERBS = {
     "segment": ("segment", "masks, overlays and cut-outs of images, folders, videos or the webcam"),
+    "portrait": ("portrait", "the person in front of a blur, a colour, an image or nothing: photos, videos, webcam"),
     "train": ("train", "train a model on a data set or a folder of labelled images"),
     "evaluate": ("evaluate", "score a model: mIoU, boundary IoU, per-class table, report"),
     "compare": ("compare", "several models under one budget: accuracy, latency and pictures on one page"),

@@ -122,13 +122,11 @@ def blurred(matte: Matte, strength: float) -> Tensor:
     """
     side = max(matte.guide.shape[1:])
     deviation = strength / 100 * side
-    # never more than needed: a blur of 4 pixels looks the same at any size of the guide
-    shrink = max(1, int(deviation / 4))
+    # never more than needed: a blur of 2.5 pixels looks the same at any size of the guide
+    shrink = max(1, int(deviation / 2.5))
     planes = torch.cat((matte.guide, matte.small[None]))
     if shrink > 1:
-        planes = torch.nn.functional.avg_pool2d(
-            planes[None], shrink, ceil_mode=True, count_include_pad=False
-        )[0]  # fmt: skip
+        planes = torch.nn.functional.avg_pool2d(planes[None], shrink, ceil_mode=True, count_include_pad=False)[0]
     weight = (1 - planes[-1]).square()
     weighted = torch.cat((planes[:-1] * weight, weight[None]))
     # under a person who fills most of the picture: the mean of all that there is

@@ -179,7 +179,7 @@ def convert_clip(
 ) -> ClipResult:
     """A clip with the person in front of the portrait's background.
 
-    source        a video file, an animated GIF, or a binary stream (y4m, Matroska, MPEG-TS, …)
+    source        a video file, an animated GIF, the number of a webcam, or a binary stream (y4m, Matroska, MPEG-TS, …)
     out           .mp4, .mov, .mkv or .webm; of a transparent background .webm (VP9), .mov (ProRes 4444) or a folder (PNG);
                   a binary stream: y4m, of a transparent background PNG after PNG
     alpha_format  "webm", "prores" or "png": what a folder or an `out` without suffix means; else the suffix decides
@@ -190,15 +190,40 @@ def convert_clip(
     like `stop`.  A damaged end of the source ends the file there, too, and is told in the result.  Raises VideoError where
     there is not one frame, ValueError for an `out` that cannot be.
     """
-    stream_in = hasattr(source, "read")
-    name = "the input" if stream_in else str(source)
     target = None if hasattr(out, "write") else Path(fspath(out))  # type: ignore[arg-type]
     if target is not None:
         check_target(target, portrait.transparent, alpha_format)
+    reader: Any
+    if isinstance(source, int):
+        from segmentarium.matting.camera import Camera
+
+        reader = Camera(source)
+    elif hasattr(source, "read"):
+        reader = Reader(source, "the input")
+    else:
+        reader = Reader(fspath(source), fspath(source))  # type: ignore[arg-type]
+
+    def open_writer(stack: contextlib.ExitStack, reader: Any, layout: Layout) -> Writer:
+        return _open_writer(stack, portrait, reader, layout, target, out)
+
+    result = run_clip(portrait, reader, open_writer, progress=progress, stop=stop)
+    result.path = target
+    return result
+
+
+def run_clip(
+    portrait: Portrait,
+    source: Any,
+    open_writer: Callable[[contextlib.ExitStack, Any, Layout], Any],
+    *,
+    progress: Callable[[int, int | None], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> ClipResult:
+    """From a `Reader` (or what has its face) to the `Writer` that `open_writer` makes for the clip's layout."""
     started = time.perf_counter()
     done, total_share, interrupted = 0, 0.0, False
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(Reader(source if stream_in else str(source), name))
+        reader = stack.enter_context(source)
         items = iter(reader)
         first: list[Any] = []
         for item in items:
@@ -209,7 +234,7 @@ def convert_clip(
         size = mask_size(portrait, layout)
         worker = FrameWorker(portrait, layout)
         stack.callback(worker.close)
-        writer = _open_writer(stack, portrait, reader, layout, target, out, alpha_format)
+        writer = open_writer(stack, reader, layout)
         decoded = stack.enter_context(Ahead(_steps(reader, first, items, layout, size)))
         looked = stack.enter_context(Ahead(worker.look(i) if isinstance(i, Step) else i for i in decoded))
         behind = stack.enter_context(Behind(lambda i: writer.sound(i) if _is_packet(i) else writer.frame(i)))
@@ -233,7 +258,7 @@ def convert_clip(
         writer.finish()
         damage = None if interrupted else reader.damage
     seconds = time.perf_counter() - started
-    return ClipResult(target, done, seconds, total_share / max(1, done), damage, interrupted)
+    return ClipResult(None, done, seconds, total_share / max(1, done), damage, interrupted)
 
 
 def _is_packet(item: Any) -> bool:
@@ -278,7 +303,6 @@ def _open_writer(
     layout: Layout,
     target: Path | None,
     out: Any,
-    alpha_format: str,
 ) -> Writer:
     from segmentarium.weights import atomic_write
 

@@ -68,10 +68,9 @@ class _Looped:
         self._next = next(self._frames)
 
     def at(self, seconds: float) -> Planes:
-        moved = False
-        while self._next[0] <= seconds:
-            self._now, self._next, moved = self._next, next(self._frames), True
-        if moved or isinstance(self._now[1], tuple) is False:
+        while self._next[0] <= seconds + 1e-3:  # sums of frame times differ in their last digits
+            self._now, self._next = self._next, next(self._frames)
+        if not isinstance(self._now[1], tuple):
             self._now = (self._now[0], self._cut(self._now[1]))
         return self._now[1]
 

@@ -23,9 +23,10 @@ from segmentarium.matting.guided import apply, box, coefficients
 
 GUIDE_SIDE = 640  # longer side of the guide of a photo, pixels
 STAGES = (5.6, 3.4, 1.7)  # radii of the filter's passes in pixels of the network's mask
-EPSILON = 1e-4
+EPSILON = 1e-3
 STRETCH = (0.2, 0.8)  # between the passes; STRETCH_LAST after the last one
 STRETCH_LAST = (0.1, 0.9)
+MARGIN = 2  # pixels of the guide around what is neither clear nor solid in it that are evaluated, too
 _BAND = 128
 
 
@@ -54,9 +55,9 @@ class Matte:
     def __init__(self, functions: Tensor, small: Tensor, guide: Tensor, size: tuple[int, int]) -> None:
         self.small, self.guide, self.size = small, guide, size
         self._functions = functions
-        low = torch.nn.functional.max_pool2d(torch.stack((small, -small))[None], 5, 1, 2)[0]
-        highest, lowest = low[0], -low[1]
-        state = torch.where(highest <= 0, 0, torch.where(lowest >= 1, 255, _BAND))
+        level = (small > 0).to(torch.uint8) + (small >= 1).to(torch.uint8)
+        highest, lowest = _largest(level, MARGIN), 2 - _largest(2 - level, MARGIN)
+        state = torch.where(highest == 0, 0, torch.where(lowest == 2, 255, _BAND))
         self._state = state.to(torch.uint8).numpy()
         height, width = size
         self._rows = ((np.arange(height) + 0.5) * (small.shape[0] / height)).astype(np.intp)
@@ -121,10 +122,16 @@ class Matte:
     def _colour_maps(self) -> Tensor:
         """The functions, the person's colours and the background's, spread over the edge: (3 C + 1, h, w)."""
         if self._maps is None:
-            scale = max(1.0, max(self.small.shape) / 288)
-            person = spread(self.guide, self.small.square(), scale)
-            behind = spread(self.guide, (1 - self.small).square(), scale)
-            self._maps = torch.cat((self._functions, person, behind))
+            # the colours vary slowly: half the guide's size is enough, and a quarter of the work
+            planes = torch.cat((self.guide, self.small[None]))
+            height, width = self.small.shape
+            if min(height, width) >= 16:
+                planes = torch.nn.functional.avg_pool2d(planes[None], 2, ceil_mode=True, count_include_pad=False)[0]
+            guide, small = planes[:-1], planes[-1]
+            scale = max(small.shape) / 288
+            both = torch.cat((spread(guide, small.square(), scale), spread(guide, (1 - small).square(), scale)))
+            both = torch.nn.functional.interpolate(both[None], (height, width), mode="bilinear")[0]
+            self._maps = torch.cat((self._functions, both))
         return self._maps
 
 
@@ -174,3 +181,17 @@ def resized(plane: Tensor, size: tuple[int, int]) -> Tensor:
 def _stretched(values: Tensor, limits: tuple[float, float]) -> Tensor:
     low, high = limits
     return values.sub(low).mul_(1 / (high - low)).clamp_(0, 1)
+
+
+def _largest(level: Tensor, radius: int) -> Tensor:
+    """The largest value within `radius` in both directions, (h, w) uint8; four times as fast as a pooling layer."""
+    height, width = level.shape
+    result = level.clone()
+    for step in range(1, min(radius, height - 1) + 1):
+        torch.maximum(result[step:], level[:-step], out=result[step:])
+        torch.maximum(result[:-step], level[step:], out=result[:-step])
+    rows = result.clone()
+    for step in range(1, min(radius, width - 1) + 1):
+        torch.maximum(result[:, step:], rows[:, :-step], out=result[:, step:])
+        torch.maximum(result[:, :-step], rows[:, step:], out=result[:, :-step])
+    return result

@@ -33,7 +33,7 @@ class Reader:
         self._failures = (FFmpegError,)
         self.name = name
         try:
-            self._container = av.open(source, "r")
+            self._container: Any = av.open(source, "r")
         except (FFmpegError, OSError, ValueError) as error:
             raise VideoError(f"{name} cannot be read as a video: {error}") from error
         if not self._container.streams.video:

@@ -1,0 +1,257 @@
+"""`segmentarium portrait`: the person of photos, clips or the webcam in front of another background."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+OUT = "portraits"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        nargs="+",
+        help="photo, video, animated GIF, folder, glob, http(s) address, number of a webcam, or - (standard input)",
+    )
+    parser.add_argument(
+        "--background",
+        default="blur",
+        metavar="blur|transparent|COLOUR|IMAGE|VIDEO",
+        help="blur, blur:STRENGTH (per cent of the longer side, default 2), transparent, a colour (green, #20c040),\n"
+        "or a file: an image, or a video for clips, repeated (default: blur)",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR|FILE|-",
+        help=f"folder, or for one source a file, or - (standard output) (default: {OUT}; of source -: -)",
+    )
+    parser.add_argument("--model", default="person", help="a name, a weights file, or hf:OWNER/NAME (default: person)")
+    parser.add_argument(
+        "--engine",
+        choices=("torch", "compile", "onnxruntime", "openvino", "auto"),
+        help="auto: the fastest that is installed and agrees, measured once (default: auto for clips, else torch)",
+    )
+    parser.add_argument("--foreground", metavar="CLASS", help="class that stays, of a model with several")
+    parser.add_argument(
+        "--alpha-format",
+        default="webm",
+        choices=("webm", "prores", "png"),
+        help="of transparent clips: VP9 in WebM, ProRes 4444, or a folder of PNG (default: webm)",
+    )
+    parser.add_argument(
+        "--to",
+        choices=("files", "window", "camera"),
+        help="of a webcam: record, show, or feed a virtual camera (default: window)",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def run(options: argparse.Namespace) -> int:
+    """0: everything was done; 1: some inputs failed or were damaged; 2: nothing could be done; 130: interrupted."""
+    if "-" in options.source:
+        if options.source != ["-"]:
+            raise ValueError("- is the standard input: give it as the only source")
+        return _pipe(options)
+    from segmentarium.inference.sources import expand
+
+    items = [_animated(item) for item in expand(list(options.source))]
+    clips = any(item.kind != "picture" for item in items)
+    target = Path(options.out or OUT)
+    to_stdout = options.out == "-"
+    as_file = to_stdout or bool(target.suffix and not target.is_dir())
+    if as_file and len(items) > 1:
+        raise ValueError(f"--out {options.out} is one file and there are {len(items)} sources; give a folder")
+    if options.to in ("window", "camera") and any(item.kind != "webcam" for item in items):
+        raise ValueError(f"--to {options.to} is for a webcam; files become files")
+    portrait = _portrait(options, clips)
+    failed = done = 0
+    with _Stop() as stop, _bar() as bar:
+        for item in items:
+            try:
+                where = (
+                    sys.stdout.buffer if to_stdout else target if as_file else _name(portrait, item, target, options)
+                )
+                message = _one(portrait, item, where, options, bar, stop)
+                done += 1
+                if message:
+                    failed += 1
+                    _tell(message)
+            except (ValueError, OSError, ImportError, MemoryError) as error:
+                if options.debug:
+                    raise
+                failed += 1
+                text = str(error) or type(error).__name__
+                _tell(text if item.origin in text else f"{item.origin}: {text}")
+            if stop():
+                _tell("interrupted; what was done until then is complete")
+                return 130
+    if not done:
+        _tell(f"none of {len(items)} inputs could be done")
+        return 2
+    _note(f"{done} of {len(items)} done with {portrait.predictor.model_name}; see {'-' if to_stdout else target}")
+    return 1 if failed else 0
+
+
+def _portrait(options: argparse.Namespace, clips: bool) -> Any:
+    from segmentarium.matting.portrait import Portrait
+
+    engine = options.engine or ("auto" if clips else "torch")
+    return Portrait(options.background, options.model, engine=engine, foreground=options.foreground)
+
+
+def _animated(item: Any) -> Any:
+    """An animated GIF or PNG is a clip."""
+    import dataclasses
+
+    from PIL import Image
+
+    if item.kind != "picture" or item.path is None or item.path.suffix.lower() not in (".gif", ".png"):
+        return item
+    try:
+        with Image.open(item.path) as image:
+            animated = getattr(image, "n_frames", 1) > 1
+    except Exception:  # the reader says what is wrong with it
+        return item
+    return dataclasses.replace(item, kind="video", load=None) if animated else item
+
+
+def _name(portrait: Any, item: Any, folder: Path, options: argparse.Namespace) -> Path:
+    if item.kind == "picture":
+        from segmentarium.inference.readers import LARGE, picture_size
+
+        jpeg = False
+        if item.path is not None and item.path.suffix.lower() in (".jpg", ".jpeg") and not portrait.transparent:
+            width, height = picture_size(item.path)
+            jpeg = width * height <= LARGE  # larger ones are written in rows, as PNG
+        return folder / f"{item.name}{'.jpg' if jpeg else '.png'}"
+    from segmentarium.matting.clip import clip_suffix
+
+    return folder / f"{item.name}{clip_suffix(transparent=portrait.transparent, alpha_format=options.alpha_format)}"
+
+
+def _one(portrait: Any, item: Any, where: Any, options: argparse.Namespace, bar: Any, stop: Any) -> str | None:
+    """Does one input; what to tell about it, if something was wrong."""
+    from segmentarium.matting.portrait import NOBODY
+
+    if item.kind == "picture":
+        if item.path is not None and isinstance(where, Path):
+            share = portrait.file(item.path, where)
+        else:
+            result = portrait(item.load(), name=item.name)
+            share = result.share
+            _write(result, where)
+        if share < NOBODY:
+            _note(f"{item.origin}: nobody found; all of it is background")
+        return None
+    part = bar.add_task(item.name, total=None)
+
+    def progress(count: int, total: int | None) -> None:
+        bar.update(part, completed=count, total=total)
+
+    try:
+        if item.kind == "webcam" and options.to != "files":
+            from segmentarium.matting.camera import live
+
+            result = live(portrait, item.camera, options.to or "window", progress=progress, stop=stop)
+        else:
+            source = item.camera if item.kind == "webcam" else item.path
+            result = portrait.clip(source, where, alpha_format=options.alpha_format, progress=progress, stop=stop)
+    finally:
+        bar.remove_task(part)
+    _note(f"{item.origin}: {result.frames} frames, {result.frames_per_second:.1f} a second")
+    if result.share < NOBODY:
+        _note(f"{item.origin}: nobody found; all of it is background")
+    return f"{result.damage}; what came before it is done" if result.damage else None
+
+
+def _write(result: Any, where: Any) -> None:
+    if isinstance(where, Path):
+        result.save(where)
+        return
+    from segmentarium.matting.picture_files import write_picture
+
+    write_picture(result.pixels, where, ".png")
+    where.flush()
+
+
+def _pipe(options: argparse.Namespace) -> int:
+    """Standard input, a picture or a clip by its first bytes, to standard output or a file."""
+    import io
+
+    head = sys.stdin.buffer.peek(16)[:16]  # type: ignore[union-attr] - a BufferedReader
+    picture = head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")) or head[8:12] == b"WEBP"
+    out: Any = sys.stdout.buffer if options.out in (None, "-") else Path(options.out)
+    portrait = _portrait(options, clips=not picture)
+    if picture:
+        from segmentarium.data.image_io import read_image
+
+        _write(portrait(read_image(io.BytesIO(sys.stdin.buffer.read()))), out)
+        return 0
+    if not head:
+        raise ValueError("standard input is empty; expected a picture or a clip (e.g. y4m)")
+    with _Stop() as stop:
+        try:
+            result = portrait.clip(sys.stdin.buffer, out, alpha_format=options.alpha_format, stop=stop)
+        except BrokenPipeError:  # the reader of standard output has had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+    _note(f"{result.frames} frames, {result.frames_per_second:.1f} a second")
+    if result.damage:
+        _tell(f"{result.damage}; what came before it is done")
+    return 130 if result.interrupted else 1 if result.damage else 0
+
+
+class _Stop:
+    """True once Ctrl-C or SIGTERM came: the clip at hand is completed.  The second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: dict[int, Any] = {}
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    def _ask(self, *_: object) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def __enter__(self) -> _Stop:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # only the main thread may
+                self._before[name] = signal.signal(name, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, handler in self._before.items():
+            signal.signal(name, handler)
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+
+    class Speed(ProgressColumn):
+        def render(self, task: Any) -> str:
+            return f"{task.speed:.1f} frames/s" if task.speed else ""
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        yield bar
+
+
+def _tell(message: str) -> None:
+    print(f"segmentarium portrait: {message}", file=sys.stderr)
+
+
+def _note(message: str) -> None:
+    print(message, file=sys.stderr)
