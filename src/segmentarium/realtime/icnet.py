@@ -291,7 +291,8 @@ PAPER = Paper(
     venue="ECCV",
     year=2018,
     url="https://arxiv.org/abs/1704.08545",
-    code="https://github.com/hszhao/ICNet",
+    code="https://github.com/meetps/pytorch-semseg",  # the port; the authors' states no licence
+    code_licence="MIT",
 )
 SCORES = {"Cityscapes val mIoU": 67.7, "Cityscapes test mIoU": 69.5, "CamVid test mIoU (960×720)": 67.1}
 
