@@ -79,7 +79,10 @@ class FrameWorker:
     """The person of each frame of a clip in front of the background: `look`, then `finish`."""
 
     def __init__(self, portrait: Portrait, layout: Layout) -> None:
+        from av.video.reformatter import VideoReformatter
+
         self.layout = layout
+        self._to_rgb = VideoReformatter()  # kept: a frame's own reformat() starts threads for each frame
         self._portrait = portrait
         self._steady = TemporalFilter()
         self._behind = ClipBackground(portrait.background, layout)
@@ -90,7 +93,8 @@ class FrameWorker:
     def look(self, step: Step) -> Step:
         """Adds the steady mask and the guide."""
         with torch.inference_mode():
-            small = np.ascontiguousarray(np.rot90(step.small.to_ndarray(format="rgb24"), step.turns))
+            rgb = self._to_rgb.reformat(step.small, format="rgb24", threads=1).to_ndarray()
+            small = np.ascontiguousarray(np.rot90(rgb, step.turns))
             planes = [np.rot90(plane_array(plane), step.turns) for plane in step.small.planes]
             step.guide = torch.from_numpy(np.stack(planes)).to(torch.float32).div_(255)
             chance = self._portrait.predictor.chance(small)
@@ -148,6 +152,9 @@ class FrameWorker:
 
 def _steps(reader: Reader, first: Any, items: Iterator[Any], layout: Layout, size: tuple[int, int]) -> Iterator[Any]:
     """Decoded frames as `Step`s with their small copies; packets of sound as they are."""
+    from av.video.reformatter import VideoReformatter
+
+    shrink = VideoReformatter()
     height, width = size
     kind = "yuvj444p" if layout.full else "yuv444p"
     start: float | None = None
@@ -159,7 +166,7 @@ def _steps(reader: Reader, first: Any, items: Iterator[Any], layout: Layout, siz
         seconds = float(item.pts * reader.time_base)
         start = seconds if start is None else start
         wanted = (height, width) if turns % 2 else (width, height)
-        small = item.reformat(*wanted, format=kind)
+        small = shrink.reformat(item, *wanted, format=kind, threads=1)
         yield Step(item.pts, seconds - start, planes_of(item, layout), small, turns)
 
 
