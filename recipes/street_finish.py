@@ -17,8 +17,10 @@ def recipe() -> TrainingOptions:
         train_split="trainval",
         output="runs/street_finish",
         cache=True,
+        # used at 640×480: on val (seen in training) 640 is better than 480 by 2.6 mIoU; crops are of 0.6 to 1.8 of 480×360
+        long_side=640,
         crop_size=(352, 480),
-        scale=(0.6, 1.8),
+        scale=(0.45, 1.35),
         class_mix=0.5,
         max_steps=4000,
         batch_size=8,
