@@ -10,14 +10,16 @@ starting from that encoder: `create_model("enet", weights=...)` takes the file o
 by 1 / ln(c + p), p the share of a class's pixels: c is 1.02 in the paper, and 1.2 for the encoder in the authors' code.
 
 The three forms differ in what the paper leaves open:
+
                               port (default)       port-2018           paper (the Lua code)
     PReLU's parameters        one                  one; after sums C   one a channel
     decoder's activation      ReLU                 PReLU               ReLU
-    activation before the sum yes, but upsampling  everywhere          nowhere
+    activation before a sum   all but upsampling   everywhere          nowhere
     a bottleneck's width      a quarter of input   a quarter of input  a quarter of output
     pooling windows           2×2                  3×3, overlapping    2×2
     upsampling kernel, last   2×2, 3×3             3×3, 3×3            3×3, 2×2
     asymmetric convolutions   5×1, norm, act, 1×5  the same            1×5, 5×1
+
 Dropout is of channels.  Where overlapping windows share their maximum the later one is unpooled.
 
 Published: CamVid test 51.3 and Cityscapes test 58.3 class mIoU; 0.37 M parameters, 3.83 GFLOPs at 640×360.  The checkpoint of
@@ -306,7 +308,7 @@ PAPER = Paper(
 )
 SCORES = {"CamVid test mIoU (480×360)": 51.3, "Cityscapes test mIoU": 58.3}
 FLOPS = "the paper's 3.83 GFLOPs are 1.92 G multiply-adds; the convolutions of its authors' code have 1.72"
-LEARNING = "channels are dropped in each of its 25 bottlenecks: the loss halves in 65 steps, not in 30"
+LEARNING = "channels are dropped in each of its 27 bottlenecks: the loss halves in 65 steps, not in 30"
 AUTOCAST = (
     "rounded, another pixel of a pooling window may be its maximum, and values are unpooled there: single logits differ by "
     "more than a tenth of the largest (of the CamVid checkpoint's classes 99.5 % stay)"
