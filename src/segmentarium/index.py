@@ -37,6 +37,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "realtime.dfanet": ("dfanet", "dfanet_a", "dfanet_b"),
     "realtime.icnet": ("icnet", "icnet_resnet18", "icnet_resnet50", "icnet_resnet101"),
     "realtime.msfnet": ("msfnet",),
+    "portrait.bsn": ("bsn",),
     "portrait.pphumanseg": ("pphumanseg",),
     "portrait.extremec3": ("extremec3",),
     "portrait.portraitnet": ("portraitnet",),
