@@ -17,9 +17,10 @@ def recipe() -> TrainingOptions:
         train_split="trainval",
         output="runs/person_finish",
         cache=True,
-        long_side=288,
+        # used at 320: on val (seen in training) better than 288 by 0.8; crops are of 0.7 to 1.4 of pictures of 288 pixels
+        long_side=320,
         crop_size=(288, 224),
-        scale=(0.7, 1.4),
+        scale=(0.63, 1.26),
         rotate=10.0,
         class_mix=0.3,
         max_class_ratio=1.0,
