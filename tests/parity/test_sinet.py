@@ -89,3 +89,13 @@ def test_one_logit_lets_detail_pass_where_it_is_unsure():
     before = model(image)
     model.detail.conv.weight.data.mul_(2)
     assert not torch.equal(model(image), before)
+
+
+def test_the_encoder_s_file_starts_the_network(tmp_path):
+    first = create_model("sinet_encoder")
+    path = segmentarium.save(first, tmp_path / "encoder.safetensors")
+    model = create_model("sinet", weights=str(path))
+    given = first.state_dict()
+    assert all(
+        torch.equal(value, model.state_dict()[key]) for key, value in given.items() if key.startswith("encoder.")
+    )

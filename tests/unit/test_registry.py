@@ -52,8 +52,9 @@ def test_registering_a_name_twice_is_an_error() -> None:
 def test_list_models_by_pattern_family_and_kind() -> None:
     assert list_models("segformer_b?") == [f"segformer_b{i}" for i in range(6)]
     assert list_models("nothing*") == []
-    assert list_models(family="portrait") == ["pphumanseg"]
-    assert list_models("*_large", family="realtime") == ["bisenetv2_large"]
+    assert list_models("pp*", family="portrait") == ["pphumanseg"]
+    assert "pphumanseg" not in list_models(family="realtime")
+    assert list_models("bisenetv2_*", family="realtime") == ["bisenetv2_large"]
     backbones, segmenters = list_models(kind="backbone"), list_models(kind="segmenter")
     assert "resnet18" in backbones
     assert "bisenetv2" in segmenters
@@ -173,6 +174,6 @@ def test_every_card_is_complete() -> None:
         assert bool(card.paper.code) == bool(card.paper.code_licence), name
         assert card.family == next(module for module, names in MODULES.items() if name in names).split(".")[0]
         assert (card.flops is None) == (card.flops_size is None), name
-        assert card.flops is None or card.num_classes is not None, name
+        assert card.flops is None or card.num_classes is not None or card.family == "backbones", name
         assert set(card.limits) <= limits, name
         assert all(score > 0 for score in card.scores.values())

@@ -1,7 +1,7 @@
-"""DF1 and DF2: Partial Order Pruning for Best Speed/Accuracy Trade-off in Neural Architecture Search.
+"""DF1 and DF2: Partial Order Pruning: for Best Speed/Accuracy Trade-off in Neural Architecture Search.
 
-Li, Zhou, Pan, Feng; CVPR 2019; https://arxiv.org/abs/1903.03777.  Public code: lixincn2015/Partial-Order-Pruning (Caffe) and,
-as part of SFNet, lxtGH/SFSegNets (MIT according to its README).
+Li, Zhou, Pan, Feng; CVPR 2019; https://arxiv.org/abs/1903.03777.  Public code: lixincn2015/Partial-Order-Pruning (Caffe, none
+stated) and, as part of SFNet, lxtGH/SFSegNets (MIT according to its README).
 
 Searched for speed on a TX2: two strided convolutions to 1/4, then stages of ordinary basic blocks, few where maps are large
 and many where they are small.  DF1 widens once more at 1/32, so it has two maps of that stride; DF2 widens at the end of
@@ -76,6 +76,7 @@ PAPER = Paper(
     year=2019,
     url="https://arxiv.org/abs/1903.03777",
     code="https://github.com/lixincn2015/Partial-Order-Pruning",
+    code_licence="none stated",
 )
 
 register("df1", DFNet, Card(PAPER, "backbones", flops=0.746, flops_size=(224, 224)), variant=1)

@@ -26,6 +26,7 @@ class ReversiblePool(nn.Module):
             raise ValueError(f"kernel_size is {kernel_size}; give 2 or 3")
         self.kernel_size, self.padding = kernel_size, kernel_size // 3
         self.round_up = round_up or kernel_size == 3
+        self._window = ((kernel_size,) * 2, (2, 2), (self.padding,) * 2)  # size, stride, padding
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, round_up={self.round_up}"
@@ -34,10 +35,7 @@ class ReversiblePool(nn.Module):
         """(B, C, H, W) -> (B, C, h, w) and as many places"""
         if torch.compiler.is_exporting():
             return self._compare(x)
-        maxima, places = F.max_pool2d_with_indices(
-            x, self.kernel_size, 2, self.padding, ceil_mode=self.round_up and self.kernel_size == 2
-        )
-        return maxima, places
+        return F.max_pool2d_with_indices(x, *self._window, ceil_mode=self.round_up and self.kernel_size == 2)
 
     def undo(self, y: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:
         """(B, C, h, w) -> (B, C, *size): each value where the maximum of its window stood, 0 elsewhere.
@@ -52,7 +50,7 @@ class ReversiblePool(nn.Module):
             return F.pad(full, (0, width - full.shape[-1], 0, height - full.shape[-2]))
         if self.kernel_size == 3:
             y = _agreed(y, places)
-        return F.max_unpool2d(y, places, self.kernel_size, 2, self.padding, (height, width))
+        return F.max_unpool2d(y, places, *self._window, (height, width))
 
     def _compare(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.round_up:  # no window's maximum is the padding, as each holds at least one pixel

@@ -56,8 +56,10 @@ class DeepLabV2Decoder(nn.Module):
             nn.init.normal_(conv.weight, std=0.01)  # type: ignore[arg-type]
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        first, *rest = (conv(features[-1]) for conv in self.classifiers)
-        return sum(rest, start=first)
+        scores = self.classifiers[0](features[-1])
+        for conv in self.classifiers[1:]:
+            scores = scores + conv(features[-1])
+        return scores
 
     def class_logits(self, scores: Tensor) -> Tensor:
         """(B, outputs, h, w) -> (B, num_classes, h, w): without the boundary; one logit is the foreground's lead."""
