@@ -147,8 +147,11 @@ def variant_of(found: Entry, arguments: dict[str, Any]) -> tuple[Entry, dict[str
 
 
 def remember(model: Any, name: str, arguments: Mapping[str, Any]) -> None:
-    """Notes on a model what it was made by, so that a file of its weights can rebuild it."""
-    model.registered_name, model.given_arguments = name, dict(arguments)
+    """Notes on a model what it was made by, so that a file of its weights can rebuild it: without fetching others first."""
+    given = dict(arguments)
+    if isinstance(inner := given.get("backbone_arguments"), Mapping):
+        given["backbone_arguments"] = {key: value for key, value in inner.items() if key != "pretrained"}
+    model.registered_name, model.given_arguments = name, given
 
 
 def create_model(name: str, *, weights: str | None = None, **arguments: Any) -> nn.Module:

@@ -26,7 +26,7 @@ from tests.unit import training_material
 
 pytest.importorskip("lightning", reason="training needs the extra [train]")
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "camvid"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 @pytest.fixture(scope="module")
@@ -298,17 +298,20 @@ def test_recipes_run_as_a_batch(folder: Path, tmp_path: Path) -> None:
     assert model["weights"] == str(out / "candidates" / "twice" / "training-2" / "last.safetensors")
 
 
-def test_the_camvid_recipes_share_one_budget() -> None:
-    files = recipe_files([RECIPES])
-    assert len(files) == 16
-    realtime = list_models(family="realtime")
+@pytest.mark.parametrize(
+    ("name", "family", "number", "steps"), [("camvid", "realtime", 16, 12_000), ("portrait", "portrait", 5, 20_000)]
+)
+def test_a_batch_of_recipes_shares_one_budget(name: str, family: str, number: int, steps: int) -> None:
+    files = recipe_files([RECIPES / name])
+    assert len(files) == number
+    known = list_models(family=family)
     budgets = set()
     for file in files:
         stages = load_stages(file)
         for stage in stages:
-            assert stage.model in realtime, file.name
+            assert stage.model in known, file.name
             budgets.add(
                 (stage.data, stage.train_split, stage.crop_size, stage.batch_size, stage.optimizer, stage.scale)
             )
-        assert sum(stage.max_steps for stage in stages) == 12_000, file.name
+        assert sum(stage.max_steps for stage in stages) == steps, file.name
     assert len(budgets) == 1

@@ -34,6 +34,28 @@ def test_equals_timm():
             assert torch.equal(ours, theirs)
 
 
+def test_layers_behind_the_last_feature_asked_for_are_left_out():
+    backbone = create_backbone("timm:efficientnet_lite0", out_indices=(1, 2, 3)).eval()
+    assert (backbone.channels, backbone.strides) == ((24, 40, 112), (4, 8, 16))
+    assert sum(p.numel() for p in backbone.parameters()) == 700_768
+    body = timm.create_model("efficientnet_lite0", features_only=True, out_indices=(1, 2, 3)).eval()
+    missing, _ = body.load_state_dict(
+        {k.removeprefix("model."): v for k, v in backbone.body.state_dict().items()}, False
+    )
+    assert all(name.startswith(("blocks.5.", "blocks.6.")) for name in missing)
+    image = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        for ours, theirs in zip(backbone(image), body(image), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_a_file_does_not_fetch_the_weights_that_training_started_from():
+    model = create_model(
+        "deeplabv3plus", num_classes=3, backbone="timm:resnet18", backbone_arguments={"pretrained": False}
+    )
+    assert model.given_arguments["backbone_arguments"] == {}
+
+
 def test_output_stride():
     assert create_backbone("timm:resnet18", output_stride=8).strides == (4, 8, 8, 8)
     with pytest.raises(ValueError, match="output"):

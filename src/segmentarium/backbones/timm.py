@@ -30,7 +30,8 @@ class TimmBackbone(Backbone):
     pretrained     loads timm's weights from the hub
     output_stride  8, 16 or 32, for the families that timm can dilate; None: the model's own
     out_indices    timm's numbering; None: every feature of stride 4 or more (a plain transformer has one stride only:
-                   its features are several depths at that stride, and decoders take the last)
+                   its features are several depths at that stride, and decoders take the last).  Layers behind the last
+                   feature asked for are left out, where timm can
 
     Sizes that are no multiple of the deepest stride are padded below and to the right, with zeros, and the features
     cropped back to ceil(size / stride).
@@ -51,7 +52,7 @@ class TimmBackbone(Backbone):
         if output_stride is not None:
             arguments["output_stride"] = output_stride
         if out_indices is not None:
-            arguments["out_indices"] = tuple(out_indices)
+            arguments |= {"out_indices": tuple(out_indices), "feature_cls": "getter"}
         self.body = _create(name, arguments)
         info = self.body.feature_info
         channels, strides = list(info.channels()), list(info.reduction())
@@ -102,4 +103,8 @@ def _create(name: str, arguments: dict[str, Any]) -> Any:
                 raise ValueError(f"timm cannot build {name!r} with {arguments}: {error}") from error
         except (NotImplementedError, RuntimeError, AssertionError) as error:
             raise ValueError(f"timm cannot build {name!r} with {arguments}: {error}") from error
+        except AttributeError:  # a family that cannot be cut off behind its last feature
+            if "feature_cls" not in arguments:
+                raise
+            return _create(name, {key: value for key, value in arguments.items() if key != "feature_cls"})
     raise AssertionError("the last options are none, which no constructor refuses")

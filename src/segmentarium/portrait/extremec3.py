@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmentarium.contracts import SegmentationModel
-from segmentarium.layers.conv import ConvNormAct, DilatedDepthwise
+from segmentarium.layers.conv import ConvNormAct, DepthwiseConv2d
 from segmentarium.losses import CrossEntropy, Lovasz
 from segmentarium.losses.boundary_band import OnBoundary
 from segmentarium.portrait.sinet import NormAct, conv_norm_prelu, upsample
@@ -49,7 +49,7 @@ class C3Block(nn.Module):
             )
         else:
             self.gather = nn.Identity()
-        conv = DilatedDepthwise if dilation > 1 else nn.Conv2d
+        conv = DepthwiseConv2d if dilation > 1 else nn.Conv2d
         self.depthwise = conv(channels, channels, 3, 1, dilation, dilation, channels, bias=False)
         self.pointwise = nn.Conv2d(channels, out_channels, 1, bias=False)
 

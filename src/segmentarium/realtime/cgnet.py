@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from segmentarium.contracts import SegmentationModel
-from segmentarium.layers.conv import ConvNormAct, DilatedDepthwise
+from segmentarium.layers.conv import ConvNormAct, DepthwiseConv2d
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
 from segmentarium.registry import Card, Paper, register
@@ -60,7 +60,7 @@ class LocalAndSurrounding(nn.Module):
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
         self.local = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
-        self.surrounding = DilatedDepthwise(
+        self.surrounding = DepthwiseConv2d(
             channels, channels, 3, padding=dilation, dilation=dilation, groups=channels, bias=False
         )
         self.norm: nn.Module = norm(2 * channels)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import SegmentationModel
 from segmentarium.data import SegmentationDataset
+from segmentarium.layers.conv import depthwise_in_float32
 from segmentarium.training.loaders import TimedLoader, training_loader
 from segmentarium.training.optimizer import AveragedModel, build_optimizer, rate_factor
 from segmentarium.training.options import TrainingOptions
@@ -38,6 +39,7 @@ class SegmentationTask(pl.LightningModule):
         super().__init__()
         if options.channels_last:  # now, because DDP takes the layout of its buckets from what it is given
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        depthwise_in_float32(model)
         self.model = model
         self.dataset, self.options = dataset, options
         self.step, self.micro_batch, self.accumulation = 0, options.batch_size, 1

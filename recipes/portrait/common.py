@@ -1,0 +1,45 @@
+"""What the recipes of this folder share: one budget on EG1800 for every portrait network, from scratch.
+
+    segmentarium compare --recipes recipes/portrait --root DIR/portrait --out runs/portrait
+    segmentarium compare --recipes recipes/portrait --root DIR/portrait --out runs/portrait-10m --budget 10m
+
+The first trains all five for the whole budget (20,000 steps of 32 pictures: 500 epochs; for a GPU), the second the same with
+ten minutes for each; both score them on test and time them on the processor, and go on where they were stopped.
+
+Photographs of 192×256 pixels, which is about as many as the 224×224 of the papers with their 3:4 kept; train + val (1,281).
+Scale, rotation and light vary; into four of ten pictures the person, or the background, of another is laid.
+"""
+
+from typing import Any
+
+from segmentarium.training import TrainingOptions
+
+
+def portrait(model: str, **changes: Any) -> TrainingOptions:
+    """The shared budget for one network; `changes` are what its paper, or its size, wants otherwise."""
+    options = TrainingOptions(
+        model=model,
+        data="portrait",
+        root="../shared/data/portrait",
+        train_split="trainval",
+        output=f"runs/portrait/{model}",
+        cache=True,
+        long_side=256,
+        crop_size=(256, 192),
+        scale=(0.6, 1.5),
+        rotate=20.0,
+        class_mix=0.4,
+        max_class_ratio=1.0,
+        max_steps=20_000,
+        batch_size=32,
+        optimizer="adamw",
+        learning_rate=2e-3,
+        backbone_lr_factor=1.0,
+        weight_decay=0.02,
+        warmup_steps=300,
+        clip_norm=5.0,
+        ema=0.999,
+        val_every=4000,
+        save_every=250,
+    )
+    return options.replace(**changes)
