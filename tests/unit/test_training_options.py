@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from segmentarium.cli.train import add_arguments, options_of
+from segmentarium.comparison.candidates import recipe_files
 from segmentarium.training import TrainingOptions, load_recipe
 from segmentarium.training.optimizer import AveragedModel, build_optimizer, parameter_groups, rate_factor
 from segmentarium.training.options import changed_options, command_of
@@ -69,7 +70,7 @@ def test_recipe_without_the_function_is_refused(tmp_path: Path) -> None:
         load_recipe(tmp_path / "absent.py")
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", recipe_files([REPOSITORY / "recipes"]), ids=lambda path: path.stem)
 def test_shipped_recipes_say_how_they_are_run(path: Path) -> None:
     assert load_recipe(path).max_steps > 0
     spec = importlib.util.spec_from_file_location(path.stem, path)
