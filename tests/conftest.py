@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,11 @@ import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; threads that wait for each other cost them half
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
+    torch.set_num_threads(1)
 
 
 @pytest.hookimpl(optionalhook=True)

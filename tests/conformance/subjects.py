@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from segmentarium.benchmarking.size import parameters_millions as millions
 from segmentarium.contracts import SegmentationModel
-from segmentarium.registry import create_model, entry, list_models
+from segmentarium.registry import Entry, create_model, entry, list_models
 from tests.parity.comparison import randomise
 
 SEGMENTERS = list_models(kind="segmenter")
@@ -41,12 +42,15 @@ def size(name: str) -> float:
         return millions(build(name), training_only=False)
 
 
-def smallest_of_each(names: list[str]) -> list[str]:
-    """One name for each class or build function."""
+def smallest_of_each(names: list[str], group: Callable[[Entry], object] = lambda found: found.build) -> list[str]:
+    """One name for each class or build function, or for each of what `group` says; a first stage only where it is alone."""
     systems: dict[object, list[str]] = {}
     for name in names:
-        systems.setdefault(entry(name).build, []).append(name)
-    return sorted(members[0] if len(members) == 1 else min(members, key=size) for members in systems.values())
+        systems.setdefault(group(entry(name)), []).append(name)
+    return sorted(
+        members[0] if len(members) == 1 else min(members, key=lambda name: (name.endswith("_encoder"), size(name)))
+        for members in systems.values()
+    )
 
 
 def enrolled(names: list[str], check: str) -> list[object]:

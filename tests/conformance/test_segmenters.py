@@ -35,6 +35,7 @@ from tests.conformance.subjects import (
 
 ODD = (97, 129)
 SMALL = smallest_of_each(SEGMENTERS)
+ONE_OF_EACH_PAPER = smallest_of_each(SEGMENTERS, lambda found: found.card.paper)  # for what takes long
 
 
 # every variant, on the meta device ------------------------------------------------------------------------------------
@@ -116,7 +117,7 @@ def test_ignored_pixels_alone_give_zero(name: str) -> None:
     assert all(p.grad is None or bool((p.grad == 0).all()) for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", enrolled(SMALL, "learning"))
+@pytest.mark.parametrize("name", enrolled(ONE_OF_EACH_PAPER, "learning"))
 def test_thirty_steps_halve_the_loss(name: str) -> None:
     model = fresh(name)
     image, target = inputs(model, 64, 64, 2), brightness_target(64, 64, CLASSES, 2)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segmentarium.inference.stages import Ahead, Behind
 from segmentarium.inference.video import VideoError
 from segmentarium.matting.clip import convert_clip
 from segmentarium.matting.frames import Layout, rgb_to_planes
-from segmentarium.matting.stages import Ahead, Behind
 from tests.unit.portrait_material import BEHIND, PERSON, bright_portrait, moving, soft_disc, write_clip
 
 av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'segmentarium[video]'")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,9 +17,9 @@ from segmentarium.inference import drawing
 from segmentarium.inference.predictor import Predictor
 from segmentarium.inference.result import Result, check_kinds, description, no_foreground
 from segmentarium.inference.sources import Item
+from segmentarium.inference.stages import Ahead, Behind
 
 CLOCK = 90_000  # ticks a second: the common multiple of the usual frame rates
-AHEAD = 4  # frames that a thread may be ahead of the next one
 
 # kind -> (suffix, container, codecs in order of preference, pixel format, options of the first codec)
 FORMATS: dict[str, tuple[str, str, tuple[str, ...], str, dict[str, str]]] = {
@@ -156,8 +154,8 @@ def segment_video(
     with contextlib.ExitStack() as stack:
         count, rate, frames = stack.enter_context(open_clip(item))
         writer = stack.enter_context(_Writer(Path(folder), item.name, kinds, rate))
-        ahead = stack.enter_context(_Ahead(frames))
-        behind = stack.enter_context(_Behind(writer.write))
+        ahead = stack.enter_context(Ahead(frames))
+        behind = stack.enter_context(Behind(writer.write))
         done = 0
         try:
             for frame in ahead:
@@ -173,86 +171,6 @@ def segment_video(
         facts = predictor.facts(seconds) | {"frames": done, "frames_per_second": round(done / seconds, 2)}
         files, areas = writer.complete(item, predictor, facts)
     return VideoResult(files, done, areas, facts)
-
-
-class _Ahead:
-    """Iterates over `source` in a thread, a few items ahead."""
-
-    def __init__(self, source: Iterator[Frame]) -> None:
-        self._source = source
-        self._queue: queue.Queue[Any] = queue.Queue(AHEAD)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
-
-    def _run(self) -> None:
-        end: Any = None
-        try:
-            for item in self._source:
-                if not self._offer(item):
-                    return
-        except BaseException as error:
-            end = error
-        self._offer(end)
-
-    def _offer(self, item: Any) -> bool:
-        while not self._stop.is_set():
-            with contextlib.suppress(queue.Full):
-                self._queue.put(item, timeout=0.1)
-                return True
-        return False
-
-    def __iter__(self) -> Iterator[Frame]:
-        while isinstance(item := self._queue.get(), Frame):
-            yield item
-        if item is not None:
-            raise item
-
-    def __enter__(self) -> _Ahead:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-
-class _Behind:
-    """Calls `work` for each item in a thread; an error there stops the caller at its next `put`."""
-
-    def __init__(self, work: Callable[[Any], None]) -> None:
-        self._work = work
-        self._queue: queue.Queue[Any] = queue.Queue(AHEAD)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="encode", daemon=True)
-
-    def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if self._error is None:
-                try:
-                    self._work(item)
-                except BaseException as error:
-                    self._error = error
-
-    def put(self, item: Any) -> None:
-        if self._error is not None:
-            raise self._error
-        self._queue.put(item)
-
-    def finish(self) -> None:
-        """Waits until everything is done."""
-        self._queue.put(None)
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def __enter__(self) -> _Behind:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
 
 
 class _Writer:
