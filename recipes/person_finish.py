@@ -22,7 +22,7 @@ def recipe() -> TrainingOptions:
         rotate=15.0,
         class_mix=0.4,
         max_class_ratio=1.0,
-        max_steps=1000,
+        max_steps=800,
         batch_size=24,
         optimizer="adamw",
         learning_rate=8e-4,
@@ -33,6 +33,6 @@ def recipe() -> TrainingOptions:
         ema=0.998,
         compile=True,
         loss="cross_entropy+0.5*dice",
-        val_every=500,
+        val_every=400,
         save_every=200,
     )

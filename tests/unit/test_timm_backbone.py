@@ -7,6 +7,7 @@ import timm
 import torch
 
 from segmentarium.backbones import create_backbone
+from segmentarium.export import export_formats
 from segmentarium.registry import create_model
 
 NAMES = ["resnet18", "mobilenetv3_small_050", "convnext_atto", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"]
@@ -47,6 +48,15 @@ def test_layers_behind_the_last_feature_asked_for_are_left_out():
     with torch.inference_mode():
         for ours, theirs in zip(backbone(image), body(image), strict=True):
             assert torch.equal(ours, theirs)
+
+
+def test_exports_at_sizes_that_no_stride_divides(tmp_path):
+    model = create_model(
+        "deeplabv3plus", num_classes=3, backbone="timm:resnet18", backbone_arguments={"out_indices": (1, 2, 3)}
+    ).eval()
+    photo = torch.rand(3, 97, 129)
+    (report,) = export_formats(model, tmp_path / "model", sizes=((97, 129), (65, 90)), images=[photo])
+    assert report.relative_error <= 1e-4
 
 
 def test_a_file_does_not_fetch_the_weights_that_training_started_from():

@@ -75,13 +75,15 @@ class TimmBackbone(Backbone):
     def forward(self, image: Tensor) -> list[Tensor]:
         height, width = image.shape[-2:]
         # patches and windows must be whole, and unpadded strided convolutions (ConvNeXt) would round sizes down
-        image = F.pad(image, (0, -width % self._multiple, 0, -height % self._multiple))
+        padding = [(self._multiple - size % self._multiple) % self._multiple for size in (width, height)]
+        image = F.pad(image, (0, padding[0], 0, padding[1]))
         features = self.body(image)
         features = [features[i] for i in self._kept]
         if self._channels_last:
             features = [feature.permute(0, 3, 1, 2) for feature in features]
+        # rounded up by what ONNX divides alike: its division of negative numbers rounds towards zero
         return [
-            feature[..., : -(-height // stride), : -(-width // stride)]
+            feature[..., : (height + stride - 1) // stride, : (width + stride - 1) // stride]
             for feature, stride in zip(features, self.strides, strict=True)
         ]
 
