@@ -2,8 +2,9 @@
 
     segmentarium train --recipe recipes/person.py
     segmentarium train --recipe recipes/person_finish.py
+    segmentarium train --recipe recipes/person_tune.py
 
-Data and starting weights: `person_data.py`.  Small pictures first, where a step costs half; the second part goes on at the size
+Data and starting weights: `person_data.py`.  Small pictures first, where a step costs half; the other parts go on at the size
 that the model is used at.  Four of ten crops have the person, or the background, of another picture laid over them.  Cost and
 result: docs/results.md.
 """

@@ -2,7 +2,7 @@
 
     segmentarium train --recipe recipes/person_finish.py
 
-The last averaged weights are the result.  Cost and result: docs/results.md.
+`person_tune.py` goes on.
 """
 
 from segmentarium.training import TrainingOptions
