@@ -2,9 +2,9 @@
 
     segmentarium train --recipe recipes/person_tune.py
 
-At 1/16 the map of a picture is 20×15 cells: dilations of 12 and 18 mostly see padding there, and their statistics change with the
-size of the map and with padded crops.  With 2, 4 and 8, and pictures that fill their crops, training and use agree, at other sizes
-and shapes too.  The last averaged weights are the result.  Cost and result: docs/results.md.
+At 1/16 the map of a picture is 20×15 cells: dilations of 12 and 18 mostly see padding there, and their statistics change with
+the size of the map and with padded crops.  With 2, 4 and 8, and pictures that fill their crops, training and use agree, at
+other sizes and shapes too.  The last averaged weights are the result.  Cost and result: docs/results.md.
 """
 
 from segmentarium.training import TrainingOptions
