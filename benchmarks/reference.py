@@ -1,6 +1,7 @@
 """Our real-time and other models against the public implementations of `reference_latency.json`, by its own method.
 
-    python -m benchmarks.reference [MODEL …] [--reference FILE] [--threads 2] [--rounds 7] [--csv FILE]
+    python -m benchmarks.reference [MODEL …] [--reference FILE] [--threads 2] [--rounds 7]
+        [--engines onnxruntime,openvino,openvino-bf16] [--csv FILE]
 
 The file gives t(implementation) / t(yardstick), the yardstick being torchvision's LR-ASPP with MobileNetV3-Large at the
 same size, measured in alternating rounds in one process.  Here the same is measured of ours, so that the quotient of the two
@@ -8,7 +9,8 @@ ratios compares implementations across machines: above 1, ours is faster.  As th
 input, two warm-up forwards with one under the FLOP counter between them, 7 rounds, glibc keeping freed memory (set in the
 environment of the processes that this program starts, one for each model).
 
-"eager" is contiguous, as the file's; "channels-last" and "deploy" are what else the same PyTorch can do.
+"eager" is contiguous, as the file's; "channels-last" and "deploy" are what else the same PyTorch can do; the engines run the
+exported network.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ from segmentarium.benchmarking.timing import alternate, ratio
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference_latency.json"
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
+ENGINES = ("onnxruntime", "openvino", "openvino-bf16")
 COLUMNS: tuple[str, ...] = (
     "model",
     "size",
@@ -122,22 +126,18 @@ def find(table: dict[str, Any], name: str) -> dict[str, Any] | None:
     return next((section[name] for section in table.values() if isinstance(section, dict) and name in section), None)
 
 
-def measure(entry: Entry, rounds: int) -> list[dict[str, Any]]:
+def measure(entry: Entry, rounds: int, engines: Sequence[str]) -> list[dict[str, Any]]:
     """Rows without the public numbers: milliseconds of each form and of the yardstick, and the ratio of the rounds."""
     from torch.utils.flop_counter import FlopCounterMode
     from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
+    from segmentarium.benchmarking.forms import build_form
     from segmentarium.registry import create_model
 
     torch.manual_seed(0)
     model = create_model(entry.model, num_classes=entry.num_classes, **entry.arguments).eval()
     yardstick = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=19).eval()
     image = torch.randn(1, 3, *entry.size)
-    forms: dict[str, tuple[nn.Module, torch.memory_format]] = {
-        "eager": (model, torch.contiguous_format),
-        "channels-last": (copy.deepcopy(model), torch.channels_last),
-        "deploy": (model.deploy(), torch.channels_last),  # type: ignore[operator]
-    }
 
     def forward(network: nn.Module, layout: torch.memory_format) -> Callable[[], Any]:
         network.to(memory_format=layout)
@@ -149,17 +149,31 @@ def measure(entry: Entry, rounds: int) -> list[dict[str, Any]]:
 
         return run
 
-    rows = []
-    for name, (network, layout) in forms.items():
-        run, measure_stick = forward(network, layout), forward(yardstick, torch.contiguous_format)
-        run()
-        with FlopCounterMode(display=False):
+    def engine(name: str) -> Callable[[], Any]:
+        built = build_form(model, name)
+        return lambda: built(image)
+
+    forms: dict[str, Callable[[], Callable[[], Any]]] = {
+        "eager": lambda: forward(model, torch.contiguous_format),
+        "channels-last": lambda: forward(copy.deepcopy(model), torch.channels_last),
+        "deploy": lambda: forward(model.deploy(), torch.channels_last),  # type: ignore[operator]
+        **{name: partial(engine, name) for name in engines},
+    }
+    shared = {"model": entry.model, "size": "×".join(map(str, entry.size))}
+    rows: list[dict[str, Any]] = []
+    for name, build in forms.items():
+        try:
+            run, measure_stick = build(), forward(yardstick, torch.contiguous_format)
             run()
+            with FlopCounterMode(display=False):
+                run()
+        except Exception as error:  # one engine's failure is a row of its own
+            rows.append({**shared, "form": name, "problem": f"{type(error).__name__}: {error}".splitlines()[0]})
+            continue
         seconds = alternate({"ours": run, "yardstick": measure_stick}, warmup=1, rounds=rounds)
         rows.append(
             {
-                "model": entry.model,
-                "size": "×".join(map(str, entry.size)),
+                **shared,
                 "form": name,
                 "ms": statistics.median(seconds["ours"]) * 1e3,
                 "yardstick_ms": statistics.median(seconds["yardstick"]) * 1e3,
@@ -179,7 +193,7 @@ def compared(rows: list[dict[str, Any]], entry: Entry, table: dict[str, Any]) ->
         for row in rows
         for name, public in found
         if "ratio" in row
-    ] or rows
+    ] + [row for row in rows if "ratio" not in row]
 
 
 def run_one(entry: Entry, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -188,7 +202,8 @@ def run_one(entry: Entry, options: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "rows.json"
         words = ["--one", entry.name, "--result", str(result), "--threads", str(options.threads)]
-        command = [sys.executable, "-m", __spec__.name, *words, "--rounds", str(options.rounds)]
+        words += ["--rounds", str(options.rounds), "--engines", options.engines]
+        command = [sys.executable, "-m", __spec__.name, *words]
         done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
         if done.returncode == 0:
             return json.loads(result.read_text(encoding="utf-8"))
@@ -202,14 +217,16 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--reference", type=Path, default=REFERENCE, metavar="FILE", help=f"default {REFERENCE}")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--engines", default=",".join(ENGINES), metavar="A,B", help="'' for none")
     parser.add_argument("--csv", type=Path, metavar="FILE")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(words)
+    engines = tuple(part for part in options.engines.split(",") if part)
     if options.one:
         torch.set_num_threads(options.threads)
         entry = next(entry for entry in ENTRIES if entry.name == options.one)
-        options.result.write_text(json.dumps(measure(entry, options.rounds)), encoding="utf-8")
+        options.result.write_text(json.dumps(measure(entry, options.rounds, engines)), encoding="utf-8")
         return 0
 
     from rich.console import Console
