@@ -79,8 +79,9 @@ def trained_like(name: str, num_classes: int = CLASSES) -> SegmentationModel:
 
 
 def fresh(name: str, num_classes: int = CLASSES) -> SegmentationModel:
-    """A copy as `create_model` made it, in training mode."""
+    """A copy as `create_model` made it, in training mode.  What it draws does not depend on who was made before."""
     model = copy.deepcopy(_made(name, num_classes)).train()
+    torch.manual_seed(0)
     assert isinstance(model, SegmentationModel)
     return model
 

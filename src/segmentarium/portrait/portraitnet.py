@@ -244,10 +244,4 @@ PAPER = Paper(
     code_licence="none stated",
 )
 
-LEARNING = "half of its pictures are in another light at every step, which thirty steps do not learn; they fall to 56 %"
-
-register(
-    "portraitnet",
-    PortraitNet,
-    Card(PAPER, "portrait", 2.08, None, None, 2, {"EG1800 mean IoU": 96.62}, {"learning": LEARNING}),
-)
+register("portraitnet", PortraitNet, Card(PAPER, "portrait", 2.08, None, None, 2, {"EG1800 mean IoU": 96.62}))
