@@ -3,6 +3,7 @@
     segmentarium train --recipe recipes/person.py
     segmentarium train --recipe recipes/person_finish.py
     segmentarium train --recipe recipes/person_tune.py
+    segmentarium train --recipe recipes/person_last.py
 
 Data and starting weights: `person_data.py`.  Small pictures first, where a step costs half; the other parts go on at the size
 that the model is used at.  Four of ten crops have the person, or the background, of another picture laid over them.  Cost and
@@ -13,7 +14,7 @@ from segmentarium.training import TrainingOptions
 
 MODEL = {
     "name": "deeplabv3plus",
-    "backbone": "timm:efficientnet_lite0",
+    "backbone": "efficientnet_lite0",
     "backbone_arguments": {"out_indices": (1, 2, 3)},  # 1/4, 1/8, 1/16
     "decoder_channels": 48,
     "low_channels": 24,

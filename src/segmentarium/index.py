@@ -1,6 +1,9 @@
 """Which module registers which models.  Kept by hand; `tests/unit/test_registry.py` holds it against the files."""
 
 MODULES: dict[str, tuple[str, ...]] = {
+    "backbones.efficientnet_lite": (
+        "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "efficientnet_lite3", "efficientnet_lite4",
+    ),
     "backbones.mobilenet_v2": ("mobilenet_v2", "mobilenet_v2_050", "mobilenet_v2_140"),
     "backbones.resnet": (
         "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",

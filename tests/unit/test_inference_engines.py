@@ -143,6 +143,16 @@ def test_auto_takes_the_fastest_that_agrees_and_remembers_it(monkeypatch: pytest
     assert len(made.built) == 9
 
 
+def test_auto_measures_only_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = _Made(monkeypatch)
+    model = Brightness(num_classes=3).requires_grad_(False)
+    image = torch.rand(1, 3, 64, 64)
+    assert auto.fastest_engine(model, image, pictures=10).name == "torch"
+    assert made.built == [("torch", "fp32")]
+    assert auto.fastest_engine(model, image, pictures=auto.WORTHWHILE).name == "onnxruntime"
+    assert auto.fastest_engine(model, image, pictures=10).name == "onnxruntime"  # remembered: it costs nothing
+
+
 def test_auto_survives_broken_engines_and_a_broken_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     made = _Made(monkeypatch)
     made.broken = {"onnxruntime"}

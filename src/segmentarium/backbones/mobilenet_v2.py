@@ -46,14 +46,23 @@ def divisible_by_8(channels: float) -> int:
 
 
 class InvertedResidual(nn.Module):
-    """1×1 up, depthwise 3×3, linear 1×1 down; a shortcut between equal shapes (figure 4d)."""
+    """1×1 up, depthwise, linear 1×1 down; a shortcut between equal shapes (figure 4d)."""
 
-    def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int, dilation: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        expansion: int,
+        stride: int,
+        dilation: int = 1,
+        *,
+        kernel_size: int = 3,
+    ) -> None:
         super().__init__()
         width = expansion * in_channels
         self.residual = stride == 1 and in_channels == out_channels
         self.expand = nn.Identity() if expansion == 1 else ConvNormAct(in_channels, width, 1, act=nn.ReLU6)
-        self.depthwise = ConvNormAct(width, width, 3, stride, dilation=dilation, groups=width, act=nn.ReLU6)
+        self.depthwise = ConvNormAct(width, width, kernel_size, stride, dilation=dilation, groups=width, act=nn.ReLU6)
         self.project = ConvNormAct(width, out_channels, 1, act=None)
 
     def forward(self, x: Tensor) -> Tensor:

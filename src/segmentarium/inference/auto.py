@@ -19,12 +19,15 @@ from segmentarium.inference.tta import indices
 AGREEMENT = 0.995  # share of the pixels that must get the class that eager PyTorch gives them
 ROUNDS = 5
 SECONDS = 1.5  # at most, for the rounds of one engine
+WORTHWHILE = 3000  # pictures; for fewer, exporting and measuring takes longer than a faster engine can save
 
 # torch.compile is left out: each process would spend half a minute on compiling before the first picture.
 CANDIDATES = (("torch", "fp32"), ("torch", "bf16"), ("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
 
 
-def fastest_engine(model: nn.Module, image: Tensor, *, device: torch.device | str | None = None) -> Engine:
+def fastest_engine(
+    model: nn.Module, image: Tensor, *, device: torch.device | str | None = None, pictures: int | None = None
+) -> Engine:
     """The fastest installed engine that agrees with eager PyTorch on `image`, normalised (B, C, H, W).
 
     The measurement is kept in `engines.json` of the cache folder and used again for pictures of about that size (to 64
@@ -38,6 +41,8 @@ def fastest_engine(model: nn.Module, image: Tensor, *, device: torch.device | st
             return build_engine(model, measured["engine"], precision=measured["precision"], device=device)
         except (ImportError, RuntimeError, ValueError, OSError):
             pass  # another installation than the one that was measured: measure this one
+    if pictures is not None and pictures < WORTHWHILE:
+        return build_engine(model, "torch", precision="fp32", device=device)
     best, table = measure(model, image, device)
     _write_cache(key, {"engine": best[0], "precision": best[1], "measured": table})
     return build_engine(model, best[0], precision=best[1], device=device)

@@ -86,6 +86,7 @@ class Predictor:
         self.flip, self.scales = flip, tuple(scales)
         self._wanted, self._precision = engine, precision
         self._engine: Engine | None = None
+        self.expected: int | None = None  # pictures to come, where that is known: "auto" measures only for many
         self._forward: Callable[[Tensor], Tensor] = augmented(self._logits, flip=flip, scales=self.scales)
         mean, std = torch.tensor(self.preprocessing.mean), torch.tensor(self.preprocessing.std)
         self._factor, self._offset = (1 / (255 * std)).view(-1, 1, 1), (mean / std).view(-1, 1, 1)
@@ -215,7 +216,7 @@ class Predictor:
         if self._engine is None:
             from segmentarium.inference.auto import fastest_engine
 
-            self._engine = fastest_engine(self.model, pixels, device=self.device)
+            self._engine = fastest_engine(self.model, pixels, device=self.device, pictures=self.expected)
         return self._engine(pixels)
 
     def alpha(self, logits: Tensor) -> np.ndarray:

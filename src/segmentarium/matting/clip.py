@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from segmentarium.inference.stages import Ahead, Behind
-from segmentarium.matting.backgrounds import Transparent
+from segmentarium.matting.backgrounds import Blur, Transparent
 from segmentarium.matting.clip_backgrounds import ClipBackground
 from segmentarium.matting.composite import blend_plane
 from segmentarium.matting.frames import Layout, layout_of, plane_array, planes_of
@@ -87,6 +87,8 @@ class FrameWorker:
         self._steady = TemporalFilter()
         self._behind = ClipBackground(portrait.background, layout)
         self._alpha_out = isinstance(portrait.background, Transparent)
+        # in front of its own blur a soft edge may keep what it has of the background
+        self._own_colours = not isinstance(portrait.background, Blur)
         rows, columns = np.mgrid[: layout.height, : layout.width]
         self._chroma = ((rows // 2) * (layout.width // 2) + columns // 2).reshape(-1).astype(np.int32)
 
@@ -132,18 +134,20 @@ class FrameWorker:
         frame.colorspace = {"601": 6, "709": 1, "2020": 9}[self.layout.space]
         return frame, float(alpha[::4, ::4].mean() / 255)
 
-    def _cut(self, matte: Matte, planes: tuple[np.ndarray, ...]) -> tuple[np.ndarray, list[np.ndarray]]:
+    def _cut(self, matte: Matte, planes: Sequence[np.ndarray]) -> tuple[np.ndarray, Sequence[np.ndarray]]:
         """Alpha (H, W) and the person's own colours as planes."""
         band = matte.band(0, self.layout.height)
         index = band.index
+        bright = planes[0].reshape(-1)[index]
+        if not self._own_colours:
+            matte.solve(band, bright[:, None], colours=False)
+            return band.alpha, planes
+        chroma = self._chroma[index]
         own = [np.array(plane) for plane in planes]
-        if len(index):
-            chroma = self._chroma[index]
-            flat = [plane.reshape(-1) for plane in own]
-            values = np.stack((flat[0][index], flat[1][chroma], flat[2][chroma]), 1)
-            colours = matte.solve(band, values, colours=True)
-            assert colours is not None
-            flat[0][index], flat[1][chroma], flat[2][chroma] = colours.T
+        flat = [plane.reshape(-1) for plane in own]
+        colours = matte.solve(band, np.stack((bright, flat[1][chroma], flat[2][chroma]), 1), colours=True)
+        assert colours is not None
+        flat[0][index], flat[1][chroma], flat[2][chroma] = colours.T
         return band.alpha, own
 
     def close(self) -> None:
@@ -230,7 +234,9 @@ def run_clip(
     started = time.perf_counter()
     done, total_share, interrupted = 0, 0.0, False
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_fewer_threads())
         reader = stack.enter_context(source)
+        portrait.predictor.expected = reader.frames
         items = iter(reader)
         first: list[Any] = []
         for item in items:
@@ -266,6 +272,17 @@ def run_clip(
         damage = None if interrupted else reader.damage
     seconds = time.perf_counter() - started
     return ClipResult(None, done, seconds, total_share / max(1, done), damage, interrupted)
+
+
+@contextlib.contextmanager
+def _fewer_threads() -> Iterator[None]:
+    """The stages run side by side: if each took every core for its tensors, they would wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _is_packet(item: Any) -> bool:

@@ -19,29 +19,18 @@ def box(planes: Tensor, radius: int) -> Tensor:
 
 
 def _running(planes: Tensor, radius: int, axis: int) -> Tensor:
-    """Sums over windows of 2 radius + 1 along one axis."""
-    length = planes.shape[axis]
-    padding = [0, 0, 0, 0]
-    padding[0 if axis == 2 else 2] = 1
-    sums = torch.nn.functional.pad(planes.cumsum(axis), padding)  # sums[i]: of the first i
-    if length <= 2 * radius + 1:
-        last = (torch.arange(length) + radius + 1).clamp_(max=length)
-        first = (torch.arange(length) - radius).clamp_(min=0)
-        return sums.index_select(axis, last).sub_(sums.index_select(axis, first))
-    result = torch.empty_like(planes)
-    middle = length - 2 * radius - 1
-    # below `radius` the window starts at 0; in the last `radius` it ends at the border
-    result.narrow(axis, 0, radius + 1).copy_(sums.narrow(axis, radius + 1, radius + 1))
-    torch.sub(
-        sums.narrow(axis, 2 * radius + 2, middle),
-        sums.narrow(axis, 1, middle),
-        out=result.narrow(axis, radius + 1, middle),
-    )
-    torch.sub(
-        sums.narrow(axis, length, 1),
-        sums.narrow(axis, length - 2 * radius, radius),
-        out=result.narrow(axis, length - radius, radius),
-    )
+    """Sums over windows of 2 radius + 1 along one axis, from sums over 1, 2, 4, … pixels."""
+    length, window = planes.shape[axis], 2 * radius + 1
+    blocks = torch.nn.functional.pad(planes, (radius, radius, 0, 0) if axis == 2 else (0, 0, radius, radius))
+    size = 1  # blocks[i] sums this many pixels from i on
+    result, done = blocks.narrow(axis, 0, length).clone(), 1
+    while 2 * size <= window:
+        rest = blocks.shape[axis] - size
+        blocks = blocks.narrow(axis, 0, rest) + blocks.narrow(axis, size, rest)
+        size *= 2
+        if window & size:
+            result += blocks.narrow(axis, done, length)
+            done += size
     return result
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -46,7 +47,8 @@ class Band:
 class Matte:
     """How far each pixel of a picture belongs to the person, in a form that takes little memory at any size.
 
-    functions  (C + 1, h, w): alpha as a linear function of the colour (0..1), see `guided.coefficients`
+    functions  (G + 1, h, w): alpha as a linear function of the first G channels of the colour (0..1), see
+               `guided.coefficients`
     small      (h, w) float32, alpha of the guide, 0..1
     guide      (C, h, w) float32, the small picture
     size       (H, W) of the full picture
@@ -66,26 +68,25 @@ class Matte:
 
     def band(self, top: int, bottom: int) -> Band:
         """Rows top..bottom - 1 with the certain pixels filled in."""
-        alpha = self._state[self._rows[top:bottom]].take(self._columns, axis=1)
+        alpha = self._state.take(self._columns, axis=1)[self._rows[top:bottom]]
         return Band(top, alpha, np.flatnonzero(alpha == _BAND))
 
     def solve(self, band: Band, values: np.ndarray, *, colours: bool) -> np.ndarray | None:
         """Fills in `band.alpha` from the colours (N, C) uint8 at `band.index`; gives back the person's own colours there.
 
-        colours  False: alpha only
+        colours  False: alpha only, for which the channels that guide are enough
         """
         flat = band.alpha.reshape(-1)
         if not len(band.index):
             return values if colours else None
-        maps = self._colour_maps() if colours else self._functions
-        sampled = self._sample(maps, band)
-        channels = values.shape[1]
+        sampled = self._sample(self._colour_maps() if colours else self._functions, band)
+        guides, channels = len(self._functions) - 1, values.shape[1]
         given = torch.from_numpy(values).T.to(torch.float32) / 255
-        alpha = _stretched(apply(sampled[: channels + 1], given), STRETCH_LAST)
+        alpha = _stretched(apply(sampled[: guides + 1], given[:guides]), STRETCH_LAST)
         flat[band.index] = alpha.mul(255).add_(0.5).to(torch.uint8).numpy()
         if not colours:
             return None
-        person, behind = sampled[channels + 1 : 2 * channels + 1], sampled[2 * channels + 1 :]
+        person, behind = sampled[guides + 1 :].split(channels)
         own = person + alpha * (given - alpha * person - (1 - alpha) * behind)
         return own.clamp_(0, 1).mul_(255).add_(0.5).to(torch.uint8).T.numpy()
 
@@ -112,15 +113,17 @@ class Matte:
     def _sample(self, maps: Tensor, band: Band) -> Tensor:
         """(K, N): the maps (K, h, w) at the band's pixels, bilinear."""
         height, width = self.size
-        row, column = np.divmod(band.index, width)
-        grid = torch.empty(1, 1, len(row), 2)
-        grid[0, 0, :, 0] = torch.from_numpy((2 * column + 1) / width - 1)
-        grid[0, 0, :, 1] = torch.from_numpy((2 * (row + band.top) + 1) / height - 1)
-        sampled = torch.nn.functional.grid_sample(maps[None], grid, padding_mode="border", align_corners=False)
+        row = band.index // width
+        grid = np.empty((1, 1, len(row), 2), np.float32)
+        grid[..., 0] = _centres(width)[band.index - row * width]
+        grid[..., 1] = _centres(height)[row + band.top]
+        sampled = torch.nn.functional.grid_sample(
+            maps[None], torch.from_numpy(grid), padding_mode="border", align_corners=False
+        )
         return sampled[0, :, 0]
 
     def _colour_maps(self) -> Tensor:
-        """The functions, the person's colours and the background's, spread over the edge: (3 C + 1, h, w)."""
+        """The functions, the person's colours and the background's, spread over the edge: (G + 1 + 2 C, h, w)."""
         if self._maps is None:
             # the colours vary slowly: half the guide's size is enough, and a quarter of the work
             planes = torch.cat((self.guide, self.small[None]))
@@ -165,9 +168,6 @@ def fit_matte(
         functions = coefficients(seen, small, max(1, round(radius * unit)), EPSILON)
         last = radius == stages[-1]
         small = _stretched(apply(functions, seen), STRETCH_LAST if last else STRETCH)
-    if grey:
-        flat = torch.zeros(guide.shape[0] - 1, height, width)
-        functions = torch.cat((functions[:1], flat, functions[1:]))
     return Matte(functions, small, guide, size)
 
 
@@ -176,6 +176,12 @@ def resized(plane: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(plane.shape) == tuple(size):
         return plane
     return torch.nn.functional.interpolate(plane[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+
+
+@cache
+def _centres(length: int) -> np.ndarray:
+    """Where the pixels of a row lie between -1 and 1."""
+    return ((2 * np.arange(length) + 1) / length - 1).astype(np.float32)
 
 
 def _stretched(values: Tensor, limits: tuple[float, float]) -> Tensor:

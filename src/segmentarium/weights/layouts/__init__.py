@@ -18,6 +18,7 @@ MODULES = (
     "contextnet",
     "deeplabv3plus",
     "dfanet",
+    "efficientnet_lite",
     "enet",
     "erfnet",
     "extremec3",

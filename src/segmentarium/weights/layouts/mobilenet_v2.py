@@ -1,4 +1,4 @@
-"""MobileNetV2 as torchvision and as timm store it; `torchvision_rules` serves larger networks too."""
+"""MobileNetV2 as torchvision and as timm store it; the tables serve larger networks and its kin too."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def torchvision_rules(theirs: str = "", ours: str = "") -> list[Rule]:
     return rules + _unit(f"{theirs}features.18.0", f"{theirs}features.18.1", f"{ours}head")
 
 
-def _timm_rules() -> list[Rule]:
+def timm_rules() -> list[Rule]:
+    """The table of timm's row of inverted residual blocks, classifier included."""
     rules = _unit("conv_stem", "bn1", "stem")
     first, mine = "blocks.0.0", "stages.0.0"
     rules += _unit(f"{first}.conv_dw", f"{first}.bn1", f"{mine}.depthwise")
@@ -39,7 +40,7 @@ def _timm_rules() -> list[Rule]:
     block, mine = "blocks.{}.{}", "stages.{}.{}"
     for i, (theirs, ours) in enumerate((("conv_pw", "expand"), ("conv_dw", "depthwise"), ("conv_pwl", "project"))):
         rules += _unit(f"{block}.{theirs}", f"{block}.bn{i + 1}", f"{mine}.{ours}")
-    return rules + _unit("conv_head", "bn2", "head")
+    return [*rules, *_unit("conv_head", "bn2", "head"), Rule("classifier.{}", "classifier.{}")]
 
 
 def _width(stem: Tensor) -> dict[str, Any]:
@@ -66,7 +67,7 @@ LAYOUTS = (
     Layout(
         "mobilenet_v2/timm",
         "mobilenet_v2",
-        (*_timm_rules(), Rule("classifier.{}", "classifier.{}")),
+        tuple(timm_rules()),
         _timm_arguments,
         "https://github.com/huggingface/pytorch-image-models",
     ),
