@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segmentarium.data.image_io import IMAGE_SUFFIXES, read_image
 from segmentarium.inference.sources import VIDEO_SUFFIXES
-from segmentarium.matting.guided import box
+from segmentarium.matting.guided import box, smaller
 from segmentarium.matting.matte import Matte
 
 BLUR = 2.0  # default strength: standard deviation in per cent of the picture's longer side
@@ -126,7 +126,7 @@ def blurred(matte: Matte, strength: float) -> Tensor:
     shrink = max(1, int(deviation / 2.5))
     planes = torch.cat((matte.guide, matte.small[None]))
     if shrink > 1:
-        planes = torch.nn.functional.avg_pool2d(planes[None], shrink, ceil_mode=True, count_include_pad=False)[0]
+        planes = smaller(planes, shrink)
     weight = (1 - planes[-1]).square()
     weighted = torch.cat((planes[:-1] * weight, weight[None]))
     # under a person who fills most of the picture: the mean of all that there is

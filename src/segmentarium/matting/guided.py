@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 
+LEAST_RADIUS = 2  # pixels
+
+
 def box(planes: Tensor, radius: int) -> Tensor:
     """Mean over windows of (2 radius + 1)² pixels, (C, h, w) -> (C, h, w) float32; windows are cut off at the border."""
     sums = _running(_running(planes, radius, 1), radius, 2)
@@ -39,18 +42,33 @@ def _lengths(length: int, radius: int) -> Tensor:
     return ((position + radius + 1).clamp_(max=length) - (position - radius).clamp_(min=0)).to(torch.float32)
 
 
+def smaller(planes: Tensor, factor: int) -> Tensor:
+    """(C, h, w) -> (C, ceil(h / factor), ceil(w / factor)), each pixel a mean."""
+    size = (-(-planes.shape[1] // factor), -(-planes.shape[2] // factor))
+    mode = "bilinear" if factor == 2 else "area"  # of two by two pixels bilinear is the mean, and four times as fast
+    return torch.nn.functional.interpolate(planes[None], size, mode=mode)[0]
+
+
 def coefficients(guide: Tensor, target: Tensor, radius: int, epsilon: float) -> Tensor:
     """The smoothed linear functions (C + 1, h, w): `(result[:C] * guide).sum(0) + result[C]` is the filtered target.
 
     guide    (C, h, w) float32 of 1 or 3 channels in 0..1
     target   (h, w) float32
     epsilon  variance of the guide, in units of its range squared, below which a window counts as flat and gives its mean
+
+    Windows of a wide radius are counted on a smaller copy, where their radius is still at least `LEAST_RADIUS`.
     """
     channels = guide.shape[0]
     if channels not in (1, 3) or guide.shape[1:] != target.shape:
         raise ValueError(
             f"guide {tuple(guide.shape)} and target {tuple(target.shape)}; give (1 or 3, h, w) and (h, w) of the same size"
         )
+    height, width = target.shape
+    shrink = min(radius // LEAST_RADIUS, height // 2, width // 2)
+    if shrink > 1:
+        both = smaller(torch.cat((guide, target[None])), shrink)
+        found = coefficients(both[:-1], both[-1], round(radius / shrink), epsilon)
+        return torch.nn.functional.interpolate(found[None], (height, width), mode="bilinear")[0]
     pairs = [(0, 0)] if channels == 1 else [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
     first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     planes = torch.cat((target[None], guide, guide * target, guide[first] * guide[second]))

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segmentarium.matting.guided import apply, box, coefficients
+from segmentarium.matting.guided import apply, box, coefficients, smaller
 
 GUIDE_SIDE = 640  # longer side of the guide of a photo, pixels
 STAGES = (5.6, 3.4, 1.7)  # radii of the filter's passes in pixels of the network's mask
@@ -129,7 +129,7 @@ class Matte:
             planes = torch.cat((self.guide, self.small[None]))
             height, width = self.small.shape
             if min(height, width) >= 16:
-                planes = torch.nn.functional.avg_pool2d(planes[None], 2, ceil_mode=True, count_include_pad=False)[0]
+                planes = smaller(planes, 2)
             guide, small = planes[:-1], planes[-1]
             scale = max(small.shape) / 288
             both = torch.cat((spread(guide, small.square(), scale), spread(guide, (1 - small).square(), scale)))
