@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
 LEAST_RADIUS = 2  # pixels
 
 
