@@ -10,8 +10,11 @@ import difflib
 import fnmatch
 import importlib
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import resources
 from typing import Any
 
 from torch import nn
@@ -199,6 +202,22 @@ def list_models(pattern: str = "*", *, family: str | None = None, kind: str | No
 
 
 def model_card(name: str) -> dict[str, Any]:
-    """The card of `name` as plain data: paper, published parameters (millions), FLOPs (1e9 multiply-adds) and scores."""
+    """The card of `name` as plain data: paper, published parameters (millions), FLOPs (1e9 multiply-adds) and scores.
+
+    "counted" has parameters and FLOPs of the model here, without what only training uses; None for names registered elsewhere.
+    """
     found = entry(name)
-    return {"name": name, "kind": found.kind, "arguments": dict(found.arguments), **asdict(found.card)}
+    counted = _counted().get(name)
+    return {
+        "name": name,
+        "kind": found.kind,
+        "arguments": dict(found.arguments),
+        **asdict(found.card),
+        "counted": counted,
+    }
+
+
+@cache
+def _counted() -> dict[str, Any]:
+    """Written by docs/generate.py: counting all takes half a minute."""
+    return json.loads(resources.files("segmentarium").joinpath("counted.json").read_text(encoding="utf-8"))

@@ -102,6 +102,7 @@ def test_models_lists_cards(capsys: pytest.CaptureFixture[str]) -> None:
     cards = json.loads(capsys.readouterr().out)
     assert [card["name"] for card in cards] == ["segformer_b0", "segformer_b1"]
     assert cards[0]["paper"]["venue"] == "NeurIPS"
+    assert cards[0]["counted"] == {"parameters": 3.753, "flops": 5.519, "flops_size": [512, 512]}
     assert main(["models", "--kind", "segmenter"]) == 0
     table = capsys.readouterr().out
     assert all(name in table for name in list_models(family="realtime"))
