@@ -3,6 +3,7 @@
     segmentarium train --recipe recipes/person.py
     segmentarium train --recipe recipes/person_finish.py
     segmentarium train --recipe recipes/person_tune.py
+    segmentarium train --recipe recipes/person_long.py
     segmentarium train --recipe recipes/person_last.py
 
 Data and starting weights: `person_data.py`.  Small pictures first, where a step costs half; the other parts go on at the size
