@@ -238,12 +238,25 @@ def test_saved_files_hold_what_they_say(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(mask), result.mask)
     assert tuple(mask.getpalette() or ())[:6] == (0, 0, 0, *result.palette[1])
     cutout = np.asarray(Image.open(files[2]))
-    assert np.array_equal(cutout[..., :3], result.image)
-    assert np.array_equal(cutout[..., 3], result.alpha)
+    assert np.array_equal(cutout, np.asarray(result.cutout))
     facts = json.loads(files[3].read_text())
     assert (facts["width"], facts["height"]) == (90, 60)
     assert [c["share"] for c in facts["classes"]] == list(result.areas.values())
     assert facts["seconds"] > 0
+
+
+def test_cutouts_follow_the_edges_of_the_picture() -> None:
+    image = np.full((96, 128, 3), (40, 90, 40), np.uint8)
+    image[24:, 40:90] = (200, 160, 140)
+    truth = image[..., 0] > 100
+    rough = np.asarray(Image.fromarray((truth * 255).astype(np.uint8)).resize((16, 12)).resize((128, 96)))
+    result = Result(image, (rough > 127).astype(np.uint8), ("rest", "person"), ((0, 0, 0), (9, 9, 9)), alpha=rough)
+    cutout = np.asarray(result.cutout)
+    assert np.abs(cutout[..., 3] / 255 - truth).mean() < 0.2 * np.abs(rough / 255 - truth).mean()
+    solid, clear = cutout[..., 3] == 255, cutout[..., 3] == 0
+    assert solid.sum() > 0.9 * truth.sum()
+    assert np.abs(cutout[solid][:, :3].astype(int) - image[solid]).max() <= 1
+    assert not cutout[clear].any()
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

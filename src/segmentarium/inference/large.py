@@ -45,7 +45,8 @@ def segment_file(
     progress  called with the share that is done, 0..1
 
     Files appear under their names when all of them are complete.  Raises ImageReadError for a damaged file.
-    The legend is painted before the last row is known: its entries come from a first look at a thumbnail.
+    The legend is painted before the last row is known: its entries come from a first look at a thumbnail.  Cut-outs have
+    the edge of the mask: a matte would need the whole picture first (`portrait` makes one).
     """
     check_kinds(kinds)
     if len(predictor.classes) > 256:

@@ -56,10 +56,12 @@ class Result:
 
     @property
     def cutout(self) -> Image.Image:
-        """RGBA: the picture with everything but the foreground transparent, soft at its edge."""
+        """RGBA: the picture with everything but the foreground transparent, by a matte that follows the picture's edges."""
         if self.alpha is None:
             raise ValueError(no_foreground(self.classes))
-        return Image.fromarray(np.dstack((self.image, self.alpha)))
+        from segmentarium.matting.portrait import cut_out
+
+        return Image.fromarray(cut_out(self.image, self.alpha))
 
     def as_dict(self) -> dict[str, Any]:
         """What the JSON file holds."""
