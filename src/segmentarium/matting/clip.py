@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from segmentarium.matting.portrait import Portrait
 
 STAGES = (4.0, 2.0)  # of the matte: less than for pictures, the filter over time has calmed the mask already
+SLIGHT = 4.0  # strength of a blur
 LARGEST_MASK = 512  # longer side at which a network without a size of its own sees a clip
 
 
@@ -87,8 +88,9 @@ class FrameWorker:
         self._steady = TemporalFilter()
         self._behind = ClipBackground(portrait.background, layout)
         self._alpha_out = isinstance(portrait.background, Transparent)
-        # in front of its own blur a soft edge may keep what it has of the background
-        self._own_colours = not isinstance(portrait.background, Blur)
+        behind = portrait.background
+        # in front of its own slight blur a soft edge may keep what it has of the background
+        self._own_colours = not (isinstance(behind, Blur) and behind.strength <= SLIGHT)
         rows, columns = np.mgrid[: layout.height, : layout.width]
         self._chroma = ((rows // 2) * (layout.width // 2) + columns // 2).reshape(-1).astype(np.int32)
 
