@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from segmentarium.matting import composite, fit_matte, parse_background
+from segmentarium.matting import composite, fit_matte, guided, parse_background
 from segmentarium.matting.backgrounds import BLUR, Blur, Colour, Picture, Rows, Transparent, covering_box
 from segmentarium.matting.guided import apply, box, coefficients
 from segmentarium.matting.matte import resized
@@ -37,6 +37,21 @@ def test_a_linear_function_of_the_colours_passes_the_guided_filter() -> None:
     torch.testing.assert_close(found, target, rtol=0, atol=1e-3)
     with pytest.raises(ValueError, match="of the same size"):
         coefficients(guide, target[1:], 4, 1e-4)
+
+
+@pytest.mark.parametrize("size", [(120, 160), (121, 157)])
+def test_wide_windows_on_a_smaller_copy_give_nearly_the_same(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = soft_disc(*size, 75, 60, 35)
+    guide, target = tensor(scene(truth)), resized(rough(truth), size)
+    found = [apply(coefficients(guide, target, radius, 1e-3), guide) for radius in (5, 8)]
+    monkeypatch.setattr(guided, "LEAST_RADIUS", 100)
+    exact = [apply(coefficients(guide, target, radius, 1e-3), guide) for radius in (5, 8)]
+    changed = float((exact[0] - exact[1]).abs().mean())
+    for ours, theirs in zip(found, exact, strict=True):
+        difference = float((ours - theirs).abs().mean())
+        assert 0 < difference < min(0.01, changed)
 
 
 @pytest.mark.parametrize("scale", [1, 2])
