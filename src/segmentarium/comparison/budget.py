@@ -112,6 +112,7 @@ def seconds_per_step(options: TrainingOptions, seconds: float = PROBE_SECONDS) -
     from segmentarium.training.optimizer import AveragedModel, build_optimizer
     from segmentarium.training.preflight import check_fit, divide_batch
     from segmentarium.training.run import build_model
+    from segmentarium.training.task import prepare
 
     dataset = training_dataset(options)
     torch.manual_seed(options.seed)
@@ -124,7 +125,7 @@ def seconds_per_step(options: TrainingOptions, seconds: float = PROBE_SECONDS) -
     )
     layout: Any = torch.channels_last if options.channels_last else torch.contiguous_format
     model.to(device)
-    model.to(memory_format=layout)
+    prepare(model, options)
     optimizer = build_optimizer(model.train(), options)
     averaged = AveragedModel(model, options.ema) if options.ema else None
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "32": torch.float32}[options.precision]
@@ -146,7 +147,8 @@ def seconds_per_step(options: TrainingOptions, seconds: float = PROBE_SECONDS) -
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         ends.append(time.perf_counter())
-        if len(ends) > PROBE_STEPS and ends[-1] - started > seconds:
+        passed = ends[-1] - started
+        if passed > seconds and (len(ends) > PROBE_STEPS or (len(ends) > 2 and passed > 2 * seconds)):
             break
     half = len(ends) // 2
     return (ends[-1] - ends[half]) / (len(ends) - 1 - half)

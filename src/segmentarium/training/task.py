@@ -24,6 +24,13 @@ from segmentarium.training.optimizer import AveragedModel, build_optimizer, rate
 from segmentarium.training.options import TrainingOptions
 
 
+def prepare(model: nn.Module, options: TrainingOptions) -> None:
+    """Gives the model the memory layout and the layers with which it trains fastest.  Its weights stay."""
+    if options.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    depthwise_in_float32(model)
+
+
 class NonFiniteLossError(ValueError):
     """The loss became NaN or infinite; the message names the files of the batch."""
 
@@ -37,9 +44,7 @@ class SegmentationTask(pl.LightningModule):
 
     def __init__(self, model: SegmentationModel, dataset: SegmentationDataset, options: TrainingOptions) -> None:
         super().__init__()
-        if options.channels_last:  # now, because DDP takes the layout of its buckets from what it is given
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        depthwise_in_float32(model)
+        prepare(model, options)  # now, because DDP takes the layout of its buckets from what it is given
         self.model = model
         self.dataset, self.options = dataset, options
         self.step, self.micro_batch, self.accumulation = 0, options.batch_size, 1
