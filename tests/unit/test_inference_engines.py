@@ -111,6 +111,7 @@ class _Made:
         monkeypatch.setattr(auto, "CANDIDATES", tuple(self.times))
         monkeypatch.setattr(auto, "missing_packages", lambda _: [])
         monkeypatch.setattr(auto, "build_engine", self.build)
+        monkeypatch.setattr(auto, "check_answers", lambda *_: None)
         monkeypatch.setattr(auto, "_seconds", lambda engine, _: self.times[(engine.name, engine.details)])
         self.wrong = {"openvino"}
         self.broken: set[str] = set()
@@ -151,6 +152,21 @@ def test_auto_measures_only_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> No
     assert made.built == [("torch", "fp32")]
     assert auto.fastest_engine(model, image, pictures=auto.WORTHWHILE).name == "onnxruntime"
     assert auto.fastest_engine(model, image, pictures=10).name == "onnxruntime"  # remembered: it costs nothing
+
+
+def test_auto_leaves_an_engine_that_never_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    waits = auto.check_answers
+    made = _Made(monkeypatch)
+    made.wrong = set()
+    monkeypatch.setattr(auto, "check_answers", lambda model, shape: waits(model, shape, seconds=0.2))
+    monkeypatch.setattr(auto, "onnx_file", lambda _: tmp_path / "network.onnx")
+    monkeypatch.setattr(auto, "_FORWARD", "import time; time.sleep(30)")
+    best, rows = auto.measure(Brightness(num_classes=3), torch.rand(1, 3, 64, 64), torch.device("cpu"))
+    assert best == ("onnxruntime", "fp32")
+    assert "timed out" in next(row["error"] for row in rows if row["precision"] == "bf16")
+    monkeypatch.setattr(auto, "_FORWARD", "raise ValueError('no bf16 here')")
+    with pytest.raises(RuntimeError, match="no bf16 here"):
+        waits(Brightness(), (1, 3, 64, 64))
 
 
 def test_auto_survives_broken_engines_and_a_broken_cache(monkeypatch: pytest.MonkeyPatch) -> None:
