@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from segmentarium.matting import composite, fit_matte, guided, parse_background
+from segmentarium.inference import guided
+from segmentarium.inference.guided import apply, box, coefficients
+from segmentarium.inference.matte import resized
+from segmentarium.matting import composite, fit_matte, parse_background
 from segmentarium.matting.backgrounds import BLUR, Blur, Colour, Picture, Rows, Transparent, covering_box
-from segmentarium.matting.guided import apply, box, coefficients
-from segmentarium.matting.matte import resized
 from segmentarium.matting.motion import flow, warp
 from segmentarium.matting.temporal import TemporalFilter
 from segmentarium.metrics import Flicker

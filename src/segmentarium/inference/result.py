@@ -59,7 +59,7 @@ class Result:
         """RGBA: the picture with everything but the foreground transparent, by a matte that follows the picture's edges."""
         if self.alpha is None:
             raise ValueError(no_foreground(self.classes))
-        from segmentarium.matting.portrait import cut_out
+        from segmentarium.inference.cutout import cut_out
 
         return Image.fromarray(cut_out(self.image, self.alpha))
 

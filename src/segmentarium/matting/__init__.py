@@ -7,9 +7,9 @@ portrait.clip("call.mp4", "out.mp4")
 
 from __future__ import annotations
 
+from segmentarium.inference.matte import Matte, fit_matte
 from segmentarium.matting.backgrounds import parse_background
 from segmentarium.matting.composite import composite
-from segmentarium.matting.matte import Matte, fit_matte
 from segmentarium.matting.portrait import Portrait, PortraitResult
 
 __all__ = ["Matte", "Portrait", "PortraitResult", "composite", "fit_matte", "parse_background"]

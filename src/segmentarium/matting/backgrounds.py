@@ -13,9 +13,9 @@ from PIL import Image, ImageColor
 from torch import Tensor
 
 from segmentarium.data.image_io import IMAGE_SUFFIXES, read_image
+from segmentarium.inference.guided import box, smaller
+from segmentarium.inference.matte import Matte
 from segmentarium.inference.sources import VIDEO_SUFFIXES
-from segmentarium.matting.guided import box, smaller
-from segmentarium.matting.matte import Matte
 
 BLUR = 2.0  # default strength: standard deviation in per cent of the picture's longer side
 

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segmentarium.inference.matte import Matte, fit_matte
 from segmentarium.inference.stages import Ahead, Behind
 from segmentarium.matting.backgrounds import Blur, Transparent
 from segmentarium.matting.clip_backgrounds import ClipBackground
 from segmentarium.matting.composite import blend_plane
 from segmentarium.matting.frames import Layout, layout_of, plane_array, planes_of
-from segmentarium.matting.matte import Matte, fit_matte
 from segmentarium.matting.reader import Reader
 from segmentarium.matting.temporal import TemporalFilter
 from segmentarium.matting.writers import (

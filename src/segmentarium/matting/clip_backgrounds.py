@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from segmentarium.inference.matte import Matte
 from segmentarium.matting.backgrounds import Background, Blur, Clip, Colour, Picture, blurred, covering_box
 from segmentarium.matting.frames import Layout, plane_array, planes_of, rgb_to_planes
-from segmentarium.matting.matte import Matte
 from segmentarium.matting.reader import Reader
 
 Planes = tuple[Any, Any, Any]  # Y, U, V: arrays uint8, or one number each

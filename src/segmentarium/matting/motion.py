@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segmentarium.matting.guided import box
+from segmentarium.inference.guided import box
 
 SMALLEST = 12  # pixels of the shorter side at the coarsest level
 RADIUS = 3

@@ -57,7 +57,7 @@ def convert(portrait: Portrait, path: Path, out: Path) -> float:
 
 
 def _convert_in_rows(portrait: Portrait, path: Path, out: Path) -> float:
-    from segmentarium.matting.portrait import guide_size
+    from segmentarium.inference.cutout import guide_size
     from segmentarium.weights import atomic_write
 
     if out.suffix.lower() != ".png":

@@ -14,19 +14,18 @@ import torch
 from PIL import Image
 
 from segmentarium.inference import sources
+from segmentarium.inference.cutout import BAND, guide_size, transparent
+from segmentarium.inference.matte import Matte, fit_matte
 from segmentarium.inference.predictor import ModelSource, Predictor, displayed
 from segmentarium.inference.readers import ArrayRows
 from segmentarium.inference.result import no_foreground
 from segmentarium.inference.tta import scaled
 from segmentarium.matting.backgrounds import Clip, Given, Rows, Transparent, parse_background
 from segmentarium.matting.composite import composite
-from segmentarium.matting.matte import GUIDE_SIDE, Matte, fit_matte
 
 if TYPE_CHECKING:
     from segmentarium.matting.clip import ClipResult
 
-BAND = 128  # rows at a time
-MASK_SIDE = 320  # longer side of the masks from which `cut_out` makes mattes: its passes are as wide as a portrait's
 NOBODY = 0.002  # share of the picture below which nobody is in it
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 PICTURE_SUFFIXES = (*JPEG_SUFFIXES, ".png", ".webp", ".tif", ".tiff", ".bmp")
@@ -147,7 +146,7 @@ class Portrait:
                 if behind is not None:
                     yield top, composite(own, alpha, behind.rows(top, bottom)), alpha
                     continue
-                yield top, _rgba(own, alpha), alpha
+                yield top, transparent(own, alpha), alpha
 
     def file(self, path: str | PathLike[str], out: str | PathLike[str]) -> float:
         """`self(path).save(out)`; pictures above 40 megapixels are read, done and written in rows.  The person's share, 0..1.
@@ -171,33 +170,3 @@ class Portrait:
         from segmentarium.matting.clip import convert_clip
 
         return convert_clip(self, source, out, alpha_format=alpha_format, progress=progress, stop=stop)
-
-
-def cut_out(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(H, W, 4) uint8: a picture (H, W, 3) uint8 with all but the foreground of a soft mask (H, W) uint8 transparent.
-
-    The mask is refined to a matte, and soft pixels get the foreground's own colours.
-    """
-    size = height, width = image.shape[0], image.shape[1]
-    result = np.empty((height, width, 4), np.uint8)
-    with torch.inference_mode():
-        guide = scaled(ArrayRows(image).rows(0, height), guide_size(size))[0].to(torch.float32) / 255
-        coarse = [max(1, round(side * min(1.0, MASK_SIDE / max(size)))) for side in size]
-        chance = scaled(torch.tensor(mask)[None, None].to(torch.float32) / 255, coarse)[0, 0]
-        matte = fit_matte(guide, chance, size)
-        for top in range(0, height, BAND):
-            alpha, own = matte.rows(image[top : top + BAND], top)
-            result[top : top + BAND] = _rgba(own, alpha)
-    return result
-
-
-def _rgba(own: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    rows = np.dstack((own, alpha))
-    rows[alpha == 0] = 0  # what was behind is gone, not only hidden
-    return rows
-
-
-def guide_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) of the small copy of a picture of (H, W)."""
-    factor = min(1.0, GUIDE_SIDE / max(size))
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

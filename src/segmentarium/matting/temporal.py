@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from segmentarium.matting.guided import box
-from segmentarium.matting.matte import resized
+from segmentarium.inference.guided import box
+from segmentarium.inference.matte import resized
 from segmentarium.matting.motion import flow, warp
 
 MEMORY = 0.12  # seconds after which an old mask counts 1/e

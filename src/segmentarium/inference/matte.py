@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segmentarium.matting.guided import apply, box, coefficients, smaller
+from segmentarium.inference.guided import apply, box, coefficients, smaller
 
 GUIDE_SIDE = 640  # longer side of the guide of a photo, pixels
 STAGES = (5.6, 3.4, 1.7)  # radii of the filter's passes in pixels of the network's mask
