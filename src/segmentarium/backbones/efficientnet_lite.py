@@ -16,12 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from torch import Tensor, nn
-
-from segmentarium.backbones.mobilenet_v2 import InvertedResidual, divisible_by_8
-from segmentarium.contracts import Backbone
-from segmentarium.layers.conv import ConvNormAct
-from segmentarium.layers.pooling import global_average_pool
+from segmentarium.backbones.mobilenet_v2 import LAST_OF_STRIDE, InvertedResidualNet, divisible_by_8, sorted_indices
 from segmentarium.registry import Card, Paper, register
 
 STAGES = (  # table 1: expansion, kernel, channels, blocks, stride
@@ -33,11 +28,10 @@ STAGES = (  # table 1: expansion, kernel, channels, blocks, stride
     (6, 5, 192, 4, 2),
     (6, 3, 320, 1, 1),
 )
-LAST_OF_STRIDE = (0, 1, 2, 4, 6)  # the stages after which strides 2, 4, 8, 16, 32 end
 STEM, HEAD = 32, 1280
 
 
-class EfficientNetLite(Backbone):
+class EfficientNetLite(InvertedResidualNet):
     """EfficientNet-Lite at a width and a depth coefficient.
 
     output_stride  32 as published; 16 or 8: later stages dilated instead of strided, in timm's way (see MobileNetV2)
@@ -56,66 +50,23 @@ class EfficientNetLite(Backbone):
         out_indices: Sequence[int] = (1, 2, 3, 4),
         num_classes: int | None = None,
     ) -> None:
-        super().__init__()
-        if output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride is {output_stride}; EfficientNet-Lite can have 8, 16 or 32")
-        if not out_indices or any(index not in range(5) for index in out_indices):
-            raise ValueError(f"out_indices is {tuple(out_indices)}; give some of 0, 1, 2, 3, 4 (strides 2 to 32)")
-        self.in_channels = in_channels
-        self.out_indices = tuple(sorted(out_indices))
-        last = len(STAGES) - 1 if num_classes is not None else LAST_OF_STRIDE[self.out_indices[-1]]
-        self.stem = ConvNormAct(in_channels, STEM, 3, 2, act=nn.ReLU6)
-        self.stages = nn.ModuleList()
-        inputs, channels, strides = STEM, [], []
-        stride, rate = 2, 1
-        for index, (expansion, kernel, base, blocks, step) in enumerate(STAGES[: last + 1]):
-            fixed = index in (0, len(STAGES) - 1)
-            before = rate
-            if stride * step > output_stride:
-                rate, step = rate * step, 1
-            stride *= step
-            outputs = divisible_by_8(base * width)
-            stage = nn.Sequential()
-            for i in range(blocks if fixed else math.ceil(blocks * depth)):
-                first = i == 0
-                stage.append(
-                    InvertedResidual(
-                        inputs, outputs, expansion, step if first else 1, before if first else rate, kernel_size=kernel
-                    )
-                )
-                inputs = outputs
-            self.stages.append(stage)
-            channels.append(outputs)
-            strides.append(stride)
-        self.head = self.classifier = None
-        if num_classes is not None:
-            self.head = ConvNormAct(inputs, HEAD, 1, act=nn.ReLU6)
-            self.classifier = nn.Linear(HEAD, num_classes)
-        self.channels = tuple(channels[LAST_OF_STRIDE[i]] for i in self.out_indices)
-        self.strides = tuple(strides[LAST_OF_STRIDE[i]] for i in self.out_indices)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        x = self.stem(image)
-        features = []
-        for index, stage in enumerate(self.stages[: LAST_OF_STRIDE[self.out_indices[-1]] + 1]):
-            x = stage(x)
-            if index in LAST_OF_STRIDE:
-                features.append(x)
-        return [features[i] for i in self.out_indices]
-
-    def classify(self, image: Tensor) -> Tensor:
-        """image (B, C, H, W) -> scores (B, num_classes)"""
-        if self.head is None or self.classifier is None:
-            raise ValueError(
-                "this EfficientNetLite has no classifier; build it with num_classes=1000 or another number"
-            )
-        x = self.stem(image)
-        for stage in self.stages:
-            x = stage(x)
-        return self.classifier(global_average_pool(self.head(x)).flatten(1))
+        last = len(STAGES) - 1 if num_classes is not None else LAST_OF_STRIDE[sorted_indices(out_indices)[-1]]
+        fixed = (0, len(STAGES) - 1)
+        stages = [
+            (expansion, kernel, divisible_by_8(base * width), n if i in fixed else math.ceil(n * depth), stride)
+            for i, (expansion, kernel, base, n, stride) in enumerate(STAGES[: last + 1])
+        ]
+        super().__init__(
+            stages,
+            stem=STEM,
+            head=HEAD if num_classes is not None else None,
+            in_channels=in_channels,
+            output_stride=output_stride,
+            contract_dilation=True,
+            final_conv=False,
+            out_indices=out_indices,
+            num_classes=num_classes,
+        )
 
 
 PAPER = Paper(

@@ -72,7 +72,94 @@ class InvertedResidual(nn.Module):
         return y
 
 
-class MobileNetV2(Backbone):
+class InvertedResidualNet(Backbone):
+    """A stem, a row of stages of inverted residual blocks and a head: MobileNetV2 and its kin.
+
+    stages  (expansion, kernel, channels, blocks, stride) of each, in the order of `LAST_OF_STRIDE`; later ones may be missing
+    head    channels of the 1×1 convolution before the classifier; None: neither
+    The other arguments are MobileNetV2's.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[tuple[int, int, int, int, int]],
+        *,
+        stem: int,
+        head: int | None,
+        in_channels: int,
+        output_stride: int,
+        contract_dilation: bool,
+        final_conv: bool,
+        out_indices: Sequence[int],
+        num_classes: int | None,
+    ) -> None:
+        super().__init__()
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride is {output_stride}; {type(self).__name__} can have 8, 16 or 32")
+        self.in_channels = in_channels
+        self.out_indices = sorted_indices(out_indices)
+        self.stem = ConvNormAct(in_channels, stem, 3, 2, act=nn.ReLU6)
+        self.stages = nn.ModuleList()
+        inputs, channels, strides = stem, [], []
+        stride, rate = 2, 1
+        for expansion, kernel, outputs, blocks, step in stages:
+            before = rate
+            if stride * step > output_stride:
+                rate, step = rate * step, 1
+            stride *= step
+            stage = nn.Sequential()
+            for i in range(blocks):
+                dilation = before if i == 0 and contract_dilation else rate
+                block_stride = step if i == 0 else 1
+                stage.append(InvertedResidual(inputs, outputs, expansion, block_stride, dilation, kernel_size=kernel))
+                inputs = outputs
+            self.stages.append(stage)
+            channels.append(outputs)
+            strides.append(stride)
+        self.final_conv = final_conv
+        self.head = None if head is None else ConvNormAct(inputs, head, 1, act=nn.ReLU6)
+        self.classifier = None if head is None or num_classes is None else nn.Linear(head, num_classes)
+        if final_conv and head is not None:
+            channels[-1] = head
+        self.channels = tuple(channels[LAST_OF_STRIDE[i]] for i in self.out_indices)
+        self.strides = tuple(strides[LAST_OF_STRIDE[i]] for i in self.out_indices)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x = self.stem(image)
+        wanted = [LAST_OF_STRIDE[i] for i in self.out_indices]
+        features = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in wanted:
+                features.append(x)
+            if index == wanted[-1]:
+                break
+        if self.final_conv and self.head is not None and wanted[-1] == LAST_OF_STRIDE[-1]:
+            features[-1] = self.head(x)
+        return features
+
+    def classify(self, image: Tensor) -> Tensor:
+        """image (B, C, H, W) -> scores (B, num_classes)"""
+        if self.head is None or self.classifier is None:
+            name = type(self).__name__
+            raise ValueError(f"this {name} has no classifier; build it with num_classes=1000 or another number")
+        x = self.stem(image)
+        for stage in self.stages:
+            x = stage(x)
+        return self.classifier(global_average_pool(self.head(x)).flatten(1))
+
+
+def sorted_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
+    """`out_indices` in order; ValueError where they are not of 0 to 4."""
+    if not out_indices or any(index not in range(5) for index in out_indices):
+        raise ValueError(f"out_indices is {tuple(out_indices)}; give some of 0, 1, 2, 3, 4 (strides 2 to 32)")
+    return tuple(sorted(out_indices))
+
+
+class MobileNetV2(InvertedResidualNet):
     """MobileNetV2 at a width multiplier.
 
     output_stride      32 as published; 16 or 8: later stages dilated instead of strided
@@ -93,66 +180,17 @@ class MobileNetV2(Backbone):
         out_indices: Sequence[int] = (1, 2, 3, 4),
         num_classes: int | None = None,
     ) -> None:
-        super().__init__()
-        if output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride is {output_stride}; MobileNetV2 can have 8, 16 or 32")
-        if not out_indices or any(index not in range(5) for index in out_indices):
-            raise ValueError(f"out_indices is {tuple(out_indices)}; give some of 0, 1, 2, 3, 4 (strides 2 to 32)")
-        self.in_channels = in_channels
-        self.out_indices = tuple(sorted(out_indices))
-        inputs = divisible_by_8(32 * width)
-        self.stem = ConvNormAct(in_channels, inputs, 3, 2, act=nn.ReLU6)
-        stages, channels, strides = [], [], []
-        stride, rate = 2, 1
-        for expansion, base, blocks, step in STAGES:
-            before = rate
-            if stride * step > output_stride:
-                rate, step = rate * step, 1
-            stride *= step
-            outputs = divisible_by_8(base * width)
-            stage = nn.Sequential()
-            for i in range(blocks):
-                dilation = before if i == 0 and contract_dilation else rate
-                stage.append(InvertedResidual(inputs, outputs, expansion, step if i == 0 else 1, dilation))
-                inputs = outputs
-            stages.append(stage)
-            channels.append(outputs)
-            strides.append(stride)
-        self.stages = nn.ModuleList(stages)
-        self.final_conv = final_conv
-        self.head = None
-        if final_conv or num_classes is not None:
-            self.head = ConvNormAct(inputs, max(1280, divisible_by_8(1280 * width)), 1, act=nn.ReLU6)
-        self.classifier = None
-        if self.head is not None and num_classes is not None:
-            self.classifier = nn.Linear(self.head.conv.out_channels, num_classes)
-        if final_conv and self.head is not None:
-            channels[-1] = self.head.conv.out_channels
-        self.channels = tuple(channels[LAST_OF_STRIDE[i]] for i in self.out_indices)
-        self.strides = tuple(strides[LAST_OF_STRIDE[i]] for i in self.out_indices)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        x = self.stem(image)
-        features = []
-        for index, stage in enumerate(self.stages):
-            x = stage(x)
-            if index in LAST_OF_STRIDE:
-                features.append(x)
-        if self.final_conv and self.head is not None:
-            features[-1] = self.head(x)
-        return [features[i] for i in self.out_indices]
-
-    def classify(self, image: Tensor) -> Tensor:
-        """image (B, C, H, W) -> scores (B, num_classes)"""
-        if self.head is None or self.classifier is None:
-            raise ValueError("this MobileNetV2 has no classifier; build it with num_classes=1000 or another number")
-        x = self.stem(image)
-        for stage in self.stages:
-            x = stage(x)
-        return self.classifier(global_average_pool(self.head(x)).flatten(1))
+        super().__init__(
+            [(t, 3, divisible_by_8(c * width), n, s) for t, c, n, s in STAGES],
+            stem=divisible_by_8(32 * width),
+            head=max(1280, divisible_by_8(1280 * width)) if final_conv or num_classes is not None else None,
+            in_channels=in_channels,
+            output_stride=output_stride,
+            contract_dilation=contract_dilation,
+            final_conv=final_conv,
+            out_indices=out_indices,
+            num_classes=num_classes,
+        )
 
 
 PAPER = Paper(
