@@ -9,5 +9,5 @@ from common import portrait
 from segmentarium.training import TrainingOptions
 
 
-def recipe() -> TrainingOptions:
+def recipe() -> list[TrainingOptions]:
     return portrait("bsn", model_arguments={"backbone": "resnet18"}, learning_rate=1e-3)

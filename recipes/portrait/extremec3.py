@@ -5,5 +5,5 @@ from common import portrait
 from segmentarium.training import TrainingOptions
 
 
-def recipe() -> TrainingOptions:
+def recipe() -> list[TrainingOptions]:
     return portrait("extremec3", learning_rate=5e-3, weight_decay=2e-4)

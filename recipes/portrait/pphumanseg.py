@@ -8,5 +8,5 @@ from common import portrait
 from segmentarium.training import TrainingOptions
 
 
-def recipe() -> TrainingOptions:
+def recipe() -> list[TrainingOptions]:
     return portrait("pphumanseg", learning_rate=5e-3)

@@ -171,7 +171,7 @@ def test_the_filter_over_time_halves_flicker_and_does_not_lag() -> None:
         small = torch.nn.functional.avg_pool2d(torch.from_numpy(truth)[None, None], 2)[0, 0]
         noise = torch.nn.functional.interpolate(torch.randn(1, 1, 9, 12), (72, 96), mode="bilinear")[0, 0]
         mask = (small + 0.25 * noise).clamp(0, 1)
-        found = steady(mask, grey, number / 30)
+        found = steady(lambda mask=mask: mask, grey, number / 30)
         raw.update(mask.numpy(), truth=small.numpy())
         filtered.update(found.numpy(), truth=small.numpy())
         errors.append([float(((one > 0.5) != (small > 0.5)).float().mean()) for one in (mask, found)])
@@ -183,10 +183,38 @@ def test_the_filter_over_time_halves_flicker_and_does_not_lag() -> None:
 def test_a_cut_and_a_long_pause_forget_the_old_mask() -> None:
     steady = TemporalFilter()
     first, second = torch.rand(40, 60), torch.rand(40, 60)
-    steady(torch.zeros(20, 30), first, 0.0)
+    steady(lambda: torch.zeros(20, 30), first, 0.0)
     fresh = torch.ones(20, 30)
-    torch.testing.assert_close(steady(fresh, second, 0.04), fresh)  # another scene
-    torch.testing.assert_close(steady(torch.zeros(20, 30), second, 5.0), torch.zeros(20, 30), rtol=0, atol=1e-6)
+    torch.testing.assert_close(steady(lambda: fresh, second, 0.04), fresh)  # another scene
+    torch.testing.assert_close(steady(lambda: torch.zeros(20, 30), second, 5.0), torch.zeros(20, 30), rtol=0, atol=1e-6)
+
+
+def test_the_network_rests_while_motion_explains_the_frames() -> None:
+    steady, looks = TemporalFilter(), []
+
+    def masks(first: int, last: int, ball: int | None = None) -> torch.Tensor:
+        found = torch.zeros(0)
+        for number in range(first, last):
+            truth = soft_disc(144, 192, 60 + number, 70, 34)
+            if ball is not None:
+                truth = np.maximum(truth, soft_disc(144, 192, ball, 30, 20))
+            grey = torch.from_numpy(scene(truth, seed=0, noise=1).mean(2) / 255).float()
+
+            def look(truth: np.ndarray = truth, number: int = number) -> torch.Tensor:
+                looks.append(number)
+                return torch.from_numpy(truth).float()
+
+            found = steady(look, grey, number / 30)
+        return found
+
+    mask = masks(0, 9)
+    assert looks == [0, 3, 6]  # two of three frames are the moved mask
+    truth = torch.from_numpy(soft_disc(144, 192, 68, 70, 34)) > 0.5
+    assert ((mask > 0.5) & truth).sum() / ((mask > 0.5) | truth).sum() > 0.96
+    masks(9, 11)
+    looks.clear()
+    assert masks(11, 12, ball=150)[30, 150] > 0.5  # something new is seen at once
+    assert looks == [11]
 
 
 def test_flicker_counts_what_stands_still() -> None:

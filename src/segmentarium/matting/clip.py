@@ -97,13 +97,14 @@ class FrameWorker:
     def look(self, step: Step) -> Step:
         """Adds the steady mask and the guide."""
         with torch.inference_mode():
-            rgb = self._to_rgb.reformat(step.small, format="rgb24", threads=1).to_ndarray()
-            small = np.ascontiguousarray(np.rot90(rgb, step.turns))
             planes = [np.rot90(plane_array(plane), step.turns) for plane in step.small.planes]
             step.guide = torch.from_numpy(np.stack(planes)).to(torch.float32).div_(255)
-            chance = self._portrait.predictor.chance(small)
-            step.chance = self._steady(chance, step.guide[0], step.seconds)
+            step.chance = self._steady(lambda: self._chance(step), step.guide[0], step.seconds)
         return step
+
+    def _chance(self, step: Step) -> Tensor:
+        rgb = self._to_rgb.reformat(step.small, format="rgb24", threads=1).to_ndarray()
+        return self._portrait.predictor.chance(np.ascontiguousarray(np.rot90(rgb, step.turns)))
 
     def finish(self, step: Step) -> tuple[Any, float]:
         """(the frame to encode, the person's share of it)"""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -45,11 +47,14 @@ def _step(before: Tensor, now: Tensor, found: Tensor) -> Tensor:
 
 def warp(planes: Tensor, displacement: Tensor) -> Tensor:
     """(C, h, w) taken at x + displacement, bilinear; beyond the border its nearest pixel."""
-    height, width = planes.shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=torch.float32), torch.arange(width, dtype=torch.float32), indexing="ij"
-    )
-    grid = torch.stack(((x + displacement[0]) * 2 + 1, (y + displacement[1]) * 2 + 1), -1)
-    grid[..., 0] = grid[..., 0] / width - 1
-    grid[..., 1] = grid[..., 1] / height - 1
+    here, scale = _grid(planes.shape[-2], planes.shape[-1])
+    grid = torch.addcmul(here, displacement.permute(1, 2, 0), scale)
     return torch.nn.functional.grid_sample(planes[None], grid[None], padding_mode="border", align_corners=False)[0]
+
+
+@lru_cache(maxsize=16)
+def _grid(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Where each pixel lies between -1 and 1, (h, w, 2), and how much of that a pixel is in x and y, (2,)."""
+    y, x = ((2 * torch.arange(length, dtype=torch.float32) + 1) / length - 1 for length in (height, width))
+    across, down = torch.meshgrid(x, y, indexing="xy")
+    return torch.stack((across, down), -1), torch.tensor((2 / width, 2 / height))
