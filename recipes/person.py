@@ -11,6 +11,8 @@ that the model is used at.  Four of ten crops have the person, or the background
 result: docs/results.md.
 """
 
+from typing import Any
+
 from segmentarium.training import TrainingOptions
 
 MODEL = {
@@ -23,33 +25,40 @@ MODEL = {
 }
 
 
-def recipe() -> TrainingOptions:
-    return TrainingOptions(
+def person(**changes: Any) -> TrainingOptions:
+    """What all parts share."""
+    options = TrainingOptions(
         model="deeplabv3plus",
+        data="folder",
+        root="runs/person_data",
+        cache=True,
+        max_class_ratio=1.0,
+        batch_size=24,
+        optimizer="adamw",
+        weight_decay=0.05,
+        clip_norm=5.0,
+        compile=True,
+        loss="cross_entropy+0.5*dice",
+    )
+    return options.replace(**changes)
+
+
+def recipe() -> TrainingOptions:
+    return person(
         weights="runs/person_data/start.safetensors",
         mean=(127 / 255,) * 3,
         std=(128 / 255,) * 3,
-        data="folder",
-        root="runs/person_data",
         output="runs/person",
-        cache=True,
         long_side=256,
         crop_size=(224, 160),
         scale=(0.6, 1.5),
         rotate=15.0,
         class_mix=0.4,
-        max_class_ratio=1.0,
         max_steps=3000,
-        batch_size=24,
-        optimizer="adamw",
         learning_rate=2e-3,
         backbone_lr_factor=0.4,
-        weight_decay=0.05,
         warmup_steps=200,
-        clip_norm=5.0,
         ema=0.998,
-        compile=True,
-        loss="cross_entropy+0.5*dice",
         val_every=1000,
         save_every=200,
     )

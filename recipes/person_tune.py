@@ -7,35 +7,26 @@ the size of the map and with padded crops.  With 2, 4 and 8, and pictures that f
 other sizes and shapes too.  The last averaged weights are the result.  Cost and result: docs/results.md.
 """
 
+from person import person
+
 from segmentarium.training import TrainingOptions
 
 
 def recipe() -> TrainingOptions:
-    return TrainingOptions(
-        model="deeplabv3plus",
+    return person(
         model_arguments={"rates": (2, 4, 8)},
         weights="runs/person_finish/last.safetensors",
-        data="folder",
-        root="runs/person_data",
         output="runs/person_tune",
-        cache=True,
         long_side=320,
         crop_size=(288, 240),
         scale=(1.0, 1.5),
         rotate=10.0,
         class_mix=0.3,
-        max_class_ratio=1.0,
         max_steps=650,
-        batch_size=24,
-        optimizer="adamw",
         learning_rate=1.5e-3,
         backbone_lr_factor=0.25,
-        weight_decay=0.05,
         warmup_steps=30,
-        clip_norm=5.0,
         ema=0.99,
-        compile=True,
-        loss="cross_entropy+0.5*dice",
         val_every=650,
         save_every=100,
     )

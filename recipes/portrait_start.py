@@ -32,7 +32,9 @@ def starting_model(weights: dict[str, torch.Tensor]) -> torch.nn.Module:
         torch.nn.init.dirac_(first.conv.weight)
         first.norm.running_var.fill_(1 - first.norm.eps)
     taken = [name for name in encoder if not name.startswith(FIRST)]
-    for name, (key, ours) in zip(taken, weights.items(), strict=False):  # the same order; theirs has one more at the end
+    for name, (key, ours) in zip(
+        taken, weights.items(), strict=False
+    ):  # the same order; theirs has one more at the end
         if encoder[name].shape != ours.shape:
             raise ValueError(
                 f"{key} of the package has the shape {tuple(ours.shape)}, {name} {tuple(encoder[name].shape)}"
