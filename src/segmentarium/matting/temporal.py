@@ -30,10 +30,11 @@ class TemporalFilter:
     The old mask is moved along the flow.  Where the moved old frame looks like the new one, the network has seen the same
     thing twice and its two answers are averaged; where it does not (something was uncovered, a hand came in, the scene was
     cut), the new answer stands.  Frames that motion explains altogether do not need the network: their mask is the moved
-    one, for `REST` seconds at most.
+    one, for `rest` seconds at most; 0: the network sees every frame.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rest: float = REST) -> None:
+        self.rest = rest
         self._grey: Tensor | None = None
         self._mask: Tensor | None = None
         self._looked = 0.0
@@ -67,7 +68,7 @@ class TemporalFilter:
         news = float((changed > LIKENESS).float().mean())
         large = torch.nn.functional.interpolate(moved[None], tuple(old.shape), mode="bilinear", align_corners=False)[0]
         there = warp(old[None], large.mul_(old.shape[1] / grey.shape[1]))[0]
-        if age <= REST and news <= NEWS:
+        if age <= self.rest and news <= NEWS:
             return there
         mask, self._looked = look(), seconds
         if mask.shape != old.shape:
