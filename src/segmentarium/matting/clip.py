@@ -123,13 +123,13 @@ class FrameWorker:
         if self._alpha_out:
             solid = (share > 0).astype(np.int16) * 128  # colours stay whole; only what is clear is hidden
             blend_plane(person[0], solid, behind[0], outs[0])
-            half = np.maximum(
-                np.maximum(solid[::2, ::2], solid[1::2, ::2]), np.maximum(solid[::2, 1::2], solid[1::2, 1::2])
-            )
+            rows = np.maximum(solid[::2], solid[1::2])
+            half = np.maximum(rows[:, ::2], rows[:, 1::2])
             outs[3][:] = alpha
         else:
             blend_plane(person[0], share, behind[0], outs[0])
-            half = (share[::2, ::2] + share[1::2, ::2] + share[::2, 1::2] + share[1::2, 1::2]) >> 2
+            rows = share[::2] + share[1::2]
+            half = (rows[:, ::2] + rows[:, 1::2]) >> 2
         for i in (1, 2):
             blend_plane(person[i], half, behind[i], outs[i])
         frame.pts = step.pts
