@@ -7,6 +7,8 @@ He and Sun, Fast Guided Filter, arXiv 1505.00996 (2015).
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -16,8 +18,7 @@ LEAST_RADIUS = 2  # pixels
 def box(planes: Tensor, radius: int) -> Tensor:
     """Mean over windows of (2 radius + 1)² pixels, (C, h, w) -> (C, h, w) float32; windows are cut off at the border."""
     sums = _running(_running(planes, radius, 1), radius, 2)
-    height, width = planes.shape[1:]
-    return sums.div_(_lengths(height, radius).view(-1, 1)).div_(_lengths(width, radius))
+    return sums.mul_(_shares(planes.shape[1], planes.shape[2], radius))
 
 
 def _running(planes: Tensor, radius: int, axis: int) -> Tensor:
@@ -36,9 +37,14 @@ def _running(planes: Tensor, radius: int, axis: int) -> Tensor:
     return result
 
 
-def _lengths(length: int, radius: int) -> Tensor:
-    position = torch.arange(length)
-    return ((position + radius + 1).clamp_(max=length) - (position - radius).clamp_(min=0)).to(torch.float32)
+@lru_cache(maxsize=16)
+def _shares(height: int, width: int, radius: int) -> Tensor:
+    """(h, w): 1 / the number of pixels in each window."""
+    lengths = []
+    for length in (height, width):
+        position = torch.arange(length)
+        lengths.append((position + radius + 1).clamp_(max=length) - (position - radius).clamp_(min=0))
+    return 1 / lengths[0].outer(lengths[1]).to(torch.float32)
 
 
 def smaller(planes: Tensor, factor: int) -> Tensor:
@@ -68,19 +74,24 @@ def coefficients(guide: Tensor, target: Tensor, radius: int, epsilon: float) -> 
         both = smaller(torch.cat((guide, target[None])), shrink)
         found = coefficients(both[:-1], both[-1], round(radius / shrink), epsilon)
         return torch.nn.functional.interpolate(found[None], (height, width), mode="bilinear")[0]
-    pairs = [(0, 0)] if channels == 1 else [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
-    first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    planes = torch.cat((target[None], guide, guide * target, guide[first] * guide[second]))
+    planes = torch.cat((target[None], guide, guide * target, _products(guide)))
     means = box(planes, radius)
     mean, mean_guide = means[0], means[1 : 1 + channels]
     covariance = means[1 + channels : 1 + 2 * channels] - mean_guide * mean
-    variance = means[1 + 2 * channels :] - mean_guide[first] * mean_guide[second]
+    variance = means[1 + 2 * channels :] - _products(mean_guide)
     if channels == 1:
         slope = covariance / (variance + epsilon)
     else:
         slope = _solve(variance, covariance, epsilon)
     offset = mean - (slope * mean_guide).sum(0)
     return box(torch.cat((slope, offset[None])), radius)
+
+
+def _products(planes: Tensor) -> Tensor:
+    """Each pair of channels once: (1, h, w) -> (1, h, w), (3, h, w) -> (6, h, w) in the order rr, rg, rb, gg, gb, bb."""
+    if len(planes) == 1:
+        return planes.square()
+    return torch.cat((planes[:1] * planes, planes[1:2] * planes[1:], planes[2:].square()))
 
 
 def _solve(variance: Tensor, covariance: Tensor, epsilon: float) -> Tensor:

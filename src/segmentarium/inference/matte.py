@@ -59,8 +59,8 @@ class Matte:
         self._functions = functions
         level = (small > 0).to(torch.uint8) + (small >= 1).to(torch.uint8)
         highest, lowest = _largest(level, MARGIN), 2 - _largest(2 - level, MARGIN)
-        state = torch.where(highest == 0, 0, torch.where(lowest == 2, 255, _BAND))
-        self._state = state.to(torch.uint8).numpy()
+        state = (highest > 0).to(torch.uint8).mul_(_BAND)  # and where all around is solid, 255
+        self._state = state.add_((lowest == 2).to(torch.uint8).mul_(255 - _BAND)).numpy()
         height, width = size
         self._rows = ((np.arange(height) + 0.5) * (small.shape[0] / height)).astype(np.intp)
         self._columns = ((np.arange(width) + 0.5) * (small.shape[1] / width)).astype(np.intp)

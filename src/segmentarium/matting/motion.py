@@ -47,14 +47,16 @@ def _step(before: Tensor, now: Tensor, found: Tensor) -> Tensor:
 
 def warp(planes: Tensor, displacement: Tensor) -> Tensor:
     """(C, h, w) taken at x + displacement, bilinear; beyond the border its nearest pixel."""
-    here, scale = _grid(planes.shape[-2], planes.shape[-1])
-    grid = torch.addcmul(here, displacement.permute(1, 2, 0), scale)
+    height, width = planes.shape[-2:]
+    across, down = _grid(height, width)
+    grid = torch.empty(height, width, 2)
+    torch.add(across, displacement[0], alpha=2 / width, out=grid[..., 0])
+    torch.add(down, displacement[1], alpha=2 / height, out=grid[..., 1])
     return torch.nn.functional.grid_sample(planes[None], grid[None], padding_mode="border", align_corners=False)[0]
 
 
 @lru_cache(maxsize=16)
 def _grid(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Where each pixel lies between -1 and 1, (h, w, 2), and how much of that a pixel is in x and y, (2,)."""
+    """Where each pixel lies between -1 and 1, from left to right (w,) and from top to bottom (h, 1)."""
     y, x = ((2 * torch.arange(length, dtype=torch.float32) + 1) / length - 1 for length in (height, width))
-    across, down = torch.meshgrid(x, y, indexing="xy")
-    return torch.stack((across, down), -1), torch.tensor((2 / width, 2 / height))
+    return x, y[:, None]
