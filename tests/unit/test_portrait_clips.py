@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from segmentarium.inference.stages import Ahead, Behind
 from segmentarium.inference.video import VideoError
-from segmentarium.matting.clip import convert_clip
-from segmentarium.matting.frames import Layout, rgb_to_planes
+from segmentarium.matting import clip as clip_module
+from segmentarium.matting.clip import FrameWorker, _steps, convert_clip, mask_size, window_of
+from segmentarium.matting.frames import Layout, layout_of, plane_array, rgb_to_planes
+from segmentarium.matting.reader import Reader
 from tests.unit.portrait_material import BEHIND, PERSON, bright_portrait, moving, soft_disc, write_clip
 
 av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'segmentarium[video]'")
@@ -233,6 +236,45 @@ def test_y4m_in_y4m_out_and_png_out() -> None:
     out = io.BytesIO()
     convert_clip(bright_portrait("transparent"), io.BytesIO(head + body), out)
     assert out.getvalue().count(b"\x89PNG\r\n\x1a\n") == 4
+
+
+@pytest.mark.parametrize("background", ["blur", "blur:8", "#204060", "transparent"])
+def test_the_window_of_the_person_gives_what_the_whole_frame_gives(
+    background: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_clip(tmp_path / "wide.mp4", moving(3, 144, 256))
+
+    def planes() -> list[np.ndarray]:
+        portrait, found = bright_portrait(background), []
+        with Reader(str(source), "clip") as reader:
+            frames = [frame for frame in reader if hasattr(frame, "planes")]
+            layout = layout_of(frames[0])
+            worker = FrameWorker(portrait, layout)
+            for step in _steps(reader, frames[:1], iter(frames[1:]), layout, mask_size(portrait, layout)):
+                frame, share = worker.finish(worker.look(step))
+                found += [plane_array(plane).astype(int) for plane in frame.planes] + [np.array([[share * 1000]])]
+        return found
+
+    narrow = planes()
+    monkeypatch.setattr(clip_module, "MARGIN", 10**6)
+    for one, other in zip(narrow, planes(), strict=True):
+        assert np.abs(one - other).max() <= 3
+        assert np.abs(one - other).mean() < 0.1
+
+
+def test_windows_are_even_in_the_frame_and_hold_the_person() -> None:
+    chance = torch.zeros(180, 320)
+    assert window_of(chance, (720, 1280)) is None
+    chance[100:120, 200:210] = 0.5
+    window = window_of(chance, (720, 1280))
+    assert window is not None
+    assert window.small == (slice(84, 136), slice(184, 226))
+    assert window.large == (slice(336, 544), slice(736, 904))
+    assert window.halved == (slice(168, 272), slice(368, 452))
+    odd = window_of(chance, (480, 854))  # 854 / 320 is no whole number: all columns, and rows by threes
+    assert odd is not None
+    assert odd.large == (slice(224, 368), slice(0, 854))
+    assert all(edge.start % 2 == edge.stop % 2 == 0 for edge in odd.large)
 
 
 def test_queues_are_short_and_errors_arrive() -> None:

@@ -114,17 +114,21 @@ def covering_box(given: tuple[int, int], size: tuple[int, int]) -> tuple[float, 
     return left, top, left + width, top + height
 
 
-def blurred(matte: Matte, strength: float) -> Tensor:
-    """The background of `matte.guide`, out of focus and without the person in it: (C, h, w) float32, 0..1.
+def blurred(guide: Tensor, alpha: Tensor, strength: float) -> Tensor:
+    """The background of a small picture, out of focus and without the person in it: (C, h, w) float32, 0..1.
+
+    guide     (C, h, w) float32, 0..1
+    alpha     (h, w) float32, 0..1: where the person is
+    strength  standard deviation in hundredths of the longer side
 
     Pixels count by how little they belong to the person, so that nobody bleeds a halo into what is behind; under the
     person the surroundings go on.
     """
-    side = max(matte.guide.shape[1:])
+    side = max(guide.shape[1:])
     deviation = strength / 100 * side
     # never more than needed: a blur of 2.5 pixels looks the same at any size of the guide
     shrink = max(1, int(deviation / 2.5))
-    planes = torch.cat((matte.guide, matte.small[None]))
+    planes = torch.cat((guide, alpha[None]))
     if shrink > 1:
         planes = smaller(planes, shrink)
     weight = (1 - planes[-1]).square()
@@ -146,7 +150,7 @@ class Rows:
         self._colour = background.rgb if isinstance(background, Colour) else None
         self._image: Image.Image | None = None
         if isinstance(background, Blur):
-            small = (blurred(matte, background.strength) * 255 + 0.5).to(torch.uint8)
+            small = (blurred(matte.guide, matte.small, background.strength) * 255 + 0.5).to(torch.uint8)
             self._image = Image.fromarray(small.permute(1, 2, 0).contiguous().numpy())
             self._box = (0.0, 0.0, float(self._image.width), float(self._image.height))
             self._filter = Image.Resampling.BICUBIC

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segmentarium.inference.matte import Matte, fit_matte
+from segmentarium.inference.matte import Matte, fit_matte, resized
 from segmentarium.inference.stages import Ahead, Behind
 from segmentarium.matting.backgrounds import Blur, Transparent
 from segmentarium.matting.clip_backgrounds import ClipBackground
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 STAGES = (4.0, 2.0)  # of the matte: less than for pictures, the filter over time has calmed the mask already
 SLIGHT = 4.0  # strength of a blur
+CLEAR = 0.02  # chance of the person below which a pixel is the background's, and so is what is further away than MARGIN
+MARGIN = 16  # pixels of the guide: what the passes of the matte reach
 LARGEST_MASK = 512  # longer side at which a network without a size of its own sees a clip
 
 
@@ -76,6 +79,45 @@ class Step:
     guide: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Window:
+    """The part of a frame outside of which nobody is: rows and columns of the guide, and the same of the frame, even."""
+
+    small: tuple[slice, slice]
+    large: tuple[slice, slice]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in the frame"""
+        rows, columns = self.large
+        return rows.stop - rows.start, columns.stop - columns.start
+
+    @property
+    def halved(self) -> tuple[slice, slice]:
+        """The same in the planes of colour."""
+        rows, columns = (slice(axis.start // 2, axis.stop // 2) for axis in self.large)
+        return rows, columns
+
+
+def window_of(chance: Tensor, size: tuple[int, int]) -> Window | None:
+    """Where the person is of a frame of `size` (H, W), both even; None: nowhere.  `chance` (h, w), 0..1, as the guide."""
+    person = (chance > CLEAR).numpy()
+    small, large = [], []
+    for axis, full in enumerate(size):
+        length = person.shape[axis]
+        found = np.flatnonzero(person.any(1 - axis))
+        if not len(found):
+            return None
+        unit = length // math.gcd(
+            length, full // 2
+        )  # so many pixels of the guide are a whole, even number of the frame's
+        start = max(0, int(found[0]) - MARGIN) // unit * unit
+        stop = min(length, -(-(int(found[-1]) + 1 + MARGIN) // unit) * unit)
+        small.append(slice(start, stop))
+        large.append(slice(start * full // length, stop * full // length))
+    return Window((small[0], small[1]), (large[0], large[1]))
+
+
 class FrameWorker:
     """The person of each frame of a clip in front of the background: `look`, then `finish`."""
 
@@ -91,8 +133,6 @@ class FrameWorker:
         behind = portrait.background
         # in front of its own slight blur a soft edge may keep what it has of the background
         self._own_colours = not (isinstance(behind, Blur) and behind.strength <= SLIGHT)
-        rows, columns = np.mgrid[: layout.height, : layout.width]
-        self._chroma = ((rows // 2) * (layout.width // 2) + columns // 2).reshape(-1).astype(np.int32)
 
     def look(self, step: Step) -> Step:
         """Adds the steady mask and the guide."""
@@ -113,42 +153,56 @@ class FrameWorker:
         assert step.guide is not None
         assert step.chance is not None
         width, height = self.layout.width, self.layout.height
-        with torch.inference_mode():
-            matte = fit_matte(step.guide, step.chance, (height, width), stages=STAGES, grey=True)
-            alpha, person = self._cut(matte, step.planes)
-            behind = self._behind.planes(matte, step.seconds)
         frame = av.VideoFrame(width, height, "yuva420p" if self._alpha_out else "yuv420p")
-        share = (alpha.astype(np.int16) + 1) >> 1
         outs = [plane_array(plane) for plane in frame.planes]
-        if self._alpha_out:
-            solid = (share > 0).astype(np.int16) * 128  # colours stay whole; only what is clear is hidden
-            blend_plane(person[0], solid, behind[0], outs[0])
-            rows = np.maximum(solid[::2], solid[1::2])
-            half = np.maximum(rows[:, ::2], rows[:, 1::2])
-            outs[3][:] = alpha
-        else:
-            blend_plane(person[0], share, behind[0], outs[0])
-            rows = share[::2] + share[1::2]
-            half = (rows[:, ::2] + rows[:, 1::2]) >> 2
-        for i in (1, 2):
-            blend_plane(person[i], half, behind[i], outs[i])
+        with torch.inference_mode():
+            small = torch.zeros_like(step.guide[0])
+            chance = resized(step.chance, (small.shape[0], small.shape[1]))
+            window = window_of(chance, (height, width))
+            matte = None
+            if window is not None:
+                guide = step.guide[:, *window.small]
+                matte = fit_matte(guide, chance[window.small], window.size, stages=STAGES, grey=True)
+                small[window.small] = matte.small
+            behind = self._behind.planes(step.guide, small, step.seconds)
+            for out, plane in zip(outs, (*behind, 0), strict=False):
+                out[:] = plane
+            if window is not None and matte is not None:
+                self._lay_over(outs, window, matte, step.planes)
         frame.pts = step.pts
         frame.color_range = 2 if self.layout.full else 1
         frame.colorspace = {"601": 6, "709": 1, "2020": 9}[self.layout.space]
-        return frame, float(alpha[::4, ::4].mean() / 255)
+        return frame, float(small.mean())
+
+    def _lay_over(self, outs: Sequence[np.ndarray], window: Window, matte: Matte, planes: Sequence[np.ndarray]) -> None:
+        """The person in front of what `outs` (Y, U, V and perhaps alpha) hold already."""
+        places = (window.large, window.halved, window.halved)
+        alpha, person = self._cut(matte, [plane[place] for plane, place in zip(planes, places, strict=True)])
+        share = (alpha.astype(np.int16) + 1) >> 1
+        if self._alpha_out:
+            share = (share > 0).astype(np.int16) * 128  # colours stay whole; only what is clear is hidden
+            rows = np.maximum(share[::2], share[1::2])
+            half = np.maximum(rows[:, ::2], rows[:, 1::2])
+            outs[3][window.large] = alpha
+        else:
+            rows = share[::2] + share[1::2]
+            half = (rows[:, ::2] + rows[:, 1::2]) >> 2
+        for own, part, out, place in zip(person, (share, half, half), outs, places, strict=False):
+            blend_plane(own, part, out[place], out[place])
 
     def _cut(self, matte: Matte, planes: Sequence[np.ndarray]) -> tuple[np.ndarray, Sequence[np.ndarray]]:
-        """Alpha (H, W) and the person's own colours as planes."""
-        band = matte.band(0, self.layout.height)
+        """Alpha (h, w) and the person's own colours as planes, of Y (h, w), U and V (h/2, w/2)."""
+        height, width = matte.size
+        band = matte.band(0, height)
         index = band.index
-        bright = planes[0].reshape(-1)[index]
         if not self._own_colours:
-            matte.solve(band, bright[:, None], colours=False)
+            matte.solve(band, np.ascontiguousarray(planes[0]).reshape(-1)[index][:, None], colours=False)
             return band.alpha, planes
-        chroma = self._chroma[index]
-        own = [np.array(plane) for plane in planes]
+        row = index // width
+        chroma = (row >> 1) * (width >> 1) + ((index - row * width) >> 1)
+        own = [np.array(plane, order="C") for plane in planes]
         flat = [plane.reshape(-1) for plane in own]
-        colours = matte.solve(band, np.stack((bright, flat[1][chroma], flat[2][chroma]), 1), colours=True)
+        colours = matte.solve(band, np.stack((flat[0][index], flat[1][chroma], flat[2][chroma]), 1), colours=True)
         assert colours is not None
         flat[0][index], flat[1][chroma], flat[2][chroma] = colours.T
         return band.alpha, own

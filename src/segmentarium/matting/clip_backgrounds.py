@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
-from segmentarium.inference.matte import Matte
 from segmentarium.matting.backgrounds import Background, Blur, Clip, Colour, Picture, blurred, covering_box
 from segmentarium.matting.frames import Layout, plane_array, planes_of, rgb_to_planes
 from segmentarium.matting.reader import Reader
@@ -36,14 +36,14 @@ class ClipBackground:
             planes = rgb_to_planes(np.full((2, 2, 3), colour, np.uint8), layout)
             self._fixed = (int(planes[0][0, 0]), int(planes[1][0, 0]), int(planes[2][0, 0]))
 
-    def planes(self, matte: Matte, seconds: float) -> Planes:
-        """Behind the frame at `seconds`, whose matte is `matte` (fitted to a guide in YUV)."""
+    def planes(self, guide: Tensor, alpha: Tensor, seconds: float) -> Planes:
+        """Behind the frame at `seconds`: it in small, (3, h, w) float32 in YUV, 0..1, and the person's share there, (h, w)."""
         if self._fixed is not None:
             return self._fixed
         if self._looped is not None:
             return self._looped.at(seconds)
         assert isinstance(self._background, Blur)
-        small = blurred(matte, self._background.strength).mul_(255).add_(0.5).to(torch.uint8).numpy()
+        small = blurred(guide, alpha, self._background.strength).mul_(255).add_(0.5).to(torch.uint8).numpy()
         return self._enlarged(small)
 
     def _enlarged(self, small: np.ndarray) -> Planes:
