@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from segmentarium.inference import guided
+from segmentarium.inference.cutout import without_holes
 from segmentarium.inference.guided import apply, box, coefficients
 from segmentarium.inference.matte import resized
 from segmentarium.matting import composite, fit_matte, parse_background
@@ -99,6 +100,19 @@ def test_rows_are_the_rows_of_the_whole() -> None:
     np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), own)
     with pytest.raises(ValueError, match="are not of a picture"):
         matte.rows(image, 1)
+
+
+def test_holes_are_filled_where_the_network_is_unsure() -> None:
+    chance = torch.full((40, 60), 0.01)
+    chance[10:40, 10:50] = 0.9
+    chance[15:20, 15:20] = 0.3  # a thing that is held
+    chance[15:20, 30:35] = 0.3  # behind a bent arm
+    chance[17, 32] = 0.01
+    chance[35:40, 20:25] = 0.3  # open towards the border
+    expected = chance.clone()
+    expected[15:20, 15:20] = 1
+    torch.testing.assert_close(without_holes(chance), expected)
+    torch.testing.assert_close(without_holes(torch.full((3, 4), 0.2)), torch.full((3, 4), 0.2))
 
 
 def test_composite_rounds_exactly() -> None:

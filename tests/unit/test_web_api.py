@@ -204,7 +204,7 @@ def test_models_health_docs_and_the_page(app: Any) -> None:
     paths = schema.json()["paths"]
     assert set(paths) == {"/v1/portrait", "/v1/segment", "/v1/models", "/healthz"}
     body = paths["/v1/portrait"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert set(body["properties"]) == {"file", "background", "model", "flip"}
+    assert set(body["properties"]) == {"file", "background", "model", "views"}
     assert set(paths["/v1/portrait"]["post"]["responses"]) >= {"200", "400", "413", "422", "503", "504"}
     for answer in (docs, page):
         assert answer.headers["content-type"].startswith("text/html")
@@ -337,7 +337,7 @@ def test_a_slow_upload_ends() -> None:
         ({"background": "blur:99"}, "up to 20"),
         ({"background": "blur:0"}, "above 0"),
         ({"background": b"text"}, "the background is not a picture"),
-        ({"flip": "perhaps"}, "give one of true, false"),
+        ({"views": "perhaps"}, "give one of true, false"),
     ],
 )
 def test_unknown_words_are_refused(app: Any, fields: dict[str, Any], message: str) -> None:
@@ -388,7 +388,7 @@ def test_fifty_clients_get_their_own_picture_or_a_place_later() -> None:
     async def conversation(client: Any) -> list[Any]:
         async def one(colour: tuple[int, int, int]) -> Any:
             files = {"file": ("a.png", encoded(scene((48, 48), colour)))}
-            return await client.post("/v1/portrait", files=files, data={"background": "#00ff00", "flip": "false"})
+            return await client.post("/v1/portrait", files=files, data={"background": "#00ff00", "views": "false"})
 
         return await asyncio.gather(*(one(colour) for colour in colours))
 

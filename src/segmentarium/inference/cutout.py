@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from segmentarium.inference.matte import GUIDE_SIDE, fit_matte
 from segmentarium.inference.readers import ArrayRows
 from segmentarium.inference.tta import scaled
+from segmentarium.losses.connectivity import connected_components
 
 BAND = 128  # rows at a time
+SURE = 0.02  # chance of the foreground below which a pixel is the background's
 MASK_SIDE = 320  # longer side of the masks from which `cut_out` makes mattes: its passes are as wide as a portrait's
 
 
@@ -29,6 +32,20 @@ def cut_out(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
             alpha, own = matte.rows(image[top : top + BAND], top)
             result[top : top + BAND] = transparent(own, alpha)
     return result
+
+
+def without_holes(chance: Tensor) -> Tensor:
+    """`chance` (h, w), 0..1, with 1 in holes in the foreground in which the network is nowhere `SURE` of the background.
+
+    Such are things that a person holds; behind a bent arm the network is sure.
+    """
+    background = chance < 0.5
+    region = connected_components(background[None].long())[0]
+    count = int(region.max()) + 1
+    lowest = torch.ones(count).scatter_reduce_(0, region.flatten(), chance.flatten(), "amin")
+    hole = (lowest < 0.5) & (lowest > SURE)
+    hole[torch.cat((region[0], region[-1], region[:, 0], region[:, -1]))] = False
+    return torch.where(hole[region], 1.0, chance)
 
 
 def transparent(own: np.ndarray, alpha: np.ndarray) -> np.ndarray:

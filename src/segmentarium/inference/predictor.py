@@ -16,6 +16,7 @@ from segmentarium.contracts import Preprocessing
 from segmentarium.inference import sources
 from segmentarium.inference.drawing import soften
 from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device
+from segmentarium.inference.matte import resized
 from segmentarium.inference.readers import ArrayRows
 from segmentarium.inference.result import Result, no_foreground
 from segmentarium.inference.tta import augmented, indices, scaled
@@ -166,17 +167,23 @@ class Predictor:
         factor = long_side / max(size)
         return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
-    def chance(self, image: np.ndarray, *, flip: bool = False) -> Tensor:
+    def chance(self, image: np.ndarray, *, flip: bool = False, scales: Sequence[float] = (1.0,)) -> Tensor:
         """(h, w) float32: probability of the foreground of (H, W, C) uint8, at the size at which the network sees it.
 
-        flip  averages with the mirrored picture
+        flip    averages with the mirrored picture
+        scales  averages over the picture at these factors of that size
         """
         if self.foreground is None:
             raise ValueError(no_foreground(self.classes))
-        height, width = image.shape[:2]
-        view = scaled(_Channels(ArrayRows(image), self.in_channels).rows(0, height), self.model_size((height, width)))
-        found = self._chance(self._scores(view))
-        return (found + self._chance(self._scores(view.flip(-1))).flip(-1)) / 2 if flip else found
+        rows = _Channels(ArrayRows(image), self.in_channels).rows(0, image.shape[0])
+        size = self.model_size((image.shape[0], image.shape[1]))
+        total = torch.zeros(size)
+        for scale in scales:
+            view = scaled(rows, [max(1, round(side * scale)) for side in size])
+            total += resized(self._chance(self._scores(view)), size)
+            if flip:
+                total += resized(self._chance(self._scores(view.flip(-1))).flip(-1), size)
+        return total / (len(scales) * (1 + flip))
 
     def _chance(self, logits: Tensor) -> Tensor:
         assert self.foreground is not None

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from segmentarium.inference import sources
-from segmentarium.inference.cutout import BAND, guide_size, transparent
+from segmentarium.inference.cutout import BAND, guide_size, transparent, without_holes
 from segmentarium.inference.matte import Matte, fit_matte
 from segmentarium.inference.predictor import ModelSource, Predictor, displayed
 from segmentarium.inference.readers import ArrayRows
@@ -26,6 +26,7 @@ from segmentarium.matting.composite import composite
 if TYPE_CHECKING:
     from segmentarium.matting.clip import ClipResult
 
+SCALES = (1.2, 0.8, 0.6)  # at which photos are looked at: details in the first, in the last what belongs together
 NOBODY = 0.002  # share of the picture below which nobody is in it
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 PICTURE_SUFFIXES = (*JPEG_SUFFIXES, ".png", ".webp", ".tif", ".tiff", ".bmp")
@@ -75,7 +76,7 @@ class Portrait:
 
     background  "blur", "blur:STRENGTH", "transparent", a colour, an image or a video, see `parse_background`
     model       as of `Predictor`, or a Predictor; its foreground class is who stays
-    flip        pictures (not clips) are looked at mirrored, too: twice the network's time, a calmer mask
+    views       pictures (not clips) are looked at in three sizes, and mirrored: five times the network's time, a calmer mask
     options     of `Predictor`: engine, precision, device, foreground, …
     """
 
@@ -84,7 +85,7 @@ class Portrait:
         background: Given = "blur",
         model: ModelSource | Predictor = "person",
         *,
-        flip: bool = True,
+        views: bool = True,
         **options: Any,
     ) -> None:
         self.background = parse_background(background)
@@ -96,7 +97,7 @@ class Portrait:
             self.predictor = Predictor(model, **options)
         if self.predictor.foreground is None:
             raise ValueError(no_foreground(self.predictor.classes))
-        self.flip = flip
+        self.views = views
 
     @property
     def transparent(self) -> bool:
@@ -129,9 +130,9 @@ class Portrait:
     def matte_of_guide(self, small: np.ndarray, size: tuple[int, int]) -> Matte:
         """The matte of a picture of `size` (H, W), of which only a small copy (h, w, 3) uint8 is at hand."""
         with torch.inference_mode():
-            chance = self.predictor.chance(small, flip=self.flip)
+            chance = self.predictor.chance(small, flip=self.views, scales=SCALES if self.views else (1.0,))
             guide = torch.from_numpy(np.ascontiguousarray(small)).permute(2, 0, 1).to(torch.float32) / 255
-            return fit_matte(guide, chance, size)
+            return fit_matte(guide, without_holes(chance), size)
 
     def bands(self, picture: Any, matte: Matte) -> Any:
         """(top, rows (n, W, 3 or 4), their alpha (n, W)), downwards, of a picture that has `array(top, bottom)`."""

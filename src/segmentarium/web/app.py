@@ -1,6 +1,6 @@
 """The HTTP API and the page, as an ASGI application.
 
-    POST /v1/portrait  file, background, model, flip   -> PNG
+    POST /v1/portrait  file, background, model, views  -> PNG
     POST /v1/segment   file, model, format             -> PNG of class indices, or JSON
     GET  /v1/models, /healthz, /openapi.json, /docs, /
 
@@ -142,7 +142,7 @@ def create_app(
     async def portrait(request: Request) -> Response:
         async def prepare(form: FormData) -> Work:
             predictor = chosen(text_of(form, "model", person), portrait=True)
-            flip = text_of(form, "flip", "true", ("true", "false")) == "true"
+            views = text_of(form, "views", "true", ("true", "false")) == "true"
             word = form.get("background", "blur")
             if isinstance(word, str):
                 background_of(word, limits)  # refused here, not after the picture has waited for its turn
@@ -151,7 +151,7 @@ def create_app(
                 given = await file_of(form, "background")
 
             def work(image: np.ndarray) -> Response:
-                result = Portrait(background_of(given, limits), predictor, flip=flip)(image)
+                result = Portrait(background_of(given, limits), predictor, views=views)(image)
                 return png(Image.fromarray(result.pixels), {"x-person-share": f"{result.share:.4f}"})
 
             return work

@@ -40,10 +40,10 @@ PORTRAIT: dict[str, Any] = {
                 "anyOf": [{"type": "string", "default": "blur"}, {"type": "string", "format": "binary"}],
             },
             "model": _MODEL,
-            "flip": {
+            "views": {
                 "type": "boolean",
                 "default": True,
-                "description": "look at the mirrored picture, too: a calmer mask in twice the network's time",
+                "description": "look at the picture in three sizes, and mirrored: a calmer mask in five times the network's time",
             },
         }
     ),

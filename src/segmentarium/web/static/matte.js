@@ -3,6 +3,7 @@
 
 const STAGES = [5.6, 3.4, 1.7]; // radii in pixels of the network's mask
 const EPSILON = 1e-4;
+const SURE = 0.02; // chance of the person below which a pixel is the background's
 
 // Mean over windows of (2 radius + 1)^2 pixels, cut off at the border.
 export function box(plane, width, height, radius) {
@@ -34,6 +35,30 @@ function combine(count, value) {
   const result = new Float32Array(count);
   for (let i = 0; i < count; i++) result[i] = value(i);
   return result;
+}
+
+// 1 in holes in the person in which the network is nowhere sure of the background, as segmentarium.inference.cutout does it.
+export function withoutHoles(chance, width, height) {
+  const seen = new Uint8Array(chance.length);
+  for (let start = 0; start < chance.length; start++) {
+    if (seen[start] || chance[start] >= 0.5) continue;
+    const region = [start];
+    let [lowest, open] = [1, false];
+    seen[start] = 1;
+    for (let next = 0; next < region.length; next++) {
+      const [x, y] = [region[next] % width, Math.floor(region[next] / width)];
+      lowest = Math.min(lowest, chance[region[next]]);
+      open ||= x === 0 || y === 0 || x === width - 1 || y === height - 1;
+      for (let v = Math.max(0, y - 1); v <= Math.min(height - 1, y + 1); v++) {
+        for (let u = Math.max(0, x - 1); u <= Math.min(width - 1, x + 1); u++) {
+          const i = v * width + u;
+          if (!seen[i] && chance[i] < 0.5) { seen[i] = 1; region.push(i); }
+        }
+      }
+    }
+    if (!open && lowest > SURE) for (const i of region) chance[i] = 1;
+  }
+  return chance;
 }
 
 const stretch = (value, low, high) => Math.min(1, Math.max(0, (value - low) / (high - low)));

@@ -1,8 +1,9 @@
 // Pictures computed in this page: the exported network runs in onnxruntime-web, and nothing is sent anywhere.
 
-import { blurred, compose, fit } from "./matte.js";
+import { blurred, compose, fit, resize, withoutHoles } from "./matte.js";
 
 const GUIDE = 512; // longer side of the small picture on which the matte is fitted; half of it for frames
+const SCALES = [1.2, 0.8, 0.6]; // at which photos are looked at, and mirrored; frames once
 const PIXELS = 40e6;
 const LEAST = 32; // pixels of a side that every network takes
 
@@ -30,10 +31,28 @@ class Network {
     Object.assign(this, { ort, session, model });
   }
 
-  // The probability of the person, at the size at which the network sees the picture.
-  async chance(source, mirrored = false) {
-    const { mean, std, long_side: side } = this.model.preprocessing;
-    const [width, height] = scaledSize(source.width, source.height, side).map((value) => Math.max(value, LEAST));
+  // The probability of the person, at the size at which the network sees the picture: a mean over sizes and mirror images.
+  async chance(source, views) {
+    const [width, height] = this.size(source, 1);
+    if (!views) return { values: (await this.look(source, 1, false)).values, width, height };
+    const values = new Float32Array(width * height);
+    for (const scale of SCALES) {
+      for (const mirrored of [false, true]) {
+        const seen = await this.look(source, scale, mirrored);
+        resize(seen.values, seen.width, seen.height, width, height).forEach((value, i) => { values[i] += value / (2 * SCALES.length); });
+      }
+    }
+    return { values: withoutHoles(values, width, height), width, height };
+  }
+
+  size(source, scale) {
+    const side = this.model.preprocessing.long_side * scale;
+    return scaledSize(source.width, source.height, side).map((value) => Math.max(value, LEAST));
+  }
+
+  async look(source, scale, mirrored) {
+    const { mean, std } = this.model.preprocessing;
+    const [width, height] = this.size(source, scale);
     const { data } = pixelsOf(source, width, height, { mirrored });
     const count = width * height;
     const input = new Float32Array(3 * count);
@@ -82,13 +101,9 @@ async function behindOf(background, guide, matte, width, height) {
 }
 
 // source: anything that can be drawn and has width and height.  Gives a canvas of the same size.
-async function portrait(network, source, background, { flip, side }) {
+async function portrait(network, source, background, { views, side }) {
   const { width, height } = source;
-  const chance = await network.chance(source);
-  if (flip) {
-    const other = await network.chance(source, true);
-    for (let i = 0; i < chance.values.length; i++) chance.values[i] = (chance.values[i] + other.values[i]) / 2;
-  }
+  const chance = await network.chance(source, views);
   const [wide, tall] = scaledSize(width, height, Math.min(side, Math.max(width, height)));
   const guide = pixelsOf(source, wide, tall).data;
   const matte = fit(guide, wide, tall, chance.values, chance.width, chance.height);
@@ -123,11 +138,11 @@ export async function connect(config) {
       if (picture.width * picture.height > PIXELS) {
         throw new Error(`${picture.width} × ${picture.height} pixels are more than the ${PIXELS / 1e6} million that this page takes.`);
       }
-      const { canvas, share } = await portrait(await network(model), picture, background, { flip: true, side: GUIDE });
+      const { canvas, share } = await portrait(await network(model), picture, background, { views: true, side: GUIDE });
       return { blob: await canvas.convertToBlob({ type: "image/png" }), share };
     },
     async frame(source, { model, background }) {
-      return (await portrait(await network(model), source, background, { flip: false, side: GUIDE / 2 })).canvas;
+      return (await portrait(await network(model), source, background, { views: false, side: GUIDE / 2 })).canvas;
     },
   };
 }
