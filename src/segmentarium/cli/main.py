@@ -64,10 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         print(f"segmentarium: no verb {verb!r}{hint}\n\n{usage()}", file=sys.stderr)
         return 2
-    from segmentarium.cli.memory import keep_freed_memory
+    from segmentarium.cli.memory import import_torch, keep_freed_memory
 
     keep_freed_memory()
     options = parser_for(verb).parse_args(words[1:])
+    import_torch()
     options.words = words  # what was typed, for pages that say how they were made
     try:
         return options.run(options)
