@@ -27,7 +27,7 @@ def cut_out(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         guide = scaled(ArrayRows(image).rows(0, height), guide_size(size))[0].to(torch.float32) / 255
         coarse = [max(1, round(side * min(1.0, MASK_SIDE / max(size)))) for side in size]
         chance = scaled(torch.tensor(mask)[None, None].to(torch.float32) / 255, coarse)[0, 0]
-        matte = fit_matte(guide, chance, size)
+        matte = fit_matte(guide, without_holes(chance), size)
         for top in range(0, height, BAND):
             alpha, own = matte.rows(image[top : top + BAND], top)
             result[top : top + BAND] = transparent(own, alpha)
