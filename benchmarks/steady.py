@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from benchmarks.clip import PHOTO
+from segmentarium.benchmarking.machine import describe, machine_facts
 from segmentarium.inference import Predictor
 from segmentarium.matting.temporal import TemporalFilter
 from segmentarium.metrics import Flicker
@@ -59,6 +60,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=45)
     options = parser.parse_args()
     photo = Image.open(options.photo).convert("RGB").resize((HEIGHT, HEIGHT))
+    print(describe(machine_facts()))
     predictor = Predictor("person")
     print(
         "| scene | looks | IoU with the network's own mask | flicker: alone, every frame, rested |\n|---|---|---|---|"

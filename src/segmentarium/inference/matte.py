@@ -115,8 +115,8 @@ class Matte:
         height, width = self.size
         row = band.index // width
         grid = np.empty((1, 1, len(row), 2), np.float32)
-        grid[..., 0] = _centres(width)[band.index - row * width]
-        grid[..., 1] = _centres(height)[row + band.top]
+        grid[..., 0] = centres(width)[band.index - row * width]
+        grid[..., 1] = centres(height)[row + band.top]
         sampled = torch.nn.functional.grid_sample(
             maps[None], torch.from_numpy(grid), padding_mode="border", align_corners=False
         )
@@ -179,7 +179,7 @@ def resized(plane: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @cache
-def _centres(length: int) -> np.ndarray:
+def centres(length: int) -> np.ndarray:
     """Where the pixels of a row lie between -1 and 1."""
     return ((2 * np.arange(length) + 1) / length - 1).astype(np.float32)
 

@@ -108,9 +108,8 @@ def window_of(chance: Tensor, size: tuple[int, int]) -> Window | None:
         found = np.flatnonzero(person.any(1 - axis))
         if not len(found):
             return None
-        unit = length // math.gcd(
-            length, full // 2
-        )  # so many pixels of the guide are a whole, even number of the frame's
+        # so many pixels of the guide are a whole, even number of the frame's
+        unit = length // math.gcd(length, full // 2)
         start = max(0, int(found[0]) - MARGIN) // unit * unit
         stop = min(length, -(-(int(found[-1]) + 1 + MARGIN) // unit) * unit)
         small.append(slice(start, stop))
@@ -159,16 +158,17 @@ class FrameWorker:
             small = torch.zeros_like(step.guide[0])
             chance = resized(step.chance, (small.shape[0], small.shape[1]))
             window = window_of(chance, (height, width))
-            matte = None
+            person = None
             if window is not None:
                 guide = step.guide[:, *window.small]
                 matte = fit_matte(guide, chance[window.small], window.size, stages=STAGES, grey=True)
                 small[window.small] = matte.small
+                person = window, matte
             behind = self._behind.planes(step.guide, small, step.seconds)
             for out, plane in zip(outs, (*behind, 0), strict=False):
                 out[:] = plane
-            if window is not None and matte is not None:
-                self._lay_over(outs, window, matte, step.planes)
+            if person is not None:
+                self._lay_over(outs, *person, step.planes)
         frame.pts = step.pts
         frame.color_range = 2 if self.layout.full else 1
         frame.colorspace = {"601": 6, "709": 1, "2020": 9}[self.layout.space]

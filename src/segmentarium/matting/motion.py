@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
 from segmentarium.inference.guided import box
+from segmentarium.inference.matte import centres
 
 SMALLEST = 12  # pixels of the shorter side at the coarsest level
 RADIUS = 3
@@ -48,15 +47,8 @@ def _step(before: Tensor, now: Tensor, found: Tensor) -> Tensor:
 def warp(planes: Tensor, displacement: Tensor) -> Tensor:
     """(C, h, w) taken at x + displacement, bilinear; beyond the border its nearest pixel."""
     height, width = planes.shape[-2:]
-    across, down = _grid(height, width)
+    across, down = torch.from_numpy(centres(width)), torch.from_numpy(centres(height))[:, None]
     grid = torch.empty(height, width, 2)
     torch.add(across, displacement[0], alpha=2 / width, out=grid[..., 0])
     torch.add(down, displacement[1], alpha=2 / height, out=grid[..., 1])
     return torch.nn.functional.grid_sample(planes[None], grid[None], padding_mode="border", align_corners=False)[0]
-
-
-@lru_cache(maxsize=16)
-def _grid(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Where each pixel lies between -1 and 1, from left to right (w,) and from top to bottom (h, 1)."""
-    y, x = ((2 * torch.arange(length, dtype=torch.float32) + 1) / length - 1 for length in (height, width))
-    return x, y[:, None]

