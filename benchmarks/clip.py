@@ -1,6 +1,6 @@
 """A 10-second 720p clip through `segmentarium portrait`, by the clock: start, decoding, network, matte and encoding.
 
-    python -m benchmarks.clip [--background blur] [--engine auto] [--rounds 3] [PHOTO]
+    python -m benchmarks.clip [--background blur] [--engine NAME] [--rounds 3] [PHOTO]
 
 The clip is PHOTO (default: the astronaut of docs/images) swaying before a grey wall, 30 frames a second, H.264, made here.  The
 first round has an empty cache folder, as on a new machine.
@@ -45,14 +45,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photo", nargs="?", type=Path, default=PHOTO)
     parser.add_argument("--background", default="blur")
-    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--engine", help="default: that of the command")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     print(describe(machine_facts()))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_clip(options.photo, folder / "clip.mp4")
-        words = ["portrait", str(folder / "clip.mp4"), "--background", options.background, "--engine", options.engine]
+        words = ["portrait", str(folder / "clip.mp4"), "--background", options.background]
+        words += ["--engine", options.engine] if options.engine else []
         command = [sys.executable, "-m", "segmentarium", *words, "--out", str(folder / "out")]
         for i in range(options.rounds):
             environment = os.environ | ({"SEGMENTARIUM_CACHE": str(folder / "cache")} if i == 0 else {})

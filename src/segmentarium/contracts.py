@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -13,46 +12,9 @@ from torch import Tensor, nn
 from segmentarium.layers.fusion import fold_batch_norm, reparameterize
 from segmentarium.layers.resize import resize
 from segmentarium.palette import default_palette
+from segmentarium.preprocessing import Preprocessing as Preprocessing
 
 IGNORE_INDEX = 255
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a model wants done to an RGB image with values in [0, 1]: (image - mean) / std, at which scale.
-
-    long_side   pixels of the longer side that the model was trained at; images are brought to it, aspect kept, and the
-                logits back to the image's size.  None: images stay as they are.
-    """
-
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    long_side: int | None = None
-
-    def for_channels(self, in_channels: int) -> Preprocessing:
-        """The same for another number of input channels: the values are cycled (one channel: their mean)."""
-        if in_channels == len(self.mean):
-            return self
-        if in_channels == 1:
-            mean, std = (sum(self.mean) / len(self.mean),), (sum(self.std) / len(self.std),)
-        else:
-            mean = tuple(self.mean[i % len(self.mean)] for i in range(in_channels))
-            std = tuple(self.std[i % len(self.std)] for i in range(in_channels))
-        return Preprocessing(mean, std, self.long_side)
-
-    def normalise(self, image: Tensor) -> Tensor:
-        """(..., C, H, W), uint8 in 0..255 or float in [0, 1] -> normalised float32."""
-        image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
-        mean = torch.tensor(self.mean, device=image.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=image.device).view(-1, 1, 1)
-        return (image - mean) / std
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        return cls(tuple(values["mean"]), tuple(values["std"]), values.get("long_side"))
 
 
 class Backbone(nn.Module):

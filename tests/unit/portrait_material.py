@@ -6,9 +6,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from segmentarium.inference import Predictor
 from segmentarium.matting import Portrait
@@ -35,13 +34,12 @@ def scene(alpha: np.ndarray, seed: int = 0, noise: float = 4.0) -> np.ndarray:
     return np.clip(mixed, 0, 255).round().astype(np.uint8)
 
 
-def rough(alpha: np.ndarray, seed: int = 0, factor: int = 8, noise: float = 0.08) -> Tensor:
+def rough(alpha: np.ndarray, seed: int = 0, factor: int = 8, noise: float = 0.08) -> np.ndarray:
     """What a small network makes of it: an eighth of the size, blurred, off by a pixel, noisy."""
-    coarse = torch.nn.functional.avg_pool2d(torch.from_numpy(alpha)[None, None], factor)
-    coarse = torch.nn.functional.avg_pool2d(coarse, 3, 1, 1, count_include_pad=False)
-    coarse = torch.roll(coarse, 1, 3)[0, 0]
-    random = torch.Generator().manual_seed(seed)
-    return (coarse + noise * torch.randn(coarse.shape, generator=random)).clamp(0, 1)
+    height, width = (side // factor for side in alpha.shape)
+    coarse = np.roll(cv2.blur(cv2.resize(alpha, (width, height), interpolation=cv2.INTER_AREA), (3, 3)), 1, 1)
+    random = np.random.default_rng(seed)
+    return (coarse + noise * random.normal(size=coarse.shape)).clip(0, 1).astype(np.float32)
 
 
 def bright_portrait(background: Any = "green", **options: Any) -> Portrait:

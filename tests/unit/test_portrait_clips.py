@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from segmentarium.inference.stages import Ahead, Behind
@@ -263,7 +262,7 @@ def test_the_window_of_the_person_gives_what_the_whole_frame_gives(
 
 
 def test_windows_are_even_in_the_frame_and_hold_the_person() -> None:
-    chance = torch.zeros(180, 320)
+    chance = np.zeros((180, 320), np.float32)
     assert window_of(chance, (720, 1280)) is None
     chance[100:120, 200:210] = 0.5
     window = window_of(chance, (720, 1280))

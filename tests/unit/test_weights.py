@@ -14,8 +14,9 @@ from torch import Tensor
 import segmentarium
 from segmentarium import weights
 from segmentarium.contracts import Preprocessing, SegmentationModel
+from segmentarium.files import atomic_write
 from segmentarium.registry import create_model
-from segmentarium.weights import FILE_NAME, CheckpointError, atomic_write, export_layout, load, read_file, save
+from segmentarium.weights import FILE_NAME, CheckpointError, export_layout, load, read_file, save
 from segmentarium.weights.table import LoadError, adapt_input_channels
 
 IMAGE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))

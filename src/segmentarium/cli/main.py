@@ -22,6 +22,8 @@ VERBS = {
     "models": ("models", "list the registered models with their cards"),
 }
 
+WITHOUT_TORCH = ("portrait",)  # imports it where a model needs it
+
 
 def parser_for(verb: str) -> argparse.ArgumentParser:
     """The parser of one verb; imports its module."""
@@ -68,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     keep_freed_memory()
     options = parser_for(verb).parse_args(words[1:])
-    import_torch()
+    if verb not in WITHOUT_TORCH:
+        import_torch()
     options.words = words  # what was typed, for pages that say how they were made
     try:
         return options.run(options)

@@ -32,11 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|FILE|-",
         help=f"folder, or for one source a file, or - (standard output) (default: {OUT}; of source -: -)",
     )
-    parser.add_argument("--model", default="person", help="a name, a weights file, or hf:OWNER/NAME (default: person)")
+    parser.add_argument(
+        "--model",
+        default="person",
+        help="a name, a weights file, an exported .onnx, or hf:OWNER/NAME (default: person)",
+    )
     parser.add_argument(
         "--engine",
         choices=("torch", "compile", "onnxruntime", "openvino", "auto"),
-        help="auto: the fastest that is installed and agrees, measured once (default: auto for clips, else torch)",
+        help="auto: the fastest that is installed and agrees, measured once (default: of person and .onnx files\n"
+        "ONNX Runtime, without PyTorch; else auto for clips and torch for photos)",
     )
     parser.add_argument("--foreground", metavar="CLASS", help="class that stays, of a model with several")
     parser.add_argument(
@@ -100,10 +105,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _portrait(options: argparse.Namespace, clips: bool) -> Any:
+    from segmentarium.cli.memory import import_torch
+    from segmentarium.inference.exported import exported_file
     from segmentarium.matting.portrait import Portrait
 
-    engine = options.engine or ("auto" if clips else "torch")
-    return Portrait(options.background, options.model, engine=engine, foreground=options.foreground)
+    given = {"foreground": options.foreground}
+    if options.engine or exported_file(options.model) is None:
+        import_torch()
+        given["engine"] = options.engine or ("auto" if clips else "torch")
+    return Portrait(options.background, options.model, **given)
 
 
 def _animated(item: Any) -> Any:

@@ -146,7 +146,7 @@ class Comparison:
     def save(self, folder: Path) -> Path:
         """Writes comparison.html, .json, .csv and .md, each whole or not at all; returns the page's path."""
         from segmentarium.comparison.page import page
-        from segmentarium.weights import atomic_write
+        from segmentarium.files import atomic_write
 
         texts = {"json": self.json(), "csv": self.csv(), "md": self.markdown(), "html": page(self)}
         for ending, text in texts.items():

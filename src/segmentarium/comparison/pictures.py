@@ -29,10 +29,10 @@ def predict_pictures(model: Any, dataset: Any, indices: Sequence[int], folder: P
     from segmentarium.evaluation.classes import match_classes
     from segmentarium.evaluation.network import Network
     from segmentarium.evaluation.samples import prepare
+    from segmentarium.files import atomic_write
     from segmentarium.inference.tta import indices as classes_of
     from segmentarium.inference.windows import whole
     from segmentarium.layers.resize import resize
-    from segmentarium.weights import atomic_write
 
     network = Network(model, "torch", "fp32", device)
     match = match_classes(model.num_classes, getattr(model, "classes", ()), dataset.info.classes, dataset.info.palette)

@@ -81,7 +81,7 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> None:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Whole or not at all."""
-    from segmentarium.weights import atomic_write
+    from segmentarium.files import atomic_write
 
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segmentarium.evaluation.worst import BadImage
-from segmentarium.weights import atomic_write
+from segmentarium.files import atomic_write
 
 if TYPE_CHECKING:
     from rich.table import Table

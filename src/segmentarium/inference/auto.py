@@ -140,7 +140,7 @@ def _read_cache() -> dict[str, Any]:
 
 
 def _write_cache(key: str, entry: dict[str, Any]) -> None:
-    from segmentarium.weights import atomic_write
+    from segmentarium.files import atomic_write
 
     try:
         with atomic_write(_cache_file()) as temporary:

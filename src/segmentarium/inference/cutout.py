@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from segmentarium.inference.matte import GUIDE_SIDE, fit_matte
-from segmentarium.inference.readers import ArrayRows
-from segmentarium.inference.tta import scaled
-from segmentarium.losses.connectivity import connected_components
+from segmentarium.inference.views import scaled
 
 BAND = 128  # rows at a time
 SURE = 0.02  # chance of the foreground below which a pixel is the background's
@@ -23,29 +20,28 @@ def cut_out(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
     size = height, width = image.shape[0], image.shape[1]
     result = np.empty((height, width, 4), np.uint8)
-    with torch.inference_mode():
-        guide = scaled(ArrayRows(image).rows(0, height), guide_size(size))[0].to(torch.float32) / 255
-        coarse = [max(1, round(side * min(1.0, MASK_SIDE / max(size)))) for side in size]
-        chance = scaled(torch.tensor(mask)[None, None].to(torch.float32) / 255, coarse)[0, 0]
-        matte = fit_matte(guide, without_holes(chance), size)
-        for top in range(0, height, BAND):
-            alpha, own = matte.rows(image[top : top + BAND], top)
-            result[top : top + BAND] = transparent(own, alpha)
+    coarse = [max(1, round(side * min(1.0, MASK_SIDE / max(size)))) for side in size]
+    chance = scaled(mask[..., None], coarse)[..., 0] / np.float32(255)
+    matte = fit_matte(guide_of(scaled(image, guide_size(size))), without_holes(chance), size)
+    for top in range(0, height, BAND):
+        alpha, own = matte.rows(image[top : top + BAND], top)
+        result[top : top + BAND] = transparent(own, alpha)
     return result
 
 
-def without_holes(chance: Tensor) -> Tensor:
+def without_holes(chance: np.ndarray) -> np.ndarray:
     """`chance` (h, w), 0..1, with 1 in holes in the foreground in which the network is nowhere `SURE` of the background.
 
     Such are things that a person holds; behind a bent arm the network is sure.
     """
-    background = chance < 0.5
-    region = connected_components(background[None].long())[0]
-    count = int(region.max()) + 1
-    lowest = torch.ones(count).scatter_reduce_(0, region.flatten(), chance.flatten(), "amin")
-    hole = (lowest < 0.5) & (lowest > SURE)
-    hole[torch.cat((region[0], region[-1], region[:, 0], region[:, -1]))] = False
-    return torch.where(hole[region], 1.0, chance)
+    background = (chance < 0.5).view(np.uint8)
+    count, labels = cv2.connectedComponents(background, connectivity=8)  # 0: the foreground
+    region = labels.astype(np.intp)
+    lowest = np.ones(count, np.float32)
+    np.minimum.at(lowest, region.ravel(), chance.ravel())
+    hole = lowest > SURE
+    hole[np.concatenate(([0], region[0], region[-1], region[:, 0], region[:, -1]))] = False
+    return np.where(hole[region], np.float32(1), chance)
 
 
 def transparent(own: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -59,3 +55,8 @@ def guide_size(size: tuple[int, int]) -> tuple[int, int]:
     """(h, w) of the small copy of a picture of (H, W)."""
     factor = min(1.0, GUIDE_SIDE / max(size))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def guide_of(small: np.ndarray) -> np.ndarray:
+    """(h, w, C) uint8 -> (C, h, w) float32, 0..1"""
+    return np.multiply(small.transpose(2, 0, 1), np.float32(1 / 255), order="C")

@@ -53,7 +53,7 @@ def segment_file(
         raise ValueError(f"{len(predictor.classes)} classes do not fit into an index PNG of a large picture; 256 do")
     if "cutout" in kinds and predictor.foreground is None:
         raise ValueError(no_foreground(predictor.classes))
-    from segmentarium.weights import atomic_write
+    from segmentarium.files import atomic_write
 
     started = time.perf_counter()
     path = Path(path)

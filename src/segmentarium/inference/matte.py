@@ -14,13 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
+import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
-from segmentarium.inference.guided import apply, box, coefficients, smaller
+from segmentarium.inference.guided import apply, box, coefficients, larger, smaller
 
 GUIDE_SIDE = 640  # longer side of the guide of a photo, pixels
 STAGES = (5.6, 3.4, 1.7)  # radii of the filter's passes in pixels of the network's mask
@@ -29,6 +28,7 @@ STRETCH = (0.2, 0.8)  # between the passes; STRETCH_LAST after the last one
 STRETCH_LAST = (0.1, 0.9)
 MARGIN = 2  # pixels of the guide around what is neither clear nor solid in it that are evaluated, too
 _BAND = 128
+_SAMPLED = 1024  # pixels of a row of those that are sampled: OpenCV takes no longer side than 32767
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,17 @@ class Matte:
     size       (H, W) of the full picture
     """
 
-    def __init__(self, functions: Tensor, small: Tensor, guide: Tensor, size: tuple[int, int]) -> None:
+    def __init__(self, functions: np.ndarray, small: np.ndarray, guide: np.ndarray, size: tuple[int, int]) -> None:
         self.small, self.guide, self.size = small, guide, size
         self._functions = functions
-        level = (small > 0).to(torch.uint8) + (small >= 1).to(torch.uint8)
-        highest, lowest = _largest(level, MARGIN), 2 - _largest(2 - level, MARGIN)
-        state = (highest > 0).to(torch.uint8).mul_(_BAND)  # and where all around is solid, 255
-        self._state = state.add_((lowest == 2).to(torch.uint8).mul_(255 - _BAND)).numpy()
+        around = np.ones((2 * MARGIN + 1, 2 * MARGIN + 1), np.uint8)
+        clear = cv2.erode((small <= 0).view(np.uint8), around)
+        solid = cv2.erode((small >= 1).view(np.uint8), around)
+        self._state = solid * np.uint8(255) + (1 - clear - solid) * np.uint8(_BAND)
         height, width = size
         self._rows = ((np.arange(height) + 0.5) * (small.shape[0] / height)).astype(np.intp)
         self._columns = ((np.arange(width) + 0.5) * (small.shape[1] / width)).astype(np.intp)
-        self._maps: Tensor | None = None
+        self._maps: np.ndarray | None = None
 
     def band(self, top: int, bottom: int) -> Band:
         """Rows top..bottom - 1 with the certain pixels filled in."""
@@ -81,14 +81,14 @@ class Matte:
             return values if colours else None
         sampled = self._sample(self._colour_maps() if colours else self._functions, band)
         guides, channels = len(self._functions) - 1, values.shape[1]
-        given = torch.from_numpy(values).T.to(torch.float32) / 255
+        given = np.multiply(values.T, np.float32(1 / 255), order="C")
         alpha = _stretched(apply(sampled[: guides + 1], given[:guides]), STRETCH_LAST)
-        flat[band.index] = alpha.mul(255).add_(0.5).to(torch.uint8).numpy()
+        flat[band.index] = _as_bytes(alpha)
         if not colours:
             return None
-        person, behind = sampled[guides + 1 :].split(channels)
+        person, behind = sampled[guides + 1 : guides + 1 + channels], sampled[guides + 1 + channels :]
         own = person + alpha * (given - alpha * person - (1 - alpha) * behind)
-        return own.clamp_(0, 1).mul_(255).add_(0.5).to(torch.uint8).T.numpy()
+        return _as_bytes(own.clip(0, 1)).T
 
     def rows(self, pixels: np.ndarray, top: int = 0, *, colours: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """(alpha (n, W) uint8, the person's own colours (n, W, C) uint8) of the rows `pixels` (n, W, C) uint8 from `top` on.
@@ -110,46 +110,52 @@ class Matte:
         """(H, W) uint8 of the whole picture (H, W, C) uint8."""
         return self.rows(pixels, colours=False)[0]
 
-    def _sample(self, maps: Tensor, band: Band) -> Tensor:
+    def _sample(self, maps: np.ndarray, band: Band) -> np.ndarray:
         """(K, N): the maps (K, h, w) at the band's pixels, bilinear."""
         height, width = self.size
+        count = len(band.index)
         row = band.index // width
-        grid = np.empty((1, 1, len(row), 2), np.float32)
-        grid[..., 0] = centres(width)[band.index - row * width]
-        grid[..., 1] = centres(height)[row + band.top]
-        sampled = torch.nn.functional.grid_sample(
-            maps[None], torch.from_numpy(grid), padding_mode="border", align_corners=False
-        )
-        return sampled[0, :, 0]
+        places = np.zeros((2, -(-count // _SAMPLED) * _SAMPLED), np.float32)
+        places[0, :count] = centres(width, maps.shape[2])[band.index - row * width]
+        places[1, :count] = centres(height, maps.shape[1])[row + band.top]
+        x, y = places.reshape(2, -1, _SAMPLED)
+        sampled = np.empty((len(maps), *x.shape), np.float32)
+        for i in range(len(maps)):
+            cv2.remap(maps[i], x, y, cv2.INTER_LINEAR, sampled[i], cv2.BORDER_REPLICATE)
+        return sampled.reshape(len(maps), -1)[:, :count]
 
-    def _colour_maps(self) -> Tensor:
+    def _colour_maps(self) -> np.ndarray:
         """The functions, the person's colours and the background's, spread over the edge: (G + 1 + 2 C, h, w)."""
         if self._maps is None:
             # the colours vary slowly: half the guide's size is enough, and a quarter of the work
-            planes = torch.cat((self.guide, self.small[None]))
+            planes = np.concatenate((self.guide, self.small[None]))
             height, width = self.small.shape
             if min(height, width) >= 16:
                 planes = smaller(planes, 2)
             guide, small = planes[:-1], planes[-1]
             scale = max(small.shape) / 288
-            both = torch.cat((spread(guide, small.square(), scale), spread(guide, (1 - small).square(), scale)))
-            both = torch.nn.functional.interpolate(both[None], (height, width), mode="bilinear")[0]
-            self._maps = torch.cat((self._functions, both))
+            both = np.concatenate((spread(guide, small**2, scale), spread(guide, (1 - small) ** 2, scale)))
+            self._maps = np.concatenate((self._functions, larger(both, (height, width))))
         return self._maps
 
 
-def spread(guide: Tensor, weight: Tensor, scale: float) -> Tensor:
+def spread(guide: np.ndarray, weight: np.ndarray, scale: float) -> np.ndarray:
     """Colours (C, h, w) as weighted means of their neighbourhood: a near one where there is weight, else a wide one."""
-    weighted = torch.cat((guide * weight, weight[None]))
-    result = weighted[:-1].mean((1, 2), keepdim=True) / weighted[-1].mean().clamp(min=1e-6)
+    weighted = np.concatenate((guide * weight, weight[None]))
+    result = weighted[:-1].mean((1, 2), keepdims=True) / max(float(weighted[-1].mean()), 1e-6)
     for radius, trust in ((16, 1e-3), (2, 1e-2)):
         means = box(weighted, max(1, round(radius * scale)))
-        result = (means[:-1] + trust * result) / (means[-1:] + trust)
-    return result.clamp_(0, 1)
+        result = (means[:-1] + trust * result) / (means[-1] + trust)
+    return result.clip(0, 1)
 
 
 def fit_matte(
-    guide: Tensor, chance: Tensor, size: tuple[int, int], *, stages: Sequence[float] = STAGES, grey: bool = False
+    guide: np.ndarray,
+    chance: np.ndarray,
+    size: tuple[int, int],
+    *,
+    stages: Sequence[float] = STAGES,
+    grey: bool = False,
 ) -> Matte:
     """The matte of a picture.
 
@@ -163,7 +169,7 @@ def fit_matte(
     unit = max(height, width) / max(chance.shape)
     small = resized(chance, (height, width))
     seen = guide[:1] if grey else guide
-    functions = torch.zeros(1)
+    functions = np.zeros(1)
     for radius in stages:
         functions = coefficients(seen, small, max(1, round(radius * unit)), EPSILON)
         last = radius == stages[-1]
@@ -171,33 +177,23 @@ def fit_matte(
     return Matte(functions, small, guide, size)
 
 
-def resized(plane: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(h, w) -> (H, W) float32, bilinear."""
-    if tuple(plane.shape) == tuple(size):
-        return plane
-    return torch.nn.functional.interpolate(plane[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+    return plane if plane.shape == tuple(size) else larger(plane[None], size)[0]
 
 
-@cache
-def centres(length: int) -> np.ndarray:
-    """Where the pixels of a row lie between -1 and 1."""
-    return ((2 * np.arange(length) + 1) / length - 1).astype(np.float32)
+@lru_cache(maxsize=32)
+def centres(length: int, small: int) -> np.ndarray:
+    """Where the `length` pixels of a row lie in a copy of `small` pixels, counted from the centre of its first one."""
+    return ((np.arange(length) + 0.5) * (small / length) - 0.5).astype(np.float32)
 
 
-def _stretched(values: Tensor, limits: tuple[float, float]) -> Tensor:
+def _stretched(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
     low, high = limits
-    return values.sub(low).mul_(1 / (high - low)).clamp_(0, 1)
+    values = (values - np.float32(low)) * np.float32(1 / (high - low))
+    return values.clip(0, 1, out=values)
 
 
-def _largest(level: Tensor, radius: int) -> Tensor:
-    """The largest value within `radius` in both directions, (h, w) uint8; four times as fast as a pooling layer."""
-    height, width = level.shape
-    result = level.clone()
-    for step in range(1, min(radius, height - 1) + 1):
-        torch.maximum(result[step:], level[:-step], out=result[step:])
-        torch.maximum(result[:-step], level[step:], out=result[:-step])
-    rows = result.clone()
-    for step in range(1, min(radius, width - 1) + 1):
-        torch.maximum(result[:, step:], rows[:, :-step], out=result[:, step:])
-        torch.maximum(result[:, :-step], rows[:, step:], out=result[:, :-step])
-    return result
+def _as_bytes(values: np.ndarray) -> np.ndarray:
+    """0..1 -> 0..255 uint8, rounded."""
+    return (values * np.float32(255) + np.float32(0.5)).astype(np.uint8)

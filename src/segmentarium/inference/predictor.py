@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +15,12 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import Preprocessing
 from segmentarium.inference import sources
-from segmentarium.inference.drawing import soften
+from segmentarium.inference.drawing import displayed, soften
 from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device
-from segmentarium.inference.matte import resized
 from segmentarium.inference.readers import ArrayRows
-from segmentarium.inference.result import Result, no_foreground
+from segmentarium.inference.result import Result, foreground_class, no_foreground
 from segmentarium.inference.tta import augmented, indices, scaled
+from segmentarium.inference.views import average_views, model_size
 from segmentarium.inference.windows import Blend, Block, Rows, auto_tile, overlap_in_pixels, sliding, stream, whole
 from segmentarium.palette import default_palette
 
@@ -81,7 +82,7 @@ class Predictor:
         self.classes: tuple[str, ...] = tuple(classes)
         self.palette = tuple(getattr(self.model, "palette", None) or default_palette(len(self.classes)))
         overlap_in_pixels(tile if isinstance(tile, int) else auto_tile(len(self.classes)), overlap)
-        self.foreground = _foreground(foreground, self.classes)
+        self.foreground = foreground_class(foreground, self.classes)
         self.tile, self.overlap, self.batch_size = tile, overlap, batch_size
         self.blend: Blend = blend
         self.flip, self.scales = flip, tuple(scales)
@@ -161,13 +162,9 @@ class Predictor:
 
     def model_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) at which the network sees a picture of this (height, width)."""
-        long_side = self.preprocessing.long_side
-        if long_side is None or max(size) == long_side:
-            return size
-        factor = long_side / max(size)
-        return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+        return model_size(size, self.preprocessing.long_side)
 
-    def chance(self, image: np.ndarray, *, flip: bool = False, scales: Sequence[float] = (1.0,)) -> Tensor:
+    def chance(self, image: np.ndarray, *, flip: bool = False, scales: Sequence[float] = (1.0,)) -> np.ndarray:
         """(h, w) float32: probability of the foreground of (H, W, C) uint8, at the size at which the network sees it.
 
         flip    averages with the mirrored picture
@@ -175,17 +172,26 @@ class Predictor:
         """
         if self.foreground is None:
             raise ValueError(no_foreground(self.classes))
-        rows = _Channels(ArrayRows(image), self.in_channels).rows(0, image.shape[0])
         size = self.model_size((image.shape[0], image.shape[1]))
-        total = torch.zeros(size)
-        for scale in scales:
-            view = scaled(rows, [max(1, round(side * scale)) for side in size])
-            total += resized(self._chance(self._scores(view)), size)
-            if flip:
-                total += resized(self._chance(self._scores(view.flip(-1))).flip(-1), size)
-        return total / (len(scales) * (1 + flip))
+        return average_views(self._look, image, size, flip=flip, scales=scales)
+
+    def _look(self, view: np.ndarray) -> np.ndarray:
+        rows = _Channels(ArrayRows(view), self.in_channels).rows(0, view.shape[0])
+        with torch.inference_mode():
+            return self._chance(self._scores(rows)).numpy()
+
+    @contextlib.contextmanager
+    def threads(self, count: int) -> Iterator[None]:
+        """Within a `with` block PyTorch takes `count` threads instead of one for each core."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def _chance(self, logits: Tensor) -> Tensor:
+        """(h, w) float32: probability of the foreground, of logits (1, K, h, w)."""
         assert self.foreground is not None
         if logits.shape[1] == 1:
             return torch.sigmoid(logits[0, 0] if self.foreground == 1 else -logits[0, 0]).cpu()
@@ -288,11 +294,6 @@ def enlarged(logits: Tensor, size: tuple[int, int]) -> Iterator[Block]:
         )
 
 
-def displayed(array: np.ndarray) -> np.ndarray:
-    """(H, W, C) -> (H, W, 3) for drawing: grey repeated, further channels left out."""
-    return array[..., :3] if array.shape[2] >= 3 else np.repeat(array[..., :1], 3, axis=2)
-
-
 def resolve_model(model: ModelSource) -> nn.Module:
     """A module as it is (in eval mode); a name, file, folder or hub address loaded."""
     if isinstance(model, nn.Module):
@@ -308,20 +309,6 @@ def describe_module(model: nn.Module) -> str:
 
 def _classes(model: nn.Module) -> int:
     return int(getattr(model, "num_classes", 2))
-
-
-def _foreground(wanted: str | int | None, classes: tuple[str, ...]) -> int | None:
-    if wanted is None:
-        return 1 if len(classes) == 2 else None
-    if isinstance(wanted, str) and wanted in classes:
-        return classes.index(wanted)
-    if not isinstance(wanted, str) and 0 <= wanted < len(classes):
-        return int(wanted)
-    if isinstance(wanted, str) and wanted.isdigit() and int(wanted) < len(classes):
-        return int(wanted)
-    raise ValueError(
-        f"foreground is {wanted!r}; give one of {', '.join(classes)}, or an index from 0 to {len(classes) - 1}"
-    )
 
 
 def predict(

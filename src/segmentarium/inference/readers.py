@@ -12,14 +12,15 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from segmentarium.data.image_io import ImageReadError, read_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGE = 40_000_000  # pixels; beyond it the command line reads, segments and writes in rows
 
@@ -43,6 +44,15 @@ def _unlimited() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
+def _tensor(rows: np.ndarray) -> Tensor:
+    """(h, W, C) -> (1, C, h, W), a view where PyTorch can have one."""
+    import torch
+
+    if not rows.flags.writeable or min(rows.strides) < 0:  # it takes neither
+        rows = rows.copy()
+    return torch.from_numpy(rows).permute(2, 0, 1)[None]
+
+
 class ArrayRows:
     """An array (H, W, C) uint8 as rows (1, C, h, W)."""
 
@@ -51,10 +61,7 @@ class ArrayRows:
         self._image = image
 
     def rows(self, top: int, bottom: int) -> Tensor:
-        part = self._image[top:bottom]
-        if not part.flags.writeable or min(part.strides) < 0:  # PyTorch takes neither
-            part = part.copy()
-        return torch.from_numpy(part).permute(2, 0, 1)[None]
+        return _tensor(self.array(top, bottom))
 
     def array(self, top: int, bottom: int) -> np.ndarray:
         return self._image[top:bottom]
@@ -72,7 +79,7 @@ class PillowRows:
         return np.array(self._image.crop((0, top, self.width, bottom)))
 
     def rows(self, top: int, bottom: int) -> Tensor:
-        return torch.from_numpy(self.array(top, bottom)).permute(2, 0, 1)[None]
+        return _tensor(self.array(top, bottom))
 
 
 class VipsRows:
@@ -113,7 +120,7 @@ class VipsRows:
         return kept[: bottom - top]
 
     def rows(self, top: int, bottom: int) -> Tensor:
-        return torch.from_numpy(self.array(top, bottom)).permute(2, 0, 1)[None]
+        return _tensor(self.array(top, bottom))
 
 
 class LargePicture:

@@ -76,7 +76,7 @@ class Result:
         kinds  of "overlay", "mask", "cutout", "json"
         name   instead of the source's own
         """
-        from segmentarium.weights import atomic_write
+        from segmentarium.files import atomic_write
 
         check_kinds(kinds)
         pictures = {"overlay": lambda: self.overlay, "mask": lambda: self.index_image, "cutout": lambda: self.cutout}
@@ -108,6 +108,21 @@ def no_foreground(classes: Sequence[str]) -> str:
     return (
         "there is nothing to cut out: the model has several classes and none of them was named as the foreground; "
         f"give foreground=CLASS (--foreground CLASS), one of {', '.join(classes)}"
+    )
+
+
+def foreground_class(wanted: str | int | None, classes: Sequence[str]) -> int | None:
+    """The index of the class `wanted`, a name or an index; of None class 1 of two, and of more classes none."""
+    if wanted is None:
+        return 1 if len(classes) == 2 else None
+    if isinstance(wanted, str) and wanted in classes:
+        return classes.index(wanted)
+    if not isinstance(wanted, str) and 0 <= wanted < len(classes):
+        return int(wanted)
+    if isinstance(wanted, str) and wanted.isdigit() and int(wanted) < len(classes):
+        return int(wanted)
+    raise ValueError(
+        f"foreground is {wanted!r}; give one of {', '.join(classes)}, or an index from 0 to {len(classes) - 1}"
     )
 
 

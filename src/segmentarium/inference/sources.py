@@ -8,14 +8,14 @@ from __future__ import annotations
 import glob
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, read_image
 
@@ -23,7 +23,7 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".m
 LARGEST_DOWNLOAD = 200 * 2**20  # bytes
 TIMEOUT = 30  # seconds without an answer
 
-Source = str | os.PathLike[str] | int | Image.Image | np.ndarray | Tensor | Sequence[Any]
+Source = Any  # what `expand` takes; a tensor among it, whose type cannot be named without importing PyTorch
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _expand(source: Any) -> list[Item]:
     if isinstance(source, Image.Image):
         picture = source
         return [Item("picture", "image", "<image>", lambda: _from_pillow(picture))]
-    if isinstance(source, np.ndarray | Tensor):
+    if isinstance(source, np.ndarray) or _is_tensor(source):
         array = source
         return [Item("picture", "image", "<array>", lambda: to_array(array))]
     if isinstance(source, str | os.PathLike):
@@ -160,6 +160,11 @@ def _from_pillow(picture: Image.Image) -> np.ndarray:
     return np.asarray(read_image(stream))
 
 
+def _is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")  # who has a tensor has imported it
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
 def to_array(image: Any) -> np.ndarray:
     """A picture (H, W, C) uint8 of an array (H, W[, C]) or a tensor (C, H, W) or (1, C, H, W).
 
@@ -167,7 +172,7 @@ def to_array(image: Any) -> np.ndarray:
     """
     if isinstance(image, Image.Image):
         return _from_pillow(image)
-    if isinstance(image, Tensor):
+    if _is_tensor(image):
         tensor = image.detach().cpu()
         if tensor.ndim == 4 and tensor.shape[0] == 1:
             tensor = tensor[0]

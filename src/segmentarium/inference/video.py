@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from segmentarium.inference import drawing
-from segmentarium.inference.predictor import Predictor
 from segmentarium.inference.result import Result, check_kinds, description, no_foreground
 from segmentarium.inference.sources import Item
 from segmentarium.inference.stages import Ahead, Behind
+
+if TYPE_CHECKING:
+    from segmentarium.inference.predictor import Predictor
 
 CLOCK = 90_000  # ticks a second: the common multiple of the usual frame rates
 
@@ -197,7 +199,7 @@ class _Writer:
     def _start(self, result: Result) -> None:
         import av
 
-        from segmentarium.weights import atomic_write
+        from segmentarium.files import atomic_write
 
         height, width = result.mask.shape
         self._size = (width, height)
@@ -254,7 +256,7 @@ class _Writer:
 
     def complete(self, item: Item, predictor: Predictor, facts: dict[str, Any]) -> tuple[list[Path], dict[str, float]]:
         """Finishes the files, writes the JSON, and gives them their names."""
-        from segmentarium.weights import atomic_write
+        from segmentarium.files import atomic_write
 
         if self._sums is None:
             raise VideoError(f"{item.origin} gave no frame")

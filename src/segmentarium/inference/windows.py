@@ -19,11 +19,12 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from segmentarium.preprocessing import SMALLEST
+
 # (B, C, h, w) -> logits (B, K, h, w), in a tensor of its own: windows overwrite it
 Forward = Callable[[Tensor], Tensor]
 Blend = Literal["cosine", "linear", "mean"]
 
-SMALLEST = 32  # the contract of a backbone: any height and width of 32 or more
 GRID = 32  # tiles are multiples of this where the picture allows: the deepest stride of most networks
 TILE_BYTES = 2**26  # of a tile's logits, where the tile is chosen here
 CARRY_LIMIT = 2**27  # bytes of overlapping logits that are kept in float32; beyond that they are kept in float16

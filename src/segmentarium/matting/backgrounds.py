@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageColor
-from torch import Tensor
 
 from segmentarium.data.image_io import IMAGE_SUFFIXES, read_image
 from segmentarium.inference.guided import box, smaller
@@ -114,8 +112,8 @@ def covering_box(given: tuple[int, int], size: tuple[int, int]) -> tuple[float, 
     return left, top, left + width, top + height
 
 
-def blurred(guide: Tensor, alpha: Tensor, strength: float) -> Tensor:
-    """The background of a small picture, out of focus and without the person in it: (C, h, w) float32, 0..1.
+def blurred(guide: np.ndarray, alpha: np.ndarray, strength: float) -> np.ndarray:
+    """The background of a small picture, out of focus and without the person in it: (C, h, w) uint8.
 
     guide     (C, h, w) float32, 0..1
     alpha     (h, w) float32, 0..1: where the person is
@@ -128,18 +126,18 @@ def blurred(guide: Tensor, alpha: Tensor, strength: float) -> Tensor:
     deviation = strength / 100 * side
     # never more than needed: a blur of 2.5 pixels looks the same at any size of the guide
     shrink = max(1, int(deviation / 2.5))
-    planes = torch.cat((guide, alpha[None]))
+    planes = np.concatenate((guide, alpha[None]))
     if shrink > 1:
         planes = smaller(planes, shrink)
-    weight = (1 - planes[-1]).square()
-    weighted = torch.cat((planes[:-1] * weight, weight[None]))
+    weight = (1 - planes[-1]) ** 2
+    weighted = np.concatenate((planes[:-1] * weight, weight[None]))
     # under a person who fills most of the picture: the mean of all that there is
-    mean = weighted[:-1].mean((1, 2), keepdim=True) / weighted[-1].mean().clamp(min=1e-6)
+    mean = weighted[:-1].mean((1, 2), keepdims=True) / max(float(weighted[-1].mean()), 1e-6)
     radius = max(1, round(deviation / shrink))  # three boxes of radius r have the deviation sqrt(r (r + 1))
     for _ in range(3):
         weighted = box(weighted, radius)
-    result = (weighted[:-1] + 1e-4 * mean) / (weighted[-1:] + 1e-4)
-    return result.clamp_(0, 1)
+    result = (weighted[:-1] + np.float32(1e-4) * mean) / (weighted[-1] + np.float32(1e-4))
+    return (result.clip(0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
 
 
 class Rows:
@@ -150,8 +148,8 @@ class Rows:
         self._colour = background.rgb if isinstance(background, Colour) else None
         self._image: Image.Image | None = None
         if isinstance(background, Blur):
-            small = (blurred(matte.guide, matte.small, background.strength) * 255 + 0.5).to(torch.uint8)
-            self._image = Image.fromarray(small.permute(1, 2, 0).contiguous().numpy())
+            small = blurred(matte.guide, matte.small, background.strength)
+            self._image = Image.fromarray(np.ascontiguousarray(small.transpose(1, 2, 0)))
             self._box = (0.0, 0.0, float(self._image.width), float(self._image.height))
             self._filter = Image.Resampling.BICUBIC
         elif isinstance(background, Picture):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from segmentarium.inference.matte import Matte, fit_matte, resized
 from segmentarium.inference.stages import Ahead, Behind
@@ -75,8 +74,8 @@ class Step:
     planes: tuple[np.ndarray, np.ndarray, np.ndarray]
     small: Any  # the frame at the network's size, YUV 4:4:4
     turns: int
-    chance: Tensor | None = None
-    guide: Tensor | None = None
+    chance: np.ndarray | None = None
+    guide: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,9 @@ class Window:
         return rows, columns
 
 
-def window_of(chance: Tensor, size: tuple[int, int]) -> Window | None:
+def window_of(chance: np.ndarray, size: tuple[int, int]) -> Window | None:
     """Where the person is of a frame of `size` (H, W), both even; None: nowhere.  `chance` (h, w), 0..1, as the guide."""
-    person = (chance > CLEAR).numpy()
+    person = chance > CLEAR
     small, large = [], []
     for axis, full in enumerate(size):
         length = person.shape[axis]
@@ -135,13 +134,12 @@ class FrameWorker:
 
     def look(self, step: Step) -> Step:
         """Adds the steady mask and the guide."""
-        with torch.inference_mode():
-            planes = [np.rot90(plane_array(plane), step.turns) for plane in step.small.planes]
-            step.guide = torch.from_numpy(np.stack(planes)).to(torch.float32).div_(255)
-            step.chance = self._steady(lambda: self._chance(step), step.guide[0], step.seconds)
+        planes = np.stack([np.rot90(plane_array(plane), step.turns) for plane in step.small.planes])
+        step.guide = planes * np.float32(1 / 255)
+        step.chance = self._steady(lambda: self._chance(step), planes[0], step.seconds)
         return step
 
-    def _chance(self, step: Step) -> Tensor:
+    def _chance(self, step: Step) -> np.ndarray:
         rgb = self._to_rgb.reformat(step.small, format="rgb24", threads=1).to_ndarray()
         return self._portrait.predictor.chance(np.ascontiguousarray(np.rot90(rgb, step.turns)))
 
@@ -154,21 +152,20 @@ class FrameWorker:
         width, height = self.layout.width, self.layout.height
         frame = av.VideoFrame(width, height, "yuva420p" if self._alpha_out else "yuv420p")
         outs = [plane_array(plane) for plane in frame.planes]
-        with torch.inference_mode():
-            small = torch.zeros_like(step.guide[0])
-            chance = resized(step.chance, (small.shape[0], small.shape[1]))
-            window = window_of(chance, (height, width))
-            person = None
-            if window is not None:
-                guide = step.guide[:, *window.small]
-                matte = fit_matte(guide, chance[window.small], window.size, stages=STAGES, grey=True)
-                small[window.small] = matte.small
-                person = window, matte
-            behind = self._behind.planes(step.guide, small, step.seconds)
-            for out, plane in zip(outs, (*behind, 0), strict=False):
-                out[:] = plane
-            if person is not None:
-                self._lay_over(outs, *person, step.planes)
+        small = np.zeros_like(step.guide[0])
+        chance = resized(step.chance, small.shape)
+        window = window_of(chance, (height, width))
+        person = None
+        if window is not None:
+            guide = step.guide[:, *window.small]
+            matte = fit_matte(guide, chance[window.small], window.size, stages=STAGES, grey=True)
+            small[window.small] = matte.small
+            person = window, matte
+        behind = self._behind.planes(step.guide, small, step.seconds)
+        for out, plane in zip(outs, (*behind, 0), strict=False):
+            out[:] = plane
+        if person is not None:
+            self._lay_over(outs, *person, step.planes)
         frame.pts = step.pts
         frame.color_range = 2 if self.layout.full else 1
         frame.colorspace = {"601": 6, "709": 1, "2020": 9}[self.layout.space]
@@ -291,7 +288,8 @@ def run_clip(
     started = time.perf_counter()
     done, total_share, interrupted = 0, 0.0, False
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_fewer_threads())
+        # the stages run side by side: if the network took every core, they would wait for it
+        stack.enter_context(portrait.predictor.threads(max(1, (os.cpu_count() or 2) // 2)))
         reader = stack.enter_context(source)
         portrait.predictor.expected = reader.frames
         items = iter(reader)
@@ -329,17 +327,6 @@ def run_clip(
         damage = None if interrupted else reader.damage
     seconds = time.perf_counter() - started
     return ClipResult(None, done, seconds, total_share / max(1, done), damage, interrupted)
-
-
-@contextlib.contextmanager
-def _fewer_threads() -> Iterator[None]:
-    """The stages run side by side: if each took every core for its tensors, they would wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before // 2))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _is_packet(item: Any) -> bool:
@@ -385,7 +372,7 @@ def _open_writer(
     target: Path | None,
     out: Any,
 ) -> Writer:
-    from segmentarium.weights import atomic_write
+    from segmentarium.files import atomic_write
 
     if target is None:
         return PngPipe(out) if portrait.transparent else Y4mPipe(out, reader.rate, layout)

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from segmentarium.matting.backgrounds import Background, Blur, Clip, Colour, Picture, blurred, covering_box
 from segmentarium.matting.frames import Layout, plane_array, planes_of, rgb_to_planes
@@ -36,18 +34,17 @@ class ClipBackground:
             planes = rgb_to_planes(np.full((2, 2, 3), colour, np.uint8), layout)
             self._fixed = (int(planes[0][0, 0]), int(planes[1][0, 0]), int(planes[2][0, 0]))
 
-    def planes(self, guide: Tensor, alpha: Tensor, seconds: float) -> Planes:
+    def planes(self, guide: np.ndarray, alpha: np.ndarray, seconds: float) -> Planes:
         """Behind the frame at `seconds`: it in small, (3, h, w) float32 in YUV, 0..1, and the person's share there, (h, w)."""
         if self._fixed is not None:
             return self._fixed
         if self._looped is not None:
             return self._looped.at(seconds)
         assert isinstance(self._background, Blur)
-        small = blurred(guide, alpha, self._background.strength).mul_(255).add_(0.5).to(torch.uint8).numpy()
-        return self._enlarged(small)
+        return self._enlarged(blurred(guide, alpha, self._background.strength))
 
     def _enlarged(self, small: np.ndarray) -> Planes:
-        """(3, h, w) uint8 at the clip's size, by FFmpeg's scaler: a tenth of what torch or Pillow take."""
+        """(3, h, w) uint8 at the clip's size, by FFmpeg's scaler: a tenth of what Pillow takes."""
         import av
 
         frame = av.VideoFrame(small.shape[2], small.shape[1], "yuv444p")  # neither knows of a range: none is changed

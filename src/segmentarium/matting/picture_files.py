@@ -57,8 +57,8 @@ def convert(portrait: Portrait, path: Path, out: Path) -> float:
 
 
 def _convert_in_rows(portrait: Portrait, path: Path, out: Path) -> float:
+    from segmentarium.files import atomic_write
     from segmentarium.inference.cutout import guide_size
-    from segmentarium.weights import atomic_write
 
     if out.suffix.lower() != ".png":
         raise ValueError(f"{out}: pictures above {LARGE // 10**6} megapixels are written in rows, as .png")

@@ -10,26 +10,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import torch
 from PIL import Image
 
 from segmentarium.inference import sources
-from segmentarium.inference.cutout import BAND, guide_size, transparent, without_holes
+from segmentarium.inference.cutout import BAND, guide_of, guide_size, transparent, without_holes
+from segmentarium.inference.drawing import displayed
+from segmentarium.inference.exported import SUFFIX, ExportedPredictor, exported_file
 from segmentarium.inference.matte import Matte, fit_matte
-from segmentarium.inference.predictor import ModelSource, Predictor, displayed
 from segmentarium.inference.readers import ArrayRows
 from segmentarium.inference.result import no_foreground
-from segmentarium.inference.tta import scaled
+from segmentarium.inference.views import scaled
 from segmentarium.matting.backgrounds import Clip, Given, Rows, Transparent, parse_background
 from segmentarium.matting.composite import composite
 
 if TYPE_CHECKING:
+    from segmentarium.inference.predictor import ModelSource, Predictor
     from segmentarium.matting.clip import ClipResult
 
 SCALES = (1.2, 0.8, 0.6)  # at which photos are looked at: details in the first, in the last what belongs together
 NOBODY = 0.002  # share of the picture below which nobody is in it
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 PICTURE_SUFFIXES = (*JPEG_SUFFIXES, ".png", ".webp", ".tif", ".tiff", ".bmp")
+
+
+def predictor_for(model: ModelSource | Predictor | ExportedPredictor, **options: Any) -> Predictor | ExportedPredictor:
+    """What finds the person: without PyTorch where the network is at hand as ONNX and no option needs it."""
+    if hasattr(model, "chance"):
+        if options:
+            raise TypeError(f"a predictor has its options already; {', '.join(options)} cannot be given beside it")
+        return model  # type: ignore[return-value]
+    path = exported_file(model)
+    if path is not None and options.keys() <= {"foreground"}:
+        return ExportedPredictor(model, **options)  # type: ignore[arg-type] - a name or a path
+    if path is not None and str(model).endswith(SUFFIX):
+        raise ValueError(
+            f"{path} runs in ONNX Runtime on the processor; {', '.join(options)} can be given with the weights it is made of"
+        )
+    from segmentarium.inference.predictor import Predictor
+
+    return Predictor(model, **options)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -57,8 +76,8 @@ class PortraitResult:
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Writes the picture, whole or not at all; the suffix says the format.  ValueError where it cannot hold the alpha."""
+        from segmentarium.files import atomic_write
         from segmentarium.matting.picture_files import check_suffix, write_picture
-        from segmentarium.weights import atomic_write
 
         target = Path(path)
         check_suffix(target, transparent=self.pixels.shape[2] == 4)
@@ -75,26 +94,23 @@ class Portrait:
         portrait.clip("call.mp4", "out.mp4")
 
     background  "blur", "blur:STRENGTH", "transparent", a colour, an image or a video, see `parse_background`
-    model       as of `Predictor`, or a Predictor; its foreground class is who stays
+    model       as of `Predictor`, or a predictor, or the .onnx file of an export; its foreground class is who stays
     views       pictures (not clips) are looked at in three sizes, and mirrored: five times the network's time, a calmer mask
     options     of `Predictor`: engine, precision, device, foreground, …
+
+    Of networks that are at hand as ONNX ("person", or an .onnx file) nothing imports PyTorch, unless options ask for it.
     """
 
     def __init__(
         self,
         background: Given = "blur",
-        model: ModelSource | Predictor = "person",
+        model: ModelSource | Predictor | ExportedPredictor = "person",
         *,
         views: bool = True,
         **options: Any,
     ) -> None:
         self.background = parse_background(background)
-        if isinstance(model, Predictor):
-            if options:
-                raise TypeError(f"a Predictor has its options already; {', '.join(options)} cannot be given beside it")
-            self.predictor = model
-        else:
-            self.predictor = Predictor(model, **options)
+        self.predictor = predictor_for(model, **options)
         if self.predictor.foreground is None:
             raise ValueError(no_foreground(self.predictor.classes))
         self.views = views
@@ -124,15 +140,12 @@ class Portrait:
     def matte(self, image: np.ndarray) -> Matte:
         """The matte of a picture (H, W, 3) uint8."""
         height, width = image.shape[:2]
-        small = scaled(ArrayRows(image).rows(0, height), guide_size((height, width)))
-        return self.matte_of_guide(small[0].permute(1, 2, 0).numpy(), (height, width))
+        return self.matte_of_guide(scaled(image, guide_size((height, width))), (height, width))
 
     def matte_of_guide(self, small: np.ndarray, size: tuple[int, int]) -> Matte:
         """The matte of a picture of `size` (H, W), of which only a small copy (h, w, 3) uint8 is at hand."""
-        with torch.inference_mode():
-            chance = self.predictor.chance(small, flip=self.views, scales=SCALES if self.views else (1.0,))
-            guide = torch.from_numpy(np.ascontiguousarray(small)).permute(2, 0, 1).to(torch.float32) / 255
-            return fit_matte(guide, without_holes(chance), size)
+        chance = self.predictor.chance(small, flip=self.views, scales=SCALES if self.views else (1.0,))
+        return fit_matte(guide_of(small), without_holes(chance), size)
 
     def bands(self, picture: Any, matte: Matte) -> Any:
         """(top, rows (n, W, 3 or 4), their alpha (n, W)), downwards, of a picture that has `array(top, bottom)`."""
@@ -140,14 +153,13 @@ class Portrait:
             raise ValueError("a video cannot be the background of a picture; give an image, or put it behind a clip")
         behind = None if self.transparent else Rows(self.background, matte)
         height = matte.size[0]
-        with torch.inference_mode():
-            for top in range(0, height, BAND):
-                bottom = min(top + BAND, height)
-                alpha, own = matte.rows(picture.array(top, bottom), top)
-                if behind is not None:
-                    yield top, composite(own, alpha, behind.rows(top, bottom)), alpha
-                    continue
+        for top in range(0, height, BAND):
+            bottom = min(top + BAND, height)
+            alpha, own = matte.rows(picture.array(top, bottom), top)
+            if behind is None:
                 yield top, transparent(own, alpha), alpha
+            else:
+                yield top, composite(own, alpha, behind.rows(top, bottom)), alpha
 
     def file(self, path: str | PathLike[str], out: str | PathLike[str]) -> float:
         """`self(path).save(out)`; pictures above 40 megapixels are read, done and written in rows.  The person's share, 0..1.

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import torch
-from torch import Tensor
+import cv2
+import numpy as np
 
-from segmentarium.inference.guided import box
 from segmentarium.inference.matte import resized
-from segmentarium.matting.motion import flow, warp
+from segmentarium.matting.motion import Motion, warp
 
 MEMORY = 0.12  # seconds after which an old mask counts 1/e
 LIKENESS = 0.05  # difference of brightness (0..1) at which the old mask counts 1/e
@@ -35,43 +34,43 @@ class TemporalFilter:
 
     def __init__(self, rest: float = REST) -> None:
         self.rest = rest
-        self._grey: Tensor | None = None
-        self._mask: Tensor | None = None
+        self._motion = Motion()
+        self._grey: np.ndarray | None = None
+        self._mask: np.ndarray | None = None
         self._looked = 0.0
 
-    def __call__(self, look: Callable[[], Tensor], grey: Tensor, seconds: float) -> Tensor:
+    def __call__(self, look: Callable[[], np.ndarray], grey: np.ndarray, seconds: float) -> np.ndarray:
         """The steady mask, (h, w) float32.
 
         look     gives the network's mask of this frame, (h, w) float32, 0..1; not called where it is not needed
-        grey     (a, b) float32, 0..1: the frame's brightness at any size, the same for all frames
+        grey     (a, b) uint8: the frame's brightness at any size, the same for all frames
         seconds  time of the frame
         """
-        side = max(grey.shape)
-        small = tuple(max(1, round(length * min(1.0, FLOW_SIDE / side))) for length in grey.shape)
-        grey = torch.nn.functional.interpolate(grey[None, None], small, mode="bilinear", antialias=True)[0, 0]
+        height, width = (max(1, round(side * min(1.0, FLOW_SIDE / max(grey.shape)))) for side in grey.shape)
+        grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
         mask = self._follow(look, grey, seconds)
         if mask is None:
             mask, self._looked = look(), seconds
         self._grey, self._mask = grey, mask
         return mask
 
-    def _follow(self, look: Callable[[], Tensor], grey: Tensor, seconds: float) -> Tensor | None:
+    def _follow(self, look: Callable[[], np.ndarray], grey: np.ndarray, seconds: float) -> np.ndarray | None:
         """The mask with what the old one tells; None where that is nothing."""
         before, old, age = self._grey, self._mask, max(0.0, seconds - self._looked)
         if before is None or old is None or before.shape != grey.shape:
             return None
-        moved = flow(before, grey)
-        changed = (warp(before[None], moved)[0] - grey).abs_()
+        moved = self._motion.flow(before, grey)
+        changed = cv2.absdiff(warp(before, moved), grey) * np.float32(1 / 255)
         if float(changed.mean()) >= CUT:
             return None
-        changed = box(changed[None], 1)[0]
-        news = float((changed > LIKENESS).float().mean())
-        large = torch.nn.functional.interpolate(moved[None], tuple(old.shape), mode="bilinear", align_corners=False)[0]
-        there = warp(old[None], large.mul_(old.shape[1] / grey.shape[1]))[0]
+        changed = cv2.blur(changed, (3, 3))
+        news = float((changed > LIKENESS).mean())
+        large = cv2.resize(moved, (old.shape[1], old.shape[0])) * np.float32(old.shape[1] / grey.shape[1])
+        there = warp(old, large)
         if age <= self.rest and news <= NEWS:
             return there
         mask, self._looked = look(), seconds
         if mask.shape != old.shape:
             return mask
-        keep = torch.exp(-(changed / LIKENESS).square_()) * math.exp(-age / MEMORY)
-        return torch.lerp(mask, there, resized(keep, (mask.shape[0], mask.shape[1])))
+        keep = np.exp(-((changed / np.float32(LIKENESS)) ** 2)) * np.float32(math.exp(-age / MEMORY))
+        return mask + resized(keep, mask.shape) * (there - mask)

@@ -279,7 +279,7 @@ class RunControl(pl.Callback):
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    from segmentarium.weights import atomic_write
+    from segmentarium.files import atomic_write
 
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
+from segmentarium.files import atomic_write
 from segmentarium.training.options import TrainingOptions, changed_options
-from segmentarium.weights import atomic_write
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import IGNORE_INDEX
 from segmentarium.data import SegmentationDataset, read_mask
+from segmentarium.files import atomic_write
 from segmentarium.training.options import TrainingOptions
-from segmentarium.weights import atomic_write
 
 LOOKED_AT = 16  # pairs of each split
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from segmentarium.export import export_model
+from segmentarium.files import atomic_write
 from segmentarium.inference.engines import cache_folder
 from segmentarium.inference.predictor import Predictor
 from segmentarium.inference.result import no_foreground
 from segmentarium.web.assets import assets
-from segmentarium.weights import atomic_write
 
 # of the npm package onnxruntime-web: its loader for plain WebAssembly, and the network's arithmetic
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")

@@ -10,17 +10,20 @@ FILES = Path(__file__).resolve().parent / "files"
 
 @dataclass(frozen=True)
 class Weights:
-    """One entry: the file (in the package) or hub address; everything else stands in the file's own header."""
+    """One entry: the file (in the package) or hub address; everything else stands in the file's own header.
+
+    exported  the network as ONNX (a file in the package), made by `segmentarium export`; "": there is none
+    """
 
     name: str
     model: str
     location: str
     alias: str = ""
-    sha256: str = ""
+    exported: str = ""
 
 
 CATALOGUE: tuple[Weights, ...] = (
-    Weights("deeplabv3plus.eg1800", "deeplabv3plus", "person.safetensors", alias="person"),
+    Weights("deeplabv3plus.eg1800", "deeplabv3plus", "person.safetensors", alias="person", exported="person.onnx"),
     Weights("deeplabv3plus.camvid", "deeplabv3plus", "street.safetensors", alias="street"),
 )
 

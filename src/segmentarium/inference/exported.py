@@ -1,0 +1,120 @@
+"""A network that was exported as ONNX, without PyTorch: ready in half a second, where importing PyTorch takes several."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segmentarium.inference.result import foreground_class, no_foreground
+from segmentarium.inference.views import average_views, model_size
+from segmentarium.preprocessing import SMALLEST, Preprocessing
+from segmentarium.weights import catalogue
+
+SUFFIX = ".onnx"
+
+
+def exported_file(model: Any) -> Path | None:
+    """The ONNX file that `model` names, or that the package ships beside the weights of that name; None: there is none."""
+    if not isinstance(model, str | PathLike):
+        return None
+    text = fspath(model)
+    if text.endswith(SUFFIX):
+        return Path(text)
+    known = catalogue.find(text)
+    return catalogue.FILES / known.exported if known is not None and known.exported else None
+
+
+class ExportedPredictor:
+    """Finds the foreground of pictures with a network of `segmentarium export`, through ONNX Runtime on the processor.
+
+    model       an .onnx file, or a name of the catalogue whose network the package ships as such ("person")
+    foreground  the class that is looked for, by name or index; default: class 1 of a model with two
+
+    What `Predictor` has for portraits, and no more.  FileNotFoundError where there is no such file, ValueError for a file
+    that says nothing of its classes.
+    """
+
+    def __init__(self, model: str | PathLike[str], *, foreground: str | int | None = None) -> None:
+        path = exported_file(model)
+        if path is None or not path.is_file():
+            raise FileNotFoundError(f"no exported network at {model}; `segmentarium export` makes one")
+        self.model_name = fspath(model)
+        self._path = path
+        self._session = self._open(os.cpu_count() or 1)
+        facts = {key: json.loads(text) for key, text in self._facts(path).items()}
+        self.in_channels: int = facts["in_channels"]
+        wanted = facts["preprocessing"]
+        self.preprocessing = Preprocessing.from_dict(wanted) if wanted else Preprocessing()
+        self.preprocessing = self.preprocessing.for_channels(self.in_channels)
+        self.classes = tuple(facts["classes"]) or tuple(f"class {i}" for i in range(max(2, facts["num_classes"])))
+        self.foreground = foreground_class(foreground, self.classes)
+        self.expected: int | None = None  # as of `Predictor`; of no consequence here
+        mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.preprocessing.mean, self.preprocessing.std))
+        self._factor, self._offset = 1 / (255 * std), mean / std
+
+    def _open(self, threads: int) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            return onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions have no class of their own above them
+            raise ValueError(f"{self._path} is no ONNX network that can be read: {error}") from error
+
+    def _facts(self, path: Path) -> dict[str, str]:
+        facts = self._session.get_modelmeta().custom_metadata_map
+        if not {"classes", "num_classes", "in_channels", "preprocessing"} <= set(facts):
+            raise ValueError(f"{path} does not say what its classes are: it was not written by `segmentarium export`")
+        return facts
+
+    @contextlib.contextmanager
+    def threads(self, count: int) -> Iterator[None]:
+        """Within a `with` block the network takes `count` threads instead of one for each core."""
+        before, self._session = self._session, self._open(count)
+        try:
+            yield
+        finally:
+            self._session = before
+
+    def facts(self, seconds: float) -> dict[str, Any]:
+        """As of `Predictor`."""
+        return {"model": self.model_name, "engine": "onnxruntime", "seconds": round(seconds, 4)}
+
+    def model_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) at which the network sees a picture of this (height, width)."""
+        return model_size(size, self.preprocessing.long_side)
+
+    def chance(self, image: np.ndarray, *, flip: bool = False, scales: Sequence[float] = (1.0,)) -> np.ndarray:
+        """(h, w) float32: probability of the foreground of (H, W, 3) uint8, as of `Predictor.chance`."""
+        if self.foreground is None:
+            raise ValueError(no_foreground(self.classes))
+        size = self.model_size((image.shape[0], image.shape[1]))
+        return average_views(self._look, image, size, flip=flip, scales=scales)
+
+    def _look(self, view: np.ndarray) -> np.ndarray:
+        height, width = view.shape[:2]
+        pixels = np.multiply(view.transpose(2, 0, 1), self._factor, dtype=np.float32)
+        pixels -= self._offset
+        if min(height, width) < SMALLEST:
+            pixels = np.pad(pixels, ((0, 0), (0, max(0, SMALLEST - height)), (0, max(0, SMALLEST - width))), "edge")
+        logits = self._session.run(None, {self._session.get_inputs()[0].name: pixels[None]})[0][0]
+        assert self.foreground is not None
+        return _probability(logits[:, :height, :width], self.foreground)
+
+
+def _probability(logits: np.ndarray, index: int) -> np.ndarray:
+    """(K, h, w) -> (h, w): softmax of one class, or the sigmoid of a single logit."""
+    if len(logits) <= 2:
+        one = logits[1] - logits[0] if len(logits) == 2 else logits[0]
+        return 1 / (1 + np.exp(-one if index == 1 else one))
+    powers = np.exp(logits - logits.max(0))
+    return powers[index] / powers.sum(0)
