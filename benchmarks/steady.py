@@ -14,12 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
 from benchmarks.clip import PHOTO
 from segmentarium.benchmarking.machine import describe, machine_facts
-from segmentarium.inference import Predictor
+from segmentarium.inference.exported import ExportedPredictor
 from segmentarium.matting.temporal import TemporalFilter
 from segmentarium.metrics import Flicker
 
@@ -49,9 +48,9 @@ def frame(photo: Image.Image, scene: str, number: int, rng: np.random.Generator)
     return Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8))
 
 
-def overlap(one: torch.Tensor, other: torch.Tensor) -> float:
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
     first, second = one > 0.5, other > 0.5
-    return float((first & second).sum() / (first | second).sum().clamp(min=1))
+    return float((first & second).sum() / max(1, (first | second).sum()))
 
 
 def main() -> int:
@@ -61,7 +60,7 @@ def main() -> int:
     options = parser.parse_args()
     photo = Image.open(options.photo).convert("RGB").resize((HEIGHT, HEIGHT))
     print(describe(machine_facts()))
-    predictor = Predictor("person")
+    predictor = ExportedPredictor("person")
     print(
         "| scene | looks | IoU with the network's own mask | flicker: alone, every frame, rested |\n|---|---|---|---|"
     )
@@ -74,22 +73,22 @@ def main() -> int:
             seen = np.asarray(
                 frame(photo, scene, number, rng).resize((WIDTH // 4, HEIGHT // 4), Image.Resampling.BILINEAR)
             )
-            grey = torch.from_numpy(seen.mean(2) / 255).float()
+            grey = seen.mean(2).astype(np.uint8)
             own = predictor.chance(seen)
             masks = [own]
             for index, steady in enumerate(filters):
                 masks.append(steady(counted(looks, index, own), grey, number / RATE))
                 agreement[index] += overlap(masks[-1], own) / options.frames
             for measure, mask in zip(flicker, masks, strict=True):
-                measure.update(mask.numpy(), seen)
+                measure.update(mask, seen)
         agreed = f"every frame {100 * agreement[0]:.2f}, rested {100 * agreement[1]:.2f}"
         flickers = ", ".join(f"{measure.compute():.4f}" for measure in flicker)
         print(f"| {scene} | {looks[1]} of {options.frames} | {agreed} | {flickers} |", flush=True)
     return 0
 
 
-def counted(looks: list[int], index: int, mask: torch.Tensor) -> Callable[[], torch.Tensor]:
-    def look() -> torch.Tensor:
+def counted(looks: list[int], index: int, mask: np.ndarray) -> Callable[[], np.ndarray]:
+    def look() -> np.ndarray:
         looks[index] += 1
         return mask
 

@@ -102,10 +102,8 @@ def _decoded(container: Any, stream: Any, rate: float, path: Path | None) -> Ite
 
 @contextlib.contextmanager
 def _webcam(number: int) -> Iterator[tuple[None, float, Iterator[Frame]]]:
-    try:
-        import cv2
-    except ImportError:
-        raise ImportError("the webcam needs OpenCV: pip install 'segmentarium[video]'") from None
+    import cv2
+
     camera = cv2.VideoCapture(number)
 
     def frames() -> Iterator[Frame]:

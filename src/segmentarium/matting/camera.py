@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -22,11 +23,10 @@ class Camera:
     """A webcam with the face of a `Reader`: frames of PyAV with the times at which they came."""
 
     def __init__(self, number: int) -> None:
-        try:
-            import av  # noqa: F401 - frames are its
-            import cv2
-        except ImportError:
-            raise ImportError("the webcam needs OpenCV and PyAV: pip install 'segmentarium[video]'") from None
+        import cv2
+
+        if importlib.util.find_spec("av") is None:
+            raise ImportError("the webcam needs PyAV, which is not installed: pip install 'segmentarium[video]'")
         self.name = f"webcam {number}"
         self._camera = cv2.VideoCapture(number)
         if not self._camera.isOpened():

@@ -12,8 +12,8 @@ class Motion:
     """Finds flow between frames of one clip."""
 
     def __init__(self) -> None:
-        self._search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        self._search.setFinestScale(1)
+        self._search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._search.setFinestScale(0)  # frames are small already
 
     def flow(self, before: np.ndarray, now: np.ndarray) -> np.ndarray:
         """(h, w, 2) float32, pixels in x and y: `warp(before, flow)` is like `now`.  Both (h, w) uint8."""
