@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from os import PathLike, fspath
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from segmentarium.inference.result import foreground_class, no_foreground
+from segmentarium.inference.stages import cores
 from segmentarium.inference.views import average_views, model_size
 from segmentarium.preprocessing import SMALLEST, Preprocessing
 from segmentarium.weights import catalogue
@@ -47,7 +47,7 @@ class ExportedPredictor:
             raise FileNotFoundError(f"no exported network at {model}; `segmentarium export` makes one")
         self.model_name = fspath(model)
         self._path = path
-        self._session = self._open(os.cpu_count() or 1)
+        self._session = self._open(cores())
         facts = {key: json.loads(text) for key, text in self._facts(path).items()}
         self.in_channels: int = facts["in_channels"]
         wanted = facts["preprocessing"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,12 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 AHEAD = 4  # items that a thread may be ahead of the next one
 _END = object()
+
+
+def cores() -> int:
+    """How many this process may use: of a container not all that the machine has."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class Ahead(Generic[T]):

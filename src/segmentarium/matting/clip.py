@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from segmentarium.inference.matte import Matte, fit_matte, resized
-from segmentarium.inference.stages import Ahead, Behind
+from segmentarium.inference.stages import Ahead, Behind, cores
 from segmentarium.matting.backgrounds import Blur, Transparent
 from segmentarium.matting.clip_backgrounds import ClipBackground
 from segmentarium.matting.composite import blend_plane
@@ -289,7 +288,7 @@ def run_clip(
     done, total_share, interrupted = 0, 0.0, False
     with contextlib.ExitStack() as stack:
         # the stages run side by side: if the network took every core, they would wait for it
-        stack.enter_context(portrait.predictor.threads(max(1, (os.cpu_count() or 2) // 2)))
+        stack.enter_context(portrait.predictor.threads(max(1, cores() // 2)))
         reader = stack.enter_context(source)
         portrait.predictor.expected = reader.frames
         items = iter(reader)
