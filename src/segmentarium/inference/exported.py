@@ -38,7 +38,7 @@ class ExportedPredictor:
     foreground  the class that is looked for, by name or index; default: class 1 of a model with two
 
     What `Predictor` has for portraits, and no more.  FileNotFoundError where there is no such file, ValueError for a file
-    that says nothing of its classes.
+    that says nothing of its classes, or whose network does not take RGB.
     """
 
     def __init__(self, model: str | PathLike[str], *, foreground: str | int | None = None) -> None:
@@ -48,11 +48,9 @@ class ExportedPredictor:
         self.model_name = fspath(model)
         self._path = path
         self._session = self._open(cores())
-        facts = {key: json.loads(text) for key, text in self._facts(path).items()}
-        self.in_channels: int = facts["in_channels"]
+        facts = self._facts()
         wanted = facts["preprocessing"]
         self.preprocessing = Preprocessing.from_dict(wanted) if wanted else Preprocessing()
-        self.preprocessing = self.preprocessing.for_channels(self.in_channels)
         self.classes = tuple(facts["classes"]) or tuple(f"class {i}" for i in range(max(2, facts["num_classes"])))
         self.foreground = foreground_class(foreground, self.classes)
         self.expected: int | None = None  # as of `Predictor`; of no consequence here
@@ -70,10 +68,17 @@ class ExportedPredictor:
         except Exception as error:  # its exceptions have no class of their own above them
             raise ValueError(f"{self._path} is no ONNX network that can be read: {error}") from error
 
-    def _facts(self, path: Path) -> dict[str, str]:
-        facts = self._session.get_modelmeta().custom_metadata_map
-        if not {"classes", "num_classes", "in_channels", "preprocessing"} <= set(facts):
-            raise ValueError(f"{path} does not say what its classes are: it was not written by `segmentarium export`")
+    def _facts(self) -> dict[str, Any]:
+        texts = self._session.get_modelmeta().custom_metadata_map
+        if not {"classes", "num_classes", "in_channels", "preprocessing"} <= set(texts):
+            raise ValueError(
+                f"{self._path} does not say what its classes are: it was not written by `segmentarium export`"
+            )
+        facts = {key: json.loads(text) for key, text in texts.items()}
+        if facts["in_channels"] != 3:
+            raise ValueError(
+                f"{self._path} takes {facts['in_channels']} channels; expected 3: give the weights it is made of"
+            )
         return facts
 
     @contextlib.contextmanager
@@ -115,6 +120,6 @@ def _probability(logits: np.ndarray, index: int) -> np.ndarray:
     """(K, h, w) -> (h, w): softmax of one class, or the sigmoid of a single logit."""
     if len(logits) <= 2:
         one = logits[1] - logits[0] if len(logits) == 2 else logits[0]
-        return 1 / (1 + np.exp(-one if index == 1 else one))
+        return 0.5 + 0.5 * np.tanh(one * np.float32(0.5 if index == 1 else -0.5))  # unlike exp it cannot overflow
     powers = np.exp(logits - logits.max(0))
     return powers[index] / powers.sum(0)

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 SCALES = (1.2, 0.8, 0.6)  # at which photos are looked at: details in the first, in the last what belongs together
 NOBODY = 0.002  # share of the picture below which nobody is in it
-JPEG_SUFFIXES = (".jpg", ".jpeg")
-PICTURE_SUFFIXES = (*JPEG_SUFFIXES, ".png", ".webp", ".tif", ".tiff", ".bmp")
 
 
 def predictor_for(model: ModelSource | Predictor | ExportedPredictor, **options: Any) -> Predictor | ExportedPredictor:
