@@ -15,10 +15,11 @@ from torch import Tensor
 
 from segmentarium.contracts import Backbone
 
-# What transformers need so that they take any size; the first that a model's constructor accepts is used.
+# What transformers need so that they take any size; the first that a model's constructor accepts is used.  Swin's comes
+# first: until timm 1.0.30 Swin accepted the other and left it unused.
 SIZE_OPTIONS: tuple[dict[str, Any], ...] = (
-    {"dynamic_img_size": True, "dynamic_img_pad": True},  # ViT and its kin
     {"strict_img_size": False},  # Swin and its kin
+    {"dynamic_img_size": True, "dynamic_img_pad": True},  # ViT and its kin
     {},
 )
 
