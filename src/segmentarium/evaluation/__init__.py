@@ -6,8 +6,9 @@ print(report.miou, report.iou["Road"])
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from segmentarium.lazy import lazy_names
 
 if TYPE_CHECKING:
     from segmentarium.evaluation.classes import ClassMatch, match_classes
@@ -19,9 +20,4 @@ _HOME_OF = {"ClassMatch": "classes", "Report": "report", "evaluate": "score", "m
 __all__ = ["ClassMatch", "Report", "evaluate", "match_classes"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _HOME_OF)

@@ -8,8 +8,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from segmentarium.lazy import lazy_names
 
 if TYPE_CHECKING:
     from segmentarium.inference.predictor import Predictor, predict
@@ -17,12 +18,5 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictor", "Result", "predict"]
 
-
-def __getattr__(name: str) -> Any:
-    # mattes and exported networks do without PyTorch, which the predictor imports
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "result" if name == "Result" else "predictor"
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
+# mattes and exported networks do without PyTorch, which the predictor imports
+__getattr__ = lazy_names(__name__, {"Predictor": "predictor", "Result": "result", "predict": "predictor"})

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from segmentarium.inference.result import foreground_class, no_foreground
+from segmentarium.inference.result import foreground_class
 from segmentarium.inference.stages import cores
-from segmentarium.inference.views import average_views, model_size
+from segmentarium.inference.views import ForegroundFinder
 from segmentarium.preprocessing import SMALLEST, Preprocessing
 from segmentarium.weights import catalogue
 
@@ -31,7 +31,7 @@ def exported_file(model: Any) -> Path | None:
     return catalogue.FILES / known.exported if known is not None and known.exported else None
 
 
-class ExportedPredictor:
+class ExportedPredictor(ForegroundFinder):
     """Finds the foreground of pictures with a network of `segmentarium export`, through ONNX Runtime on the processor.
 
     model       an .onnx file, or a name of the catalogue whose network the package ships as such ("person")
@@ -53,7 +53,6 @@ class ExportedPredictor:
         self.preprocessing = Preprocessing.from_dict(wanted) if wanted else Preprocessing()
         self.classes = tuple(facts["classes"]) or tuple(f"class {i}" for i in range(max(2, facts["num_classes"])))
         self.foreground = foreground_class(foreground, self.classes)
-        self.expected: int | None = None  # as of `Predictor`; of no consequence here
         mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.preprocessing.mean, self.preprocessing.std))
         self._factor, self._offset = 1 / (255 * std), mean / std
 
@@ -83,7 +82,6 @@ class ExportedPredictor:
 
     @contextlib.contextmanager
     def threads(self, count: int) -> Iterator[None]:
-        """Within a `with` block the network takes `count` threads instead of one for each core."""
         before, self._session = self._session, self._open(count)
         try:
             yield
@@ -91,19 +89,7 @@ class ExportedPredictor:
             self._session = before
 
     def facts(self, seconds: float) -> dict[str, Any]:
-        """As of `Predictor`."""
         return {"model": self.model_name, "engine": "onnxruntime", "seconds": round(seconds, 4)}
-
-    def model_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) at which the network sees a picture of this (height, width)."""
-        return model_size(size, self.preprocessing.long_side)
-
-    def chance(self, image: np.ndarray, *, flip: bool = False, scales: Sequence[float] = (1.0,)) -> np.ndarray:
-        """(h, w) float32: probability of the foreground of (H, W, 3) uint8, as of `Predictor.chance`."""
-        if self.foreground is None:
-            raise ValueError(no_foreground(self.classes))
-        size = self.model_size((image.shape[0], image.shape[1]))
-        return average_views(self._look, image, size, flip=flip, scales=scales)
 
     def _look(self, view: np.ndarray) -> np.ndarray:
         height, width = view.shape[:2]

@@ -83,12 +83,12 @@ class Matte:
         guides, channels = len(self._functions) - 1, values.shape[1]
         given = np.multiply(values.T, np.float32(1 / 255), order="C")
         alpha = _stretched(apply(sampled[: guides + 1], given[:guides]), STRETCH_LAST)
-        flat[band.index] = _as_bytes(alpha)
+        flat[band.index] = as_bytes(alpha)
         if not colours:
             return None
         person, behind = sampled[guides + 1 : guides + 1 + channels], sampled[guides + 1 + channels :]
         own = person + alpha * (given - alpha * person - (1 - alpha) * behind)
-        return _as_bytes(own.clip(0, 1)).T
+        return as_bytes(own.clip(0, 1)).T
 
     def rows(self, pixels: np.ndarray, top: int = 0, *, colours: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """(alpha (n, W) uint8, the person's own colours (n, W, C) uint8) of the rows `pixels` (n, W, C) uint8 from `top` on.
@@ -194,6 +194,6 @@ def _stretched(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
     return values.clip(0, 1, out=values)
 
 
-def _as_bytes(values: np.ndarray) -> np.ndarray:
+def as_bytes(values: np.ndarray) -> np.ndarray:
     """0..1 -> 0..255 uint8, rounded."""
     return (values * np.float32(255) + np.float32(0.5)).astype(np.uint8)

@@ -18,9 +18,9 @@ from segmentarium.inference import sources
 from segmentarium.inference.drawing import displayed, soften
 from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device
 from segmentarium.inference.readers import ArrayRows
-from segmentarium.inference.result import Result, foreground_class, no_foreground
+from segmentarium.inference.result import Result, foreground_class
 from segmentarium.inference.tta import augmented, indices, scaled
-from segmentarium.inference.views import average_views, model_size
+from segmentarium.inference.views import ForegroundFinder
 from segmentarium.inference.windows import Blend, Block, Rows, auto_tile, overlap_in_pixels, sliding, stream, whole
 from segmentarium.palette import default_palette
 
@@ -31,7 +31,7 @@ ModelSource = str | PathLike[str] | nn.Module
 Tile = int | Literal["auto"] | None
 
 
-class Predictor:
+class Predictor(ForegroundFinder):
     """Segments pictures with one model.
 
         predictor = Predictor("person", engine="auto")
@@ -88,7 +88,6 @@ class Predictor:
         self.flip, self.scales = flip, tuple(scales)
         self._wanted, self._precision = engine, precision
         self._engine: Engine | None = None
-        self.expected: int | None = None  # pictures to come, where that is known: "auto" measures only for many
         self._forward: Callable[[Tensor], Tensor] = augmented(self._logits, flip=flip, scales=self.scales)
         mean, std = torch.tensor(self.preprocessing.mean), torch.tensor(self.preprocessing.std)
         self._factor, self._offset = (1 / (255 * std)).view(-1, 1, 1), (mean / std).view(-1, 1, 1)
@@ -130,7 +129,6 @@ class Predictor:
         return Result(displayed(array), mask, self.classes, self.palette, name, path, alpha, kept, facts)
 
     def facts(self, seconds: float) -> dict[str, Any]:
-        """What the JSON says of how a picture was computed."""
         return {
             "model": self.model_name,
             "engine": str(self._engine),
@@ -160,21 +158,6 @@ class Predictor:
             view = scaled(_Channels(image, self.in_channels).rows(0, image.height), small)
         yield from enlarged(self._scores(view), size)
 
-    def model_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) at which the network sees a picture of this (height, width)."""
-        return model_size(size, self.preprocessing.long_side)
-
-    def chance(self, image: np.ndarray, *, flip: bool = False, scales: Sequence[float] = (1.0,)) -> np.ndarray:
-        """(h, w) float32: probability of the foreground of (H, W, C) uint8, at the size at which the network sees it.
-
-        flip    averages with the mirrored picture
-        scales  averages over the picture at these factors of that size
-        """
-        if self.foreground is None:
-            raise ValueError(no_foreground(self.classes))
-        size = self.model_size((image.shape[0], image.shape[1]))
-        return average_views(self._look, image, size, flip=flip, scales=scales)
-
     def _look(self, view: np.ndarray) -> np.ndarray:
         rows = _Channels(ArrayRows(view), self.in_channels).rows(0, view.shape[0])
         with torch.inference_mode():
@@ -182,7 +165,6 @@ class Predictor:
 
     @contextlib.contextmanager
     def threads(self, count: int) -> Iterator[None]:
-        """Within a `with` block PyTorch takes `count` threads instead of one for each core."""
         before = torch.get_num_threads()
         torch.set_num_threads(count)
         try:

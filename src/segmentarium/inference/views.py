@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from segmentarium.inference.matte import resized
+from segmentarium.inference.result import no_foreground
+from segmentarium.preprocessing import Preprocessing
 
 
 def scaled(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
@@ -25,12 +29,49 @@ def _scaled(image: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3))
 
 
-def model_size(size: tuple[int, int], long_side: int | None) -> tuple[int, int]:
-    """(height, width) at which a network with this `Preprocessing.long_side` sees a picture of `size`."""
-    if long_side is None or max(size) == long_side:
-        return size
-    factor = long_side / max(size)
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+class ForegroundFinder:
+    """What portraits ask of a predictor.
+
+    foreground  index of the class that is looked for; None: the model has several, and none was named
+    expected    pictures to come, where that is known
+    """
+
+    model_name: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    foreground: int | None
+    expected: int | None = None
+
+    def model_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) at which the network sees a picture of this (height, width)."""
+        long_side = self.preprocessing.long_side
+        if long_side is None or max(size) == long_side:
+            return size
+        factor = long_side / max(size)
+        return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+    def chance(self, image: np.ndarray, *, flip: bool = False, scales: Sequence[float] = (1.0,)) -> np.ndarray:
+        """(h, w) float32: probability of the foreground of (H, W, C) uint8, at the size at which the network sees it.
+
+        flip    averages with the mirrored picture
+        scales  averages over the picture at these factors of that size
+        """
+        if self.foreground is None:
+            raise ValueError(no_foreground(self.classes))
+        size = self.model_size((image.shape[0], image.shape[1]))
+        return average_views(self._look, image, size, flip=flip, scales=scales)
+
+    def _look(self, view: np.ndarray) -> np.ndarray:
+        """The chance (h, w) float32 of one view (h, w, C) uint8."""
+        raise NotImplementedError
+
+    def threads(self, count: int) -> contextlib.AbstractContextManager[None]:
+        """Within a `with` block the network takes `count` threads instead of one for each core."""
+        raise NotImplementedError
+
+    def facts(self, seconds: float) -> dict[str, Any]:
+        """What the JSON says of how a picture was computed."""
+        raise NotImplementedError
 
 
 def average_views(

@@ -12,7 +12,7 @@ from PIL import Image, ImageColor
 
 from segmentarium.data.image_io import IMAGE_SUFFIXES, read_image
 from segmentarium.inference.guided import box, smaller
-from segmentarium.inference.matte import Matte
+from segmentarium.inference.matte import Matte, as_bytes
 from segmentarium.inference.sources import VIDEO_SUFFIXES
 
 BLUR = 2.0  # default strength: standard deviation in per cent of the picture's longer side
@@ -137,7 +137,7 @@ def blurred(guide: np.ndarray, alpha: np.ndarray, strength: float) -> np.ndarray
     for _ in range(3):
         weighted = box(weighted, radius)
     result = (weighted[:-1] + np.float32(1e-4) * mean) / (weighted[-1] + np.float32(1e-4))
-    return (result.clip(0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    return as_bytes(result.clip(0, 1))
 
 
 class Rows:

@@ -19,24 +19,24 @@ from segmentarium.inference.exported import SUFFIX, ExportedPredictor, exported_
 from segmentarium.inference.matte import Matte, fit_matte
 from segmentarium.inference.readers import ArrayRows
 from segmentarium.inference.result import no_foreground
-from segmentarium.inference.views import scaled
+from segmentarium.inference.views import ForegroundFinder, scaled
 from segmentarium.matting.backgrounds import Clip, Given, Rows, Transparent, parse_background
 from segmentarium.matting.composite import composite
 
 if TYPE_CHECKING:
-    from segmentarium.inference.predictor import ModelSource, Predictor
+    from segmentarium.inference.predictor import ModelSource
     from segmentarium.matting.clip import ClipResult
 
 SCALES = (1.2, 0.8, 0.6)  # at which photos are looked at: details in the first, in the last what belongs together
 NOBODY = 0.002  # share of the picture below which nobody is in it
 
 
-def predictor_for(model: ModelSource | Predictor | ExportedPredictor, **options: Any) -> Predictor | ExportedPredictor:
+def predictor_for(model: ModelSource | ForegroundFinder, **options: Any) -> ForegroundFinder:
     """What finds the person: without PyTorch where the network is at hand as ONNX and no option needs it."""
-    if hasattr(model, "chance"):
+    if isinstance(model, ForegroundFinder):
         if options:
             raise TypeError(f"a predictor has its options already; {', '.join(options)} cannot be given beside it")
-        return model  # type: ignore[return-value]
+        return model
     path = exported_file(model)
     if path is not None and options.keys() <= {"foreground"}:
         return ExportedPredictor(model, **options)  # type: ignore[arg-type] - a name or a path
@@ -46,7 +46,7 @@ def predictor_for(model: ModelSource | Predictor | ExportedPredictor, **options:
         )
     from segmentarium.inference.predictor import Predictor
 
-    return Predictor(model, **options)  # type: ignore[arg-type]
+    return Predictor(model, **options)
 
 
 @dataclass
@@ -102,7 +102,7 @@ class Portrait:
     def __init__(
         self,
         background: Given = "blur",
-        model: ModelSource | Predictor | ExportedPredictor = "person",
+        model: ModelSource | ForegroundFinder = "person",
         *,
         views: bool = True,
         **options: Any,

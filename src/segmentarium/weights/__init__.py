@@ -8,8 +8,9 @@ save(model, "model.safetensors", dataset="camvid", metrics={"miou": 0.62})
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from segmentarium.lazy import lazy_names
 
 if TYPE_CHECKING:
     from segmentarium.weights.store import (
@@ -27,25 +28,6 @@ if TYPE_CHECKING:
         save,
     )
     from segmentarium.weights.table import LoadError, LoadReport, adapt_input_channels
-
-_HOMES = {
-    "store": (
-        "FILE_NAME",
-        "HEADER",
-        "CheckpointError",
-        "export_layout",
-        "from_pretrained",
-        "header_of",
-        "load",
-        "load_into",
-        "locate",
-        "push_to_hub",
-        "read_file",
-        "save",
-    ),
-    "table": ("LoadError", "LoadReport", "adapt_input_channels"),
-}
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "FILE_NAME",
@@ -65,11 +47,6 @@ __all__ = [
     "save",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    # the catalogue is of use without PyTorch, which the rest imports
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
+_OF_TABLE = ("LoadError", "LoadReport", "adapt_input_channels")
+# the catalogue is of use without PyTorch, which the rest imports
+__getattr__ = lazy_names(__name__, dict.fromkeys(__all__, "store") | dict.fromkeys(_OF_TABLE, "table"))
