@@ -53,9 +53,9 @@ class Model(nn.Module):
     """
 
     kind: ClassVar[str] = ""
-    inputs: ClassVar[tuple[str, ...]] = (
-        "image",
-    )  # keys of a batch that forward and forward_train take, in their order
+    # keys of a batch that forward and forward_train take, in their order
+    inputs: ClassVar[tuple[str, ...]] = ("image",)
+    counted_at: ClassVar[tuple[int, int]] = (512, 1024)  # (H, W) of its published work, unless the card has another
     training_only: tuple[str, ...] = ()
     align_corners: bool = False  # how outputs are brought to the image's and the target's size
     registered_name: str = ""  # set by create_model, with what it was given, so that a file can rebuild the model
@@ -124,7 +124,7 @@ class Model(nn.Module):
             if hasattr(owner, name):  # built without it, or deployed before
                 delattr(owner, name)
         reparameterize(model)
-        fold_batch_norm(model, *model.example())
+        fold_batch_norm(model, model.example())
         return model.requires_grad_(False)
 
 
