@@ -160,7 +160,9 @@ def test_a_kind_takes_what_its_example_shows(kind: str) -> None:
     example = model.example(2, (64, 96))
     assert len(example) == len(model.inputs)
     assert all(len(x) == 2 for x in example)
-    assert all(len(output) == 2 and output.isfinite().all() for output in tensors(model(*example)))
+    outputs = tensors(model(*example))
+    assert len(outputs) == len(model.outputs)
+    assert all(len(output) == 2 and output.isfinite().all() for output in outputs)
     double = model.double()
     assert all(x.dtype == torch.float64 for x in double.example())
 
@@ -394,6 +396,7 @@ def test_a_peak_that_a_suppressed_one_hid_counts() -> None:
 def test_instances_leave_out_empty_and_unsure_places() -> None:
     model = made("instances")
     assert model.classes == ("class 0",)
+    assert model.labels() == {"num_classes": 1, "classes": ["class 0"]}
     image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for picture in model.detect(image, threshold=0.0):
         assert picture.labels.tolist() == [0]

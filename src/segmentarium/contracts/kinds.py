@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,20 +15,25 @@ from segmentarium.layers.resize import resize
 from segmentarium.losses import LabelCrossEntropy
 from segmentarium.palette import default_palette
 
-Colours = tuple[tuple[int, int, int], ...]
+
+class ColouredModel(LabelledModel):
+    """Whatever paints every pixel of the image with a class: RGB colours in 0..255, one a class."""
+
+    def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        self.palette: tuple[tuple[int, int, int], ...] = default_palette(len(self.classes))
+
+    def labels(self) -> dict[str, Any]:
+        return super().labels() | {"palette": [list(colour) for colour in self.palette]}
 
 
-class SegmentationModel(LabelledModel):
+class SegmentationModel(ColouredModel):
     """(B, C, H, W) -> (B, K, H, W) logits at the image's size: a class for every pixel.
 
     A subclass gives `logits`, at a resolution of its choice, and where it supervises more, `forward_train`.
     """
 
     kind = "segmenter"
-
-    def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
-        super().__init__(num_classes=num_classes, in_channels=in_channels)
-        self.palette: Colours = default_palette(len(self.classes))
 
     def logits(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K, h, w)"""
@@ -41,13 +46,14 @@ class SegmentationModel(LabelledModel):
         return {"logits": self.logits(image)}
 
 
-class MaskModel(LabelledModel):
+class MaskModel(ColouredModel):
     """(B, C, H, W) -> (B, K, H, W) semantic scores at the image's size, of masks and their classes.
 
     A subclass gives `forward_masks`, at a resolution of its choice.  The scores are sums of probabilities, no logits.
     """
 
     kind = "mask"
+    outputs = ("scores",)
 
     def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
         if num_classes == 1:
@@ -55,7 +61,6 @@ class MaskModel(LabelledModel):
                 "num_classes is 1, which means one sigmoid logit, and a mask classifier takes a softmax over classes; give 2"
             )
         super().__init__(num_classes=num_classes, in_channels=in_channels)
-        self.palette: Colours = default_palette(num_classes)
 
     def forward_masks(self, image: Tensor) -> MaskSet:
         """(B, C, H, W) -> class_logits (B, Q, K + 1), mask_logits (B, Q, h, w)"""
@@ -77,6 +82,7 @@ class Classifier(LabelledModel):
             raise ValueError(f"{type(backbone).__name__} has no classifier; build it with num_classes")
         super().__init__(num_classes=backbone.num_classes, in_channels=backbone.in_channels)
         self.backbone = backbone
+        self.fixed_size = backbone.fixed_size
         self.preprocessing = backbone.preprocessing.for_channels(backbone.in_channels)
         self.set_objective(Term("cross_entropy", 1.0, LabelCrossEntropy(), on="label", at="as is"))
 
@@ -86,9 +92,6 @@ class Classifier(LabelledModel):
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         return {"logits": self.backbone.classify(image)}
 
-    def example(self, batch: int = 1, size: tuple[int, int] | None = None) -> tuple[Tensor, ...]:
-        return super().example(batch, size or self.backbone.example_size)
-
 
 class Pretrainer(Model):
     """(B, C, H, W) -> what it predicts of the picture, so that its backbone learns without labels.
@@ -97,15 +100,14 @@ class Pretrainer(Model):
     """
 
     kind = "pretrainer"
+    outputs = ("prediction",)
     counted_at = (224, 224)
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__(in_channels=backbone.in_channels)
         self.backbone = backbone
+        self.fixed_size = backbone.fixed_size
         self.preprocessing = backbone.preprocessing.for_channels(backbone.in_channels)
-
-    def example(self, batch: int = 1, size: tuple[int, int] | None = None) -> tuple[Tensor, ...]:
-        return super().example(batch, size or self.backbone.example_size)
 
 
 class KeypointModel(Model):
@@ -119,6 +121,7 @@ class KeypointModel(Model):
     """
 
     kind = "keypoints"
+    outputs = ("scores", "descriptors")
     stride: ClassVar[int] = 8
     threshold: float = 0.005
     radius: int = 4
@@ -175,6 +178,7 @@ class InstanceModel(LabelledModel):
     """
 
     kind = "instances"
+    outputs = ("boxes", "labels", "scores", "masks")
 
     def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
@@ -206,6 +210,7 @@ class Detector3d(LabelledModel):
 
     kind = "detector3d"
     inputs = ("points",)
+    outputs = ("boxes", "labels", "scores")
     example_points: ClassVar[int] = 2048
 
     def __init__(
