@@ -142,7 +142,8 @@ REGISTERING = ("segmentarium.registry", "segmentarium.composition")
 
 @cache
 def known() -> dict[str, dict[str, Any]]:
-    """Name -> "module", "kind", and what was counted: "parameters", "flops", "flops_size" (models.json)."""
+    """Name -> what can be told of a model without importing it (models.json): its module and kind, its paper's year,
+    "parameters", "flops" and "flops_size" as counted here, "published" of the same, and scores."""
     return json.loads(resources.files("segmentarium").joinpath("models.json").read_text(encoding="utf-8"))
 
 
@@ -179,6 +180,12 @@ def entry(name: str) -> Entry:
     if name not in _ENTRIES:
         raise KeyError(f"no model is called {name!r}{did_you_mean(name, list_models())}")
     return _ENTRIES[name]
+
+
+def registered(module: str) -> list[Entry]:
+    """What a module below segmentarium registers ("realtime.enet"), in its order; imports it."""
+    importlib.import_module(f"segmentarium.{module}")
+    return [found for found in _ENTRIES.values() if found.module == module]
 
 
 def variant_of(found: Entry, arguments: dict[str, Any]) -> tuple[Entry, dict[str, Any]]:
