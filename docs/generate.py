@@ -75,7 +75,9 @@ def _row(found: Entry) -> dict[str, Any]:
     return {
         "module": found.module,
         "kind": found.kind,
+        "venue": card.paper.venue,
         "year": card.paper.year,
+        "url": card.paper.url,
         **count(found),
         "published": {"parameters": card.parameters, "flops": card.flops},
         "scores": card.scores,

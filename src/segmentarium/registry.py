@@ -66,7 +66,9 @@ class Entry:
     arguments: dict[str, Any]
     card: Card
     module: str  # that registers it, below segmentarium: "backbones.resnet"
-    tiny: dict[str, Any] = field(default_factory=dict)  # arguments that make it small, for tests: the same code throughout
+    tiny: dict[str, Any] = field(
+        default_factory=dict
+    )  # arguments that make it small, for tests: the same code throughout
 
     @property
     def family(self) -> str:
@@ -142,8 +144,8 @@ REGISTERING = ("segmentarium.registry", "segmentarium.composition")
 
 @cache
 def known() -> dict[str, dict[str, Any]]:
-    """Name -> what can be told of a model without importing it (models.json): its module and kind, its paper's year,
-    "parameters", "flops" and "flops_size" as counted here, "published" of the same, and scores."""
+    """Name -> what can be told of a model without importing it (models.json): its module and kind, its paper's venue,
+    year and url, "parameters", "flops" and "flops_size" as counted here, "published" of the same, and scores."""
     return json.loads(resources.files("segmentarium").joinpath("models.json").read_text(encoding="utf-8"))
 
 

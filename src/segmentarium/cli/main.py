@@ -19,10 +19,10 @@ VERBS = {
     "check-data": ("check_data", "find what is wrong with a data set before training on it"),
     "serve": ("serve", "a page and an HTTP API on this machine: portraits and masks in the browser"),
     "export-web": ("export_web", "the page with the network inside it: plain files, no server that sees a picture"),
-    "models": ("models", "list the registered models with their cards"),
+    "models": ("models", "the registered models, and which networks stand on which backbones"),
 }
 
-WITHOUT_TORCH = ("portrait",)  # imports it where a model needs it
+WITHOUT_TORCH = ("models", "portrait")  # import it where a model needs it
 
 
 def parser_for(verb: str) -> argparse.ArgumentParser:
