@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from segmentarium.contracts import Model
@@ -39,7 +39,8 @@ class Paper:
 class Card:
     """What is published of one variant, and what it cannot do here.
 
-    parameters   millions, with `num_classes` classes; counted with the training-only branches or without, as published
+    parameters   millions, with `num_classes` classes, as published: of "inference", without the branches that only training
+                 uses, or of "training", with them (`parameters_of`)
     flops        1e9 multiply-adds of `forward` at `flops_size` (height, width)
     scores       benchmark and protocol -> published score
     limits       what this model truly cannot meet -> why.  The keys are the checks of the conformance suite: "parameters",
@@ -50,6 +51,7 @@ class Card:
 
     paper: Paper
     parameters: float | None = None
+    parameters_of: Literal["inference", "training"] = "inference"
     flops: float | None = None
     flops_size: tuple[int, int] | None = None
     num_classes: int | None = None
