@@ -68,7 +68,9 @@ class Entry:
     arguments: dict[str, Any]
     card: Card
     module: str  # that registers it, below segmentarium: "backbones.resnet"
-    tiny: dict[str, Any] = field(default_factory=dict)  # arguments that make it small, for tests: the same code throughout
+    tiny: dict[str, Any] = field(
+        default_factory=dict
+    )  # arguments that make it small, for tests: the same code throughout
 
     @property
     def family(self) -> str:
@@ -83,6 +85,13 @@ class Entry:
     def takes(self, argument: str) -> bool:
         """Whether the model has an argument of that name."""
         return argument in inspect.signature(self.build).parameters
+
+    def tiny_arguments(self) -> dict[str, Any]:
+        """Arguments of a small form of this very code; a network's own backbone is made small where it has such a form."""
+        backbone = self.arguments.get("backbone")
+        if backbone is None or not self.takes("backbone_arguments"):
+            return dict(self.tiny)
+        return {"backbone_arguments": entry(backbone).tiny, **self.tiny}
 
     def model(self, **arguments: Any) -> Model:
         """The model with these arguments over the variant's own; without a number of classes, the published one."""
@@ -123,7 +132,7 @@ def register(
 
     build   the model's class, or a backbone's, or what `register_decoder` makes of a decoder's
     tiny    arguments that make the same code small (fewer channels and blocks, never another backbone): the conformance
-            suite examines that; needed for one variant of a system of more than a few million parameters
+            suite examines that.  A network on a backbone that has such a form needs none
     """
     module = _caller()
     if name in _ENTRIES:

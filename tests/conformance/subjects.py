@@ -35,7 +35,7 @@ def one_of_each(names: list[str], group: Callable[[Entry], object] = lambda foun
     for name in names:
         systems.setdefault(group(entry(name)), []).append(name)
     return sorted(
-        min(members, key=lambda name: (name.endswith("_encoder"), not entry(name).tiny, known()[name]["parameters"]))
+        min(members, key=lambda name: (name.endswith("_encoder"), not entry(name).tiny_arguments(), known()[name]["parameters"]))
         for members in systems.values()
     )
 
@@ -52,7 +52,7 @@ def enrolled(names: list[str], check: str) -> list[object]:
 @lru_cache(maxsize=8)
 def _made(name: str, num_classes: int) -> Model:
     torch.manual_seed(0)
-    return create_model(name, **{**entry(name).tiny, "num_classes": num_classes})
+    return create_model(name, **{**entry(name).tiny_arguments(), "num_classes": num_classes})
 
 
 def trained_like(name: str, num_classes: int = CLASSES) -> Model:
