@@ -1,12 +1,26 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and the folder of those that only save time."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Where exported networks, measurements and counts are kept: $SEGMENTARIUM_CACHE, or the system's cache folder."""
+    if given := os.environ.get("SEGMENTARIUM_CACHE"):
+        return Path(given)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "segmentarium"
 
 
 @contextlib.contextmanager

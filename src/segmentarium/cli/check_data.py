@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from segmentarium.data.doctor import check_dataset
+    from segmentarium.data.doctor import check_data
     from segmentarium.data.mask_io import LabelError
 
     try:
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("reading", total=len(dataset))
-        report = check_dataset(dataset, lambda done, total: progress.update(task, completed=done, total=total))
+        report = check_data(dataset, lambda done, total: progress.update(task, completed=done, total=total))
     out = args.out or Path("runs") / "check-data" / args.folder.resolve().name
     written = report.save(out)
     if args.json:

@@ -54,17 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(usage())
         return 0 if words else 2
     if words[0] in ("--version", "-V"):
-        from segmentarium import __version__
+        from segmentarium.version import __version__
 
         print(f"segmentarium {__version__}")
         return 0
     verb = words[0]
     if verb not in VERBS:
-        import difflib
+        from segmentarium.registry import did_you_mean
 
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        print(f"segmentarium: no verb {verb!r}{hint}\n\n{usage()}", file=sys.stderr)
+        print(f"segmentarium: no verb {verb!r}{did_you_mean(verb, list(VERBS))}\n\n{usage()}", file=sys.stderr)
         return 2
     from segmentarium.cli.memory import import_torch, keep_freed_memory
 

@@ -99,6 +99,7 @@ def compare(candidates: Sequence[Candidate], options: ComparisonOptions, say: Sa
     with other options, and Stopped after SIGINT or SIGTERM.
     """
     from segmentarium.benchmarking import machine_facts
+    from segmentarium.comparison.page import write_page
     from segmentarium.comparison.pictures import chosen, shown
     from segmentarium.data import build_dataset
 
@@ -136,7 +137,7 @@ def compare(candidates: Sequence[Candidate], options: ComparisonOptions, say: Sa
             for number, (candidate, record, outcome) in enumerate(zip(candidates, records, outcomes, strict=True), 1):
                 phase(candidate, record, outcome, f"[{number}/{len(candidates)}] {candidate.label}")
                 comparison.pictures = shown(dataset, indices, options.output, outcomes)
-                comparison.save(options.output)
+                write_page(comparison, options.output)
     return comparison
 
 

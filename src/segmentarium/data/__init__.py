@@ -12,7 +12,7 @@ from segmentarium.lazy import lazy_names
 if TYPE_CHECKING:
     from segmentarium.data.base import DatasetInfo, Item, SegmentationDataset
     from segmentarium.data.catalogue import UnknownDatasetError, build_dataset, list_datasets
-    from segmentarium.data.doctor import Report, check_dataset
+    from segmentarium.data.doctor import Report, check_data
     from segmentarium.data.image_io import ImageReadError, read_image
     from segmentarium.data.mask_io import LabelError, MaskEncoding, parse_mask_map, read_mask
     from segmentarium.data.samplers import InfiniteSampler, TrainingStream
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "base": ("DatasetInfo", "Item", "SegmentationDataset"),
     "catalogue": ("UnknownDatasetError", "build_dataset", "list_datasets"),
-    "doctor": ("Report", "check_dataset"),
+    "doctor": ("Report", "check_data"),
     "image_io": ("ImageReadError", "read_image"),
     "mask_io": ("LabelError", "MaskEncoding", "parse_mask_map", "read_mask"),
     "samplers": ("InfiniteSampler", "TrainingStream"),
@@ -41,7 +41,7 @@ __all__ = [
     "TrainingStream",
     "UnknownDatasetError",
     "build_dataset",
-    "check_dataset",
+    "check_data",
     "eval_transform",
     "list_datasets",
     "parse_mask_map",

@@ -55,7 +55,7 @@ class ClassStatistics:
 
 @dataclass
 class Report:
-    """What `check_dataset` found. Sizes are "width x height"; mean and std are of RGB values in 0..1."""
+    """What `check_data` found. Sizes are "width x height"; mean and std are of RGB values in 0..1."""
 
     name: str
     pictures: int
@@ -111,7 +111,7 @@ class Report:
         return written
 
 
-def check_dataset(
+def check_data(
     dataset: SegmentationDataset, on_progress: Callable[[int, int], None] | None = None, threads: int | None = None
 ) -> Report:
     """Read every picture and mask of a data set and report on them.

@@ -17,9 +17,9 @@ from typing import NoReturn
 import numpy as np
 
 from segmentarium.data.image_io import ImageReadError, open_image
+from segmentarium.labels import IGNORE_INDEX
 
 RGB = tuple[int, int, int]
-IGNORE_INDEX = 255
 _ALL_VALUES = 2**16  # of a 16-bit label image
 MAX_CLASSES = 255  # indices 0..254 in a byte; 255 is the ignore value
 

@@ -18,7 +18,7 @@ def model_metadata(model: Model) -> dict[str, Any]:
 
     The input is `(image / 255 - preprocessing.mean) / preprocessing.std`, RGB, channels first.
     """
-    from segmentarium import __version__
+    from segmentarium.version import __version__
 
     header = model.weights_header
     metadata: dict[str, Any] = {

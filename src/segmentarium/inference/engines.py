@@ -9,14 +9,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.util
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+
+from segmentarium.files import cache_folder
 
 EngineName = Literal["torch", "compile", "onnxruntime", "openvino", "auto"]
 Precision = Literal["fp32", "bf16"]
@@ -157,22 +157,9 @@ def _device_name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
 
 
-def cache_folder() -> Path:
-    """Where exported networks and engine measurements are kept: $SEGMENTARIUM_CACHE, or the system's cache folder."""
-    if given := os.environ.get("SEGMENTARIUM_CACHE"):
-        return Path(given)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "segmentarium"
-
-
 def fingerprint(model: nn.Module) -> str:
     """Hexadecimal digest of what the network computes: its printed structure, its weights, and PyTorch's version."""
-    from segmentarium import __version__
+    from segmentarium.version import __version__
 
     digest = hashlib.sha256(f"{__version__} {torch.__version__} {model}".encode())
     for key, tensor in model.state_dict().items():
