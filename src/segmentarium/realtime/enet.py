@@ -244,7 +244,8 @@ class ENetEncoder(SegmentationModel):
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.encoder = Encoder(_form(form), encoder_act, in_channels)
-        self.classifier = init_classifier(nn.Conv2d(128, num_classes, 1))
+        # behind so many sums without a norm, features are several times as large as elsewhere
+        self.classifier = init_classifier(nn.Conv2d(128, num_classes, 1), std=0.003)
         self.preprocessing = _unit_range(in_channels)
         self.set_objective(Term("logits", 1.0, CrossEntropy(), at="output"))
 
