@@ -112,7 +112,7 @@ def test_the_image_teaches_its_copy_and_not_the_reverse():
         outputs[name].retain_grad()
     model.criterion(outputs, {"mask": torch.zeros(2, 64, 64, dtype=torch.long)})["consistency"].backward()
     assert outputs["logits"].grad.abs().max() > 0
-    assert outputs["original"].grad.abs().max() == 0
+    assert outputs["original"].grad is None
 
 
 def test_transposed_convolutions_start_as_bilinear_upsampling():

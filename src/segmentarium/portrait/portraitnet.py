@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmentarium.checks import check_choice
 from segmentarium.contracts import Preprocessing, SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct, SeparableConv
 from segmentarium.layers.init import init_classifier, init_convs
@@ -185,8 +186,7 @@ class PortraitNet(SegmentationModel):
         boundary: bool = True,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
-        if upsample not in ("deconv", "bilinear"):
-            raise ValueError(f"upsample is {upsample!r}; give 'deconv' or 'bilinear'")
+        check_choice("upsample", upsample, ("deconv", "bilinear"))
         self.encoder = Encoder(in_channels)
         inputs = (STAGES[-1][1], *WIDTHS[:-1])
         self.decoder = nn.ModuleList(DBlock(a, b, upsample) for a, b in zip(inputs, WIDTHS, strict=True))

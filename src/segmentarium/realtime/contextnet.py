@@ -22,6 +22,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmentarium.checks import check_choice
 from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct, SeparableConv
 from segmentarium.layers.init import init_classifier, init_convs
@@ -126,10 +127,8 @@ class ContextNet(SegmentationModel):
         auxiliary: bool = True,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
-        if reduction not in (2, 4, 8):
-            raise ValueError(f"reduction is {reduction}; give 2, 4 or 8, by which the deep branch's image is smaller")
-        if form not in ("public", "paper"):
-            raise ValueError(f"form is {form!r}; give 'public' or 'paper'")
+        check_choice("reduction", reduction, (2, 4, 8))
+        check_choice("form", form, ("public", "paper"))
         public = form == "public"
         self.reduction = reduction
         self.align_corners = public

@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmentarium.checks import check_choice
 from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct, SeparableConv
 from segmentarium.layers.init import init_classifier, init_convs
@@ -168,8 +169,7 @@ class DFANet(SegmentationModel):
         decoder_channels: int | None = None,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
-        if form not in ("public", "paper"):
-            raise ValueError(f"form is {form!r}; give 'public' or 'paper'")
+        check_choice("form", form, ("public", "paper"))
         if len(widths) != 3 or any(width < 4 or width % 4 for width in widths):
             raise ValueError(f"widths is {tuple(widths)}; give three multiples of 4, for enc2, enc3 and enc4")
         public = form == "public"

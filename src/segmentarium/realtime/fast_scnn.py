@@ -24,6 +24,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from segmentarium.checks import check_choice
 from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct, SeparableConv
 from segmentarium.layers.init import init_classifier, init_convs
@@ -92,8 +93,7 @@ class FastSCNN(SegmentationModel):
         auxiliary: bool = True,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
-        if form not in FORMS:
-            raise ValueError(f"form is {form!r}; give 'paper', 'mmseg' or 'tramac'")
+        check_choice("form", form, FORMS)
         chosen = FORMS[form]
         act = nn.ReLU if chosen.depthwise_act else None
         self.align_corners = chosen.align_corners

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from segmentarium.backbones import create_backbone
 from segmentarium.backbones.resnet import ResNet
+from segmentarium.checks import check_choice
 from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.init import init_classifier, init_convs
@@ -139,8 +140,7 @@ class ICNet(SegmentationModel):
         windows: Literal["size", "release"] = "size",
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
-        if windows not in ("size", "release"):
-            raise ValueError(f"windows is {windows!r}; give 'size' or 'release'")
+        check_choice("windows", windows, ("size", "release"))
         self.detail = detail_branch(in_channels)
         self.backbone = ResNet(
             depth=50,

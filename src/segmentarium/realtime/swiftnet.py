@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmentarium.backbones import create_backbone
+from segmentarium.checks import check_choice
 from segmentarium.contracts import Preprocessing, SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.fusion import fold_batch_norm
@@ -244,8 +245,7 @@ class SwiftNetPyramid(SegmentationModel):
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         depths = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
-        if depth not in depths:
-            raise ValueError(f"depth is {depth}; the pyramid stands on a ResNet of 18 or 34 layers")
+        check_choice("depth", depth, depths)
         if levels < 1:
             raise ValueError(f"levels is {levels}; give the number of scales, 1 or more")
         self.preprocessing = PREPROCESSING.for_channels(in_channels)
