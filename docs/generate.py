@@ -144,7 +144,7 @@ def markdown(text: str) -> str:
         elif inside and line.startswith("  "):
             lines.append(f"  {line.strip()}")
         else:
-            lines.append(line)
+            lines += ["", line] if inside and line else [line]
         inside = bool(item) or (inside and line.startswith("  "))
     return "\n".join(lines).strip()
 
@@ -235,7 +235,7 @@ def shape_table(found: Entry) -> Iterator[str]:
     rows = {f"{name} (given)": tensor for name, tensor in zip(model.inputs, inputs, strict=True)}
     outputs = model(*inputs)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    rows |= {f"{name} = model({given})": tensor for name, tensor in zip(model.outputs, outputs, strict=True)}
+    rows |= {f"{name} = model({given})": tensor for name, tensor in zip(model.output_names, outputs, strict=True)}
     if isinstance(model, Classifier):
         features = model.backbone(*inputs)
         rows |= {f"model.backbone({given})[{i}]": feature for i, feature in enumerate(features)}

@@ -203,7 +203,7 @@ def test_command_line_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_benchmark_is_a_function_and_takes_classifiers(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int, str]] = []
     (measurement,) = segmentarium.benchmark(
-        ["mobilenet_v2_050"],
+        ["resnet18"],
         forms=["eager"],
         size=(64, 64),
         threads=1,
@@ -215,7 +215,7 @@ def test_benchmark_is_a_function_and_takes_classifiers(monkeypatch: pytest.Monke
     )
     assert seen == [(0, 1, "eager")]
     assert measurement.problem == ""
-    assert measurement.parameters == pytest.approx(parameters_millions(create_model("mobilenet_v2_050", num_classes=5)))
+    assert measurement.parameters == pytest.approx(parameters_millions(create_model("resnet18", num_classes=5)))
     with pytest.raises(ValueError, match="batch is 0; give 1 or more"):
         segmentarium.benchmark(batch=0)
 

@@ -90,6 +90,7 @@ After the list.  Two spaces are no list.
 - `"paper"`: one of a kind,
   on two lines
 - `v1c`: another (mmseg)
+
 After the list.  Two spaces are no list.
 
     code   stays

@@ -53,7 +53,7 @@ class MaskModel(ColouredModel):
     """
 
     kind = "mask"
-    outputs = ("scores",)
+    output_names = ("scores",)
 
     def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
         if num_classes == 1:
@@ -100,7 +100,7 @@ class Pretrainer(Model):
     """
 
     kind = "pretrainer"
-    outputs = ("prediction",)
+    output_names = ("prediction",)
     counted_at = (224, 224)
 
     def __init__(self, backbone: Backbone) -> None:
@@ -121,7 +121,7 @@ class KeypointModel(Model):
     """
 
     kind = "keypoints"
-    outputs = ("scores", "descriptors")
+    output_names = ("scores", "descriptors")
     stride: ClassVar[int] = 8
     threshold: float = 0.005
     radius: int = 4
@@ -178,7 +178,7 @@ class InstanceModel(LabelledModel):
     """
 
     kind = "instances"
-    outputs = ("boxes", "labels", "scores", "masks")
+    output_names = ("boxes", "labels", "scores", "masks")
 
     def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
@@ -210,7 +210,7 @@ class Detector3d(LabelledModel):
 
     kind = "detector3d"
     inputs = ("points",)
-    outputs = ("boxes", "labels", "scores")
+    output_names = ("boxes", "labels", "scores")
     example_points: ClassVar[int] = 2048
 
     def __init__(

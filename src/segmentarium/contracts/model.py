@@ -55,7 +55,7 @@ class Model(nn.Module):
     kind: ClassVar[str] = ""
     # keys of a batch that forward and forward_train take, in their order
     inputs: ClassVar[tuple[str, ...]] = ("image",)
-    outputs: ClassVar[tuple[str, ...]] = ("logits",)  # names of what forward gives, in an exported file
+    output_names: ClassVar[tuple[str, ...]] = ("logits",)  # names of what forward gives, in an exported file
     counted_at: ClassVar[tuple[int, int]] = (512, 1024)  # (H, W) of its published work, unless the card has another
     fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more
     training_only: tuple[str, ...] = ()

@@ -6,8 +6,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from segmentarium.checks import did_you_mean
 from segmentarium.data.base import SegmentationDataset, Transform
-from segmentarium.registry import did_you_mean
 
 _READERS = {
     "ade20k": ("segmentarium.data.ade20k", "ADE20K"),

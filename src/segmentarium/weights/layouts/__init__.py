@@ -8,7 +8,7 @@ from functools import cache
 
 from torch import Tensor
 
-from segmentarium.registry import did_you_mean
+from segmentarium.checks import did_you_mean
 from segmentarium.weights.table import Layout, to_ours
 
 MODULES = (
