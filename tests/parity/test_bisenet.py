@@ -83,7 +83,7 @@ def test_without_auxiliary_heads(golden):
     layout = recognise(bare)
     model = create_model(layout.model, **layout.arguments(bare)).eval()
     load_state(model, bare, rules=layout.rules, strict=True)
-    assert set(model.loss_weights) == {"logits"}
+    assert [term.name for term in model.objective] == ["logits"]
     image = torch.from_numpy(golden.example_input("x", (1, 3, 64, 96)))
     with torch.inference_mode():
         assert torch.equal(model(image), outputs["full"])
