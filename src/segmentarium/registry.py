@@ -83,8 +83,6 @@ SPELLINGS = {
     "channels": "in_channels",
     "encoder_name": "backbone",
     "encoder": "backbone",
-    "encoder_weights": "weights",
-    "pretrained": "weights",
     "encoder_output_stride": "output_stride",
 }
 
@@ -149,22 +147,31 @@ def variant_of(found: Entry, arguments: dict[str, Any]) -> tuple[Entry, dict[str
     return best, {key: value for key, value in merged.items() if key not in best.arguments}
 
 
+def without_fetching(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's arguments without those that fetch weights: for building one whose weights are at hand."""
+    return {
+        key: without_fetching(value) if isinstance(value, Mapping) else value
+        for key, value in arguments.items()
+        if key not in ("pretrained", "backbone_weights")
+    }
+
+
 def remember(model: Any, name: str, arguments: Mapping[str, Any]) -> None:
     """Notes on a model what it was made by, so that a file of its weights can rebuild it: without fetching others first."""
-    given = dict(arguments)
-    if isinstance(inner := given.get("backbone_arguments"), Mapping):
-        given["backbone_arguments"] = {key: value for key, value in inner.items() if key != "pretrained"}
-    model.registered_name, model.given_arguments = name, given
+    model.registered_name, model.given_arguments = name, without_fetching(arguments)
 
 
-def create_model(name: str, *, weights: str | None = None, **arguments: Any) -> nn.Module:
+def create_model(
+    name: str, *, weights: str | None = None, backbone_weights: str | None = None, **arguments: Any
+) -> nn.Module:
     """Builds the model `name`, e.g. "bisenetv2", "deeplabv3plus" or "segformer_b0".
 
-    name        `NAME` or `NAME.TAG`; the tag names weights of the catalogue ("bisenetv2.camvid")
-    weights     a catalogue name, a path or a hub address whose weights are loaded into the model; with another
-                `num_classes` or `in_channels` than theirs, the head is new and the first convolution adapted, and both
-                are reported
-    arguments   those of the model's class: num_classes, in_channels, backbone, output_stride, ...
+    name               `NAME` or `NAME.TAG`; the tag names weights of the catalogue ("bisenetv2.camvid")
+    weights            a catalogue name, a path or a hub address whose weights are loaded into the model; with another
+                       `num_classes` or `in_channels` than theirs, the head is new and the first convolution adapted, and
+                       both are reported
+    backbone_weights   the same for the backbone alone, or "timm:NAME" for what timm publishes
+    arguments          those of the model's class: num_classes, in_channels, backbone, output_stride, ...
 
     Raises KeyError for an unknown name and TypeError for an unknown argument, each naming what was probably meant.
     """
@@ -172,20 +179,26 @@ def create_model(name: str, *, weights: str | None = None, **arguments: Any) -> 
     found = entry(base)
     for given in ("pretrained", "encoder_weights"):
         if given in arguments:
+            right = "backbone_weights" if "backbone" in inspect.signature(found.build).parameters else "weights"
+            also = " or 'timm:NAME'" if right == "backbone_weights" else ""
             raise TypeError(
-                f"{name} has no argument {given!r}: here it is called 'weights' (a catalogue name, a path or hub address)"
+                f"{name} has no argument {given!r}: here it is called {right!r} (a catalogue name, a path, a hub address{also})"
             )
     merged = {**found.arguments, **arguments}
     check_arguments(found.build, name, merged)
-    if tag and weights:
-        raise ValueError(f"{name!r} names weights and weights={weights!r} does too; give one of them")
+    doors = {"the name": name if tag else None, "weights": weights, "backbone_weights": backbone_weights}
+    if len(given := [f"{door} ({value!r})" for door, value in doors.items() if value]) > 1:
+        raise ValueError(f"{' and '.join(given)} both name weights; give one of them")
     if tag or weights:
         from segmentarium.weights import load_into
 
-        source = weights or name
-        return load_into(source, found, arguments)
+        return load_into(weights or name, found, arguments)
     model = found.build(**merged)
     remember(model, base, arguments)
+    if backbone_weights:
+        from segmentarium.weights import load_part
+
+        load_part(model, "backbone", backbone_weights)
     return model
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from segmentarium.registry import check_arguments, did_you_mean, entry, list_models
+from segmentarium.registry import check_arguments, did_you_mean, entry, list_models, remember
 
 
 def create_backbone(
@@ -31,7 +31,9 @@ def create_backbone(
     if name.startswith("timm:"):
         from segmentarium.backbones.timm import TimmBackbone
 
-        return TimmBackbone(name=name.removeprefix("timm:"), in_channels=in_channels, **arguments)
+        backbone = TimmBackbone(name=name.removeprefix("timm:"), in_channels=in_channels, **arguments)
+        remember(backbone, name, arguments)
+        return backbone
     if name not in list_models(kind="backbone"):
         known = list_models(kind="backbone")
         raise KeyError(f"no backbone is called {name!r}{did_you_mean(name, known)} (any timm model: 'timm:NAME')")

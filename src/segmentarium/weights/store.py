@@ -1,9 +1,9 @@
-"""Reading and writing weights, see `segmentarium.weights`."""
+"""Saving, loading and the hub, see `segmentarium.weights`."""
 
 from __future__ import annotations
 
 import json
-import pickle
+import logging
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -15,17 +15,14 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import Preprocessing, SegmentationModel
 from segmentarium.files import atomic_write
-from segmentarium.registry import Entry, did_you_mean, entry, remember, variant_of
+from segmentarium.registry import Entry, remember
 from segmentarium.weights import catalogue
-from segmentarium.weights.layouts import get_layout, recognise
-from segmentarium.weights.table import LoadError, load_state, to_theirs
+from segmentarium.weights.layouts import get_layout
+from segmentarium.weights.part import fill_part
+from segmentarium.weights.source import FILE_NAME, HEADER, open_weights
+from segmentarium.weights.table import fit, load_state, require, to_theirs
 
-HEADER = "segmentarium"
-FILE_NAME = "model.safetensors"  # of a folder or a hub repository
-
-
-class CheckpointError(ValueError):
-    """A file that is no checkpoint, is damaged, or must not be read."""
+log = logging.getLogger("segmentarium")
 
 
 def header_of(model: nn.Module, **facts: Any) -> dict[str, Any]:
@@ -69,73 +66,6 @@ def save(model: nn.Module, path: str | Path, *, dtype: torch.dtype | None = None
     return path
 
 
-def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """State dict and our header (None: not our file) of a .safetensors file or a pickled checkpoint.
-
-    Pickles are read with weights_only=True: a file with code in it is refused.  Raises FileNotFoundError, CheckpointError.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-        except SafetensorError as error:
-            raise CheckpointError(
-                f"{path} is no whole safetensors file ({error}); was the download or copy complete?"
-            ) from None
-        return state, json.loads(metadata[HEADER]) if HEADER in metadata else None
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors ({str(error).splitlines()[0]}); it could run code when opened and is refused. "
-            "Ask for a safetensors file, or save its state_dict() again with torch.save"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is no checkpoint that PyTorch can read: {error}") from None
-    return unwrap(loaded, path), None
-
-
-def unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint: under "state_dict", "model", … or bare; DataParallel's "module." removed."""
-    for key in ("state_dict", "model_state_dict", "model_state", "model", "net"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise CheckpointError(f"{path} holds no state dict: expected a mapping of names to tensors")
-    if all(key.startswith("module.") for key in loaded):
-        loaded = {key.removeprefix("module."): value for key, value in loaded.items()}
-    return dict(loaded)
-
-
-def locate(source: str | Path) -> Path:
-    """A catalogue name, a file, a folder that holds model.safetensors, or "hf:OWNER/NAME" -> a local file."""
-    text = str(source)
-    known = catalogue.find(text)
-    if known is not None:
-        text = known.location
-        if not text.startswith("hf:"):
-            return catalogue.FILES / text
-    if text.startswith("hf:"):
-        from huggingface_hub import hf_hub_download
-
-        return Path(hf_hub_download(text.removeprefix("hf:"), FILE_NAME))
-    path = Path(text)
-    if path.is_dir():
-        path = path / FILE_NAME
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no weights called {text!r}: neither a file, nor of the catalogue, nor a hub address (hf:OWNER/NAME)"
-            + did_you_mean(text, catalogue.list_weights())
-        )
-    return path
-
-
 def describe(model: Any, header: Mapping[str, Any]) -> None:
     """Puts classes, palette and preprocessing of a header on the model that was built from it."""
     model.weights_header = dict(header)
@@ -147,34 +77,29 @@ def describe(model: Any, header: Mapping[str, Any]) -> None:
             model.preprocessing = Preprocessing.from_dict(header["preprocessing"]).for_channels(model.in_channels)
 
 
-def load(source: str | Path, *, layout: str | None = None, strict: bool = True, verbose: bool = True) -> nn.Module:
+def load(source: str | Path, *, layout: str | None = None, strict: bool = True) -> nn.Module:
     """A model with its weights, in eval mode.
 
     source   a catalogue name ("street"), a file, a folder, "hf:OWNER/NAME"; a file of another project is recognised by its
              keys, or read through the key table `layout` ("bisenetv2/coincheung")
-    strict   False takes what fits and reports the rest
-    verbose  print the table of what fitted, for files that are not our own
+    strict   False takes what fits, and warns of the rest
 
-    Raises FileNotFoundError, CheckpointError (damaged or unsafe file), LoadError (weights of another model).
+    Raises FileNotFoundError, CheckpointError (damaged or unsafe file), LoadError (weights of another model).  What fitted of
+    another project's file is logged ("segmentarium", INFO).
     """
-    path = locate(source)
-    state, header = read_file(path)
-    if header is not None:
-        found = entry(header["model"])
-        model = found.build(**{**found.arguments, **header["arguments"]})
-        remember(model, found.name, header["arguments"])
-        load_state(model, state, strict=strict)
-        describe(model, header)
-        return model.eval()
-    table = get_layout(layout) if layout else recognise(state)
-    found, arguments = variant_of(entry(table.model), table.arguments(state))
-    model = found.build(**{**found.arguments, **arguments})
-    remember(model, found.name, arguments)
-    report = load_state(model, state, rules=table.rules, strict=strict)
-    if facts := table.facts(state):
-        describe(model, facts)
-    if verbose:
-        print(f"{path.name}: {found.name}, layout {table.name}\n{report}")
+    stored = open_weights(source, layout)
+    fitting, report = fit(stored.shapes(), stored.state, stored.rules)
+    if strict:
+        require(report, stored.entry.name)
+    elif not report.complete:
+        warnings.warn(f"{source} does not fill {stored.entry.name}:\n{report}", stacklevel=2)
+    model = stored.entry.build(**stored.all_arguments)
+    remember(model, stored.entry.name, stored.arguments)
+    model.load_state_dict(fitting, strict=False)
+    if stored.header:
+        describe(model, stored.header)
+    if stored.layout:
+        log.info("%s: %s, layout %s\n%s", stored.label, stored.entry.name, stored.layout.name, report)
     return model.eval()
 
 
@@ -182,79 +107,50 @@ def load_into(source: str | Path, found: Entry, arguments: Mapping[str, Any]) ->
     """`create_model(..., weights=source)`: the weights' own arguments, overridden by the caller's.
 
     With other classes the head stays new; with other input channels the first convolution is adapted.  Both are warned of.
+    Weights of the model's first stage ("enet_encoder") fill the part that both have, and the rest is new.
     """
-    path = locate(source)
-    state, header = read_file(path)
-    rules = None
-    first_stage: tuple[str, str] | None = getattr(found.build, "first_stage", None)
-    if header is not None and first_stage is not None and header["model"] == first_stage[0]:
-        return _second_stage(source, state, header, found, arguments, first_stage[1])
-    if header is None:
-        table = recognise(state)
-        stored, made_with = variant_of(entry(table.model), table.arguments(state))
-        name, rules = stored.name, table.rules
-        header = table.facts(state) or None
-    else:
-        made_with, name = header["arguments"], header["model"]
-    if name != found.name and entry(name).build is not found.build:
+    stored = open_weights(source)
+    name = stored.entry.name
+    first_stage, part = getattr(found.build, "first_stage", ("", ""))
+    starts = name == first_stage
+    if name != found.name and stored.entry.build is not found.build and not starts:
+        backbone = "give them as backbone_weights=, " if stored.entry.kind == "backbone" else ""
         raise ValueError(
-            f"{source} holds weights of {name!r}, not of {found.name!r}; create that model, or load({str(source)!r})"
+            f"{source} holds weights of {name!r}, not of {found.name!r}; "
+            f"{backbone}create that model, or load({str(source)!r})"
         )
-    stored = entry(name)
-    merged = {**stored.arguments, **made_with, **arguments}
-    for key, value in found.arguments.items():
-        if key not in arguments and merged.get(key, value) != value:
-            raise ValueError(
-                f"{source} holds weights of {name!r} with {key}={merged[key]!r}, but {found.name!r} has {key}={value!r}; "
-                f"create {name!r} instead"
-            )
-    model = found.build(**merged)
-    remember(model, name, {**made_with, **arguments})
-    report = load_state(
-        model,
-        state,
-        rules=rules,
-        source_channels={**stored.arguments, **made_with}.get("in_channels", 3),
-        replace_head="num_classes" in arguments,
-    )
-    if header is not None:
-        # another head has classes of its own; how images are prepared is the trunk's
-        facts = ("classes", "palette") if report.mismatched else ()
-        describe(model, {key: value for key, value in header.items() if key not in facts})
-    if report.mismatched or report.adapted:
-        warnings.warn(f"{source} was loaded into another shape of {name}:\n{report}", stacklevel=3)
-    return model
-
-
-def _second_stage(
-    source: str | Path,
-    state: Mapping[str, Tensor],
-    header: Mapping[str, Any],
-    found: Entry,
-    arguments: Mapping[str, Any],
-    part: str,
-) -> nn.Module:
-    """The model `found`, its `part` ("encoder.") from the file of its first stage, everything else new.
-
-    The first stage's arguments hold for this one too.  Raises LoadError unless the whole part is filled.
-    """
-    made_with = {**entry(header["model"]).arguments, **header["arguments"]}
+    made_with = stored.all_arguments
     for key, value in found.arguments.items():
         if key not in arguments and made_with.get(key, value) != value:
             raise ValueError(
-                f"{source} is a first stage with {key}={made_with[key]!r}, but {found.name!r} has {key}={value!r}; "
-                f"train one with {key}={value!r}"
+                f"{source} {'is a first stage' if starts else f'holds weights of {name!r}'} with {key}={made_with[key]!r}, but "
+                f"{found.name!r} has {key}={value!r}; "
+                + (f"train one with {key}={value!r}" if starts else f"create {name!r} instead")
             )
-    kept = {**{key: value for key, value in made_with.items() if key not in found.arguments}, **arguments}
-    model = found.build(**{**found.arguments, **kept})
-    remember(model, found.name, kept)
-    handed_over = {key: tensor for key, tensor in state.items() if key.startswith(part)}
-    report = load_state(model, handed_over, source_channels=made_with.get("in_channels", 3), strict=False)
-    missing = [key for key in report.missing if key.startswith(part)]
-    if missing or report.unexpected or report.mismatched or not report.loaded:
-        raise LoadError(f"{source} does not fit {found.name!r}, whose {part.rstrip('.')} should be its own", report)
-    facts = () if model.num_classes == made_with.get("num_classes") else ("classes", "palette")
-    describe(model, {key: value for key, value in header.items() if key not in facts})
+    stored.shapes()
+    if starts:
+        given = {key: value for key, value in made_with.items() if key not in found.arguments} | dict(arguments)
+        model = found.build(**{**found.arguments, **given})
+        remember(model, found.name, given)
+        fill_part(model, part.rstrip("."), stored)
+        facts = () if model.num_classes == made_with.get("num_classes") else ("classes", "palette")
+        describe(model, {key: value for key, value in stored.header.items() if key not in facts})
+        return model
+    model = found.build(**{**made_with, **arguments})
+    remember(model, name, {**stored.arguments, **arguments})
+    report = load_state(
+        model,
+        stored.state,
+        rules=stored.rules,
+        channels=(stored.in_channels, model.in_channels),
+        replace_head="num_classes" in arguments,
+    )
+    if stored.header:
+        # another head has classes of its own; how images are prepared is the trunk's
+        facts = ("classes", "palette") if report.mismatched else ()
+        describe(model, {key: value for key, value in stored.header.items() if key not in facts})
+    if report.mismatched or report.adapted:
+        warnings.warn(f"{source} was loaded into another shape of {name}:\n{report}", stacklevel=3)
     return model
 
 
