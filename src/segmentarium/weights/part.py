@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from segmentarium.meta import on_meta
 from segmentarium.preprocessing import Preprocessing
 from segmentarium.weights.source import Stored, open_weights
 from segmentarium.weights.table import LoadError, LoadReport, fit, new_heads, to_ours
@@ -108,7 +108,7 @@ def _needed(stored: Stored, target: nn.Module) -> set[str]:
     arguments |= {"num_classes": None} if "num_classes" in takes else {}
     if "out_indices" in takes and hasattr(target, "out_indices"):
         arguments["out_indices"] = target.out_indices
-    with torch.device("meta"):
+    with on_meta():
         return set(stored.entry.build(**arguments).state_dict())
 
 

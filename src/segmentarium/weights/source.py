@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segmentarium.meta import on_meta
 from segmentarium.preprocessing import Preprocessing
 from segmentarium.registry import Entry, did_you_mean, entry, variant_of, without_fetching
 from segmentarium.weights import catalogue
@@ -148,7 +149,7 @@ class Stored:
         if (size := _largest(self.all_arguments)) > largest:
             raise CheckpointError(f"{self.label} says {size:g} in its arguments; its tensors have up to {largest}")
         try:
-            with torch.device("meta"):
+            with on_meta():
                 return self.entry.build(**self.all_arguments).state_dict()
         except Exception as error:  # whatever a stranger's values break, the file is at fault
             raise CheckpointError(

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from segmentarium.meta import on_meta
 from segmentarium.registry import did_you_mean, entry
 from segmentarium.weights.table import Layout, LoadError, LoadReport, fit, to_ours
 
@@ -49,11 +49,10 @@ def recognise(state: Mapping[str, Tensor]) -> Layout:
     Candidates are built on the meta device: it costs no memory.  Raises LoadError with the report of the nearest layout if
     none fits, ValueError if there is no near one or several fit; then name the layout.
     """
-    shapes = {key: tensor.to("meta") for key, tensor in state.items()}
     fitting = []
     for layout in layouts().values():
         try:
-            report = _judge(layout, state, shapes)
+            report = _judge(layout, state)
         except UNFIT:
             continue
         if report.complete:
@@ -63,7 +62,7 @@ def recognise(state: Mapping[str, Tensor]) -> Layout:
     if fitting:
         names = ", ".join(layout.name for layout in fitting)
         raise ValueError(f"several layouts fit these keys ({names}); name one with layout=…")
-    name, report = _nearest(state, shapes)
+    name, report = _nearest(state)
     unknown = f"no known layout has these keys ({', '.join(list(state)[:3])}, …)"
     if not report.loaded:
         raise ValueError(unknown)
@@ -74,9 +73,9 @@ def recognise(state: Mapping[str, Tensor]) -> Layout:
     )
 
 
-def _judge(layout: Layout, state: Mapping[str, Tensor], shapes: Mapping[str, Tensor]) -> LoadReport:
-    """How `state` fits its layout's model.  shapes: `state` on the meta device."""
-    return fit(shapes_of(layout.model, arguments_of(layout, state)), shapes, layout.rules)[1]
+def _judge(layout: Layout, state: Mapping[str, Tensor]) -> LoadReport:
+    """How `state` fits its layout's model."""
+    return fit(shapes_of(layout.model, arguments_of(layout, state)), state, layout.rules)[1]
 
 
 _SHAPES: dict[str, dict[str, Tensor]] = {}
@@ -87,18 +86,18 @@ def shapes_of(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     made_of = f"{name} {sorted(arguments.items())}"
     if made_of not in _SHAPES:
         found = entry(name)
-        with torch.device("meta"):
+        with on_meta():
             _SHAPES[made_of] = found.build(**{**found.arguments, **arguments}).state_dict()
     return _SHAPES[made_of]
 
 
-def _nearest(state: Mapping[str, Tensor], shapes: Mapping[str, Tensor]) -> tuple[str, LoadReport]:
+def _nearest(state: Mapping[str, Tensor]) -> tuple[str, LoadReport]:
     """The name of the layout that fits best, and its report; where its arguments cannot be read, of its rules alone."""
     reports = {}
     for layout in layouts().values():
         try:
-            reports[layout.name] = _judge(layout, state, shapes)
+            reports[layout.name] = _judge(layout, state)
         except UNFIT:
-            ours, unexpected, dropped = to_ours(shapes, layout.rules, {})
+            ours, unexpected, dropped = to_ours(state, layout.rules, {})
             reports[layout.name] = LoadReport(loaded=list(ours), unexpected=unexpected, dropped=dropped)
     return max(reports.items(), key=lambda item: len(item[1].loaded) - len(item[1].unexpected) - len(item[1].missing))
