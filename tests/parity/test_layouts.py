@@ -5,13 +5,16 @@ A system's own file beside this one has what is more than that: mechanisms, loss
 
 from __future__ import annotations
 
+import json
 from fnmatch import fnmatch
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
 from segmentarium.layers.resize import resize
+from segmentarium.registry import list_models
 from segmentarium.weights.layouts import layouts, recognise
 from segmentarium.weights.table import Output, to_theirs
 from tests.parity.comparison import TOLERANCE, Loaded, loaded, relative_error
@@ -44,6 +47,7 @@ def test_all_is_loaded_and_every_output_is_equal(case: Loaded) -> None:
     told = case.layout.goldens[case.name]
     assert case.report.complete
     assert set(case.report.dropped) == {key for key in case.state if any(fnmatch(key, p) for p in told.dropped)}
+    assert all(any(fnmatch(key, pattern) for key in case.state) for pattern in told.dropped)
     unused = sum(case.state[key].numel() for key in case.report.dropped if key.endswith(("weight", "bias")))
     parameters = sum(parameter.numel() for parameter in case.model.parameters())
     assert parameters == case.description["parameters"] - unused
@@ -81,3 +85,21 @@ def test_the_deployed_form_is_equal(case: Loaded) -> None:
     assert relative_error(deployed(case.image), case.outputs["forward"]) <= TOLERANCE
     names = {name for name, _ in deployed.named_modules()}
     assert not names & {*case.model.training_only, "losses.logits"}
+
+
+def test_every_golden_is_run_or_its_system_is_not_here_yet(golden: ModuleType) -> None:
+    """A golden is named by a layout or by a test; what is left belongs to systems that are not registered.  -rP lists it."""
+    named = {name for layout in layouts().values() for name in layout.goldens}
+    written = "\n".join(path.read_text("utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    words = {word.rstrip("0123456789") for name in list_models() for word in name.split("_")}
+    forgotten = []
+    for path in sorted(golden.HERE.glob("*/*.json")):
+        name, system = f"{path.parent.name}/{path.stem}", path.stem.split("-")[0]
+        if name in named or f'{name}"' in written or f'"{path.stem}"' in written:
+            continue
+        reference = json.loads(path.read_text("utf-8"))["reference"]
+        if system.rstrip("0123456789") in words:
+            forgotten.append(name)
+        print(f"not run: {name}: no system called {system!r} here; its reference is {str(reference)[:90]}")
+    assert not forgotten
+    assert named <= {f"{path.parent.name}/{path.stem}" for path in golden.HERE.glob("*/*.json")}
