@@ -90,7 +90,7 @@ def test_the_deployed_form_is_equal(case: Loaded) -> None:
 def test_every_golden_is_run_or_its_system_is_not_here_yet(golden: ModuleType) -> None:
     """A golden is named by a layout or by a test; what is left belongs to systems that are not registered.  -rP lists it."""
     named = {name for layout in layouts().values() for name in layout.goldens}
-    written = "\n".join(path.read_text("utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    written = "\n".join(path.read_text("utf-8") for path in Path(__file__).parents[1].rglob("test_*.py"))
     words = {word.rstrip("0123456789") for name in list_models() for word in name.split("_")}
     forgotten = []
     for path in sorted(golden.HERE.glob("*/*.json")):
