@@ -11,18 +11,19 @@ from torch import Tensor
 from segmentarium.contracts import SegmentationModel
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
-from segmentarium.registry import create_model
-from tests.conformance.subjects import HEAVY, SEGMENTERS, brightness_target, inputs, size
+from segmentarium.registry import create_model, known
+from tests.conformance.subjects import SEGMENTERS, brightness_target, inputs
 
 CLASS_COUNTS = (1, 2, 11, 19, 150)
 SOME_COUNTS = (2, 19)  # of large networks, which take seconds to draw
+LARGE = 15.0  # millions of parameters
 
 
 @pytest.mark.parametrize("name", SEGMENTERS)
 @torch.no_grad()
 def test_it_starts_knowing_nothing(name: str) -> None:
     """In training mode on a photograph, scores are small and cost about ln K: those of `forward`, and all that are supervised."""
-    for num_classes in CLASS_COUNTS if size(name) <= HEAVY else SOME_COUNTS:
+    for num_classes in CLASS_COUNTS if known()[name]["parameters"] <= LARGE else SOME_COUNTS:
         torch.manual_seed(0)
         model = create_model(name, num_classes=num_classes).train()
         assert isinstance(model, SegmentationModel)
