@@ -19,6 +19,8 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from segmentarium.contracts import Model
 
 

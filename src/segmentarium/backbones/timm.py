@@ -49,7 +49,6 @@ class TimmBackbone(Backbone):
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
-        self.timm_name = name
         arguments: dict[str, Any] = {"features_only": True, "in_chans": in_channels, "pretrained": pretrained}
         if output_stride is not None:
             arguments["output_stride"] = output_stride

@@ -56,7 +56,7 @@ class Model(nn.Module):
     inputs: ClassVar[tuple[str, ...]] = (
         "image",
     )  # keys of a batch that forward and forward_train take, in their order
-    outputs: ClassVar[tuple[str, ...]] = ("logits",)  # names of what forward gives, in an exported file
+    output_names: ClassVar[tuple[str, ...]] = ("logits",)  # names of what forward gives, in an exported file
     fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more
     training_only: tuple[str, ...] = ()
     align_corners: bool = False  # how outputs are brought to the image's and the target's size

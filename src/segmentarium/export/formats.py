@@ -86,7 +86,7 @@ def trace(model: Model) -> Traced:
     program.example_inputs = None  # or the example travels in the file
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # and local paths with it
-    return Traced(program, model.inputs, model.outputs)
+    return Traced(program, model.inputs, model.output_names)
 
 
 def write_torch(traced: Traced, path: Path, metadata: Mapping[str, Any], opset: int = OPSET) -> None:

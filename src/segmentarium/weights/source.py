@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from segmentarium.contracts import Classifier
 from segmentarium.meta import on_meta
 from segmentarium.preprocessing import Preprocessing
 from segmentarium.registry import Entry, did_you_mean, entry, variant_of, without_fetching
@@ -65,8 +66,10 @@ def _header(text: str, path: Path) -> dict[str, Any]:
         header = json.loads(text)
         facts = [isinstance(header["model"], str), isinstance(header["arguments"], dict)]
         if "classes" in header:
-            classes, palette = header["classes"], header["palette"]
-            facts += [len(classes) == len(palette), all(isinstance(name, str) for name in classes)]
+            facts += [isinstance(header["classes"], list), all(isinstance(name, str) for name in header["classes"])]
+        if "palette" in header:
+            palette = header["palette"]
+            facts += [len(palette) == len(header["classes"])]
             facts += [len(colour) == 3 and all(value in range(256) for value in colour) for colour in palette]
         if "preprocessing" in header:
             Preprocessing.from_dict(header["preprocessing"])
@@ -139,6 +142,11 @@ class Stored:
     def in_channels(self) -> int:
         return self.all_arguments.get("in_channels", 3)
 
+    @property
+    def headless(self) -> bool:
+        """A backbone alone."""
+        return self.entry.kind == "classifier" and self.all_arguments.get("num_classes") is None
+
     def shapes(self) -> dict[str, Tensor]:
         """The state dict of its model on the meta device, before anything of a stranger's sizes is allocated.
 
@@ -164,6 +172,11 @@ def _largest(value: Any) -> float:
     if isinstance(value, list | tuple):
         return max([len(value), *map(_largest, value)])
     return abs(value) if isinstance(value, int | float) else 0
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The module whose keys stand in files: a classifier's file has its backbone's."""
+    return model.backbone if isinstance(model, Classifier) else model
 
 
 def open_weights(source: str | Path | Mapping[str, Tensor], layout: str | None = None) -> Stored:
