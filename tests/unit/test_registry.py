@@ -91,7 +91,7 @@ def test_a_name_like_none_is_answered_with_all() -> None:
         ("deeplabv3plus", "encoder_name", "backbone"),
         ("segformer_b0", "encoder", "backbone"),
         ("pphumanseg", "pretrained", "weights"),
-        ("deeplabv3plus", "encoder_weights", "weights"),
+        ("deeplabv3plus", "encoder_weights", "backbone_weights"),
         ("resnet18", "channels", "in_channels"),
     ],
 )

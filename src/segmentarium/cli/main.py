@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from segmentarium.cli.memory import import_torch, keep_freed_memory
 
     keep_freed_memory()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("segmentarium").setLevel(logging.INFO)  # such as what fitted of another project's weights
     options = parser_for(verb).parse_args(words[1:])
     if verb not in WITHOUT_TORCH:
         import_torch()

@@ -219,7 +219,7 @@ class _Run:
         done = record.read("evaluation")
         if done is None:
             self.say(f"{name}: scoring {outcome.weights} on {self.options.split!r}")
-            model = load(outcome.weights, verbose=False)
+            model = load(outcome.weights)
             started = time.perf_counter()
             report = evaluate(
                 model,

@@ -212,7 +212,7 @@ class PortraitNet(SegmentationModel):
         for module in self.modules():
             if isinstance(module, Upconv):
                 slope = torch.tensor([0.25, 0.75, 0.75, 0.25])
-                kernel = slope.outer(slope)
+                kernel = slope[:, None] * slope
                 identity = torch.eye(module.in_channels)[:, :, None, None]
                 with torch.no_grad():
                     module.weight.copy_(identity * kernel)
