@@ -9,7 +9,8 @@ import pytest
 
 from segmentarium.data import LabelError, build_dataset
 from segmentarium.data.class_table import read_classes
-from segmentarium.data.folder import Folder, hash_split
+from segmentarium.data.folder import Folder
+from segmentarium.data.splits import hash_split
 from tests.unit.data_files import stripes, write_folder, write_image, write_mask
 
 
@@ -45,6 +46,7 @@ def test_splits_by_list(tmp_path: Path) -> None:
     root = write_folder(tmp_path, ["a", "b", "c"], 0, 1)
     (root / "train.txt").write_text("c\na.png\n# b is held out\n")
     assert _names(Folder(root, "train")) == ["c", "a"]
+    assert Folder(root, "train").notes == []
     with pytest.raises(FileNotFoundError, match=r"has train\.txt, but no val\.txt"):
         Folder(root, "val")
     (root / "val.txt").write_text("b\nnone\n")
@@ -59,6 +61,9 @@ def test_splits_by_hash_are_disjoint_complete_and_stable(tmp_path: Path) -> None
     assert set.union(*parts.values()) == set(names)
     assert sum(map(len, parts.values())) == 60
     assert set(_names(Folder(root, "trainval"))) == parts["train"] | parts["val"]
+    note = f"is not divided: {len(parts['train'])} train, {len(parts['val'])} val, {len(parts['test'])} test by hash"
+    for split in ("val", "all"):
+        assert [note in line and f"this is {split!r}" in line for line in Folder(root, split).notes] == [True]
     write_image(root / "images" / "new.png")
     write_mask(root / "masks" / "new.png", stripes(0, 1))
     for split, before in parts.items():

@@ -98,6 +98,8 @@ def _show(report: Report, console: Console) -> None:
 
     from segmentarium.data.doctor import group_problems
 
+    for note in report.notes:
+        console.print(escape(note), soft_wrap=True, highlight=False)
     console.print(f"[bold]{escape(report.name)}[/]: {report.pictures} pairs, {report.readable} of them sound")
     for title, counts in (
         ("sizes", report.sizes),

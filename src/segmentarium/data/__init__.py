@@ -11,7 +11,7 @@ from segmentarium.lazy import lazy_names
 
 if TYPE_CHECKING:
     from segmentarium.data.base import DatasetInfo, Item, SegmentationDataset
-    from segmentarium.data.catalogue import UnknownDatasetError, build_dataset, list_datasets
+    from segmentarium.data.catalogue import UnknownDatasetError, build_dataset, evaluation_split, list_datasets
     from segmentarium.data.doctor import Report, check_dataset
     from segmentarium.data.image_io import ImageReadError, read_image
     from segmentarium.data.mask_io import LabelError, MaskEncoding, parse_mask_map, read_mask
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "base": ("DatasetInfo", "Item", "SegmentationDataset"),
-    "catalogue": ("UnknownDatasetError", "build_dataset", "list_datasets"),
+    "catalogue": ("UnknownDatasetError", "build_dataset", "evaluation_split", "list_datasets"),
     "doctor": ("Report", "check_dataset"),
     "image_io": ("ImageReadError", "read_image"),
     "mask_io": ("LabelError", "MaskEncoding", "parse_mask_map", "read_mask"),
@@ -43,6 +43,7 @@ __all__ = [
     "build_dataset",
     "check_dataset",
     "eval_transform",
+    "evaluation_split",
     "list_datasets",
     "parse_mask_map",
     "read_image",

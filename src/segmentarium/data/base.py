@@ -76,9 +76,16 @@ class SegmentationDataset(Dataset[Sample]):
         self.items = items
         self.encoding = encoding
         self.transform = transform
+        self.split = ""  # set by `build_dataset`
+        self.notes: list[str] = []  # lines that whoever uses the data should read
         self.missing_masks: list[Path] = []  # pictures without a label image, where a reader leaves them out
         self.stray_masks: list[Path] = []  # label images without a picture
         self._cache: dict[int, tuple[np.ndarray, np.ndarray]] | None = {} if cache else None
+
+    @classmethod
+    def evaluation_split(cls, root: Path) -> str:
+        """The split that a model is scored on where nobody names one."""
+        return "val"
 
     def __len__(self) -> int:
         return len(self.items)
@@ -159,28 +166,6 @@ def apply_transform(transform: Transform | None, sample: Sample) -> Sample:
 
         sample["mask"] = tv_tensors.Mask(mask.to(torch.int64))
     return sample
-
-
-def read_list(path: Path) -> list[str]:
-    """The first word of each line of a split list; empty lines and lines that begin with # are skipped.
-
-    Raises:
-        FileNotFoundError: there is no such list.
-        ValueError: the list names nothing.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; it should list the names of the split, one a line")
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    names = [line.split()[0] for line in lines if line and not line.startswith("#")]
-    if not names:
-        raise ValueError(f"{path} names no pictures")
-    return names
-
-
-def check_split(split: str, splits: Sequence[str], name: str) -> None:
-    """Raise a ValueError that lists the splits of a data set if `split` is none of them."""
-    if split not in splits:
-        raise ValueError(f"data set {name!r} has no split {split!r}; choose one of {', '.join(splits)}")
 
 
 def require_folder(path: Path, what: str) -> Path:

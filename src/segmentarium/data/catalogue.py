@@ -38,6 +38,21 @@ def build_dataset(
         FileNotFoundError: the folder has not the layout of that data set.
         ValueError: no such split, or options that do not fit.
     """
+    dataset = _reader(name)(root, split=split, transform=transform, **options)
+    dataset.split = split
+    return dataset
+
+
+def evaluation_split(name: str, root: str | Path) -> str:
+    """The split of the data set `name` in the folder `root` that a model is scored on where nobody names one.
+
+    Raises:
+        KeyError: no such data set (with the nearest names).
+    """
+    return _reader(name).evaluation_split(Path(root))
+
+
+def _reader(name: str) -> Any:
     key = name.lower().replace("-", "_")
     key = _ALIASES.get(key, key)
     if key not in _READERS:
@@ -45,8 +60,7 @@ def build_dataset(
         guess = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
         raise UnknownDatasetError(f"there is no data set {name!r}; {guess}known: {', '.join(list_datasets())}")
     module, attribute = _READERS[key]
-    reader = getattr(importlib.import_module(module), attribute)
-    return reader(root, split=split, transform=transform, **options)
+    return getattr(importlib.import_module(module), attribute)
 
 
 class UnknownDatasetError(KeyError):

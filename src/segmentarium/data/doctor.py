@@ -69,6 +69,7 @@ class Report:
     mean: list[float] | None
     std: list[float] | None
     problems: list[Problem]
+    notes: list[str] = field(default_factory=list)
     sheet: Image.Image | None = field(default=None, repr=False)
 
     @property
@@ -129,7 +130,9 @@ def check_dataset(
             tally.add(finding)
             if on_progress is not None:
                 on_progress(done, total)
-    return tally.report(total)
+    report = tally.report(total)
+    report.notes = list(dataset.notes)
+    return report
 
 
 @dataclass

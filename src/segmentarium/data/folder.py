@@ -8,30 +8,28 @@
 
 Train, val and test come from sub-folders (`images/train/` with `masks/train/`, or `train/images/` with
 `train/masks/`), else from `train.txt` … with names, else from a hash of the name, which stays the same when pictures
-are added. The split "all" takes every pair.
+are added, and is the same wherever the folder is used. The split "all" takes every pair.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from segmentarium.data.base import Item, SegmentationDataset, Transform, check_split, read_list
+from segmentarium.data.base import Item, SegmentationDataset, Transform
 from segmentarium.data.class_table import ClassTable, as_colour, as_mask_map, read_classes
 from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError
 from segmentarium.data.mask_io import IGNORE_INDEX, RGB, LabelError, read_raw_mask
+from segmentarium.data.splits import PARTS, check_split, hash_note, hash_split, read_list, wanted_parts
 from segmentarium.palette import default_palette
 
 SPLITS = ("train", "val", "trainval", "test", "all")
-VAL_SHARE, TEST_SHARE = 0.1, 0.1  # of the pictures, where a hash divides them
 
 _IMAGE_FOLDERS, _MASK_FOLDERS = ("images", "imgs"), ("masks", "labels", "annotations")
 _MASK_ENDINGS = ("", "_mask", "_label", "_labels", "_L")
-_PARTS = ("train", "val", "test")
 _PROBED = 16  # masks that are looked at before a set is declared 0/255
 
 
@@ -66,7 +64,7 @@ class Folder(SegmentationDataset):
         check_split(split, SPLITS, "folder")
         if not root.is_dir():
             raise FileNotFoundError(f"{root} is not a folder; give one that holds images/ and masks/")
-        pairs, missing, stray = _find_pairs(root, split)
+        pairs, missing, stray, notes = _find_pairs(root, split)
         if missing and strict:
             shown = ", ".join(p.name for p in missing[:5])
             raise FileNotFoundError(
@@ -75,9 +73,14 @@ class Folder(SegmentationDataset):
             )
         table = _class_table(root, classes, palette, mask_map, [item.mask for item in pairs if item.mask])
         super().__init__(table.info(root.resolve().name), pairs, table.encoding(), transform, cache)
-        self.missing_masks, self.stray_masks = missing, stray
+        self.missing_masks, self.stray_masks, self.notes = missing, stray, notes
         if table.mask_map is None:
             _refuse_black_and_white([item.mask for item in pairs if item.mask])
+
+    @classmethod
+    def evaluation_split(cls, root: Path) -> str:
+        """test where the folder is divided and has one, else val."""
+        return "test" if (root / "test.txt").is_file() or _split_folders(root, "test") else "val"
 
 
 def _class_table(
@@ -155,11 +158,12 @@ def _refuse_black_and_white(masks: Sequence[Path]) -> None:
         )
 
 
-def _find_pairs(root: Path, split: str) -> tuple[list[Item], list[Path], list[Path]]:
-    """(pairs of the split, its pictures without a mask, masks without a picture)."""
-    by_part = {part: _split_folders(root, part) for part in _PARTS}
+def _find_pairs(root: Path, split: str) -> tuple[list[Item], list[Path], list[Path], list[str]]:
+    """(pairs of the split, its pictures without a mask, masks without a picture, what is to be said of the division)."""
+    by_part = {part: _split_folders(root, part) for part in PARTS}
     by_part = {part: folders for part, folders in by_part.items() if folders is not None}
-    wanted = {"trainval": ("train", "val"), "all": _PARTS}.get(split, (split,))
+    wanted = wanted_parts(split)
+    notes: list[str] = []
     if by_part:
         absent = [part for part in wanted if part not in by_part]
         if absent and split != "all":
@@ -180,12 +184,17 @@ def _find_pairs(root: Path, split: str) -> tuple[list[Item], list[Path], list[Pa
             found = ", ".join(sorted(p.name for p in root.iterdir())[:10]) or "nothing"
             raise FileNotFoundError(f"{root} should hold the folders images/ and masks/; found {found}")
         pairs, missing, stray = _match(images, masks)
-        if split != "all":
-            pairs, missing = _divide(root, images, wanted, pairs, missing)
+        if not any((root / f"{part}.txt").is_file() for part in PARTS):
+            part_of = {item: hash_split(_name(item.image, images)) for item in pairs}
+            notes.append(hash_note(f"folder {root.resolve().name}", part_of.values(), split))
+            pairs = [item for item in pairs if part_of[item] in wanted]
+            missing = [path for path in missing if hash_split(_name(path, images)) in wanted]
+        elif split != "all":
+            pairs, missing = _listed(root, images, wanted, pairs, missing)
     if not pairs and not missing:
         more = f" in split {split!r}; use the split 'all', or write {split}.txt" if split != "all" else ""
         raise FileNotFoundError(f"{root} holds no pictures{more}")
-    return pairs, missing, stray
+    return pairs, missing, stray, notes
 
 
 def _split_folders(root: Path, part: str) -> tuple[Path, Path] | None:
@@ -224,14 +233,11 @@ def _by_name(folder: Path) -> dict[str, Path]:
     return result
 
 
-def _divide(
+def _listed(
     root: Path, images: Path, wanted: Sequence[str], pairs: list[Item], missing: list[Path]
 ) -> tuple[list[Item], list[Path]]:
-    """The part of pairs and of unmatched pictures that belongs to the wanted splits, by list files or by hash."""
-    lists = [part for part in _PARTS if (root / f"{part}.txt").is_file()]
-    if not lists:
-        chosen = [item for item in pairs if hash_split(_name(item.image, images)) in wanted]
-        return chosen, [path for path in missing if hash_split(_name(path, images)) in wanted]
+    """The part of pairs and of unmatched pictures that the list files of the wanted splits name."""
+    lists = [part for part in PARTS if (root / f"{part}.txt").is_file()]
     absent = [part for part in wanted if part not in lists]
     if absent:
         raise FileNotFoundError(f"{root} has {', '.join(f'{p}.txt' for p in lists)}, but no {absent[0]}.txt")
@@ -257,11 +263,3 @@ def _divide(
 
 def _name(picture: Path, images: Path) -> str:
     return picture.relative_to(images).with_suffix("").as_posix()
-
-
-def hash_split(name: str, val: float = VAL_SHARE, test: float = TEST_SHARE) -> str:
-    """train, val or test for a picture's name, by its SHA-1: always the same, whatever else is in the folder."""
-    position = int(hashlib.sha1(name.encode()).hexdigest(), 16) / 16**40
-    if position < val:
-        return "val"
-    return "test" if position < val + test else "train"

@@ -16,13 +16,12 @@ from segmentarium.data.base import (
     Item,
     SegmentationDataset,
     Transform,
-    check_split,
     index_by_stem,
-    read_list,
     require_folder,
 )
 from segmentarium.data.image_io import IMAGE_SUFFIXES
 from segmentarium.data.mask_io import MaskEncoding
+from segmentarium.data.splits import check_split, read_list
 
 SPLITS = ("train", "val", "trainval", "test")
 
@@ -37,6 +36,10 @@ INFO = DatasetInfo(
 
 class Portrait(SegmentationDataset):
     """EG1800 in two classes; `split` is train, val, trainval or test."""
+
+    @classmethod
+    def evaluation_split(cls, root: Path) -> str:
+        return "test"
 
     def __init__(
         self, root: str | Path, split: str = "train", transform: Transform | None = None, cache: bool = False
