@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segmentarium.data import LabelError, build_dataset
+from segmentarium.data import LabelError, build_dataset, check_dataset
 from segmentarium.data.class_table import read_classes
 from segmentarium.data.folder import Folder
 from segmentarium.data.splits import hash_split
@@ -195,3 +195,76 @@ def test_class_files_in_text_are_all_coloured_or_none(tmp_path: Path) -> None:
 def test_by_name_it_is_built_like_any_other(tmp_path: Path) -> None:
     dataset = build_dataset("folder", write_folder(tmp_path, ["a"], 0, 1), "all", classes=["x", "y"], mask_map="*:same")
     assert dataset.info.classes == ("x", "y")
+
+
+@pytest.mark.parametrize("second", ["a_mask_1.png", "a-2.png", "a (copy).png", "a_label.png"])
+def test_a_second_mask_of_a_picture_is_refused(tmp_path: Path, second: str) -> None:
+    root = write_folder(tmp_path, ["a", "b"], 0, 1)
+    (root / "masks" / "a.png").rename(root / "masks" / "a_mask.png")
+    write_mask(root / "masks" / second, stripes(1, 0))
+    with pytest.raises(
+        ValueError, match=r"1 pictures have a second mask, which would be trained as background: .*a\.png"
+    ):
+        Folder(root)
+    dataset = Folder(root, strict=False)
+    assert _names(dataset) == ["a", "b"]
+    assert [(item.image.name, item.mask and item.mask.name) for item in dataset.second_masks] == [("a.png", second)]
+    assert [problem.kind for problem in check_dataset(dataset).errors] == ["second mask"]
+
+
+def test_a_mask_of_another_name_is_no_second_mask(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, ["a", "b"], 0, 1)
+    write_mask(root / "masks" / "a2.png", stripes(1))
+    assert [path.name for path in Folder(root).stray_masks] == ["a2.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"left eye 1\nleft eye 2\n", ["left eye 1", "left eye 2"]),  # a picture "left" is not meant
+        (b"\xef\xbb\xbfleft\r\n\r\n", ["left"]),
+        ("left eye 2\r\n".encode("utf-16"), ["left eye 2"]),
+        (b"images/left.png masks/left.png\n", ["left"]),
+        (b"images/left eye 1.png\n./images/left\n", ["left eye 1", "left"]),
+    ],
+)
+def test_lists_as_people_write_them(tmp_path: Path, content: bytes, names: list[str]) -> None:
+    root = write_folder(tmp_path, ["left", "left eye 1", "left eye 2"], 0, 1)
+    (root / "train.txt").write_bytes(content)
+    assert _names(Folder(root, "train")) == names
+
+
+def test_lists_that_name_something_else_are_refused(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, ["left", "right"], 0, 1)
+    (root / "train.txt").write_text("left eye\nimages/left.png masks/right.png\nimages/\n")
+    with pytest.raises(
+        FileNotFoundError, match=r"3 names in train\.txt .*: left eye, images/left\.png masks/right\.png"
+    ):
+        Folder(root, "train")
+    (root / "train.txt").write_bytes(b"\x81\x82")
+    with pytest.raises(ValueError, match=r"train\.txt is no text in UTF-8"):
+        Folder(root, "train")
+
+
+def test_names_with_accents_and_capitals(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, [], 0, 1)
+    composed, apart = "\u00e9t\u00e9", "e\u0301te\u0301"  # of one look; macOS writes the second
+    write_image(root / "images" / f"{apart}.png")
+    write_mask(root / "masks" / f"{composed}.png", stripes(0, 1))
+    (root / "classes.txt").write_text("a\nb\n")
+    assert len(Folder(root)) == 1
+    assert hash_split(composed) == hash_split(apart)
+    write_image(root / "images" / "DSC_1.JPG")
+    write_mask(root / "masks" / "dsc_1.png", stripes(0, 1))
+    with pytest.raises(FileNotFoundError, match=r"no mask: DSC_1\.JPG \(DSC_1\.JPG and dsc_1\.png differ by capital"):
+        Folder(root)
+
+
+def test_linked_folders_are_followed_and_hidden_ones_are_not(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set", ["a"], 0, 1)
+    for kind, write in (("images", write_image), ("masks", lambda path: write_mask(path, stripes(0, 1)))):
+        write(tmp_path / "elsewhere" / kind / "b.png")
+        (root / kind / "more").symlink_to(tmp_path / "elsewhere" / kind)
+        (root / kind / "round").symlink_to(root / kind)
+        write(root / kind / ".ipynb_checkpoints" / "a-checkpoint.png")
+    assert _names(Folder(root)) == ["a", "b"]

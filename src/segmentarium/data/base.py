@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class SegmentationDataset(Dataset[Sample]):
         self.notes: list[str] = []  # lines that whoever uses the data should read
         self.missing_masks: list[Path] = []  # pictures without a label image, where a reader leaves them out
         self.stray_masks: list[Path] = []  # label images without a picture
+        self.second_masks: list[Item] = []  # further label images of pictures that have one
         self._cache: dict[int, tuple[np.ndarray, np.ndarray]] | None = {} if cache else None
 
     @classmethod
@@ -173,6 +175,22 @@ def require_folder(path: Path, what: str) -> Path:
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder; expected {what}")
     return path
+
+
+def files_below(folder: Path, suffixes: frozenset[str] | set[str]) -> list[Path]:
+    """The files at any depth that have one of the endings (lower case, with the dot), sorted; links to folders are followed.
+
+    Hidden files and folders (macOS leaves "._photo.jpg", Jupyter ".ipynb_checkpoints") are passed over.
+    """
+    found, seen = [], set()
+    for place, inner, names in os.walk(folder, followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder above
+            inner.clear()
+            continue
+        seen.add(real)
+        found += [Path(place, n) for n in names if Path(n).suffix.lower() in suffixes and not n.startswith(".")]
+    return sorted(found)
 
 
 def index_by_stem(folder: Path, suffixes: frozenset[str] | set[str]) -> dict[str, Path]:

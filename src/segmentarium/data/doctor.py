@@ -123,7 +123,7 @@ def check_dataset(
     total = len(dataset)
     shown = set(np.linspace(0, total - 1, min(SHEET_PICTURES, total)).astype(int).tolist()) if total else set()
     tally = _Tally(dataset.info)
-    tally.unpaired(dataset.missing_masks, dataset.stray_masks)
+    tally.unpaired(dataset)
     with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
         findings = pool.map(lambda i: _examine(dataset, i, i in shown), range(total))
         for done, finding in enumerate(findings, 1):
@@ -146,6 +146,7 @@ class _Finding:
     counts: np.ndarray | None = None  # (256,) pixels of each label
     colour_sums: np.ndarray | None = None  # (2, 3) sum and sum of squares of RGB in 0..1
     digest: bytes = b""
+    rotated: bool = False  # the picture, by its EXIF block
     stray: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     picture: Thumbnail | None = None
@@ -171,8 +172,7 @@ def _examine_image(item: Item, finding: _Finding) -> np.ndarray | None:
     try:
         with open_image(item.image) as opened:
             finding.image_mode = opened.mode
-            if is_rotated(opened):
-                finding.warning("rotated", item.image, "the picture is turned by its EXIF block; masks must be upright")
+            finding.rotated = is_rotated(opened)
             image = np.asarray(to_upright_rgb(opened))
     except ImageReadError as error:
         finding.error("unreadable picture", item.image, str(error))
@@ -190,11 +190,18 @@ def _examine_mask(item: Item, image: np.ndarray | None, encoding: MaskEncoding, 
     if item.mask is None:
         return None
     try:
-        raw = read_raw_mask(item.mask)
-        with Image.open(item.mask) as opened:
+        with open_image(item.mask) as opened:
             finding.mask_mode = opened.mode
+            if finding.rotated and not is_rotated(opened):
+                finding.warning(
+                    "rotated", item.image, "the picture is turned by its EXIF block; its mask must be upright"
+                )
+        raw = read_raw_mask(item.mask, encoding)
     except ImageReadError as error:
         finding.error("unreadable mask", item.mask, str(error))
+        return None
+    except LabelError as error:
+        finding.error("labels", item.mask, str(error))
         return None
     if item.mask.suffix.lower() in _LOSSY_SUFFIXES:
         finding.warning("lossy mask", item.mask, "JPEG changes values at the outlines; save label images as PNG")
@@ -230,9 +237,14 @@ class _Tally:
         self.seen: dict[bytes, Path] = {}
         self.pictures: list[Thumbnail] = []
 
-    def unpaired(self, missing: Sequence[Path], stray: Sequence[Path]) -> None:
-        self.problems += [Problem("error", "no mask", str(p), "the picture has no mask") for p in missing]
-        self.problems += [Problem("warning", "no picture", str(p), "the mask has no picture") for p in stray]
+    def unpaired(self, dataset: SegmentationDataset) -> None:
+        self.problems += [Problem("error", "no mask", str(p), "the picture has no mask") for p in dataset.missing_masks]
+        self.problems += [
+            Problem("warning", "no picture", str(p), "the mask has no picture") for p in dataset.stray_masks
+        ]
+        for image, mask in dataset.second_masks:
+            text = f"{image.name} has a mask already; unite the masks of a picture in one file"
+            self.problems.append(Problem("error", "second mask", str(mask), text))
 
     def add(self, finding: _Finding) -> None:
         self.problems += finding.problems
