@@ -115,8 +115,8 @@ def test_black_and_white_masks_need_a_map(tmp_path: Path) -> None:
         assert np.unique(Folder(root, mask_map=given).load(0)[1]).tolist() == [0, 1]
     (root / "classes.txt").unlink()
     (root / "classes.yaml").write_text("classes:\n- background\n- {name: person, value: 255}\n")
-    with pytest.raises(LabelError, match=r"0 \(96 px\)"):  # `value` makes a complete map, and 0 is not in it
-        Folder(root).load(0)
+    with pytest.raises(ValueError, match="background has no `value`, others have"):  # values make a complete map
+        Folder(root)
     (root / "classes.yaml").write_text("classes: [background, person]\nmask_map: {0: 0, 255: 1}\n")
     assert np.unique(Folder(root).load(0)[1]).tolist() == [0, 1]
 
@@ -173,6 +173,8 @@ def test_colour_masks_by_the_palette(tmp_path: Path) -> None:
         ("classes: [a]\npalette: [[0, 0, 256]]\n", r"outside 0\.\.255"),
         ("classes: [a]\npalette: [red]\n", "is no colour"),
         ("classes: [{colour: [0, 0, 0]}]\n", "no `name`"),
+        ("classes: [yes, no]\n", "reads a class as True; put its name in quotes"),
+        ("classes: [{name: a, value: {b: 1}}]\n", "is no number and no list of numbers"),
         ("classes: [a, b]\nmask_map: [0, 255]\n", "mask map"),
         ("classes: [a, b]\nmask_map: {0: 0, 255: 2}\n", r"outside the classes 0\.\.1"),
     ],
@@ -190,6 +192,43 @@ def test_class_files_in_text_are_all_coloured_or_none(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("a 1 2 3\nb 1 2 3\n")
     with pytest.raises(ValueError, match="same colour"):
         read_classes(tmp_path / "classes.txt").encoding()
+
+
+@pytest.mark.parametrize(
+    ("content", "colours"),
+    [
+        (b"# label:color_rgb:parts:actions\nwall:1,2,3::\nold door:40,50,60:handle:\n", True),
+        (b"1 2 3\twall\n40 50 60\told door\n", True),
+        (b"Name, R, G, B\nwall,1,2,3\nold door,40,50,60\n", True),
+        (b"wall #010203\nold door; #28323C\n", True),
+        (b"0 wall\n1: old door\n", False),
+        (b"wall\nold door\n", False),
+        ("wall\r\nold door\r\n".encode("utf-16"), False),
+    ],
+)
+def test_class_files_of_tools(tmp_path: Path, content: bytes, colours: bool) -> None:
+    (tmp_path / "classes.txt").write_bytes(content)
+    table = read_classes(tmp_path / "classes.txt")
+    assert table.classes == ("wall", "old door")
+    assert table.coloured == colours
+    assert not colours or table.palette == ((1, 2, 3), (40, 50, 60))
+
+
+def test_class_files_that_are_not_understood_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes("T\u00fcr\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"classes\.txt is no text in UTF-8 .*; save it as UTF-8"):
+        read_classes(tmp_path / "classes.txt")
+    (tmp_path / "classes.txt").write_text("1 wall\n2 door\n")
+    with pytest.raises(ValueError, match="numbers its classes, but not 0, 1, 2"):
+        read_classes(tmp_path / "classes.txt")
+
+
+def test_values_of_classes_in_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "classes.yaml"
+    path.write_text("classes:\n- {name: wall, value: 7}\n- {name: door, value: [8, 9]}\n")
+    assert read_classes(path).mask_map == {7: 0, 8: 1, 9: 1}
+    path.write_text("names:\n  0: wall\n  1: door\n")
+    assert read_classes(path).classes == ("wall", "door")
 
 
 def test_by_name_it_is_built_like_any_other(tmp_path: Path) -> None:
