@@ -7,18 +7,20 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from segmentarium.data.base import SegmentationDataset, Transform
+from segmentarium.data.base import PictureDataset, Transform
 
 _READERS = {
     "ade20k": ("segmentarium.data.ade20k", "ADE20K"),
     "camvid": ("segmentarium.data.camvid", "CamVid"),
     "cityscapes": ("segmentarium.data.cityscapes", "Cityscapes"),
     "coco_stuff": ("segmentarium.data.coco_stuff", "CocoStuff"),
+    "eg1800": ("segmentarium.data.eg1800", "EG1800"),
     "folder": ("segmentarium.data.folder", "Folder"),
-    "portrait": ("segmentarium.data.portrait", "Portrait"),
+    "imagefolder": ("segmentarium.data.imagefolder", "ImageFolder"),
+    "imagenet": ("segmentarium.data.imagefolder", "ImageNet"),
     "voc": ("segmentarium.data.voc", "PascalVOC"),
 }
-_ALIASES = {"eg1800": "portrait"}
+_ALIASES = {"portrait": "eg1800", "image_folder": "imagefolder"}
 
 
 def list_datasets() -> list[str]:
@@ -28,7 +30,7 @@ def list_datasets() -> list[str]:
 
 def build_dataset(
     name: str, root: str | Path, split: str = "train", transform: Transform | None = None, **options: Any
-) -> SegmentationDataset:
+) -> PictureDataset:
     """The data set `name` as it lies in the folder `root`.
 
     `options` go to the reader: `cache=True` for all of them; classes, palette and mask map for `folder`.

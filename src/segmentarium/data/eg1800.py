@@ -26,7 +26,7 @@ from segmentarium.data.splits import check_split, read_list
 SPLITS = ("train", "val", "trainval", "test")
 
 INFO = DatasetInfo(
-    name="portrait",
+    name="eg1800",
     classes=("background", "person"),
     palette=((0, 0, 0), (255, 64, 64)),
     licence="research use; the photographs belong to their authors on Flickr",
@@ -34,7 +34,7 @@ INFO = DatasetInfo(
 )
 
 
-class Portrait(SegmentationDataset):
+class EG1800(SegmentationDataset):
     """EG1800 in two classes; `split` is train, val, trainval or test."""
 
     @classmethod
