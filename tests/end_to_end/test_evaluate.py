@@ -170,5 +170,5 @@ def test_published_data_sets_are_scored_on_their_test_split(shared: Path, weight
     words = ["evaluate", "--model", str(weights), "--data", "portrait", "--root", str(root), "--limit", "2"]
     assert main([*words, "--json", str(numbers)]) == 0
     found = json.loads(numbers.read_text(encoding="utf-8"))
-    assert (found["data"]["name"], found["data"]["split"], found["images"]) == ("portrait", "test", 2)
+    assert (found["data"]["name"], found["data"]["split"], found["images"]) == ("eg1800", "test", 2)
     assert found["data"]["images_in_split"] == len((root / "test.txt").read_text().split())

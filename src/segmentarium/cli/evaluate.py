@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", required=True, help="a name of the catalogue (street, person), a file, or hf:OWNER/NAME")
     add("--layout", help="key table of another project's checkpoint, where its keys alone do not tell")
-    add("--data", required=True, help="camvid, portrait, cityscapes, …, or folder (images/ and masks/)")
+    add("--data", required=True, help="camvid, eg1800, cityscapes, …, or folder (images/ and masks/)")
     add("--root", required=True, type=Path, help="where the data set lies")
     add(
         "--split",

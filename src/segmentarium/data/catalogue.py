@@ -54,6 +54,15 @@ def evaluation_split(name: str, root: str | Path) -> str:
     return _reader(name).evaluation_split(Path(root))
 
 
+def list_splits(name: str) -> tuple[str, ...]:
+    """The splits that the data set `name` may have; "all" is every picture there is.
+
+    Raises:
+        KeyError: no such data set (with the nearest names).
+    """
+    return importlib.import_module(_reader(name).__module__).SPLITS
+
+
 def _reader(name: str) -> Any:
     key = name.lower().replace("-", "_")
     key = _ALIASES.get(key, key)

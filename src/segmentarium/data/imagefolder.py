@@ -148,7 +148,7 @@ def _pictures(
         ]
         what = f"folder {root.resolve().name}" if not parts else f"{whole.name}/ of {root.resolve().name}"
         notes.append(hash_note(what, (item.part for item in found), split))
-        items += sorted((item for item in found if item.part in wanted), key=lambda item: PARTS.index(item.part))
+        items += [item for item in found if item.part in wanted]
     items += [
         LabelledPicture(path, label, part)
         for part in wanted

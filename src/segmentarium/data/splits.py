@@ -27,7 +27,8 @@ def hash_note(what: str, parts: Iterable[str], split: str) -> str:
     """The line that a data set divided by hash says of itself: what is divided, the parts' sizes, and which one it is."""
     counts = Counter(parts)
     sizes = ", ".join(f"{counts[part]} {part}" for part in PARTS if part in counts or part == "val")
-    return f"{what} is not divided: {sizes} by hash of the name; this is {split!r} (split 'all' takes every picture)"
+    more = "" if split == "all" else " (split 'all' takes every picture)"
+    return f"{what} is not divided: {sizes} by hash of the name; this is {split!r}{more}"
 
 
 def wanted_parts(split: str) -> tuple[str, ...]:
