@@ -81,6 +81,10 @@ class PictureDataset(Dataset[Sample]):
         """The file name of a picture without its ending: what results and errors call it."""
         return self.items[index].image.stem
 
+    def load(self, index: int) -> tuple[Image.Image, Any]:
+        """The raw pair: an upright RGB picture and its label; raises ImageReadError for a file that cannot be read."""
+        raise NotImplementedError
+
     def sample(self, index: int) -> Sample:
         """The untransformed sample: "image" as a `tv_tensors.Image` uint8 (3, H, W), the label, "name"."""
         from torchvision import tv_tensors  # seconds to import, and not needed to read files

@@ -86,8 +86,8 @@ class ImageNet(ImageFolder):
         path = next((root / name for name in _SYNSETS if (root / name).is_file()), None)
         if path is None:
             return tuple(folders)
-        words = dict(parts for line in read_lines(path) if len(parts := line.split(maxsplit=1)) == 2)
-        named = [words.get(folder, folder) for folder in folders]
+        words = {line.split()[0]: " ".join(line.split()[1:]) for line in read_lines(path)}
+        named = [words.get(folder) or folder for folder in folders]
         return tuple(
             f"{name} ({folder})" if named.count(name) > 1 else name for name, folder in zip(named, folders, strict=True)
         )

@@ -129,7 +129,7 @@ class MaskEncoding:
             return False
         if any(self.label_count <= v < IGNORE_INDEX for v in found):
             return True
-        white = (self.colours or {}).get((IGNORE_INDEX,) * 3, IGNORE_INDEX)
+        white = (self.colours or {}).get((255, 255, 255), IGNORE_INDEX)
         if IGNORE_INDEX in found and white != IGNORE_INDEX:
             raise LabelError(
                 f"{path} is grey and holds 255 ({int(counts[IGNORE_INDEX]):,} px), which is both the colour of class {white} "
