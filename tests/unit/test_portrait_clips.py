@@ -352,3 +352,38 @@ def test_missing_windows_and_virtual_cameras_are_told(monkeypatch: pytest.Monkey
     monkeypatch.setitem(__import__("sys").modules, "pyvirtualcam", None)
     with pytest.raises(ImportError, match="pip install pyvirtualcam"):
         VirtualCamera(64, 48, 30.0)
+
+
+@pytest.mark.parametrize("delay", [0, 90])
+def test_a_clip_whose_clock_runs_begins_at_zero(tmp_path: Path, delay: int) -> None:
+    """A transport stream recorded nine hours after the clock was set; the sound, or the picture, may come first."""
+    clock, rate = 30_000, 48_000
+    source = tmp_path / "recorded.ts"
+    with av.open(str(source), "w", format="mpegts") as container:
+        video = container.add_stream("libx264", rate=25, options={"crf": "12"})
+        video.width, video.height, video.pix_fmt = 128, 96, "yuv420p"
+        video.codec_context.time_base = Fraction(1, 1000)
+        tone = container.add_stream("mp2", rate=rate)
+        wave = (8000 * np.sin(np.arange(rate // 2) / 20)).astype(np.int16)[None]
+        samples = av.AudioFrame.from_ndarray(wave, format="s16", layout="mono")
+        samples.sample_rate, samples.pts, samples.time_base = rate, clock * rate, Fraction(1, rate)
+        for number, frame in enumerate(moving(COUNT)):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = 1000 * clock + delay + 40 * number, Fraction(1, 1000)
+            container.mux(video.encode(picture))
+        container.mux(video.encode(None))
+        container.mux(tone.encode(samples))
+        container.mux(tone.encode(None))
+    assert min(times_of(source)) >= clock
+    with av.open(str(source)) as container:
+        starts = {stream.type: float(stream.start_time * stream.time_base) for stream in container.streams}
+    bright_portrait("blur").clip(source, tmp_path / "out.mkv")
+    expected = np.array(times_of(source)) - min(starts.values())
+    np.testing.assert_allclose(times_of(tmp_path / "out.mkv"), expected, atol=2e-3)
+    assert expected[0] < 0.2
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        assert container.duration < 0.8e6
+        first = next(container.decode(audio=0))
+        assert float(first.time) == pytest.approx(starts["audio"] - min(starts.values()), abs=2e-3)
+    bright_portrait("transparent").clip(source, tmp_path / "frames", alpha_format="png")
+    np.testing.assert_allclose(np.loadtxt(tmp_path / "frames" / "times.txt"), expected, atol=1e-4)

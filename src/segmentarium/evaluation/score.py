@@ -109,7 +109,7 @@ def evaluate(
     summary: dict[str, Any] = tally.matrix.summary(match.names)
     edges: dict[str, Any] = tally.boundary.summary(match.names) if tally.boundary is not None else {}
     confusion = tally.matrix.counts.cpu().numpy()
-    notes = list(match.notes)
+    notes = [*getattr(dataset, "notes", ()), *match.notes]
     if tally.void == tally.images:
         notes.append("no image has a labelled pixel: there is nothing to score")
     if (warning := label_warning(confusion, summary["miou"], match.names)) is not None:

@@ -46,6 +46,9 @@ class Reader:
         self.frames: int | None = self._count()
         self.sound: list[Any] = list(self._container.streams.audio)
         self.damage: str | None = None
+        # the clock of a broadcast or a recorder is wherever it has got to when the file begins
+        starts = [s.start_time * s.time_base for s in (self.stream, *self.sound) if s.start_time is not None]
+        self._start = max(Fraction(0), min(starts, default=Fraction(0)))
 
     def _count(self) -> int | None:
         if self.stream.frames:
@@ -57,19 +60,23 @@ class Reader:
         return None
 
     def __iter__(self) -> Iterator[Any]:
-        """Decoded frames, with a `pts` each, and packets of sound in the order of the file."""
+        """Decoded frames, with a `pts` each, and packets of sound in the order of the file; the first stream begins at 0."""
         decoded = 0
+        shift = round(self._start / self.time_base)
         last = -1
         step = max(1, round(1 / (self.rate * self.time_base)))
         try:
             for packet in self._container.demux(self.stream, *self.sound):
                 if packet.stream.type == "audio":
                     if packet.dts is not None:
+                        behind = round(self._start / packet.time_base)
+                        packet.dts -= behind
+                        packet.pts = None if packet.pts is None else packet.pts - behind
                         yield packet
                     continue
                 for frame in packet.decode():
                     # times that are missing or do not grow would stop the encoder
-                    pts = frame.pts if frame.pts is not None else last + step
+                    pts = frame.pts - shift if frame.pts is not None else last + step
                     frame.pts = last = max(last + 1, pts) if decoded else pts
                     decoded += 1
                     yield frame
