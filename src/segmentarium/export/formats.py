@@ -19,6 +19,7 @@ from torch.export import Dim, ExportedProgram
 
 from segmentarium.contracts import SegmentationModel
 from segmentarium.export.metadata import METADATA_KEY, model_metadata
+from segmentarium.runtimes import import_openvino
 
 # format -> suffix of its main file; OpenVINO's weights lie beside it in a .bin
 FORMATS = {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml"}
@@ -119,8 +120,7 @@ def write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any]
 def write_openvino(program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int = OPSET) -> None:
     """An .xml with its .bin, converted from ONNX in float32; the metadata is in `rt_info` under "segmentarium"."""
     _need("openvino")
-    import openvino
-
+    openvino = import_openvino()
     with tempfile.TemporaryDirectory() as folder:
         intermediate = Path(folder) / "model.onnx"
         write_onnx(program, intermediate, {}, opset)

@@ -15,6 +15,7 @@ from segmentarium.inference.result import foreground_class
 from segmentarium.inference.stages import cores
 from segmentarium.inference.views import ForegroundFinder
 from segmentarium.preprocessing import SMALLEST, Preprocessing
+from segmentarium.runtimes import onnx_session
 from segmentarium.weights import catalogue
 
 SUFFIX = ".onnx"
@@ -57,13 +58,8 @@ class ExportedPredictor(ForegroundFinder):
         self._factor, self._offset = 1 / (255 * std), mean / std
 
     def _open(self, threads: int) -> Any:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
         try:
-            return onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
+            return onnx_session(self._path, threads)
         except Exception as error:  # its exceptions have no class of their own above them
             raise ValueError(f"{self._path} is no ONNX network that can be read: {error}") from error
 
