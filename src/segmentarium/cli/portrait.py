@@ -152,11 +152,11 @@ def _one(portrait: Any, item: Any, where: Any, options: argparse.Namespace, bar:
 
     if item.kind == "picture":
         if item.path is not None and isinstance(where, Path):
-            share = portrait.file(item.path, where)
+            share = portrait.file(item.path, where, overwrite=options.overwrite)
         else:
             result = portrait(item.load(), name=item.name)
             share = result.share
-            _write(result, where)
+            _write(result, where, options)
         if share < NOBODY:
             _note(f"{item.origin}: nobody found; all of it is background")
         return None
@@ -172,7 +172,8 @@ def _one(portrait: Any, item: Any, where: Any, options: argparse.Namespace, bar:
             result = live(portrait, item.camera, options.to or "window", progress=progress, stop=stop)
         else:
             source = item.camera if item.kind == "webcam" else item.path
-            result = portrait.clip(source, where, alpha_format=options.alpha_format, progress=progress, stop=stop)
+            given = {"alpha_format": options.alpha_format, "overwrite": options.overwrite}
+            result = portrait.clip(source, where, **given, progress=progress, stop=stop)
     finally:
         bar.remove_task(part)
     _note(f"{item.origin}: {result.frames} frames, {result.frames_per_second:.1f} a second")
@@ -181,9 +182,9 @@ def _one(portrait: Any, item: Any, where: Any, options: argparse.Namespace, bar:
     return f"{result.damage}; what came before it is done" if result.damage else None
 
 
-def _write(result: Any, where: Any) -> None:
+def _write(result: Any, where: Any, options: argparse.Namespace) -> None:
     if isinstance(where, Path):
-        result.save(where)
+        result.save(where, overwrite=options.overwrite)
         return
     from segmentarium.matting.picture_files import write_picture
 
@@ -202,13 +203,14 @@ def _pipe(options: argparse.Namespace) -> int:
     if picture:
         from segmentarium.data.image_io import read_image
 
-        _write(portrait(read_image(io.BytesIO(sys.stdin.buffer.read()))), out)
+        _write(portrait(read_image(io.BytesIO(sys.stdin.buffer.read()))), out, options)
         return 0
     if not head:
         raise ValueError("standard input is empty; expected a picture or a clip (e.g. y4m)")
     with _Stop() as stop:
         try:
-            result = portrait.clip(sys.stdin.buffer, out, alpha_format=options.alpha_format, stop=stop)
+            given = {"alpha_format": options.alpha_format, "overwrite": options.overwrite}
+            result = portrait.clip(sys.stdin.buffer, out, **given, stop=stop)
         except BrokenPipeError:  # the reader of standard output has had enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0

@@ -45,6 +45,7 @@ def evaluate(
     worst: int = 8,
     limit: int | None = None,
     output: str | Path | None = None,
+    overwrite: bool = False,
     readers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -61,6 +62,7 @@ def evaluate(
     worst           how many of the worst images the report shows
     limit           stops after so many images
     output          a folder for report.json, report.html and pictures
+    overwrite       files there are replaced; else only those of an earlier report, and FileExistsError for others
     readers         threads that read ahead
     progress        called with (images done, images in all)
 
@@ -77,7 +79,7 @@ def evaluate(
     else:
         source = getattr(model, "registered_name", "") or type(model).__name__
     if output is not None:
-        check_output(output)
+        check_output(output, overwrite=overwrite)
     info = dataset.info
     channels = getattr(model, "num_classes", None)
     match = None
@@ -158,7 +160,7 @@ def evaluate(
         worst=tally.worst.images(),
     )
     if output is not None:
-        report.save(output)
+        report.save(output, overwrite=overwrite)
     return report
 
 

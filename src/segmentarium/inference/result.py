@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from segmentarium.files import atomic_write, check_targets
 from segmentarium.inference import drawing
 
 KINDS = ("overlay", "mask", "cutout", "json")
@@ -69,32 +70,39 @@ class Result:
         return description(self.name, self.path, (width, height), self.classes, self.palette, self.areas, self.facts)
 
     def save(
-        self, folder: str | Path, kinds: Sequence[str] = ("overlay", "mask", "json"), *, name: str | None = None
+        self,
+        folder: str | Path,
+        kinds: Sequence[str] = ("overlay", "mask", "json"),
+        *,
+        name: str | None = None,
+        overwrite: bool = False,
     ) -> list[Path]:
         """Writes NAME_overlay.png, NAME_mask.png, NAME_cutout.png, NAME.json into `folder`, each whole or not at all.
 
-        kinds  of "overlay", "mask", "cutout", "json"
-        name   instead of the source's own
+        kinds      of "overlay", "mask", "cutout", "json"
+        name       instead of the source's own
+        overwrite  files that are there are replaced; else FileExistsError is raised and nothing written
         """
-        from segmentarium.files import atomic_write
-
         check_kinds(kinds)
+        paths = check_files(folder, name or self.name, kinds, self.path, overwrite=overwrite)
         pictures = {"overlay": lambda: self.overlay, "mask": lambda: self.index_image, "cutout": lambda: self.cutout}
-        written = []
-        for kind in dict.fromkeys(kinds):
-            path = output_path(folder, name or self.name, kind)
+        for kind, path in paths.items():
             content = pictures[kind]() if kind in pictures else json.dumps(self.as_dict(), indent=1)
             with atomic_write(path) as temporary:
                 if isinstance(content, Image.Image):
                     content.save(temporary, format="PNG", compress_level=3)
                 else:
                     temporary.write_text(content, encoding="utf-8")
-            written.append(path)
-        return written
+        return list(paths.values())
 
 
-def output_path(folder: str | Path, name: str, kind: str) -> Path:
-    return Path(folder) / (f"{name}.json" if kind == "json" else f"{name}_{kind}.png")
+def check_files(
+    folder: str | Path, name: str, kinds: Sequence[str], source: Path | None, *, overwrite: bool = False
+) -> dict[str, Path]:
+    """Kind -> file of a picture's results.  FileExistsError where one is there, or is the source, unless `overwrite`."""
+    paths = {k: Path(folder) / (f"{name}.json" if k == "json" else f"{name}_{k}.png") for k in kinds}
+    check_targets(paths.values(), [source], overwrite=overwrite)
+    return paths
 
 
 def check_kinds(kinds: Sequence[str]) -> None:

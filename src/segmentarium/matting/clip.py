@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from segmentarium.files import atomic_write, check_targets
 from segmentarium.inference.matte import Matte, fit_matte, resized
 from segmentarium.inference.stages import Ahead, Behind, cores
 from segmentarium.matting.backgrounds import Blur, Transparent
@@ -238,6 +239,7 @@ def convert_clip(
     out: str | PathLike[str] | BinaryIO,
     *,
     alpha_format: str = "webm",
+    overwrite: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> ClipResult:
@@ -247,6 +249,7 @@ def convert_clip(
     out           .mp4, .mov, .mkv or .webm; of a transparent background .webm (VP9), .mov (ProRes 4444) or a folder (PNG);
                   a binary stream: y4m, of a transparent background PNG after PNG
     alpha_format  "webm", "prores" or "png": what a folder or an `out` without suffix means; else the suffix decides
+    overwrite     an `out` that is there is replaced; else FileExistsError is raised
     progress      called with the number of frames that are done and of all frames (None: unknown)
     stop          asked at each frame; True ends the clip there, complete
 
@@ -257,6 +260,9 @@ def convert_clip(
     target = None if hasattr(out, "write") else Path(fspath(out))  # type: ignore[arg-type]
     if target is not None:
         check_target(target, portrait.transparent, alpha_format)
+        frames = [*target.glob("*.png"), *target.glob("times.txt")] if target.is_dir() else [target]
+        given = Path(fspath(source)) if isinstance(source, str | PathLike) else None
+        check_targets(frames, [given], overwrite=overwrite)
     reader: Any
     if isinstance(source, int):
         from segmentarium.matting.camera import Camera
@@ -371,8 +377,6 @@ def _open_writer(
     target: Path | None,
     out: Any,
 ) -> Writer:
-    from segmentarium.files import atomic_write
-
     if target is None:
         return PngPipe(out) if portrait.transparent else Y4mPipe(out, reader.rate, layout)
     suffix = target.suffix.lower()

@@ -72,13 +72,17 @@ class PortraitResult:
     def nobody(self) -> bool:
         return self.share < NOBODY
 
-    def save(self, path: str | PathLike[str]) -> Path:
-        """Writes the picture, whole or not at all; the suffix says the format.  ValueError where it cannot hold the alpha."""
-        from segmentarium.files import atomic_write
+    def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> Path:
+        """Writes the picture, whole or not at all; the suffix says the format.
+
+        Raises ValueError where it cannot hold the alpha, FileExistsError where the file is there, unless `overwrite`.
+        """
+        from segmentarium.files import atomic_write, check_targets
         from segmentarium.matting.picture_files import check_suffix, write_picture
 
         target = Path(path)
         check_suffix(target, transparent=self.pixels.shape[2] == 4)
+        check_targets([target], overwrite=overwrite)
         with atomic_write(target) as temporary:
             write_picture(self.pixels, temporary, target.suffix.lower())
         return target
@@ -159,14 +163,15 @@ class Portrait:
             else:
                 yield top, composite(own, alpha, behind.rows(top, bottom)), alpha
 
-    def file(self, path: str | PathLike[str], out: str | PathLike[str]) -> float:
+    def file(self, path: str | PathLike[str], out: str | PathLike[str], *, overwrite: bool = False) -> float:
         """`self(path).save(out)`; pictures above 40 megapixels are read, done and written in rows.  The person's share, 0..1.
 
-        Raises ImageReadError for a file that is no picture or damaged, ValueError for an `out` that cannot hold the result.
+        Raises ImageReadError for a file that is no picture or damaged, ValueError for an `out` that cannot hold the result,
+        FileExistsError for one that is there, unless `overwrite`.
         """  # fmt: skip
         from segmentarium.matting.picture_files import convert
 
-        return convert(self, Path(path), Path(out))
+        return convert(self, Path(path), Path(out), overwrite=overwrite)
 
     def clip(
         self,
@@ -174,10 +179,13 @@ class Portrait:
         out: str | PathLike[str] | BinaryIO,
         *,
         alpha_format: str = "webm",
+        overwrite: bool = False,
         progress: Callable[[int, int | None], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> ClipResult:
         """A clip with its sound, see `segmentarium.matting.clip.convert_clip`."""
         from segmentarium.matting.clip import convert_clip
 
-        return convert_clip(self, source, out, alpha_format=alpha_format, progress=progress, stop=stop)
+        return convert_clip(
+            self, source, out, alpha_format=alpha_format, overwrite=overwrite, progress=progress, stop=stop
+        )
