@@ -14,8 +14,8 @@ from PIL import Image
 from segmentarium.data.image_io import ImageReadError
 from segmentarium.inference import Predictor, Result, predict
 from segmentarium.inference.predictor import enlarged
-from segmentarium.inference.readers import ArrayRows
 from segmentarium.layers.resize import resize
+from segmentarium.media.readers import ArrayRows
 from segmentarium.registry import create_model
 from segmentarium.weights import save
 from tests.unit.inference_material import Brightness, picture, write_pictures

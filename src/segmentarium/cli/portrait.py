@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         if options.source != ["-"]:
             raise ValueError("- is the standard input: give it as the only source")
         return _pipe(options)
-    from segmentarium.inference.sources import expand
+    from segmentarium.media.sources import expand
 
     items = [_animated(item) for item in expand(list(options.source))]
     clips = any(item.kind != "picture" for item in items)
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _portrait(options: argparse.Namespace, clips: bool) -> Any:
     from segmentarium.cli.memory import import_torch
-    from segmentarium.inference.exported import exported_file
+    from segmentarium.matting.exported import exported_file
     from segmentarium.matting.portrait import Portrait
 
     given = {"foreground": options.foreground}
@@ -134,7 +134,7 @@ def _animated(item: Any) -> Any:
 
 def _name(portrait: Any, item: Any, folder: Path, options: argparse.Namespace) -> Path:
     if item.kind == "picture":
-        from segmentarium.inference.readers import LARGE, picture_size
+        from segmentarium.media.readers import LARGE, picture_size
 
         jpeg = False
         if item.path is not None and item.path.suffix.lower() in (".jpg", ".jpeg") and not portrait.transparent:
@@ -148,7 +148,7 @@ def _name(portrait: Any, item: Any, folder: Path, options: argparse.Namespace) -
 
 def _one(portrait: Any, item: Any, where: Any, options: argparse.Namespace, bar: Any, stop: Any) -> str | None:
     """Does one input; what to tell about it, if something was wrong."""
-    from segmentarium.matting.portrait import NOBODY
+    from segmentarium.matting.portrait import is_nobody
 
     if item.kind == "picture":
         if item.path is not None and isinstance(where, Path):
@@ -157,7 +157,7 @@ def _one(portrait: Any, item: Any, where: Any, options: argparse.Namespace, bar:
             result = portrait(item.load(), name=item.name)
             share = result.share
             _write(result, where, options)
-        if share < NOBODY:
+        if is_nobody(share):
             _note(f"{item.origin}: nobody found; all of it is background")
         return None
     part = bar.add_task(item.name, total=None)
@@ -167,7 +167,7 @@ def _one(portrait: Any, item: Any, where: Any, options: argparse.Namespace, bar:
 
     try:
         if item.kind == "webcam" and options.to != "files":
-            from segmentarium.matting.camera import live
+            from segmentarium.matting.clip import live
 
             result = live(portrait, item.camera, options.to or "window", progress=progress, stop=stop)
         else:
@@ -177,7 +177,7 @@ def _one(portrait: Any, item: Any, where: Any, options: argparse.Namespace, bar:
     finally:
         bar.remove_task(part)
     _note(f"{item.origin}: {result.frames} frames, {result.frames_per_second:.1f} a second")
-    if result.share < NOBODY:
+    if is_nobody(result.share):
         _note(f"{item.origin}: nobody found; all of it is background")
     return f"{result.damage}; what came before it is done" if result.damage else None
 

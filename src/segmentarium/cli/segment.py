@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from segmentarium.inference.predictor import Predictor
-    from segmentarium.inference.sources import expand
+    from segmentarium.media.sources import expand
 
     items = expand(list(options.source))
     kinds = None if options.kinds is None else tuple(kind.strip() for kind in options.kinds.split(","))
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     if kinds is None:
         kinds = ("overlay", "mask", *(("cutout",) if predictor.foreground is not None else ()), "json")
     elif "cutout" in kinds and predictor.foreground is None:
-        from segmentarium.inference.result import no_foreground
+        from segmentarium.matting.finder import no_foreground
 
         raise ValueError(no_foreground(predictor.classes))
     console = Console(stderr=True)
@@ -123,14 +123,14 @@ class _Job:
 
     @staticmethod
     def _is_large(path: Any) -> bool:
-        from segmentarium.inference.readers import LARGE, picture_size
+        from segmentarium.media.readers import LARGE, picture_size
 
         width, height = picture_size(path)
         return width * height > LARGE
 
     def _large(self, item: Any) -> None:
         from segmentarium.inference.large import segment_file
-        from segmentarium.inference.readers import LargePicture
+        from segmentarium.media.readers import LargePicture
 
         if not LargePicture(item.path).reads_in_rows:
             print(

@@ -28,7 +28,6 @@ class Network:
         self.in_channels: int = getattr(model, "in_channels", 3)
         self.preprocessing = (getattr(model, "preprocessing", None) or Preprocessing()).for_channels(self.in_channels)
         self.seconds = 0.0
-        self._precision = precision
         self.engine: Engine | None = None
         if isinstance(engine, Engine):
             self.engine = engine

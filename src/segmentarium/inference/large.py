@@ -15,11 +15,12 @@ import numpy as np
 
 from segmentarium.files import atomic_write
 from segmentarium.inference import drawing
-from segmentarium.inference.png import PngWriter
 from segmentarium.inference.predictor import Predictor
-from segmentarium.inference.readers import LargePicture
-from segmentarium.inference.result import check_files, check_kinds, description, no_foreground
+from segmentarium.inference.result import check_files, check_kinds, description
 from segmentarium.inference.tta import indices
+from segmentarium.matting.finder import no_foreground
+from segmentarium.media.png import PngWriter
+from segmentarium.media.readers import LargePicture
 
 
 @dataclass

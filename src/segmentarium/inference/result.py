@@ -14,6 +14,7 @@ from PIL import Image
 
 from segmentarium.files import atomic_write, check_targets
 from segmentarium.inference import drawing
+from segmentarium.matting.finder import no_foreground
 
 KINDS = ("overlay", "mask", "cutout", "json")
 RGB = tuple[int, int, int]
@@ -60,7 +61,7 @@ class Result:
         """RGBA: the picture with everything but the foreground transparent, by a matte that follows the picture's edges."""
         if self.alpha is None:
             raise ValueError(no_foreground(self.classes))
-        from segmentarium.inference.cutout import cut_out
+        from segmentarium.matting.cutout import cut_out
 
         return Image.fromarray(cut_out(self.image, self.alpha))
 
@@ -110,28 +111,6 @@ def check_kinds(kinds: Sequence[str]) -> None:
     if isinstance(kinds, str) or not kinds or (unknown := sorted(set(kinds) - set(KINDS))):
         shown = kinds if isinstance(kinds, str) or not kinds else ", ".join(unknown)
         raise ValueError(f"kinds: {shown!r} is not a list of known kinds; give some of {', '.join(KINDS)}")
-
-
-def no_foreground(classes: Sequence[str]) -> str:
-    return (
-        "there is nothing to cut out: the model has several classes and none of them was named as the foreground; "
-        f"give foreground=CLASS (--foreground CLASS), one of {', '.join(classes)}"
-    )
-
-
-def foreground_class(wanted: str | int | None, classes: Sequence[str]) -> int | None:
-    """The index of the class `wanted`, a name or an index; of None class 1 of two, and of more classes none."""
-    if wanted is None:
-        return 1 if len(classes) == 2 else None
-    if isinstance(wanted, str) and wanted in classes:
-        return classes.index(wanted)
-    if not isinstance(wanted, str) and 0 <= wanted < len(classes):
-        return int(wanted)
-    if isinstance(wanted, str) and wanted.isdigit() and int(wanted) < len(classes):
-        return int(wanted)
-    raise ValueError(
-        f"foreground is {wanted!r}; give one of {', '.join(classes)}, or an index from 0 to {len(classes) - 1}"
-    )
 
 
 def index_image(mask: np.ndarray, palette: Sequence[RGB]) -> Image.Image:

@@ -15,9 +15,10 @@ import numpy as np
 
 from segmentarium.files import atomic_write, check_targets
 from segmentarium.inference import drawing
-from segmentarium.inference.result import Result, check_kinds, description, no_foreground
-from segmentarium.inference.sources import Item
-from segmentarium.inference.stages import Ahead, Behind
+from segmentarium.inference.result import Result, check_kinds, description
+from segmentarium.matting.finder import no_foreground
+from segmentarium.media.sources import Item, VideoError
+from segmentarium.media.stages import Consumer, Prefetcher
 
 if TYPE_CHECKING:
     from segmentarium.inference.predictor import Predictor
@@ -36,10 +37,6 @@ FORMATS: dict[str, tuple[str, str, tuple[str, ...], str, dict[str, str]]] = {
         {"deadline": "realtime", "cpu-used": "8", "crf": "24"},
     ),
 }
-
-
-class VideoError(ValueError):
-    """A video or camera that cannot be read; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +156,8 @@ def segment_video(
     with contextlib.ExitStack() as stack:
         count, rate, frames = stack.enter_context(open_clip(item))
         writer = stack.enter_context(_Writer(paths, rate))
-        ahead = stack.enter_context(Ahead(frames))
-        behind = stack.enter_context(Behind(writer.write))
+        ahead = stack.enter_context(Prefetcher(frames))
+        behind = stack.enter_context(Consumer(writer.write))
         done = 0
         try:
             for frame in ahead:

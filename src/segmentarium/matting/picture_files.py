@@ -10,8 +10,8 @@ from PIL import Image
 
 from segmentarium.data.image_io import read_image
 from segmentarium.files import atomic_write, check_targets
-from segmentarium.inference.png import PngWriter
-from segmentarium.inference.readers import LARGE, LargePicture, picture_size
+from segmentarium.media.png import PngWriter
+from segmentarium.media.readers import LARGE, LargePicture, picture_size
 
 if TYPE_CHECKING:
     from segmentarium.matting.portrait import Portrait
@@ -59,7 +59,7 @@ def convert(portrait: Portrait, path: Path, out: Path, *, overwrite: bool = Fals
 
 
 def _convert_in_rows(portrait: Portrait, path: Path, out: Path) -> float:
-    from segmentarium.inference.cutout import guide_size
+    from segmentarium.matting.cutout import guide_size
 
     if out.suffix.lower() != ".png":
         raise ValueError(f"{out}: pictures above {LARGE // 10**6} megapixels are written in rows, as .png")

@@ -12,23 +12,27 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from segmentarium.inference import sources
-from segmentarium.inference.cutout import BAND, guide_of, guide_size, transparent, without_holes
-from segmentarium.inference.drawing import displayed
-from segmentarium.inference.exported import SUFFIX, ExportedPredictor, exported_file
-from segmentarium.inference.matte import Matte, fit_matte
-from segmentarium.inference.readers import ArrayRows
-from segmentarium.inference.result import no_foreground
-from segmentarium.inference.views import ForegroundFinder, scaled
-from segmentarium.matting.backgrounds import Clip, Given, Rows, Transparent, parse_background
+from segmentarium.matting.backgrounds import BackgroundLike, Clip, Rows, Transparent, parse_background
 from segmentarium.matting.composite import composite
+from segmentarium.matting.cutout import BAND, guide_of, guide_size, transparent, without_holes
+from segmentarium.matting.exported import SUFFIX, ExportedPredictor, exported_file
+from segmentarium.matting.finder import ForegroundFinder, no_foreground, scaled
+from segmentarium.matting.matte import Matte, fit_matte
+from segmentarium.media import sources
+from segmentarium.media.readers import ArrayRows
+from segmentarium.media.sources import displayed
 
 if TYPE_CHECKING:
     from segmentarium.inference.predictor import ModelSource
     from segmentarium.matting.clip import ClipResult
 
 SCALES = (1.2, 0.8, 0.6)  # at which photos are looked at: details in the first, in the last what belongs together
-NOBODY = 0.002  # share of the picture below which nobody is in it
+NOBODY = 0.002  # share of the picture, or on average of the frames, below which nobody is there
+
+
+def is_nobody(share: float) -> bool:
+    """Whether so little of a picture, or of the frames of a clip, is a person that nobody was found; `share` 0..1."""
+    return share < NOBODY
 
 
 def predictor_for(model: ModelSource | ForegroundFinder, **options: Any) -> ForegroundFinder:
@@ -70,7 +74,7 @@ class PortraitResult:
 
     @property
     def nobody(self) -> bool:
-        return self.share < NOBODY
+        return is_nobody(self.share)
 
     def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> Path:
         """Writes the picture, whole or not at all; the suffix says the format.
@@ -105,7 +109,7 @@ class Portrait:
 
     def __init__(
         self,
-        background: Given = "blur",
+        background: BackgroundLike = "blur",
         model: ModelSource | ForegroundFinder = "person",
         *,
         views: bool = True,
@@ -146,8 +150,8 @@ class Portrait:
 
     def matte_of_guide(self, small: np.ndarray, size: tuple[int, int]) -> Matte:
         """The matte of a picture of `size` (H, W), of which only a small copy (h, w, 3) uint8 is at hand."""
-        chance = self.predictor.chance(small, flip=self.views, scales=SCALES if self.views else (1.0,))
-        return fit_matte(guide_of(small), without_holes(chance), size)
+        probability = self.predictor.probability(small, flip=self.views, scales=SCALES if self.views else (1.0,))
+        return fit_matte(guide_of(small), without_holes(probability), size)
 
     def bands(self, picture: Any, matte: Matte) -> Any:
         """(top, rows (n, W, 3 or 4), their alpha (n, W)), downwards, of a picture that has `array(top, bottom)`."""

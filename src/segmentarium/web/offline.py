@@ -15,7 +15,7 @@ from segmentarium.export import export_model
 from segmentarium.files import atomic_write, check_targets, has_keys
 from segmentarium.inference.engines import cache_folder
 from segmentarium.inference.predictor import Predictor
-from segmentarium.inference.result import no_foreground
+from segmentarium.matting.finder import no_foreground
 from segmentarium.web.assets import assets
 
 # of the npm package onnxruntime-web: its loader for plain WebAssembly, and the network's arithmetic

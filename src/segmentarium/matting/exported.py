@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from segmentarium.inference.result import foreground_class
-from segmentarium.inference.stages import cores
-from segmentarium.inference.views import ForegroundFinder
+from segmentarium.matting.finder import ForegroundFinder, foreground_class
+from segmentarium.media.stages import cores
 from segmentarium.preprocessing import SMALLEST, Preprocessing
 from segmentarium.runtimes import onnx_session
 from segmentarium.weights import catalogue
@@ -87,7 +86,7 @@ class ExportedPredictor(ForegroundFinder):
     def facts(self, seconds: float) -> dict[str, Any]:
         return {"model": self.model_name, "engine": "onnxruntime", "seconds": round(seconds, 4)}
 
-    def _look(self, view: np.ndarray) -> np.ndarray:
+    def _predict(self, view: np.ndarray) -> np.ndarray:
         height, width = view.shape[:2]
         pixels = np.multiply(view.transpose(2, 0, 1), self._factor, dtype=np.float32)
         pixels -= self._offset
