@@ -60,7 +60,7 @@ def segment_file(
     started = time.perf_counter()
     path = Path(path)
     name = name or path.stem
-    paths = check_files(folder, name, kinds, path, overwrite=overwrite)
+    paths = check_files(Path(folder), name, kinds, path, overwrite=overwrite)
     picture = LargePicture(path)
     rows = picture.open()
     size = (rows.width, rows.height)
