@@ -1,7 +1,7 @@
 """Name -> model.  `create_model` builds one, `list_models` names them, `model_card` tells what is known of them.
 
-The index below says which module registers which names, so that listing imports nothing and creating imports one file;
-a test compares it with what the files register.
+`models.json`, written by docs/generate.py from the model files, says which module registers which names, so that listing
+imports nothing and creating imports one file.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import fnmatch
 import importlib
 import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
-
-from segmentarium.index import MODULES
+if TYPE_CHECKING:
+    from segmentarium.contracts import Model
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,12 @@ class Paper:
     code_licence: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """What is published of one variant, and what it cannot do here.
 
-    parameters   millions, with `num_classes` classes; counted with the training-only branches or without, as published
+    parameters   millions, with `num_classes` classes, as published: of "inference", without the branches that only training
+                 uses, or of "training", with them (`parameters_of`)
     flops        1e9 multiply-adds of `forward` at `flops_size` (height, width)
     scores       benchmark and protocol -> published score
     limits       what this model truly cannot meet -> why.  The keys are the checks of the conformance suite: "parameters",
@@ -49,8 +50,8 @@ class Card:
     """
 
     paper: Paper
-    family: str
     parameters: float | None = None
+    parameters_of: Literal["inference", "training"] = "inference"
     flops: float | None = None
     flops_size: tuple[int, int] | None = None
     num_classes: int | None = None
@@ -60,15 +61,50 @@ class Card:
 
 @dataclass(frozen=True)
 class Entry:
+    """A registered variant: `build(**arguments)` makes the model, or the backbone that a classifier is made of."""
+
     name: str
-    build: Callable[..., nn.Module]
+    build: Callable[..., Any]
     arguments: dict[str, Any]
     card: Card
+    module: str  # that registers it, below segmentarium: "backbones.resnet"
+    tiny: dict[str, Any] = field(
+        default_factory=dict
+    )  # arguments that make it small, for tests: the same code throughout
+
+    @property
+    def family(self) -> str:
+        """The room of the model's file: "backbones", "realtime", …"""
+        return self.module.partition(".")[0]
 
     @property
     def kind(self) -> str:
-        """ "backbone" for feature pyramids, "segmenter" for everything that returns logits."""
-        return "backbone" if self.build.__module__.startswith("segmentarium.backbones") else "segmenter"
+        """What `create_model` makes of it: "segmenter", "classifier", … (`Model.kind`)."""
+        return self.build.kind  # type: ignore[attr-defined]
+
+    def takes(self, argument: str) -> bool:
+        """Whether the model has an argument of that name."""
+        return argument in inspect.signature(self.build).parameters
+
+    def tiny_arguments(self) -> dict[str, Any]:
+        """Arguments of a small form of this very code; a network's own backbone is made small where it has such a form."""
+        backbone = self.arguments.get("backbone")
+        if backbone is None or not self.takes("backbone_arguments"):
+            return dict(self.tiny)
+        return {"backbone_arguments": entry(backbone).tiny, **self.tiny}
+
+    def model(self, **arguments: Any) -> Model:
+        """The model with these arguments over the variant's own; without a number of classes, the published one."""
+        merged = {**self.arguments, **arguments}
+        if self.takes("num_classes") and merged.get("num_classes") is None and self.card.num_classes is not None:
+            merged["num_classes"] = self.card.num_classes
+        check_arguments(self.build, self.name, merged)
+        built = self.build(**merged)
+        if self.kind != "classifier":
+            return built
+        from segmentarium.contracts import Classifier
+
+        return Classifier(built)
 
 
 _ENTRIES: dict[str, Entry] = {}
@@ -83,19 +119,42 @@ SPELLINGS = {
     "channels": "in_channels",
     "encoder_name": "backbone",
     "encoder": "backbone",
-    "encoder_weights": "weights",
+    "encoder_weights": "backbone_weights",
     "pretrained": "weights",
     "encoder_output_stride": "output_stride",
 }
 
 
-def register(name: str, build: Callable[..., nn.Module], card: Card, **arguments: Any) -> None:
-    """Called once for each variant at the foot of a model file: `create_model(name)` is `build(**arguments)`."""
+def register(
+    name: str, build: Callable[..., Any], card: Card, *, tiny: Mapping[str, Any] | None = None, **arguments: Any
+) -> None:
+    """Called once for each variant at the foot of a model file: `create_model(name)` is `build(**arguments)`.
+
+    build   the model's class, or a backbone's, or what `register_decoder` makes of a decoder's
+    tiny    arguments that make the same code small (fewer channels and blocks, never another backbone): the conformance
+            suite examines that.  A network on a backbone that has such a form needs none
+    """
+    module = _caller()
     if name in _ENTRIES:
-        raise ValueError(
-            f"model {name!r} is registered twice: by {_ENTRIES[name].build.__module__} and {build.__module__}"
-        )
-    _ENTRIES[name] = Entry(name, build, arguments, card)
+        raise ValueError(f"model {name!r} is registered twice: by {_ENTRIES[name].module} and {module}")
+    _ENTRIES[name] = Entry(name, build, arguments, card, module, dict(tiny or {}))
+
+
+def _caller() -> str:
+    """The model file that is being imported: the nearest one up the stack that is not one of the registering functions'."""
+    frame = sys._getframe(2)
+    while frame.f_back and frame.f_globals["__name__"] in REGISTERING:
+        frame = frame.f_back
+    return frame.f_globals["__name__"].removeprefix("segmentarium.")
+
+
+REGISTERING = ("segmentarium.registry", "segmentarium.composition")
+
+
+@cache
+def known() -> dict[str, dict[str, Any]]:
+    """Name -> "module", "kind", and what was counted: "parameters", "flops", "flops_size" (models.json)."""
+    return json.loads(resources.files("segmentarium").joinpath("models.json").read_text(encoding="utf-8"))
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
@@ -122,9 +181,12 @@ def check_arguments(build: Callable[..., Any], name: str, arguments: dict[str, A
 
 def entry(name: str) -> Entry:
     """The registry's entry of `name`; imports the one module that registers it.  KeyError for an unknown name."""
-    module = next((module for module, names in MODULES.items() if name in names), None)
-    if module is not None:
-        importlib.import_module("segmentarium." + module)
+    if name.startswith("timm:"):
+        from segmentarium.backbones.timm import timm_entry
+
+        return timm_entry(name)
+    if name in known():
+        importlib.import_module(f"segmentarium.{known()[name]['module']}")
     if name not in _ENTRIES:
         raise KeyError(f"no model is called {name!r}{did_you_mean(name, list_models())}")
     return _ENTRIES[name]
@@ -136,10 +198,9 @@ def variant_of(found: Entry, arguments: dict[str, Any]) -> tuple[Entry, dict[str
     A checkpoint's arguments are read off its shapes; this names the model that they make ("segformer_b2").
     """
     merged = {**found.arguments, **arguments}
-    names = next((names for names in MODULES.values() if found.name in names), (found.name,))
     fitting = [
         other
-        for other in map(entry, names)
+        for other in _ENTRIES.values()
         if other.build is found.build
         and all(key in merged and merged[key] == value for key, value in other.arguments.items())
     ]
@@ -149,7 +210,7 @@ def variant_of(found: Entry, arguments: dict[str, Any]) -> tuple[Entry, dict[str
     return best, {key: value for key, value in merged.items() if key not in best.arguments}
 
 
-def remember(model: Any, name: str, arguments: Mapping[str, Any]) -> None:
+def remember(model: Model, name: str, arguments: Mapping[str, Any]) -> None:
     """Notes on a model what it was made by, so that a file of its weights can rebuild it: without fetching others first."""
     given = dict(arguments)
     if isinstance(inner := given.get("backbone_arguments"), Mapping):
@@ -157,48 +218,59 @@ def remember(model: Any, name: str, arguments: Mapping[str, Any]) -> None:
     model.registered_name, model.given_arguments = name, given
 
 
-def create_model(name: str, *, weights: str | None = None, **arguments: Any) -> nn.Module:
-    """Builds the model `name`, e.g. "bisenetv2", "deeplabv3plus" or "segformer_b0".
+def create_model(
+    name: str, *, weights: str | None = None, backbone_weights: str | None = None, **arguments: Any
+) -> Model:
+    """Builds the model `name`, e.g. "bisenetv2", "deeplabv3plus", "segformer_b0", or a classifier: "resnet50".
 
-    name        `NAME` or `NAME.TAG`; the tag names weights of the catalogue ("bisenetv2.camvid")
-    weights     a catalogue name, a path or a hub address whose weights are loaded into the model; with another
-                `num_classes` or `in_channels` than theirs, the head is new and the first convolution adapted, and both
-                are reported
-    arguments   those of the model's class: num_classes, in_channels, backbone, output_stride, ...
+    name              `NAME` or `NAME.TAG`; the tag names weights of the catalogue ("bisenetv2.camvid")
+    weights           a catalogue name, a path or a hub address whose weights are loaded into the model; with another
+                      `num_classes` or `in_channels` than theirs, the head is new and the first convolution adapted, and
+                      both are reported
+    backbone_weights  the same for the backbone alone: a file of one, of a classifier or of a model that has it, or "timm:NAME"
+    arguments         those of the model's class: num_classes, in_channels, backbone, output_stride, ...; without num_classes
+                      there are as many as published
 
     Raises KeyError for an unknown name and TypeError for an unknown argument, each naming what was probably meant.
     """
-    base, _, tag = name.partition(".")
+    base, _, tag = name.partition(".") if not name.startswith("timm:") else (name, "", "")
     found = entry(base)
     for given in ("pretrained", "encoder_weights"):
         if given in arguments:
+            right = "backbone_weights" if given == "encoder_weights" or found.takes("backbone") else "weights"
             raise TypeError(
-                f"{name} has no argument {given!r}: here it is called 'weights' (a catalogue name, a path or hub address)"
+                f"{name} has no argument {given!r}: here it is called {right!r} (a catalogue name, a path or hub address)"
             )
-    merged = {**found.arguments, **arguments}
-    check_arguments(found.build, name, merged)
+    check_arguments(found.build, name, {**found.arguments, **arguments})
     if tag and weights:
         raise ValueError(f"{name!r} names weights and weights={weights!r} does too; give one of them")
+    if weights and backbone_weights:
+        raise ValueError(
+            "weights and backbone_weights are both given; the first hold a backbone already, give one of them"
+        )
     if tag or weights:
         from segmentarium.weights import load_into
 
-        source = weights or name
-        return load_into(source, found, arguments)
-    model = found.build(**merged)
+        return load_into(weights or name, found, arguments)
+    model = found.model(**arguments)
     remember(model, base, arguments)
+    if backbone_weights:
+        from segmentarium.weights import load_part
+
+        load_part(model, "backbone", backbone_weights)
     return model
 
 
 def list_models(pattern: str = "*", *, family: str | None = None, kind: str | None = None) -> list[str]:
     """The registered names that fit a shell pattern ("segformer*"), of one family ("realtime") or kind
-    ("segmenter", "backbone"), in alphabetical order."""
-    found = []
-    for module, names in MODULES.items():
-        room = module.split(".")[0]
-        if family not in (None, room) or kind not in (None, "backbone" if room == "backbones" else "segmenter"):
-            continue
-        found += fnmatch.filter(names, pattern)
-    return sorted(found)
+    ("segmenter", "classifier"), in alphabetical order."""
+    return sorted(
+        name
+        for name, facts in known().items()
+        if fnmatch.fnmatch(name, pattern)
+        and family in (None, facts["module"].partition(".")[0])
+        and kind in (None, facts["kind"])
+    )
 
 
 def model_card(name: str) -> dict[str, Any]:
@@ -207,17 +279,12 @@ def model_card(name: str) -> dict[str, Any]:
     "counted" has parameters and FLOPs of the model here, without what only training uses; None for names registered elsewhere.
     """
     found = entry(name)
-    counted = _counted().get(name)
+    counted = known().get(name)
     return {
         "name": name,
         "kind": found.kind,
+        "family": found.family,
         "arguments": dict(found.arguments),
         **asdict(found.card),
-        "counted": counted,
+        "counted": counted and {key: counted[key] for key in ("parameters", "flops", "flops_size")},
     }
-
-
-@cache
-def _counted() -> dict[str, Any]:
-    """Written by docs/generate.py: counting all takes half a minute."""
-    return json.loads(resources.files("segmentarium").joinpath("counted.json").read_text(encoding="utf-8"))

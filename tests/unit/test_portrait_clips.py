@@ -191,7 +191,7 @@ def test_odd_and_tiny_frames(tmp_path: Path) -> None:
         source = write_clip(
             tmp_path / f"{width}.mkv", [np.full((height, width, 3), 255, np.uint8)] * 3, codec="ffv1", pixels="bgr0"
         )
-        bright_portrait("blur").clip(source, tmp_path / "out.mp4")
+        bright_portrait("blur").clip(source, tmp_path / "out.mp4", overwrite=True)
         frames = frames_of(tmp_path / "out.mp4")
         assert len(frames) == 3
         assert frames[0].shape == (max(2, height - height % 2), max(2, width - width % 2), 3)

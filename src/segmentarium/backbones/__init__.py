@@ -6,36 +6,44 @@ from typing import Any
 
 from torch import nn
 
+from segmentarium.contracts import Backbone
 from segmentarium.registry import check_arguments, did_you_mean, entry, list_models
 
 
 def create_backbone(
     name: str | nn.Module, *, in_channels: int = 3, output_stride: int | None = None, **arguments: Any
-) -> nn.Module:
-    """A backbone with `.channels` and `.strides`.
+) -> Backbone:
+    """A backbone: `backbone(image)` is a list of features, finest first.
 
-    name            ours ("resnet50"), timm's ("timm:convnext_tiny"), or a module that is a backbone already
+    name            ours ("resnet50"), timm's ("timm:convnext_tiny"), or a `Backbone` that stands already
     output_stride   8, 16 or 32: later stages dilated instead of strided, where the family is used that way; None: its own
-    arguments       those of the backbone's class, e.g. `pretrained=True` for timm's
+    arguments       those of the backbone's class, e.g. `out_indices`, or `pretrained=True` for timm's
 
     Raises KeyError for an unknown name, ValueError for an output stride that the backbone cannot have.
     """
     if isinstance(name, nn.Module):
-        if not hasattr(name, "channels") or not hasattr(name, "strides"):
-            raise TypeError(
-                f"{type(name).__name__} is no backbone: it needs .channels and .strides, and forward -> list of features"
-            )
+        if not isinstance(name, Backbone):
+            raise TypeError(f"{type(name).__name__} is no backbone: derive it from segmentarium.contracts.Backbone")
         return name
-    if output_stride is not None:
-        arguments["output_stride"] = output_stride
-    if name.startswith("timm:"):
-        from segmentarium.backbones.timm import TimmBackbone
-
-        return TimmBackbone(name=name.removeprefix("timm:"), in_channels=in_channels, **arguments)
-    if name not in list_models(kind="backbone"):
-        known = list_models(kind="backbone")
-        raise KeyError(f"no backbone is called {name!r}{did_you_mean(name, known)} (any timm model: 'timm:NAME')")
+    if not name.startswith("timm:") and name not in list_models(kind="classifier"):
+        names = list_models(kind="classifier")
+        raise KeyError(f"no backbone is called {name!r}{did_you_mean(name, names)} (any timm model: 'timm:NAME')")
     found = entry(name)
     merged = {**found.arguments, **arguments, "in_channels": in_channels}
+    if output_stride is not None:
+        merged["output_stride"] = output_stride
+        if not found.takes("output_stride"):
+            raise ValueError(f"{name} cannot be dilated, so its output stride cannot be set to {output_stride}")
     check_arguments(found.build, name, merged)
     return found.build(**merged)
+
+
+def can_have(backbone: str | nn.Module, output_stride: int) -> bool:
+    """Whether `create_backbone(backbone, output_stride=output_stride)` gives that stride; False for one that stands already."""
+    if isinstance(backbone, nn.Module):
+        return False
+    if backbone.startswith("timm:"):
+        from segmentarium.backbones.timm import can_be_dilated
+
+        return can_be_dilated(backbone.removeprefix("timm:"), output_stride)
+    return backbone in list_models(kind="classifier") and entry(backbone).takes("output_stride")

@@ -79,5 +79,5 @@ PAPER = Paper(
     code_licence="none stated",
 )
 
-register("df1", DFNet, Card(PAPER, "backbones", flops=0.746, flops_size=(224, 224)), variant=1)
-register("df2", DFNet, Card(PAPER, "backbones", flops=1.77, flops_size=(224, 224)), variant=2)
+register("df1", DFNet, Card(paper=PAPER, flops=0.746, flops_size=(224, 224)), variant=1)
+register("df2", DFNet, Card(paper=PAPER, flops=1.77, flops_size=(224, 224)), variant=2)

@@ -86,7 +86,15 @@ LIMITS = {
 
 
 def _card(parameters: float, flops: float, side: int, top1: float) -> Card:
-    return Card(PAPER, "backbones", parameters, flops, (side, side), 1000, {"ImageNet top-1": top1}, LIMITS)
+    return Card(
+        paper=PAPER,
+        parameters=parameters,
+        flops=flops,
+        flops_size=(side, side),
+        num_classes=1000,
+        scores={"ImageNet top-1": top1},
+        limits=LIMITS,
+    )
 
 
 register("efficientnet_lite0", EfficientNetLite, _card(4.65, 0.407, 224, 75.1))

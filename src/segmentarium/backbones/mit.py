@@ -192,5 +192,5 @@ VARIANTS: dict[str, tuple[tuple[int, int, int, int], tuple[int, int, int, int], 
     "b5": ((64, 128, 320, 512), (3, 6, 40, 3), 81.4),
 }
 for size, (embed_dims, depths, parameters) in VARIANTS.items():
-    card = Card(PAPER, "backbones", parameters)
+    card = Card(paper=PAPER, parameters=parameters)
     register(f"mit_{size}", MixTransformer, card, embed_dims=embed_dims, depths=depths)

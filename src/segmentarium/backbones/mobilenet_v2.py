@@ -205,7 +205,14 @@ PAPER = Paper(
 
 
 def _card(parameters: float, flops: float, top1: float) -> Card:
-    return Card(PAPER, "backbones", parameters, flops, (224, 224), 1000, {"ImageNet top-1": top1})
+    return Card(
+        paper=PAPER,
+        parameters=parameters,
+        flops=flops,
+        flops_size=(224, 224),
+        num_classes=1000,
+        scores={"ImageNet top-1": top1},
+    )
 
 
 register("mobilenet_v2", MobileNetV2, _card(3.50, 0.300, 72.0))

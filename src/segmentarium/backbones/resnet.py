@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import Backbone
 from segmentarium.layers.conv import ConvNormAct
-from segmentarium.layers.pooling import global_average_pool
+from segmentarium.layers.init import init_convs
 from segmentarium.registry import Card, Paper, register
 
 
@@ -134,18 +134,14 @@ class ResNet(Backbone):
         out_indices: Sequence[int] = (1, 2, 3, 4),
         num_classes: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels=in_channels, num_classes=num_classes)
         if depth not in BLOCKS:
             raise ValueError(f"depth is {depth}; a ResNet has {', '.join(map(str, BLOCKS))} layers")
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride is {output_stride}; a ResNet can have 8, 16 or 32")
-        if not out_indices or any(index not in range(5) for index in out_indices):
-            raise ValueError(f"out_indices is {tuple(out_indices)}; give some of 0 (stem), 1, 2, 3, 4 (stages)")
         block, depths = BLOCKS[depth]
         if multigrid is not None and len(multigrid) != depths[3]:
             raise ValueError(f"multigrid has {len(multigrid)} rates; layer4 of ResNet-{depth} has {depths[3]} blocks")
-        self.in_channels = in_channels
-        self.out_indices = tuple(sorted(out_indices))
         self.stem = Stem(in_channels, width, deep_stem)
         self.pool = nn.MaxPool2d(3, 2, 1)
 
@@ -173,22 +169,19 @@ class ResNet(Backbone):
             channels.append(inputs)
             strides.append(stride)
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
-        self.channels = tuple(channels[i] for i in self.out_indices)
-        self.strides = tuple(strides[i] for i in self.out_indices)
-        self.classifier = None if num_classes is None else nn.Linear(channels[-1], num_classes)
+        self.describe(channels, strides, out_indices)
         self._initialise()
 
     def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        init_convs(self, mode="fan_out")
         for module in self.modules():
             if isinstance(module, BasicBlock | Bottleneck):
                 norm = module.last_norm()
                 assert isinstance(norm, nn.BatchNorm2d)
                 nn.init.zeros_(norm.weight)  # every block starts as its shortcut (Goyal et al., 1706.02677)
 
-    def _pyramid(self, image: Tensor) -> list[Tensor]:
+    def pyramid(self, image: Tensor) -> list[Tensor]:
+        """-> features of the stem and of the four stages"""
         features = [self.stem(image)]
         x = self.pool(features[0])
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -196,15 +189,10 @@ class ResNet(Backbone):
             features.append(x)
         return features
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        features = self._pyramid(image)
-        return [features[i] for i in self.out_indices]
+    num_layers = 5
 
-    def classify(self, image: Tensor) -> Tensor:
-        """image (B, C, H, W) -> scores (B, num_classes)"""
-        if self.classifier is None:
-            raise ValueError("this ResNet has no classifier; build it with num_classes=1000 or another number")
-        return self.classifier(global_average_pool(self._pyramid(image)[-1]).flatten(1))
+    def layer_of(self, name: str) -> int:
+        return ("stem", "layer1", "layer2", "layer3", "layer4", "classifier").index(name.partition(".")[0])
 
 
 PAPER = Paper(
@@ -220,7 +208,14 @@ PAPER = Paper(
 
 def _card(parameters: float | None = None, flops: float | None = None, top1: float | None = None) -> Card:
     scores = {} if top1 is None else {"ImageNet top-1, ten crops": top1}
-    return Card(PAPER, "backbones", parameters, flops, (224, 224) if flops else None, 1000, scores)
+    return Card(
+        paper=PAPER,
+        parameters=parameters,
+        flops=flops,
+        flops_size=(224, 224) if flops else None,
+        num_classes=1000,
+        scores=scores,
+    )
 
 
 # millions of parameters and 1e9 multiply-adds as torchvision (plain) and timm (v1c, v1d, v1s) publish them
@@ -231,12 +226,27 @@ for _depth, _parameters, _flops, _top1 in (
     (101, 44.55, 7.80, 78.25),
     (152, 60.19, 11.51, 78.57),
 ):
-    register(f"resnet{_depth}", ResNet, _card(_parameters, _flops, _top1), depth=_depth)
+    register(f"resnet{_depth}", ResNet, _card(_parameters, _flops, _top1), tiny={"width": 16}, depth=_depth)
+TINY = {"width": 16, "deep_stem": (8, 8, 16)}
 for _depth in (18, 34, 50, 101):  # mmsegmentation's, and so its dilation
-    register(f"resnet{_depth}_v1c", ResNet, _card(), depth=_depth, deep_stem=(32, 32, 64), dilate_both=False)
+    register(f"resnet{_depth}_v1c", ResNet, _card(), tiny=TINY, depth=_depth, deep_stem=(32, 32, 64), dilate_both=False)
 for _depth, _parameters in ((18, 11.71), (34, 21.82), (50, 25.58), (101, 44.57)):
     register(
-        f"resnet{_depth}_v1d", ResNet, _card(_parameters), depth=_depth, deep_stem=(32, 32, 64), average_shortcut=True
+        f"resnet{_depth}_v1d",
+        ResNet,
+        _card(_parameters),
+        tiny=TINY,
+        depth=_depth,
+        deep_stem=(32, 32, 64),
+        average_shortcut=True,
     )
 for _depth in (18, 50, 101):  # semseg's, and so its dilation; 18 is SFNet's
-    register(f"resnet{_depth}_v1s", ResNet, _card(), depth=_depth, deep_stem=(64, 64, 128), contract_dilation=False)
+    register(
+        f"resnet{_depth}_v1s",
+        ResNet,
+        _card(),
+        tiny=TINY,
+        depth=_depth,
+        deep_stem=(64, 64, 128),
+        contract_dilation=False,
+    )

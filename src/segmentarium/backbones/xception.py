@@ -123,4 +123,4 @@ PAPER = Paper(
     code_licence="MIT",
 )
 
-register("xception39", Xception39, Card(PAPER, "backbones", None, 0.1855, (360, 640)))
+register("xception39", Xception39, Card(paper=PAPER, flops=0.1855, flops_size=(360, 640)))

@@ -35,7 +35,7 @@ def predict_pictures(model: Any, dataset: Any, indices: Sequence[int], folder: P
     from segmentarium.layers.resize import resize
 
     network = Network(model, "torch", "fp32", device)
-    match = match_classes(model.num_classes, getattr(model, "classes", ()), dataset.info.classes, dataset.info.palette)
+    match = match_classes(model.num_classes, model.classes, dataset.info.classes, dataset.info.palette)
     for index in indices:
         picture, target = dataset.load(index)
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from segmentarium.contracts import SegmentationModel, adopt
 from segmentarium.evaluation.classes import match_classes
 from segmentarium.evaluation.diagnosis import label_warning
 from segmentarium.evaluation.network import Network
@@ -77,14 +78,14 @@ def evaluate(
 
         source, model = str(model), load(model)
     else:
-        source = getattr(model, "registered_name", "") or type(model).__name__
+        model = adopt(model)
+        source = model.registered_name or type(model).__name__
+    if not isinstance(model, SegmentationModel):
+        raise TypeError(f"{source} gives no class for every pixel: it is a {model.kind}; label maps cannot score it")
     if output is not None:
         check_output(output, overwrite=overwrite)
     info = dataset.info
-    channels = getattr(model, "num_classes", None)
-    match = None
-    if channels is not None:
-        match = match_classes(channels, getattr(model, "classes", ()), info.classes, info.palette, num_classes)
+    match = match_classes(model.num_classes, model.classes, info.classes, info.palette, num_classes)
     network = Network(model, engine, precision, device)
     forward = augmented(network, flip=flip, scales=scales)
 
@@ -99,15 +100,12 @@ def evaluate(
                 logits = sliding(forward, images, tile, overlap, batch_size=batch_size)
             else:
                 logits = whole(forward, images)
-        if match is None:  # a plain module says only by its output how many classes it has
-            match = match_classes(logits.shape[1], (), info.classes, info.palette, num_classes)
         if tally is None:
             tally = Tally(match, boundary_ratio, worst, logits.device)
         tally.add(batch, logits)
         if progress is not None:
             progress(tally.images, total)
-    assert match is not None  # there is at least one image
-    assert tally is not None
+    assert tally is not None  # there is at least one image
     seconds = time.perf_counter() - started
 
     summary: dict[str, Any] = tally.matrix.summary(match.names)

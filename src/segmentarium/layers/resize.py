@@ -1,4 +1,4 @@
-"""The one way to resize a feature map."""
+"""The one way to resize a feature map, and the one way to resize labels."""
 
 from __future__ import annotations
 
@@ -19,3 +19,11 @@ def resize(x: Tensor, size: Sequence[int], *, mode: str = "bilinear", align_corn
     if mode == "nearest":
         return F.interpolate(x, size=(height, width), mode="nearest")
     return F.interpolate(x, size=(height, width), mode=mode, align_corners=align_corners)
+
+
+def labels_at(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Integer labels (B, H, W) -> (B, *size) by nearest neighbour."""
+    if labels.shape[-2:] == tuple(size):
+        return labels
+    # label maps hold classes up to 255, which float32 holds exactly
+    return F.interpolate(labels[:, None].float(), tuple(size), mode="nearest-exact")[:, 0].to(labels.dtype)

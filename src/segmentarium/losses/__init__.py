@@ -9,15 +9,14 @@ from segmentarium.losses.detail import DetailLoss
 from segmentarium.losses.dice import Dice
 from segmentarium.losses.factory import LOSSES, WeightedSum, build_loss
 from segmentarium.losses.focal import Focal
+from segmentarium.losses.label_cross_entropy import LabelCrossEntropy
 from segmentarium.losses.lovasz import Lovasz
 from segmentarium.losses.ohem import OhemCrossEntropy
-from segmentarium.losses.output_size import AtOutputSize
 from segmentarium.losses.weighting import class_weights
 
 __all__ = [
     "IGNORE_INDEX",
     "LOSSES",
-    "AtOutputSize",
     "BoundaryAwareFocal",
     "ClassPresence",
     "Connectivity",
@@ -25,6 +24,7 @@ __all__ = [
     "DetailLoss",
     "Dice",
     "Focal",
+    "LabelCrossEntropy",
     "Lovasz",
     "OhemCrossEntropy",
     "PixelLoss",

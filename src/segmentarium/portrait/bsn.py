@@ -24,60 +24,22 @@ Published: mean IoU 96.7 on the portraits of PFCN (EG1800).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.backbones import create_backbone
-from segmentarium.contracts import EncoderDecoder
+from segmentarium.composition import register_decoder
+from segmentarium.contracts import Decoder, Term
+from segmentarium.layers.init import init_classifier
 from segmentarium.layers.resize import resize
 from segmentarium.losses.base import IGNORE_INDEX, PixelLoss, one_hot, safe_divide
-from segmentarium.registry import Card, Paper, register
+from segmentarium.registry import Card, Paper
 
 RATES = (6, 12, 18, 24)
 GRID = 64  # cells a side of the mean mask
 NECK = 0.75  # a neck is narrower than this share of the head and of the shoulders
-
-
-class DeepLabV2Decoder(nn.Module):
-    """The sum of four 3×3 classifiers of other dilations (ASPP-L of DeepLabV2, 1606.00915): the classes' and the boundary's."""
-
-    def __init__(self, in_channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        outputs = max(num_classes, 2) + 1
-        self.classifiers = nn.ModuleList(
-            nn.Conv2d(in_channels, outputs, 3, padding=rate, dilation=rate) for rate in RATES
-        )
-        for conv in self.classifiers:
-            nn.init.normal_(conv.weight, std=0.01)  # type: ignore[arg-type]
-
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        scores = self.classifiers[0](features[-1])
-        for conv in self.classifiers[1:]:
-            scores = scores + conv(features[-1])
-        return scores
-
-    def class_logits(self, scores: Tensor) -> Tensor:
-        """(B, outputs, h, w) -> (B, num_classes, h, w): without the boundary; one logit is the foreground's lead."""
-        if scores.shape[1] == self.num_classes:
-            return scores
-        return scores[:, 1:2] - scores[:, :1] if self.num_classes == 1 else scores[:, : self.num_classes]
-
-    @torch.no_grad()
-    def reparameterize(self) -> None:
-        """The choice of outputs moves into the classifiers."""
-        for conv in self.classifiers:
-            assert isinstance(conv, nn.Conv2d)
-            assert conv.bias is not None
-            for name, tensor in (("weight", conv.weight), ("bias", conv.bias)):
-                chosen = self.class_logits(tensor.reshape(1, len(tensor), -1, 1))
-                shape = (self.num_classes, *tensor.shape[1:])
-                setattr(conv, name, nn.Parameter(chosen.reshape(shape).contiguous()))
-            conv.out_channels = self.num_classes
 
 
 def soft_labels(labels: Tensor, valid: Tensor, num_classes: int, size: int) -> Tensor:
@@ -102,7 +64,6 @@ class BoundarySensitive(PixelLoss):
     size   of the window around a pixel, odd, in which labels are counted
     """
 
-    classwise = False
     seen: Tensor
 
     def __init__(self, num_classes: int, size: int = 9, ignore_index: int = IGNORE_INDEX) -> None:
@@ -150,79 +111,92 @@ def hides_neck(labels: Tensor, valid: Tensor) -> Tensor:
     return (dip > NECK).long().masked_fill(width.sum(1) == 0, IGNORE_INDEX)
 
 
-class OutlineAttribute(nn.Module):
-    """Cross entropy of the attribute's logits (B, 2) with what the mask (B, H, W) says; images of nobody do not count."""
+class AttributeLoss(nn.Module):
+    """Cross entropy of the attribute's logits (B, A) with its labels (B,); 255 is unknown and does not count."""
 
-    native_size = True
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        valid = target != IGNORE_INDEX
-        return attribute_loss(logits, hides_neck(target.masked_fill(~valid, 0), valid))
-
-
-def attribute_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """logits (B, A), labels (B,) -> float32 scalar, 0 where all are 255"""
-    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
-    return safe_divide(total, (labels != IGNORE_INDEX).sum())
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """-> float32 scalar, 0 where all are 255"""
+        total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
+        return safe_divide(total, (labels != IGNORE_INDEX).sum())
 
 
-class BSN(EncoderDecoder):
-    """DeepLabV2 with the boundary-sensitive objective.
+class OutlineAttribute(AttributeLoss):
+    """The same with what the masks (B, H, W) say; images of nobody do not count."""
 
-    backbone            ours by name, timm's as "timm:NAME", or a module with .channels and .strides
-    output_stride       of the backbone; None: its own
-    attributes          values of the attribute that the classifier tells apart
-    backbone_arguments  further arguments of the backbone's class
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        valid = labels != IGNORE_INDEX
+        return super().forward(logits, hides_neck(labels.masked_fill(~valid, 0), valid))
+
+
+class BSNDecoder(Decoder):
+    """DeepLabV2 with the boundary-sensitive objective: the sum of four 3×3 classifiers of other dilations (ASPP-L of
+    DeepLabV2, 1606.00915), the classes' and the boundary's; and in training the portrait's attribute.
+
+    attributes       values of the attribute that the classifier tells apart
+    attribute_label  the batch has them as "attribute" (B,), 255 unknown; else they are read off the masks
     """
 
-    training_only: ClassVar[tuple[str, ...]] = ("auxiliary", "attribute")
-    decoder: DeepLabV2Decoder
+    prefers_output_stride = 8
+    training_only = ("attribute",)
 
     def __init__(
         self,
         *,
-        num_classes: int = 2,
-        backbone: str | nn.Module = "resnet101",
-        in_channels: int = 3,
-        output_stride: int | None = 8,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
         attributes: int = 2,
-        backbone_arguments: Mapping[str, Any] | None = None,
+        attribute_label: bool = False,
     ) -> None:
-        body: Any = create_backbone(
-            backbone, in_channels=in_channels, output_stride=output_stride, **(backbone_arguments or {})
-        )
-        width = body.channels[-1]
-        super().__init__(
-            backbone=body,
-            decoder=DeepLabV2Decoder(width, num_classes),
-            num_classes=num_classes,
-            in_channels=in_channels,
-        )
+        super().__init__()
         if attributes < 2:
             raise ValueError(f"attributes is {attributes}; give the number of values to tell apart, 2 or more")
-        self.attribute = nn.Linear(width, attributes)
-        self.set_objective(
-            {"logits": (1.0, BoundarySensitive(max(num_classes, 2))), "attribute": (0.1, OutlineAttribute())}
+        self.num_classes = num_classes
+        self.attribute_label = attribute_label
+        self.classifiers = nn.ModuleList(
+            nn.Conv2d(channels[-1], max(num_classes, 2) + 1, 3, padding=rate, dilation=rate) for rate in RATES
+        )
+        init_classifier(self.classifiers)
+        self.attribute = nn.Linear(channels[-1], attributes)
+
+    def scores(self, features: Sequence[Tensor]) -> Tensor:
+        """-> (B, K + 1, h, w): of the classes and, last, of the boundary; once deployed, the class logits"""
+        scores = self.classifiers[0](features[-1])
+        for conv in self.classifiers[1:]:
+            scores = scores + conv(features[-1])
+        return scores
+
+    def class_logits(self, scores: Tensor) -> Tensor:
+        """(B, outputs, h, w) -> (B, num_classes, h, w): without the boundary; one logit is the foreground's lead."""
+        if scores.shape[1] == self.num_classes:
+            return scores
+        return scores[:, 1:2] - scores[:, :1] if self.num_classes == 1 else scores[:, : self.num_classes]
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        return self.class_logits(self.scores(features))
+
+    def forward_train(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """ "logits" are of the classes and, last, of the boundary: (B, K + 1, h, w); "attribute": (B, attributes)."""
+        return {"logits": self.scores(features), "attribute": self.attribute(features[-1].mean((2, 3)))}
+
+    def objective(self) -> tuple[Term, ...]:
+        loss, on = (AttributeLoss(), "attribute") if self.attribute_label else (OutlineAttribute(), "mask")
+        return (
+            Term("logits", 1.0, BoundarySensitive(max(self.num_classes, 2)), classes=False),
+            Term("attribute", 0.1, loss, of=("attribute",), on=on, at="as is", classes=False),
         )
 
-    def forward(self, image: Tensor) -> Tensor:
-        scores = self.decoder(self.backbone(image))
-        return resize(self.decoder.class_logits(scores), image.shape[-2:])
-
-    def forward_train(self, image: Tensor) -> dict[str, Tensor]:
-        """ "logits" are of the classes and, last, of the boundary: (B, K + 1, h, w); "attribute": (B, attributes)."""
-        features = self.backbone(image)
-        return {"logits": self.decoder(features), "attribute": self.attribute(features[-1].mean((2, 3)))}
-
-    def criterion(
-        self, outputs: Mapping[str, Tensor], target: Tensor, attribute: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """attribute: (B,) int64 labels, 255 unknown, in place of what the masks say."""
-        losses = super().criterion(outputs, target)
-        if attribute is not None and "attribute" in losses:
-            weight = self.loss_weights["attribute"]
-            losses["attribute"] = weight * attribute_loss(outputs["attribute"], attribute)
-        return losses
+    @torch.no_grad()
+    def reparameterize(self) -> None:
+        """The choice of outputs moves into the classifiers."""
+        for conv in self.classifiers:
+            assert isinstance(conv, nn.Conv2d)
+            assert conv.bias is not None
+            for name, tensor in (("weight", conv.weight), ("bias", conv.bias)):
+                chosen = self.class_logits(tensor.reshape(1, len(tensor), -1, 1))
+                shape = (self.num_classes, *tensor.shape[1:])
+                setattr(conv, name, nn.Parameter(chosen.reshape(shape).contiguous()))
+            conv.out_channels = self.num_classes
 
 
 PAPER = Paper(
@@ -233,4 +207,6 @@ PAPER = Paper(
     url="https://arxiv.org/abs/1712.08675",
 )
 
-register("bsn", BSN, Card(PAPER, "portrait", None, None, None, 2, {"EG1800 mean IoU": 96.7}))
+register_decoder(
+    "bsn", BSNDecoder, Card(paper=PAPER, num_classes=2, scores={"EG1800 mean IoU": 96.7}), backbone="resnet101"
+)

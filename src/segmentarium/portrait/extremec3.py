@@ -144,4 +144,4 @@ PAPER = Paper(
     code_licence="MIT",
 )
 
-register("extremec3", ExtremeC3, Card(PAPER, "portrait", 0.038, None, None, 1, {"EG1800 mean IoU": 94.98}))
+register("extremec3", ExtremeC3, Card(paper=PAPER, parameters=0.038, num_classes=1, scores={"EG1800 mean IoU": 94.98}))

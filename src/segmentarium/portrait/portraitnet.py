@@ -244,4 +244,6 @@ PAPER = Paper(
     code_licence="none stated",
 )
 
-register("portraitnet", PortraitNet, Card(PAPER, "portrait", 2.08, None, None, 2, {"EG1800 mean IoU": 96.62}))
+register(
+    "portraitnet", PortraitNet, Card(paper=PAPER, parameters=2.08, num_classes=2, scores={"EG1800 mean IoU": 96.62})
+)

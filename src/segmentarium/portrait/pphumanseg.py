@@ -92,4 +92,6 @@ PAPER = Paper(
     code_licence="Apache-2.0",
 )
 
-register("pphumanseg", PPHumanSeg, Card(PAPER, "portrait", 0.13, None, None, 2, {"PP-HumanSeg14K mIoU": 93.60}))
+register(
+    "pphumanseg", PPHumanSeg, Card(paper=PAPER, parameters=0.13, num_classes=2, scores={"PP-HumanSeg14K mIoU": 93.60})
+)

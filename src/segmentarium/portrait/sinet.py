@@ -268,5 +268,16 @@ PAPER = Paper(
     code_licence="MIT",
 )
 
-register("sinet", SINet, Card(PAPER, "portrait", 0.087, 0.064, (224, 224), 2, {"EG1800 mean IoU": 95.2}))
-register("sinet_encoder", SINetEncoder, Card(PAPER, "portrait", None, None, None, 2))
+register(
+    "sinet",
+    SINet,
+    Card(
+        paper=PAPER,
+        parameters=0.087,
+        flops=0.064,
+        flops_size=(224, 224),
+        num_classes=2,
+        scores={"EG1800 mean IoU": 95.2},
+    ),
+)
+register("sinet_encoder", SINetEncoder, Card(paper=PAPER, num_classes=2))

@@ -255,11 +255,22 @@ FLOPS = (
 )
 LARGE_FLOPS = "the paper gives width 2 and depth 3 but no table of layers; so built, the network has 86.2"
 
-register("bisenetv2", BiSeNetV2, Card(PAPER, "realtime", None, 21.15, (512, 1024), 19, SCORES, {"flops": FLOPS}))
+register(
+    "bisenetv2",
+    BiSeNetV2,
+    Card(paper=PAPER, flops=21.15, flops_size=(512, 1024), num_classes=19, scores=SCORES, limits={"flops": FLOPS}),
+)
 register(
     "bisenetv2_large",
     BiSeNetV2,
-    Card(PAPER, "realtime", None, 118.51, (512, 1024), 19, LARGE_SCORES, {"flops": LARGE_FLOPS}),
+    Card(
+        paper=PAPER,
+        flops=118.51,
+        flops_size=(512, 1024),
+        num_classes=19,
+        scores=LARGE_SCORES,
+        limits={"flops": LARGE_FLOPS},
+    ),
     width=2.0,
     depth=3,
 )

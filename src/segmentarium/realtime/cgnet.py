@@ -179,5 +179,7 @@ PAPER = Paper(
 )
 SCORES = {"Cityscapes test mIoU": 64.8, "CamVid test mIoU": 65.6}
 
-register("cgnet", CGNet, Card(PAPER, "realtime", 0.5, 3.0, (360, 640), 19, SCORES))
-register("cgnet_m3n15", CGNet, Card(PAPER, "realtime", num_classes=19), blocks=(3, 15))
+register(
+    "cgnet", CGNet, Card(paper=PAPER, parameters=0.5, flops=3.0, flops_size=(360, 640), num_classes=19, scores=SCORES)
+)
+register("cgnet_m3n15", CGNet, Card(paper=PAPER, num_classes=19), blocks=(3, 15))

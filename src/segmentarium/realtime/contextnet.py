@@ -177,7 +177,13 @@ PARAMETERS = "the public network, which is this one, has 0.877"
 register(
     "contextnet",
     ContextNet,
-    Card(PAPER, "realtime", 0.85, None, None, 19, {"Cityscapes test mIoU": 66.1}, {"parameters": PARAMETERS}),
+    Card(
+        paper=PAPER,
+        parameters=0.85,
+        num_classes=19,
+        scores={"Cityscapes test mIoU": 66.1},
+        limits={"parameters": PARAMETERS},
+    ),
 )
-register("contextnet_cn12", ContextNet, Card(PAPER, "realtime", num_classes=19), reduction=2)
-register("contextnet_cn18", ContextNet, Card(PAPER, "realtime", num_classes=19), reduction=8)
+register("contextnet_cn12", ContextNet, Card(paper=PAPER, num_classes=19), reduction=2)
+register("contextnet_cn18", ContextNet, Card(paper=PAPER, num_classes=19), reduction=8)

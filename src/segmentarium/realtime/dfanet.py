@@ -226,11 +226,19 @@ SCORES_B = {"Cityscapes test mIoU": 67.1}
 
 def _card(parameters: float, flops: float, scores: dict[str, float], ours: str) -> Card:
     limits = {"parameters": f"the layers of the paper's table, read so that they have its FLOPs, have {ours}"}
-    return Card(PAPER, "realtime", parameters, flops, (1024, 1024), 19, scores, limits)
+    return Card(
+        paper=PAPER,
+        parameters=parameters,
+        flops=flops,
+        flops_size=(1024, 1024),
+        num_classes=19,
+        scores=scores,
+        limits=limits,
+    )
 
 
 A, B = {"widths": (48, 96, 192), "depths": (4, 6, 4)}, {"widths": (32, 64, 128), "depths": (4, 6, 4)}
 
-register("dfanet", DFANet, Card(PAPER, "realtime", 2.19, num_classes=19))
+register("dfanet", DFANet, Card(paper=PAPER, parameters=2.19, num_classes=19))
 register("dfanet_a", DFANet, _card(7.8, 3.4, SCORES_A, "1.84"), form="paper", **A)
 register("dfanet_b", DFANet, _card(4.8, 2.1, SCORES_B, "1.11"), form="paper", **B)

@@ -321,13 +321,16 @@ EXPORT = (
 register(
     "enet",
     ENet,
-    Card(PAPER, "realtime", None, None, None, 19, SCORES, {"learning": LEARNING, "autocast": AUTOCAST}),
+    Card(paper=PAPER, num_classes=19, scores=SCORES, limits={"learning": LEARNING, "autocast": AUTOCAST}),
 )
 register(
     "enet_2018",
     ENet,
     Card(
-        PAPER, "realtime", None, None, None, 19, {"CamVid test mIoU (480×360, PyTorch-ENet)": 53.3}, {"export": EXPORT}
+        paper=PAPER,
+        num_classes=19,
+        scores={"CamVid test mIoU (480×360, PyTorch-ENet)": 53.3},
+        limits={"export": EXPORT},
     ),
     form="port-2018",
     decoder_act="prelu",
@@ -335,7 +338,15 @@ register(
 register(
     "enet_paper",
     ENet,
-    Card(PAPER, "realtime", 0.37, 1.92, (360, 640), 19, SCORES, {"flops": FLOPS, "export": EXPORT}),
+    Card(
+        paper=PAPER,
+        parameters=0.37,
+        flops=1.92,
+        flops_size=(360, 640),
+        num_classes=19,
+        scores=SCORES,
+        limits={"flops": FLOPS, "export": EXPORT},
+    ),
     form="paper",
 )
-register("enet_encoder", ENetEncoder, Card(PAPER, "realtime", None, None, None, 19))
+register("enet_encoder", ENetEncoder, Card(paper=PAPER, num_classes=19))

@@ -166,5 +166,7 @@ LEARNING = (
     "three tenths of the channels are dropped in each of the eight deep blocks: the loss halves in 50 steps, not in 30"
 )
 
-register("erfnet", ERFNet, Card(PAPER, "realtime", 2.06, None, None, 20, SCORES, {"learning": LEARNING}))
-register("erfnet_encoder", ERFNetEncoder, Card(PAPER, "realtime", None, None, None, 20))
+register(
+    "erfnet", ERFNet, Card(paper=PAPER, parameters=2.06, num_classes=20, scores=SCORES, limits={"learning": LEARNING})
+)
+register("erfnet_encoder", ERFNetEncoder, Card(paper=PAPER, num_classes=20))

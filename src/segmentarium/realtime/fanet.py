@@ -161,10 +161,29 @@ LEARNING = (
 )
 
 # parameters and multiply-adds as counted in the public code
-register("fanet18", FANet, Card(PAPER, "realtime", 13.82, 11.85, (512, 1024), 19, SCORES, {"learning": LEARNING}))
+register(
+    "fanet18",
+    FANet,
+    Card(
+        paper=PAPER,
+        parameters=13.82,
+        flops=11.85,
+        flops_size=(512, 1024),
+        num_classes=19,
+        scores=SCORES,
+        limits={"learning": LEARNING},
+    ),
+)
 register(
     "fanet34",
     FANet,
-    Card(PAPER, "realtime", 23.93, 16.69, (512, 1024), 19, {"Cityscapes test mIoU": 75.5}),
+    Card(
+        paper=PAPER,
+        parameters=23.93,
+        flops=16.69,
+        flops_size=(512, 1024),
+        num_classes=19,
+        scores={"Cityscapes test mIoU": 75.5},
+    ),
     backbone="resnet34",
 )

@@ -151,5 +151,11 @@ PARAMETERS = "the paper's table of layers adds up to 1.138, as does Tramac's net
 register(
     "fast_scnn",
     FastSCNN,
-    Card(PAPER, "realtime", 1.11, None, None, 19, {"Cityscapes test mIoU": 68.0}, {"parameters": PARAMETERS}),
+    Card(
+        paper=PAPER,
+        parameters=1.11,
+        num_classes=19,
+        scores={"Cityscapes test mIoU": 68.0},
+        limits={"parameters": PARAMETERS},
+    ),
 )

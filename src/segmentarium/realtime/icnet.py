@@ -296,11 +296,11 @@ PAPER = Paper(
 )
 SCORES = {"Cityscapes val mIoU": 67.7, "Cityscapes test mIoU": 69.5, "CamVid test mIoU (960×720)": 67.1}
 
-register("icnet", ICNet, Card(PAPER, "realtime", num_classes=19, scores=SCORES))
+register("icnet", ICNet, Card(paper=PAPER, num_classes=19, scores=SCORES))
 for _depth, _score in ((18, 74.43), (50, 76.29), (101, 76.15)):
     register(
         f"icnet_resnet{_depth}",
         ResNetICNet,
-        Card(PAPER, "realtime", num_classes=19, scores={"Cityscapes val mIoU, mmsegmentation": _score}),
+        Card(paper=PAPER, num_classes=19, scores={"Cityscapes val mIoU, mmsegmentation": _score}),
         backbone=f"resnet{_depth}_v1c",
     )

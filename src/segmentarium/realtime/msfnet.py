@@ -163,4 +163,4 @@ SCORES = {
     "CamVid test mIoU (768×1024)": 75.4,
 }
 
-register("msfnet", MSFNet, Card(PAPER, "realtime", None, 24.2, (512, 1024), 19, SCORES))
+register("msfnet", MSFNet, Card(paper=PAPER, flops=24.2, flops_size=(512, 1024), num_classes=19, scores=SCORES))

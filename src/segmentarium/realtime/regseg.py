@@ -227,11 +227,15 @@ SCORES = {
     "CamVid test mIoU (960×720, from Cityscapes weights)": 80.9,
 }
 
-register("regseg", RegSeg, Card(PAPER, "realtime", 3.34, 39.1, (1024, 2048), 19, SCORES))
+register(
+    "regseg",
+    RegSeg,
+    Card(paper=PAPER, parameters=3.34, flops=39.1, flops_size=(1024, 2048), num_classes=19, scores=SCORES),
+)
 register(
     "regseg_large",
     RegSeg,
-    Card(PAPER, "realtime", num_classes=19, scores={"Cityscapes test mIoU": 79.5}),
+    Card(paper=PAPER, num_classes=19, scores={"Cityscapes test mIoU": 79.5}),
     channels=(48, 120, 336, 384),
     depths=(2, 6),
     group_width=24,

@@ -258,19 +258,23 @@ TEST = "Cityscapes test mIoU"
 R18_SCORES = {TEST: 79.0, "Cityscapes test mIoU, with Mapillary": 79.9, "CamVid test mIoU": 73.8}
 
 # parameters and multiply-adds as counted in the public code, without the heads for training
-register("sfnet_resnet18", SFNet, Card(PAPER, "realtime", 12.87, 60.74, (512, 1024), 19, R18_SCORES))
+register(
+    "sfnet_resnet18",
+    SFNet,
+    Card(paper=PAPER, parameters=12.87, flops=60.74, flops_size=(512, 1024), num_classes=19, scores=R18_SCORES),
+)
 register(
     "sfnet_resnet50",
     SFNet,
-    Card(PAPER, "realtime", num_classes=19, scores={TEST: 80.4}),
+    Card(paper=PAPER, num_classes=19, scores={TEST: 80.4}),
     backbone="resnet50_v1s",
     channels=256,
 )
-register("sfnet_resnet101", SFNet, Card(PAPER, "realtime", num_classes=19), backbone="resnet101_v1s", channels=256)
+register("sfnet_resnet101", SFNet, Card(paper=PAPER, num_classes=19), backbone="resnet101_v1s", channels=256)
 register(
     "sfnet_df1",
     SFNet,
-    Card(PAPER, "realtime", num_classes=19, scores={TEST: 72.2}, limits={"learning": LEARNING}),
+    Card(paper=PAPER, num_classes=19, scores={TEST: 72.2}, limits={"learning": LEARNING}),
     backbone="df1",
     channels=64,
     levels=3,
@@ -278,9 +282,13 @@ register(
 register(
     "sfnet_df2",
     SFNet,
-    Card(PAPER, "realtime", num_classes=19, scores={TEST: 75.8}),
+    Card(paper=PAPER, num_classes=19, scores={TEST: 75.8}),
     backbone="df2",
     channels=64,
     levels=3,
 )
-register("sfnet_lite_resnet18", SFNetLite, Card(LITE, "realtime", 12.15, 44.49, (512, 1024), 19))
+register(
+    "sfnet_lite_resnet18",
+    SFNetLite,
+    Card(paper=LITE, parameters=12.15, flops=44.49, flops_size=(512, 1024), num_classes=19),
+)

@@ -293,17 +293,23 @@ TEST, VOC = "Cityscapes test mIoU", "VOC 2012 test mIoU (COCO pretraining)"
 register(
     "shelfnet18",
     ShelfNet,
-    Card(PAPER, "realtime", 14.60, 24.68, (512, 1024), 19, {TEST: 74.8}, {"learning": LEARNING}),
+    Card(
+        paper=PAPER,
+        parameters=14.60,
+        flops=24.68,
+        flops_size=(512, 1024),
+        num_classes=19,
+        scores={TEST: 74.8},
+        limits={"learning": LEARNING},
+    ),
 )
 register(
     "shelfnet34",
     ShelfNet,
-    Card(PAPER, "realtime", 33.75, 60.2, (512, 1024), 19, {TEST: 75.8}),
+    Card(paper=PAPER, parameters=33.75, flops=60.2, flops_size=(512, 1024), num_classes=19, scores={TEST: 75.8}),
     backbone="resnet34",
     width=128,
     dropout=0.0,
 )
-register("shelfnet50", ShelfNetPascal, Card(PAPER, "realtime", num_classes=21, scores={VOC: 82.8}))
-register(
-    "shelfnet101", ShelfNetPascal, Card(PAPER, "realtime", num_classes=21, scores={VOC: 84.2}), backbone="resnet101"
-)
+register("shelfnet50", ShelfNetPascal, Card(paper=PAPER, num_classes=21, scores={VOC: 82.8}))
+register("shelfnet101", ShelfNetPascal, Card(paper=PAPER, num_classes=21, scores={VOC: 84.2}), backbone="resnet101")

@@ -105,8 +105,7 @@ register(
     "stdc1",
     STDC,
     Card(
-        PAPER,
-        "realtime",
+        paper=PAPER,
         num_classes=19,
         scores={SMALL: 72.22, LARGE: 74.50, CAMVID: 73.0},
         limits={
@@ -119,6 +118,6 @@ register(
 register(
     "stdc2",
     STDC,
-    Card(PAPER, "realtime", num_classes=19, scores={SMALL: 74.24, LARGE: 77.04, CAMVID: 73.9}),
+    Card(paper=PAPER, num_classes=19, scores={SMALL: 74.24, LARGE: 77.04, CAMVID: 73.9}),
     backbone="stdcnet2",
 )

@@ -300,6 +300,10 @@ PAPER = Paper(
 )
 SCORES = {"Cityscapes test mIoU": 75.5, "CamVid test mIoU": 72.6, "CamVid test mIoU, from scratch": 63.3}
 
-register("swiftnet", SwiftNet, Card(PAPER, "realtime", 11.80, 104.0, (1024, 2048), 19, SCORES))
-register("swiftnet_mobilenet_v2", SwiftNet, Card(PAPER, "realtime", num_classes=19), backbone="mobilenet_v2")
-register("swiftnet_pyramid", SwiftNetPyramid, Card(PAPER, "realtime", 12.06, num_classes=19))
+register(
+    "swiftnet",
+    SwiftNet,
+    Card(paper=PAPER, parameters=11.80, flops=104.0, flops_size=(1024, 2048), num_classes=19, scores=SCORES),
+)
+register("swiftnet_mobilenet_v2", SwiftNet, Card(paper=PAPER, num_classes=19), backbone="mobilenet_v2")
+register("swiftnet_pyramid", SwiftNetPyramid, Card(paper=PAPER, parameters=12.06, num_classes=19))

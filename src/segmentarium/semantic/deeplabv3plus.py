@@ -19,18 +19,19 @@ scale, mmsegmentation: ResNet-50 80.09, ResNet-101 80.97.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from segmentarium.composition import register_decoder
+from segmentarium.contracts import Decoder
 from segmentarium.layers.conv import ConvNormAct, SeparableConv
+from segmentarium.layers.init import init_classifier
 from segmentarium.layers.pooling import PooledBatchNorm, global_average_pool, spread
 from segmentarium.layers.resize import resize
-from segmentarium.registry import Card, Paper, register
-from segmentarium.semantic.fcn import SupervisedTwice
+from segmentarium.registry import Card, Paper
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,19 @@ class ASPP(nn.Module):
         return self.project(torch.cat([image, *views] if self.image_pool_first else [*views, image], 1))
 
 
-class DeepLabV3PlusDecoder(nn.Module):
+class DeepLabV3PlusDecoder(Decoder):
     """ASPP on the deepest feature, fused with a fine one (figure 2): logits at the fine feature's stride.
 
     The fine feature is the first of stride 4 or more; a backbone of one stride only (ViT) is decoded at that stride.
+
+    form                "paper", "mmseg" or "smp": whose arrangement, see above
+    decoder_channels    of the pyramid's branches and the decoder
+    low_channels        of the reduced fine feature
+    rates               of the pyramid's dilated convolutions; None: those of the form for this output stride
     """
+
+    prefers_output_stride = 16
+    auxiliary = True
 
     def __init__(
         self,
@@ -164,7 +173,7 @@ class DeepLabV3PlusDecoder(nn.Module):
             )
         )
         self.classifier_dropout = nn.Dropout2d(chosen.classifier_dropout)
-        self.classifier = nn.Conv2d(decoder_channels, num_classes, 1)
+        self.classifier = init_classifier(nn.Conv2d(decoder_channels, num_classes, 1))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         low = self.low(features[self.fine])
@@ -172,53 +181,6 @@ class DeepLabV3PlusDecoder(nn.Module):
         x = resize(x, low.shape[-2:], align_corners=self.align_corners)
         x = self.after(torch.cat([x, low], 1))
         return self.classifier(self.classifier_dropout(x))
-
-
-class DeepLabV3Plus(SupervisedTwice):
-    """A backbone of output stride 16 or 8 with atrous spatial pyramid pooling and a light decoder.
-
-    backbone            ours by name, timm's as "timm:NAME", or a module with .channels and .strides
-    output_stride       of the backbone; None: its own
-    form                "paper", "mmseg" or "smp": whose arrangement, see above
-    decoder_channels    of the pyramid's branches and the decoder
-    low_channels        of the reduced fine feature
-    rates               of the pyramid's dilated convolutions; None: those of the form for this output stride
-    auxiliary           supervise the last feature but one too (training only)
-    backbone_arguments  further arguments of the backbone's class
-    """
-
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        backbone: str | nn.Module = "resnet50",
-        in_channels: int = 3,
-        output_stride: int | None = 16,
-        form: str = "paper",
-        decoder_channels: int = 256,
-        low_channels: int = 48,
-        rates: Sequence[int] | None = None,
-        auxiliary: bool = True,
-        backbone_arguments: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            lambda body: DeepLabV3PlusDecoder(
-                channels=body.channels,
-                strides=body.strides,
-                num_classes=num_classes,
-                decoder_channels=decoder_channels,
-                low_channels=low_channels,
-                rates=rates,
-                form=form,
-            ),
-            num_classes=num_classes,
-            backbone=backbone,
-            in_channels=in_channels,
-            output_stride=output_stride,
-            auxiliary=auxiliary,
-            backbone_arguments=backbone_arguments,
-        )
-        self.align_corners = FORMS[form].align_corners
 
 
 PAPER = Paper(
@@ -231,18 +193,20 @@ PAPER = Paper(
     code_licence="Apache-2.0",
 )
 
-register("deeplabv3plus", DeepLabV3Plus, Card(PAPER, "semantic", num_classes=19))
-register("deeplabv3plus_mobilenet_v2", DeepLabV3Plus, Card(PAPER, "semantic", num_classes=19), backbone="mobilenet_v2")
-# mmsegmentation's; parameters with the auxiliary head
+register_decoder("deeplabv3plus", DeepLabV3PlusDecoder, Card(paper=PAPER, num_classes=19))
+register_decoder(
+    "deeplabv3plus_mobilenet_v2", DeepLabV3PlusDecoder, Card(paper=PAPER, num_classes=19), backbone="mobilenet_v2"
+)
+# mmsegmentation's
 for _depth, _width, _low, _parameters, _scores in (
     (18, 128, 12, 12.47, {}),
     (50, 512, 48, 43.59, {"Cityscapes val mIoU": 80.09}),
     (101, 512, 48, 62.58, {"Cityscapes val mIoU": 80.97}),
 ):
-    register(
+    register_decoder(
         f"deeplabv3plus_resnet{_depth}",
-        DeepLabV3Plus,
-        Card(PAPER, "semantic", _parameters, num_classes=19, scores=_scores),
+        DeepLabV3PlusDecoder,
+        Card(paper=PAPER, parameters=_parameters, parameters_of="training", num_classes=19, scores=_scores),
         backbone=f"resnet{_depth}_v1c",
         output_stride=8,
         form="mmseg",

@@ -20,20 +20,20 @@ Published (single scale, ADE20K): mIoU 37.4, 41.0, 45.6, 47.8, 48.5, 49.1 for B0
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.backbones import create_backbone
 from segmentarium.backbones.mit import PAPER
-from segmentarium.contracts import EncoderDecoder
+from segmentarium.composition import register_decoder
+from segmentarium.contracts import Decoder
 from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.init import init_classifier
 from segmentarium.layers.resize import resize
-from segmentarium.losses import CrossEntropy
-from segmentarium.registry import Card, register
+from segmentarium.registry import Card
 
 
 class LinearProjection(nn.Linear):
@@ -43,10 +43,9 @@ class LinearProjection(nn.Linear):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class AllMLPDecoder(nn.Module):
+class AllMLPDecoder(Decoder):
     """Project, upsample, fuse, classify (section 3.2).  -> logits at the stride of the finest feature.
 
-    channels     of the features, finest first
     embed_dim    the width that every level is projected to
     projection   "linear" as in the paper, joined coarsest first; "conv" as in mmsegmentation: convolution, batch norm and
                  ReLU, joined finest first
@@ -54,9 +53,10 @@ class AllMLPDecoder(nn.Module):
 
     def __init__(
         self,
-        channels: Sequence[int],
-        num_classes: int,
         *,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
         embed_dim: int = 256,
         projection: Literal["linear", "conv"] = "linear",
     ) -> None:
@@ -71,7 +71,7 @@ class AllMLPDecoder(nn.Module):
         self.norm = nn.BatchNorm2d(embed_dim)
         self.act = nn.ReLU()
         self.dropout = nn.Dropout2d(0.1)
-        self.classifier = nn.Conv2d(embed_dim, num_classes, 1)
+        self.classifier = init_classifier(nn.Conv2d(embed_dim, num_classes, 1))
 
     def _fuse_weights(self, fuse: nn.Conv2d) -> list[Tensor]:
         """The columns of the joining layer that belong to each level, finest first: (D, D, 1, 1) each."""
@@ -120,30 +120,6 @@ class AllMLPDecoder(nn.Module):
         return conv
 
 
-class SegFormer(EncoderDecoder):
-    """A backbone, by name or built, under the all-MLP decoder.
-
-    backbone_arguments     those of the backbone's class, e.g. {"drop_path": 0.2}, or {"pretrained": True} for timm's
-    embed_dim, projection  of the decoder (see `AllMLPDecoder`)
-    """
-
-    def __init__(
-        self,
-        *,
-        num_classes: int = 150,
-        in_channels: int = 3,
-        backbone: str | nn.Module = "mit_b0",
-        backbone_arguments: Mapping[str, Any] | None = None,
-        embed_dim: int = 256,
-        projection: Literal["linear", "conv"] = "linear",
-    ) -> None:
-        encoder = create_backbone(backbone, in_channels=in_channels, **(backbone_arguments or {}))
-        channels: Sequence[int] = encoder.channels  # type: ignore[assignment]
-        decoder = AllMLPDecoder(channels, num_classes, embed_dim=embed_dim, projection=projection)
-        super().__init__(backbone=encoder, decoder=decoder, num_classes=num_classes, in_channels=in_channels)
-        self.set_objective({"logits": (1.0, CrossEntropy())})
-
-
 # size: width of the decoder, published parameters (millions) and 1e9 multiply-adds with 150 classes at 512×512 (B5: 640×640),
 # mIoU on ADE20K (single scale, mmsegmentation)
 VARIANTS = {
@@ -158,5 +134,13 @@ FLOPS = "fewer than published: the joining layer works on each level at its own 
 for size, (embed_dim, parameters, flops, score) in VARIANTS.items():
     flops_size = (640, 640) if size == "b5" else (512, 512)
     scores = {"ADE20K val mIoU (single scale)": score}
-    card = Card(PAPER, "semantic", parameters, flops, flops_size, 150, scores, {"flops": FLOPS})
-    register(f"segformer_{size}", SegFormer, card, backbone=f"mit_{size}", embed_dim=embed_dim)
+    card = Card(
+        paper=PAPER,
+        parameters=parameters,
+        flops=flops,
+        flops_size=flops_size,
+        num_classes=150,
+        scores=scores,
+        limits={"flops": FLOPS},
+    )
+    register_decoder(f"segformer_{size}", AllMLPDecoder, card, backbone=f"mit_{size}", embed_dim=embed_dim)

@@ -62,7 +62,7 @@ def check_fit(model: nn.Module, options: TrainingOptions, micro_batch: int, proc
         )
     if options.precision == "fp16" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise ValueError("precision fp16 needs a GPU; on this machine use bf16 or 32")
-    in_channels = getattr(model, "in_channels", 3)
+    in_channels = model.in_channels
     if in_channels != 3:
         raise ValueError(
             f"the model takes {in_channels} channels, but the data sets here give RGB; leave in_channels out"

@@ -1,0 +1,102 @@
+"""`EncoderDecoder`: any decoder on any backbone, and how decoders get their names."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from segmentarium.backbones import can_have, create_backbone
+from segmentarium.contracts import Decoder, SegmentationModel, Term
+from segmentarium.layers.fcn_head import FCNHead
+from segmentarium.layers.pyramid_neck import PyramidNeck
+from segmentarium.losses import CrossEntropy
+from segmentarium.registry import Card, register
+
+OutputStride = int | Literal["auto"] | None
+
+
+class EncoderDecoder(SegmentationModel):
+    """A backbone, a decoder on its features and, in training, an FCN head on the last feature but one.
+
+    decoder             the decoder's class
+    backbone            ours by name, timm's as "timm:NAME", or a `Backbone`
+    output_stride       of the backbone: 8, 16, 32; None: its own; "auto": what the decoder prefers, where the backbone can
+    neck                "pyramid" makes features of strides 4 to 32 out of a plain transformer's; None: none
+    auxiliary           supervise the last feature but one too, with 0.4 of the weight (PSPNet, section 3.3); None: as the
+                        decoder's paper does
+    backbone_arguments  further arguments of the backbone's class, such as drop_path, or pretrained=True for timm's
+    own                 the decoder's own arguments
+    """
+
+    def __init__(
+        self,
+        decoder: type[Decoder],
+        *,
+        num_classes: int,
+        backbone: str | nn.Module = "resnet50",
+        in_channels: int = 3,
+        output_stride: OutputStride = "auto",
+        neck: Literal["pyramid"] | None = None,
+        auxiliary: bool | None = None,
+        backbone_arguments: Mapping[str, Any] | None = None,
+        **own: Any,
+    ) -> None:
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        arguments = dict(backbone_arguments or {})
+        if output_stride == "auto":  # a preference of the decoder's; what the user typed is an order
+            wish = decoder.prefers_output_stride
+            output_stride = wish if wish is not None and can_have(backbone, wish) else None
+        self.backbone = create_backbone(
+            backbone, in_channels=in_channels, **{"output_stride": output_stride, **arguments}
+        )
+        self.preprocessing = self.backbone.preprocessing.for_channels(in_channels)
+        if neck not in (None, "pyramid"):
+            raise ValueError(f"neck is {neck!r}; give 'pyramid' or None")
+        self.neck = PyramidNeck(self.backbone.channels, self.backbone.strides) if neck else None
+        channels, strides = (self.neck or self.backbone).channels, (self.neck or self.backbone).strides
+        self.decoder = decoder(channels=channels, strides=strides, num_classes=num_classes, **own)
+        self.align_corners = self.decoder.align_corners
+        self.auxiliary = nn.ModuleDict()
+        objective = self.decoder.objective()
+        if decoder.auxiliary if auxiliary is None else auxiliary:
+            index = -2 if len(channels) > 1 else -1
+            self.auxiliary["aux"] = FCNHead(channels=channels, num_classes=num_classes, index=index)
+            objective = (*objective, Term("aux", 0.4, CrossEntropy(), of=("aux",)))
+        self.training_only = ("auxiliary", *(f"decoder.{path}" for path in self.decoder.training_only))
+        self.set_objective(*objective)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> what the decoder takes"""
+        features = self.backbone(image)
+        return features if self.neck is None else self.neck(features)
+
+    def logits(self, image: Tensor) -> Tensor:
+        return self.decoder(self.features(image))
+
+    def forward_train(self, image: Tensor) -> dict[str, Tensor]:
+        features = self.features(image)
+        return self.decoder.forward_train(features) | {name: head(features) for name, head in self.auxiliary.items()}
+
+
+@cache
+def composed(decoder: type[Decoder]) -> Callable[..., EncoderDecoder]:
+    """What builds `EncoderDecoder(decoder, …)`, with a signature that has the decoder's own arguments."""
+    build = partial(EncoderDecoder, decoder)
+    shared = inspect.signature(EncoderDecoder).parameters
+    own = inspect.signature(decoder).parameters
+    parameters = [shared[name] for name in list(shared)[1:] if name != "own"]
+    parameters += [own[name] for name in own if name not in ("channels", "strides", "num_classes")]
+    build.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    build.__doc__, build.kind = decoder.__doc__, EncoderDecoder.kind  # type: ignore[attr-defined]
+    return build
+
+
+def register_decoder(
+    name: str, decoder: type[Decoder], card: Card, *, tiny: Mapping[str, Any] | None = None, **arguments: Any
+) -> None:
+    """`create_model(name)` is the decoder on the backbone of `arguments`, or on the one that the user names."""
+    register(name, composed(decoder), card, tiny=tiny, **arguments)

@@ -1,0 +1,98 @@
+"""`Backbone`: an image to a feature pyramid, and to class scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from segmentarium.layers.init import init_classifier
+from segmentarium.layers.pooling import global_average_pool
+from segmentarium.preprocessing import Preprocessing
+
+
+class Backbone(nn.Module):
+    """An image to a feature pyramid, finest first.
+
+    A family gives `pyramid`, all of its features, and calls `describe` when its layers stand.  `forward` gives those of
+    `out_indices`; `classify` the class scores, where it was built with `num_classes`.
+
+    channels, strides   of each feature that `forward` gives
+    out_indices         which of the pyramid's features these are
+    num_classes         of `classify`; None: it has no classifier
+    preprocessing       what its weights want of a picture
+    """
+
+    kind: ClassVar[str] = "classifier"  # of the model that `create_model` makes of it
+    preprocessing: Preprocessing = Preprocessing()
+    fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __init__(self, *, in_channels: int = 3, num_classes: int | None = None) -> None:
+        super().__init__()
+        if in_channels < 1:
+            raise ValueError(f"in_channels is {in_channels}; give the number of input channels, 1 or more")
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}; give the number of classes, 1 or more, or None")
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+
+    def describe(
+        self, channels: Sequence[int], strides: Sequence[int], out_indices: Sequence[int], *, head: int | None = None
+    ) -> None:
+        """Notes the pyramid's channels and strides, checks `out_indices`, and makes the classifier, if one is wanted.
+
+        head   channels that the classifier sees; None: those of the deepest feature
+        """
+        known = range(len(channels))
+        if not out_indices or any(index not in known for index in out_indices):
+            raise ValueError(
+                f"out_indices is {tuple(out_indices)}; give some of {', '.join(map(str, known))}, "
+                f"the features of strides {', '.join(map(str, strides))}"
+            )
+        self.out_indices = tuple(sorted(out_indices))
+        self.channels = tuple(channels[i] for i in self.out_indices)
+        self.strides = tuple(strides[i] for i in self.out_indices)
+        self.classifier: nn.Module | None = None
+        if self.num_classes is not None:
+            self.classifier = init_classifier(nn.Linear(head or channels[-1], self.num_classes))
+
+    def pyramid(self, image: Tensor) -> list[Tensor]:
+        """(B, C, H, W), any H and W of 32 or more -> every feature, finest first: (B, channels, ceil(H / stride), …)."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> the features of `out_indices`"""
+        features = self.pyramid(image)
+        return [features[i] for i in self.out_indices]
+
+    def embed(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, D): what the classifier sees; the mean of the deepest feature, unless the paper has another."""
+        return global_average_pool(self.pyramid(image)[-1]).flatten(1)
+
+    def classify(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, num_classes) logits"""
+        if self.classifier is None:
+            raise ValueError(f"this {type(self).__name__} has no classifier; build it with num_classes")
+        return self.classifier(self.embed(image))
+
+    def at(self, stride: int) -> int:
+        """Index of the deepest feature of that stride (a dilated backbone has several); ValueError where there is none."""
+        found = [i for i, s in enumerate(self.strides) if s == stride]
+        if not found:
+            raise ValueError(
+                f"{type(self).__name__} has no feature of stride {stride}, which is needed; it has {self.strides}"
+            )
+        return found[-1]
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay must leave alone besides norms and biases: position tables, tokens."""
+        return set()
+
+    num_layers: int = 0  # depth in the sense of layer-wise learning rates; 0: the family does not say
+
+    def layer_of(self, name: str) -> int:
+        """How deep the parameter `name` stands: 0 the stem, `num_layers` the classifier."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how deep its layers stand")

@@ -1,0 +1,166 @@
+"""`Model`, what every network is whatever it gives; `Term`, one part of its objective."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from segmentarium.layers.fusion import fold_batch_norm, reparameterize
+from segmentarium.layers.resize import labels_at, resize
+from segmentarium.losses import PixelLoss
+from segmentarium.preprocessing import Preprocessing
+
+Batch = Mapping[str, Any]  # "image" (B, C, H, W), "mask" (B, H, W), "label" (B,), … as the task has them
+
+
+@dataclass(frozen=True)
+class Term:
+    """One part of a paper's objective: `weight` times `loss` of the outputs `of`, held against `on`.
+
+    name     of the part, as the log has it
+    loss     module: (outputs in the order of `of`, target) -> float32 scalar
+    of       names of the outputs of `forward_train` that it reads
+    on       key of the batch that it is held against; None: the loss takes the outputs alone
+    at       "target": outputs are brought to the target's height and width; "output": labels to the output's, by nearest
+             neighbour; "as is"
+    classes  the outputs score the classes: class weights reach the loss, and a run may put another loss in its place
+    """
+
+    name: str
+    weight: float
+    loss: nn.Module
+    of: tuple[str, ...] = ("logits",)
+    on: str | None = "mask"
+    at: Literal["target", "output", "as is"] = "target"
+    classes: bool = True
+
+
+class Model(nn.Module):
+    """What every network is, whatever it gives.
+
+        model(*inputs)                    what is exported, compiled and timed
+        model.forward_train(*inputs)      all that the paper supervises, by name, each at its own resolution
+        model.criterion(outputs, batch)   the paper's own objective: name of each term -> weighted scalar
+        model.deploy()                    a copy for inference: same outputs, less work
+
+    A subclass says `kind` by its parent, lists in `training_only` the dotted paths of the submodules that `forward` never
+    uses ("auxiliary", "decoder.edge"), and calls `set_objective`.
+    """
+
+    kind: ClassVar[str] = ""
+    inputs: ClassVar[tuple[str, ...]] = (
+        "image",
+    )  # keys of a batch that forward and forward_train take, in their order
+    outputs: ClassVar[tuple[str, ...]] = ("logits",)  # names of what forward gives, in an exported file
+    fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more
+    training_only: tuple[str, ...] = ()
+    align_corners: bool = False  # how outputs are brought to the image's and the target's size
+    registered_name: str = ""  # set by create_model, with what it was given, so that a file can rebuild the model
+    objective: tuple[Term, ...] = ()
+
+    def __init__(self, *, in_channels: int = 3) -> None:
+        super().__init__()
+        if in_channels < 1:
+            raise ValueError(f"in_channels is {in_channels}; give the number of input channels, 1 or more")
+        self.in_channels = in_channels
+        self.preprocessing = Preprocessing().for_channels(in_channels)
+        self.given_arguments: dict[str, Any] = {}
+        self.weights_header: dict[str, Any] = {}  # of the file that the weights came from
+        self.losses = nn.ModuleDict()
+
+    def example(self, batch: int = 1, size: tuple[int, int] = (64, 64)) -> tuple[Tensor, ...]:
+        """What `forward` takes, on the model's device: zeros of (batch, in_channels, *size), or of its fixed size.
+
+        Counting, export, deploy and the documentation ask here and need not know the kind.
+        """
+        like = next(self.parameters(), torch.zeros(()))
+        size = self.fixed_size or size
+        return (torch.zeros(batch, self.in_channels, *size, device=like.device, dtype=like.dtype),)
+
+    def forward_train(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Every supervised output by name."""
+        raise NotImplementedError(f"{type(self).__name__} says nothing of how it is trained")
+
+    def labels(self) -> dict[str, Any]:
+        """What a file says of the classes that it scores, as plain data; {} for a model without classes."""
+        return {}
+
+    def set_objective(self, *terms: Term) -> None:
+        """The parts of the objective; their losses become submodules, so that buffers and class weights move along."""
+        names = [term.name for term in terms]
+        if len(set(names)) < len(names):
+            raise ValueError(f"the terms are called {', '.join(names)}; give each a name of its own")
+        self.objective = terms
+        self.losses = nn.ModuleDict({term.name: term.loss for term in terms})
+
+    def criterion(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Outputs of `forward_train` and the batch -> name of each term: its weighted loss, a scalar."""
+        if isinstance(batch, Tensor):
+            raise TypeError("criterion takes a batch, such as {'mask': labels}, not the labels alone")
+        return {
+            term.name: term.weight * self.losses[term.name](*self._read(term, outputs, batch))
+            for term in self.objective
+        }
+
+    def _read(self, term: Term, outputs: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
+        """What the term's loss takes, at one size."""
+        given = [outputs[name] for name in term.of]
+        if term.on is None:
+            return given
+        target = batch[term.on]
+        if term.at == "target":
+            size = target.shape[-2:]
+            given = [resize(output.float(), size, align_corners=self.align_corners) for output in given]
+        elif term.at == "output":
+            target = labels_at(target, given[0].shape[-2:])
+        return [*given, target]
+
+    @torch.inference_mode(False)  # so that the copy's tensors are ordinary ones wherever it is made
+    def deploy(self) -> Self:
+        """A copy for inference: training-only branches gone, blocks re-parameterised, batch norm folded into the convolutions."""
+        model = copy.deepcopy(self).eval()
+        model.set_objective()
+        for path in self.training_only:
+            parent, _, name = path.rpartition(".")
+            owner = model.get_submodule(parent)
+            if hasattr(owner, name):  # built without it, or deployed before
+                delattr(owner, name)
+        reparameterize(model)
+        fold_batch_norm(model, *model.example())
+        return model.requires_grad_(False)
+
+
+class LabelledModel(Model):
+    """Whatever scores a fixed list of classes.  One class is one sigmoid logit: background and foreground."""
+
+    def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
+        super().__init__(in_channels=in_channels)
+        if num_classes < 1:
+            raise ValueError(
+                f"num_classes is {num_classes}; give the number of classes, 1 or more (1: one sigmoid logit)"
+            )
+        self.num_classes = num_classes
+        self.classes: tuple[str, ...] = tuple(f"class {i}" for i in range(max(num_classes, 2)))
+
+    def labels(self) -> dict[str, Any]:
+        return {"num_classes": self.num_classes, "classes": list(self.classes)}
+
+    def set_class_weights(self, weights: Tensor | None) -> None:
+        """(K,) weights for every loss on class scores that takes class weights, or None; moved to the model's device."""
+        if weights is not None:
+            weights = torch.as_tensor(weights, dtype=torch.float32)
+            labels = max(self.num_classes, 2)
+            if weights.shape != (labels,):
+                raise ValueError(
+                    f"class weights have shape {tuple(weights.shape)}; give ({labels},), one for each of {labels} labels"
+                )
+            weights = weights.to(next(self.parameters(), weights).device)
+        for term in self.objective:
+            for loss in self.losses[term.name].modules() if term.classes else ():
+                if isinstance(loss, PixelLoss):
+                    loss.class_weight = weights
