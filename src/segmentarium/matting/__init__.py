@@ -15,7 +15,7 @@ from segmentarium.lazy import lazy_names
 
 if TYPE_CHECKING:
     from segmentarium.matting.backgrounds import parse_background
-    from segmentarium.matting.composite import composite
+    from segmentarium.matting.blending import composite
     from segmentarium.matting.matte import Matte, fit_matte
     from segmentarium.matting.portrait import Portrait, PortraitResult
 
@@ -28,7 +28,7 @@ __getattr__ = lazy_names(
         "Matte": "matte",
         "Portrait": "portrait",
         "PortraitResult": "portrait",
-        "composite": "composite",
+        "composite": "blending",
         "fit_matte": "matte",
         "parse_background": "backgrounds",
     },

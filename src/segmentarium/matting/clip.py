@@ -15,8 +15,8 @@ import numpy as np
 
 from segmentarium.files import atomic_write, check_targets
 from segmentarium.matting.backgrounds import Blur, Transparent
+from segmentarium.matting.blending import blend_plane
 from segmentarium.matting.clip_backgrounds import ClipBackground
-from segmentarium.matting.composite import blend_plane
 from segmentarium.matting.frames import Layout, layout_of, plane_array, planes_of
 from segmentarium.matting.matte import Matte, fit_matte, resized
 from segmentarium.matting.reader import Camera, Reader

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from segmentarium.matting.backgrounds import BackgroundLike, Clip, Rows, Transparent, parse_background
-from segmentarium.matting.composite import composite
+from segmentarium.matting.blending import composite
 from segmentarium.matting.cutout import BAND, guide_of, guide_size, transparent, without_holes
 from segmentarium.matting.exported import SUFFIX, ExportedPredictor, exported_file
 from segmentarium.matting.finder import ForegroundFinder, no_foreground, scaled
