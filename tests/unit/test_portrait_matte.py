@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segmentarium.inference import guided
-from segmentarium.matting import composite, fit_matte, parse_background
+from segmentarium.matting import composite, fit_matte, guided, parse_background
 from segmentarium.matting.backgrounds import BLUR, Blur, Colour, Picture, Rows, Transparent, covering_box
 from segmentarium.matting.cutout import guide_of, without_holes
 from segmentarium.matting.finder import scaled
