@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from segmentarium.data.base import PictureDataset
     from segmentarium.data.doctor import Report
 
-HELP = "find what is wrong with a data set before training on it"
-
 _SHOWN = 5  # files named of each kind of problem
 
 
@@ -48,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from segmentarium.data.doctor import check_dataset
+    from segmentarium.data.doctor import check_dataset, check_output
     from segmentarium.data.mask_io import LabelError
 
     try:
@@ -56,12 +54,13 @@ def run(args: argparse.Namespace) -> int:
     except LabelError as error:
         print(f"segmentarium check-data: {error}", file=sys.stderr)
         return 1
+    out = args.out or Path("runs") / "check-data" / args.folder.resolve().name
+    check_output(out, overwrite=args.overwrite)
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("reading", total=len(dataset))
         report = check_dataset(dataset, lambda done, total: progress.update(task, completed=done, total=total))
-    out = args.out or Path("runs") / "check-data" / args.folder.resolve().name
-    written = report.save(out)
+    written = report.save(out, overwrite=args.overwrite)
     if args.json:
         print(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
     else:

@@ -49,12 +49,13 @@ def run(options: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from segmentarium.evaluation import evaluate
-    from segmentarium.evaluation.report import check_output
+    from segmentarium.evaluation.report import check_json, check_output
     from segmentarium.weights import load
 
     if options.out is not None:
-        check_output(options.out)
-
+        check_output(options.out, overwrite=options.overwrite)
+    if options.json is not None:
+        check_json(options.json, overwrite=options.overwrite)
     model = load(options.model, layout=options.layout)
     errors = Console(stderr=True)
     with Progress(
@@ -92,9 +93,9 @@ def run(options: argparse.Namespace) -> int:
     for note in report.notes:
         errors.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     if options.json is not None:
-        report.write_json(options.json)
+        report.write_json(options.json, overwrite=options.overwrite)
     if options.out is not None:
-        print(report.save(options.out))
+        print(report.save(options.out, overwrite=options.overwrite))
     return 0
 
 

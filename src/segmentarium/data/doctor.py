@@ -25,6 +25,7 @@ from segmentarium.data.base import ClassificationDataset, Item, LabelledPicture,
 from segmentarium.data.contact_sheet import Thumbnail, contact_sheet, thumbnail
 from segmentarium.data.image_io import ImageReadError, is_rotated, open_image, to_upright_rgb
 from segmentarium.data.mask_io import IGNORE_INDEX, LabelError, MaskEncoding, read_raw_mask
+from segmentarium.files import check_targets, has_keys
 
 SHEET_PICTURES = 12
 _FEW_PICTURES = 10
@@ -103,9 +104,13 @@ class Report:
             "problems": [asdict(p) for p in self.problems],
         }
 
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write `report.json` and, if a picture could be read, `contact_sheet.png`; returns their paths."""
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> list[Path]:
+        """Write `report.json` and, if a picture could be read, `contact_sheet.png`; returns their paths.
+
+        Raises what `check_output` raises.
+        """
         folder = Path(folder)
+        check_output(folder, overwrite=overwrite)
         folder.mkdir(parents=True, exist_ok=True)
         written = [folder / "report.json"]
         written[0].write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -113,6 +118,12 @@ class Report:
             written.append(folder / "contact_sheet.png")
             self.sheet.save(written[1])
         return written
+
+
+def check_output(folder: Path, *, overwrite: bool = False) -> None:
+    """FileExistsError where a file of the report's names is there that is of no earlier report, unless `overwrite`."""
+    targets = (folder / "report.json", folder / "contact_sheet.png")
+    check_targets(targets, overwrite=overwrite, ours=has_keys(targets[0], ("stray_labels", "problems")))
 
 
 def check_dataset(

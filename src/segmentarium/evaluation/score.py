@@ -46,6 +46,7 @@ def evaluate(
     worst: int = 8,
     limit: int | None = None,
     output: str | Path | None = None,
+    overwrite: bool = False,
     readers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -62,6 +63,7 @@ def evaluate(
     worst           how many of the worst images the report shows
     limit           stops after so many images
     output          a folder for report.json, report.html and pictures
+    overwrite       files there are replaced; else only those of an earlier report, and FileExistsError for others
     readers         threads that read ahead
     progress        called with (images done, images in all)
 
@@ -81,7 +83,7 @@ def evaluate(
     if not isinstance(model, SegmentationModel):
         raise TypeError(f"{source} gives no class for every pixel: it is a {model.kind}; label maps cannot score it")
     if output is not None:
-        check_output(output)
+        check_output(output, overwrite=overwrite)
     info = dataset.info
     match = match_classes(model.num_classes, model.classes, info.classes, info.palette, num_classes)
     network = Network(model, engine, precision, device)
@@ -156,7 +158,7 @@ def evaluate(
         worst=tally.worst.images(),
     )
     if output is not None:
-        report.save(output)
+        report.save(output, overwrite=overwrite)
     return report
 
 
