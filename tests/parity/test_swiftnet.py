@@ -11,6 +11,7 @@ from segmentarium.layers.resize import resize
 from segmentarium.losses import BoundaryAwareFocal
 from segmentarium.losses.boundary_focal import label_distance
 from segmentarium.realtime.swiftnet import grid
+from segmentarium.registry import create_model
 
 
 def test_pooling_grid_rounds_as_the_code_does():
