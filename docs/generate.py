@@ -185,7 +185,7 @@ def limit_lines(entries: list[Entry]) -> list[str]:
 def layout_lines(entries: list[Entry]) -> Iterator[str]:
     for layout in layouts().values():
         if layout.model in {found.name for found in entries}:
-            proven = ", ".join(f"`{name}`" for name in getattr(layout, "goldens", ()))
+            proven = ", ".join(f"`{name}`" for name in layout.goldens)
             yield (
                 f"- `{layout.name}`"
                 + (f", <{layout.source}>" if layout.source else "")

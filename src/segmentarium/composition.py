@@ -16,6 +16,7 @@ from segmentarium.contracts import Decoder, SegmentationModel, Term
 from segmentarium.layers.fcn_head import FCNHead
 from segmentarium.layers.pyramid_neck import PyramidNeck
 from segmentarium.losses import CrossEntropy
+from segmentarium.meta import on_meta
 from segmentarium.registry import Card, create_model, entry, known, register
 
 OutputStride = int | Literal["auto"] | None
@@ -135,7 +136,7 @@ def combinations(pattern: str = "*", backbones: Sequence[str] | None = None) -> 
 
 def _stands(name: str, backbone: str) -> str:
     try:
-        with torch.device("meta"):
+        with on_meta():
             model = create_model(name, backbone=backbone).eval()
     except ValueError as error:
         return str(error)

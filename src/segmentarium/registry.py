@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from segmentarium.checks import did_you_mean
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from segmentarium.contracts import Model
 
 
@@ -120,8 +122,6 @@ SPELLINGS = {
     "channels": "in_channels",
     "encoder_name": "backbone",
     "encoder": "backbone",
-    "encoder_weights": "backbone_weights",
-    "pretrained": "weights",
     "encoder_output_stride": "output_stride",
 }
 
@@ -210,16 +210,22 @@ def variant_of(found: Entry, arguments: dict[str, Any]) -> tuple[Entry, dict[str
     return best, {key: value for key, value in merged.items() if key not in best.arguments}
 
 
+def without_fetching(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's arguments without those that fetch weights: for building one whose weights are at hand."""
+    return {
+        key: without_fetching(value) if isinstance(value, Mapping) else value
+        for key, value in arguments.items()
+        if key not in ("pretrained", "backbone_weights")
+    }
+
+
 def remember(model: Model, name: str, arguments: Mapping[str, Any]) -> None:
     """Notes on a model what it was made by, so that a file of its weights can rebuild it: without fetching others first."""
-    given = dict(arguments)
-    if isinstance(inner := given.get("backbone_arguments"), Mapping):
-        given["backbone_arguments"] = {key: value for key, value in inner.items() if key != "pretrained"}
-    model.registered_name, model.given_arguments = name, given
+    model.registered_name, model.given_arguments = name, without_fetching(arguments)
 
 
 def create_model(
-    name: str, *, weights: str | None = None, backbone_weights: str | None = None, **arguments: Any
+    name: str, *, weights: str | Path | None = None, backbone_weights: str | Path | None = None, **arguments: Any
 ) -> Model:
     """Builds the model `name`, e.g. "bisenetv2", "deeplabv3plus", "segformer_b0", or a classifier: "resnet50".
 
@@ -237,9 +243,10 @@ def create_model(
     found = entry(base)
     for given in ("pretrained", "encoder_weights"):
         if given in arguments:
-            right = "backbone_weights" if given == "encoder_weights" or found.takes("backbone") else "weights"
+            right = "backbone_weights" if found.takes("backbone") else "weights"
+            also = " or 'timm:NAME'" if found.takes("backbone") else ""
             raise TypeError(
-                f"{name} has no argument {given!r}: here it is called {right!r} (a catalogue name, a path or hub address)"
+                f"{name} has no argument {given!r}: here it is called {right!r} (a catalogue name, a path, a hub address{also})"
             )
     check_arguments(found.build, name, {**found.arguments, **arguments})
     if tag and weights:

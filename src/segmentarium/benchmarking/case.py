@@ -79,7 +79,7 @@ def build_model(case: Case) -> Any:
     if architecture and not Path(case.model).exists():
         torch.manual_seed(0)
         return create_model(case.model, num_classes=case.num_classes).eval()
-    return load(case.model, verbose=False)
+    return load(case.model)
 
 
 def photo_bytes(size: tuple[int, int]) -> bytes:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from segmentarium.contracts import Model
+from segmentarium.meta import on_meta
 from segmentarium.registry import Entry
 
 
@@ -35,7 +36,7 @@ def multiply_adds(forward: Callable[..., Any], *inputs: Tensor) -> float:
 
 def meta_model(found: Entry) -> Model:
     """The registered model with its published number of classes, on the meta device: shapes without memory or values."""
-    with torch.device("meta"):
+    with on_meta():
         return found.model().eval()
 
 

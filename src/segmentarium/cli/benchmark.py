@@ -45,7 +45,11 @@ def run(options: argparse.Namespace) -> int:
     from segmentarium.benchmarking import Case, benchmark, machine_facts
     from segmentarium.benchmarking.machine import describe
     from segmentarium.benchmarking.report import remarks, table, write_csv, write_json, write_plot
+    from segmentarium.files import check_targets, has_keys
 
+    if options.out is not None:
+        targets = [options.out / f"benchmark.{ending}" for ending in ("csv", "json", "png")]
+        check_targets(targets, overwrite=options.overwrite, ours=has_keys(targets[1], ("machine", "measurements")))
     facts = machine_facts()
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("measuring")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ VERBS = {
 }
 
 WITHOUT_TORCH = ("models", "portrait")  # import it where a model needs it
+WRITES_FILES = ("segment", "portrait", "evaluate", "export", "benchmark", "check-data", "export-web")
 
 
 def parser_for(verb: str) -> argparse.ArgumentParser:
@@ -35,6 +37,9 @@ def parser_for(verb: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     module.add_arguments(parser)
+    if verb in WRITES_FILES:  # `train` and `compare` know their own runs, and begin in no folder that holds another
+        text = "replace files that are there, inputs too; without it they are refused"
+        parser.add_argument("--overwrite", action="store_true", help=text)
     parser.set_defaults(run=module.run)
     return parser
 
@@ -67,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from segmentarium.cli.memory import import_torch, keep_freed_memory
 
     keep_freed_memory()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("segmentarium").setLevel(logging.INFO)  # such as what fitted of another project's weights
     options = parser_for(verb).parse_args(words[1:])
     if verb not in WITHOUT_TORCH:
         import_torch()
@@ -76,7 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("segmentarium: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, KeyError, TypeError, FileNotFoundError, NotADirectoryError, ImportError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        FileNotFoundError,
+        FileExistsError,
+        NotADirectoryError,
+        ImportError,
+    ) as error:
         if "--debug" in words:
             raise
         # KeyError's str() is the repr of its message

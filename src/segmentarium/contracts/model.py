@@ -53,9 +53,8 @@ class Model(nn.Module):
     """
 
     kind: ClassVar[str] = ""
-    # keys of a batch that forward and forward_train take, in their order
-    inputs: ClassVar[tuple[str, ...]] = ("image",)
-    output_names: ClassVar[tuple[str, ...]] = ("logits",)  # names of what forward gives, in an exported file
+    inputs: ClassVar[tuple[str, ...]] = ("image",)  # keys of a batch that forward and forward_train take
+    output_names: ClassVar[tuple[str, ...]] = ("logits",)  # of what forward gives, in an exported file
     counted_at: ClassVar[tuple[int, int]] = (512, 1024)  # (H, W) of its published work, unless the card has another
     fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more
     training_only: tuple[str, ...] = ()
