@@ -10,9 +10,13 @@ Names are imported when they are first used, so that `import segmentarium` costs
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Nothing leaves the machine: what other packages would report home is switched off before any of them is imported.
+os.environ.update(ORT_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_TELEMETRY="1")
 
 # public name -> module that defines it; `tests/unit/test_public_api.py` freezes this list
 _PUBLIC = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from segmentarium.backbones.resnet import ResNet
 from segmentarium.realtime.icnet import SumPyramid, _spreading
 from segmentarium.registry import create_model
 
@@ -42,3 +43,9 @@ def test_cascade_label_guidance_scales_the_labels():
     losses = model.criterion(uniform, {"mask": target})
     assert losses["aux_8"] == pytest.approx(0.4 * float(losses["logits"]))
     assert losses["aux_16"] == pytest.approx(0.16 * float(losses["logits"]))
+
+
+@pytest.mark.parametrize("backbone", ["mit_b0", "timm:resnet18", "resnet5", ResNet(depth=18)])
+def test_a_backbone_that_cannot_be_cut_is_refused(backbone):
+    with pytest.raises(ValueError, match="the cascade cuts a ResNet in two"):
+        create_model("icnet_resnet18", backbone=backbone)

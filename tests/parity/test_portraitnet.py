@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from segmentarium.losses import CrossEntropy
@@ -88,3 +89,8 @@ def test_transposed_convolutions_start_as_bilinear_upsampling():
 def test_nothing_of_training_is_deployed():
     deployed = create_model("portraitnet").deploy()
     assert not [name for name, _ in deployed.named_modules() if "boundary" in name or "enhance" in name]
+
+
+def test_teacher_and_student_score_the_same_classes():
+    with pytest.raises(ValueError, match="give logits of one shape"):
+        Consistency()(torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long))

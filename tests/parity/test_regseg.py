@@ -23,7 +23,7 @@ def test_the_objective_is_the_bootstrapped_cross_entropy(golden):
     description, arrays = golden.load("realtime/regseg-bootstrapped-ce")
     logits = (2 * example(golden, description, "logits")).requires_grad_()
     model = create_model("regseg", num_classes=5)
-    losses = model.criterion({"logits": logits}, torch.from_numpy(arrays["target/labels"]))
+    losses = model.criterion({"logits": logits}, {"mask": torch.from_numpy(arrays["target/labels"])})
     (gradient,) = torch.autograd.grad(losses["logits"], logits)
     assert golden.relative_error(losses["logits"].detach().numpy(), arrays["out/loss"]) <= 1e-4
     assert golden.relative_error(gradient[..., ::4, ::4].numpy(), arrays["out/grad_logits"]) <= 1e-4

@@ -69,12 +69,12 @@ def test_ignored_pixels_make_no_detail(golden):
 
 def test_each_detail_stride_is_trained_and_gone_in_deploy():
     model = create_model("stdc1", num_classes=3, detail_strides=(2, 4, 8, 16))
-    assert {"detail_2", "detail_4", "detail_8", "detail_16"} < set(model.loss_weights)
+    assert {"detail_2", "detail_4", "detail_8", "detail_16"} < {term.name for term in model.objective}
     image, target = torch.randn(2, 3, 65, 97), torch.randint(0, 3, (2, 65, 97))
     outputs = model.forward_train(image)
     for stride in (2, 4, 8, 16):
         assert outputs[f"detail_{stride}"].shape == (2, 1, -(-65 // stride), -(-97 // stride))
-    losses = model.criterion(outputs, target)
+    losses = model.criterion(outputs, {"mask": target})
     torch.stack(list(losses.values())).sum().backward()
     assert all(head[1].weight.grad.abs().sum() > 0 for head in model.detail.values())
     assert not hasattr(model.deploy(), "detail")
@@ -90,7 +90,7 @@ def test_without_the_choice_of_hard_pixels_the_loss_halves():
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     history = []
     for _ in range(25):
-        loss = torch.stack(list(model.criterion(model.forward_train(image), target).values())).sum()
+        loss = torch.stack(list(model.criterion(model.forward_train(image), {"mask": target}).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from segmentarium.backbones import create_backbone
 from segmentarium.layers.resize import resize
 from segmentarium.losses import BoundaryAwareFocal
 from segmentarium.losses.boundary_focal import label_distance
 from segmentarium.realtime.swiftnet import grid
+from segmentarium.registry import create_model
 
 
 def test_pooling_grid_rounds_as_the_code_does():
@@ -37,3 +39,8 @@ def test_boundary_aware_loss(golden, gamma):
     assert np.array_equal(logits.numpy(), arrays["target/logits"])
     loss = BoundaryAwareFocal(gamma, bins=(4, 8, 16), ignore_index=19)(resize(logits, labels.shape[-2:]), labels)
     assert golden.relative_error(loss.numpy(), arrays[f"out/loss_gamma{gamma}"]) <= 1e-4
+
+
+def test_a_backbone_without_a_needed_stride_is_refused():
+    with pytest.raises(ValueError, match=r"no feature of stride 16, which is needed; it has \(4, 8, 32\)"):
+        create_model("swiftnet", backbone=create_backbone("resnet18", out_indices=(1, 2, 4)))

@@ -22,7 +22,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LONGEST = 500
 
 # Doors against the order of the rooms, each with its reason in docs/architecture.md.
-BACK_DOORS = {("registry", "weights"), ("benchmarking", "cli")}
+BACK_DOORS = {("registry", "weights"), ("matting", "inference"), ("benchmarking", "cli")}
 
 
 def named(path: Path) -> str:

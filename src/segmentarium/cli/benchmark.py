@@ -47,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
     from segmentarium.benchmarking.forms import check_forms
     from segmentarium.benchmarking.machine import describe
     from segmentarium.benchmarking.report import remarks, table, write_csv, write_json, write_plot
+    from segmentarium.files import check_targets, has_keys
 
     for name in ("batch", "repeats", "num_classes"):
         if getattr(options, name) < 1:
@@ -68,6 +69,9 @@ def run(options: argparse.Namespace) -> int:
         for model in known_models(options.model)
         for form in forms
     ]
+    if options.out is not None:
+        targets = [options.out / f"benchmark.{ending}" for ending in ("csv", "json", "png")]
+        check_targets(targets, overwrite=options.overwrite, ours=has_keys(targets[1], ("machine", "measurements")))
     facts = machine_facts()
     measurements = []
     with Progress(console=Console(stderr=True), transient=True) as progress:

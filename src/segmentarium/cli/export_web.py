@@ -27,7 +27,9 @@ def run(options: argparse.Namespace) -> int:
     from segmentarium.web.offline import export_web
 
     try:
-        files = export_web(named_models(options.models), options.out, runtime=options.runtime)
+        files = export_web(
+            named_models(options.models), options.out, runtime=options.runtime, overwrite=options.overwrite
+        )
     except RuntimeError as error:
         if options.debug:
             raise

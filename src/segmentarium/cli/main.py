@@ -24,6 +24,7 @@ VERBS = {
 }
 
 WITHOUT_TORCH = ("portrait",)  # imports it where a model needs it
+WRITES_FILES = ("segment", "portrait", "evaluate", "export", "benchmark", "check-data", "export-web")
 
 
 def parser_for(verb: str) -> argparse.ArgumentParser:
@@ -36,6 +37,9 @@ def parser_for(verb: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     module.add_arguments(parser)
+    if verb in WRITES_FILES:  # `train` and `compare` know their own runs, and begin in no folder that holds another
+        text = "replace files that are there, inputs too; without it they are refused"
+        parser.add_argument("--overwrite", action="store_true", help=text)
     parser.set_defaults(run=module.run)
     return parser
 
@@ -81,7 +85,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("segmentarium: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, KeyError, TypeError, FileNotFoundError, NotADirectoryError, ImportError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        FileNotFoundError,
+        FileExistsError,
+        NotADirectoryError,
+        ImportError,
+    ) as error:
         if "--debug" in words:
             raise
         # KeyError's str() is the repr of its message

@@ -107,6 +107,8 @@ def compare(candidates: Sequence[Candidate], options: ComparisonOptions, say: Sa
         raise ValueError(f"split {options.split!r} of {options.root} has no images; there is nothing to score")
     for train_split in {stage.train_split for candidate in candidates for stage in candidate.stages}:
         build_dataset(options.data, options.root, train_split, **options.data_arguments)  # says now what is wrong
+    for note in dataset.notes:
+        say(note)
     claim_folder(options.output, options.identity())
     records = [Record(options.output / "candidates" / candidate.label) for candidate in candidates]
     for record, candidate in zip(records, candidates, strict=True):

@@ -53,10 +53,8 @@ class Model(nn.Module):
     """
 
     kind: ClassVar[str] = ""
-    inputs: ClassVar[tuple[str, ...]] = (
-        "image",
-    )  # keys of a batch that forward and forward_train take, in their order
-    output_names: ClassVar[tuple[str, ...]] = ("logits",)  # names of what forward gives, in an exported file
+    inputs: ClassVar[tuple[str, ...]] = ("image",)  # keys of a batch that forward and forward_train take
+    output_names: ClassVar[tuple[str, ...]] = ("logits",)  # of what forward gives, in an exported file
     fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more
     training_only: tuple[str, ...] = ()
     align_corners: bool = False  # how outputs are brought to the image's and the target's size

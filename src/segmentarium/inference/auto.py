@@ -94,8 +94,9 @@ def check_answers(model: nn.Module, shape: tuple[int, ...], *, seconds: float = 
 
 
 _FORWARD = """
-import sys, numpy, openvino
-network = openvino.Core().compile_model(sys.argv[1], "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+import sys, numpy
+from segmentarium.runtimes import openvino_network
+network = openvino_network(sys.argv[1], "bf16", 0)
 network(numpy.zeros([int(length) for length in sys.argv[2:]], numpy.float32))
 """
 

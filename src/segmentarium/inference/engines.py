@@ -18,6 +18,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from segmentarium.runtimes import onnx_session, openvino_network
+
 EngineName = Literal["torch", "compile", "onnxruntime", "openvino", "auto"]
 Precision = Literal["fp32", "bf16"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
@@ -114,31 +116,20 @@ def _compiled_engine(model: nn.Module, precision: str, device: torch.device) -> 
 
 
 def _onnxruntime_engine(model: nn.Module) -> Engine:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(onnx_file(model)), options, providers=["CPUExecutionProvider"])
+    threads = torch.get_num_threads()
+    session = onnx_session(onnx_file(model), threads)
     picture = session.get_inputs()[0].name
     output = session.get_outputs()[0].name
 
     def run(image: Tensor) -> Tensor:
         return torch.from_numpy(session.run([output], {picture: image.contiguous().cpu().numpy()})[0])
 
-    return Engine("onnxruntime", run, f"{session.get_providers()[0]}, fp32, {options.intra_op_num_threads} threads")
+    return Engine("onnxruntime", run, f"{session.get_providers()[0]}, fp32, {threads} threads")
 
 
 def _openvino_engine(model: nn.Module, precision: str) -> Engine:
-    import openvino
-
-    core = openvino.Core()
-    settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    compiled = core.compile_model(core.read_model(onnx_file(model)), "CPU", settings)
+    threads = torch.get_num_threads()
+    compiled = openvino_network(onnx_file(model), "bf16" if precision == "bf16" else "f32", threads)
     request = compiled.create_infer_request()
 
     def run(image: Tensor) -> Tensor:
@@ -148,7 +139,7 @@ def _openvino_engine(model: nn.Module, precision: str) -> Engine:
     hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if precision == "bf16" and hint != "bf16":
         raise ValueError("this processor has no bfloat16 that OpenVINO can use; leave precision at fp32")
-    return Engine("openvino", run, f"CPU, {precision}, {settings['INFERENCE_NUM_THREADS']} threads")
+    return Engine("openvino", run, f"CPU, {precision}, {threads} threads")
 
 
 def _device_name(device: torch.device) -> str:
