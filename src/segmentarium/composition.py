@@ -56,6 +56,7 @@ class EncoderDecoder(SegmentationModel):
         self.backbone = create_backbone(
             backbone, in_channels=in_channels, **{"output_stride": output_stride, **arguments}
         )
+        self.fixed_size = self.backbone.fixed_size
         self.preprocessing = self.backbone.preprocessing.for_channels(in_channels)
         if neck not in (None, "pyramid"):
             raise ValueError(f"neck is {neck!r}; give 'pyramid' or None")

@@ -22,11 +22,7 @@ from tests.parity.comparison import TOLERANCE, Loaded, loaded, relative_error
 CASES = [(layout.name, name) for layout in layouts().values() for name in layout.goldens]
 NETWORKS = [case for case in CASES if case[0] != "stdcnet/authors"]
 # heads that theirs uses in training alone, and its stored outputs are those of inference
-NOT_STORED = {
-    "semantic/pspnet-semseg-r50": {"aux"},
-    "portrait/portraitnet": {"consistency"},
-    "portrait/portraitnet-upsample": {"consistency"},
-}
+NOT_STORED = {"semantic/pspnet-semseg-r50": {"aux"}}
 # stored arrays from within the network: its own file compares them
 WITHIN = {"realtime/regseg-exp48-decoder26": {"out/body4", "out/body8", "out/body16"}}
 # the release's windows are for one size, larger than what deploy observes
@@ -62,7 +58,7 @@ def test_all_is_loaded_and_every_output_is_equal(case: Loaded) -> None:
 def test_nothing_that_is_supervised_is_left_uncompared(case: Loaded) -> None:
     told, outputs = case.layout.goldens[case.name].outputs, case.outputs
     compared = {output.name if isinstance(output, Output) else output for output in told.values()}
-    # in training some give the same twice, or the logits of a copy in other light
+    # PortraitNet gives the logits of a copy in other light, which in inference is the image
     same = {name for name, output in outputs.items() if torch.equal(output, outputs["logits"])}
     assert outputs.keys() - compared - same - {"logits", "forward"} == NOT_STORED.get(case.name, set())
     whole = resize(outputs["logits"], case.image.shape[-2:], align_corners=case.model.align_corners)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import segmentarium
 from segmentarium import weights
+from segmentarium.backbones import create_backbone
 from segmentarium.contracts import Preprocessing, SegmentationModel
 from segmentarium.files import atomic_write
 from segmentarium.registry import create_model
@@ -137,7 +138,7 @@ def test_a_file_whose_tensors_are_not_its_model_s_is_refused(model: Segmentation
 def test_a_model_that_create_model_did_not_build_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"Conv2d was not built by create_model.*save its state_dict\(\) yourself"):
         save(torch.nn.Conv2d(3, 4, 1), tmp_path / "model.safetensors")
-    made = create_model("segformer_b0", backbone=create_model("mit_b0"))
+    made = create_model("segformer_b0", backbone=create_backbone("mit_b0"))
     with pytest.raises(ValueError, match=r"built with a module as its backbone.*give backbone by name"):
         save(made, tmp_path / "model.safetensors")
     assert list(tmp_path.iterdir()) == []

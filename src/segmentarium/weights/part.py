@@ -133,8 +133,8 @@ def _of_timm(target: Any, source: str) -> _Taken:
     if not isinstance(target, TimmBackbone):
         taken = _of_stored(target, "", open_weights(state))
         return replace(taken, label=source, preprocessing=preprocessing)
-    if name.split(".")[0] != target.timm_name.split(".")[0]:
-        raise ValueError(f"the backbone is timm's {target.timm_name!r}; {source!r} are weights of another model")
+    if (own := target.body.pretrained_cfg["architecture"]) != name.split(".")[0]:
+        raise ValueError(f"the backbone is timm's {own!r}; {source!r} are weights of another model")
     # timm's feature extractors rename what they wrap: "stages.0.blocks" becomes "body.stages_0.blocks", or "body.model.…"
     theirs = {key.replace(".", "_"): tensor for key, tensor in state.items()}
     names = {key: re.sub(r"^body\.(model\.)?", "", key).replace(".", "_") for key in target.state_dict()}
@@ -153,11 +153,9 @@ def _fill(model: Any, part: str, taken: _Taken, strict: bool) -> LoadReport:
     # a classifier of other classes, or of none, keeps its own head
     classifies = isinstance(target, Backbone) and target.num_classes is not None
     heads = new_heads(model, report) if classifies else set()
-    missing = [
-        key
-        for key in report.missing
-        if not classifies or taken.enough is None or key.removeprefix(prefix) in taken.enough
-    ]
+    missing = [key.removeprefix(prefix) for key in report.missing]
+    if classifies and taken.enough is not None:
+        missing = [key for key in missing if key in taken.enough]
     lacking = missing or report.unexpected or any(key not in heads for key, _, _ in report.mismatched)
     if strict and (lacking or not fitting):
         raise LoadError(f"{taken.label} does not fit the {part or 'whole'} of {_name(model)!r}", report)
