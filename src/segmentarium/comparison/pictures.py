@@ -27,9 +27,9 @@ def predict_pictures(model: Any, dataset: Any, indices: Sequence[int], folder: P
     import torch
 
     from segmentarium.evaluation.classes import match_classes
-    from segmentarium.evaluation.network import Network
     from segmentarium.evaluation.samples import prepare
     from segmentarium.files import atomic_write
+    from segmentarium.inference.network import Network
     from segmentarium.inference.tta import indices as classes_of
     from segmentarium.inference.windows import whole
     from segmentarium.layers.resize import resize
