@@ -79,7 +79,7 @@ def evaluate(
         source, model = str(model), load(model)
     else:
         model = adopt(model)
-        source = model.registered_name or type(model).__name__
+        source = model.title
     if not isinstance(model, SegmentationModel):
         raise TypeError(f"{source} gives no class for every pixel: it is a {model.kind}; label maps cannot score it")
     if output is not None:
