@@ -29,9 +29,6 @@ class Record:
     def write(self, phase: str, values: dict[str, Any]) -> None:
         write_json(self.folder / f"{phase}.json", values)
 
-    def forget(self, phase: str) -> None:
-        (self.folder / f"{phase}.json").unlink(missing_ok=True)
-
     def claim(self, candidate: Candidate) -> None:
         """Makes the folder this candidate's.  Raises ChangedOptionsError where it was made with other options."""
         identity = json.loads(json.dumps(candidate.identity()))
