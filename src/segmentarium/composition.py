@@ -95,6 +95,8 @@ def composed(decoder: type[Decoder]) -> Callable[..., EncoderDecoder]:
     return build
 
 
-def register_decoder(name: str, decoder: type[Decoder], card: Card, **arguments: Any) -> None:
+def register_decoder(
+    name: str, decoder: type[Decoder], card: Card, *, tiny: Mapping[str, Any] | None = None, **arguments: Any
+) -> None:
     """`create_model(name)` is the decoder on the backbone of `arguments`, or on the one that the user names."""
-    register(name, composed(decoder), card, **arguments)
+    register(name, composed(decoder), card, tiny=tiny, **arguments)

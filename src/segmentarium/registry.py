@@ -66,6 +66,7 @@ class Entry:
     arguments: dict[str, Any]
     card: Card
     module: str  # that registers it, below segmentarium: "backbones.resnet"
+    tiny: dict[str, Any] = field(default_factory=dict)  # arguments that make it small, for tests: the same code throughout
 
     @property
     def family(self) -> str:
@@ -113,15 +114,19 @@ SPELLINGS = {
 }
 
 
-def register(name: str, build: Callable[..., Any], card: Card, **arguments: Any) -> None:
+def register(
+    name: str, build: Callable[..., Any], card: Card, *, tiny: Mapping[str, Any] | None = None, **arguments: Any
+) -> None:
     """Called once for each variant at the foot of a model file: `create_model(name)` is `build(**arguments)`.
 
     build   the model's class, or a backbone's, or what `register_decoder` makes of a decoder's
+    tiny    arguments that make the same code small (fewer channels and blocks, never another backbone): the conformance
+            suite examines that; needed for one variant of a system of more than a few million parameters
     """
     module = _caller()
     if name in _ENTRIES:
         raise ValueError(f"model {name!r} is registered twice: by {_ENTRIES[name].module} and {module}")
-    _ENTRIES[name] = Entry(name, build, arguments, card, module)
+    _ENTRIES[name] = Entry(name, build, arguments, card, module, dict(tiny or {}))
 
 
 def _caller() -> str:

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from segmentarium.contracts import Model
 
 
-def facts_of(model: nn.Module, size: tuple[int, int], data: str) -> dict[str, Any]:
+def facts_of(model: Model, size: tuple[int, int], data: str) -> dict[str, Any]:
     """Parameters (1e6) and multiply-adds (1e9) of inference at `size`, and the card's scores on the data set `data`.
 
     size: (height, width) of the data's images; a model with a `long_side` of its own sees, and is counted at, that.
     """
-    import torch
-
     from segmentarium.benchmarking.size import multiply_adds, parameters_millions
     from segmentarium.registry import model_card
 
-    channels = getattr(model, "in_channels", 3)
-    long_side = getattr(getattr(model, "preprocessing", None), "long_side", None)
+    long_side = model.preprocessing.long_side
     if long_side is not None:
         size = tuple(max(1, round(side * long_side / max(size))) for side in size)  # type: ignore[assignment]
-    name = getattr(model, "registered_name", "")
+    name = model.registered_name
     card = model_card(name) if name else {"scores": {}, "paper": {}}
-    header = getattr(model, "weights_header", None) or {}
     return {
         "system": name or type(model).__name__,
         "parameters": parameters_millions(model, training_only=False),
-        "multiply_adds": multiply_adds(model, torch.zeros(1, channels, *size)),
+        "multiply_adds": multiply_adds(model, *model.example(1, size)),
         "size": list(size),
         "published": {what: score for what, score in card["scores"].items() if data.lower() in what.lower()},
         "paper": card["paper"].get("url", ""),
-        "trained_on": header.get("dataset"),
-        "licences": header.get("licences", {}),
+        "trained_on": model.weights_header.get("dataset"),
+        "licences": model.weights_header.get("licences", {}),
     }

@@ -35,7 +35,7 @@ def predict_pictures(model: Any, dataset: Any, indices: Sequence[int], folder: P
     from segmentarium.inference.windows import whole
 
     network = Network(model, "torch", "fp32", device)
-    match = match_classes(model.num_classes, getattr(model, "classes", ()), dataset.info.classes, dataset.info.palette)
+    match = match_classes(model.num_classes, model.classes, dataset.info.classes, dataset.info.palette)
     for (sample,), logits in with_logits(network, partial(whole, network), dataset, indices, 1, 1):
         classes = predicted_classes(match.logits(logits), sample.target.shape)[0]
         with atomic_write(folder / FOLDER / f"{sample.index}.png") as temporary:

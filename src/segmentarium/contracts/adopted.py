@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
 from segmentarium.contracts.kinds import SegmentationModel
-from segmentarium.contracts.model import LabelledModel
+from segmentarium.contracts.model import Model
 
 
-def adopt(module: nn.Module) -> LabelledModel:
+def adopt(module: nn.Module) -> Model:
     """A network from elsewhere, (B, C, H, W) -> (B, K, h, w), as a segmentation model; one of ours stays as it is."""
-    return module if isinstance(module, LabelledModel) else AdoptedModel(module)
+    return module if isinstance(module, Model) else AdoptedModel(module)
 
 
 class AdoptedModel(SegmentationModel):
@@ -33,6 +36,10 @@ class AdoptedModel(SegmentationModel):
 
     def logits(self, image: Tensor) -> Tensor:
         return self.module(image)
+
+    def deploy(self) -> Self:
+        """A copy that nobody else holds; its layers stay as they are, since we do not know what they rely on."""
+        return copy.deepcopy(self).eval().requires_grad_(False)
 
 
 @torch.no_grad()

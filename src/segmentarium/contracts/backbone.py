@@ -26,7 +26,7 @@ class Backbone(nn.Module):
 
     kind: ClassVar[str] = "classifier"  # of the model that `create_model` makes of it
     preprocessing: Preprocessing = Preprocessing()
-    example_size: ClassVar[tuple[int, int]] = (64, 64)  # a size that it can take
+    fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more
     channels: tuple[int, ...]
     strides: tuple[int, ...]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from segmentarium.contracts.backbone import Backbone
@@ -22,6 +24,9 @@ class SegmentationModel(LabelledModel):
     def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.palette: tuple[tuple[int, int, int], ...] = default_palette(len(self.classes))
+
+    def labels(self) -> dict[str, Any]:
+        return super().labels() | {"palette": [list(colour) for colour in self.palette]}
 
     def logits(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K, h, w)"""
@@ -44,6 +49,7 @@ class Classifier(LabelledModel):
             raise ValueError(f"{type(backbone).__name__} has no classifier; build it with num_classes")
         super().__init__(num_classes=backbone.num_classes, in_channels=backbone.in_channels)
         self.backbone = backbone
+        self.fixed_size = backbone.fixed_size
         self.preprocessing = backbone.preprocessing.for_channels(backbone.in_channels)
         self.set_objective(Term("cross_entropy", 1.0, LabelCrossEntropy(), on="label", at="as is"))
 
@@ -52,6 +58,3 @@ class Classifier(LabelledModel):
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         return {"logits": self.backbone.classify(image)}
-
-    def example(self, batch: int = 1, size: tuple[int, int] | None = None) -> tuple[Tensor, ...]:
-        return super().example(batch, size or self.backbone.example_size)

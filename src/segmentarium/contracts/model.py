@@ -56,6 +56,8 @@ class Model(nn.Module):
     inputs: ClassVar[tuple[str, ...]] = (
         "image",
     )  # keys of a batch that forward and forward_train take, in their order
+    outputs: ClassVar[tuple[str, ...]] = ("logits",)  # names of what forward gives, in an exported file
+    fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more
     training_only: tuple[str, ...] = ()
     align_corners: bool = False  # how outputs are brought to the image's and the target's size
     registered_name: str = ""  # set by create_model, with what it was given, so that a file can rebuild the model
@@ -72,16 +74,21 @@ class Model(nn.Module):
         self.losses = nn.ModuleDict()
 
     def example(self, batch: int = 1, size: tuple[int, int] = (64, 64)) -> tuple[Tensor, ...]:
-        """What `forward` takes, on the model's device: zeros of (batch, in_channels, *size).
+        """What `forward` takes, on the model's device: zeros of (batch, in_channels, *size), or of its fixed size.
 
         Counting, export, deploy and the documentation ask here and need not know the kind.
         """
         like = next(self.parameters(), torch.zeros(()))
+        size = self.fixed_size or size
         return (torch.zeros(batch, self.in_channels, *size, device=like.device, dtype=like.dtype),)
 
     def forward_train(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Every supervised output by name."""
         raise NotImplementedError(f"{type(self).__name__} says nothing of how it is trained")
+
+    def labels(self) -> dict[str, Any]:
+        """What a file says of the classes that it scores, as plain data; {} for a model without classes."""
+        return {}
 
     def set_objective(self, *terms: Term) -> None:
         """The parts of the objective; their losses become submodules, so that buffers and class weights move along."""
@@ -139,6 +146,9 @@ class LabelledModel(Model):
             )
         self.num_classes = num_classes
         self.classes: tuple[str, ...] = tuple(f"class {i}" for i in range(max(num_classes, 2)))
+
+    def labels(self) -> dict[str, Any]:
+        return {"num_classes": self.num_classes, "classes": list(self.classes)}
 
     def set_class_weights(self, weights: Tensor | None) -> None:
         """(K,) weights for every loss on class scores that takes class weights, or None; moved to the model's device."""

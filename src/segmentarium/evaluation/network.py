@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts import Preprocessing
+from segmentarium.contracts import Model, adopt
 from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device
 
 
@@ -22,11 +22,10 @@ class Network:
     def __init__(
         self, model: nn.Module, engine: str | Engine, precision: str, device: torch.device | str | None
     ) -> None:
-        # A plain module has no deploy form, and an engine would change its mode and memory format in the caller's hands.
-        self.model = model if callable(getattr(model, "deploy", None)) else copy.deepcopy(model)
+        self.model: Model = adopt(model)
         self.device = default_device(device)
-        self.in_channels: int = getattr(model, "in_channels", 3)
-        self.preprocessing = (getattr(model, "preprocessing", None) or Preprocessing()).for_channels(self.in_channels)
+        self.in_channels = self.model.in_channels
+        self.preprocessing = self.model.preprocessing.for_channels(self.in_channels)
         self.seconds = 0.0
         self._precision = precision
         self.engine: Engine | None = None
@@ -55,11 +54,10 @@ class Network:
 
     def facts(self, name: str) -> dict[str, Any]:
         """What the report says of the model."""
-        header = getattr(self.model, "weights_header", None) or {}
         return {
             "name": name,
-            "system": getattr(self.model, "registered_name", "") or type(self.model).__name__,
+            "system": self.model.registered_name or type(self.model).__name__,
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "trained_on": header.get("dataset"),
+            "trained_on": self.model.weights_header.get("dataset"),
             "preprocessing": self.preprocessing.as_dict(),
         }

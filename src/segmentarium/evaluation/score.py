@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from segmentarium.contracts import SegmentationModel, adopt
 from segmentarium.evaluation.classes import match_classes
 from segmentarium.evaluation.diagnosis import label_warning
 from segmentarium.evaluation.network import Network
@@ -76,14 +77,14 @@ def evaluate(
 
         source, model = str(model), load(model)
     else:
-        source = getattr(model, "registered_name", "") or type(model).__name__
+        model = adopt(model)
+        source = model.registered_name or type(model).__name__
+    if not isinstance(model, SegmentationModel):
+        raise TypeError(f"{source} gives no class for every pixel: it is a {model.kind}; label maps cannot score it")
     if output is not None:
         check_output(output)
     info = dataset.info
-    channels = getattr(model, "num_classes", None)
-    match = None
-    if channels is not None:
-        match = match_classes(channels, getattr(model, "classes", ()), info.classes, info.palette, num_classes)
+    match = match_classes(model.num_classes, model.classes, info.classes, info.palette, num_classes)
     network = Network(model, engine, precision, device)
     forward = augmented(network, flip=flip, scales=scales)
     once = partial(whole, forward)
@@ -95,15 +96,12 @@ def evaluate(
     tally: Tally | None = None
     together = batch_size if mode == "whole" else 1
     for batch, logits in with_logits(network, once, dataset, range(total), together, max(readers, 1)):
-        if match is None:  # a plain module says only by its output how many classes it has
-            match = match_classes(logits.shape[1], (), info.classes, info.palette, num_classes)
         if tally is None:
             tally = Tally(match, boundary_ratio, worst, logits.device)
         tally.add(batch, logits)
         if progress is not None:
             progress(tally.images, total)
-    assert match is not None  # there is at least one image
-    assert tally is not None
+    assert tally is not None  # there is at least one image
     seconds = time.perf_counter() - started
 
     summary: dict[str, Any] = tally.matrix.summary(match.names)

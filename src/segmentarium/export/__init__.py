@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from segmentarium.contracts import adopt
 from segmentarium.export.formats import (
     FORMATS,
     OPSET,
@@ -111,13 +112,14 @@ def export_formats(
     Yields each format's report when its file stands; what came before a failing format is kept.
     """
     targets = [target(path, format) for format in formats]
+    model = adopt(model)
     check = ParityCheck(model, images, sizes)
-    program = trace(deploy_form(model))
+    traced = trace(deploy_form(model))
     metadata = model_metadata(model)
     for final, format in targets:
         started = time.perf_counter()
         with staged(final) as temporary:
-            WRITERS[format](program, temporary, metadata, opset)
+            WRITERS[format](traced, temporary, metadata, opset)
             megabytes = sum(file.stat().st_size for file in temporary.parent.iterdir()) / 1e6
             comparisons = tuple(check.run(RUNNERS[format](temporary)))
             seconds = time.perf_counter() - started

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,12 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from segmentarium.contracts import SegmentationModel
+from segmentarium.contracts import Model, adopt
 from segmentarium.export.metadata import METADATA_KEY, model_metadata
 
 # format -> suffix of its main file; OpenVINO's weights lie beside it in a .bin
 FORMATS = {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml"}
 OPSET = 20  # the first with an exact bilinear Resize and what torch's exporter targets
-INPUT, OUTPUT = "image", "logits"
 
 # Two images (a batch of one would be taken for a constant) of odd sides, which are multiples of no stride: what a model
 # decides by such a size holds for every other.
@@ -34,10 +34,9 @@ class ExportError(ValueError):
     """A model that cannot be expressed in the wanted format."""
 
 
-def deploy_form(model: nn.Module) -> nn.Module:
-    """The model's inference copy, in float32 on the CPU; a plain module is used as it stands."""
-    deployed = model.deploy() if isinstance(model, SegmentationModel) else model
-    return deployed.eval().float().cpu()
+def deploy_form(model: nn.Module) -> Model:
+    """The model's inference copy, in float32 on the CPU."""
+    return adopt(model).deploy().float().cpu()
 
 
 @contextlib.contextmanager
@@ -56,18 +55,28 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def trace(model: nn.Module) -> ExportedProgram:
-    """The graph of `model(image)` with batch, height and width left open.  ExportError where the model has none."""
+@dataclass(frozen=True)
+class Traced:
+    """A model's graph, with the names of what it takes and gives."""
+
+    program: ExportedProgram
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def trace(model: Model) -> Traced:
+    """The graph of `model(*inputs)` with batch, height and width left open.  ExportError where the model has none."""
     import sympy
     from torch.utils._sympy.value_ranges import ValueRanges
 
-    batch, height, width = TRACE_SIZE
-    example = torch.zeros(batch, getattr(model, "in_channels", 3), height, width)
+    batch, *size = TRACE_SIZE
+    example = model.example(batch, (size[0], size[1]))
     # Named ranges would ask for a proof that no guard excludes a size; the parity check measures it instead.
-    dynamic = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
+    free = (0,) if model.fixed_size else (0, 2, 3)
+    dynamic = tuple({dim: Dim.DYNAMIC for dim in free if dim < tensor.ndim} for tensor in example)
     try:
         with _quiet(), torch.no_grad():
-            program = torch.export.export(model, (example,), dynamic_shapes=dynamic)
+            program = torch.export.export(model, example, dynamic_shapes=dynamic)
     except Exception as error:  # torch.export raises whatever the traced code or its own passes raise
         raise ExportError(f"torch.export cannot trace {type(model).__name__}: {_first_lines(error)}") from error
     # A map that may shrink to a single row makes the tracer demand more of the image than any operator does (65 rows, say,
@@ -77,22 +86,28 @@ def trace(model: nn.Module) -> ExportedProgram:
     program.example_inputs = None  # or the example travels in the file
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # and local paths with it
-    return program
+    return Traced(program, model.inputs, model.outputs)
 
 
-def write_torch(program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int = OPSET) -> None:
+def write_torch(traced: Traced, path: Path, metadata: Mapping[str, Any], opset: int = OPSET) -> None:
     """A .pt2 archive for `torch.export.load`; the metadata is its extra file "segmentarium.json"."""
     with _quiet():
-        torch.export.save(program, path, extra_files={f"{METADATA_KEY}.json": json.dumps(metadata)})
+        torch.export.save(traced.program, path, extra_files={f"{METADATA_KEY}.json": json.dumps(metadata)})
 
 
-def write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int = OPSET) -> None:
+def write_onnx(traced: Traced, path: Path, metadata: Mapping[str, Any], opset: int = OPSET) -> None:
     """One .onnx file with the weights inside; each metadata value is a JSON string in `metadata_props`."""
     _need("onnx", "onnxscript")
     try:
         with _quiet():
             exported = torch.onnx.export(
-                program, (), dynamo=True, opset_version=opset, input_names=[INPUT], output_names=[OUTPUT], verbose=False
+                traced.program,
+                (),
+                dynamo=True,
+                opset_version=opset,
+                input_names=traced.inputs,
+                output_names=traced.outputs,
+                verbose=False,
             )
     except Exception as error:
         raise ExportError(f"the ONNX exporter failed: {_first_lines(error)}") from error
@@ -108,7 +123,7 @@ def write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any]
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value)
     given = [dim.dim_param for dim in graph.input[0].type.tensor_type.shape.dim]
-    names = {symbol: name for symbol, name in zip(given, ("batch", "", "height", "width"), strict=True) if symbol}
+    names = {symbol: name for symbol, name in zip(given, ("batch", "", "height", "width"), strict=False) if symbol}
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
@@ -116,14 +131,14 @@ def write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any]
     path.write_bytes(proto.SerializeToString())
 
 
-def write_openvino(program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int = OPSET) -> None:
+def write_openvino(traced: Traced, path: Path, metadata: Mapping[str, Any], opset: int = OPSET) -> None:
     """An .xml with its .bin, converted from ONNX in float32; the metadata is in `rt_info` under "segmentarium"."""
     _need("openvino")
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:
         intermediate = Path(folder) / "model.onnx"
-        write_onnx(program, intermediate, {}, opset)
+        write_onnx(traced, intermediate, {}, opset)
         try:
             model = openvino.convert_model(str(intermediate))
         except Exception as error:
@@ -171,9 +186,10 @@ def staged(path: Path) -> Iterator[Path]:
 
 def _write(model: nn.Module, path: str | Path, format: str, opset: int = OPSET) -> Path:
     final, format = target(path, format)
-    program = trace(deploy_form(model))
+    model = adopt(model)
+    traced = trace(deploy_form(model))
     with staged(final) as temporary:
-        WRITERS[format](program, temporary, model_metadata(model), opset)
+        WRITERS[format](traced, temporary, model_metadata(model), opset)
     return final
 
 

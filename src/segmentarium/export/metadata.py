@@ -7,28 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+
+from segmentarium.contracts import Model
 
 METADATA_KEY = "segmentarium"
 
 
-def model_metadata(model: nn.Module) -> dict[str, Any]:
+def model_metadata(model: Model) -> dict[str, Any]:
     """Model name and arguments, classes, palette, preprocessing, licences, data set, scores; all plain JSON data.
 
     The input is `(image / 255 - preprocessing.mean) / preprocessing.std`, RGB, channels first.
     """
     from segmentarium import __version__
 
-    header = getattr(model, "weights_header", {})
-    preprocessing = getattr(model, "preprocessing", None)
-    metadata = {
-        "model": getattr(model, "registered_name", "") or type(model).__name__,
-        "arguments": getattr(model, "given_arguments", {}),
-        "num_classes": getattr(model, "num_classes", None),
-        "in_channels": getattr(model, "in_channels", 3),
-        "classes": list(getattr(model, "classes", ())),
-        "palette": [list(colour) for colour in getattr(model, "palette", ())],
-        "preprocessing": preprocessing.as_dict() if preprocessing is not None else None,
+    header = model.weights_header
+    metadata: dict[str, Any] = {
+        "model": model.registered_name or type(model).__name__,
+        "kind": model.kind,
+        "arguments": model.given_arguments,
+        "in_channels": model.in_channels,
+        **model.labels(),
+        "preprocessing": model.preprocessing.as_dict(),
         "licences": header.get("licences", {}),
         "dataset": header.get("dataset"),
         "metrics": header.get("metrics", {}),

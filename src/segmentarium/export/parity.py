@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from segmentarium.contracts import Preprocessing
+from segmentarium.contracts import Model, Preprocessing
 
 Image = str | Path | np.ndarray | Tensor
 Runner = Callable[[np.ndarray], np.ndarray]
@@ -24,7 +24,8 @@ PHOTO = Path(__file__).resolve().parents[3] / "docs" / "images" / "astronaut.jpg
 
 @dataclass(frozen=True)
 class Comparison:
-    """One engine, one input size.  Errors are maxima over all logits; `same_class` is the share of pixels, 0 to 1."""
+    """One engine, one input size.  Errors are maxima over all logits; `same_class` is the share of pixels (of a
+    classifier: of images), 0 to 1."""
 
     size: tuple[int, int]
     batch: int
@@ -82,13 +83,17 @@ def network_input(image: Image, size: Sequence[int], preprocessing: Preprocessin
 
 
 def classes_of(logits: np.ndarray) -> np.ndarray:
-    """(B, K, H, W) -> (B, H, W); one channel is a sigmoid's logit."""
+    """(B, K, H, W) -> (B, H, W), and (B, K) -> (B,); one channel is a sigmoid's logit."""
     return logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1)
 
 
-def compare(output: np.ndarray, reference: np.ndarray) -> Comparison:
-    """The errors of `output` against `reference`, both (B, K, H, W).  A non-finite output counts as an infinite error."""
-    size, batch = (reference.shape[2], reference.shape[3]), reference.shape[0]
+def compare(output: np.ndarray, reference: np.ndarray, size: tuple[int, ...] | None = None) -> Comparison:
+    """The errors of `output` against `reference`, both (B, K, …), of images of that size (None: the reference's).
+
+    A non-finite output counts as an infinite error.
+    """
+    height, width = size or reference.shape[2:]
+    size, batch = (height, width), len(reference)
     if output.shape != reference.shape or not np.isfinite(output).all():
         return Comparison(size, batch, float("inf"), float("inf"), 0.0)
     absolute = float(np.abs(output - reference).max())
@@ -99,7 +104,7 @@ def compare(output: np.ndarray, reference: np.ndarray) -> Comparison:
 class ParityCheck:
     """Eager PyTorch's answers for a set of images at several sizes, computed once, to hold every format against."""
 
-    def __init__(self, model: nn.Module, images: Sequence[Image] | None, sizes: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, model: Model, images: Sequence[Image] | None, sizes: Sequence[tuple[int, int]]) -> None:
         if not sizes:
             raise ValueError("sizes is empty; give at least one (height, width) to measure parity at")
         chosen = list(images) if images is not None else sample_images()
@@ -107,8 +112,8 @@ class ParityCheck:
         self.source = default if images is None else f"{len(chosen)} given"
         if not chosen:
             raise ValueError("images is empty; give at least one image to measure parity on")
-        preprocessing = getattr(model, "preprocessing", None) or Preprocessing()
-        in_channels = getattr(model, "in_channels", 3)
+        if model.fixed_size is not None:
+            sizes = (model.fixed_size,) * 2  # one image, and a batch
         training = model.training
         device = next(model.parameters()).device
         self.cases: list[tuple[np.ndarray, np.ndarray]] = []
@@ -116,14 +121,17 @@ class ParityCheck:
         with torch.inference_mode():
             for index, size in enumerate(sizes):
                 for image in chosen:
-                    example = network_input(image, size, preprocessing, in_channels)
+                    example = network_input(image, size, model.preprocessing, model.in_channels)
                     if index % 2:  # every second size as a batch of two
                         example = torch.cat([example, example.flip(-1)])
                     self.cases.append((example.numpy(), model(example.to(device)).float().cpu().numpy()))
         model.train(training)
 
     def run(self, runner: Runner) -> list[Comparison]:
-        return [compare(runner(example), reference) for example, reference in self.cases]
+        return [
+            compare(runner(example), reference, (example.shape[2], example.shape[3]))
+            for example, reference in self.cases
+        ]
 
 
 def torch_runner(path: Path) -> Runner:

@@ -229,13 +229,12 @@ ANSWERS: dict[str, Callable[[Result], Response]] = {
 
 def describe(name: str, model: SharedPredictor) -> dict[str, Any]:
     """A model as `/v1/models` lists it: classes, colours, licences; no path of the server."""
-    header = getattr(model.model, "weights_header", {}) or {}
     return {
         "name": name,
-        "architecture": getattr(model.model, "registered_name", "") or type(model.model).__name__,
+        "architecture": model.model.registered_name or type(model.model).__name__,
         "portrait": model.foreground is not None,
         "foreground": model.classes[model.foreground] if model.foreground is not None else None,
         "classes": list(model.classes),
         "palette": [list(colour) for colour in model.palette],
-        "licences": header.get("licences", {}),
+        "licences": model.model.weights_header.get("licences", {}),
     }

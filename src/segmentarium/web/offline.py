@@ -68,14 +68,14 @@ def _entry(name: str, file: str, predictor: Predictor) -> dict[str, Any]:
     return {
         "name": name,
         "file": file,
-        "num_classes": int(getattr(predictor.model, "num_classes", len(predictor.classes))),
+        "num_classes": predictor.model.num_classes,
         "foreground": predictor.foreground,
         "preprocessing": {
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
             "long_side": preprocessing.long_side or LONG_SIDE,
         },
-        "licences": (getattr(predictor.model, "weights_header", {}) or {}).get("licences", {}),
+        "licences": predictor.model.weights_header.get("licences", {}),
     }
 
 
