@@ -23,7 +23,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def parse(*words: str) -> TrainingOptions:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    return options_of(parser.parse_args(list(words)))
+    (options,) = options_of(parser.parse_args(list(words)))
+    return options
 
 
 def test_every_option_has_a_help_line_and_a_flag() -> None:
@@ -72,7 +73,7 @@ def test_recipe_without_the_function_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", recipe_files([REPOSITORY / "recipes"]), ids=lambda path: path.stem)
 def test_shipped_recipes_say_how_they_are_run(path: Path) -> None:
-    assert load_recipe(path).max_steps > 0
+    assert all(stage.max_steps > 0 for stage in load_recipe(path))
     documentation = ast.get_docstring(ast.parse(path.read_text("utf-8")))
     assert "segmentarium train --recipe" in (documentation or "")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segmentarium.training.options import LAST, LAST_WEIGHTS, TrainingOptions
+from segmentarium.training.options import BEST_WEIGHTS, LAST, LAST_WEIGHTS, TrainingOptions
 
 __all__ = ["TrainingOptions", "TrainingResult", "load_recipe", "staged", "train"]
 
@@ -24,12 +24,21 @@ class TrainingResult:
 
     folder: Path
     steps: int
-    best_weights: Path
-    last_weights: Path
-    checkpoint: Path
     best: dict[str, Any] = field(default_factory=dict)
     best_line: str = ""
     signal: int | None = None
+
+    @property
+    def best_weights(self) -> Path:
+        return self.folder / BEST_WEIGHTS
+
+    @property
+    def last_weights(self) -> Path:
+        return self.folder / LAST_WEIGHTS
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / LAST
 
 
 def train(options: TrainingOptions | Sequence[TrainingOptions]) -> TrainingResult:

@@ -16,7 +16,14 @@ from safetensors import SafetensorError
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from segmentarium.files import atomic_write
-from segmentarium.training.options import BEST_WEIGHTS, LAST, LAST_WEIGHTS, TrainingOptions, changed_options
+from segmentarium.training.options import (
+    BEST_WEIGHTS,
+    LAST,
+    LAST_WEIGHTS,
+    TrainingOptions,
+    changed_options,
+    command_of,
+)
 
 if TYPE_CHECKING:
     from segmentarium.training.loop import Training
@@ -46,6 +53,22 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """torch.save, atomically.  Raises CheckpointWriteError."""
     with kept_on_failure(path), atomic_write(path) as temporary:
         torch.save(state, temporary)
+
+
+def write_weights(training: Training, name: str, scores: dict[str, Any]) -> None:
+    """The kept model's file, atomically; its header says where it comes from and how good it is."""
+    from segmentarium.weights import save
+
+    info = training.task.train_set.info
+    facts = {
+        "dataset": info.name,
+        "licences": {"code": "Apache-2.0", "training data": info.licence},
+        "command": command_of(training.options),
+        "step": training.step,
+        "metrics": {key: value for key, value in scores.items() if isinstance(value, float)},
+    }
+    with kept_on_failure(training.folder / name):
+        save(training.kept, training.folder / name, **facts)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

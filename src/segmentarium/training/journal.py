@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from segmentarium.training.loaders import worker_count
+from segmentarium.training.tasks import Evaluation
+
+if TYPE_CHECKING:
+    from segmentarium.training.loop import Training
+
+DATA_SHARE_TO_NAME = 0.3  # of a step's time, from which on the log says that data is the bottleneck
 
 
 class Journal:
     """Only the first of several processes writes.
 
-    resumed_at   the step that the run continues from: what the files say of later ones is forgotten, they come again;
-                 None: a new run
+    continued   the run was resumed: what the files say of later steps is forgotten, they come again
     """
 
-    def __init__(self, folder: Path, total: int, *, writes: bool, resumed_at: int | None) -> None:
-        self.folder, self.writes = folder, writes
-        self.console = Console(quiet=not writes)
-        self.resumed_at = -1 if resumed_at is None else resumed_at
+    def __init__(self, training: Training, *, continued: bool) -> None:
+        self.folder, self.writes = training.folder, training.fabric.is_global_zero
+        self.total = training.options.max_steps
+        self.begins_behind = training.step if continued else -1
         self.known: set[str] = set()
+        self.console = Console(quiet=not self.writes)
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[news]}"), console=self.console, disable=not (writes and self.console.is_terminal),
+            TextColumn("{task.fields[news]}"), console=self.console,
+            disable=not (self.writes and self.console.is_terminal),
         )  # fmt: skip
-        self.row = self.bar.add_task("training", total=total, completed=resumed_at or 0, news="")
+        self.row = self.bar.add_task("training", total=self.total, completed=training.step, news="")
         self.tensorboard: Any = None
+        self.step, self.waited, self.since, self.paused = training.step, 0.0, time.perf_counter(), 0.0
+        self.bottleneck_named = False
 
     def __enter__(self) -> Journal:
         if self.writes:
@@ -46,11 +60,56 @@ class Journal:
     def say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def progress(self, step: int, news: str | None = None) -> None:
-        """Moves the bar; news are said in a line where there is none."""
-        self.bar.update(self.row, completed=step, **({} if news is None else {"news": news}))
-        if news is not None and self.bar.disable:
-            self.say(f"step {step}/{self.bar.tasks[0].total}  {news}")
+    def start_clock(self, training: Training) -> None:
+        """What is reported next is measured from here on."""
+        self.step, self.waited, self.since, self.paused = (
+            training.step,
+            training.loader.waited,
+            time.perf_counter(),
+            0.0,
+        )
+
+    @contextmanager
+    def pause(self) -> Iterator[Callable[[], float]]:
+        """What is done inside is no part of a step's time; gives the seconds that it has taken so far."""
+        started = time.perf_counter()
+        yield lambda: time.perf_counter() - started
+        self.paused += time.perf_counter() - started
+
+    def report(self, training: Training, losses: Mapping[str, float]) -> None:
+        """Losses, rate, speed; and where the time goes if it is not the network."""
+        options = training.options
+        steps, seconds = training.step - self.step, time.perf_counter() - self.since - self.paused
+        waited = training.loader.waited - self.waited
+        rate = max(group["lr"] for group in training.optimizer.param_groups)
+        values = {
+            **losses,
+            "learning_rate": rate,
+            "samples_per_second": steps * options.batch_size / seconds,
+            "step_seconds": seconds / steps,
+            "data_seconds": waited / steps,
+        }
+        self.write("train", training.step, values)
+        news = f"loss {losses['loss']:.4f}  rate {rate:.2e}  {values['samples_per_second']:.1f} samples/s"
+        news += f"  step {seconds / steps:.3f} s (data {waited / steps:.3f} s)"
+        self.bar.update(self.row, completed=training.step, news=news)
+        if self.bar.disable:
+            self.say(f"step {training.step}/{self.total}  {news}")
+        if waited > DATA_SHARE_TO_NAME * seconds and not self.bottleneck_named:
+            self.bottleneck_named = True
+            self.say(
+                f"bottleneck: data. {waited / seconds:.0%} of each step is spent waiting for it; "
+                "try more --workers, --cache, smaller images on disk, or fewer augmentations"
+            )
+        self.start_clock(training)
+
+    def evaluated(self, training: Training, found: Evaluation, better: bool, seconds: float) -> None:
+        """Scores, and at the start of a run whether they make one doubt the labels."""
+        self.write("val", training.step, found.row)
+        said = f"step {training.step}: {training.options.val_split} {found.line}  ({seconds:.1f} s)"
+        self.say(said + ("  best so far" if better else ""))
+        if found.doubt and training.step == 0:
+            self.say(f"warning: the weights that training starts from score next to nothing: {found.doubt}")
 
     def write(self, kind: str, step: int, values: Mapping[str, float | None]) -> None:
         """A row of KIND.csv, and the same values in TensorBoard."""
@@ -60,7 +119,7 @@ class Journal:
         row = {"step": step, **values}
         if kind not in self.known:
             self.known.add(kind)
-            forget_after(path, self.resumed_at)
+            forget_after(path, self.begins_behind)
             if not path.exists():
                 with path.open("w", newline="", encoding="utf-8") as file:
                     csv.writer(file).writerow(row)
@@ -83,3 +142,23 @@ def forget_after(path: Path, step: int) -> None:
     elif len(kept) < len(rows):
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([header, *kept])
+
+
+def header(training: Training) -> list[str]:
+    """The lines that a run begins with."""
+    options, task, info = training.options, training.task, training.task.train_set.info
+    processes = training.fabric.world_size
+    parameters = sum(parameter.numel() for parameter in training.model.parameters()) / 1e6
+    height, width = options.crop_size
+    epochs = options.max_steps * options.batch_size / len(task.train_set)
+    return [
+        f"model      {options.model}, {parameters:.3f} M parameters with training-only parts, {len(info.classes)} classes",
+        f"data       {info.name}: {len(task.train_set)} images in {options.train_split!r}, "
+        f"{len(task.val_set)} in {options.val_split!r}",
+        f"batch      {options.batch_size} effective = {training.micro_batch} in a pass × {training.passes} accumulated "
+        f"× {processes} process(es); crops of {height}×{width}",
+        f"optimiser  {options.optimizer}, rate {options.learning_rate:g}, {options.schedule} over "
+        f"{options.max_steps} steps ({epochs:.0f} epochs), precision {options.precision}, EMA {options.ema:g}",
+        f"machine    {torch.get_num_threads()} threads, {worker_count(options, processes)} data workers; "
+        f"output in {options.folder}",
+    ]

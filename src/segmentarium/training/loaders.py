@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from lightning.fabric import Fabric
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, default_collate
 
 from segmentarium.data import InfiniteSampler, build_dataset
 from segmentarium.training.options import TrainingOptions
@@ -65,12 +66,11 @@ def open_dataset(options: TrainingOptions, split: str) -> Any:
     return build_dataset(options.data, options.root, split, cache=options.cache, **options.data_arguments)
 
 
-def endless(
-    stream: Dataset[Batch], options: TrainingOptions, *, micro_batch: int, step: int, rank: int, world_size: int
-) -> TimedLoader:
-    """Endless batches of a stream that is asked by `InfiniteSampler`'s keys, from where step `step` begins."""
-    sampler = InfiniteSampler(len(stream), options.seed, step * options.batch_size, rank, world_size)  # type: ignore[arg-type]
-    workers = worker_count(options, world_size)
+def endless(stream: Any, options: TrainingOptions, fabric: Fabric, micro_batch: int, step: int) -> TimedLoader:
+    """This process's endless batches of a stream that is asked by `InfiniteSampler`'s keys, from where `step` begins."""
+    consumed = step * options.batch_size
+    sampler = InfiniteSampler(len(stream), options.seed, consumed, fabric.global_rank, fabric.world_size)
+    workers = worker_count(options, fabric.world_size)
     loader = DataLoader(
         stream,
         batch_size=micro_batch,

@@ -94,7 +94,7 @@ class TrainingOptions:
     # On which machine
     precision: str = option("bf16", "32, bf16 or fp16 (mixed)", choices=("32", "bf16", "fp16"))
     compile: bool = option(False, "torch.compile the training forward pass")
-    channels_last: bool = option(True, "channels-last memory layout")
+    channels_last: bool = option(True, "channels-last memory layout, except where weights are sharded")
     accelerator: str = option("auto", "Lightning Fabric's accelerator: auto, cpu, cuda, mps")
     devices: str = option("auto", "Lightning Fabric's devices: auto, a number, or a list such as 0,1 (CPU: processes)")
     num_nodes: int = option(1, "number of machines")

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts import IGNORE_INDEX
 from segmentarium.data import SegmentationDataset, read_mask
 from segmentarium.files import atomic_write
+from segmentarium.losses import IGNORE_INDEX
 from segmentarium.training.options import TrainingOptions
 
 LOOKED_AT = 16  # pairs of each split

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
+from lightning.fabric import Fabric
 
 from segmentarium.contracts import Model
 from segmentarium.training.loaders import TimedLoader
@@ -30,29 +30,17 @@ class Evaluation:
     doubt: str | None = None
 
 
-class TaskData(Protocol):
-    """A data set of a task; `info` has its name, classes and licence."""
-
-    info: Any
-
-    def __len__(self) -> int: ...
-
-    def preload(self) -> None:
-        """Reads all of it into its cache."""
-        ...
-
-
 class Task(Protocol):
     """What is trained on what, and who says whether it got better.
 
-    best_key    of the score that decides which weights are kept: the greater, the better
-    best_name   what that score is called
+    train_set, val_set    data sets: `info` has their name, classes and licence; `preload()` reads them into their cache
+    best_key, best_name   the score that decides which weights are kept, the greater the better; and what it is called
     """
 
     best_key: str
     best_name: str
-    train_set: TaskData
-    val_set: TaskData
+    train_set: Any
+    val_set: Any
 
     def __init__(self, options: TrainingOptions) -> None:
         """Opens the data sets.  Raises what they raise for a folder that does not fit."""
@@ -66,29 +54,18 @@ class Task(Protocol):
         """The options' model for these data, with its objective.  Raises ValueError where the two do not fit."""
         ...
 
-    def batches(
-        self, model: Model, *, micro_batch: int, step: int = 0, rank: int = 0, world_size: int = 1
-    ) -> TimedLoader:
-        """Endless batches that begin where step `step` begins: what `model.inputs` and its objective name, and "name"."""
+    def batches(self, model: Model, fabric: Fabric, micro_batch: int, step: int) -> TimedLoader:
+        """This process's endless batches, from where step `step` begins: what `model.inputs` and its terms read, and "name"."""
         ...
 
-    def evaluate(
-        self,
-        model: Model,
-        *,
-        device: torch.device,
-        batch_size: int,
-        rank: int,
-        world_size: int,
-        stopped: Callable[[], bool],
-    ) -> Evaluation | None:
+    def evaluate(self, model: Model, fabric: Fabric, batch_size: int, stopped: Callable[[], bool]) -> Evaluation | None:
         """Scores the model, each of several processes on its part and all with the same result; the model stays as it is.
 
         `stopped` is asked before each batch: None if it says so.
         """
         ...
 
-    def draw(self, model: Model, path: Path, device: torch.device) -> None:
+    def draw(self, model: Model, fabric: Fabric, path: Path) -> None:
         """Writes a picture of what the model makes of the first few validation samples."""
         ...
 
@@ -99,9 +76,10 @@ def task_for(options: TrainingOptions) -> Task:
     from segmentarium.training.tasks.segmentation import SegmentationTask
 
     tasks: dict[str, type[Task]] = {"segmenter": SegmentationTask}
-    kind = entry(options.model.partition(".")[0]).kind
+    name = options.model
+    kind = entry(name if name.startswith("timm:") else name.partition(".")[0]).kind
     if kind not in tasks:
         raise ValueError(
-            f"{options.model!r} is no {' or '.join(tasks)} but a {kind}; see `segmentarium models` for what can be trained"
+            f"{name!r} is no {' or '.join(tasks)} but a {kind}; see `segmentarium models` for what can be trained"
         )
     return tasks[kind](options)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from lightning.fabric import Fabric
 from PIL import Image
 
 from segmentarium.contracts import SegmentationModel
@@ -73,9 +73,7 @@ class SegmentationTask:
         set_objective(model, self.train_set, options)
         return model
 
-    def batches(
-        self, model: Any, *, micro_batch: int, step: int = 0, rank: int = 0, world_size: int = 1
-    ) -> TimedLoader:
+    def batches(self, model: Any, fabric: Fabric, micro_batch: int, step: int) -> TimedLoader:
         options = self.options
         transform = train_transform(
             options.crop_size,
@@ -89,23 +87,15 @@ class SegmentationTask:
             long_side=model.preprocessing.long_side,
         )
         stream = TrainingStream(self.train_set, transform, options.seed, options.class_mix)
-        return endless(stream, options, micro_batch=micro_batch, step=step, rank=rank, world_size=world_size)
+        return endless(stream, options, fabric, micro_batch, step)
 
-    def evaluate(
-        self,
-        model: Any,
-        *,
-        device: torch.device,
-        batch_size: int,
-        rank: int,
-        world_size: int,
-        stopped: Callable[[], bool],
-    ) -> Evaluation | None:
+    def evaluate(self, model: Any, fabric: Fabric, batch_size: int, stopped: Callable[[], bool]) -> Evaluation | None:
         info = self.val_set.info
-        network = Network(model, "torch", "fp32", device)
-        tally = Tally(match_classes(model.num_classes, model.classes, info.classes, info.palette), None, 0, device)
-        mine = range(rank, len(self.val_set), world_size)
-        readers = max(2, worker_count(self.options, world_size))
+        network = Network(model, "torch", "fp32", fabric.device)
+        match = match_classes(model.num_classes, model.classes, info.classes, info.palette)
+        tally = Tally(match, None, 0, fabric.device)
+        mine = range(fabric.global_rank, len(self.val_set), fabric.world_size)
+        readers = max(2, worker_count(self.options, fabric.world_size))
         for samples, logits in with_logits(network, partial(whole, network), self.val_set, mine, batch_size, readers):
             if stopped():
                 return None
@@ -119,9 +109,9 @@ class SegmentationTask:
         doubt = label_warning(tally.matrix.counts.cpu().numpy(), found["miou"], info.classes)
         return Evaluation({**scores, "iou": iou}, {**scores, **by_class}, line, doubt)
 
-    def draw(self, model: Any, path: Path, device: torch.device) -> None:
+    def draw(self, model: Any, fabric: Fabric, path: Path) -> None:
         """A row for each picture: image, target, prediction; ignored pixels are black."""
-        network = Network(model, "torch", "fp32", device)
+        network = Network(model, "torch", "fp32", fabric.device)
         palette = np.zeros((256, 3), np.uint8)
         palette[: len(model.palette)] = np.array(model.palette, np.uint8)
         rows = []
