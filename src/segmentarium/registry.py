@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from segmentarium.contracts import Model
@@ -39,7 +39,8 @@ class Paper:
 class Card:
     """What is published of one variant, and what it cannot do here.
 
-    parameters   millions, with `num_classes` classes; counted with the training-only branches or without, as published
+    parameters   millions, with `num_classes` classes, as published: of "inference", without the branches that only training
+                 uses, or of "training", with them (`parameters_of`)
     flops        1e9 multiply-adds of `forward` at `flops_size` (height, width)
     scores       benchmark and protocol -> published score
     limits       what this model truly cannot meet -> why.  The keys are the checks of the conformance suite: "parameters",
@@ -50,6 +51,7 @@ class Card:
 
     paper: Paper
     parameters: float | None = None
+    parameters_of: Literal["inference", "training"] = "inference"
     flops: float | None = None
     flops_size: tuple[int, int] | None = None
     num_classes: int | None = None
@@ -66,7 +68,9 @@ class Entry:
     arguments: dict[str, Any]
     card: Card
     module: str  # that registers it, below segmentarium: "backbones.resnet"
-    tiny: dict[str, Any] = field(default_factory=dict)  # arguments that make it small, for tests: the same code throughout
+    tiny: dict[str, Any] = field(
+        default_factory=dict
+    )  # arguments that make it small, for tests: the same code throughout
 
     @property
     def family(self) -> str:
@@ -81,6 +85,13 @@ class Entry:
     def takes(self, argument: str) -> bool:
         """Whether the model has an argument of that name."""
         return argument in inspect.signature(self.build).parameters
+
+    def tiny_arguments(self) -> dict[str, Any]:
+        """Arguments of a small form of this very code; a network's own backbone is made small where it has such a form."""
+        backbone = self.arguments.get("backbone")
+        if backbone is None or not self.takes("backbone_arguments"):
+            return dict(self.tiny)
+        return {"backbone_arguments": entry(backbone).tiny, **self.tiny}
 
     def model(self, **arguments: Any) -> Model:
         """The model with these arguments over the variant's own; without a number of classes, the published one."""
@@ -121,7 +132,7 @@ def register(
 
     build   the model's class, or a backbone's, or what `register_decoder` makes of a decoder's
     tiny    arguments that make the same code small (fewer channels and blocks, never another backbone): the conformance
-            suite examines that; needed for one variant of a system of more than a few million parameters
+            suite examines that.  A network on a backbone that has such a form needs none
     """
     module = _caller()
     if name in _ENTRIES:

@@ -3,52 +3,39 @@
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from segmentarium.benchmarking.size import parameters_millions as millions
-from segmentarium.contracts import SegmentationModel
-from segmentarium.registry import Entry, create_model, entry, list_models
+from segmentarium.contracts import Model
+from segmentarium.registry import Entry, create_model, entry, known, list_models
 from tests.parity.comparison import randomise
 
+MODELS = list_models()
 SEGMENTERS = list_models(kind="segmenter")
-BACKBONES = list_models(kind="backbone")
+CLASSIFIERS = list_models(kind="classifier")
 CLASSES = 4
-HEAVY = 15.0  # millions of parameters; above, a system of any backbone is examined on a small one
-SMALL_BACKBONE = "resnet18"
 
 
-def build(name: str, **arguments: object) -> nn.Module:
-    """The model as published, but for `arguments`; with the card's classes where it takes any."""
-    found = entry(name)
-    if "num_classes" not in arguments and "num_classes" in inspect.signature(found.build).parameters:
-        arguments["num_classes"] = found.card.num_classes or 19
+def build(name: str, **arguments: object) -> Model:
+    """The model as published, but for `arguments`."""
     return create_model(name, **arguments)
 
 
-@cache
-def size(name: str) -> float:
-    """Millions of parameters: the card's, else counted."""
-    published = entry(name).card.parameters
-    if published is not None:
-        return published
-    with torch.device("meta"):
-        return millions(build(name), training_only=False)
+def one_of_each(names: list[str], group: Callable[[Entry], object] = lambda found: found.build) -> list[str]:
+    """One name for each class, or for each of what `group` says: a variant that has a tiny form, else the smallest.
 
-
-def smallest_of_each(names: list[str], group: Callable[[Entry], object] = lambda found: found.build) -> list[str]:
-    """One name for each class or build function, or for each of what `group` says; a first stage only where it is alone."""
+    A first stage is examined only where it is alone.
+    """
     systems: dict[object, list[str]] = {}
     for name in names:
         systems.setdefault(group(entry(name)), []).append(name)
     return sorted(
-        members[0] if len(members) == 1 else min(members, key=lambda name: (name.endswith("_encoder"), size(name)))
+        min(members, key=lambda name: (name.endswith("_encoder"), not entry(name).tiny_arguments(), known()[name]["parameters"]))
         for members in systems.values()
     )
 
@@ -62,27 +49,23 @@ def enrolled(names: list[str], check: str) -> list[object]:
     ]
 
 
-@cache
-def _made(name: str, num_classes: int) -> nn.Module:
+@lru_cache(maxsize=8)
+def _made(name: str, num_classes: int) -> Model:
     torch.manual_seed(0)
-    arguments: dict[str, object] = {"num_classes": num_classes}
-    if "backbone" in inspect.signature(entry(name).build).parameters and size(name) > HEAVY:
-        arguments["backbone"] = SMALL_BACKBONE
-    return create_model(name, **arguments)
+    return create_model(name, **{**entry(name).tiny_arguments(), "num_classes": num_classes})
 
 
-def trained_like(name: str, num_classes: int = CLASSES) -> SegmentationModel:
-    """A copy whose batch norms are as after training: weights, biases and statistics of their own.  In eval mode."""
+def trained_like(name: str, num_classes: int = CLASSES) -> Model:
+    """A copy whose batch norms are as after training, and whose scores are not near zero.  In eval mode."""
     model = randomise(copy.deepcopy(_made(name, num_classes)))
-    assert isinstance(model, SegmentationModel)
+    assert isinstance(model, Model)
     return model
 
 
-def fresh(name: str, num_classes: int = CLASSES) -> SegmentationModel:
+def fresh(name: str, num_classes: int = CLASSES) -> Model:
     """A copy as `create_model` made it, in training mode.  What it draws does not depend on who was made before."""
     model = copy.deepcopy(_made(name, num_classes)).train()
     torch.manual_seed(0)
-    assert isinstance(model, SegmentationModel)
     return model
 
 
@@ -96,8 +79,14 @@ def photo(height: int, width: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)[None].float()
 
 
-def inputs(model: SegmentationModel, height: int, width: int, batch: int = 1) -> Tensor:
+def size_for(model: Model, height: int, width: int) -> tuple[int, int]:
+    """That size, or the only one that the model takes."""
+    return model.fixed_size or (height, width)
+
+
+def inputs(model: Model, height: int, width: int, batch: int = 1) -> Tensor:
     """The photograph and its mirror images, normalised as the model wants."""
+    height, width = size_for(model, height, width)
     image = model.preprocessing.normalise(photo(height, width))
     return torch.cat([image, image.flip(-1), image.flip(-2), image.flip(-1, -2)])[:batch]
 
@@ -112,6 +101,23 @@ def brightness_target(height: int, width: int, num_classes: int, batch: int = 1)
     flipped = torch.cat([target, target.flip(-1), target.flip(-2), target.flip(-1, -2)])[:batch].clone()
     flipped[..., :3] = 255
     return flipped
+
+
+def batch_for(model: Model, height: int, width: int, batch: int = 2) -> dict[str, Tensor]:
+    """What the model's objective takes, by its kind: the photographs with label maps, or with a label each."""
+    image = inputs(model, height, width, batch)
+    if model.kind == "classifier":
+        return {"image": image, "label": torch.arange(batch) % max(model.num_classes, 2)}
+    return {"image": image, "mask": brightness_target(*image.shape[-2:], model.num_classes, batch)}
+
+
+def outputs_of(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return model.forward_train(*(batch[key] for key in model.inputs))
+
+
+def losses_of(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of one training pass."""
+    return model.criterion(outputs_of(model, batch), batch)
 
 
 def relative_error(output: Tensor, reference: Tensor) -> float:

@@ -86,7 +86,7 @@ def test_each_network_is_fed_by_the_one_before():
 def test_the_papers_form_learns_and_deploys():
     model = DFANet(num_classes=3, form="paper", widths=(8, 12, 16), depths=(1, 2, 1))
     image, target = torch.randn(2, 3, 129, 97), torch.randint(0, 3, (2, 129, 97))
-    loss = model.criterion(model.forward_train(image), target)["logits"]
+    loss = model.criterion(model.forward_train(image), {"mask": target})["logits"]
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     deployed = model.eval().deploy()

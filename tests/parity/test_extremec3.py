@@ -63,4 +63,8 @@ def test_the_objective_follows_the_number_of_logits():
     one, two = create_model("extremec3"), create_model("extremec3", num_classes=2)
     assert isinstance(one.losses["logits"], Lovasz)
     assert isinstance(two.losses["logits"], CrossEntropy)
-    assert one.loss_weights == two.loss_weights == {"logits": 1.0, "boundary": 0.5}
+    for model in (one, two):
+        assert [(term.name, term.weight, term.of) for term in model.objective] == [
+            ("logits", 1.0, ("logits",)),
+            ("boundary", 0.5, ("logits",)),
+        ]

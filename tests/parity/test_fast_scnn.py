@@ -57,7 +57,7 @@ def test_recognised_and_reversible(golden, form):
 def test_every_form_learns_at_odd_sizes_and_deploys(form):
     model = FastSCNN(num_classes=4, form=form)
     image, target = torch.randn(2, 3, 65, 97), torch.randint(0, 4, (2, 65, 97))
-    losses = model.criterion(model.forward_train(image), target)
+    losses = model.criterion(model.forward_train(image), {"mask": target})
     assert losses.keys() == {"logits", "aux_8"} | ({"aux_32"} if form != "tramac" else set())
     torch.stack(list(losses.values())).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -74,7 +74,7 @@ def test_mmsegs_loss_is_a_binary_cross_entropy_for_each_class():
     logits, target = torch.randn(1, 3, 8, 8), torch.randint(0, 3, (1, 8, 8))
     answers = torch.nn.functional.one_hot(target, 3).permute(0, 3, 1, 2).float()
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, answers)
-    assert torch.allclose(model.criterion({"logits": logits}, target)["logits"], expected)
+    assert torch.allclose(model.criterion({"logits": logits}, {"mask": target})["logits"], expected)
 
 
 def test_an_unknown_form_is_named():

@@ -95,8 +95,8 @@ def test_cascade_label_guidance_scales_the_labels():
         logits[:, 2, : size // 2] = 90.0  # wrong where nothing is labelled
         outputs[name] = logits
     # at its own size every pixel is right; upsampled logits would be wrong along the border
-    assert all(loss < 1e-6 for loss in model.criterion(outputs, target).values())
+    assert all(loss < 1e-6 for loss in model.criterion(outputs, {"mask": target}).values())
     uniform = {name: torch.zeros_like(logits) for name, logits in outputs.items()}
-    losses = model.criterion(uniform, target)
+    losses = model.criterion(uniform, {"mask": target})
     assert losses["aux_8"] == pytest.approx(0.4 * float(losses["logits"]))
     assert losses["aux_16"] == pytest.approx(0.16 * float(losses["logits"]))

@@ -330,15 +330,15 @@ def test_losses_by_name() -> None:
 
 
 def test_class_weights_reach_every_loss_of_a_sum_afterwards() -> None:
-    from segmentarium.contracts import SegmentationModel
+    from segmentarium.contracts import SegmentationModel, Term
 
     logits, target = _case(5)
     weight = torch.rand(5)
     model = SegmentationModel(num_classes=5)
-    model.set_objective({"logits": (1.0, build_loss("ohem+lovasz"))})
+    model.set_objective(Term("logits", 1.0, build_loss("ohem+lovasz")))
     model.set_class_weights(weight)
     expected = OhemCrossEntropy(class_weight=weight)(logits, target) + Lovasz(class_weight=weight)(logits, target)
-    torch.testing.assert_close(model.criterion({"logits": logits}, target)["logits"], expected)
+    torch.testing.assert_close(model.criterion({"logits": logits}, {"mask": target})["logits"], expected)
 
 
 @pytest.mark.parametrize(

@@ -160,11 +160,11 @@ def test_the_losses_are_summed_with_their_weights() -> None:
         "logits": torch.randn(2, 4, 64, 96, generator=generator),
         "boundary": torch.randn(2, 1, 64, 96, generator=generator),
     }
-    losses = model.criterion(outputs, target)
+    losses = model.criterion(outputs, {"mask": target})
     torch.testing.assert_close(losses["logits"], F.cross_entropy(outputs["logits"], target))
     torch.testing.assert_close(losses["boundary"], 0.25 * ClassBoundary(5)(outputs["boundary"], target))
     model.set_class_weights(torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    weighted = model.criterion(outputs, target)
+    weighted = model.criterion(outputs, {"mask": target})
     expected = F.cross_entropy(outputs["logits"], target, weight=torch.tensor([1.0, 2.0, 3.0, 4.0]))
     torch.testing.assert_close(weighted["logits"], expected)
     torch.testing.assert_close(weighted["boundary"], losses["boundary"])

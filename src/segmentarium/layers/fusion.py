@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,22 @@ def reparameterize(model: nn.Module) -> None:
         method = getattr(module, "reparameterize", None)
         if callable(method) and module is not model:
             method()
+
+
+@torch.no_grad()
+def fold_joined(norm: nn.BatchNorm2d, convs: Iterable[nn.Conv2d]) -> None:
+    """Folds a batch norm over concatenated maps into the convolutions that made them, given in their order, in place.
+
+    `fold_batch_norm` does not see such a norm, because the concatenation stands before it.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    start = 0
+    for conv in convs:
+        part = slice(start, start + conv.out_channels)
+        mean, var, weight, bias = (t[part] for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias))
+        conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, mean, var, norm.eps, weight, bias)
+        start = part.stop
 
 
 def _foldable(conv: nn.Module | None) -> bool:

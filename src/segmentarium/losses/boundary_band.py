@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.losses.base import IGNORE_INDEX
+from segmentarium.losses.base import IGNORE_INDEX, PixelLoss
 
 
 @torch.no_grad()
@@ -33,20 +33,19 @@ def boundary_band(target: Tensor, size: int, ignore_index: int = IGNORE_INDEX) -
 class OnBoundary(nn.Module):
     """`loss` of the pixels in the band around boundaries, all others ignored.
 
-    loss   of logits (B, K, H, W) and labels (B, H, W), with an `ignore_index`
+    loss   of logits (B, K, H, W) and labels (B, H, W)
     size   of the square window, odd: the band reaches size // 2 pixels to either side
     """
 
-    def __init__(self, loss: nn.Module, size: int) -> None:
+    def __init__(self, loss: PixelLoss, size: int) -> None:
         super().__init__()
         self.loss = loss
         self.size = size
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """A float32 scalar, as the loss gives it; 0 where there is no boundary."""
-        ignore_index = int(getattr(self.loss, "ignore_index", IGNORE_INDEX))
-        band = boundary_band(target, self.size, ignore_index)
-        return self.loss(logits, target.masked_fill(~band, ignore_index))
+        band = boundary_band(target, self.size, self.loss.ignore_index)
+        return self.loss(logits, target.masked_fill(~band, self.loss.ignore_index))
 
     def extra_repr(self) -> str:
         return f"size={self.size}"

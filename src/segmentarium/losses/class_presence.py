@@ -18,8 +18,6 @@ class ClassPresence(nn.Module):
         ignore_index: the label that counts nowhere.
     """
 
-    native_size = True  # its logits have no height and width to be resized
-
     def __init__(self, ignore_index: int = IGNORE_INDEX) -> None:
         super().__init__()
         self.ignore_index = ignore_index

@@ -6,13 +6,15 @@ components; each component of the truth is matched with those of the prediction 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from segmentarium.checks import check_choice
 from segmentarium.losses.base import IGNORE_INDEX, PixelLoss, probabilities, safe_divide
 
+Form = Literal["paper", "paddleseg"]
 CODE_LIMIT = 9  # predicted components that the public code looks at where there are many
 
 
@@ -68,17 +70,14 @@ class Connectivity(PixelLoss):
         ignore_index: the label that counts nowhere.
     """
 
-    classwise = False
-
     def __init__(
         self,
         background: int | None = 0,
-        form: Literal["paper", "paddleseg"] = "paper",
+        form: Form = "paper",
         ignore_index: int = IGNORE_INDEX,
     ) -> None:
         super().__init__(None, ignore_index)
-        if form not in ("paper", "paddleseg"):
-            raise ValueError(f"form is {form!r}; give 'paper' or 'paddleseg'")
+        check_choice("form", form, get_args(Form))
         self.background = background
         self.form = form
 

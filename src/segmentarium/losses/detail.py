@@ -50,9 +50,6 @@ class DetailLoss(nn.Module):
         ignore_index: the label that counts nowhere; None: it counts like any other label (the authors' code).
     """
 
-    native_size = True  # the logits come as they are
-    classwise = False
-
     def __init__(
         self,
         fuse: Sequence[float] = (0.6, 0.3, 0.1),

@@ -28,8 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.contracts import SegmentationModel
-from segmentarium.layers.conv import ConvNormAct, DepthwiseConv2d
+from segmentarium.contracts import SegmentationModel, Term
+from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.init import init_classifier
 from segmentarium.losses import CrossEntropy, Lovasz
 from segmentarium.losses.boundary_band import OnBoundary
 from segmentarium.portrait.sinet import NormAct, conv_norm_prelu, upsample
@@ -49,11 +50,11 @@ class C3Block(nn.Module):
             )
         else:
             self.gather = nn.Identity()
-        conv = DepthwiseConv2d if dilation > 1 else nn.Conv2d
-        self.depthwise = conv(channels, channels, 3, 1, dilation, dilation, channels, bias=False)
+        self.depthwise = nn.Conv2d(channels, channels, 3, 1, dilation, dilation, channels, bias=False)
         self.pointwise = nn.Conv2d(channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, out_channels, H, W)"""
         return self.pointwise(self.depthwise(self.gather(x)))
 
 
@@ -74,6 +75,7 @@ class C3Module(nn.Module):
         self.join = NormAct(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, channels, ceil(H / stride), …)"""
         reduced = self.reduce(x)
         y = torch.cat([branch(reduced) for branch in self.branches], 1)
         return self.join(y + x if self.residual else y)
@@ -85,7 +87,7 @@ def halved(image: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Image -> (B, 112, H / 4, W / 4); `first` and `second` modules follow those that change the width."""
+    """The coarse path; `first` and `second` modules follow those that change the width."""
 
     def __init__(self, in_channels: int, first: int, second: int) -> None:
         super().__init__()
@@ -99,6 +101,7 @@ class Encoder(nn.Module):
         self.join3 = NormAct(56 + 56)
 
     def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 112, H/4, W/4)"""
         image2 = halved(image)
         image4 = halved(image2)
         x4 = self.down(self.join1(torch.cat([self.stem(image), image2], 1)))
@@ -120,18 +123,15 @@ class ExtremeC3(SegmentationModel):
             C3Module(24, 24, (2, 4, 8)),
         )
         self.join = NormAct(24)
-        self.classifier = nn.Conv2d(24, num_classes, 1, bias=False)
+        self.classifier = init_classifier(nn.Conv2d(24, num_classes, 1, bias=False))
         loss = Lovasz if num_classes == 1 else CrossEntropy
-        self.set_objective({"logits": (1.0, loss()), "boundary": (0.5, OnBoundary(loss(), 15))})
+        self.set_objective(Term("logits", 1.0, loss()), Term("boundary", 0.5, OnBoundary(loss(), 15), classes=False))
 
-    def forward(self, image: Tensor) -> Tensor:
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K, H, W)"""
         fine = self.fine(image)
         coarse = upsample(self.coarse(self.encoder(image)), 2, fine.shape[-2:])
         return upsample(self.classifier(self.join(coarse + fine)), 2, image.shape[-2:])
-
-    def forward_train(self, image: Tensor) -> dict[str, Tensor]:
-        logits = self.forward(image)
-        return {"logits": logits, "boundary": logits}
 
 
 PAPER = Paper(

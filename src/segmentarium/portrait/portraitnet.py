@@ -21,14 +21,16 @@ Published: EG1800 mean IoU 96.62 with 2.1 M parameters, from an encoder trained 
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.contracts import Preprocessing, SegmentationModel
+from segmentarium.checks import check_choice
+from segmentarium.contracts import Preprocessing, SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct, SeparableConv
+from segmentarium.layers.init import init_classifier, init_convs
 from segmentarium.layers.resize import resize
 from segmentarium.layers.strided import Upconv
 from segmentarium.losses import IGNORE_INDEX, CrossEntropy, PixelLoss
@@ -56,12 +58,13 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), …)"""
         y = self.project(self.depthwise(self.expand(x)))
         return y + x if self.residual else y
 
 
 class Encoder(nn.Module):
-    """Image -> features at 1/2, 1/4, 1/8, 1/16 and 1/32."""
+    """MobileNetV2, on which the U-shape stands."""
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
@@ -76,6 +79,7 @@ class Encoder(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, image: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> features at 1/2, 1/4, 1/8, 1/16 and 1/32, of 32, 24, 32, 96 and 320 channels"""
         x = self.stem(image)
         features = [x]
         for index, stage in enumerate(self.stages):
@@ -95,6 +99,7 @@ class DBlock(nn.Module):
         self.up = Upconv(channels, channels, 4, 2, 1, bias=False) if upsample == "deconv" else None
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, in_channels, h, w) -> (B, channels, *size), size within a pixel of (2h, 2w)"""
         x = F.relu(self.convs(x) + self.shortcut(x))
         return resize(x, size) if self.up is None else self.up(x, size)
 
@@ -143,8 +148,6 @@ class BoundaryFocal(PixelLoss):
     size   of the window that must see two labels: 5 makes a band of 4 pixels
     """
 
-    classwise = False
-
     def __init__(self, gamma: float = 2.0, size: int = 5, ignore_index: int = IGNORE_INDEX) -> None:
         super().__init__(None, ignore_index)
         self.gamma = gamma
@@ -172,7 +175,7 @@ class PortraitNet(SegmentationModel):
     boundary   the second head, which only training uses
     """
 
-    training_only: ClassVar[tuple[str, ...]] = ("boundary_head", "enhance")
+    training_only = ("boundary_head", "enhance")
 
     def __init__(
         self,
@@ -183,8 +186,7 @@ class PortraitNet(SegmentationModel):
         boundary: bool = True,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
-        if upsample not in ("deconv", "bilinear"):
-            raise ValueError(f"upsample is {upsample!r}; give 'deconv' or 'bilinear'")
+        check_choice("upsample", upsample, ("deconv", "bilinear"))
         self.encoder = Encoder(in_channels)
         inputs = (STAGES[-1][1], *WIDTHS[:-1])
         self.decoder = nn.ModuleList(DBlock(a, b, upsample) for a, b in zip(inputs, WIDTHS, strict=True))
@@ -192,15 +194,21 @@ class PortraitNet(SegmentationModel):
         self.boundary_head = nn.Conv2d(WIDTHS[-1], 2, 3, padding=1, bias=False) if boundary else None
         self.enhance = TextureEnhancement()
         self.preprocessing = PREPROCESSING.for_channels(in_channels)
-        objective: dict[str, tuple[float, nn.Module]] = {
-            "logits": (1.0, CrossEntropy()),
-            "original": (1.0, CrossEntropy()),
-            "consistency": (2.0, Consistency()),
-        }
-        self.set_objective(objective | ({"boundary": (0.1, BoundaryFocal())} if boundary else {}))
+        terms = [
+            Term("logits", 1.0, CrossEntropy()),
+            Term("original", 1.0, CrossEntropy(), of=("original",)),
+            Term("consistency", 2.0, Consistency(), of=("logits", "original"), classes=False),
+        ]
+        if boundary:
+            terms.append(Term("boundary", 0.1, BoundaryFocal(), of=("boundary",), classes=False))
+        self.set_objective(*terms)
         self._initialise()
 
     def _initialise(self) -> None:
+        init_convs(self)
+        for head in (self.mask_head, self.boundary_head):
+            if head is not None:
+                init_classifier(head)
         for module in self.modules():
             if isinstance(module, Upconv):
                 slope = torch.tensor([0.25, 0.75, 0.75, 0.25])
@@ -208,11 +216,9 @@ class PortraitNet(SegmentationModel):
                 identity = torch.eye(module.in_channels)[:, :, None, None]
                 with torch.no_grad():
                     module.weight.copy_(identity * kernel)
-            elif isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
 
     def _decode(self, image: Tensor) -> Tensor:
-        """-> (B, 8, H, W)"""
+        """(B, C, H, W) -> (B, 8, H, W)"""
         x2, x4, x8, x16, x32 = self.encoder(image)
         x = x32
         for block, skip in zip(self.decoder, (x16, x8, x4, x2, image), strict=True):
@@ -221,14 +227,14 @@ class PortraitNet(SegmentationModel):
                 x = x + skip
         return x
 
-    def forward(self, image: Tensor) -> Tensor:
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K, H, W)"""
         return self.mask_head(self._decode(image))
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         """ "logits" and "boundary" are of the copy in other light, "original" of the image itself."""
         features = self._decode(self.enhance(image, self.preprocessing))
-        outputs = {"logits": self.mask_head(features), "original": self.forward(image)}
-        outputs["consistency"] = torch.cat([outputs["logits"], outputs["original"]], 1)
+        outputs = {"logits": self.mask_head(features), "original": self.logits(image)}
         if self.boundary_head is not None:
             outputs["boundary"] = self.boundary_head(features)
         return outputs

@@ -23,16 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.contracts import Preprocessing, SegmentationModel
+from segmentarium.contracts import Preprocessing, SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct, SeparableConv
 from segmentarium.layers.resize import resize
 from segmentarium.losses import Connectivity, CrossEntropy
-from segmentarium.losses.output_size import AtOutputSize
 from segmentarium.registry import Card, Paper, register
 
 
-class InvertedResidual(nn.Module):
-    """The unit of ShuffleNetV2: one half of the channels passes, the other is convolved, then both are interleaved.
+class ShuffleUnit(nn.Module):
+    """The unit of ShuffleNetV2 (Ma et al., arXiv 1807.11164): one half of the channels passes, the other is convolved, then
+    both are interleaved.
 
     At stride 2 both halves see the whole input, and the passing one goes through a strided separable convolution.
     """
@@ -46,6 +46,7 @@ class InvertedResidual(nn.Module):
         self.separable = SeparableConv(half, half, 3, stride, depthwise_act=None)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), …)"""
         passing, convolved = x.chunk(2, 1) if self.split else (x, x)
         pair = (self.shortcut(passing), self.separable(self.expand(convolved)))
         return torch.stack(pair, 2).flatten(1, 2)  # channel shuffle with two groups: a0 b0 a1 b1 ...
@@ -58,28 +59,27 @@ class PPHumanSeg(SegmentationModel):
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.stem = ConvNormAct(in_channels, 36, 3, 2)
         self.detail = ConvNormAct(36, 18, 1)
-        self.stage1 = nn.Sequential(InvertedResidual(36, 72, 2), *(InvertedResidual(72, 72) for _ in range(3)))
-        self.stage2 = nn.Sequential(InvertedResidual(72, 144, 2), *(InvertedResidual(144, 144) for _ in range(7)))
+        self.stage1 = nn.Sequential(ShuffleUnit(36, 72, 2), *(ShuffleUnit(72, 72) for _ in range(3)))
+        self.stage2 = nn.Sequential(ShuffleUnit(72, 144, 2), *(ShuffleUnit(144, 144) for _ in range(7)))
         self.reduce = SeparableConv(144, 64, depthwise_act=None)
         self.fuse = SeparableConv(64 + 18, 64, depthwise_act=None)
         self.classifier = SeparableConv(64, num_classes, depthwise_act=None, act=nn.ReLU if num_classes > 1 else None)
+        last = self.classifier.pointwise.norm
+        assert isinstance(last, nn.BatchNorm2d)
+        nn.init.constant_(last.weight, 0.1)  # the scores come out of it, and should start small
         self.preprocessing = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).for_channels(in_channels)
-        self.set_objective({"logits": (1.0, CrossEntropy()), "connectivity": (0.1, AtOutputSize(Connectivity()))})
+        self.set_objective(
+            Term("logits", 1.0, CrossEntropy()),
+            Term("connectivity", 0.1, Connectivity(), at="output", classes=False),
+        )
 
-    def _logits(self, image: Tensor) -> Tensor:
-        """-> (B, K, H / 2, W / 2)"""
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K, H/2, W/2)"""
         x2 = self.stem(image)
         x16 = self.stage2(self.stage1(F.max_pool2d(x2, 3, 2, 1)))
         detail = self.detail(x2)
         context = resize(self.reduce(x16), detail.shape[-2:])
         return self.classifier(self.fuse(torch.cat([detail, context], 1)))
-
-    def forward(self, image: Tensor) -> Tensor:
-        return resize(self._logits(image), image.shape[-2:])
-
-    def forward_train(self, image: Tensor) -> dict[str, Tensor]:
-        logits = self._logits(image)
-        return {"logits": logits, "connectivity": logits}
 
 
 PAPER = Paper(

@@ -32,12 +32,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.contracts import SegmentationModel
+from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.init import init_classifier
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
 from segmentarium.losses.boundary_band import OnBoundary
-from segmentarium.losses.output_size import AtOutputSize
 from segmentarium.registry import Card, Paper, register
 
 batch_norm = partial(nn.BatchNorm2d, eps=1e-3)
@@ -71,6 +71,7 @@ class NormAct(nn.Module):
         self.act = nn.PReLU(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, channels, H, W)"""
         return self.act(self.norm(x))
 
 
@@ -92,6 +93,7 @@ class UpsampleNorm(nn.Module):
         self.norm_first = False
 
     def forward(self, x: Tensor, factor: int, size: Sequence[int]) -> Tensor:
+        """(B, channels, h, w) -> (B, channels, *size)"""
         if self.norm_first:
             return upsample(self.norm(x), factor, size)
         return self.norm(upsample(x, factor, size))
@@ -112,6 +114,7 @@ class SqueezeBlock(nn.Module):
         self.up = UpsampleNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, channels, H, W)"""
         y = x
         if self.pooling > 1:
             y = F.avg_pool2d(x, self.pooling, self.pooling, ceil_mode=True, count_include_pad=False)
@@ -131,6 +134,7 @@ class SpatialSqueeze(nn.Module):
         self.join = NormAct(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, channels, H, W)"""
         reduced = self.reduce(x)
         if self.shuffle:  # the two groups interleaved: a0 b0 a1 b1 ...
             reduced = torch.stack(reduced.chunk(2, 1), 2).flatten(1, 2)
@@ -167,6 +171,7 @@ class SqueezedDown(nn.Module):
         self.pointwise = conv_norm_prelu(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / 2), ceil(W / 2))"""
         x = self.depthwise(x)
         return self.pointwise(x * self.weigh(x.mean((2, 3)))[:, :, None, None])
 
@@ -183,7 +188,7 @@ class Encoder(nn.Module):
         self.down3 = SqueezedDown(16 + 48, 48, 32)
         self.level3 = self._level(48, 96, LEVEL3)
         self.join3 = NormAct(48 + 96)
-        self.classifier = nn.Conv2d(48 + 96, num_classes, 1, bias=False)
+        self.classifier = init_classifier(nn.Conv2d(48 + 96, num_classes, 1, bias=False))
 
     @staticmethod
     def _level(in_channels: int, channels: int, branches: tuple[Branches, ...]) -> nn.Sequential:
@@ -192,7 +197,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """-> logits (B, K, H / 8, W / 8), feature (B, 48, H / 4, W / 4), height and width at 1/2"""
+        """(B, C, H, W) -> logits (B, K, H/8, W/8), feature (B, 48, H/4, W/4), height and width at 1/2"""
         x2 = self.stem(image)
         x4 = self.down2(x2)
         fine = self.level2(x4)
@@ -210,18 +215,16 @@ class SINetEncoder(SegmentationModel):
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.encoder = Encoder(num_classes, in_channels)
         self.set_objective(
-            {
-                "logits": (1.0, AtOutputSize(CrossEntropy())),
-                "boundary": (0.5, AtOutputSize(OnBoundary(CrossEntropy(), 5))),
-            }
+            Term("logits", 1.0, CrossEntropy(), at="output"),
+            Term("boundary", 0.5, OnBoundary(CrossEntropy(), 5), at="output", classes=False),
         )
 
-    def forward(self, image: Tensor) -> Tensor:
-        return upsample(self.encoder(image)[0], 8, image.shape[-2:])
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K, H/8, W/8)"""
+        return self.encoder(image)[0]
 
-    def forward_train(self, image: Tensor) -> dict[str, Tensor]:
-        logits = self.encoder(image)[0]
-        return {"logits": logits, "boundary": logits}
+    def forward(self, image: Tensor) -> Tensor:
+        return upsample(self.logits(image), 8, image.shape[-2:])
 
 
 class SINet(SegmentationModel):
@@ -236,18 +239,17 @@ class SINet(SegmentationModel):
         self.up_coarse = UpsampleNorm(num_classes)
         self.detail = conv_norm_prelu(48, num_classes, 1)
         self.up_fine = UpsampleNorm(num_classes)
-        self.classifier = nn.Conv2d(num_classes, num_classes, 3, padding=1, bias=False)
-        self.set_objective({"logits": (1.0, CrossEntropy()), "boundary": (0.5, OnBoundary(CrossEntropy(), 15))})
+        self.classifier = init_classifier(nn.Conv2d(num_classes, num_classes, 3, padding=1, bias=False))
+        self.set_objective(
+            Term("logits", 1.0, CrossEntropy()), Term("boundary", 0.5, OnBoundary(CrossEntropy(), 15), classes=False)
+        )
 
-    def forward(self, image: Tensor) -> Tensor:
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K, H, W)"""
         coarse, fine, half = self.encoder(image)
         x4 = self.up_coarse(coarse, 2, fine.shape[-2:])
         x2 = self.up_fine(self.detail(fine) * doubt(x4) + x4, 2, half)
         return self.classifier(upsample(x2, 2, image.shape[-2:]))
-
-    def forward_train(self, image: Tensor) -> dict[str, Tensor]:
-        logits = self.forward(image)
-        return {"logits": logits, "boundary": logits}
 
 
 def doubt(logits: Tensor) -> Tensor:

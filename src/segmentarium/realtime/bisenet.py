@@ -22,20 +22,23 @@ Published: Cityscapes test 68.4 at 105.8 FPS (Xception-39) and 74.7 at 65.5 FPS 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from segmentarium.backbones import create_backbone
-from segmentarium.contracts import SegmentationModel, pick
+from segmentarium.checks import check_choice
+from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.init import init_classifier, init_convs
 from segmentarium.layers.pooling import PooledBatchNorm, global_average_pool
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy, OhemCrossEntropy
 from segmentarium.registry import Card, Paper, register
 
 Upsample = Literal["bilinear", "nearest"]
+Attention = Literal["mlp", "norm"]
 
 
 class SpatialPath(nn.Sequential):
@@ -59,6 +62,7 @@ class AttentionRefinement(nn.Module):
         self.attention = ConvNormAct(channels, channels, 1, norm=PooledBatchNorm, act=nn.Sigmoid)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, channels, H, W)"""
         x = self.conv(x)
         return x * self.attention(global_average_pool(x))
 
@@ -71,6 +75,7 @@ class ContextPath(nn.Module):
 
     def __init__(self, channels16: int, channels32: int, channels: int = 128, *, upsample: Upsample) -> None:
         super().__init__()
+        check_choice("upsample", upsample, get_args(Upsample))
         self.upsample: Upsample = upsample
         self.average = ConvNormAct(channels32, channels, 1, norm=PooledBatchNorm)
         self.attention32 = AttentionRefinement(channels32, channels)
@@ -79,7 +84,8 @@ class ContextPath(nn.Module):
         self.refine16 = ConvNormAct(channels, channels)
 
     def forward(self, x16: Tensor, x32: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """size: height and width at 1/8 -> (B, channels, *size), and the feature at 1/16 that it came from."""
+        """(B, channels16, h, w), (B, channels32, h', w'), height and width at 1/8 -> (B, channels, *size), and the feature
+        (B, channels, h, w) at 1/16 that it came from"""
         y = self.attention32(x32) + self.average(global_average_pool(x32))
         y16 = self.refine32(self._to(y, x16.shape[-2:]))
         y = self.attention16(x16) + y16
@@ -95,10 +101,9 @@ class FeatureFusion(nn.Module):
     attention   "mlp": two convolutions with a ReLU, the inner `reduction` times narrower; "norm": one with a batch norm
     """
 
-    def __init__(
-        self, in_channels: int, channels: int, *, attention: Literal["mlp", "norm"] = "mlp", reduction: int = 1
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, *, attention: Attention = "mlp", reduction: int = 1) -> None:
         super().__init__()
+        check_choice("fusion", attention, get_args(Attention))
         self.mix = ConvNormAct(in_channels, channels, 1)
         if attention == "norm":
             self.attention = nn.Sequential(
@@ -112,6 +117,7 @@ class FeatureFusion(nn.Module):
             )
 
     def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
+        """(B, C, H, W), (B, in_channels - C, H, W) -> (B, channels, H, W)"""
         x = self.mix(torch.cat([spatial, context], 1))
         return x * (1 + self.attention(global_average_pool(x)))  # the paper's x · attention + x, in one pass
 
@@ -121,15 +127,8 @@ class Head(nn.Sequential):
 
     def __init__(self, in_channels: int, channels: int, num_classes: int, *, bias: bool = True) -> None:
         super().__init__(ConvNormAct(in_channels, channels), nn.Conv2d(channels, num_classes, 1, bias=bias))
-
-
-def initialise(*modules: nn.Module) -> None:
-    """He's initialisation of all convolutions."""
-    for module in (inner for outer in modules for inner in outer.modules()):
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        init_convs(self[0])
+        init_classifier(self[1])
 
 
 class BiSeNet(SegmentationModel):
@@ -145,7 +144,7 @@ class BiSeNet(SegmentationModel):
     backbone_arguments  further arguments of the backbone's class
     """
 
-    training_only: ClassVar[tuple[str, ...]] = ("auxiliary",)
+    training_only = ("auxiliary",)
 
     def __init__(
         self,
@@ -154,7 +153,7 @@ class BiSeNet(SegmentationModel):
         in_channels: int = 3,
         backbone: str | nn.Module = "resnet18",
         upsample: Upsample = "bilinear",
-        fusion: Literal["mlp", "norm"] = "mlp",
+        fusion: Attention = "mlp",
         align_corners: bool = True,
         head_channels: int = 64,
         auxiliary_channels: int | None = 256,
@@ -163,8 +162,9 @@ class BiSeNet(SegmentationModel):
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.align_corners = align_corners
-        self.backbone: Any = create_backbone(backbone, in_channels=in_channels, **(backbone_arguments or {}))
-        channels16, channels32 = (channels_at(self.backbone, stride) for stride in (16, 32))
+        self.backbone = create_backbone(backbone, in_channels=in_channels, **(backbone_arguments or {}))
+        self.preprocessing = self.backbone.preprocessing.for_channels(in_channels)
+        channels16, channels32 = (self.backbone.channels[self.backbone.at(stride)] for stride in (16, 32))
         self.spatial = SpatialPath(in_channels)
         self.context = ContextPath(channels16, channels32, upsample=upsample)
         self.fusion = FeatureFusion(256, 256, attention=fusion)
@@ -174,33 +174,24 @@ class BiSeNet(SegmentationModel):
             for stride in (8, 16):
                 self.auxiliary[f"aux_{stride}"] = Head(128, auxiliary_channels, num_classes)
         loss = OhemCrossEntropy if hard_pixels else CrossEntropy
-        self.set_objective({name: (1.0, loss()) for name in ("logits", *self.auxiliary)})
-        initialise(self.spatial, self.context, self.fusion, self.head, self.auxiliary)
+        self.set_objective(*(Term(name, 1.0, loss(), of=(name,)) for name in ("logits", *self.auxiliary)))
+        init_convs(self.spatial, self.context, self.fusion)
 
     def _features(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """-> the fused feature at 1/8, and the context path's at 1/8 and 1/16"""
         features = self.backbone(image)
-        x16, x32 = (pick(features, self.backbone.strides, stride) for stride in (16, 32))
+        x16, x32 = (features[self.backbone.at(stride)] for stride in (16, 32))
         spatial = self.spatial(image)
         y8, y16 = self.context(x16, x32, spatial.shape[-2:])
         return self.fusion(spatial, y8), y8, y16
 
-    def forward(self, image: Tensor) -> Tensor:
-        fused, _, _ = self._features(image)
-        return resize(self.head(fused), image.shape[-2:], align_corners=self.align_corners)
+    def logits(self, image: Tensor) -> Tensor:
+        return self.head(self._features(image)[0])
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         fused, *context = self._features(image)
         outputs = {"logits": self.head(fused)}
         return outputs | {name: head(x) for (name, head), x in zip(self.auxiliary.items(), context, strict=False)}
-
-
-def channels_at(backbone: Any, stride: int) -> int:
-    """The channels of the backbone's deepest feature of that stride; ValueError where it has none."""
-    found = [channels for channels, s in zip(backbone.channels, backbone.strides, strict=True) if s == stride]
-    if not found:
-        raise ValueError(f"the backbone has no feature of stride {stride}, which is needed; it has {backbone.strides}")
-    return found[-1]
 
 
 PAPER = Paper(

@@ -18,18 +18,23 @@ Published: Cityscapes val 73.4, test 72.6 at 156 FPS (GTX 1080 Ti, 512×1024, 21
 from __future__ import annotations
 
 import itertools
-from typing import ClassVar, Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.contracts import SegmentationModel
+from segmentarium.checks import check_choice
+from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.init import init_classifier, init_convs
 from segmentarium.layers.pooling import PooledBatchNorm
 from segmentarium.layers.resize import resize
 from segmentarium.losses import OhemCrossEntropy
 from segmentarium.registry import Card, Paper, register
+
+Upsample = Literal["bilinear", "nearest"]
+Boosters = Literal["coincheung", "mmseg"]
 
 
 class DetailBranch(nn.Module):
@@ -43,6 +48,7 @@ class DetailBranch(nn.Module):
         self.stage3 = nn.Sequential(ConvNormAct(c2, c3, 3, 2), ConvNormAct(c3, c3), ConvNormAct(c3, c3))
 
     def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, channels[2], H/8, W/8)"""
         return self.stage3(self.stage2(self.stage1(image)))
 
 
@@ -56,6 +62,7 @@ class Stem(nn.Module):
         self.fuse = ConvNormAct(2 * channels, channels)
 
     def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, channels, H/4, W/4)"""
         x = self.conv(image)
         return self.fuse(torch.cat([self.left(x), F.max_pool2d(x, 3, 2, 1)], 1))
 
@@ -85,6 +92,7 @@ class GatherExpansion(nn.Module):
         self.project = ConvNormAct(hidden, out_channels, 1, act=None)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride)"""
         return F.relu(self.project(self.expand(self.gather(x))) + self.shortcut(x))
 
 
@@ -98,6 +106,7 @@ class ContextEmbedding(nn.Module):
         self.last = ConvNormAct(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same shape"""
         return self.last(x + self.embed(self.norm(x.mean((2, 3), keepdim=True))))
 
 
@@ -119,7 +128,8 @@ class SemanticBranch(nn.Module):
         return nn.Sequential(GatherExpansion(in_channels, channels, stride=2), *rest)
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """-> context-embedded feature at 1/32, and the features at 1/4, 1/8, 1/16 and 1/32 that the boosters see."""
+        """(B, C, H, W) -> context-embedded feature at 1/32, and the features at 1/4, 1/8, 1/16 and 1/32 that the boosters
+        see"""
         x4 = self.stem(image)
         x8 = self.stage3(x4)
         x16 = self.stage4(x8)
@@ -130,8 +140,9 @@ class SemanticBranch(nn.Module):
 class GuidedAggregation(nn.Module):
     """Each branch weighs the other, at the detail's scale and at the semantics' (figure 6)."""
 
-    def __init__(self, channels: int, upsample: Literal["bilinear", "nearest"], pointwise_bias: bool) -> None:
+    def __init__(self, channels: int, upsample: Upsample, pointwise_bias: bool) -> None:
         super().__init__()
+        check_choice("upsample", upsample, get_args(Upsample))
         self.upsample = upsample
         self.detail_keep = self._separable(channels, pointwise_bias)
         self.detail_down = nn.Sequential(ConvNormAct(channels, channels, 3, 2, act=None), nn.AvgPool2d(3, 2, 1))
@@ -146,6 +157,7 @@ class GuidedAggregation(nn.Module):
         )
 
     def forward(self, detail: Tensor, semantic: Tensor) -> Tensor:
+        """detail (B, channels, H, W), semantic (B, channels, H/4, W/4) -> (B, channels, H, W)"""
         size = detail.shape[-2:]
         fine = self.detail_keep(detail) * resize(self.semantic_up(semantic), size, mode=self.upsample).sigmoid()
         coarse = self.detail_down(detail) * self.semantic_keep(semantic).sigmoid()
@@ -161,8 +173,11 @@ class Booster(nn.Module):
         self.dropout = nn.Dropout(0.1)
         self.expand = ConvNormAct(128, stride * stride)
         self.classifier = nn.Conv2d(stride * stride, num_classes, 1)
+        init_convs(self, mode="fan_out")
+        init_classifier(self.classifier)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, K, 2 H, 2 W)"""
         x = self.dropout(self.conv(x))
         return self.classifier(self.expand(F.interpolate(x, scale_factor=2, mode="nearest")))
 
@@ -174,6 +189,8 @@ class Head(nn.Sequential):
         widths = [in_channels, *convs * [channels]]
         layers = [ConvNormAct(a, b) for a, b in itertools.pairwise(widths)]
         super().__init__(*layers, nn.Dropout2d(0.1), nn.Conv2d(channels, num_classes, 1))
+        init_convs(self, mode="fan_out")
+        init_classifier(self[-1])
 
 
 class BiSeNetV2(SegmentationModel):
@@ -185,7 +202,7 @@ class BiSeNetV2(SegmentationModel):
     boosters            auxiliary heads of CoinCheung's or mmsegmentation's form, or None
     """
 
-    training_only: ClassVar[tuple[str, ...]] = ("boosters",)
+    training_only = ("boosters",)
 
     def __init__(
         self,
@@ -194,42 +211,33 @@ class BiSeNetV2(SegmentationModel):
         in_channels: int = 3,
         width: float = 1.0,
         depth: int = 1,
-        upsample: Literal["bilinear", "nearest"] = "bilinear",
+        upsample: Upsample = "bilinear",
         pointwise_bias: bool = False,
-        boosters: Literal["coincheung", "mmseg"] | None = "coincheung",
+        boosters: Boosters | None = "coincheung",
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
+        check_choice("boosters", boosters, (*get_args(Boosters), None))
         c64, c128, c16, c32 = (int(c * width) for c in (64, 128, 16, 32))
         stages = (c16, c32, c64, c128)
         self.detail = DetailBranch(in_channels, (c64, c64, c128))
         self.semantic = SemanticBranch(in_channels, stages, depth)
         self.aggregation = GuidedAggregation(c128, upsample, pointwise_bias)
-        self.head = Head(c128, 1024, num_classes)
-        strides = (4, 8, 16, 32)
-        heads: dict[str, nn.Module] = {}
-        for stride, channels in zip(strides, stages, strict=True):
-            if boosters == "coincheung":
-                heads[f"aux_{stride}"] = Booster(channels, num_classes, stride)
-            elif boosters == "mmseg":
-                heads[f"aux_{stride}"] = Head(channels, stride * stride, num_classes, convs=2)
-        self.boosters = nn.ModuleDict(heads)
-        self.set_objective({name: (1.0, OhemCrossEntropy()) for name in ("logits", *heads)})
-        self._initialise()
-
-    def _initialise(self) -> None:
+        init_convs(self, mode="fan_out")
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, GatherExpansion):
-                # every layer starts as its shortcut; a plain ModuleList order would overwrite nothing here
+            if isinstance(module, GatherExpansion):  # every layer starts as its shortcut
                 assert isinstance(module.project.norm, nn.BatchNorm2d)
                 nn.init.zeros_(module.project.norm.weight)
+        self.head = Head(c128, 1024, num_classes)
+        self.boosters = nn.ModuleDict()
+        for stride, channels in zip((4, 8, 16, 32), stages, strict=True):
+            if boosters == "coincheung":
+                self.boosters[f"aux_{stride}"] = Booster(channels, num_classes, stride)
+            elif boosters == "mmseg":
+                self.boosters[f"aux_{stride}"] = Head(channels, stride * stride, num_classes, convs=2)
+        self.set_objective(*(Term(name, 1.0, OhemCrossEntropy(), of=(name,)) for name in ("logits", *self.boosters)))
 
-    def forward(self, image: Tensor) -> Tensor:
-        semantic, _ = self.semantic(image)
-        return resize(self.head(self.aggregation(self.detail(image), semantic)), image.shape[-2:])
+    def logits(self, image: Tensor) -> Tensor:
+        return self.head(self.aggregation(self.detail(image), self.semantic(image)[0]))
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         semantic, features = self.semantic(image)

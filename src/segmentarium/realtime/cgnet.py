@@ -19,16 +19,15 @@ apart; CamVid test 65.6.
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from segmentarium.contracts import SegmentationModel
-from segmentarium.layers.conv import ConvNormAct, DepthwiseConv2d
-from segmentarium.layers.resize import resize
+from segmentarium.contracts import SegmentationModel, Term
+from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.fusion import fold_joined
+from segmentarium.layers.init import init_classifier, init_convs
 from segmentarium.losses import CrossEntropy
 from segmentarium.registry import Card, Paper, register
 
@@ -43,7 +42,7 @@ class NormAct(nn.Sequential):
 
 
 class GlobalContext(nn.Module):
-    """f_glo: (B, C, H, W) -> the channels' weights (B, C, 1, 1), from their means over the image."""
+    """f_glo: the channels' weights, from their means over the image."""
 
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
@@ -51,38 +50,31 @@ class GlobalContext(nn.Module):
         self.excite = nn.Linear(channels // reduction, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 1, 1)"""
         return self.excite(F.relu(self.squeeze(x.mean((2, 3))))).sigmoid()[:, :, None, None]
 
 
 class LocalAndSurrounding(nn.Module):
-    """f_loc, f_sur and f_joi: a depthwise and a dilated depthwise convolution, joined, normalised: C -> 2 C channels."""
+    """f_loc, f_sur and f_joi: a depthwise and a dilated depthwise convolution, joined, normalised."""
 
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
         self.local = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
-        self.surrounding = DepthwiseConv2d(
+        self.surrounding = nn.Conv2d(
             channels, channels, 3, padding=dilation, dilation=dilation, groups=channels, bias=False
         )
         self.norm: nn.Module = norm(2 * channels)
         self.act = nn.PReLU(2 * channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 2 C, H, W)"""
         return self.act(self.norm(torch.cat([self.local(x), self.surrounding(x)], 1)))
 
-    @torch.no_grad()
     def reparameterize(self) -> None:
         """Each convolution takes over its half of the batch norm."""
-        if not isinstance(self.norm, nn.BatchNorm2d):
-            return
-        assert self.norm.running_mean is not None
-        assert self.norm.running_var is not None
-        of_norm = (self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias)
-        for half, conv in enumerate((self.local, self.surrounding)):
-            mean, var, weight, bias = (tensor.chunk(2)[half] for tensor in of_norm)
-            conv.weight, conv.bias = fuse_conv_bn_weights(
-                conv.weight, conv.bias, mean, var, self.norm.eps, weight, bias
-            )
-        self.norm = nn.Identity()
+        if isinstance(self.norm, nn.BatchNorm2d):
+            fold_joined(self.norm, (self.local, self.surrounding))
+            self.norm = nn.Identity()
 
 
 class ContextGuidedBlock(nn.Module):
@@ -96,6 +88,7 @@ class ContextGuidedBlock(nn.Module):
         self.context = GlobalContext(channels, reduction)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, channels, H, W)"""
         joint = self.joint(self.conv(x))
         return torch.addcmul(x, joint, self.context(joint))  # x + joint · weights, in one pass over memory
 
@@ -111,6 +104,7 @@ class ContextGuidedDown(nn.Module):
         self.context = GlobalContext(channels, reduction)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, channels, ceil(H / 2), ceil(W / 2))"""
         x = self.reduce(self.joint(self.conv(x)))
         return x * self.context(x)
 
@@ -121,8 +115,6 @@ class CGNet(SegmentationModel):
     blocks      of stages 2 and 3, the down block among them: the M and N of the paper's names
     dropout     probability of dropping a channel before the classifier (0 as published)
     """
-
-    training_only: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -150,22 +142,19 @@ class CGNet(SegmentationModel):
         self.join3 = NormAct(256)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(256, num_classes, 1, bias=False)
-        self.set_objective({"logits": (1.0, CrossEntropy())})
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
+        self.set_objective(Term("logits", 1.0, CrossEntropy()))
+        init_convs(self)
+        init_classifier(self.classifier)
 
-    def forward_train(self, image: Tensor) -> dict[str, Tensor]:
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K, H/8, W/8)"""
         half = F.avg_pool2d(image, 3, 2, 1)
         quarter = F.avg_pool2d(half, 3, 2, 1)
         first = self.down2(self.join1(torch.cat([self.stem(image), half], 1)))  # 1/4
         second = self.join2(torch.cat([self.stage2(first), first, quarter], 1))
         first = self.down3(second)  # 1/8
         last = self.join3(torch.cat([first, self.stage3(first)], 1))
-        return {"logits": self.classifier(self.dropout(last))}
-
-    def forward(self, image: Tensor) -> Tensor:
-        return resize(self.forward_train(image)["logits"], image.shape[-2:])
+        return self.classifier(self.dropout(last))
 
 
 PAPER = Paper(

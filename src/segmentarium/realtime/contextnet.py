@@ -17,13 +17,15 @@ Published: Cityscapes test 66.1 at 18.3 FPS (1024×2048, 0.85 M parameters).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.contracts import SegmentationModel
+from segmentarium.checks import check_choice
+from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct, SeparableConv
+from segmentarium.layers.init import init_classifier, init_convs
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
 from segmentarium.registry import Card, Paper, register
@@ -50,6 +52,7 @@ class Bottleneck(nn.Module):
         self.project = ConvNormAct(width, out_channels, 1, act=None)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), …)"""
         y = self.project(self.depthwise(self.expand(x)))
         return y.add_(x) if self.residual else y
 
@@ -79,12 +82,13 @@ class FeatureFusion(nn.Module):
         self.fine = ConvNormAct(fine_channels, channels, 1, bias=bias, act=None)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """(B, fine_channels, H, W), (B, coarse_channels, h, w) -> (B, channels, H, W)"""
         coarse = resize(coarse, fine.shape[-2:], align_corners=self.align_corners)
         return F.relu_(self.fine(fine).add_(self.coarse(self.depthwise(coarse))))
 
 
 class Classifier(nn.Sequential):
-    """Two separable convolutions, dropout, and the classifier."""
+    """Two separable convolutions, dropout, and the classifier.  (B, channels, H, W) -> (B, K, H, W)"""
 
     def __init__(self, channels: int, num_classes: int, *, depthwise_act: Callable[[], nn.Module] | None) -> None:
         super().__init__(
@@ -96,7 +100,7 @@ class Classifier(nn.Sequential):
 
 
 class AuxiliaryHead(nn.Sequential):
-    """A 3×3 convolution to 32 channels, dropout, and a classifier; for training only."""
+    """A 3×3 convolution to 32 channels, dropout, and a classifier; for training only.  (B, C, H, W) -> (B, K, H, W)"""
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__(ConvNormAct(in_channels, 32), nn.Dropout(0.1), nn.Conv2d(32, num_classes, 1))
@@ -111,7 +115,7 @@ class ContextNet(SegmentationModel):
     auxiliary   a head on the shallow branch, in training
     """
 
-    training_only: ClassVar[tuple[str, ...]] = ("auxiliary",)
+    training_only = ("auxiliary",)
 
     def __init__(
         self,
@@ -123,10 +127,8 @@ class ContextNet(SegmentationModel):
         auxiliary: bool = True,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
-        if reduction not in (2, 4, 8):
-            raise ValueError(f"reduction is {reduction}; give 2, 4 or 8, by which the deep branch's image is smaller")
-        if form not in ("public", "paper"):
-            raise ValueError(f"form is {form!r}; give 'public' or 'paper'")
+        check_choice("reduction", reduction, (2, 4, 8))
+        check_choice("form", form, ("public", "paper"))
         public = form == "public"
         self.reduction = reduction
         self.align_corners = public
@@ -142,19 +144,22 @@ class ContextNet(SegmentationModel):
         self.fusion = FeatureFusion(128, 128, 128, dilation=1 if public else 4, bias=public, align_corners=public)
         self.classifier = Classifier(128, num_classes, depthwise_act=act)
         self.auxiliary = nn.ModuleDict({"aux_8": AuxiliaryHead(128, num_classes)} if auxiliary else {})
-        self.set_objective({"logits": (1.0, CrossEntropy())} | {name: (0.4, CrossEntropy()) for name in self.auxiliary})
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        self.set_objective(
+            Term("logits", 1.0, CrossEntropy()),
+            *(Term(name, 0.4, CrossEntropy(), of=(name,)) for name in self.auxiliary),
+        )
+        init_convs(self, mode="fan_out")
+        for head in (self.classifier, *self.auxiliary.values()):
+            init_classifier(head[-1])
 
     def _small(self, image: Tensor) -> Tensor:
-        """The deep branch's image."""
+        """The deep branch's image: (B, C, H, W) -> (B, C, H / reduction, W / reduction), rounded down."""
         height, width = image.shape[-2:]
         return resize(image, (height // self.reduction, width // self.reduction), align_corners=self.align_corners)
 
-    def forward(self, image: Tensor) -> Tensor:
-        fused = self.fusion(self.detail(image), self.context(self._small(image)))
-        return resize(self.classifier(fused), image.shape[-2:], align_corners=self.align_corners)
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K, H/8, W/8)"""
+        return self.classifier(self.fusion(self.detail(image), self.context(self._small(image))))
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         detail = self.detail(image)

@@ -25,14 +25,16 @@ and 1.11 M.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.contracts import SegmentationModel
+from segmentarium.checks import check_choice
+from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct, SeparableConv
+from segmentarium.layers.init import init_classifier, init_convs
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
 from segmentarium.registry import Card, Paper, register
@@ -49,6 +51,7 @@ class PlainSeparableConv(nn.Module):
         self.pointwise = ConvNormAct(in_channels, out_channels, 1, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), …)"""
         return self.pointwise(self.depthwise(x))
 
 
@@ -75,6 +78,7 @@ class XceptionBlock(nn.Module):
             self.shortcut = nn.Identity() if same else ConvNormAct(in_channels, channels, 1, stride, act=None)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, channels, ceil(H / stride), …)"""
         return self.shortcut(x) + self.convs(x)
 
 
@@ -87,6 +91,7 @@ class FullyConnectedAttention(nn.Module):
         self.reduce = nn.Linear(1000, channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, channels, H, W)"""
         return x * self.reduce(F.relu(self.connect(x.mean((2, 3))))).sigmoid()[:, :, None, None]
 
 
@@ -129,6 +134,7 @@ class Decoder(nn.Module):
         self.classifier = nn.Conv2d(channels, num_classes, kernel, padding=kernel // 2, bias=not public)
 
     def forward(self, features: list[list[Tensor]]) -> Tensor:
+        """What each of the three networks gives -> (B, K, H/4, W/4)"""
         size = features[0][0].shape[-2:]
         last = len(self.deep) - 1
         shallow = [conv(maps[0]) for conv, maps in zip(self.shallow, features, strict=True)]
@@ -150,7 +156,6 @@ class DFANet(SegmentationModel):
     decoder_channels  width of the decoder: None, the form's (64 or 32)
     """
 
-    training_only: ClassVar[tuple[str, ...]] = ()
     align_corners = True
 
     def __init__(
@@ -164,8 +169,7 @@ class DFANet(SegmentationModel):
         decoder_channels: int | None = None,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
-        if form not in ("public", "paper"):
-            raise ValueError(f"form is {form!r}; give 'public' or 'paper'")
+        check_choice("form", form, ("public", "paper"))
         if len(widths) != 3 or any(width < 4 or width % 4 for width in widths):
             raise ValueError(f"widths is {tuple(widths)}; give three multiples of 4, for enc2, enc3 and enc4")
         public = form == "public"
@@ -181,20 +185,20 @@ class DFANet(SegmentationModel):
             public=public,
             align_corners=self.align_corners,
         )
-        self.set_objective({"logits": (1.0, CrossEntropy())})
+        self.set_objective(Term("logits", 1.0, CrossEntropy()))
         self._initialise()
 
     def _initialise(self) -> None:
         """He's, with a gain of 1 where no ReLU follows: 36 blocks in a row without norms would let half precision drown."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
+        init_convs(self)
         for module in self.modules():
             linear = module.depthwise if isinstance(module, PlainSeparableConv) else getattr(module, "shortcut", None)
             if isinstance(linear, nn.Conv2d):
                 nn.init.kaiming_normal_(linear.weight, nonlinearity="linear")
+        init_classifier(self.decoder.classifier)
 
-    def forward_train(self, image: Tensor) -> dict[str, Tensor]:
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K, H/4, W/4)"""
         x = self.stem(image)
         features: list[list[Tensor]] = []
         for network in self.networks:
@@ -204,11 +208,7 @@ class DFANet(SegmentationModel):
                 features.append(network(torch.cat([before[0], coarse], 1), before))
             else:
                 features.append(network(x))
-        return {"logits": self.decoder(features)}
-
-    def forward(self, image: Tensor) -> Tensor:
-        logits = self.forward_train(image)["logits"]
-        return resize(logits, image.shape[-2:], align_corners=self.align_corners)
+        return self.decoder(features)
 
 
 PAPER = Paper(

@@ -30,18 +30,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.contracts import Preprocessing, SegmentationModel
+from segmentarium.checks import check_choice
+from segmentarium.contracts import Preprocessing, SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct
-from segmentarium.layers.resize import resize
+from segmentarium.layers.init import init_classifier
 from segmentarium.layers.strided import ConvPool, Upconv
 from segmentarium.layers.unpooling import ReversiblePool
-from segmentarium.losses import AtOutputSize, CrossEntropy
+from segmentarium.losses import CrossEntropy
 from segmentarium.registry import Card, Paper, register
 
 Activation = Literal["prelu", "relu"]
@@ -89,6 +90,7 @@ class Form:
         return nn.BatchNorm2d(channels, self.eps)
 
     def act(self, name: Activation, channels: int, per_channel: bool) -> Callable[[], nn.Module]:
+        check_choice("the activation", name, get_args(Activation))
         if name == "relu":
             return lambda: nn.ReLU(inplace=True)
         return lambda: SlopedReLU(channels if per_channel else 1)
@@ -141,6 +143,7 @@ class Bottleneck(nn.Module):
         self.act = form.outside(act, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same shape"""
         return self.act(x + self.dropout(self.expand(self.conv(self.reduce(x)))))
 
 
@@ -164,6 +167,7 @@ class DownBottleneck(nn.Module):
         self.act = form.outside(act, out_channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, in_channels, H, W) -> (B, out_channels, H/2, W/2), and places (B, in_channels, H/2, W/2)"""
         pooled, places = self.pool(x)
         if self.pool.round_up and (torch.compiler.is_exporting() or x.shape[-1] % 2 or x.shape[-2] % 2):
             x = F.pad(x, (0, 1, 0, 1))  # then the strided convolution rounds up too; even sides do not see it
@@ -192,6 +196,7 @@ class UpBottleneck(nn.Module):
         self.act = form.outside(act, out_channels)
 
     def forward(self, x: Tensor, places: Tensor, size: torch.Size) -> Tensor:
+        """(B, in_channels, h, w), the pooling's places and input size -> (B, out_channels, *size)"""
         main = self.pool.undo(self.main(x), places, size)
         y = self.expand(self.up_act(self.up_norm(self.up(self.reduce(x), size))))
         return self.act(main + self.dropout(y))
@@ -204,7 +209,7 @@ def _stage(form: Form, act: Activation) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """Initial block and stages 1 to 3: (B, C, H, W) -> (B, 128, H / 8, W / 8), and what the decoder needs to go back."""
+    """Initial block and stages 1 to 3, and what the decoder needs to go back."""
 
     def __init__(self, form: Form, act: Activation, in_channels: int) -> None:
         super().__init__()
@@ -223,6 +228,7 @@ class Encoder(nn.Module):
         self.stage3 = _stage(form, act)
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[tuple[Tensor, torch.Size]]]:
+        """(B, C, H, W) -> (B, 128, H/8, W/8); and of the poolings at 1/2 and 1/4 their places and input sizes"""
         x2 = self.initial(image)
         x4, places2 = self.down1(x2)
         x4 = self.stage1(x4)
@@ -238,15 +244,13 @@ class ENetEncoder(SegmentationModel):
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.encoder = Encoder(_form(form), encoder_act, in_channels)
-        self.classifier = nn.Conv2d(128, num_classes, 1)
+        # behind so many sums without a norm, features are several times as large as elsewhere
+        self.classifier = init_classifier(nn.Conv2d(128, num_classes, 1), std=0.003)
         self.preprocessing = _unit_range(in_channels)
-        self.set_objective({"logits": (1.0, AtOutputSize(CrossEntropy()))})
+        self.set_objective(Term("logits", 1.0, CrossEntropy(), at="output"))
 
-    def forward(self, image: Tensor) -> Tensor:
-        return resize(self.classifier(self.encoder(image)[0]), image.shape[-2:])
-
-    def forward_train(self, image: Tensor) -> dict[str, Tensor]:
-        return {"logits": self.classifier(self.encoder(image)[0])}
+    def logits(self, image: Tensor) -> Tensor:
+        return self.classifier(self.encoder(image)[0])
 
 
 class ENet(SegmentationModel):
@@ -275,9 +279,11 @@ class ENet(SegmentationModel):
         self.up5 = UpBottleneck(parts, act, 64, 16, parts.dropout_up)
         self.stage5 = Bottleneck(parts, act, 16, parts.dropout_up)
         size = parts.last_size
-        self.classifier = Upconv(16, num_classes, size, 2, size // 3, output_padding=size // 3, bias=parts.bias)
+        self.classifier = init_classifier(
+            Upconv(16, num_classes, size, 2, size // 3, output_padding=size // 3, bias=parts.bias)
+        )
         self.preprocessing = _unit_range(in_channels)
-        self.set_objective({"logits": (1.0, CrossEntropy())})
+        self.set_objective(Term("logits", 1.0, CrossEntropy()))
 
     def forward(self, image: Tensor) -> Tensor:
         x, (fine, coarse) = self.encoder(image)
@@ -285,10 +291,11 @@ class ENet(SegmentationModel):
         x = self.stage5(self.up5(x, *fine))
         return self.classifier(x, image.shape[-2:])
 
+    logits = forward  # at the image's size already
+
 
 def _form(name: str) -> Form:
-    if name not in FORMS:
-        raise ValueError(f"form is {name!r}; give one of {', '.join(FORMS)}")
+    check_choice("form", name, FORMS)
     return FORMS[name]
 
 

@@ -29,10 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.contracts import Preprocessing, SegmentationModel
-from segmentarium.layers.resize import resize
+from segmentarium.contracts import Preprocessing, SegmentationModel, Term
+from segmentarium.layers.init import init_classifier
 from segmentarium.layers.strided import ConvPool, Upconv
-from segmentarium.losses import AtOutputSize, CrossEntropy
+from segmentarium.losses import CrossEntropy
 from segmentarium.registry import Card, Paper, register
 
 EPS = 1e-3
@@ -58,6 +58,7 @@ class NonBottleneck1D(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same shape"""
         y = F.relu(self.norm1(self.conv1(x)), inplace=True)
         y = self.dropout(self.norm2(self.conv2(y)))  # used by nothing else, so that the sum may take its place
         return F.relu(y.add_(x), inplace=True)
@@ -72,11 +73,12 @@ class Upsampler(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels, EPS)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """(B, in_channels, h, w) -> (B, out_channels, *size)"""
         return F.relu(self.norm(self.up(x, size)), inplace=True)
 
 
 class Encoder(nn.Module):
-    """Layers 1 to 16 of table 1: (B, C, H, W) -> (B, 128, H / 8, W / 8), and the sizes at 1/2 and 1/4."""
+    """Layers 1 to 16 of table 1."""
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
@@ -87,6 +89,7 @@ class Encoder(nn.Module):
         self.stage3 = nn.Sequential(*(NonBottleneck1D(128, 0.3, dilation) for dilation in 2 * (2, 4, 8, 16)))
 
     def forward(self, image: Tensor) -> tuple[Tensor, torch.Size, torch.Size]:
+        """(B, C, H, W) -> (B, 128, H/8, W/8), and the sizes at 1/2 and 1/4"""
         x2 = self.down1(image)
         x4 = self.stage2(self.down2(x2))
         return self.stage3(self.down3(x4)), x2.shape[-2:], x4.shape[-2:]
@@ -98,15 +101,12 @@ class ERFNetEncoder(SegmentationModel):
     def __init__(self, *, num_classes: int = 19, in_channels: int = 3) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.encoder = Encoder(in_channels)
-        self.encoder_head = nn.Conv2d(128, num_classes, 1)
+        self.encoder_head = init_classifier(nn.Conv2d(128, num_classes, 1))
         self.preprocessing = _unit_range(in_channels)
-        self.set_objective({"logits": (1.0, AtOutputSize(CrossEntropy()))})
+        self.set_objective(Term("logits", 1.0, CrossEntropy(), at="output"))
 
-    def forward(self, image: Tensor) -> Tensor:
-        return resize(self.encoder_head(self.encoder(image)[0]), image.shape[-2:])
-
-    def forward_train(self, image: Tensor) -> dict[str, Tensor]:
-        return {"logits": self.encoder_head(self.encoder(image)[0])}
+    def logits(self, image: Tensor) -> Tensor:
+        return self.encoder_head(self.encoder(image)[0])
 
 
 class ERFNet(SegmentationModel):
@@ -115,7 +115,7 @@ class ERFNet(SegmentationModel):
     encoder_head   keep the first stage's classifier, as the authors' weights do, and train it along (output "encoder")
     """
 
-    training_only: ClassVar[tuple[str, ...]] = ("encoder_head",)
+    training_only = ("encoder_head",)
     first_stage: ClassVar[tuple[str, str]] = ("erfnet_encoder", "encoder.")
 
     def __init__(self, *, num_classes: int = 19, in_channels: int = 3, encoder_head: bool = False) -> None:
@@ -125,13 +125,13 @@ class ERFNet(SegmentationModel):
         self.stage4 = nn.Sequential(NonBottleneck1D(64), NonBottleneck1D(64))
         self.up2 = Upsampler(64, 16)
         self.stage5 = nn.Sequential(NonBottleneck1D(16), NonBottleneck1D(16))
-        self.classifier = Upconv(16, num_classes, 2, 2)
+        self.classifier = init_classifier(Upconv(16, num_classes, 2, 2))
+        self.encoder_head = init_classifier(nn.Conv2d(128, num_classes, 1)) if encoder_head else None
         self.preprocessing = _unit_range(in_channels)
-        objective: dict[str, tuple[float, nn.Module]] = {"logits": (1.0, CrossEntropy())}
+        objective = [Term("logits", 1.0, CrossEntropy())]
         if encoder_head:
-            self.encoder_head = nn.Conv2d(128, num_classes, 1)
-            objective["encoder"] = (1.0, AtOutputSize(CrossEntropy()))
-        self.set_objective(objective)
+            objective.append(Term("encoder", 1.0, CrossEntropy(), of=("encoder",), at="output"))
+        self.set_objective(*objective)
 
     def _decode(self, image: Tensor, x8: Tensor, size2: torch.Size, size4: torch.Size) -> Tensor:
         x = self.stage4(self.up1(x8, size4))
@@ -140,10 +140,12 @@ class ERFNet(SegmentationModel):
     def forward(self, image: Tensor) -> Tensor:
         return self._decode(image, *self.encoder(image))
 
+    logits = forward  # at the image's size already
+
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         encoded = self.encoder(image)
         outputs = {"logits": self._decode(image, *encoded)}
-        return outputs | {"encoder": self.encoder_head(encoded[0])} if "encoder" in self.losses else outputs
+        return outputs if self.encoder_head is None else outputs | {"encoder": self.encoder_head(encoded[0])}
 
 
 def _unit_range(in_channels: int) -> Preprocessing:

@@ -19,15 +19,15 @@ from __future__ import annotations
 
 import itertools
 from functools import partial
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmentarium.backbones import create_backbone
-from segmentarium.contracts import SegmentationModel
+from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct, use_leaky_relu
+from segmentarium.layers.init import init_classifier
 from segmentarium.layers.resize import resize
 from segmentarium.losses import OhemCrossEntropy
 from segmentarium.registry import Card, Paper, register
@@ -49,6 +49,7 @@ class FastAttention(nn.Module):
         self.project = LeakyConv(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same shape"""
         query = F.normalize(self.query(x), dim=1).flatten(2)  # (B, D, N)
         key = F.normalize(self.key(x), dim=1).flatten(2)
         value = self.value(x).flatten(2)  # (B, C, N)
@@ -67,13 +68,17 @@ class Level(nn.Module):
         self.smooth = LeakyConv(channels, 128) if smooth else None
 
     def forward(self, x: Tensor, coarser: Tensor | None) -> Tensor:
+        """(B, channels, H, W), what the coarser level's `up` gives -> (B, channels, H, W)"""
         y = self.attention(x)
         return y if coarser is None else y + resize(coarser, x.shape[-2:], align_corners=True)
 
 
 class Head(nn.Sequential):
+    """3×3 convolution and classifier, without a bias."""
+
     def __init__(self, in_channels: int, channels: int, num_classes: int) -> None:
         super().__init__(LeakyConv(in_channels, channels), nn.Conv2d(channels, num_classes, 1, bias=False))
+        init_classifier(self[1])
 
 
 class FANet(SegmentationModel):
@@ -83,7 +88,7 @@ class FANet(SegmentationModel):
     auxiliary   with the two heads that only training uses
     """
 
-    training_only: ClassVar[tuple[str, ...]] = ("auxiliary",)
+    training_only = ("auxiliary",)
     align_corners = True
 
     def __init__(
@@ -97,28 +102,28 @@ class FANet(SegmentationModel):
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         extra = {"first_stride": 2} if isinstance(backbone, str) and backbone.startswith("resnet") else {}
         self.backbone = create_backbone(backbone, in_channels=in_channels, **extra)
+        self.preprocessing = self.backbone.preprocessing.for_channels(in_channels)
         use_leaky_relu(self.backbone)
-        given: tuple[int, ...] = tuple(self.backbone.channels)[-4:]  # type: ignore[arg-type]
+        given = self.backbone.channels[-4:]
+        if len(given) < 4 or any(coarse != 2 * fine for fine, coarse in itertools.pairwise(given)):
+            raise ValueError(
+                f"{type(self.backbone).__name__}'s features have {self.backbone.channels} channels; "
+                "FANet needs four features, each with twice the channels of the one before"
+            )
         # the public code's names are the strides without the extra reduction: level4 lies at 1/8
         self.level4 = Level(given[0], up=False, smooth=True)
         self.level8 = Level(given[1], up=True, smooth=False)
         self.level16 = Level(given[2], up=True, smooth=True)
         self.level32 = Level(given[3], up=True, smooth=False)
-        self._check(given)
         self.head = Head(256, 256, num_classes)
-        heads: dict[str, nn.Module] = {}
+        self.auxiliary = nn.ModuleDict()
         if auxiliary:
-            heads["aux_32"] = nn.Sequential(LeakyConv(given[3], 128), Head(128, 64, num_classes))
-            heads["aux_16"] = Head(128, 64, num_classes)
-        self.auxiliary = nn.ModuleDict(heads)
-        self.set_objective({"logits": (1.0, OhemCrossEntropy())} | {name: (0.5, OhemCrossEntropy()) for name in heads})
-
-    @staticmethod
-    def _check(channels: tuple[int, ...]) -> None:
-        if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(channels)):
-            raise ValueError(
-                f"the backbone's features have {channels} channels; FANet needs each to double the one before"
-            )
+            self.auxiliary["aux_32"] = nn.Sequential(LeakyConv(given[3], 128), Head(128, 64, num_classes))
+            self.auxiliary["aux_16"] = Head(128, 64, num_classes)
+        self.set_objective(
+            Term("logits", 1.0, OhemCrossEntropy()),
+            *(Term(name, 0.5, OhemCrossEntropy(), of=(name,)) for name in self.auxiliary),
+        )
 
     def _maps(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """-> the finest smoothed map, the smoothed map of level16, and level32's before smoothing"""
@@ -129,17 +134,16 @@ class FANet(SegmentationModel):
         y4 = self.level4(x4, self.level8.up(y8))  # type: ignore[misc]
         return self.level4.smooth(y4), self.level16.smooth(y16), y32  # type: ignore[misc]
 
-    def _logits(self, fine: Tensor, coarse: Tensor) -> Tensor:
+    def _classify(self, fine: Tensor, coarse: Tensor) -> Tensor:
         return self.head(torch.cat([resize(coarse, fine.shape[-2:], align_corners=True), fine], 1))
 
-    def forward(self, image: Tensor) -> Tensor:
-        fine, coarse, _ = self._maps(image)
-        return resize(self._logits(fine, coarse), image.shape[-2:], align_corners=True)
+    def logits(self, image: Tensor) -> Tensor:
+        return self._classify(*self._maps(image)[:2])
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         fine, coarse, deep = self._maps(image)
         inputs = {"aux_32": deep, "aux_16": coarse}
-        return {"logits": self._logits(fine, coarse)} | {
+        return {"logits": self._classify(fine, coarse)} | {
             name: head(inputs[name]) for name, head in self.auxiliary.items()
         }
 

@@ -20,14 +20,15 @@ Published: Cityscapes test 68.0 at 123.5 FPS (Titan Xp, 1024×2048, 1.11 M param
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
-from segmentarium.contracts import SegmentationModel
+from segmentarium.checks import check_choice
+from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct, SeparableConv
+from segmentarium.layers.init import init_classifier, init_convs
 from segmentarium.layers.pyramid_pooling import PyramidPooling
-from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
 from segmentarium.realtime.contextnet import AuxiliaryHead, Classifier, FeatureFusion, bottlenecks
 from segmentarium.registry import Card, Paper, register
@@ -70,6 +71,7 @@ class GlobalFeatures(nn.Module):
         self.out = ConvNormAct(self.pooling.out_channels, 128, kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H/8, W/8) -> (B, 128, H/32, W/32)"""
         return self.out(self.pooling(self.stages(x)))
 
 
@@ -80,7 +82,7 @@ class FastSCNN(SegmentationModel):
     auxiliary   the form's auxiliary heads, in training
     """
 
-    training_only: ClassVar[tuple[str, ...]] = ("auxiliary",)
+    training_only = ("auxiliary",)
 
     def __init__(
         self,
@@ -91,8 +93,7 @@ class FastSCNN(SegmentationModel):
         auxiliary: bool = True,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
-        if form not in FORMS:
-            raise ValueError(f"form is {form!r}; give 'paper', 'mmseg' or 'tramac'")
+        check_choice("form", form, FORMS)
         chosen = FORMS[form]
         act = nn.ReLU if chosen.depthwise_act else None
         self.align_corners = chosen.align_corners
@@ -119,15 +120,17 @@ class FastSCNN(SegmentationModel):
         def loss() -> CrossEntropy:
             return CrossEntropy(average="all", activation="sigmoid") if chosen.sigmoid else CrossEntropy()
 
-        self.set_objective({"logits": (1.0, loss())} | {name: (0.4, loss()) for name in self.auxiliary})
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        self.set_objective(
+            Term("logits", 1.0, loss()), *(Term(name, 0.4, loss(), of=(name,)) for name in self.auxiliary)
+        )
+        init_convs(self, mode="fan_out")
+        for head in (self.classifier, *self.auxiliary.values()):
+            init_classifier(head[-1])
 
-    def forward(self, image: Tensor) -> Tensor:
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K, H/8, W/8)"""
         fine = self.downsample(image)
-        logits = self.classifier(self.fusion(fine, self.global_features(fine)))
-        return resize(logits, image.shape[-2:], align_corners=self.align_corners)
+        return self.classifier(self.fusion(fine, self.global_features(fine)))
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         fine = self.downsample(image)

@@ -24,7 +24,7 @@ Cityscapes val, from ImageNet weights: 74.4 (ResNet-18), 76.3 (50), 76.2 (101).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,14 +32,15 @@ from torch import Tensor, nn
 
 from segmentarium.backbones import create_backbone
 from segmentarium.backbones.resnet import ResNet
-from segmentarium.contracts import SegmentationModel
+from segmentarium.checks import check_choice
+from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.init import init_classifier, init_convs
 from segmentarium.layers.pooling import adaptive_average_pool, global_average_pool, spread
 from segmentarium.layers.pyramid_pooling import PyramidPooling
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
-from segmentarium.losses.output_size import AtOutputSize
-from segmentarium.registry import Card, Paper, register
+from segmentarium.registry import Card, Paper, entry, list_models, register
 
 # kernels and strides of the released network's pooling, for a map of 33×65 (an image of 1025×2049)
 RELEASE_MAP = (33, 65)
@@ -73,6 +74,7 @@ class SumPyramid(nn.Module):
         self.windows = windows
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)"""
         height, width = x.shape[-2:]
         out = x + global_average_pool(x)
         if self.windows == "release" and not self.training:
@@ -114,17 +116,9 @@ class CascadeFusion(nn.Module):
         self.high = ConvNormAct(high, channels, 1, act=act)
 
     def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """-> the fused feature at the fine one's size, and the coarse side of its sum"""
+        """(B, low, h, w), (B, high, H, W) -> the fused feature (B, channels, H, W), and the coarse side of its sum"""
         coarse = self.low(resize(low, high.shape[-2:], align_corners=self.align_corners))
         return F.relu(coarse + self.high(high)), coarse
-
-
-def _initialise(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
 
 class ICNet(SegmentationModel):
@@ -134,7 +128,7 @@ class ICNet(SegmentationModel):
     windows   of pyramid pooling: from the map's "size", or the "release"'s fixed ones (1025×2049 only)
     """
 
-    training_only: ClassVar[tuple[str, ...]] = ("auxiliary",)
+    training_only = ("auxiliary",)
     align_corners = True
 
     def __init__(
@@ -146,8 +140,7 @@ class ICNet(SegmentationModel):
         windows: Literal["size", "release"] = "size",
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
-        if windows not in ("size", "release"):
-            raise ValueError(f"windows is {windows!r}; give 'size' or 'release'")
+        check_choice("windows", windows, ("size", "release"))
         self.detail = detail_branch(in_channels)
         self.backbone = ResNet(
             depth=50,
@@ -162,18 +155,19 @@ class ICNet(SegmentationModel):
         self.reduce = ConvNormAct(deep, 256, 1)
         self.fuse16 = CascadeFusion(256, shared, align_corners=True)
         self.fuse8 = CascadeFusion(128, 64, align_corners=True)
-        self.classifier = nn.Conv2d(128, num_classes, 1)
-        self.auxiliary = nn.ModuleDict(
-            {"aux_8": nn.Conv2d(128, num_classes, 1), "aux_16": nn.Conv2d(256, num_classes, 1)}
+        self.classifier = init_classifier(nn.Conv2d(128, num_classes, 1))
+        self.auxiliary = init_classifier(
+            nn.ModuleDict({"aux_8": nn.Conv2d(128, num_classes, 1), "aux_16": nn.Conv2d(256, num_classes, 1)})
         )
         # cascade label guidance: each output against labels of its own size
         weights = {"logits": 1.0, "aux_8": 0.4, "aux_16": 0.16}
-        self.set_objective({name: (weight, AtOutputSize(CrossEntropy())) for name, weight in weights.items()})
-        for part in (self.detail, self.reduce, self.fuse16, self.fuse8, self.classifier, self.auxiliary):
-            _initialise(part)
+        self.set_objective(
+            *(Term(name, weight, CrossEntropy(), of=(name,), at="output") for name, weight in weights.items())
+        )
+        init_convs(self.detail, self.reduce, self.fuse16, self.fuse8)
 
     def _cascade(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """-> logits at 1/4, and the features at 1/32, 1/16 and 1/8 by the name of their junction"""
+        """(B, C, H, W) -> logits at 1/4, and the features at 1/32, 1/16 and 1/8 by the name of their junction"""
         height, width = image.shape[-2:]
         net = self.backbone
         half = net.layer1(net.pool(net.stem(self._shrink(image))))
@@ -188,11 +182,13 @@ class ICNet(SegmentationModel):
 
     @staticmethod
     def _shrink(x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2))"""
         height, width = x.shape[-2:]
         return resize(x, ((height + 1) // 2, (width + 1) // 2), align_corners=True)
 
-    def forward(self, image: Tensor) -> Tensor:
-        return resize(self._cascade(image)[0], image.shape[-2:], align_corners=True)
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K, H/4, W/4)"""
+        return self._cascade(image)[0]
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         logits, features = self._cascade(image)
@@ -208,6 +204,7 @@ class PooledFirst(PyramidPooling):
     """Pyramid pooling with the input behind the pooled branches, mmsegmentation's order in this network."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out_channels, H, W)"""
         height, width = x.shape[-2:]
         out = []
         for size, branch in zip(self.bins, self.branches, strict=True):
@@ -219,11 +216,11 @@ class PooledFirst(PyramidPooling):
 class ResNetICNet(SegmentationModel):
     """mmsegmentation's network, on a whole ResNet.
 
-    backbone   the name of one of our ResNets, which comes dilated to output stride 8, or such a network
+    backbone   the name of one of our ResNets, which comes dilated to output stride 8, or such a network (it is changed)
     channels   of the pyramid's branches and bottleneck
     """
 
-    training_only: ClassVar[tuple[str, ...]] = ("auxiliary",)
+    training_only = ("auxiliary",)
 
     def __init__(
         self,
@@ -234,13 +231,14 @@ class ResNetICNet(SegmentationModel):
         channels: int = 512,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
-        if isinstance(backbone, str) and backbone.startswith("timm:"):
+        named = isinstance(backbone, str)
+        fits = backbone in list_models(kind="classifier") and entry(backbone).build is ResNet if named else True
+        net = create_backbone(backbone, in_channels=in_channels, output_stride=8) if fits else None
+        if not isinstance(net, ResNet) or net.strides != (4, 8, 8, 8):
             raise ValueError(
-                f"backbone is {backbone!r}; the cascade cuts a ResNet in two: give one of ours, 'resnet18'"
+                f"backbone is {backbone if named else type(backbone).__name__}; the cascade cuts a ResNet in two: give one of "
+                "ours, such as 'resnet18', or a ResNet(output_stride=8)"
             )
-        net = create_backbone(backbone, in_channels=in_channels, output_stride=8)
-        if not isinstance(net, ResNet):
-            raise ValueError(f"backbone is {type(net).__name__}; the cascade cuts a ResNet in two: give one of ours")
         net.pool = nn.MaxPool2d(3, 2, 1, ceil_mode=True)
         self.detail = detail_branch(in_channels)
         self.backbone = net
@@ -253,17 +251,17 @@ class ResNetICNet(SegmentationModel):
         self.head = self._head(num_classes, 0.0)
         self.auxiliary = nn.ModuleDict({name: self._head(num_classes, 0.1) for name in ("aux_16", "aux_8")})
         weights = {"logits": 1.0, "aux_16": 0.4, "aux_8": 0.4}
-        self.set_objective({name: (weight, CrossEntropy()) for name, weight in weights.items()})
-        for name, part in self.named_children():
-            if name != "backbone":
-                _initialise(part)
+        self.set_objective(*(Term(name, weight, CrossEntropy(), of=(name,)) for name, weight in weights.items()))
+        init_convs(*(part for name, part in self.named_children() if name != "backbone"))
+        for head in (self.head, *self.auxiliary.values()):
+            init_classifier(head[-1])
 
     @staticmethod
     def _head(num_classes: int, dropout: float) -> nn.Sequential:
         return nn.Sequential(ConvNormAct(128, 128), nn.Dropout2d(dropout), nn.Conv2d(128, num_classes, 1))
 
     def _cascade(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """-> the fused feature at 1/8, and the coarse sides of both fusions, at 1/16 and 1/8"""
+        """(B, C, H, W) -> the fused feature at 1/8, and the coarse sides of both fusions, at 1/16 and 1/8"""
         net = self.backbone
         # bilinear halving that takes the factor, not the sizes, for its coordinates: the mean of 2×2 pixels
         half = net.layer2(net.layer1(net.pool(net.stem(F.avg_pool2d(image, 2)))))
@@ -273,8 +271,9 @@ class ResNetICNet(SegmentationModel):
         fused8, coarse8 = self.fuse8(fused16, self.detail(image))
         return fused8, coarse16, coarse8
 
-    def forward(self, image: Tensor) -> Tensor:
-        return resize(self.head(self._cascade(image)[0]), image.shape[-2:])
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K, H/8, W/8)"""
+        return self.head(self._cascade(image)[0])
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         fused8, coarse16, coarse8 = self._cascade(image)

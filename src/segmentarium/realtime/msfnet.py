@@ -23,15 +23,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmentarium.backbones import create_backbone
-from segmentarium.contracts import SegmentationModel
+from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.init import init_classifier, init_convs
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
 from segmentarium.losses.class_boundary import ClassBoundary
@@ -79,6 +79,7 @@ class MultiFeatureFusion(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """[(B, in_channels[i], h_i, w_i), …] -> [(B, channels, H / s, W / s) for each s of `out_strides`]"""
         gathered: dict[int, list[Tensor]] = {stride: [] for stride in self.out_strides}
         for feature, pooling, targets in zip(features, self.poolings, self.targets, strict=True):
             for stride, pooled in zip(targets, pooling(feature), strict=True):
@@ -95,6 +96,7 @@ class UpsamplingBranch(nn.Module):
         self.classifier = nn.Conv2d(channels, outputs, 1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """[(B, channels, h_i, w_i), …], finest first -> (B, outputs, h_0, w_0)"""
         x = features[-1]
         for conv, finer in zip(self.convs, reversed(features[:-1]), strict=True):
             x = conv(resize(x, finer.shape[-2:]) + finer)
@@ -104,13 +106,13 @@ class UpsamplingBranch(nn.Module):
 class MSFNet(SegmentationModel):
     """The whole network.
 
-    backbone          ours by name, timm's as "timm:NAME", or a module with .channels and .strides: features at 1/4 to 1/32
+    backbone          ours by name, timm's as "timm:NAME", or a `Backbone`: features at 1/4 to 1/32
     channels          of the fused features and of both branches
     boundary_size     of the window that makes a boundary, see `ClassBoundary`
     boundary_weight   of the boundaries in the sum of the losses
     """
 
-    training_only: ClassVar[tuple[str, ...]] = ("boundary",)
+    training_only = ("boundary",)
 
     def __init__(
         self,
@@ -123,27 +125,26 @@ class MSFNet(SegmentationModel):
         boundary_weight: float = 0.5,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
-        net: Any = create_backbone(backbone, in_channels=in_channels)
-        inputs, strides = list(net.channels), list(net.strides)
+        self.backbone = create_backbone(backbone, in_channels=in_channels)
+        self.preprocessing = self.backbone.preprocessing.for_channels(in_channels)
+        strides = self.backbone.strides
         out_strides = [stride for stride in strides if stride >= 8]
         if not out_strides or any(b != 2 * a for a, b in itertools.pairwise(strides)):
-            raise ValueError(f"the backbone has strides {tuple(strides)}; the fusion wants 4, 8, 16, 32")
-        self.backbone = net
-        self.fusion = MultiFeatureFusion(inputs, strides, out_strides, channels)
+            raise ValueError(f"the backbone has strides {strides}; the fusion wants 4, 8, 16, 32")
+        self.fusion = MultiFeatureFusion(self.backbone.channels, strides, out_strides, channels)
         self.decoder = UpsamplingBranch(channels, len(out_strides) - 1, num_classes)
         self.boundary = UpsamplingBranch(channels, len(out_strides) - 1, 1)
         self.set_objective(
-            {"logits": (1.0, CrossEntropy()), "boundary": (boundary_weight, ClassBoundary(boundary_size))}
+            Term("logits", 1.0, CrossEntropy()),
+            Term("boundary", boundary_weight, ClassBoundary(boundary_size), of=("boundary",), classes=False),
         )
-        for part in (self.fusion, self.decoder, self.boundary):
-            for module in part.modules():
-                if isinstance(module, nn.Conv2d):
-                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                    if module.bias is not None:
-                        nn.init.zeros_(module.bias)
+        init_convs(self.fusion, self.decoder, self.boundary)
+        for branch in (self.decoder, self.boundary):
+            init_classifier(branch.classifier)
 
-    def forward(self, image: Tensor) -> Tensor:
-        return resize(self.decoder(self.fusion(self.backbone(image))), image.shape[-2:])
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K, H/8, W/8)"""
+        return self.decoder(self.fusion(self.backbone(image)))
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         fused = self.fusion(self.backbone(image))

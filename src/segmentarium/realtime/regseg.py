@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from segmentarium.backbones.resnet import shortcut
-from segmentarium.contracts import SegmentationModel
+from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.init import init_classifier, init_convs
 from segmentarium.layers.resize import resize
 from segmentarium.layers.squeeze_excite import SqueezeExcite
 from segmentarium.losses import OhemCrossEntropy
@@ -47,6 +48,7 @@ class SplitDilation(nn.Module):
         self.norm: nn.Module = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same shape"""
         parts = x.chunk(len(self.convs), 1)
         x = torch.cat([conv(part) for conv, part in zip(self.convs, parts, strict=True)], 1)
         return F.relu(self.norm(x), inplace=True)
@@ -96,6 +98,7 @@ class DBlock(nn.Module):
         self.shortcut = shortcut(in_channels, channels, stride, average=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, channels, H / stride, W / stride)"""
         y = self.conv3(self.excite(self.conv2(self.conv1(x))))
         y += self.shortcut(x)
         return F.relu(y, inplace=True)
@@ -137,7 +140,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """-> features at 1/4, 1/8 and 1/16"""
+        """(B, C, H, W) -> features at 1/4, 1/8 and 1/16, the last with `channels[3]`"""
         x4 = self.stage4(self.stem(image))
         x8 = self.stage8(x4)
         return x4, x8, self.stage16(x8)
@@ -163,6 +166,7 @@ class Decoder(nn.Module):
         self.classifier = nn.Conv2d(channels[1], num_classes, 1)
 
     def forward(self, x4: Tensor, x8: Tensor, x16: Tensor) -> Tensor:
+        """features at 1/4, 1/8 and 1/16 -> (B, K, H/4, W/4)"""
         x8 = self.head8(x8) + resize(self.head16(x16), x8.shape[-2:])
         x4 = torch.cat([resize(self.conv8(x8), x4.shape[-2:]), self.head4(x4)], 1)
         return self.classifier(self.conv4(x4))
@@ -192,24 +196,12 @@ class RegSeg(SegmentationModel):
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.encoder = Encoder(in_channels, channels, depths, dilations, group_width)
         self.decoder = Decoder((channels[0], channels[1], channels[3]), heads, decoder_channels, num_classes)
-        self.set_objective({"logits": (1.0, OhemCrossEntropy(loss_threshold=0.3, min_kept=1 / 16))})
-        self._initialise()
+        self.set_objective(Term("logits", 1.0, OhemCrossEntropy(loss_threshold=0.3, min_kept=1 / 16)))
+        init_convs(self, mode="fan_out")
+        init_classifier(self.decoder.classifier)
 
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
-    def _logits(self, image: Tensor) -> Tensor:
+    def logits(self, image: Tensor) -> Tensor:
         return self.decoder(*self.encoder(image))
-
-    def forward(self, image: Tensor) -> Tensor:
-        return resize(self._logits(image), image.shape[-2:])
-
-    def forward_train(self, image: Tensor) -> dict[str, Tensor]:
-        return {"logits": self._logits(image)}
 
 
 PAPER = Paper(

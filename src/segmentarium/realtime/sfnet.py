@@ -17,20 +17,24 @@ Published: Cityscapes test ResNet-18 79.0 (79.9 with Mapillary), ResNet-50 80.4,
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from segmentarium.backbones import create_backbone
 from segmentarium.backbones.resnet import BasicBlock, Bottleneck, ResNet
-from segmentarium.contracts import SegmentationModel, pick
+from segmentarium.checks import check_choice
+from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.flow import flow_warp
+from segmentarium.layers.init import init_classifier
 from segmentarium.layers.pooling import PooledBatchNorm, adaptive_average_pool, spread
 from segmentarium.layers.resize import resize
 from segmentarium.losses import OhemCrossEntropy
 from segmentarium.registry import Card, Paper, register
+
+Gate = Literal["feature", "pooled"]
 
 
 class ContextPooling(nn.Module):
@@ -47,6 +51,7 @@ class ContextPooling(nn.Module):
         self.dropout = nn.Dropout2d(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, channels, H, W)"""
         height, width = x.shape[-2:]
         out = []
         for size, stage in zip(self.bins, self.stages, strict=True):
@@ -59,10 +64,7 @@ class ContextPooling(nn.Module):
 
 
 class FlowAlignment(nn.Module):
-    """Flow alignment module: where each pixel of the finer map finds its semantics in the coarser one (figure 3a).
-
-    low (B, C, H, W), the finer; high (B, C, h, w) -> high, aligned (B, C, H, W)
-    """
+    """Flow alignment module: where each pixel of the finer map finds its semantics in the coarser one (figure 3a)."""
 
     flows = 1
 
@@ -78,6 +80,7 @@ class FlowAlignment(nn.Module):
         return resize(self.high(high), low.shape[-2:], align_corners=True), self.low(low)
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        """low (B, C, H, W), the finer; high (B, C, h, w) -> high, aligned (B, C, H, W)"""
         return flow_warp(high, self.flow(torch.cat(self.reduce(low, high), 1)))
 
 
@@ -90,14 +93,14 @@ class GatedDualFlow(FlowAlignment):
 
     flows = 2
 
-    def __init__(self, channels: int, gate: Literal["feature", "pooled"] = "pooled") -> None:
+    def __init__(self, channels: int, gate: Gate = "pooled") -> None:
         super().__init__(channels)
-        if gate not in ("feature", "pooled"):
-            raise ValueError(f"gate is {gate!r}; give 'feature' or 'pooled'")
+        check_choice("gate", gate, get_args(Gate))
         self.pooled_gate = gate == "pooled"
         self.gate = nn.Conv2d(4 if self.pooled_gate else channels // 2 * 2, 1, 3, padding=1, bias=False)
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        """low (B, C, H, W), the finer; high (B, C, h, w) -> their mixture (B, C, H, W)"""
         high_reduced, low_reduced = self.reduce(low, high)
         both = torch.cat([high_reduced, low_reduced], 1)
         flow = self.flow(both)
@@ -113,7 +116,9 @@ class Head(nn.Sequential):
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__(
-            ConvNormAct(channels, channels, 3, bias=True), nn.Dropout2d(0.1), nn.Conv2d(channels, num_classes, 1)
+            ConvNormAct(channels, channels, 3, bias=True),
+            nn.Dropout2d(0.1),
+            init_classifier(nn.Conv2d(channels, num_classes, 1)),
         )
 
 
@@ -134,7 +139,7 @@ class SFNet(SegmentationModel):
     auxiliary   with a head at each level but the coarsest, for training
     """
 
-    training_only: ClassVar[tuple[str, ...]] = ("auxiliary",)
+    training_only = ("auxiliary",)
     align_corners = True
 
     def __init__(
@@ -149,8 +154,9 @@ class SFNet(SegmentationModel):
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.backbone = create_backbone(backbone, in_channels=in_channels)
+        self.preprocessing = self.backbone.preprocessing.for_channels(in_channels)
         dilate_middle(self.backbone)
-        given: tuple[int, ...] = tuple(self.backbone.channels)  # type: ignore[arg-type]
+        given = self.backbone.channels
         if not 2 <= levels <= len(given):
             raise ValueError(f"levels is {levels}; this backbone has {len(given)} features: give 2 to {len(given)}")
         self.levels = levels
@@ -161,10 +167,10 @@ class SFNet(SegmentationModel):
         self.alignments = nn.ModuleList(FlowAlignment(channels) for _ in given[:-1])
         self.outputs = nn.ModuleList(ConvNormAct(channels, channels) for _ in given[:-1])
         self.fuse = ConvNormAct(levels * channels, channels)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.classifier = init_classifier(nn.Conv2d(channels, num_classes, 1))
         heads = {f"aux_{i}": Head(channels, num_classes) for i in range(levels - 1)} if auxiliary else {}
         self.auxiliary = nn.ModuleDict(heads)
-        self.set_objective({name: (1.0, OhemCrossEntropy()) for name in ("logits", *heads)})
+        self.set_objective(*(Term(name, 1.0, OhemCrossEntropy(), of=(name,)) for name in ("logits", *heads)))
 
     def _pyramid(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """-> the levels' outputs, finest first, the pooled one last; and the maps before their last convolutions"""
@@ -178,18 +184,18 @@ class SFNet(SegmentationModel):
             outputs.append(self.outputs[i](x))
         return outputs[::-1], aligned[::-1]
 
-    def _logits(self, outputs: list[Tensor]) -> Tensor:
+    def _classify(self, outputs: list[Tensor]) -> Tensor:
         size = outputs[0].shape[-2:]
         return self.classifier(self.fuse(torch.cat([resize(x, size, align_corners=True) for x in outputs], 1)))
 
-    def forward(self, image: Tensor) -> Tensor:
-        return resize(self._logits(self._pyramid(image)[0]), image.shape[-2:], align_corners=True)
+    def logits(self, image: Tensor) -> Tensor:
+        return self._classify(self._pyramid(image)[0])
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         """aux_0 is the finest level's"""
         outputs, aligned = self._pyramid(image)
         heads = self.auxiliary.items()
-        return {"logits": self._logits(outputs)} | {
+        return {"logits": self._classify(outputs)} | {
             name: head(x) for (name, head), x in zip(heads, aligned, strict=False)
         }
 
@@ -209,30 +215,27 @@ class SFNetLite(SegmentationModel):
         in_channels: int = 3,
         backbone: str | nn.Module = "resnet18_v1s",
         channels: int = 128,
-        gate: Literal["feature", "pooled"] = "pooled",
+        gate: Gate = "pooled",
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.backbone = create_backbone(backbone, in_channels=in_channels)
+        self.preprocessing = self.backbone.preprocessing.for_channels(in_channels)
         dilate_middle(self.backbone)
-        given: dict[int, int] = dict(zip(self.backbone.strides, self.backbone.channels, strict=True))  # type: ignore[arg-type]
-        self.context = ContextPooling(given[32], channels)
-        self.lateral4 = ConvNormAct(given[4], channels, 1, bias=True)
-        self.lateral16 = ConvNormAct(given[16], channels, 1, bias=True)
+        given4, given16, given32 = (self.backbone.channels[self.backbone.at(stride)] for stride in (4, 16, 32))
+        self.context = ContextPooling(given32, channels)
+        self.lateral4 = ConvNormAct(given4, channels, 1, bias=True)
+        self.lateral16 = ConvNormAct(given16, channels, 1, bias=True)
         self.alignment = GatedDualFlow(channels, gate)
         self.fuse = ConvNormAct(2 * channels, channels)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
-        self.set_objective({"logits": (1.0, OhemCrossEntropy())})
+        self.classifier = init_classifier(nn.Conv2d(channels, num_classes, 1))
+        self.set_objective(Term("logits", 1.0, OhemCrossEntropy()))
 
-    def forward_train(self, image: Tensor) -> dict[str, Tensor]:
+    def logits(self, image: Tensor) -> Tensor:
         features = self.backbone(image)
-        strides: tuple[int, ...] = self.backbone.strides  # type: ignore[assignment]
-        x4, x16, x32 = (pick(features, strides, stride) for stride in (4, 16, 32))
+        x4, x16, x32 = (features[self.backbone.at(stride)] for stride in (4, 16, 32))
         aligned = self.alignment(self.lateral4(x4), self.context(x32))
         x16 = resize(self.lateral16(x16), aligned.shape[-2:], align_corners=True)
-        return {"logits": self.classifier(self.fuse(torch.cat([aligned, x16], 1)))}
-
-    def forward(self, image: Tensor) -> Tensor:
-        return resize(self.forward_train(image)["logits"], image.shape[-2:], align_corners=True)
+        return self.classifier(self.fuse(torch.cat([aligned, x16], 1)))
 
 
 PAPER = Paper(

@@ -25,14 +25,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmentarium.backbones import create_backbone
-from segmentarium.contracts import SegmentationModel, pick
+from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct, use_leaky_relu
+from segmentarium.layers.init import init_classifier, init_convs
 from segmentarium.layers.pooling import PooledBatchNorm, global_average_pool
 from segmentarium.layers.resize import resize
 from segmentarium.layers.shared_conv import SharedConv
@@ -42,6 +42,9 @@ from segmentarium.registry import Card, Paper, register
 Activation = Callable[[], nn.Module]
 LEAKY: Activation = partial(nn.LeakyReLU, 0.01, inplace=True)
 RELU: Activation = partial(nn.ReLU, inplace=True)
+
+# He's draw for layers without a ReLU behind them
+initialise = partial(init_convs, nonlinearity="leaky_relu", slope=1.0)
 
 
 class SBlock(nn.Module):
@@ -54,6 +57,7 @@ class SBlock(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same shape"""
         y = self.conv(self.dropout(self.act(self.conv(x, 0))), 1)
         y += x
         return F.relu(y, inplace=True)
@@ -69,6 +73,7 @@ class AttentionUp(nn.Module):
         self.fuse = ConvNormAct(out_channels, out_channels, act=LEAKY)
 
     def forward(self, x: Tensor, lateral: Tensor) -> Tensor:
+        """(B, in_channels, h, w), lateral (B, out_channels, H, W) -> (B, out_channels, H, W)"""
         x = self.conv(x)
         x = x * self.attention(global_average_pool(x))
         return self.fuse(resize(x, lateral.shape[-2:], mode="nearest") + lateral)
@@ -83,6 +88,7 @@ class TransposedUp(nn.Module):
         self.block = SBlock(out_channels, RELU, dropout)
 
     def forward(self, x: Tensor, lateral: Tensor) -> Tensor:
+        """(B, in_channels, h, w), lateral (B, out_channels, H, W) -> (B, out_channels, H, W)"""
         height, width = lateral.shape[-2:]
         return self.block(self.conv(x)[..., :height, :width] + lateral)
 
@@ -96,6 +102,7 @@ class UpColumn(nn.Module):
         self.ups = nn.ModuleList(up(coarse, fine) for fine, coarse in reversed(list(itertools.pairwise(channels))))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """[(B, channels[i], h_i, w_i), …], finest first -> the same shapes"""
         out = [self.bottom(maps[-1])]
         for up, lateral in zip(self.ups, reversed(maps[:-1]), strict=True):
             out.append(up(out[-1], lateral))
@@ -114,6 +121,7 @@ class DownColumn(nn.Module):
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """[(B, channels[i], h_i, w_i), …], finest first -> the same shapes"""
         x = self.entry(maps[0])
         out = []
         for lateral, block, strided in zip(maps[:-1], self.blocks, self.strided, strict=True):
@@ -124,7 +132,7 @@ class DownColumn(nn.Module):
 
 
 class Shelf(nn.Module):
-    """Columns two to four.  maps, finest first -> as many, of the same shapes"""
+    """Columns two to four."""
 
     def __init__(
         self, channels: tuple[int, ...], up: Callable[[int, int], nn.Module], act: Activation, dropout: float
@@ -135,14 +143,19 @@ class Shelf(nn.Module):
         self.second_decoder = UpColumn(channels, up, SBlock(channels[-1], act, dropout))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """[(B, channels[i], h_i, w_i), …], finest first -> the same shapes"""
         return self.second_decoder(self.encoder(self.decoder(maps)))
 
 
 class Head(nn.Sequential):
+    """Two 3×3 convolutions, the second one the classifier."""
+
     def __init__(self, in_channels: int, channels: int, num_classes: int) -> None:
         super().__init__(
             ConvNormAct(in_channels, channels, act=LEAKY), nn.Conv2d(channels, num_classes, 3, padding=1, bias=False)
         )
+        initialise(self[0])
+        init_classifier(self[1])
 
 
 class ShelfNet(SegmentationModel):
@@ -152,7 +165,7 @@ class ShelfNet(SegmentationModel):
     dropout     of the S-blocks
     """
 
-    training_only: ClassVar[tuple[str, ...]] = ("auxiliary",)
+    training_only = ("auxiliary",)
     align_corners = True
 
     def __init__(
@@ -166,33 +179,29 @@ class ShelfNet(SegmentationModel):
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.backbone = create_backbone(backbone, in_channels=in_channels)
+        self.preprocessing = self.backbone.preprocessing.for_channels(in_channels)
         use_leaky_relu(self.backbone)
-        given: dict[int, int] = dict(zip(self.backbone.strides, self.backbone.channels, strict=True))  # type: ignore[arg-type]
         channels = (width, 2 * width, 4 * width)
+        given = [self.backbone.channels[self.backbone.at(stride)] for stride in (8, 16, 32)]
         self.reductions = nn.ModuleList(
-            nn.Identity() if given[stride] == wanted else ConvNormAct(given[stride], wanted, 1, act=LEAKY)
-            for stride, wanted in zip((8, 16, 32), channels, strict=True)
+            nn.Identity() if has == wanted else ConvNormAct(has, wanted, 1, act=LEAKY)
+            for has, wanted in zip(given, channels, strict=True)
         )
         self.shelf = Shelf(channels, AttentionUp, LEAKY, dropout)
         self.head = Head(width, width, num_classes)
         self.auxiliary = nn.ModuleDict(
             {"aux_16": Head(2 * width, 64, num_classes), "aux_32": Head(4 * width, 64, num_classes)}
         )
-        self.set_objective({name: (1.0, OhemCrossEntropy()) for name in ("logits", *self.auxiliary)})
-        for module in (self.reductions, self.shelf, self.head, self.auxiliary):
-            initialise(module)
+        self.set_objective(*(Term(name, 1.0, OhemCrossEntropy(), of=(name,)) for name in ("logits", *self.auxiliary)))
+        initialise(self.reductions, self.shelf)
 
     def _maps(self, image: Tensor) -> list[Tensor]:
         features = self.backbone(image)
-        strides: tuple[int, ...] = self.backbone.strides  # type: ignore[assignment]
-        reduced = [
-            reduction(pick(features, strides, stride))
-            for reduction, stride in zip(self.reductions, (8, 16, 32), strict=True)
-        ]
-        return self.shelf(reduced)
+        strides = zip(self.reductions, (8, 16, 32), strict=True)
+        return self.shelf([reduction(features[self.backbone.at(stride)]) for reduction, stride in strides])
 
-    def forward(self, image: Tensor) -> Tensor:
-        return resize(self.head(self._maps(image)[0]), image.shape[-2:], align_corners=True)
+    def logits(self, image: Tensor) -> Tensor:
+        return self.head(self._maps(image)[0])
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         maps = self._maps(image)
@@ -208,7 +217,7 @@ class ShelfNetPascal(SegmentationModel):
     auxiliary   with the two heads that only training uses
     """
 
-    training_only: ClassVar[tuple[str, ...]] = ("auxiliary", "presence")
+    training_only = ("auxiliary", "presence")
     align_corners = True
 
     def __init__(
@@ -223,38 +232,39 @@ class ShelfNetPascal(SegmentationModel):
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.backbone = create_backbone(backbone, in_channels=in_channels)
-        given: dict[int, int] = dict(zip(self.backbone.strides, self.backbone.channels, strict=True))  # type: ignore[arg-type]
+        self.preprocessing = self.backbone.preprocessing.for_channels(in_channels)
         channels = (width, 2 * width, 4 * width, 8 * width)
+        given = [self.backbone.channels[self.backbone.at(stride)] for stride in (4, 8, 16, 32)]
         self.reductions = nn.ModuleList(
-            ConvNormAct(given[stride], wanted, 1) for stride, wanted in zip((4, 8, 16, 32), channels, strict=True)
+            ConvNormAct(has, wanted, 1) for has, wanted in zip(given, channels, strict=True)
         )
         self.shelf = Shelf(channels, partial(TransposedUp, dropout=dropout), RELU, dropout)
-        self.classifier = nn.Conv2d(width, num_classes, 1)
-        self.presence = nn.Linear(channels[-1], num_classes) if auxiliary else None
-        self.auxiliary = None
-        objective: dict[str, tuple[float, nn.Module]] = {"logits": (1.0, CrossEntropy())}
+        self.classifier = init_classifier(nn.Conv2d(width, num_classes, 1))
+        self.presence, self.auxiliary = None, None
+        objective = [Term("logits", 1.0, CrossEntropy())]
         if auxiliary:
-            hidden = given[16] // 4
+            self.presence = init_classifier(nn.Linear(channels[-1], num_classes))
+            hidden = given[2] // 4
             self.auxiliary = nn.Sequential(
-                ConvNormAct(given[16], hidden), nn.Dropout2d(0.1), nn.Conv2d(hidden, num_classes, 1)
+                ConvNormAct(given[2], hidden), nn.Dropout2d(0.1), init_classifier(nn.Conv2d(hidden, num_classes, 1))
             )
-            objective |= {"aux_16": (0.5, CrossEntropy()), "presence": (0.2, ClassPresence())}
-            initialise(self.auxiliary)
-        self.set_objective(objective)
-        for module in (self.reductions, self.shelf):
-            initialise(module)
+            initialise(self.auxiliary[0])
+            objective += [
+                Term("aux_16", 0.5, CrossEntropy(), of=("aux_16",)),
+                Term("presence", 0.2, ClassPresence(), of=("presence",), at="as is", classes=False),
+            ]
+        self.set_objective(*objective)
+        initialise(self.reductions, self.shelf)
 
     def _features(self, image: Tensor) -> list[Tensor]:
         features = self.backbone(image)
-        strides: tuple[int, ...] = self.backbone.strides  # type: ignore[assignment]
-        return [pick(features, strides, stride) for stride in (4, 8, 16, 32)]
+        return [features[self.backbone.at(stride)] for stride in (4, 8, 16, 32)]
 
     def _maps(self, features: list[Tensor]) -> list[Tensor]:
         return self.shelf([reduction(x) for reduction, x in zip(self.reductions, features, strict=True)])
 
-    def forward(self, image: Tensor) -> Tensor:
-        logits = self.classifier(self._maps(self._features(image))[0])
-        return resize(logits, image.shape[-2:], align_corners=True)
+    def logits(self, image: Tensor) -> Tensor:
+        return self.classifier(self._maps(self._features(image))[0])
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         features = self._features(image)
@@ -264,14 +274,6 @@ class ShelfNetPascal(SegmentationModel):
             outputs["aux_16"] = self.auxiliary(features[2])
             outputs["presence"] = self.presence(maps[-1].amax((2, 3)))  # (B, K)
         return outputs
-
-
-def initialise(module: nn.Module) -> None:
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.kaiming_normal_(layer.weight, a=1)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
 
 
 PAPER = Paper(

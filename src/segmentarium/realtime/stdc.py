@@ -19,17 +19,17 @@ Published (FPS on a GTX 1080 Ti): Cityscapes val at 512×1024: STDC1 72.22 at 25
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
 from segmentarium.backbones import create_backbone
 from segmentarium.backbones.stdc import PAPER
-from segmentarium.contracts import SegmentationModel, pick
-from segmentarium.layers.resize import resize
+from segmentarium.contracts import SegmentationModel, Term
+from segmentarium.layers.init import init_convs
 from segmentarium.losses import OhemCrossEntropy
 from segmentarium.losses.detail import DetailLoss
-from segmentarium.realtime.bisenet import ContextPath, FeatureFusion, Head, channels_at, initialise
+from segmentarium.realtime.bisenet import ContextPath, FeatureFusion, Head
 from segmentarium.registry import Card, register
 
 
@@ -42,7 +42,7 @@ class STDC(SegmentationModel):
     backbone_arguments  further arguments of the backbone's class
     """
 
-    training_only: ClassVar[tuple[str, ...]] = ("auxiliary", "detail")
+    training_only = ("auxiliary", "detail")
     align_corners = True
 
     def __init__(
@@ -59,8 +59,9 @@ class STDC(SegmentationModel):
         arguments = dict(backbone_arguments or {})
         if 2 in detail_strides:
             arguments.setdefault("out_indices", (0, 1, 2, 3, 4))
-        self.backbone: Any = create_backbone(backbone, in_channels=in_channels, **arguments)
-        channels8, channels16, channels32 = (channels_at(self.backbone, stride) for stride in (8, 16, 32))
+        self.backbone = create_backbone(backbone, in_channels=in_channels, **arguments)
+        self.preprocessing = self.backbone.preprocessing.for_channels(in_channels)
+        channels8, channels16, channels32 = (self.backbone.channels[self.backbone.at(stride)] for stride in (8, 16, 32))
         self.context = ContextPath(channels16, channels32, upsample="nearest")
         self.fusion = FeatureFusion(channels8 + 128, 256, reduction=4)
         self.head = Head(256, 256, num_classes, bias=False)
@@ -71,23 +72,23 @@ class STDC(SegmentationModel):
         self.detail_strides = tuple(detail_strides)
         self.detail = nn.ModuleDict()
         for stride in self.detail_strides:
-            self.detail[f"detail_{stride}"] = Head(channels_at(self.backbone, stride), 64, 1, bias=False)
+            channels = self.backbone.channels[self.backbone.at(stride)]
+            self.detail[f"detail_{stride}"] = Head(channels, 64, 1, bias=False)
         self.set_objective(
-            {name: (1.0, OhemCrossEntropy()) for name in ("logits", *self.auxiliary)}
-            | {name: (1.0, DetailLoss()) for name in self.detail}
+            *(Term(name, 1.0, OhemCrossEntropy(), of=(name,)) for name in ("logits", *self.auxiliary)),
+            *(Term(name, 1.0, DetailLoss(), of=(name,), at="as is", classes=False) for name in self.detail),
         )
-        initialise(self.context, self.fusion, self.head, self.auxiliary, self.detail)
+        init_convs(self.context, self.fusion)
 
     def _features(self, image: Tensor) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
         """-> the backbone's features, the fused feature at 1/8, and the context path's at 1/8 and 1/16"""
         features = self.backbone(image)
-        x8, x16, x32 = (pick(features, self.backbone.strides, stride) for stride in (8, 16, 32))
+        x8, x16, x32 = (features[self.backbone.at(stride)] for stride in (8, 16, 32))
         y8, y16 = self.context(x16, x32, x8.shape[-2:])
         return features, self.fusion(x8, y8), y8, y16
 
-    def forward(self, image: Tensor) -> Tensor:
-        _, fused, _, _ = self._features(image)
-        return resize(self.head(fused), image.shape[-2:], align_corners=self.align_corners)
+    def logits(self, image: Tensor) -> Tensor:
+        return self.head(self._features(image)[1])
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         features, fused, *context = self._features(image)
@@ -95,7 +96,7 @@ class STDC(SegmentationModel):
         for (name, head), x in zip(self.auxiliary.items(), context, strict=False):
             outputs[name] = head(x)
         for (name, head), stride in zip(self.detail.items(), self.detail_strides, strict=True):
-            outputs[name] = head(pick(features, self.backbone.strides, stride))
+            outputs[name] = head(features[self.backbone.at(stride)])
         return outputs
 
 

@@ -22,15 +22,18 @@ scratch 63.3.
 from __future__ import annotations
 
 from functools import partial
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmentarium.backbones import create_backbone
-from segmentarium.contracts import Preprocessing, SegmentationModel, pick
+from segmentarium.checks import check_choice
+from segmentarium.contracts import Preprocessing, SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.fusion import fold_batch_norm
+from segmentarium.layers.init import init_classifier, init_convs
 from segmentarium.layers.pooling import PooledBatchNorm, adaptive_average_pool
 from segmentarium.layers.resize import resize
 from segmentarium.layers.shared_conv import SharedConv
@@ -52,6 +55,7 @@ class NormActConv(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H, W)"""
         # what the norm returns, or after `deploy` the sum or convolution before it, is seen by nobody else
         return self.conv(F.relu(self.norm(x), inplace=True))
 
@@ -77,6 +81,7 @@ class SpatialPyramidPooling(nn.Module):
         self.fuse = NormActConv(channels + len(rows) * width, channels, 1, momentum=0.005)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, channels, H, W)"""
         x = self.reduce(x)
         height, width = x.shape[-2:]
         out = [x]
@@ -95,6 +100,7 @@ class Upsampling(nn.Module):
         self.blend = NormActConv(channels, channels, 3)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(B, channels, h, w), (B, skip_channels, H, W) -> (B, channels, H, W)"""
         return self.blend(resize(x, skip.shape[-2:]) + self.lateral(skip))
 
 
@@ -148,28 +154,22 @@ class SwiftNet(SegmentationModel):
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.preprocessing = PREPROCESSING.for_channels(in_channels)
         self.backbone = create_backbone(backbone, in_channels=in_channels)
-        widths: dict[int, int] = dict(zip(self.backbone.strides, self.backbone.channels, strict=True))  # type: ignore[arg-type]
-        self.decoder = Decoder(tuple(widths[stride] for stride in (4, 8, 16, 32)), channels)
-        self.classifier = NormActConv(channels, num_classes, 1, bias=True)
-        self.set_objective({"logits": (1.0, CrossEntropy())})
-        initialise(self.decoder)
+        self.picked = [self.backbone.at(stride) for stride in (4, 8, 16, 32)]
+        self.decoder = Decoder(tuple(self.backbone.channels[i] for i in self.picked), channels)
+        self.classifier = init_classifier(NormActConv(channels, num_classes, 1, bias=True))
+        self.set_objective(Term("logits", 1.0, CrossEntropy()))
+        init_convs(self.decoder, mode="fan_out")
 
-    def forward_train(self, image: Tensor) -> dict[str, Tensor]:
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K, H/4, W/4)"""
         features = self.backbone(image)
-        features = [pick(features, self.backbone.strides, stride) for stride in (4, 8, 16, 32)]  # type: ignore[arg-type]
-        return {"logits": self.classifier(self.decoder(features))}
+        return self.classifier(self.decoder([features[i] for i in self.picked]))
 
-    def forward(self, image: Tensor) -> Tensor:
-        return resize(self.forward_train(image)["logits"], image.shape[-2:])
-
-    def deploy(self) -> SegmentationModel:
+    def deploy(self) -> Self:
         model = super().deploy()
-        assert isinstance(model, SwiftNet)
         # MobileNetV2 ends in a norm without an activation: with that one gone, the pooling's first follows a convolution
         norm = model.decoder.pooling.reduce.norm
-        weight = model.classifier.conv.weight
-        example = torch.zeros(1, self.in_channels, 64, 64, device=weight.device, dtype=weight.dtype)
-        fold_batch_norm(model, example, only=(norm,))
+        fold_batch_norm(model, *model.example(), only=(norm,))
         return model.requires_grad_(False)
 
 
@@ -186,6 +186,7 @@ class PyramidBlock(nn.Module):
         self.shortcut = nn.Identity() if same else project(in_channels, channels, 1, stride)
 
     def forward(self, x: Tensor, level: int) -> Tensor:
+        """(B, in_channels, H, W) -> (B, channels, ceil(H / stride), …)"""
         y = self.conv2(F.relu(self.conv1(x, level), inplace=True), level)
         y += self.shortcut(x)
         return y
@@ -208,7 +209,7 @@ class PyramidEncoder(nn.Module):
         self.layers = nn.ModuleList(stages)
 
     def forward(self, image: Tensor, level: int) -> list[Tensor]:
-        """-> sums before the activation at 1/4, 1/8, 1/16, 1/32"""
+        """(B, C, H, W) -> sums before the activation at 1/4, 1/8, 1/16, 1/32"""
         x = F.max_pool2d(F.relu(self.stem(image, level), inplace=True), 3, 2, 1)
         features = []
         for layer in self.layers:
@@ -227,6 +228,7 @@ class Blend(nn.Module):
         self.blend = NormActConv(channels, channels, 3)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(B, channels, h, w), (B, channels, H, W) -> (B, channels, H, W)"""
         return self.blend(resize(x, skip.shape[-2:]) + skip)
 
 
@@ -243,8 +245,7 @@ class SwiftNetPyramid(SegmentationModel):
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         depths = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
-        if depth not in depths:
-            raise ValueError(f"depth is {depth}; the pyramid stands on a ResNet of 18 or 34 layers")
+        check_choice("depth", depth, depths)
         if levels < 1:
             raise ValueError(f"levels is {levels}; give the number of scales, 1 or more")
         self.preprocessing = PREPROCESSING.for_channels(in_channels)
@@ -253,8 +254,9 @@ class SwiftNetPyramid(SegmentationModel):
         self.laterals = nn.ModuleList(nn.Conv2d(width, channels, 1, bias=False) for width in self.encoder.channels)
         self.blends = nn.ModuleList(Blend(channels) for _ in range(len(self.laterals) + levels - 2))
         self.classifier = NormActConv(channels, num_classes, 1, bias=True)
-        self.set_objective({"logits": (1.0, BoundaryAwareFocal())})
-        initialise(self)
+        self.set_objective(Term("logits", 1.0, BoundaryAwareFocal()))
+        init_convs(self, mode="fan_out")
+        init_classifier(self.classifier)
 
     def scale(self, image: Tensor, level: int) -> Tensor:
         """The image at 1 / 2^level, rounded up: strided convolutions round up too, so features of all levels meet."""
@@ -264,7 +266,8 @@ class SwiftNetPyramid(SegmentationModel):
         height, width = ((side + factor - 1) // factor for side in image.shape[-2:])
         return F.interpolate(image, (height, width), mode="bicubic", align_corners=False)
 
-    def forward_train(self, image: Tensor) -> dict[str, Tensor]:
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K, H/4, W/4)"""
         skips: list[Tensor] = []
         for level in range(self.levels):
             features = self.encoder(self.scale(image, level), level)
@@ -277,16 +280,7 @@ class SwiftNetPyramid(SegmentationModel):
         x = skips[-1]
         for blend, skip in zip(self.blends, reversed(skips[:-1]), strict=True):
             x = blend(x, skip)
-        return {"logits": self.classifier(x)}
-
-    def forward(self, image: Tensor) -> Tensor:
-        return resize(self.forward_train(image)["logits"], image.shape[-2:])
-
-
-def initialise(module: nn.Module) -> None:
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        return self.classifier(x)
 
 
 PAPER = Paper(

@@ -197,7 +197,7 @@ register_decoder("deeplabv3plus", DeepLabV3PlusDecoder, Card(paper=PAPER, num_cl
 register_decoder(
     "deeplabv3plus_mobilenet_v2", DeepLabV3PlusDecoder, Card(paper=PAPER, num_classes=19), backbone="mobilenet_v2"
 )
-# mmsegmentation's; parameters with the auxiliary head
+# mmsegmentation's
 for _depth, _width, _low, _parameters, _scores in (
     (18, 128, 12, 12.47, {}),
     (50, 512, 48, 43.59, {"Cityscapes val mIoU": 80.09}),
@@ -206,7 +206,7 @@ for _depth, _width, _low, _parameters, _scores in (
     register_decoder(
         f"deeplabv3plus_resnet{_depth}",
         DeepLabV3PlusDecoder,
-        Card(paper=PAPER, parameters=_parameters, num_classes=19, scores=_scores),
+        Card(paper=PAPER, parameters=_parameters, parameters_of="training", num_classes=19, scores=_scores),
         backbone=f"resnet{_depth}_v1c",
         output_stride=8,
         form="mmseg",

@@ -63,13 +63,19 @@ PAPER = Paper(
     code_licence="BSD-2-Clause",
 )
 
-# parameters with the auxiliary head, 21 classes as in torchvision and 19 as in mmsegmentation
-register_decoder("fcn", FCNDecoder, Card(paper=PAPER, parameters=35.32, num_classes=21))
+# 21 classes as in torchvision and 19 as in mmsegmentation
+register_decoder("fcn", FCNDecoder, Card(paper=PAPER, parameters=35.32, parameters_of="training", num_classes=21))
 for _depth, _parameters, _score in ((50, 49.50, 73.61), (101, 68.49, 75.13)):
     register_decoder(
         f"fcn_resnet{_depth}",
         FCNDecoder,
-        Card(paper=PAPER, parameters=_parameters, num_classes=19, scores={"Cityscapes val mIoU": _score}),
+        Card(
+            paper=PAPER,
+            parameters=_parameters,
+            parameters_of="training",
+            num_classes=19,
+            scores={"Cityscapes val mIoU": _score},
+        ),
         backbone=f"resnet{_depth}_v1c",
         convs=2,
         concatenate=True,

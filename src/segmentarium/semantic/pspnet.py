@@ -77,15 +77,23 @@ PAPER = Paper(
     code_licence="MIT",
 )
 
-# parameters with the auxiliary head; multiply-adds as counted in the authors' code
+# multiply-adds as counted in the authors' code
 register_decoder(
-    "pspnet", PSPDecoder, Card(paper=PAPER, parameters=49.08, flops=376.56, flops_size=(513, 1025), num_classes=19)
+    "pspnet",
+    PSPDecoder,
+    Card(paper=PAPER, parameters=49.08, parameters_of="training", flops=376.56, flops_size=(513, 1025), num_classes=19),
 )
 for _depth, _parameters, _score in ((50, 48.98, 78.55), (101, 67.97, 79.76)):
     register_decoder(
         f"pspnet_resnet{_depth}",
         PSPDecoder,
-        Card(paper=PAPER, parameters=_parameters, num_classes=19, scores={"Cityscapes val mIoU": _score}),
+        Card(
+            paper=PAPER,
+            parameters=_parameters,
+            parameters_of="training",
+            num_classes=19,
+            scores={"Cityscapes val mIoU": _score},
+        ),
         backbone=f"resnet{_depth}_v1c",
         align_corners=False,
     )
