@@ -53,22 +53,31 @@ def column(run: Path, name: str, file: str = "train.csv") -> list[float]:
         return [float(row[name]) for row in csv.DictReader(rows)]
 
 
-def stopped_resumed_and_straight(folder: Path, place: Path, **changes: Any) -> tuple[Path, Path]:
-    """The folders of a run of two processes that a signal to one of them stopped, and that was resumed; and of one unhurt."""
-    both = {"devices": "2", **changes}
-    begun = options_for(folder, place / "stopped", **both)
-    jobs = [
-        {"options": begun, "signal_in": 3},
-        {"options": {**begun, "resume": True}},
-        {"options": options_for(folder, place / "straight", **both)},
-    ]
+WHOLE = {"strategy": "ddp"}
+SHARDED = {"strategy": "fsdp", "ema": 0.0}
+
+
+@pytest.fixture(scope="module")
+def runs(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """STRATEGY/stopped, by a signal to one of the two processes, and resumed; STRATEGY/straight, which nobody stopped."""
+    place = tmp_path_factory.mktemp("runs")
+    jobs = []
+    for changes in (WHOLE, SHARDED):
+        begun = options_for(folder, place / changes["strategy"] / "stopped", devices="2", **changes)
+        jobs += [{"options": begun, "signal_in": 3}, {"options": {**begun, "resume": True}}]
+        jobs += [{"options": {**begun, "output": str(place / changes["strategy"] / "straight")}}]
     in_processes(jobs)
-    for rank in (0, 1):  # all stop in one step, the next in which they ask each other
-        said = json.loads((place / "stopped" / f"said-0-{rank}.json").read_text(encoding="utf-8"))
-        assert said == {"steps": 10, "signal": signal.SIGTERM}
-        said = json.loads((place / "stopped" / f"said-1-{rank}.json").read_text(encoding="utf-8"))
-        assert said == {"steps": STEPS, "signal": None}
-    return place / "stopped", place / "straight"
+    return place
+
+
+def assert_stopped_together(run: Path) -> None:
+    """In the next step in which they ask each other."""
+    for rank in (0, 1):
+        first, second = (
+            json.loads((run / f"said-{resumed}-{rank}.json").read_text("utf-8")) for resumed in (False, True)
+        )
+        assert first == {"steps": 10, "signal": signal.SIGTERM}
+        assert second == {"steps": STEPS, "signal": None}
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
@@ -92,8 +101,9 @@ def assert_like_one_process(run: Path, folder: Path, place: Path, **changes: Any
         torch.testing.assert_close(value, theirs[key], atol=1e-5, rtol=1e-4)
 
 
-def test_two_processes_are_one_of_twice_the_batch_and_stop_together(folder: Path, tmp_path: Path) -> None:
-    stopped, straight = stopped_resumed_and_straight(folder, tmp_path, strategy="ddp")
+def test_two_processes_are_one_of_twice_the_batch_and_stop_together(folder: Path, runs: Path, tmp_path: Path) -> None:
+    stopped, straight = runs / "ddp" / "stopped", runs / "ddp" / "straight"
+    assert_stopped_together(stopped)
     assert_same_weights(stopped, straight)
     assert column(stopped, "loss") == column(straight, "loss")
     assert_like_one_process(straight, folder, tmp_path)
@@ -102,9 +112,10 @@ def test_two_processes_are_one_of_twice_the_batch_and_stop_together(folder: Path
     assert column(straight, "miou", "val.csv")[-1] == pytest.approx(report.miou, abs=1e-6)
 
 
-def test_sharded_weights_train_alike(folder: Path, tmp_path: Path) -> None:
+def test_sharded_weights_train_alike(folder: Path, runs: Path, tmp_path: Path) -> None:
     """Lightning's own FSDP strategy refuses the processor; PyTorch's `fully_shard`, which is used here, does not."""
-    stopped, straight = stopped_resumed_and_straight(folder, tmp_path, strategy="fsdp", ema=0.0)
+    stopped, straight = runs / "fsdp" / "stopped", runs / "fsdp" / "straight"
+    assert_stopped_together(stopped)
     assert_same_weights(stopped, straight)
     assert_like_one_process(straight, folder, tmp_path, ema=0.0)
 

@@ -101,7 +101,7 @@ def test_training_learns_the_box(folder: Path, tmp_path: Path) -> None:
         tmp_path / "out",
         max_steps=30,
         ema=0.8,
-        learning_rate=0.05,
+        optimizer="adamw",
         scale=(0.9, 1.1),
         val_every=30,
         save_every=30,
@@ -239,7 +239,7 @@ def test_missing_root_and_backbone_instead_of_model_are_explained(folder: Path, 
 @pytest.mark.parametrize("text", ["auto", "1,3"])
 def test_class_weights_reach_the_loss(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     from segmentarium.data import build_dataset
-    from segmentarium.losses import class_weights
+    from segmentarium.losses import PixelLoss, class_weights
     from segmentarium.training.objective import set_objective
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -254,9 +254,19 @@ def test_class_weights_reach_the_loss(folder: Path, tmp_path: Path, monkeypatch:
         outputs = model.forward_train(torch.rand(2, 3, 32, 32))
         loss = sum(model.criterion(outputs, {"mask": torch.ones(2, 32, 32, dtype=torch.int64)}).values())
         assert torch.isfinite(torch.as_tensor(loss))
-        found = [part.class_weight for part in model.losses.modules() if hasattr(part, "class_weight")]
-        assert found
-        assert all(torch.equal(weight, expected) for weight in found)
+        scored, others = (
+            [
+                loss.class_weight
+                for term in model.objective
+                if term.classes is classes
+                for loss in term.loss.modules()
+                if isinstance(loss, PixelLoss)
+            ]
+            for classes in (True, False)
+        )
+        assert scored
+        assert all(torch.equal(weight, expected) for weight in scored)
+        assert others == [None]  # connectivity is no matter of classes
     assert bool(list(tmp_path.glob("segmentarium/label-counts-*.json"))) == (text == "auto")
 
 

@@ -49,11 +49,11 @@ def main() -> None:
             signal.raise_signal(signal.SIGTERM)
 
     Training.advance = advance_then_signal  # type: ignore[method-assign]
-    for number, job in enumerate(json.loads(sys.argv[1])):
+    for job in json.loads(sys.argv[1]):
         signal_in = job.get("signal_in")
         result = train(TrainingOptions.from_dict(job["options"]))
         said = {"steps": result.steps, "signal": result.signal}
-        name = f"said-{number}-{os.environ.get('LOCAL_RANK', '0')}.json"
+        name = f"said-{job['options']['resume']}-{os.environ.get('LOCAL_RANK', '0')}.json"
         (Path(job["options"]["output"]) / name).write_text(json.dumps(said), encoding="utf-8")
 
 
