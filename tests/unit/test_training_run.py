@@ -285,3 +285,51 @@ def test_fine_tuning_scores_the_given_weights_first(
     text = capsys.readouterr().out
     assert "step 0: val mIoU" in text
     assert "step 2: val mIoU" in text
+
+
+def test_recipe_of_two_stages_goes_on_in_the_right_one(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+    import signal
+
+    from segmentarium.cli.main import main
+    from segmentarium.training.loop import Training
+
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from tests.unit.training_material import quick_options\n"
+        "def recipe():\n"
+        f"    first = quick_options({str(folder)!r}, 'elsewhere', max_steps=2, save_every=1)\n"
+        "    return [first, first.replace(max_steps=4, learning_rate=0.005)]\n",
+        encoding="utf-8",
+    )
+    words = ["train", "--recipe", str(recipe), "--output", str(tmp_path / "run"), "--val-every", "2"]
+    advance = Training.advance
+
+    def stopped_in_the_second(training: Training) -> None:
+        advance(training)
+        if training.options.weights is not None and training.step == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "advance", stopped_in_the_second)
+        assert main(words) == 128 + signal.SIGTERM
+    assert "stopped in step 1; continue with: the same and --resume" in capsys.readouterr().out
+    first, second = tmp_path / "run-1", tmp_path / "run-2"
+    done = (first / "last.ckpt").read_bytes()
+    assert main([*words, "--resume"]) == 0
+    assert (first / "last.ckpt").read_bytes() == done
+    assert torch.load(second / "last.ckpt", weights_only=True)["step"] == 4
+    options = json.loads((second / "options.json").read_text(encoding="utf-8"))
+    assert options["weights"] == str(first / "last.safetensors")
+    assert options["val_every"] == 2
+    assert f"{second}/best.safetensors" in capsys.readouterr().out
+
+
+def test_checkpoint_of_another_version_is_refused_in_words(finished: Path, folder: Path, tmp_path: Path) -> None:
+    output = copy_of(finished, tmp_path / "out")
+    state = torch.load(output / "last.ckpt", weights_only=True)
+    torch.save({**state, "format": 1}, output / "last.ckpt")
+    with pytest.raises(ValueError, match=r"another version \(format 1, here 2\).*--weights .*last\.safetensors"):
+        train(training_material.quick_options(folder, output, resume=True))

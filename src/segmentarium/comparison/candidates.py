@@ -81,7 +81,7 @@ def candidates_of_models(items: Sequence[str], base: TrainingOptions | None) -> 
 
 
 def _of_item(item: str, base: TrainingOptions | None) -> Candidate:
-    from segmentarium.registry import did_you_mean, list_models
+    from segmentarium.registry import did_you_mean, entry, list_models
     from segmentarium.weights import catalogue, locate
 
     name, equals, source = item.partition("=")
@@ -98,8 +98,8 @@ def _of_item(item: str, base: TrainingOptions | None) -> Candidate:
                 f"(--budget 5m) or its weights ({name}=FILE)"
             )
         return Candidate(name, "trained here", stages=(base.replace(model=name),))
-    if name in list_models(kind="backbone"):
-        raise ValueError(f"{name!r} is a backbone; give a segmenter, e.g. {segmenters[0]!r}")
+    if name in list_models():
+        raise ValueError(f"{name!r} is a {entry(name).kind}; give a segmenter, e.g. {segmenters[0]!r}")
     if catalogue.find(name) is not None:
         return Candidate(_slug(name), "shipped weights", weights=name)
     path = Path(name)

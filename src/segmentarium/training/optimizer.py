@@ -72,7 +72,8 @@ def rate_factor(step: int, options: TrainingOptions) -> float:
 class AveragedModel:
     """An exponential moving average of a model's weights and running statistics, kept in float32.
 
-    The decay warms up as (1 + t) / (10 + t), so that the average soon forgets the random start.
+    The decay warms up as (1 + t) / (10 + t), so that the average soon forgets the random start.  Integers (counters, tables of
+    indices) are copied; PyTorch's own averaged model would mix them and cut off the fraction.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
