@@ -11,8 +11,8 @@ from segmentarium.evaluation.classes import ClassMatch
 from segmentarium.evaluation.samples import Sample
 from segmentarium.evaluation.worst import WorstImages
 from segmentarium.inference.tta import indices
+from segmentarium.labels import IGNORE_INDEX
 from segmentarium.layers.resize import resize
-from segmentarium.losses import IGNORE_INDEX
 from segmentarium.metrics import BoundaryIoU, ConfusionMatrix
 
 

@@ -155,6 +155,7 @@ def header(training: Training) -> list[str]:
         f"model      {options.model}, {parameters:.3f} M parameters with training-only parts, {len(info.classes)} classes",
         f"data       {info.name}: {len(task.train_set)} images in {options.train_split!r}, "
         f"{len(task.val_set)} in {options.val_split!r}",
+        *task.train_set.notes,
         f"batch      {options.batch_size} effective = {training.micro_batch} in a pass × {training.passes} accumulated "
         f"× {processes} process(es); crops of {height}×{width}",
         f"optimiser  {options.optimizer}, rate {options.learning_rate:g}, {options.schedule} over "

@@ -33,7 +33,7 @@ class Evaluation:
 class Task(Protocol):
     """What is trained on what, and who says whether it got better.
 
-    train_set, val_set    data sets: `info` has their name, classes and licence; `preload()` reads them into their cache
+    train_set, val_set    data sets: `info` has their name, classes and licence; `notes` lines to read; `preload()` reads all
     best_key, best_name   the score that decides which weights are kept, the greater the better; and what it is called
     """
 
