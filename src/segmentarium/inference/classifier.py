@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from segmentarium.contracts import Classifier
+from segmentarium.contracts import Classifier, MaskModel, Model, SegmentationModel
 from segmentarium.files import atomic_write, check_targets
 from segmentarium.inference.network import Network, with_channels
-from segmentarium.inference.predictor import ModelSource, class_probabilities, describe_module, resolve_model
+from segmentarium.inference.predictor import ModelSource, class_probabilities, resolve_model
 from segmentarium.media import sources
 from segmentarium.media.sources import displayed
 
@@ -102,7 +101,7 @@ def seen_square(
         if model.fixed_size != (size or model.fixed_size[0],) * 2:
             taken = "×".join(map(str, model.fixed_size))
             raise ValueError(
-                f"size is {size}, but {describe_module(model)} takes {taken} only"
+                f"size is {size}, but {model.title} takes {taken} only"
                 + ("; leave size out" if len(set(model.fixed_size)) == 1 else ", which is no square: build it for one")
             )
         size = model.fixed_size[0]
@@ -140,8 +139,9 @@ class ImageClassifier:
     ) -> None:
         from segmentarium.data.classification import middle_crop  # imports torchvision, which segmenters do without
 
-        self.model_name = str(model) if isinstance(model, str | PathLike) else describe_module(model)
-        self.model = as_classifier(resolve_model(model), self.model_name)
+        found = resolve_model(model)
+        self.model_name = str(model) if isinstance(model, str | PathLike) else found.title
+        self.model = as_classifier(found, self.model_name)
         self.classes = self.model.classes
         self.size, self.crop_ratio = seen_square(self.model, size, crop_ratio)
         self.network = Network(self.model, engine, precision, device)
@@ -171,17 +171,12 @@ class ImageClassifier:
         }
 
 
-def as_classifier(model: nn.Module, name: str) -> Classifier:
+def as_classifier(model: Model, name: str) -> Classifier:
     """The model itself.  TypeError where it is none that classifies pictures."""
     if isinstance(model, Classifier):
         return model
+    other = ": use `segmentarium segment` (in Python Predictor, or predict)"
     raise TypeError(
-        f"{name} is no classifier, which gives a picture one class"
-        + (
-            f": it is a {kind}; for the classes of pixels there is `segmentarium segment` (in Python: Predictor)"
-            if (kind := getattr(model, "kind", "")) == "segmenter"
-            else f" but a {kind}"
-            if kind
-            else ""
-        )
+        f"{name} is a {model.kind}: it gives no class for the whole picture, so it cannot classify"
+        + (other if isinstance(model, SegmentationModel | MaskModel) else "")
     )
