@@ -41,7 +41,9 @@ def test_it_starts_knowing_nothing(name: str) -> None:
             assert logits.std() < 1, f"{where}: the logits deviate by {float(logits.std()):.2f}"
             entropy = cross_entropy(logits, target)
             expected = math.log(max(num_classes, 2))
-            assert abs(entropy - expected) < 0.3, f"{where}: cross entropy {entropy:.2f}, that of a guess {expected:.2f}"
+            assert abs(entropy - expected) < 0.3, (
+                f"{where}: cross entropy {entropy:.2f}, that of a guess {expected:.2f}"
+            )
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> float:

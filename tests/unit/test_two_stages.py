@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from segmentarium.contracts import Preprocessing, SegmentationModel
-from segmentarium.losses import AtOutputSize, CrossEntropy, Dice, class_weights
+from segmentarium.losses import CrossEntropy, Dice, class_weights
 from segmentarium.registry import create_model
 from segmentarium.weights import save
 from segmentarium.weights.table import LoadError
@@ -85,10 +85,14 @@ def test_labels_come_to_the_logits() -> None:
     target = torch.randint(0, 3, (2, 4, 6))
     target[0, 0] = 255
     large = target.repeat_interleave(8, 1).repeat_interleave(8, 2)
-    loss = AtOutputSize(CrossEntropy())
-    assert torch.equal(loss(logits, large), CrossEntropy()(logits, target))
-    assert torch.equal(loss(logits, target), CrossEntropy()(logits, target))
-    void = loss(logits, torch.full((2, 33, 49), 255))
+    model = create_model("erfnet_encoder", num_classes=3)
+
+    def loss(labels: torch.Tensor) -> torch.Tensor:
+        return model.criterion({"logits": logits}, {"mask": labels})["logits"]
+
+    assert torch.equal(loss(large), CrossEntropy()(logits, target))
+    assert torch.equal(loss(target), CrossEntropy()(logits, target))
+    void = loss(torch.full((2, 33, 49), 255))
     void.backward()
     assert void == 0
     assert logits.grad is not None
@@ -128,13 +132,13 @@ def test_options_reach_a_loss_at_the_output_s_size(tmp_path: Path, monkeypatch: 
     assert isinstance(model, SegmentationModel)
     set_objective(model, dataset, TrainingOptions(class_weight="enet:1.2", loss="dice"))
     loss = model.losses["logits"]
-    assert isinstance(loss, AtOutputSize)
-    assert isinstance(loss.loss, Dice)
-    assert loss.loss.class_weight is not None
+    assert isinstance(loss, Dice)
+    assert [term.at for term in model.objective] == ["output"]
+    assert loss.class_weight is not None
     counts = count_labels(dataset)
-    assert torch.equal(loss.loss.class_weight, class_weights(counts, offset=1.2))
+    assert torch.equal(loss.class_weight, class_weights(counts, offset=1.2))
     set_objective(model, dataset, TrainingOptions(class_weight="erfnet"))
-    assert torch.equal(loss.loss.class_weight, class_weights(counts, "erfnet"))
+    assert torch.equal(loss.class_weight, class_weights(counts, "erfnet"))
     with pytest.raises(ValueError, match="give none, auto, a formula"):
         set_objective(model, dataset, TrainingOptions(class_weight="rare"))
     with pytest.raises(ValueError, match="method 'inverse' has none"):
