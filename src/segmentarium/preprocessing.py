@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 
 SMALLEST = 32  # the contract of a backbone: any height and width of 32 or more
+LARGEST = 16384  # no network was trained at more; a picture enlarged to it is 800 MB
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,16 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     long_side: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.mean or len(self.mean) != len(self.std) or not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise ValueError(
+                f"mean is {self.mean} and std {self.std}; give one finite number of each for every channel"
+            )
+        if min(self.std) <= 0:
+            raise ValueError(f"std is {self.std}; give numbers above 0")
+        if self.long_side is not None and not SMALLEST <= self.long_side <= LARGEST:
+            raise ValueError(f"long_side is {self.long_side}; give {SMALLEST} to {LARGEST} pixels, or None")
 
     def for_channels(self, in_channels: int) -> Preprocessing:
         """The same for another number of input channels: the values are cycled (one channel: their mean)."""

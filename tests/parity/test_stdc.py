@@ -1,70 +1,23 @@
-"""STDC backbones, STDC-Seg and the detail loss against the outputs of the authors' code."""
+"""STDC's detail loss against the authors' code.  Stored outputs of its networks: test_layouts.py."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from segmentarium.layers.resize import resize
 from segmentarium.losses import DetailLoss
 from segmentarium.losses.detail import detail_maps
 from segmentarium.registry import create_model
 from segmentarium.training.objective import replace_loss
-from segmentarium.weights import export_layout
-from segmentarium.weights.layouts import get_layout, recognise
-from segmentarium.weights.table import load_state
+from segmentarium.weights.layouts import recognise
 from tests.conformance.subjects import brightness_target, inputs
 from tests.parity.comparison import example, golden_state
 
 TOLERANCE = 1e-4
 
 
-def load_golden(golden, name, layout_name):
-    """The model with the golden's weights, the state that it keeps, the image, and the reference outputs."""
-    state, description, arrays = golden_state(golden, f"realtime/{name}")
-    layout = get_layout(layout_name)
-    model = create_model(layout.model, **layout.arguments(state)).eval()
-    report = load_state(model, state, rules=layout.rules, strict=True)
-    assert report.complete
-    assert len(report.loaded) + len(report.dropped) == len(state)
-    kept = {key: value for key, value in state.items() if key not in report.dropped}
-    return model, kept, example(golden, description, "x"), arrays
-
-
 def assert_equal(golden, output, reference):
     assert golden.relative_error(output.numpy(), reference) <= TOLERANCE
-
-
-@pytest.mark.parametrize("name", ["stdc1-backbone", "stdc2-backbone"])
-@torch.inference_mode()
-def test_backbone(golden, name):
-    model, kept, image, arrays = load_golden(golden, name, "stdcnet/authors")
-    model.out_indices = (0, 1, 2, 3, 4)
-    for stride, feature in zip((2, 4, 8, 16, 32), model(image), strict=True):
-        assert_equal(golden, feature, arrays[f"out/feat{stride}"])
-    assert_equal(golden, model.classify(image), arrays["out/logits"])
-    unused = {"bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"}
-    assert {key for key, _, _ in golden.load(f"realtime/{name}")[0]["state"]} - kept.keys() >= unused
-
-
-@pytest.mark.parametrize("name", ["stdc1-seg", "stdc2-seg"])
-@torch.inference_mode()
-def test_segmentation(golden, name):
-    model, _, image, arrays = load_golden(golden, name, "stdc/authors")
-    outputs = model.forward_train(image)
-    assert_equal(golden, model(image), arrays["out/0"])
-    for index, output in enumerate(("logits", "aux_8", "aux_16")):
-        assert_equal(golden, resize(outputs[output], image.shape[-2:], align_corners=True), arrays[f"out/{index}"])
-    assert_equal(golden, outputs["detail_8"], arrays["out/3"])
-    assert not any(key.startswith(("auxiliary", "detail")) for key, _ in model.deploy().named_modules())
-
-
-@pytest.mark.parametrize(("name", "layout"), [("stdc1-backbone", "stdcnet/authors"), ("stdc2-seg", "stdc/authors")])
-def test_recognised_and_reversible(golden, name, layout):
-    model, kept, *_ = load_golden(golden, name, layout)
-    assert recognise(kept).name == layout
-    back = export_layout(model, layout)
-    assert all(torch.equal(back[key], value) for key, value in kept.items())
 
 
 def test_the_second_names_of_published_checkpoints_are_dropped(golden):

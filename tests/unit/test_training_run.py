@@ -230,7 +230,7 @@ def test_class_weights_reach_the_loss(folder: Path, tmp_path: Path, monkeypatch:
     from segmentarium.losses import class_weights
     from segmentarium.training.objective import set_objective
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SEGMENTARIUM_CACHE", str(tmp_path))
     dataset = build_dataset("folder", folder, "train")
     expected = torch.tensor([1.0, 3.0])
     if text == "auto":

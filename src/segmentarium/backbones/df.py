@@ -12,11 +12,14 @@ Published: 0.746 (DF1) and 1.77 (DF2) 1e9 multiply-adds at 224×224.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from segmentarium.backbones.resnet import BasicBlock
 from segmentarium.contracts import Backbone
 from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.init import init_convs
 from segmentarium.registry import Card, Paper, register
 
 # channels, blocks, stride
@@ -24,25 +27,33 @@ STAGES: dict[int, tuple[tuple[int, int, int], ...]] = {
     1: ((64, 3, 2), (128, 3, 2), (256, 3, 2), (512, 1, 1)),
     2: ((64, 2, 2), (128, 1, 1), (128, 10, 2), (256, 1, 1), (256, 4, 2), (512, 2, 1)),
 }
-# the stages whose maps come out: of DF2 the last of each stride, of DF1 all
+# the stages that make features: of DF2 the last of each stride, of DF1 all
 OUTPUTS = {1: (0, 1, 2, 3), 2: (1, 3, 5)}
 
 
 class DFNet(Backbone):
-    """DF1 or DF2: the stem's map at 1/4, then those of the stages.
+    """DF1 or DF2: the stem's maps at 1/2 and 1/4, then those of the stages.
 
-    variant     1 or 2
+    variant       1 or 2
+    out_indices   which features come out: 0 and 1 for the stem's, of strides 2 and 4, from 2 on the stages'; None: from 1 on
+    num_classes   classes of `classify`; None: no classifier
     """
 
-    def __init__(self, *, variant: int = 2, in_channels: int = 3) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        *,
+        variant: int = 2,
+        in_channels: int = 3,
+        out_indices: Sequence[int] | None = None,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__(in_channels=in_channels, num_classes=num_classes)
         if variant not in STAGES:
             raise ValueError(f"variant is {variant}; give 1 (DF1) or 2 (DF2)")
-        self.in_channels = in_channels
         self.outputs = OUTPUTS[variant]
         self.stem = nn.Sequential(ConvNormAct(in_channels, 32, 3, 2), ConvNormAct(32, 64, 3, 2))
         stages, inputs, stride = [], 64, 4
-        channels, strides = [64], [4]
+        channels, strides = [32, 64], [2, 4]
         for index, (width, blocks, step) in enumerate(STAGES[variant]):
             layer = nn.Sequential()
             for block in range(blocks):
@@ -54,19 +65,24 @@ class DFNet(Backbone):
                 channels.append(width)
                 strides.append(stride)
         self.stages = nn.ModuleList(stages)
-        self.channels, self.strides = tuple(channels), tuple(strides)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.num_layers = len(stages) + 1
+        self.describe(channels, strides, range(1, len(channels)) if out_indices is None else out_indices)
+        init_convs(self, mode="fan_out")
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        x = self.stem(image)
-        features = [x]
+    def pyramid(self, image: Tensor) -> list[Tensor]:
+        """-> features of the stem's two convolutions and of the stages"""
+        features = [self.stem[0](image)]
+        x = self.stem[1](features[0])
+        features.append(x)
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index in self.outputs:
                 features.append(x)
         return features
+
+    def layer_of(self, name: str) -> int:
+        part, _, rest = name.partition(".")
+        return int(rest.partition(".")[0]) + 1 if part == "stages" else {"stem": 0, "classifier": self.num_layers}[part]
 
 
 PAPER = Paper(
@@ -79,5 +95,6 @@ PAPER = Paper(
     code_licence="none stated",
 )
 
-register("df1", DFNet, Card(paper=PAPER, flops=0.746, flops_size=(224, 224)), variant=1)
-register("df2", DFNet, Card(paper=PAPER, flops=1.77, flops_size=(224, 224)), variant=2)
+for _variant, _flops in ((1, 0.746), (2, 1.77)):
+    _card = Card(paper=PAPER, flops=_flops, flops_size=(224, 224), num_classes=1000)
+    register(f"df{_variant}", DFNet, _card, variant=_variant)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from segmentarium.backbones.mobilenet_v2 import LAST_OF_STRIDE, InvertedResidualNet, divisible_by_8, sorted_indices
+from segmentarium.backbones.mobilenet_v2 import LAST_OF_STRIDE, InvertedResidualNet, divisible_by_8
 from segmentarium.registry import Card, Paper, register
 
 STAGES = (  # table 1: expansion, kernel, channels, blocks, stride
@@ -50,7 +50,8 @@ class EfficientNetLite(InvertedResidualNet):
         out_indices: Sequence[int] = (1, 2, 3, 4),
         num_classes: int | None = None,
     ) -> None:
-        last = len(STAGES) - 1 if num_classes is not None else LAST_OF_STRIDE[sorted_indices(out_indices)[-1]]
+        deepest = 4 if num_classes is not None else min(max(out_indices, default=4), 4)
+        last = LAST_OF_STRIDE[deepest]
         fixed = (0, len(STAGES) - 1)
         stages = [
             (expansion, kernel, divisible_by_8(base * width), n if i in fixed else math.ceil(n * depth), stride)

@@ -19,36 +19,18 @@ Published (encoders alone): 3.4, 13.1, 24.2, 44.0, 60.8, 81.4 M parameters for B
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmentarium.contracts import Backbone
+from segmentarium.layers.attention import attend
 from segmentarium.layers.drop_path import DropPath, drop_path_rates
+from segmentarium.layers.norm import channels_first, channels_last
+from segmentarium.layers.patch_embed import PatchEmbedding
 from segmentarium.registry import Card, Paper, register
-
-
-def channels_first(x: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B, C, H, W), a view."""
-    return x.permute(0, 3, 1, 2)
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H, W, C), a view."""
-    return x.permute(0, 2, 3, 1)
-
-
-class OverlapPatchEmbedding(nn.Module):
-    """A strided convolution whose patches overlap, so that neighbours stay continuous; then a layer norm (section 3.1)."""
-
-    def __init__(self, in_channels: int, channels: int, patch: int, stride: int, eps: float) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(in_channels, channels, patch, stride, patch // 2)
-        self.norm = nn.LayerNorm(channels, eps=eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, H / stride, W / stride, channels)"""
-        return self.norm(channels_last(self.proj(x)))
 
 
 class EfficientSelfAttention(nn.Module):
@@ -67,11 +49,8 @@ class EfficientSelfAttention(nn.Module):
         """(B, H, W, C) -> (B, H, W, C)"""
         tokens = x.flatten(1, 2)  # (B, HW, C)
         short = tokens if self.reduce is None else self.norm(self.reduce(channels_first(x)).flatten(2).transpose(1, 2))
-        query = self.q(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, HW, C / heads)
-        pair = self.kv(short).unflatten(-1, (2, self.heads, -1))  # (B, HW / reduction², 2, heads, C / heads)
-        key, value = pair.permute(2, 0, 3, 1, 4).unbind(0)
-        out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        return self.proj(out).unflatten(1, x.shape[1:3])
+        key, value = self.kv(short).chunk(2, -1)  # (B, HW / reduction², C) each
+        return self.proj(attend(self.q(tokens), key, value, self.heads)).unflatten(1, x.shape[1:3])
 
 
 class MixFFN(nn.Module):
@@ -106,7 +85,7 @@ class Block(nn.Module):
 class Stage(nn.Module):
     """Patch embedding, blocks, and the norm after which the map goes to the decoder and to the next stage alike."""
 
-    def __init__(self, embedding: OverlapPatchEmbedding, blocks: list[Block], channels: int, eps: float) -> None:
+    def __init__(self, embedding: PatchEmbedding, blocks: list[Block], channels: int, eps: float) -> None:
         super().__init__()
         self.embedding = embedding
         self.blocks = nn.Sequential(*blocks)
@@ -121,11 +100,12 @@ class MixTransformer(Backbone):
 
     embed_dims, depths    channels and blocks of the four stages (table 6)
     drop_path             stochastic depth of the last block; it grows linearly from 0 at the first
+    out_indices           which features come out: 0 to 3 for the strides 4 to 32
+    num_classes           classes of `classify`, of the mean over the deepest feature as in the authors' pretraining; None: no
+                          classifier
     norm_eps              epsilon of the layer norms: of blocks and stages, and of embeddings and reduced keys.  (1e-6, 1e-5) is
                           the authors', (1e-6, 1e-6) mmsegmentation's, (1e-5, 1e-5) transformers'
     """
-
-    strides = (4, 8, 16, 32)
 
     def __init__(
         self,
@@ -135,10 +115,10 @@ class MixTransformer(Backbone):
         in_channels: int = 3,
         drop_path: float = 0.1,
         norm_eps: tuple[float, float] = (1e-6, 1e-5),
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        num_classes: int | None = None,
     ) -> None:
-        super().__init__()
-        self.in_channels = in_channels
-        self.channels = tuple(embed_dims)
+        super().__init__(in_channels=in_channels, num_classes=num_classes)
         eps, inner_eps = norm_eps
         drops = drop_path_rates(drop_path, tuple(depths))
         stages = []
@@ -146,11 +126,16 @@ class MixTransformer(Backbone):
         for i, (heads, reduction) in enumerate(((1, 8), (2, 4), (5, 2), (8, 1))):
             channels = embed_dims[i]
             patch, stride = (7, 4) if i == 0 else (3, 2)
-            embedding = OverlapPatchEmbedding(widths[i], channels, patch, stride, inner_eps)
+            # patches overlap, so that neighbours stay continuous (section 3.1)
+            norm = partial(nn.LayerNorm, eps=inner_eps)
+            embedding = PatchEmbedding(widths[i], channels, patch, stride, norm=norm)
             blocks = [Block(channels, heads, reduction, drop, (eps, inner_eps)) for drop in drops[i]]
             stages.append(Stage(embedding, blocks, channels, eps))
         self.stages = nn.ModuleList(stages)
         self._initialise()
+        self.describe(embed_dims, (4, 8, 16, 32), out_indices)
+        self._first_of_stage = [sum(depths[:i]) for i in range(4)]
+        self.num_layers = sum(depths) + 1
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -163,13 +148,26 @@ class MixTransformer(Backbone):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, image: Tensor) -> list[Tensor]:
+    def pyramid(self, image: Tensor) -> list[Tensor]:
+        """-> features of the four stages"""
         features = []
         x = image
         for stage in self.stages:
             x = stage(x)
             features.append(x)
         return features
+
+    def layer_of(self, name: str) -> int:
+        """A layer is a block; an embedding stands below the first block of its stage, a stage's norm with its last."""
+        parts = name.split(".")
+        if parts[0] == "classifier":
+            return self.num_layers
+        stage = int(parts[1])
+        below = self._first_of_stage[stage]
+        if parts[2] == "embedding":
+            return below
+        blocks = self.stages[stage].blocks
+        return below + (int(parts[3]) + 1 if parts[2] == "blocks" else len(blocks))
 
 
 PAPER = Paper(
@@ -182,7 +180,7 @@ PAPER = Paper(
     code_licence="NVIDIA Source Code License for SegFormer (non-commercial)",
 )
 
-# Table 6: channels and blocks of the four stages; parameters in millions (table 1a)
+# Table 6: channels and blocks of the four stages; parameters of the encoder alone, in millions (table 1a)
 VARIANTS: dict[str, tuple[tuple[int, int, int, int], tuple[int, int, int, int], float]] = {
     "b0": ((32, 64, 160, 256), (2, 2, 2, 2), 3.4),
     "b1": ((64, 128, 320, 512), (2, 2, 2, 2), 13.1),
@@ -191,6 +189,6 @@ VARIANTS: dict[str, tuple[tuple[int, int, int, int], tuple[int, int, int, int], 
     "b4": ((64, 128, 320, 512), (3, 8, 27, 3), 60.8),
     "b5": ((64, 128, 320, 512), (3, 6, 40, 3), 81.4),
 }
-for size, (embed_dims, depths, parameters) in VARIANTS.items():
-    card = Card(paper=PAPER, parameters=parameters)
+for size, (embed_dims, depths, _) in VARIANTS.items():
+    card = Card(paper=PAPER, num_classes=1000)
     register(f"mit_{size}", MixTransformer, card, embed_dims=embed_dims, depths=depths)

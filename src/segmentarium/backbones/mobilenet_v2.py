@@ -24,6 +24,8 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import Backbone
 from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.init import init_convs
+from segmentarium.layers.inverted_residual import InvertedResidual
 from segmentarium.layers.pooling import global_average_pool
 from segmentarium.registry import Card, Paper, register
 
@@ -43,33 +45,6 @@ def divisible_by_8(channels: float) -> int:
     """The nearest multiple of 8, at least 8, and not less than nine tenths of `channels` (the authors' rounding)."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
-
-
-class InvertedResidual(nn.Module):
-    """1×1 up, depthwise, linear 1×1 down; a shortcut between equal shapes (figure 4d)."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        expansion: int,
-        stride: int,
-        dilation: int = 1,
-        *,
-        kernel_size: int = 3,
-    ) -> None:
-        super().__init__()
-        width = expansion * in_channels
-        self.residual = stride == 1 and in_channels == out_channels
-        self.expand = nn.Identity() if expansion == 1 else ConvNormAct(in_channels, width, 1, act=nn.ReLU6)
-        self.depthwise = ConvNormAct(width, width, kernel_size, stride, dilation=dilation, groups=width, act=nn.ReLU6)
-        self.project = ConvNormAct(width, out_channels, 1, act=None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.project(self.depthwise(self.expand(x)))
-        if self.residual:
-            y += x
-        return y
 
 
 class InvertedResidualNet(Backbone):
@@ -93,11 +68,9 @@ class InvertedResidualNet(Backbone):
         out_indices: Sequence[int],
         num_classes: int | None,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels=in_channels, num_classes=num_classes)
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride is {output_stride}; {type(self).__name__} can have 8, 16 or 32")
-        self.in_channels = in_channels
-        self.out_indices = sorted_indices(out_indices)
         self.stem = ConvNormAct(in_channels, stem, 3, 2, act=nn.ReLU6)
         self.stages = nn.ModuleList()
         inputs, channels, strides = stem, [], []
@@ -118,45 +91,38 @@ class InvertedResidualNet(Backbone):
             strides.append(stride)
         self.final_conv = final_conv
         self.head = None if head is None else ConvNormAct(inputs, head, 1, act=nn.ReLU6)
-        self.classifier = None if head is None or num_classes is None else nn.Linear(head, num_classes)
         if final_conv and head is not None:
             channels[-1] = head
-        self.channels = tuple(channels[LAST_OF_STRIDE[i]] for i in self.out_indices)
-        self.strides = tuple(strides[LAST_OF_STRIDE[i]] for i in self.out_indices)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        known = [i for i in LAST_OF_STRIDE if i < len(stages)]
+        self.describe([channels[i] for i in known], [strides[i] for i in known], out_indices, head=head)
+        init_convs(self, mode="fan_out")
+        self.num_layers = len(stages) + 1
 
-    def forward(self, image: Tensor) -> list[Tensor]:
+    def pyramid(self, image: Tensor) -> list[Tensor]:
+        """-> features of strides 2 to 32, as far as `out_indices` needs them"""
         x = self.stem(image)
-        wanted = [LAST_OF_STRIDE[i] for i in self.out_indices]
         features = []
         for index, stage in enumerate(self.stages):
             x = stage(x)
-            if index in wanted:
+            if index in LAST_OF_STRIDE:
                 features.append(x)
-            if index == wanted[-1]:
+            if index == LAST_OF_STRIDE[self.out_indices[-1]]:
                 break
-        if self.final_conv and self.head is not None and wanted[-1] == LAST_OF_STRIDE[-1]:
+        if self.final_conv and self.head is not None and len(features) == len(LAST_OF_STRIDE):
             features[-1] = self.head(x)
         return features
 
-    def classify(self, image: Tensor) -> Tensor:
-        """image (B, C, H, W) -> scores (B, num_classes)"""
-        if self.head is None or self.classifier is None:
-            name = type(self).__name__
-            raise ValueError(f"this {name} has no classifier; build it with num_classes=1000 or another number")
+    def embed(self, image: Tensor) -> Tensor:
+        if self.head is None:
+            return super().embed(image)
         x = self.stem(image)
         for stage in self.stages:
             x = stage(x)
-        return self.classifier(global_average_pool(self.head(x)).flatten(1))
+        return global_average_pool(self.head(x)).flatten(1)
 
-
-def sorted_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
-    """`out_indices` in order; ValueError where they are not of 0 to 4."""
-    if not out_indices or any(index not in range(5) for index in out_indices):
-        raise ValueError(f"out_indices is {tuple(out_indices)}; give some of 0, 1, 2, 3, 4 (strides 2 to 32)")
-    return tuple(sorted(out_indices))
+    def layer_of(self, name: str) -> int:
+        part, _, rest = name.partition(".")
+        return int(rest.partition(".")[0]) + 1 if part == "stages" else 0 if part == "stem" else self.num_layers
 
 
 class MobileNetV2(InvertedResidualNet):

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import Backbone
 from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.init import init_convs
 from segmentarium.layers.pooling import global_average_pool
 from segmentarium.registry import Card, Paper, register
 
@@ -75,13 +76,9 @@ class STDCNet(Backbone):
         out_indices: Sequence[int] = (1, 2, 3, 4),
         num_classes: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels=in_channels, num_classes=num_classes)
         if len(blocks) != 3 or min(blocks) < 1:
             raise ValueError(f"blocks is {tuple(blocks)}; give three numbers of 1 or more, one for each stage")
-        if not out_indices or any(index not in range(5) for index in out_indices):
-            raise ValueError(f"out_indices is {tuple(out_indices)}; give some of 0, 1, 2, 3, 4 (strides 2 to 32)")
-        self.in_channels = in_channels
-        self.out_indices = tuple(sorted(out_indices))
         channels = (32, 64, 256, 512, 1024)
         layers: list[nn.Module] = [ConvNormAct(in_channels, 32, 3, 2), ConvNormAct(32, 64, 3, 2)]
         self.last_of_stride = [0, 1]
@@ -90,23 +87,17 @@ class STDCNet(Backbone):
             layers += [ShortTermDenseConcat(outputs, outputs, 1) for _ in range(count - 1)]
             self.last_of_stride.append(len(layers) - 1)
         self.layers = nn.ModuleList(layers)
-        self.channels = tuple(channels[i] for i in self.out_indices)
-        self.strides = tuple(2 ** (i + 1) for i in self.out_indices)
-        self.classifier = None
+        self.num_layers = len(layers)
+        head = None
         if num_classes is not None:
             self.final_conv = ConvNormAct(channels[-1], 1024, 1)
             self.hidden = nn.Linear(1024, 1024, bias=False)
-            self.classifier = nn.Linear(1024, num_classes, bias=False)
-        self._initialise()
+            nn.init.normal_(self.hidden.weight, std=0.001)
+            head = nn.Linear(1024, num_classes, bias=False)
+        self.describe(channels, (2, 4, 8, 16, 32), out_indices, head=head)
+        init_convs(self, mode="fan_out")
 
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.001)
-
-    def _pyramid(self, image: Tensor) -> list[Tensor]:
+    def pyramid(self, image: Tensor) -> list[Tensor]:
         features, x = [], image
         for index, layer in enumerate(self.layers):
             x = layer(x)
@@ -114,17 +105,17 @@ class STDCNet(Backbone):
                 features.append(x)
         return features
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        features = self._pyramid(image)
-        return [features[i] for i in self.out_indices]
-
-    def classify(self, image: Tensor) -> Tensor:
-        """image (B, C, H, W) -> scores (B, num_classes); the squared feature is pooled, as in the authors' code"""
-        if self.classifier is None:
-            raise ValueError("this STDC network has no classifier; build it with num_classes=1000 or another number")
-        x = self.final_conv(self._pyramid(image)[-1]).square()
+    def embed(self, image: Tensor) -> Tensor:
+        """The squared feature is pooled, as in the authors' code."""
+        if self.num_classes is None:
+            return super().embed(image)
+        x = self.final_conv(self.pyramid(image)[-1]).square()
         x = F.relu(self.hidden(global_average_pool(x).flatten(1)))
-        return self.classifier(F.dropout(x, 0.2, self.training))
+        return F.dropout(x, 0.2, self.training)
+
+    def layer_of(self, name: str) -> int:
+        part, _, rest = name.partition(".")
+        return int(rest.partition(".")[0]) if part == "layers" else self.num_layers
 
 
 PAPER = Paper(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import Backbone
 from segmentarium.layers.conv import ConvNormAct
-from segmentarium.layers.pooling import global_average_pool
+from segmentarium.layers.init import init_convs
 from segmentarium.registry import Card, Paper, register
 
 
@@ -73,11 +73,7 @@ class Xception39(Backbone):
         out_indices: Sequence[int] = (1, 2, 3, 4),
         num_classes: int | None = None,
     ) -> None:
-        super().__init__()
-        if not out_indices or any(index not in range(5) for index in out_indices):
-            raise ValueError(f"out_indices is {tuple(out_indices)}; give some of 0, 1, 2, 3, 4 (strides 2 to 32)")
-        self.in_channels = in_channels
-        self.out_indices = tuple(sorted(out_indices))
+        super().__init__(in_channels=in_channels, num_classes=num_classes)
         self.stem = ConvNormAct(in_channels, 8, 3, 2)
         self.pool = nn.MaxPool2d(3, 2, 1)
         channels = [8, 8]
@@ -88,29 +84,20 @@ class Xception39(Backbone):
             layer.extend(SmallBlock(channels[-1], width, 1) for _ in range(blocks - 1))
             layers.append(layer)
         self.layer1, self.layer2, self.layer3 = layers
-        self.channels = tuple(channels[i] for i in self.out_indices)
-        self.strides = tuple(2 ** (i + 1) for i in self.out_indices)
-        self.classifier = None if num_classes is None else nn.Linear(channels[-1], num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        self.describe(channels, (2, 4, 8, 16, 32), out_indices)
+        init_convs(self)
 
-    def _pyramid(self, image: Tensor) -> list[Tensor]:
+    def pyramid(self, image: Tensor) -> list[Tensor]:
         features = [self.stem(image)]
         features.append(self.pool(features[0]))
         for layer in (self.layer1, self.layer2, self.layer3):
             features.append(layer(features[-1]))
         return features
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        features = self._pyramid(image)
-        return [features[i] for i in self.out_indices]
+    num_layers = 4
 
-    def classify(self, image: Tensor) -> Tensor:
-        """image (B, C, H, W) -> scores (B, num_classes)"""
-        if self.classifier is None:
-            raise ValueError("this Xception-39 has no classifier; build it with num_classes=1000 or another number")
-        return self.classifier(global_average_pool(self._pyramid(image)[-1]).flatten(1))
+    def layer_of(self, name: str) -> int:
+        return ("stem", "layer1", "layer2", "layer3", "classifier").index(name.partition(".")[0])
 
 
 PAPER = Paper(
@@ -123,4 +110,4 @@ PAPER = Paper(
     code_licence="MIT",
 )
 
-register("xception39", Xception39, Card(paper=PAPER, flops=0.1855, flops_size=(360, 640)))
+register("xception39", Xception39, Card(paper=PAPER, flops=0.1855, flops_size=(360, 640), num_classes=1000))

@@ -81,7 +81,8 @@ def candidates_of_models(items: Sequence[str], base: TrainingOptions | None) -> 
 
 
 def _of_item(item: str, base: TrainingOptions | None) -> Candidate:
-    from segmentarium.registry import did_you_mean, list_models
+    from segmentarium.checks import did_you_mean
+    from segmentarium.registry import list_models
     from segmentarium.weights import catalogue, locate
 
     name, equals, source = item.partition("=")

@@ -99,6 +99,7 @@ def compare(candidates: Sequence[Candidate], options: ComparisonOptions, say: Sa
     with other options, and Stopped after SIGINT or SIGTERM.
     """
     from segmentarium.benchmarking import machine_facts
+    from segmentarium.comparison.page import write_page
     from segmentarium.comparison.pictures import chosen, shown
     from segmentarium.data import build_dataset
 
@@ -107,6 +108,8 @@ def compare(candidates: Sequence[Candidate], options: ComparisonOptions, say: Sa
         raise ValueError(f"split {options.split!r} of {options.root} has no images; there is nothing to score")
     for train_split in {stage.train_split for candidate in candidates for stage in candidate.stages}:
         build_dataset(options.data, options.root, train_split, **options.data_arguments)  # says now what is wrong
+    for note in dataset.notes:
+        say(note)
     claim_folder(options.output, options.identity())
     records = [Record(options.output / "candidates" / candidate.label) for candidate in candidates]
     for record, candidate in zip(records, candidates, strict=True):
@@ -136,7 +139,7 @@ def compare(candidates: Sequence[Candidate], options: ComparisonOptions, say: Sa
             for number, (candidate, record, outcome) in enumerate(zip(candidates, records, outcomes, strict=True), 1):
                 phase(candidate, record, outcome, f"[{number}/{len(candidates)}] {candidate.label}")
                 comparison.pictures = shown(dataset, indices, options.output, outcomes)
-                comparison.save(options.output)
+                write_page(comparison, options.output)
     return comparison
 
 
@@ -219,7 +222,7 @@ class _Run:
         done = record.read("evaluation")
         if done is None:
             self.say(f"{name}: scoring {outcome.weights} on {self.options.split!r}")
-            model = load(outcome.weights, verbose=False)
+            model = load(outcome.weights)
             started = time.perf_counter()
             report = evaluate(
                 model,

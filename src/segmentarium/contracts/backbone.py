@@ -15,8 +15,8 @@ from segmentarium.preprocessing import Preprocessing
 class Backbone(nn.Module):
     """An image to a feature pyramid, finest first.
 
-    A family gives `pyramid`, all of its features, and calls `describe` when its layers stand.  `forward` gives those of
-    `out_indices`; `classify` the class scores, where it was built with `num_classes`.
+    A family gives `pyramid` and calls `describe` when its layers stand.  `forward` gives the features of `out_indices`;
+    `classify` the class scores, where it was built with `num_classes`.
 
     channels, strides   of each feature that `forward` gives
     out_indices         which of the pyramid's features these are
@@ -40,11 +40,16 @@ class Backbone(nn.Module):
         self.num_classes = num_classes
 
     def describe(
-        self, channels: Sequence[int], strides: Sequence[int], out_indices: Sequence[int], *, head: int | None = None
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        out_indices: Sequence[int],
+        *,
+        head: int | nn.Module | None = None,
     ) -> None:
         """Notes the pyramid's channels and strides, checks `out_indices`, and makes the classifier, if one is wanted.
 
-        head   channels that the classifier sees; None: those of the deepest feature
+        head   channels that the classifier sees, or the classifier itself; None: those of the deepest feature
         """
         known = range(len(channels))
         if not out_indices or any(index not in known for index in out_indices):
@@ -57,10 +62,14 @@ class Backbone(nn.Module):
         self.strides = tuple(strides[i] for i in self.out_indices)
         self.classifier: nn.Module | None = None
         if self.num_classes is not None:
-            self.classifier = init_classifier(nn.Linear(head or channels[-1], self.num_classes))
+            layer = head if isinstance(head, nn.Module) else nn.Linear(head or channels[-1], self.num_classes)
+            self.classifier = init_classifier(layer)
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
-        """(B, C, H, W), any H and W of 32 or more -> every feature, finest first: (B, channels, ceil(H / stride), …)."""
+        """(B, C, H, W), any H and W of 32 or more -> every feature, finest first: (B, channels, ceil(H / stride), …).
+
+        What lies behind the deepest of `out_indices` may be left out.
+        """
         raise NotImplementedError
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -77,6 +86,11 @@ class Backbone(nn.Module):
         if self.classifier is None:
             raise ValueError(f"this {type(self).__name__} has no classifier; build it with num_classes")
         return self.classifier(self.embed(image))
+
+    def forward_tokens(self, image: Tensor, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """(B, C, H, W) -> of the blocks `indices` of a plain transformer: the map (B, D, h, w) and its prefix tokens
+        (B, P, D), such as the class token.  ValueError for a network that is none."""
+        raise ValueError(f"{type(self).__name__} is no plain transformer; it has no blocks of tokens to tap")
 
     def at(self, stride: int) -> int:
         """Index of the deepest feature of that stride (a dilated backbone has several); ValueError where there is none."""

@@ -53,10 +53,9 @@ class Model(nn.Module):
     """
 
     kind: ClassVar[str] = ""
-    inputs: ClassVar[tuple[str, ...]] = (
-        "image",
-    )  # keys of a batch that forward and forward_train take, in their order
+    inputs: ClassVar[tuple[str, ...]] = ("image",)  # keys of a batch that forward and forward_train take
     output_names: ClassVar[tuple[str, ...]] = ("logits",)  # of what forward gives, in an exported file
+    counted_at: ClassVar[tuple[int, int]] = (512, 1024)  # (H, W) of its published work, unless the card has another
     fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more
     training_only: tuple[str, ...] = ()
     align_corners: bool = False  # how outputs are brought to the image's and the target's size
@@ -131,7 +130,7 @@ class Model(nn.Module):
             if hasattr(owner, name):  # built without it, or deployed before
                 delattr(owner, name)
         reparameterize(model)
-        fold_batch_norm(model, *model.example())
+        fold_batch_norm(model, model.example())
         return model.requires_grad_(False)
 
 

@@ -27,7 +27,6 @@ class Network:
         self.in_channels = self.model.in_channels
         self.preprocessing = self.model.preprocessing.for_channels(self.in_channels)
         self.seconds = 0.0
-        self._precision = precision
         self.engine: Engine | None = None
         if isinstance(engine, Engine):
             self.engine = engine

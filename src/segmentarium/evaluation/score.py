@@ -46,6 +46,7 @@ def evaluate(
     worst: int = 8,
     limit: int | None = None,
     output: str | Path | None = None,
+    overwrite: bool = False,
     readers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -62,6 +63,7 @@ def evaluate(
     worst           how many of the worst images the report shows
     limit           stops after so many images
     output          a folder for report.json, report.html and pictures
+    overwrite       files there are replaced; else only those of an earlier report, and FileExistsError for others
     readers         threads that read ahead
     progress        called with (images done, images in all)
 
@@ -81,7 +83,7 @@ def evaluate(
     if not isinstance(model, SegmentationModel):
         raise TypeError(f"{source} gives no class for every pixel: it is a {model.kind}; label maps cannot score it")
     if output is not None:
-        check_output(output)
+        check_output(output, overwrite=overwrite)
     info = dataset.info
     match = match_classes(model.num_classes, model.classes, info.classes, info.palette, num_classes)
     network = Network(model, engine, precision, device)
@@ -109,7 +111,7 @@ def evaluate(
     summary: dict[str, Any] = tally.matrix.summary(match.names)
     edges: dict[str, Any] = tally.boundary.summary(match.names) if tally.boundary is not None else {}
     confusion = tally.matrix.counts.cpu().numpy()
-    notes = list(match.notes)
+    notes = [*getattr(dataset, "notes", ()), *match.notes]
     if tally.void == tally.images:
         notes.append("no image has a labelled pixel: there is nothing to score")
     if (warning := label_warning(confusion, summary["miou"], match.names)) is not None:
@@ -156,7 +158,7 @@ def evaluate(
         worst=tally.worst.images(),
     )
     if output is not None:
-        report.save(output)
+        report.save(output, overwrite=overwrite)
     return report
 
 

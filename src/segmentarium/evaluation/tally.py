@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segmentarium.contracts import IGNORE_INDEX
 from segmentarium.evaluation.classes import ClassMatch
 from segmentarium.evaluation.samples import Sample
 from segmentarium.evaluation.worst import WorstImages
 from segmentarium.inference.tta import indices
+from segmentarium.labels import IGNORE_INDEX
 from segmentarium.layers.resize import resize
 from segmentarium.metrics import BoundaryIoU, ConfusionMatrix
 

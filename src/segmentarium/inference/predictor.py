@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from segmentarium.contracts import Preprocessing
-from segmentarium.inference import sources
-from segmentarium.inference.drawing import displayed, soften
+from segmentarium.inference.drawing import soften
 from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device
-from segmentarium.inference.readers import ArrayRows
-from segmentarium.inference.result import Result, foreground_class
+from segmentarium.inference.result import Result
 from segmentarium.inference.tta import augmented, indices, scaled
-from segmentarium.inference.views import ForegroundFinder
 from segmentarium.inference.windows import Blend, Block, Rows, auto_tile, overlap_in_pixels, sliding, stream, whole
+from segmentarium.matting.finder import ForegroundFinder, foreground_class
+from segmentarium.media import sources
+from segmentarium.media.readers import ArrayRows
+from segmentarium.media.sources import displayed
 from segmentarium.palette import default_palette
 
 WHOLE_LIMIT = 2**21  # pixels: Cityscapes' 2048 x 1024 is still computed whole under tile="auto"
@@ -86,7 +87,6 @@ class Predictor(ForegroundFinder):
         self.tile, self.overlap, self.batch_size = tile, overlap, batch_size
         self.blend: Blend = blend
         self.flip, self.scales = flip, tuple(scales)
-        self._wanted, self._precision = engine, precision
         self._engine: Engine | None = None
         self._forward: Callable[[Tensor], Tensor] = augmented(self._logits, flip=flip, scales=self.scales)
         mean, std = torch.tensor(self.preprocessing.mean), torch.tensor(self.preprocessing.std)
@@ -158,10 +158,10 @@ class Predictor(ForegroundFinder):
             view = scaled(_Channels(image, self.in_channels).rows(0, image.height), small)
         yield from enlarged(self._scores(view), size)
 
-    def _look(self, view: np.ndarray) -> np.ndarray:
+    def _predict(self, view: np.ndarray) -> np.ndarray:
         rows = _Channels(ArrayRows(view), self.in_channels).rows(0, view.shape[0])
         with torch.inference_mode():
-            return self._chance(self._scores(rows)).numpy()
+            return self._of_foreground(self._scores(rows)).numpy()
 
     @contextlib.contextmanager
     def threads(self, count: int) -> Iterator[None]:
@@ -172,7 +172,7 @@ class Predictor(ForegroundFinder):
         finally:
             torch.set_num_threads(before)
 
-    def _chance(self, logits: Tensor) -> Tensor:
+    def _of_foreground(self, logits: Tensor) -> Tensor:
         """(h, w) float32: probability of the foreground, of logits (1, K, h, w)."""
         assert self.foreground is not None
         if logits.shape[1] == 1:
@@ -216,7 +216,7 @@ class Predictor(ForegroundFinder):
 
     def alpha(self, logits: Tensor) -> np.ndarray:
         """(h, w) uint8: how far pixels belong to the foreground, of a block's logits (1, K, h, w)."""
-        return (soften(self._chance(logits).numpy()) * 255 + 0.5).astype(np.uint8)
+        return (soften(self._of_foreground(logits).numpy()) * 255 + 0.5).astype(np.uint8)
 
 
 class _Channels:
@@ -251,8 +251,8 @@ class _Channels:
 def class_probabilities(logits: Tensor) -> Tensor:
     """Logits (B, K, h, w) -> (B, max(K, 2), h, w): one sigmoid logit becomes the two classes it tells apart."""
     if logits.shape[1] == 1:
-        chance = torch.sigmoid(logits)
-        return torch.cat((1 - chance, chance), 1)
+        positive = torch.sigmoid(logits)
+        return torch.cat((1 - positive, positive), 1)
     return torch.softmax(logits, 1)
 
 

@@ -32,9 +32,10 @@ from torch import Tensor, nn
 
 from segmentarium.composition import register_decoder
 from segmentarium.contracts import Decoder, Term
+from segmentarium.labels import IGNORE_INDEX
 from segmentarium.layers.init import init_classifier
 from segmentarium.layers.resize import resize
-from segmentarium.losses.base import IGNORE_INDEX, PixelLoss, one_hot, safe_divide
+from segmentarium.losses.base import PixelLoss, one_hot, safe_divide
 from segmentarium.registry import Card, Paper
 
 RATES = (6, 12, 18, 24)

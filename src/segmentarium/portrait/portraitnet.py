@@ -29,11 +29,12 @@ from torch import Tensor, nn
 
 from segmentarium.checks import check_choice
 from segmentarium.contracts import Preprocessing, SegmentationModel, Term
+from segmentarium.labels import IGNORE_INDEX
 from segmentarium.layers.conv import ConvNormAct, SeparableConv
 from segmentarium.layers.init import init_classifier, init_convs
 from segmentarium.layers.resize import resize
 from segmentarium.layers.strided import Upconv
-from segmentarium.losses import IGNORE_INDEX, CrossEntropy, PixelLoss
+from segmentarium.losses import CrossEntropy, PixelLoss
 from segmentarium.losses.base import pixel_cross_entropy, safe_divide
 from segmentarium.losses.boundary_band import boundary_band
 from segmentarium.losses.consistency import Consistency
@@ -212,7 +213,7 @@ class PortraitNet(SegmentationModel):
         for module in self.modules():
             if isinstance(module, Upconv):
                 slope = torch.tensor([0.25, 0.75, 0.75, 0.25])
-                kernel = slope.outer(slope)
+                kernel = slope[:, None] * slope
                 identity = torch.eye(module.in_channels)[:, :, None, None]
                 with torch.no_grad():
                     module.weight.copy_(identity * kernel)

@@ -150,6 +150,7 @@ class ContextNet(SegmentationModel):
         )
         init_convs(self, mode="fan_out")
         for head in (self.classifier, *self.auxiliary.values()):
+            assert isinstance(head, nn.Sequential)
             init_classifier(head[-1])
 
     def _small(self, image: Tensor) -> Tensor:

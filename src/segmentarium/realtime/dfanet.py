@@ -25,7 +25,7 @@ and 1.11 M.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -237,7 +237,8 @@ def _card(parameters: float, flops: float, scores: dict[str, float], ours: str) 
     )
 
 
-A, B = {"widths": (48, 96, 192), "depths": (4, 6, 4)}, {"widths": (32, 64, 128), "depths": (4, 6, 4)}
+A: dict[str, Any] = {"widths": (48, 96, 192), "depths": (4, 6, 4)}
+B: dict[str, Any] = {"widths": (32, 64, 128), "depths": (4, 6, 4)}
 
 register("dfanet", DFANet, Card(paper=PAPER, parameters=2.19, num_classes=19))
 register("dfanet_a", DFANet, _card(7.8, 3.4, SCORES_A, "1.84"), form="paper", **A)

@@ -125,6 +125,7 @@ class FastSCNN(SegmentationModel):
         )
         init_convs(self, mode="fan_out")
         for head in (self.classifier, *self.auxiliary.values()):
+            assert isinstance(head, nn.Sequential)
             init_classifier(head[-1])
 
     def logits(self, image: Tensor) -> Tensor:

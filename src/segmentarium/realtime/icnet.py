@@ -254,6 +254,7 @@ class ResNetICNet(SegmentationModel):
         self.set_objective(*(Term(name, weight, CrossEntropy(), of=(name,)) for name, weight in weights.items()))
         init_convs(*(part for name, part in self.named_children() if name != "backbone"))
         for head in (self.head, *self.auxiliary.values()):
+            assert isinstance(head, nn.Sequential)
             init_classifier(head[-1])
 
     @staticmethod

@@ -78,7 +78,12 @@ def training_dataset(options: TrainingOptions, split: str | None = None) -> Segm
     if not options.root:
         raise ValueError(f"no folder is given for the data set {options.data!r}; give root (--root DIR)")
     arguments = dict(options.data_arguments)
-    return build_dataset(options.data, options.root, split or options.train_split, cache=options.cache, **arguments)
+    dataset = build_dataset(options.data, options.root, split or options.train_split, cache=options.cache, **arguments)
+    if not isinstance(dataset, SegmentationDataset):
+        raise ValueError(
+            f"data set {options.data!r} has a class for each picture, none for each pixel; give --data folder, …"
+        )
+    return dataset
 
 
 def training_loader(

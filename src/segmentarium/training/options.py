@@ -41,7 +41,9 @@ class TrainingOptions:
     std: tuple[float, ...] | None = option(None, "standard deviation of RGB in 0..1 (default: the model's own)")
 
     # On what
-    data: str = option("folder", "data set: camvid, portrait, folder, cityscapes, ade20k, voc, coco_stuff")
+    data: str = option(
+        "folder", "data set: folder, imagefolder, camvid, eg1800, cityscapes, ade20k, voc, coco_stuff, imagenet"
+    )
     root: str = option("", "the data set's folder")
     data_arguments: dict[str, Any] = option({}, "the data set's own options, key=value", flag="data-set-options")
     train_split: str = option("train", "split to train on")

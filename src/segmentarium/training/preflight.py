@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts import IGNORE_INDEX
 from segmentarium.data import SegmentationDataset, read_mask
-from segmentarium.files import atomic_write
+from segmentarium.files import atomic_write, cache_folder
+from segmentarium.labels import IGNORE_INDEX
 from segmentarium.training.options import TrainingOptions
 
 LOOKED_AT = 16  # pairs of each split
@@ -111,5 +111,4 @@ def _counts_file(masks: list[Path], dataset: SegmentationDataset) -> Path:
     for path in masks:
         status = path.stat()
         digest.update(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "segmentarium" / f"label-counts-{digest.hexdigest()}.json"
+    return cache_folder() / f"label-counts-{digest.hexdigest()}.json"

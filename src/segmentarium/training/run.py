@@ -132,6 +132,7 @@ def header(
         f"model      {options.model}, {parameters:.3f} M parameters with training-only parts, {model.num_classes} classes",
         f"data       {train_set.info.name}: {len(train_set)} images in {options.train_split!r}, "
         f"{len(val_set)} in {options.val_split!r}",
+        *train_set.notes,
         f"batch      {options.batch_size} effective = {micro_batch} in a pass × {accumulation} accumulated "
         f"× {processes} process(es); crops of {height}×{width}",
         f"optimiser  {options.optimizer}, rate {options.learning_rate:g}, {options.schedule} over "

@@ -23,9 +23,10 @@ from PIL import Image
 from starlette.datastructures import FormData
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from segmentarium import __version__
-from segmentarium.inference.result import Result, no_foreground
+from segmentarium.inference.result import Result
 from segmentarium.matting import Portrait
+from segmentarium.matting.finder import no_foreground
+from segmentarium.version import __version__
 from segmentarium.web import schema
 from segmentarium.web.assets import assets
 from segmentarium.web.limits import Limits, Refused

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Output, Rule
+
+STRIDES = (4, 8, 16, 32)  # of the heads that training alone has
 
 
 def _unit(theirs: str, ours: str) -> list[Rule]:
@@ -81,7 +83,7 @@ def _mmseg() -> list[Rule]:
     rules += _unit("backbone.bga.semantic_conv.0", "aggregation.semantic_up")
     rules += _unit("backbone.bga.conv", "aggregation.fuse")
     rules += [*_unit("decode_head.convs.0", "head.0"), Rule("decode_head.conv_seg.{*}", "head.2.{*}")]
-    for index, stride in enumerate((4, 8, 16, 32)):
+    for index, stride in enumerate(STRIDES):
         rules += _unit(f"auxiliary_head.{index}.convs.{{}}", f"boosters.aux_{stride}.{{}}")
         rules += [Rule(f"auxiliary_head.{index}.conv_seg.{{*}}", f"boosters.aux_{stride}.3.{{*}}")]
     return rules
@@ -112,6 +114,15 @@ LAYOUTS = (
         tuple(_coincheung()),
         _coincheung_arguments,
         "https://github.com/CoinCheung/BiSeNet",
+        goldens={
+            "realtime/bisenetv2-coincheung-aux": Golden(
+                {
+                    "out/0": "forward",
+                    **{f"out/{i + 1}": Output(f"aux_{stride}", resized=True) for i, stride in enumerate(STRIDES)},
+                }
+            ),
+            "realtime/bisenetv2-coincheung-eval": Golden({"out/0": "forward"}),
+        },
     ),
     Layout(
         "bisenetv2/mmseg",
@@ -119,5 +130,10 @@ LAYOUTS = (
         tuple(_mmseg()),
         _mmseg_arguments,
         "https://github.com/open-mmlab/mmsegmentation",
+        goldens={
+            "realtime/bisenetv2-mmseg": Golden(
+                {"out/logits": "logits", **{f"out/aux{i}": f"aux_{stride}" for i, stride in enumerate(STRIDES)}}
+            )
+        },
     ),
 )

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from segmentarium.weights.layouts.parts import neighbours
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Rule
 
 
 def separable(theirs: str, ours: str) -> list[Rule]:
@@ -67,5 +67,6 @@ LAYOUTS = (
         _rules(),
         _arguments,
         "https://github.com/xiaoyufenfei/Efficient-Segmentation-Networks",
+        goldens={"realtime/contextnet": Golden({"out": "forward"})},
     ),
 )

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from segmentarium.weights.layouts.mobilenet_v2 import torchvision_rules
 from segmentarium.weights.layouts.parts import (
+    MMSEG_OUTPUTS,
     conv_bn,
     mmseg_resnet_arguments,
     mmseg_resnet_segmenter,
     neighbours,
 )
 from segmentarium.weights.layouts.resnet import resnet_name, resnet_rules
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Rule
 
 
 def aspp_rules(theirs: str, ours: str) -> list[Rule]:
@@ -96,6 +97,7 @@ LAYOUTS = (
         mmseg_resnet_segmenter(mmseg_head()),
         _mmseg_arguments,
         "https://github.com/open-mmlab/mmsegmentation",
+        goldens={"semantic/deeplabv3plus-r18": Golden(MMSEG_OUTPUTS)},
     ),
     Layout(
         "deeplabv3plus/smp_resnet",

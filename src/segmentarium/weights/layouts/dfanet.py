@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from segmentarium.weights.layouts.parts import neighbours
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Rule
 
 
 def _rules() -> tuple[Rule, ...]:
@@ -45,4 +45,13 @@ def _arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-LAYOUTS = (Layout("dfanet/huaifeng1993", "dfanet", _rules(), _arguments, "https://github.com/huaifeng1993/DFANet"),)
+LAYOUTS = (
+    Layout(
+        "dfanet/huaifeng1993",
+        "dfanet",
+        _rules(),
+        _arguments,
+        "https://github.com/huaifeng1993/DFANet",
+        goldens={"realtime/dfanet": Golden({"out": "forward"}, dropped=("decoder.conv4.*",))},
+    ),
+)

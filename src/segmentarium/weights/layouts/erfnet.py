@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Rule
 
 
 def _down(theirs: str, ours: str) -> list[Rule]:
@@ -53,4 +53,13 @@ def _arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-LAYOUTS = (Layout("erfnet/eromera", "erfnet", _rules(), _arguments, "https://github.com/Eromera/erfnet_pytorch"),)
+LAYOUTS = (
+    Layout(
+        "erfnet/eromera",
+        "erfnet",
+        _rules(),
+        _arguments,
+        "https://github.com/Eromera/erfnet_pytorch",
+        goldens={"realtime/erfnet": Golden({"out/0": "forward", "out/1": "encoder"})},
+    ),
+)

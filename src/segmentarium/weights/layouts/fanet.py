@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from segmentarium.weights.layouts.resnet import resnet_name, resnet_rules
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Rule
 
 SOURCE = "https://github.com/feinanshan/FANet"
 PARTS = (
@@ -58,6 +58,27 @@ def _arguments(state: Mapping[str, Tensor], classifier: str) -> dict[str, Any]:
 
 
 LAYOUTS = (
-    Layout("fanet/training", "fanet18", tuple(_training()), lambda state: _arguments(state, "clslayer_8"), SOURCE),
-    Layout("fanet/testing", "fanet18", tuple(_testing()), lambda state: _arguments(state, "clslayer"), SOURCE),
+    Layout(
+        "fanet/training",
+        "fanet18",
+        tuple(_training()),
+        lambda state: _arguments(state, "clslayer_8"),
+        SOURCE,
+        goldens={
+            "realtime/fanet18-train": Golden(
+                {"out/logits": "forward", "out/aux16": "aux_16", "out/aux32": "aux_32"},
+                dropped=("ffm_4.up.*", "ffm_8.smooth.*"),
+            )
+        },
+    ),
+    Layout(
+        "fanet/testing",
+        "fanet18",
+        tuple(_testing()),
+        lambda state: _arguments(state, "clslayer"),
+        SOURCE,
+        goldens={
+            "realtime/fanet18": Golden({"out": "logits"}, dropped=("fam_4.up.*", "fam_8.smooth.*", "fam_32.smooth.*"))
+        },
+    ),
 )

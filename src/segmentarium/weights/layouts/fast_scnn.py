@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segmentarium.weights.layouts.contextnet import auxiliary_head, bottleneck, fusion_and_classifier, separable
 from segmentarium.weights.layouts.parts import conv_bn, neighbours
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Output, Rule
 
 
 def _tramac() -> tuple[Rule, ...]:
@@ -69,7 +69,21 @@ def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 LAYOUTS = (
     Layout(
-        "fast_scnn/tramac", "fast_scnn", _tramac(), _tramac_arguments, "https://github.com/Tramac/Fast-SCNN-pytorch"
+        "fast_scnn/tramac",
+        "fast_scnn",
+        _tramac(),
+        _tramac_arguments,
+        "https://github.com/Tramac/Fast-SCNN-pytorch",
+        goldens={
+            "realtime/fastscnn-tramac": Golden({"out/0": "forward", "out/1": Output("aux_8", resized=True)}),
+        },
     ),
-    Layout("fast_scnn/mmseg", "fast_scnn", _mmseg(), _mmseg_arguments, "https://github.com/open-mmlab/mmsegmentation"),
+    Layout(
+        "fast_scnn/mmseg",
+        "fast_scnn",
+        _mmseg(),
+        _mmseg_arguments,
+        "https://github.com/open-mmlab/mmsegmentation",
+        goldens={"realtime/fastscnn-mmseg": Golden({"out/0": "logits", "out/1": "aux_32", "out/2": "aux_8"})},
+    ),
 )

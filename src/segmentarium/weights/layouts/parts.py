@@ -10,6 +10,9 @@ from torch import Tensor
 from segmentarium.weights.layouts.resnet import resnet_name, resnet_rules
 from segmentarium.weights.table import Rule
 
+# a stored network of theirs with an auxiliary head: what of ours it is compared with
+MMSEG_OUTPUTS = {"out/logits": "logits", "out/aux": "aux", "out/upsampled": "forward"}
+
 
 def conv_bn(theirs: str, ours: str) -> list[Rule]:
     """mmcv's ConvModule: .conv and .bn."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from segmentarium.portrait.portraitnet import PREPROCESSING
 from segmentarium.weights.layouts.parts import neighbours
 from segmentarium.weights.layouts.sinet import PERSON, arguments_of
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Rule
 
 
 def _block(theirs: str, ours: str) -> list[Rule]:
@@ -60,5 +60,9 @@ LAYOUTS = (
         _arguments,
         "https://github.com/dong-x16/PortraitNet",
         _facts,
+        {
+            f"portrait/{name}": Golden({"out/0": "forward", "out/1": "boundary"})
+            for name in ("portraitnet", "portraitnet-upsample")
+        },
     ),
 )

@@ -8,13 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from segmentarium.weights.layouts.parts import (
+    MMSEG_OUTPUTS,
     conv_bn,
     mmseg_resnet_arguments,
     mmseg_resnet_segmenter,
     neighbours,
 )
 from segmentarium.weights.layouts.resnet import block_rules, resnet_name
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Rule
 
 
 def mmseg_head(theirs: str = "decode_head.", ours: str = "decoder.") -> list[Rule]:
@@ -51,12 +52,20 @@ def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 LAYOUTS = (
-    Layout("pspnet/semseg", "pspnet", tuple(_semseg()), _semseg_arguments, "https://github.com/hszhao/semseg"),
+    Layout(
+        "pspnet/semseg",
+        "pspnet",
+        tuple(_semseg()),
+        _semseg_arguments,
+        "https://github.com/hszhao/semseg",
+        goldens={"semantic/pspnet-semseg-r50": Golden({"out": "forward"})},
+    ),
     Layout(
         "pspnet/mmseg",
         "pspnet_resnet50",
         mmseg_resnet_segmenter(mmseg_head()),
         _mmseg_arguments,
         "https://github.com/open-mmlab/mmsegmentation",
+        goldens={"semantic/pspnet-r18": Golden(MMSEG_OUTPUTS)},
     ),
 )

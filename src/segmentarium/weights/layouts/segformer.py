@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from segmentarium.weights.table import Keys, Layout, Rule
+from segmentarium.weights.table import Golden, Keys, Layout, Rule
 
 STAGES = range(4)
 
@@ -168,6 +168,7 @@ def _segmenter(
     classifier: str,
     fuse: str,
     projection: str = "linear",
+    goldens: Mapping[str, Golden] | None = None,
 ) -> Layout:
     def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
         return {
@@ -179,7 +180,7 @@ def _segmenter(
             "projection": projection,
         }
 
-    return Layout(name, "segformer_b0", tuple(rules), arguments, source)
+    return Layout(name, "segformer_b0", tuple(rules), arguments, source, goldens=goldens or {})
 
 
 def _in_backbone(keys: StageKeys) -> StageKeys:
@@ -198,6 +199,7 @@ TRANSFORMERS_KEYS = (
     [f"segformer.encoder.patch_embeddings.{i}.proj" for i in STAGES],
     [f"segformer.encoder.block.{i}." for i in STAGES],
 )
+OUTPUTS = {"out/low": "logits", "out/logits": "forward"}
 
 LAYOUTS = (
     _segmenter(
@@ -208,6 +210,7 @@ LAYOUTS = (
         NVLABS_SOURCE,
         classifier="decode_head.linear_pred",
         fuse="decode_head.linear_fuse.conv",
+        goldens={"transformer/segformer-b0-nvlabs": Golden(OUTPUTS, dropped=("decode_head.conv_seg.*",))},
     ),
     _segmenter(
         "segformer/mmseg",
@@ -218,6 +221,7 @@ LAYOUTS = (
         classifier="decode_head.conv_seg",
         fuse="decode_head.fusion_conv.conv",
         projection="conv",
+        goldens={"transformer/segformer-b0-mmseg": Golden(OUTPUTS)},
     ),
     _segmenter(
         "segformer/transformers",

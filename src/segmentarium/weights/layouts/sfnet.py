@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from segmentarium.weights.layouts.resnet import block_rules, resnet_depth
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Rule
 
 SOURCE = "https://github.com/lxtGH/SFSegNets"
 DF_STAGES = {1: ("2", "3", "4", "5"), 2: ("2_1", "2_2", "3_1", "3_2", "4_1", "4_2")}
@@ -97,7 +97,25 @@ def _lite_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 LAYOUTS = (
-    Layout("sfnet/resnet", "sfnet_resnet18", (*_resnet(), *_pyramid()), _resnet_arguments, SOURCE),
+    Layout(
+        "sfnet/resnet",
+        "sfnet_resnet18",
+        (*_resnet(), *_pyramid()),
+        _resnet_arguments,
+        SOURCE,
+        goldens={
+            "realtime/sfnet-r18": Golden(
+                {
+                    "out/logits": "forward",
+                    "out/head4": "logits",
+                    # theirs go from deep to shallow
+                    "out/aux0": "aux_2",
+                    "out/aux1": "aux_1",
+                    "out/aux2": "aux_0",
+                }
+            )
+        },
+    ),
     Layout("sfnet/df1", "sfnet_df1", (*_df(1), *_pyramid()), _df_arguments, SOURCE),
     Layout("sfnet/df2", "sfnet_df2", (*_df(2), *_pyramid()), _df_arguments, SOURCE),
     Layout("sfnet/lite", "sfnet_lite_resnet18", (*_resnet(), *_lite()), _lite_arguments, SOURCE),

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from segmentarium.weights.layouts.resnet import resnet_name, resnet_rules
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Output, Rule
 
 SOURCE = "https://github.com/juntang-zhuang/ShelfNet"
 
@@ -88,6 +88,35 @@ def _pascal_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 LAYOUTS = (
-    Layout("shelfnet/citys", "shelfnet18", tuple(_real_time()), _real_time_arguments, SOURCE),
-    Layout("shelfnet/pascal", "shelfnet50", tuple(_pascal()), _pascal_arguments, SOURCE),
+    Layout(
+        "shelfnet/citys",
+        "shelfnet18",
+        tuple(_real_time()),
+        _real_time_arguments,
+        SOURCE,
+        goldens={
+            f"realtime/{name}": Golden(
+                {
+                    "out/0": "forward",
+                    "out/1": Output("aux_16", resized=True),
+                    "out/2": Output("aux_32", resized=True),
+                },
+                dropped=("*decoder.inconv*",),
+            )
+            for name in ("shelfnet18", "shelfnet34")
+        },
+    ),
+    Layout(
+        "shelfnet/pascal",
+        "shelfnet50",
+        tuple(_pascal()),
+        _pascal_arguments,
+        SOURCE,
+        goldens={
+            "realtime/shelfnet50": Golden(
+                {"out/0": "forward", "out/1": "presence", "out/2": Output("aux_16", resized=True)},
+                dropped=("*decoder.inconv*", "pretrained.fc.*"),
+            )
+        },
+    ),
 )

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from segmentarium.weights.layouts.resnet import resnet_depth, resnet_rules
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Rule
 
 SOURCE = "https://github.com/orsic/swiftnet"
 # mean and standard deviation of the images travel with a model's preprocessing
@@ -71,7 +71,22 @@ def _pyramid_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {**_common(state), "depth": _basic_depth(state), "levels": levels}
 
 
+GOLDEN = Golden({"out": "forward"}, dropped=("backbone.img_*",), pixels=(50, 75))
 LAYOUTS = (
-    Layout("swiftnet/orsic", "swiftnet", tuple(_single()), _single_arguments, SOURCE),
-    Layout("swiftnet/orsic_pyramid", "swiftnet_pyramid", tuple(_pyramid()), _pyramid_arguments, SOURCE),
+    Layout(
+        "swiftnet/orsic",
+        "swiftnet",
+        tuple(_single()),
+        _single_arguments,
+        SOURCE,
+        goldens={"realtime/swiftnet-rn18": GOLDEN},
+    ),
+    Layout(
+        "swiftnet/orsic_pyramid",
+        "swiftnet_pyramid",
+        tuple(_pyramid()),
+        _pyramid_arguments,
+        SOURCE,
+        goldens={"realtime/swiftnet-rn18-pyramid": GOLDEN},
+    ),
 )

@@ -26,6 +26,10 @@ TIMEOUT = 30  # seconds without an answer
 Source = Any  # what `expand` takes; a tensor among it, whose type cannot be named without importing PyTorch
 
 
+class VideoError(ValueError):
+    """A video or camera that cannot be read; the message names it."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One picture, video or camera to come.
@@ -198,3 +202,8 @@ def to_array(image: Any) -> np.ndarray:
             raise ValueError(f"the picture has values from {low:g} to {high:g}; floating-point pictures go from 0 to 1")
         return np.round(array.clip(0, 1) * 255).astype(np.uint8)
     raise TypeError(f"the picture has the type {array.dtype}; give uint8 (0..255), uint16, or floating point (0..1)")
+
+
+def displayed(array: np.ndarray) -> np.ndarray:
+    """(H, W, C) -> (H, W, 3) for drawing: grey repeated, further channels left out."""
+    return array[..., :3] if array.shape[2] >= 3 else np.repeat(array[..., :1], 3, axis=2)
