@@ -12,8 +12,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-
 from segmentarium.index import MODULES
+
 from segmentarium.registry import entry
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,6 +1,6 @@
 """Mix Transformer and SegFormer as NVlabs, mmsegmentation and transformers store them.
 
-The encoders' ImageNet files have the same keys without "backbone." and with a classifier, which is dropped.
+The encoders' ImageNet files have the same keys without "backbone." and with a classifier.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from segmentarium.weights.table import Golden, Keys, Layout, Rule
+from segmentarium.weights.table import Golden, Keys, Layout, Rule, outputs_of
 
 STAGES = range(4)
 
@@ -147,13 +147,20 @@ def _encoder(
     keys: StageKeys,
     norm_eps: tuple[float, float],
     source: str,
+    head: str = "head.weight",
 ) -> Layout:
     def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
         from segmentarium.backbones.mit import VARIANTS
 
         embed_dims, depths, _ = VARIANTS[_size(state, keys)]
         in_channels = state[f"{keys[0][0]}.weight"].shape[1]
-        return {"embed_dims": embed_dims, "depths": depths, "in_channels": in_channels, "norm_eps": norm_eps}
+        return {
+            "embed_dims": embed_dims,
+            "depths": depths,
+            "in_channels": in_channels,
+            "norm_eps": norm_eps,
+            "num_classes": outputs_of(state, head),
+        }
 
     return Layout(name, "mit_b0", tuple(rules), arguments, source)
 
@@ -234,7 +241,7 @@ LAYOUTS = (
     ),
     _encoder(
         "mit/nvlabs",
-        [*_nvlabs_encoder("", ""), Rule("head.{*}", None)],
+        [*_nvlabs_encoder("", ""), Rule("head.{}", "classifier.{}")],
         NVLABS_KEYS,
         NVLABS_EPS,
         NVLABS_SOURCE,
@@ -242,9 +249,10 @@ LAYOUTS = (
     _encoder("mit/mmseg", _mmseg_encoder("", ""), MMSEG_KEYS, MMSEG_EPS, MMSEG_SOURCE),
     _encoder(
         "mit/transformers",
-        [*_transformers_encoder(""), Rule("classifier.{*}", None)],
+        [*_transformers_encoder(""), Rule("classifier.{}", "classifier.{}")],
         TRANSFORMERS_KEYS,
         TRANSFORMERS_EPS,
         TRANSFORMERS_SOURCE,
+        "classifier.weight",
     ),
 )
