@@ -1,13 +1,28 @@
-"""Files that are there whole or not at all, and what must not be written over."""
+"""Files that are there whole or not at all, what must not be written over, and the folder of those that only save time."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+
+def cache_folder() -> Path:
+    """Where exported networks, measurements and counts are kept: $SEGMENTARIUM_CACHE, or the system's cache folder."""
+    if given := os.environ.get("SEGMENTARIUM_CACHE"):
+        return Path(given)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "segmentarium"
 
 
 @contextlib.contextmanager
@@ -28,6 +43,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def check_targets(

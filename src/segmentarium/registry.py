@@ -6,7 +6,6 @@ imports nothing and creating imports one file.
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import importlib
 import inspect
@@ -17,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
+
+from segmentarium.checks import did_you_mean
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,16 +154,9 @@ REGISTERING = ("segmentarium.registry", "segmentarium.composition")
 
 @cache
 def known() -> dict[str, dict[str, Any]]:
-    """Name -> "module", "kind", and what was counted: "parameters", "flops", "flops_size" (models.json)."""
+    """Name -> what can be told of a model without importing it (models.json): its module and kind, its paper's venue,
+    year and url, "parameters", "flops" and "flops_size" as counted here, "published" of the same, and scores."""
     return json.loads(resources.files("segmentarium").joinpath("models.json").read_text(encoding="utf-8"))
-
-
-def did_you_mean(word: str, known: list[str]) -> str:
-    """ "; did you mean 'a' or 'b'?" for a word that is close to known ones, else the list of all of them."""
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    if near:
-        return "; did you mean " + " or ".join(repr(name) for name in near) + "?"
-    return f"; known: {', '.join(known)}"
 
 
 def check_arguments(build: Callable[..., Any], name: str, arguments: dict[str, Any]) -> None:
@@ -190,6 +184,12 @@ def entry(name: str) -> Entry:
     if name not in _ENTRIES:
         raise KeyError(f"no model is called {name!r}{did_you_mean(name, list_models())}")
     return _ENTRIES[name]
+
+
+def registered(module: str) -> list[Entry]:
+    """What a module below segmentarium registers ("realtime.enet"), in its order; imports it."""
+    importlib.import_module(f"segmentarium.{module}")
+    return [found for found in _ENTRIES.values() if found.module == module]
 
 
 def variant_of(found: Entry, arguments: dict[str, Any]) -> tuple[Entry, dict[str, Any]]:

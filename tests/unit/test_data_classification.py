@@ -16,7 +16,7 @@ from segmentarium.data import (
     MixPictures,
     TrainingStream,
     build_dataset,
-    check_dataset,
+    check_data,
     classification_eval_transform,
     classification_train_transform,
     collate_pictures,
@@ -227,7 +227,7 @@ def test_the_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "train" / "a" / "0.png").write_bytes(b"broken")
     (tmp_path / "val" / "a" / "leak.png").write_bytes((tmp_path / "train" / "a" / "1.png").read_bytes())
     (tmp_path / "train" / "b" / "both.png").write_bytes((tmp_path / "train" / "a" / "2.png").read_bytes())
-    report = check_dataset(build_dataset("imagefolder", tmp_path, "all"))
+    report = check_data(build_dataset("imagefolder", tmp_path, "all"))
     assert (report.task, report.pictures, report.readable, report.ok) == ("classification", 18, 17, False)
     assert [(c.name, c.images, c.pixels) for c in report.classes] == [("a", 9, None), ("b", 9, None), ("c", 0, None)]
     assert report.unused_classes == ["c"]

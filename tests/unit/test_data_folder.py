@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segmentarium.data import LabelError, build_dataset, check_dataset
+from segmentarium.data import LabelError, build_dataset, check_data
 from segmentarium.data.class_table import read_classes
 from segmentarium.data.folder import Folder
 from segmentarium.data.splits import hash_split
@@ -248,7 +248,7 @@ def test_a_second_mask_of_a_picture_is_refused(tmp_path: Path, second: str) -> N
     dataset = Folder(root, strict=False)
     assert _names(dataset) == ["a", "b"]
     assert [(item.image.name, item.mask and item.mask.name) for item in dataset.second_masks] == [("a.png", second)]
-    assert [problem.kind for problem in check_dataset(dataset).errors] == ["second mask"]
+    assert [problem.kind for problem in check_data(dataset).errors] == ["second mask"]
 
 
 def test_a_mask_of_another_name_is_no_second_mask(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_options_reach_a_loss_at_the_output_s_size(tmp_path: Path, monkeypatch: 
     from segmentarium.training.objective import set_objective
     from segmentarium.training.preflight import count_labels
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SEGMENTARIUM_CACHE", str(tmp_path))
     dataset = build_dataset("folder", training_material.labelled_folder(tmp_path / "data", number=2), "train")
     model = create_model("erfnet_encoder", num_classes=2)
     assert isinstance(model, SegmentationModel)

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from segmentarium.data.doctor import check_dataset, check_output
+    from segmentarium.data.doctor import check_data, check_output
     from segmentarium.data.mask_io import LabelError
 
     try:
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("reading", total=len(dataset))
-        report = check_dataset(dataset, lambda done, total: progress.update(task, completed=done, total=total))
+        report = check_data(dataset, lambda done, total: progress.update(task, completed=done, total=total))
     written = report.save(out, overwrite=args.overwrite)
     if args.json:
         print(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """0: the folder is complete; 1: npm could not fetch the runtime."""
     from segmentarium.cli.serve import named_models
-    from segmentarium.web.offline import export_web
+    from segmentarium.web import export_web
 
     try:
         files = export_web(

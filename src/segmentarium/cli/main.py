@@ -20,10 +20,10 @@ VERBS = {
     "check-data": ("check_data", "find what is wrong with a data set before training on it"),
     "serve": ("serve", "a page and an HTTP API on this machine: portraits and masks in the browser"),
     "export-web": ("export_web", "the page with the network inside it: plain files, no server that sees a picture"),
-    "models": ("models", "list the registered models with their cards"),
+    "models": ("models", "the registered models, and which networks stand on which backbones"),
 }
 
-WITHOUT_TORCH = ("portrait",)  # imports it where a model needs it
+WITHOUT_TORCH = ("models", "portrait")  # import it where a model needs it
 WRITES_FILES = ("segment", "portrait", "evaluate", "export", "benchmark", "check-data", "export-web")
 
 
@@ -59,17 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(usage())
         return 0 if words else 2
     if words[0] in ("--version", "-V"):
-        from segmentarium import __version__
+        from segmentarium.version import __version__
 
         print(f"segmentarium {__version__}")
         return 0
     verb = words[0]
     if verb not in VERBS:
-        import difflib
+        from segmentarium.checks import did_you_mean
 
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        print(f"segmentarium: no verb {verb!r}{hint}\n\n{usage()}", file=sys.stderr)
+        print(f"segmentarium: no verb {verb!r}{did_you_mean(verb, list(VERBS))}\n\n{usage()}", file=sys.stderr)
         return 2
     from segmentarium.cli.memory import import_torch, keep_freed_memory
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         collate_pictures,
         picture_size,
     )
-    from segmentarium.data.doctor import Report, check_dataset
+    from segmentarium.data.doctor import Report, check_data
     from segmentarium.data.image_io import ImageReadError, read_image
     from segmentarium.data.mask_io import LabelError, MaskEncoding, parse_mask_map, read_mask
     from segmentarium.data.samplers import InfiniteSampler, TrainingStream
@@ -35,7 +35,7 @@ _HOMES = {
         "collate_pictures",
         "picture_size",
     ),
-    "doctor": ("Report", "check_dataset"),
+    "doctor": ("Report", "check_data"),
     "image_io": ("ImageReadError", "read_image"),
     "mask_io": ("LabelError", "MaskEncoding", "parse_mask_map", "read_mask"),
     "samplers": ("InfiniteSampler", "TrainingStream"),
@@ -58,7 +58,7 @@ __all__ = [
     "TrainingStream",
     "UnknownDatasetError",
     "build_dataset",
-    "check_dataset",
+    "check_data",
     "classification_eval_transform",
     "classification_train_transform",
     "collate_pictures",

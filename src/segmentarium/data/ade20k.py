@@ -19,8 +19,9 @@ from segmentarium.data.base import (
     pair_folders,
     require_folder,
 )
-from segmentarium.data.mask_io import IGNORE_INDEX, MaskEncoding
+from segmentarium.data.mask_io import MaskEncoding
 from segmentarium.data.splits import check_split
+from segmentarium.labels import IGNORE_INDEX
 
 SPLITS = ("train", "val", "test")
 _FOLDERS = {"train": "training", "val": "validation", "test": "testing"}

@@ -15,7 +15,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, read_image
-from segmentarium.data.mask_io import IGNORE_INDEX, RGB, MaskEncoding, read_mask
+from segmentarium.data.mask_io import RGB, MaskEncoding, read_mask
+from segmentarium.labels import IGNORE_INDEX
 
 Sample = dict[str, Any]
 Transform = Callable[[Sample], Sample]

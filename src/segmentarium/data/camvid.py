@@ -27,8 +27,9 @@ from segmentarium.data.base import (
     index_by_stem,
 )
 from segmentarium.data.image_io import IMAGE_SUFFIXES
-from segmentarium.data.mask_io import IGNORE_INDEX, RGB, MaskEncoding
+from segmentarium.data.mask_io import RGB, MaskEncoding
 from segmentarium.data.splits import check_split, read_list
+from segmentarium.labels import IGNORE_INDEX
 
 SPLITS = ("train", "val", "trainval", "test")
 

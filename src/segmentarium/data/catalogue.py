@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from pathlib import Path
 from typing import Any
 
+from segmentarium.checks import did_you_mean
 from segmentarium.data.base import PictureDataset, Transform
 
 _READERS = {
@@ -67,9 +67,7 @@ def _reader(name: str) -> Any:
     key = name.lower().replace("-", "_")
     key = _ALIASES.get(key, key)
     if key not in _READERS:
-        near = difflib.get_close_matches(key, [*_READERS, *_ALIASES], n=2, cutoff=0.5)
-        guess = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-        raise UnknownDatasetError(f"there is no data set {name!r}; {guess}known: {', '.join(list_datasets())}")
+        raise UnknownDatasetError(f"there is no data set {name!r}{did_you_mean(key, [*_READERS, *_ALIASES])}")
     module, attribute = _READERS[key]
     return getattr(importlib.import_module(module), attribute)
 

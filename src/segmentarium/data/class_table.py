@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from segmentarium.data.base import DatasetInfo
-from segmentarium.data.mask_io import IGNORE_INDEX, RGB, MaskEncoding, parse_mask_map
+from segmentarium.data.mask_io import RGB, MaskEncoding, parse_mask_map
 from segmentarium.data.splits import read_text
+from segmentarium.labels import IGNORE_INDEX
 from segmentarium.palette import default_palette
 
 _RGB = r"(?P<rgb>\d+[\s,;]+\d+[\s,;]+\d+|#[0-9a-fA-F]{6})"

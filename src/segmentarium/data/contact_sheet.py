@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from segmentarium.data.base import DatasetInfo
-from segmentarium.data.mask_io import IGNORE_INDEX, RGB
+from segmentarium.data.mask_io import RGB
+from segmentarium.labels import IGNORE_INDEX
 
 _SIDE = 240  # longest side of a small picture, pixels
 _GAP = 8

@@ -24,8 +24,9 @@ from PIL import Image
 from segmentarium.data.base import ClassificationDataset, Item, LabelledPicture, PictureDataset, SegmentationDataset
 from segmentarium.data.contact_sheet import Thumbnail, contact_sheet, thumbnail
 from segmentarium.data.image_io import ImageReadError, is_rotated, open_image, to_upright_rgb
-from segmentarium.data.mask_io import IGNORE_INDEX, LabelError, MaskEncoding, read_raw_mask
+from segmentarium.data.mask_io import LabelError, MaskEncoding, read_raw_mask
 from segmentarium.files import check_targets, has_keys
+from segmentarium.labels import IGNORE_INDEX
 
 SHEET_PICTURES = 12
 _FEW_PICTURES = 10
@@ -58,7 +59,7 @@ class ClassStatistics:
 
 @dataclass
 class Report:
-    """What `check_dataset` found. Sizes are "width x height"; mean and std are of RGB values in 0..1."""
+    """What `check_data` found. Sizes are "width x height"; mean and std are of RGB values in 0..1."""
 
     name: str
     task: str
@@ -126,7 +127,7 @@ def check_output(folder: Path, *, overwrite: bool = False) -> None:
     check_targets(targets, overwrite=overwrite, ours=has_keys(targets[0], ("stray_labels", "problems")))
 
 
-def check_dataset(
+def check_data(
     dataset: PictureDataset, on_progress: Callable[[int, int], None] | None = None, threads: int | None = None
 ) -> Report:
     """Read every picture and mask of a data set and report on them.

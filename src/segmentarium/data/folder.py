@@ -25,8 +25,9 @@ import numpy as np
 from segmentarium.data.base import Item, SegmentationDataset, Transform, files_below
 from segmentarium.data.class_table import ClassTable, as_colour, as_mask_map, read_classes
 from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError
-from segmentarium.data.mask_io import IGNORE_INDEX, RGB, LabelError, read_raw_mask
+from segmentarium.data.mask_io import RGB, LabelError, read_raw_mask
 from segmentarium.data.splits import PARTS, check_split, hash_note, hash_split, read_lines, wanted_parts
+from segmentarium.labels import IGNORE_INDEX
 from segmentarium.palette import default_palette
 
 SPLITS = ("train", "val", "trainval", "test", "all")

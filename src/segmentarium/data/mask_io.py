@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 
 from segmentarium.data.image_io import ImageReadError, open_image, upright
+from segmentarium.labels import IGNORE_INDEX
 
 RGB = tuple[int, int, int]
-IGNORE_INDEX = 255
 _ALL_VALUES = 2**16  # of a 16-bit label image
 MAX_CLASSES = 255  # indices 0..254 in a byte; 255 is the ignore value
 

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from segmentarium.data.base import PictureDataset, Sample, Transform, apply_transform
-from segmentarium.data.mask_io import IGNORE_INDEX
+from segmentarium.labels import IGNORE_INDEX
 
 Key = tuple[int, int]
 
@@ -55,14 +55,6 @@ class InfiniteSampler(Sampler[Key]):
     def permutation(self, epoch: int) -> np.ndarray:
         """The order (length,) in which pass number `epoch` visits the data set."""
         return np.random.default_rng((self.seed, epoch)).permutation(self.length)
-
-    def state_dict(self, consumed: int) -> dict[str, int]:
-        """What to save to continue after `consumed` samples over all processes, counted from the very start."""
-        return {"seed": self.seed, "position": consumed}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue from a saved state; iterators made before are not affected."""
-        self.seed, self.start_index = state["seed"], state["position"]
 
 
 class TrainingStream(Dataset[Sample]):

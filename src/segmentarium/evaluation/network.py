@@ -55,7 +55,7 @@ class Network:
         """What the report says of the model."""
         return {
             "name": name,
-            "system": self.model.registered_name or type(self.model).__name__,
+            "system": self.model.title,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "trained_on": self.model.weights_header.get("dataset"),
             "preprocessing": self.preprocessing.as_dict(),

@@ -19,11 +19,11 @@ def model_metadata(model: Model) -> dict[str, Any]:
 
     The input is `(image / 255 - preprocessing.mean) / preprocessing.std`, RGB, channels first.
     """
-    from segmentarium import __version__
+    from segmentarium.version import __version__
 
     header = model.weights_header
     metadata: dict[str, Any] = {
-        "model": model.registered_name or type(model).__name__,
+        "model": model.title,
         "kind": model.kind,
         "arguments": model.given_arguments,
         "in_channels": model.in_channels,

@@ -6,18 +6,17 @@ An engine takes normalised float32 pictures (B, C, H, W) of any size of 32 or mo
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import importlib.util
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from segmentarium.contracts import Model, adopt
+from segmentarium.files import cache_folder
 from segmentarium.runtimes import onnx_session, openvino_network
 
 EngineName = Literal["torch", "compile", "onnxruntime", "openvino", "auto"]
@@ -88,10 +87,9 @@ def default_device(device: torch.device | str | None = None) -> torch.device:
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def deployed(model: nn.Module) -> nn.Module:
-    """The deploy form of a segmentation model; of another module a copy in eval mode."""
-    deploy: Any = getattr(model, "deploy", None)
-    return deploy() if deploy is not None else copy.deepcopy(model).eval()
+def deployed(model: nn.Module) -> Model:
+    """The deploy form of a model; of a module from elsewhere a copy in eval mode."""
+    return adopt(model).deploy()
 
 
 def _torch_engine(model: nn.Module, precision: str, device: torch.device) -> Engine:
@@ -148,22 +146,9 @@ def _device_name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
 
 
-def cache_folder() -> Path:
-    """Where exported networks and engine measurements are kept: $SEGMENTARIUM_CACHE, or the system's cache folder."""
-    if given := os.environ.get("SEGMENTARIUM_CACHE"):
-        return Path(given)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "segmentarium"
-
-
 def fingerprint(model: nn.Module) -> str:
     """Hexadecimal digest of what the network computes: its printed structure, its weights, and PyTorch's version."""
-    from segmentarium import __version__
+    from segmentarium.version import __version__
 
     digest = hashlib.sha256(f"{__version__} {torch.__version__} {model}".encode())
     for key, tensor in model.state_dict().items():

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts import Preprocessing
+from segmentarium.contracts import MaskModel, Model, SegmentationModel, adopt
 from segmentarium.inference.drawing import soften
 from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device
 from segmentarium.inference.result import Result
@@ -23,7 +23,6 @@ from segmentarium.matting.finder import ForegroundFinder, foreground_class
 from segmentarium.media import sources
 from segmentarium.media.readers import ArrayRows
 from segmentarium.media.sources import displayed
-from segmentarium.palette import default_palette
 
 WHOLE_LIMIT = 2**21  # pixels: Cityscapes' 2048 x 1024 is still computed whole under tile="auto"
 BAND_BYTES = 2**24  # of logits that are brought back to the picture's size at a time
@@ -72,16 +71,17 @@ class Predictor(ForegroundFinder):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; give 1 or more")
         self.device = default_device(device)
-        self.model = resolve_model(model)
-        self.model_name = str(model) if isinstance(model, str | PathLike) else describe_module(model)
-        self.in_channels: int = getattr(self.model, "in_channels", 3)
-        self.preprocessing: Preprocessing = getattr(self.model, "preprocessing", Preprocessing())
-        self.preprocessing = self.preprocessing.for_channels(self.in_channels)
-        classes = getattr(self.model, "classes", None) or tuple(
-            f"class {i}" for i in range(max(2, _classes(self.model)))
-        )
-        self.classes: tuple[str, ...] = tuple(classes)
-        self.palette = tuple(getattr(self.model, "palette", None) or default_palette(len(self.classes)))
+        found = resolve_model(model)
+        self.model_name = str(model) if isinstance(model, str | PathLike) else found.title
+        if not isinstance(found, SegmentationModel | MaskModel):
+            raise TypeError(
+                f"{self.model_name} is a {found.kind}: it gives no class for every pixel, so it cannot segment"
+            )
+        self.model = found
+        self.in_channels = found.in_channels
+        self.preprocessing = found.preprocessing.for_channels(self.in_channels)
+        self.classes = found.classes
+        self.palette = found.palette
         overlap_in_pixels(tile if isinstance(tile, int) else auto_tile(len(self.classes)), overlap)
         self.foreground = foreground_class(foreground, self.classes)
         self.tile, self.overlap, self.batch_size = tile, overlap, batch_size
@@ -276,21 +276,13 @@ def enlarged(logits: Tensor, size: tuple[int, int]) -> Iterator[Block]:
         )
 
 
-def resolve_model(model: ModelSource) -> nn.Module:
-    """A module as it is (in eval mode); a name, file, folder or hub address loaded."""
+def resolve_model(model: ModelSource) -> Model:
+    """A module adopted (in eval mode); a name, file, folder or hub address loaded."""
     if isinstance(model, nn.Module):
-        return model.eval()
+        return adopt(model).eval()
     from segmentarium.weights import load
 
     return load(fspath(model))
-
-
-def describe_module(model: nn.Module) -> str:
-    return getattr(model, "registered_name", "") or type(model).__name__
-
-
-def _classes(model: nn.Module) -> int:
-    return int(getattr(model, "num_classes", 2))
 
 
 def predict(

@@ -1,7 +1,6 @@
-"""ExtremeC3Net: Extreme Lightweight Portrait Segmentation Networks using Advanced C3-modules.
+"""ExtremeC3Net: portraits in 0.04 million parameters.
 
-Park, Sjösund, Yoo, Bang, Kwak; 2019; https://arxiv.org/abs/1908.03093.  Authors' code:
-clovaai/ext_portrait_segmentation (MIT), whose weights load.  SINet is its successor.
+Weights of the authors' code load.  SINet is its successor.
 
 A C3 module looks through three dilated depthwise convolutions; before each one, two one-dimensional kernels as long as
 the gaps gather what the dilation would step over.  A coarse path of such modules at 1/4 meets a fine one at 1/2.

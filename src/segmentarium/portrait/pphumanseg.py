@@ -1,7 +1,6 @@
-"""PP-HumanSeg: Connectivity-Aware Portrait Segmentation with a Large-Scale Teleconferencing Video Dataset.
+"""PP-HumanSeg: portraits in video conferences.
 
-Chu, Liu, Wu, Tang, Chen, Hao, Peng, Yu, Chen, Lai, Xiong; WACV workshops 2022; https://arxiv.org/abs/2112.07146.  The
-authors' code is PaddlePaddle/PaddleSeg (Apache-2.0), whose `PPHumanSegLite` is the paper's ConnectNet.
+The paper calls it ConnectNet, its code `PPHumanSegLite`.
 
 A ShuffleNetV2 encoder that stops at 1/16, and a decoder of three separable convolutions: the deep map is upsampled once,
 eight times, to meet a narrow copy of the first feature at 1/2, so that the outline comes from fine detail and the body

@@ -1,7 +1,6 @@
-"""SINet: Extreme Lightweight Portrait Segmentation Networks with Spatial Squeeze Modules and Information Blocking Decoder.
+"""SINet: portraits by spatial squeezes and a decoder that blocks information.
 
-Park, Sjösund, Yoo, Monet, Bang, Kwak; WACV 2020; https://arxiv.org/abs/1911.09099.  Authors' code:
-clovaai/ext_portrait_segmentation (MIT), whose weights load.
+Weights of the authors' code load.
 
 A spatial squeeze module looks at its input through two branches of another kernel or another scale: an average pooling
 widens the view of a small depthwise kernel, and pays for it by working on fewer pixels.  The decoder asks the coarse

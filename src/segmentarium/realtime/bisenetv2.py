@@ -1,7 +1,7 @@
-"""BiSeNet V2: Bilateral Network with Guided Aggregation for Real-time Semantic Segmentation.
+"""BiSeNet V2: a detail and a semantic branch that gate each other.
 
-Yu, Gao, Wang, Yu, Shen, Sang; IJCV 2021; https://arxiv.org/abs/2004.02147.  The authors published no code; the two public
-implementations are CoinCheung/BiSeNet (MIT) and mmsegmentation (Apache-2.0), and both layouts of weights load.
+The authors published no code; the two public implementations are CoinCheung's and mmsegmentation's (Apache-2.0), and both
+layouts of weights load.
 
 Two branches see the image side by side: a wide, shallow one keeps detail at 1/8, a narrow, deep one gathers semantics
 down to 1/32.  Guided aggregation lets each gate the other at its own scale.  Four booster heads on the semantic branch

@@ -1,7 +1,7 @@
-"""ENet: A Deep Neural Network Architecture for Real-Time Semantic Segmentation.
+"""ENet: a large encoder at 1/8 and a decoder that only unpools.
 
-Paszke, Chaurasia, Kim, Culurciello; 2016; https://arxiv.org/abs/1606.02147.  The authors' code is Lua (e-lab/ENet-training,
-no licence); people hold weights of davidtvs/PyTorch-ENet (MIT), whose present form and that of March 2018 both load.
+The authors' code is Lua (e-lab/ENet-training, no licence); people hold weights of a PyTorch port, whose present form and that
+of March 2018 both load.
 
 An image is brought to 1/8 at once and stays there: a large encoder of bottlenecks (plain, dilated, asymmetric 5×1 and 1×5),
 and a small decoder that only unpools, putting values back to where the encoder's max pooling had found them.  The encoder

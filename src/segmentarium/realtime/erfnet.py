@@ -1,7 +1,6 @@
-"""ERFNet: Efficient Residual Factorized ConvNet for Real-Time Semantic Segmentation.
+"""ERFNet: residual blocks of factorised convolutions.
 
-Romera, Álvarez, Bergasa, Arroyo; IEEE T-ITS 2018; https://doi.org/10.1109/TITS.2017.2750080.  The authors' code is
-Eromera/erfnet_pytorch (CC BY-NC 4.0), whose weights load.
+Weights of the authors' code load.
 
 A residual block of 3×3 convolutions, each of them factorised into 3×1 and 1×3 with a ReLU between: the non-bottleneck-1D.
 Two thirds of the work are a third of the weights away, and what is saved buys width.  Stacked at 1/4 and, dilated, at 1/8;

@@ -1,7 +1,4 @@
-"""FANet: Real-time Semantic Segmentation with Fast Attention.
-
-Hu, Perazzi, Heilbron, Wang, Lin, Saenko, Sclaroff; IEEE Robotics and Automation Letters 2021;
-https://arxiv.org/abs/2007.03815.  Authors' code: feinanshan/FANet (MIT).
+"""FANet: attention whose cost grows with the pixels, not with their square.
 
 Self-attention with cosine similarity instead of a softmax: query and key are normalised to length one, so the product can be
 taken as query · (keyᵀ · value), whose cost grows with the number of pixels and not with its square.  Cheap enough for every

@@ -1,8 +1,4 @@
-"""SFNet: Semantic Flow for Fast and Accurate Scene Parsing; and SFNet-Lite, its faster sequel.
-
-Li, You, Zhu, Zhao, Yang, Yang, Tan, Tong; ECCV 2020; https://arxiv.org/abs/2002.10120.  SFNet-Lite is from SFNet: Faster,
-Accurate, and Domain Agnostic Semantic Segmentation via Semantic Flow; Li, Zhang, Yang, Cheng, Yang, Tong, Tao; IJCV 2023;
-https://arxiv.org/abs/2207.04415.  Authors' code: lxtGH/SFSegNets (MIT according to its README).
+"""SFNet: levels of a pyramid aligned by a flow; and SFNet-Lite, its faster sequel.
 
 A feature pyramid whose levels do not meet by blunt enlargement: a flow alignment module looks at both maps, predicts for
 every pixel where its semantics lie in the coarser one, and fetches them there.  Pyramid pooling on top, all levels fused at

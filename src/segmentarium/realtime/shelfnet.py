@@ -1,7 +1,4 @@
-"""ShelfNet for Fast Semantic Segmentation.
-
-Zhuang, Yang, Gu, Dvornek; ICCV workshop on computer vision for road scene understanding 2019;
-https://arxiv.org/abs/1811.11254.  Authors' code: juntang-zhuang/ShelfNet (MIT on the branches citys and pascal).
+"""ShelfNet: four columns that a feature may pass in many ways.
 
 Four columns that a feature may pass in many ways: the backbone goes down, a decoder up, a second encoder down again and a
 second decoder up, with additions between the columns at every level; 1×1 convolutions first cut the backbone's channels to
@@ -283,7 +280,7 @@ PAPER = Paper(
     year=2019,
     url="https://arxiv.org/abs/1811.11254",
     code="https://github.com/juntang-zhuang/ShelfNet",
-    code_licence="MIT",
+    code_licence="MIT (on the branches citys and pascal)",
 )
 LEARNING = (
     "a 64×64 image leaves the auxiliary heads 4×4 and 2×2 logits, whose losses cannot halve; the main one's does "

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from segmentarium.export import export_model
-from segmentarium.files import atomic_write, check_targets, has_keys
-from segmentarium.inference.engines import cache_folder
+from segmentarium.files import atomic_write, cache_folder, check_targets, has_keys
 from segmentarium.inference.predictor import Predictor
 from segmentarium.matting.finder import no_foreground
 from segmentarium.web.assets import assets

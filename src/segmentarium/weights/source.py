@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segmentarium.checks import did_you_mean
 from segmentarium.contracts import Classifier
 from segmentarium.meta import on_meta
 from segmentarium.preprocessing import Preprocessing
-from segmentarium.registry import Entry, did_you_mean, entry, variant_of, without_fetching
+from segmentarium.registry import Entry, entry, variant_of, without_fetching
 from segmentarium.weights import catalogue
 from segmentarium.weights.layouts import arguments_of, get_layout, recognise
 from segmentarium.weights.table import Layout, Rule

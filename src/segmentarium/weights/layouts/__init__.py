@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from segmentarium.checks import did_you_mean
 from segmentarium.meta import on_meta
-from segmentarium.registry import did_you_mean, entry
+from segmentarium.registry import entry
 from segmentarium.weights.table import Layout, LoadError, LoadReport, fit, to_ours
 
 # what reading another layout's arguments off a state dict, and building by them, ends in
