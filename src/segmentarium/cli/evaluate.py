@@ -11,7 +11,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", required=True, help="a name of the catalogue (street, person), a file, or hf:OWNER/NAME")
     add("--layout", help="key table of another project's checkpoint, where its keys alone do not tell")
-    add("--data", required=True, help="camvid, cityscapes, …, folder (images/ and masks/), or imagefolder (a folder a class)")
+    add(
+        "--data",
+        required=True,
+        help="camvid, cityscapes, …, folder (images/ and masks/), or imagefolder (a folder a class)",
+    )
     add("--root", required=True, type=Path, help="where the data set lies")
     add(
         "--split",
@@ -39,7 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of segmenters: boundary IoU's distance / diagonal (default 0.02); 0: skip",
     )
     add("--size", type=int, help="of classifiers: side of the square they see (default: as the file says, or 224)")
-    add("--crop-ratio", type=float, help="of classifiers: share of the shorter side it shows (default: the file's, or 0.875)")
+    add(
+        "--crop-ratio",
+        type=float,
+        help="of classifiers: share of the shorter side it shows (default: the file's, or 0.875)",
+    )
     add("--worst", type=int, default=8, help="how many of the worst images the report shows (default 8)")
     add("--limit", type=int, help="stop after so many images")
     add("--json", type=Path, metavar="FILE", help="write the numbers there")

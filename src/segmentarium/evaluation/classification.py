@@ -177,12 +177,13 @@ class PictureScoring:
 
     def run(self, indices: Sequence[int], batch_size: int, readers: int) -> Iterator[int]:
         """Scores these pictures; yields after each batch how many are done."""
-        for batch in batches(read_ahead(self._read, indices, readers), batch_size):
+        for batch in batches(read_ahead(self.read, indices, readers), batch_size):
             logits = self.network(torch.stack([picture.pixels for picture in batch]))
             self.tally.add(batch, logits.to(self.network.device))
             yield self.tally.images
 
-    def _read(self, index: int) -> Picture:
+    def read(self, index: int) -> Picture:
+        """Picture number `index`, as the network sees it."""
         picture, label = self.dataset.load(index)
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
         seen = self.crop(with_channels(pixels, self.network.in_channels))[0]
