@@ -21,7 +21,9 @@ class Report(BaseReport):
     """
 
     counted = "labelled pixels"
-    worst_text = "By the mean IoU of the classes that the label holds. Image, target, prediction, errors (grey: ignored)."
+    worst_text = (
+        "By the mean IoU of the classes that the label holds. Image, target, prediction, errors (grey: ignored)."
+    )
 
     miou: float
     macc: float
