@@ -38,7 +38,9 @@ class SegmentationTask:
 
     def __init__(self, options: TrainingOptions) -> None:
         self.options = options
-        self.train_set, self.val_set = (open_dataset(options, split) for split in (options.train_split, options.val_split))
+        self.train_set, self.val_set = (
+            open_dataset(options, split) for split in (options.train_split, options.val_split)
+        )
         if not isinstance(self.train_set, SegmentationDataset):
             raise ValueError(
                 f"data set {options.data!r} has a class for each picture, none for each pixel; give --data folder, …"
