@@ -60,7 +60,9 @@ def test_a_model_file_has_its_header(module: str) -> None:
     assert len(words(body)) > 300, "the idea, what the code does and the paper does not say, what we change"
     assert "Published" in body
     for paper in {found.card.paper for found in registered(module)}:
-        repeated = [fact for fact in (paper.url, paper.authors, f"{paper.venue} {paper.year}", paper.code) if fact]
+        repeated = [
+            fact for fact in (paper.title, paper.authors, f"{paper.venue} {paper.year}", paper.url, paper.code) if fact
+        ]
         assert [fact for fact in repeated if words(fact) in words(docstring)] == []
 
 

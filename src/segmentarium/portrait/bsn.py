@@ -1,6 +1,6 @@
-"""BSN: Boundary-sensitive Network for Portrait Segmentation.
+"""BSN: DeepLabV2 that is taught the boundaries of portraits.
 
-Du, Wang, Li, Zhu, Tasci, Upright, Walsh, Davis; FG 2019; https://arxiv.org/abs/1712.08675.  There is no public code.
+There is no public code.
 
 DeepLabV2 on a ResNet, with three ideas for portraits.  Boundary pixels are no pure class: a third output, and soft labels
 in the dilated boundary.  Portraits are alike, so the mean of the training masks tells where in the frame the outline

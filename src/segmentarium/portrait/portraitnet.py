@@ -1,7 +1,6 @@
-"""PortraitNet: Real-time Portrait Segmentation Network for Mobile Device.
+"""PortraitNet: a U-shape on MobileNetV2 for mobile devices.
 
-Zhang, Dong, Li, Li, Yang; Computers & Graphics 80, 2019; https://doi.org/10.1016/j.cag.2019.03.007.  Authors' code:
-dong-x16/PortraitNet (licence: none stated; nothing of it is here, but its weights load).
+Nothing of the authors' code, which states no licence, is here, but its weights load.
 
 A U-shape on MobileNetV2: each D-block is a residual block of separable convolutions and a transposed convolution.  Two
 things help in training only: a head that draws the boundary, under a focal loss since few pixels lie on it, and a

@@ -1,8 +1,7 @@
-"""DFANet: Deep Feature Aggregation for Real-Time Semantic Segmentation.
+"""DFANet: three light networks, aggregated deeply.
 
-Li, Xiong, Fan, Sun; CVPR 2019; https://arxiv.org/abs/1904.02216.  The authors published no code.  The public implementation
-whose layout of weights loads is huaifeng1993/DFANet (MIT by its files' headers); it says that it does not reach the paper's
-accuracy.
+The authors published no code.  The public implementation whose layout of weights loads says that it does not reach the
+paper's accuracy.
 
 Three light Xceptions stand one behind the other.  Each ends with an attention from a fully connected layer, and its
 upsampled result is the next one's input (sub-network aggregation); each stage sees the one before it of its own network
@@ -218,7 +217,7 @@ PAPER = Paper(
     year=2019,
     url="https://arxiv.org/abs/1904.02216",
     code="https://github.com/huaifeng1993/DFANet",
-    code_licence="MIT",
+    code_licence="MIT (by its files' headers)",
 )
 SCORES_A = {"Cityscapes test mIoU": 71.3, "CamVid test mIoU": 64.7}
 SCORES_B = {"Cityscapes test mIoU": 67.1}
