@@ -168,7 +168,7 @@ def counterpart(peer: Peer, theirs: nn.Module) -> tuple[nn.Module, bool]:
             path = Path(folder) / "model.pth"
             torch.save(theirs.state_dict(), path)
         try:
-            return load(path, verbose=False), True
+            return load(path), True
         except ValueError:
             return create_model(peer.ours, num_classes=19).eval(), False
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks.clip import PHOTO
 from segmentarium.benchmarking.machine import describe, machine_facts
-from segmentarium.inference.exported import ExportedPredictor
+from segmentarium.matting.exported import ExportedPredictor
 from segmentarium.matting.temporal import TemporalFilter
 from segmentarium.metrics import Flicker
 
@@ -74,7 +74,7 @@ def main() -> int:
                 frame(photo, scene, number, rng).resize((WIDTH // 4, HEIGHT // 4), Image.Resampling.BILINEAR)
             )
             grey = seen.mean(2).astype(np.uint8)
-            own = predictor.chance(seen)
+            own = predictor.probability(seen)
             masks = [own]
             for index, steady in enumerate(filters):
                 masks.append(steady(counted(looks, index, own), grey, number / RATE))

@@ -22,7 +22,7 @@ def portrait(model: str, *, steps: int = 20_000, **changes: Any) -> list[Trainin
     """The shared budget for one network, in two stages; `changes` are what its paper, or its size, wants otherwise."""
     small = TrainingOptions(
         model=model,
-        data="portrait",
+        data="eg1800",
         root="../shared/data/portrait",
         train_split="trainval",
         output=f"runs/portrait/{model}-small",

@@ -10,9 +10,13 @@ Names are imported when they are first used, so that `import segmentarium` costs
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from segmentarium.version import __version__
+
+# Nothing leaves the machine: what other packages would report home is switched off before any of them is imported.
+os.environ.update(ORT_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_TELEMETRY="1")
 
 # public name -> module that defines it; `tests/unit/test_public_api.py` freezes this list
 _PUBLIC = {
@@ -26,12 +30,19 @@ _PUBLIC = {
     "push_to_hub": "weights",
     "predict": "inference",
     "Predictor": "inference",
+    "ImageClassifier": "inference",
     "Result": "inference",
     "Portrait": "matting",
     "evaluate": "evaluation",
+    "compare": "comparison",
     "train": "training",
     "TrainingOptions": "training",
+    "check_data": "data",
+    "benchmark": "benchmarking",
     "export_model": "export",
+    "export_web": "web",
+    "serve": "web",
+    "combinations": "composition",
     "build_dataset": "data",
     "build_loss": "losses",
 }
@@ -40,9 +51,14 @@ __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from segmentarium.backbones import create_backbone as create_backbone
+    from segmentarium.benchmarking import benchmark as benchmark
+    from segmentarium.comparison import compare as compare
+    from segmentarium.composition import combinations as combinations
     from segmentarium.data import build_dataset as build_dataset
+    from segmentarium.data import check_data as check_data
     from segmentarium.evaluation import evaluate as evaluate
     from segmentarium.export import export_model as export_model
+    from segmentarium.inference import ImageClassifier as ImageClassifier
     from segmentarium.inference import Predictor as Predictor
     from segmentarium.inference import Result as Result
     from segmentarium.inference import predict as predict
@@ -53,6 +69,8 @@ if TYPE_CHECKING:
     from segmentarium.registry import model_card as model_card
     from segmentarium.training import TrainingOptions as TrainingOptions
     from segmentarium.training import train as train
+    from segmentarium.web import export_web as export_web
+    from segmentarium.web import serve as serve
     from segmentarium.weights import from_pretrained as from_pretrained
     from segmentarium.weights import load as load
     from segmentarium.weights import push_to_hub as push_to_hub

@@ -1,7 +1,8 @@
-"""Checks of what people type."""
+"""Checks of what people type, and what they are answered with."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
 
@@ -10,3 +11,11 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     choices = tuple(choices)
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; give one of {', '.join(map(repr, choices))}")
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """ "; did you mean 'a' or 'b'?" for a word that is close to known ones, else the list of all of them."""
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    if near:
+        return "; did you mean " + " or ".join(repr(name) for name in near) + "?"
+    return f"; known: {', '.join(known)}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from segmentarium.backbones import can_have, create_backbone
@@ -14,7 +16,8 @@ from segmentarium.contracts import Decoder, SegmentationModel, Term
 from segmentarium.layers.fcn_head import FCNHead
 from segmentarium.layers.pyramid_neck import PyramidNeck
 from segmentarium.losses import CrossEntropy
-from segmentarium.registry import Card, register
+from segmentarium.meta import on_meta
+from segmentarium.registry import Card, create_model, entry, known, register
 
 OutputStride = int | Literal["auto"] | None
 
@@ -101,3 +104,42 @@ def register_decoder(
 ) -> None:
     """`create_model(name)` is the decoder on the backbone of `arguments`, or on the one that the user names."""
     register(name, composed(decoder), card, tiny=tiny, **arguments)
+
+
+# A backbone of each of timm's ways to make features: a convolutional network, a plain transformer, one with windows, branches.
+OF_TIMM = (
+    "timm:convnext_tiny",
+    "timm:vit_tiny_patch16_224",
+    "timm:swin_tiny_patch4_window7_224",
+    "timm:hrnet_w18_small",
+)
+
+
+@torch.no_grad()
+def combinations(pattern: str = "*", backbones: Sequence[str] | None = None) -> dict[str, dict[str, str]]:
+    """Which networks stand on which backbones: name -> backbone -> "yes", or why not.
+
+    Each pair is built and run on 96×160 pixels, on the meta device: shapes without weights.
+
+    pattern     of registered names (a shell pattern); networks without a `backbone` argument are left out, and of variants
+                that are the same network on other backbones the first stands for all
+    backbones   None: the first variant of each of our families, and `OF_TIMM`
+    """
+    wanted = [
+        name for name in reversed(known()) if fnmatch.fnmatch(name, pattern)
+    ]  # the first variant comes last, and stays
+    if backbones is None:
+        ours = {entry(name).module: name for name in reversed(known()) if known()[name]["kind"] == "classifier"}
+        backbones = (*sorted(ours.values()), *OF_TIMM)
+    networks = {entry(name).build: name for name in wanted if entry(name).takes("backbone")}
+    return {name: {backbone: _stands(name, backbone) for backbone in backbones} for name in sorted(networks.values())}
+
+
+def _stands(name: str, backbone: str) -> str:
+    try:
+        with on_meta():
+            model = create_model(name, backbone=backbone).eval()
+    except ValueError as error:
+        return str(error)
+    model(*model.example(size=(96, 160)))
+    return "yes"

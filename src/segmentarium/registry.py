@@ -6,7 +6,6 @@ imports nothing and creating imports one file.
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import importlib
 import inspect
@@ -18,7 +17,11 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
+from segmentarium.checks import did_you_mean
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from segmentarium.contracts import Model
 
 
@@ -119,8 +122,6 @@ SPELLINGS = {
     "channels": "in_channels",
     "encoder_name": "backbone",
     "encoder": "backbone",
-    "encoder_weights": "backbone_weights",
-    "pretrained": "weights",
     "encoder_output_stride": "output_stride",
 }
 
@@ -153,16 +154,9 @@ REGISTERING = ("segmentarium.registry", "segmentarium.composition")
 
 @cache
 def known() -> dict[str, dict[str, Any]]:
-    """Name -> "module", "kind", and what was counted: "parameters", "flops", "flops_size" (models.json)."""
+    """Name -> what can be told of a model without importing it (models.json): its module and kind, its paper's venue,
+    year and url, "parameters", "flops" and "flops_size" as counted here, "published" of the same, and scores."""
     return json.loads(resources.files("segmentarium").joinpath("models.json").read_text(encoding="utf-8"))
-
-
-def did_you_mean(word: str, known: list[str]) -> str:
-    """ "; did you mean 'a' or 'b'?" for a word that is close to known ones, else the list of all of them."""
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    if near:
-        return "; did you mean " + " or ".join(repr(name) for name in near) + "?"
-    return f"; known: {', '.join(known)}"
 
 
 def check_arguments(build: Callable[..., Any], name: str, arguments: dict[str, Any]) -> None:
@@ -192,6 +186,12 @@ def entry(name: str) -> Entry:
     return _ENTRIES[name]
 
 
+def registered(module: str) -> list[Entry]:
+    """What a module below segmentarium registers ("realtime.enet"), in its order; imports it."""
+    importlib.import_module(f"segmentarium.{module}")
+    return [found for found in _ENTRIES.values() if found.module == module]
+
+
 def variant_of(found: Entry, arguments: dict[str, Any]) -> tuple[Entry, dict[str, Any]]:
     """`found` built with `arguments` may be another registered variant -> that variant, and what is left of the arguments.
 
@@ -210,16 +210,22 @@ def variant_of(found: Entry, arguments: dict[str, Any]) -> tuple[Entry, dict[str
     return best, {key: value for key, value in merged.items() if key not in best.arguments}
 
 
+def without_fetching(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's arguments without those that fetch weights: for building one whose weights are at hand."""
+    return {
+        key: without_fetching(value) if isinstance(value, Mapping) else value
+        for key, value in arguments.items()
+        if key not in ("pretrained", "backbone_weights")
+    }
+
+
 def remember(model: Model, name: str, arguments: Mapping[str, Any]) -> None:
     """Notes on a model what it was made by, so that a file of its weights can rebuild it: without fetching others first."""
-    given = dict(arguments)
-    if isinstance(inner := given.get("backbone_arguments"), Mapping):
-        given["backbone_arguments"] = {key: value for key, value in inner.items() if key != "pretrained"}
-    model.registered_name, model.given_arguments = name, given
+    model.registered_name, model.given_arguments = name, without_fetching(arguments)
 
 
 def create_model(
-    name: str, *, weights: str | None = None, backbone_weights: str | None = None, **arguments: Any
+    name: str, *, weights: str | Path | None = None, backbone_weights: str | Path | None = None, **arguments: Any
 ) -> Model:
     """Builds the model `name`, e.g. "bisenetv2", "deeplabv3plus", "segformer_b0", or a classifier: "resnet50".
 
@@ -237,9 +243,10 @@ def create_model(
     found = entry(base)
     for given in ("pretrained", "encoder_weights"):
         if given in arguments:
-            right = "backbone_weights" if given == "encoder_weights" or found.takes("backbone") else "weights"
+            right = "backbone_weights" if found.takes("backbone") else "weights"
+            also = " or 'timm:NAME'" if found.takes("backbone") else ""
             raise TypeError(
-                f"{name} has no argument {given!r}: here it is called {right!r} (a catalogue name, a path or hub address)"
+                f"{name} has no argument {given!r}: here it is called {right!r} (a catalogue name, a path, a hub address{also})"
             )
     check_arguments(found.build, name, {**found.arguments, **arguments})
     if tag and weights:

@@ -35,7 +35,10 @@ def one_of_each(names: list[str], group: Callable[[Entry], object] = lambda foun
     for name in names:
         systems.setdefault(group(entry(name)), []).append(name)
     return sorted(
-        min(members, key=lambda name: (name.endswith("_encoder"), not entry(name).tiny_arguments(), known()[name]["parameters"]))
+        min(
+            members,
+            key=lambda name: (name.endswith("_encoder"), not entry(name).tiny_arguments(), known()[name]["parameters"]),
+        )
         for members in systems.values()
     )
 

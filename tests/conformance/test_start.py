@@ -12,7 +12,7 @@ from segmentarium.contracts import SegmentationModel
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
 from segmentarium.registry import create_model, known
-from tests.conformance.subjects import SEGMENTERS, brightness_target, inputs
+from tests.conformance.subjects import SEGMENTERS, brightness_target, inputs, size_for
 
 CLASS_COUNTS = (1, 2, 11, 19, 150)
 SOME_COUNTS = (2, 19)  # of large networks, which take seconds to draw
@@ -27,7 +27,8 @@ def test_it_starts_knowing_nothing(name: str) -> None:
         torch.manual_seed(0)
         model = create_model(name, num_classes=num_classes).train()
         assert isinstance(model, SegmentationModel)
-        image, target = inputs(model, 64, 64, 4), brightness_target(64, 64, num_classes, 4)
+        side = size_for(model, 64, 64)
+        image, target = inputs(model, *side, 4), brightness_target(*side, num_classes, 4)
         outputs = model.forward_train(image)
         scores = {
             f"output {key!r}": outputs[key]
@@ -40,7 +41,9 @@ def test_it_starts_knowing_nothing(name: str) -> None:
             assert logits.std() < 1, f"{where}: the logits deviate by {float(logits.std()):.2f}"
             entropy = cross_entropy(logits, target)
             expected = math.log(max(num_classes, 2))
-            assert abs(entropy - expected) < 0.3, f"{where}: cross entropy {entropy:.2f}, that of a guess {expected:.2f}"
+            assert abs(entropy - expected) < 0.3, (
+                f"{where}: cross entropy {entropy:.2f}, that of a guess {expected:.2f}"
+            )
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> float:

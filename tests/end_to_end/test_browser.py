@@ -79,7 +79,7 @@ def server() -> Iterator[str]:
 def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a plain file server on the folder that `segmentarium export-web` writes."""
     from segmentarium.cli.main import main
-    from segmentarium.inference.engines import cache_folder
+    from segmentarium.files import cache_folder
     from segmentarium.web.offline import RUNTIME, runtime_files
 
     if CHROMIUM is None:

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from segmentarium import create_model, save
-from segmentarium.cli.evaluate import folder_split
 from segmentarium.cli.main import main
+from segmentarium.data import build_dataset, evaluation_split
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_a_plain_folder_is_scored(
 ) -> None:
     numbers = tmp_path / "deep" / "numbers.json"
     words = ["evaluate", "--model", str(weights), "--data", "folder", "--root", str(folder), "--device", "cpu"]
-    code = main([*words, "--json", str(numbers)])
+    code = main([*words, "--split", "all", "--json", str(numbers)])
     printed = capsys.readouterr().out
     assert code == 0
     found = json.loads(numbers.read_text(encoding="utf-8"))
@@ -108,7 +108,8 @@ def test_the_report_folder_and_every_option(
 def test_errors_are_one_sentence_and_exit_code_2(
     weights: Path, folder: Path, change: dict[str, str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = {"--model": str(weights), "--data": "folder", "--root": str(folder), "--device": "cpu"} | change
+    given = {"--model": str(weights), "--data": "folder", "--root": str(folder), "--split": "all", "--device": "cpu"}
+    options = given | change
     assert main(["evaluate", *(word for pair in options.items() for word in pair)]) == 2
     assert message in capsys.readouterr().err
 
@@ -119,7 +120,7 @@ def test_a_bad_label_stops_with_its_file(
     Image.fromarray(np.full((64, 80), 7, np.uint8)).save(folder / "masks/p1.png")
     numbers = tmp_path / "numbers.json"
     words = ["evaluate", "--model", str(weights), "--data", "folder", "--root", str(folder), "--json", str(numbers)]
-    assert main(words) == 2
+    assert main([*words, "--split", "all"]) == 2
     error = capsys.readouterr().err
     assert "p1.png" in error
     assert "7 (5,120 px)" in error
@@ -136,11 +137,31 @@ def test_numbers_that_are_no_numbers_are_wrong_usage(capsys: pytest.CaptureFixtu
 
 
 def test_the_default_split_of_a_folder(tmp_path: Path) -> None:
-    assert folder_split(tmp_path) == "all"
-    (tmp_path / "val.txt").write_text("a\n")
-    assert folder_split(tmp_path) == "val"
+    assert evaluation_split("folder", tmp_path) == "val"
     (tmp_path / "images" / "test").mkdir(parents=True)
-    assert folder_split(tmp_path) == "test"
+    assert evaluation_split("folder", tmp_path) == "val"  # pictures of a test without labels
+    (tmp_path / "test.txt").write_text("a\n", encoding="utf-8")
+    assert evaluation_split("folder", tmp_path) == "test"
+
+
+def test_an_undivided_folder_is_scored_on_what_was_not_trained_on(
+    weights: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(3, 20):
+        for part, suffix in (("images", "jpg"), ("masks", "png")):
+            (folder / part / f"p{i}.{suffix}").write_bytes((folder / part / f"p0.{suffix}").read_bytes())
+    numbers = tmp_path / "numbers.json"
+    words = ["evaluate", "--model", str(weights), "--data", "folder", "--root", str(folder), "--json", str(numbers)]
+    assert main([*words, "--device", "cpu"]) == 0
+    printed = " ".join(capsys.readouterr().err.split())
+    val, train = (build_dataset("folder", folder, split) for split in ("val", "train"))
+    found = json.loads(numbers.read_text(encoding="utf-8"))
+    assert (found["data"]["split"], found["images"]) == ("val", len(val))
+    assert not {item.image for item in val.items} & {item.image for item in train.items}
+    line = f"folder data is not divided: {len(train)} train, {len(val)} val"
+    assert line in printed
+    assert "this is 'val'" in printed
+    assert line in found["notes"][0]
 
 
 def test_published_data_sets_are_scored_on_their_test_split(shared: Path, weights: Path, tmp_path: Path) -> None:
@@ -149,5 +170,5 @@ def test_published_data_sets_are_scored_on_their_test_split(shared: Path, weight
     words = ["evaluate", "--model", str(weights), "--data", "portrait", "--root", str(root), "--limit", "2"]
     assert main([*words, "--json", str(numbers)]) == 0
     found = json.loads(numbers.read_text(encoding="utf-8"))
-    assert (found["data"]["name"], found["data"]["split"], found["images"]) == ("portrait", "test", 2)
+    assert (found["data"]["name"], found["data"]["split"], found["images"]) == ("eg1800", "test", 2)
     assert found["data"]["images_in_split"] == len((root / "test.txt").read_text().split())

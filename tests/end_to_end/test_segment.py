@@ -136,10 +136,10 @@ def test_large_pictures_take_the_way_in_rows(
     path = photo(tmp_path / "photo.png", (150, 100))
     words = ["segment", str(path), "--model", weights["street"], "--tile", "64", "--kinds", "mask,overlay"]
     assert main([*words, "--out", str(tmp_path / "memory")]) == 0
-    monkeypatch.setattr("segmentarium.inference.readers.LARGE", 1000)
+    monkeypatch.setattr("segmentarium.media.readers.LARGE", 1000)
     monkeypatch.setattr("segmentarium.inference.result.Result.save", _of_a_picture_in_memory)
     assert main([*words, "--out", str(tmp_path / "rows")]) == 0
-    monkeypatch.setattr("segmentarium.inference.readers.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("segmentarium.media.readers.importlib.util.find_spec", lambda _: None)
     assert main([*words, "--out", str(tmp_path / "whole")]) == 0
     assert "pip install 'segmentarium[large]'" in capsys.readouterr().err
     one, other = (np.asarray(Image.open(tmp_path / f / "photo_mask.png")) for f in ("memory", "rows"))

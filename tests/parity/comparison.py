@@ -1,11 +1,23 @@
-"""What the live parity tests share: weights that exercise every tensor, and one measure of equality."""
+"""What the parity tests share: goldens with our model loaded, weights that exercise every tensor, one measure of equality."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from segmentarium.contracts import Backbone
+from segmentarium.layers.resize import resize
+from segmentarium.registry import entry
+from segmentarium.weights.layouts import get_layout
+from segmentarium.weights.table import Layout, LoadReport, Output, load_state
+
+TOLERANCE = 1e-4
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -23,18 +35,74 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+def relative_error(ours: Tensor, theirs: Tensor) -> float:
     assert ours.shape == theirs.shape
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-def golden_state(golden: ModuleType, name: str) -> tuple[dict[str, torch.Tensor], dict, dict]:
+def golden_state(golden: ModuleType, name: str) -> tuple[dict[str, Tensor], dict, dict]:
     """State dict, description and reference outputs of the golden `name`."""
     description, arrays = golden.load(name)
     state = golden.state_dict(description, arrays)
     return {key: torch.from_numpy(value) for key, value in state.items()}, description, arrays
 
 
-def example(golden: ModuleType, description: dict, name: str) -> torch.Tensor:
+def example(golden: ModuleType, description: dict, name: str) -> Tensor:
     """The golden's input called `name`."""
     return torch.from_numpy(golden.example_input(name, tuple(description["inputs"][name])))
+
+
+@dataclass
+class Loaded:
+    """A golden of a layout, and our model with its weights, strictly loaded.
+
+    image   what our model takes where theirs takes the golden's input
+    """
+
+    layout: Layout
+    name: str
+    model: Any
+    state: dict[str, Tensor]
+    report: LoadReport
+    description: dict
+    arrays: dict[str, np.ndarray]
+    image: Tensor
+
+    @cached_property
+    def outputs(self) -> dict[str, Tensor]:
+        """Everything that our model gives, by the names of `Output`."""
+        with torch.inference_mode():
+            if isinstance(self.model, Backbone):
+                found = {f"feature {i}": feature for i, feature in enumerate(self.model(self.image))}
+                return found | {"classify": self.model.classify(self.image)}
+            return self.model.forward_train(self.image) | {"forward": self.model(self.image)}
+
+    def error(self, array: str, output: str | Output) -> float:
+        """max |ours - theirs| / max |theirs| of a stored array."""
+        theirs = torch.from_numpy(self.arrays[array])
+        if isinstance(output, str):
+            output = Output(output)
+        ours = self.outputs[output.name]
+        if output.resized:
+            ours = resize(ours, theirs.shape[-2:], align_corners=self.model.align_corners)
+        if output.log:
+            ours = ours.log_softmax(1)
+        return relative_error(ours[..., :: output.step, :: output.step] if output.step > 1 else ours, theirs)
+
+
+def loaded(golden: ModuleType, layout_name: str, name: str) -> Loaded:
+    """The golden `name` of the layout, its model built as the keys say."""
+    state, description, arrays = golden_state(golden, name)
+    layout = get_layout(layout_name)
+    found = entry(layout.model)
+    told = layout.goldens[name]
+    model = found.build(**{**found.arguments, **layout.arguments(state), **told.arguments}).eval()
+    report = load_state(model, state, rules=layout.rules)
+    (given,) = description["inputs"]
+    image = example(golden, description, given)
+    if told.pixels is not None:
+        scale, offset = told.pixels
+        image = model.preprocessing.normalise((scale * image + offset) / 255)
+    if layout.blue_first:
+        image = image.flip(1)
+    return Loaded(layout, name, model, state, report, description, arrays, image)

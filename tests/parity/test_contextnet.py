@@ -1,46 +1,11 @@
-"""ContextNet against the outputs of its public implementation."""
+"""ContextNet's branches and the paper's form.  Its stored outputs: test_layouts.py."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from segmentarium.layers.resize import resize
 from segmentarium.realtime.contextnet import ContextNet
-from segmentarium.registry import create_model
-from segmentarium.weights import export_layout
-from segmentarium.weights.layouts import get_layout, recognise
-from segmentarium.weights.table import load_state
-from tests.parity.comparison import example, golden_state
-
-LAYOUT = "contextnet/efficient-networks"
-
-
-def load_golden(golden):
-    state, description, arrays = golden_state(golden, "realtime/contextnet")
-    layout = get_layout(LAYOUT)
-    model = create_model(layout.model, **layout.arguments(state)).eval()
-    report = load_state(model, state, rules=layout.rules, strict=True)
-    assert report.complete
-    assert len(report.loaded) == len(state)
-    return model, state, example(golden, description, "x"), arrays
-
-
-def test_equal(golden):
-    model, _, image, arrays = load_golden(golden)
-    with torch.inference_mode():
-        logits = model(image)
-        trained = model.forward_train(image)
-    assert golden.relative_error(logits.numpy(), arrays["out"]) <= 1e-4
-    assert trained.keys() == {"logits"}  # the golden has no auxiliary head
-    assert torch.equal(resize(trained["logits"], image.shape[-2:], align_corners=True), logits)
-
-
-def test_recognised_and_reversible(golden):
-    model, state, *_ = load_golden(golden)
-    assert recognise(state).name == LAYOUT
-    back = export_layout(model, LAYOUT)
-    assert all(torch.equal(back[key], value) for key, value in state.items())
 
 
 @pytest.mark.parametrize("reduction", [2, 4, 8])

@@ -13,7 +13,7 @@ from segmentarium import create_model
 from segmentarium.semantic.deeplabv3plus import ASPP, DeepLabV3PlusDecoder
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.layouts.deeplabv3plus import aspp_rules, mmseg_head
-from segmentarium.weights.table import Rule, load_state, to_theirs
+from segmentarium.weights.table import Rule, load_state
 from tests.parity.comparison import example, golden_state, randomise, relative_error
 
 
@@ -47,26 +47,14 @@ def test_plain_pyramid_equals_mmsegmentation(golden: ModuleType) -> None:
     assert golden.relative_error(logits.numpy(), outputs["out"]) < 1e-4
 
 
-@torch.inference_mode()
-def test_network_equals_mmsegmentation(golden: ModuleType) -> None:
-    state, description, outputs = golden_state(golden, "semantic/deeplabv3plus-r18")
-    layout = recognise(state)
-    assert layout is get_layout("deeplabv3plus/mmseg")
-    arguments = layout.arguments(state)
+def test_the_widths_are_read_off_the_weights(golden: ModuleType) -> None:
+    state, _, _ = golden_state(golden, "semantic/deeplabv3plus-r18")
+    arguments = get_layout("deeplabv3plus/mmseg").arguments(state)
     assert (arguments["backbone"], arguments["decoder_channels"], arguments["low_channels"]) == (
         "resnet18_v1c",
         128,
         12,
     )
-    model = create_model("deeplabv3plus_resnet50", **arguments).eval()
-    load_state(model, state, rules=layout.rules)
-    image = example(golden, description, "x")
-    trained = model.forward_train(image)
-    assert golden.relative_error(trained["logits"].numpy(), outputs["out/logits"]) < 1e-4
-    assert golden.relative_error(trained["aux"].numpy(), outputs["out/aux"]) < 1e-4
-    assert golden.relative_error(model(image).numpy(), outputs["out/upsampled"]) < 1e-4
-    back = to_theirs(model.state_dict(), layout.rules)
-    assert all(torch.equal(back[key], value) for key, value in state.items())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""DFANet against the outputs of its public implementation, and the paper's two variants against their description."""
+"""DFANet: the paper's two variants against their description.  Its stored outputs: test_layouts.py."""
 
 from __future__ import annotations
 
@@ -7,39 +7,6 @@ import torch
 
 from segmentarium.realtime.dfanet import DFANet, FullyConnectedAttention
 from segmentarium.registry import create_model
-from segmentarium.weights import export_layout
-from segmentarium.weights.layouts import get_layout, recognise
-from segmentarium.weights.table import load_state
-from tests.parity.comparison import example, golden_state
-
-LAYOUT = "dfanet/huaifeng1993"
-UNUSED = "decoder.conv4."
-
-
-def load_golden(golden):
-    state, description, arrays = golden_state(golden, "realtime/dfanet")
-    layout = get_layout(LAYOUT)
-    model = create_model(layout.model, **layout.arguments(state)).eval()
-    report = load_state(model, state, rules=layout.rules, strict=True)
-    assert report.complete
-    assert report.dropped
-    assert all(key.startswith(UNUSED) for key in report.dropped)
-    assert len(report.loaded) + len(report.dropped) == len(state)
-    return model, state, example(golden, description, "x"), arrays
-
-
-def test_equal(golden):
-    model, _, image, arrays = load_golden(golden)
-    with torch.inference_mode():
-        assert golden.relative_error(model(image).numpy(), arrays["out"]) <= 1e-4
-        assert golden.relative_error(model.deploy()(image).numpy(), arrays["out"]) <= 1e-4
-
-
-def test_recognised_and_reversible(golden):
-    model, state, *_ = load_golden(golden)
-    assert recognise(state).name == LAYOUT
-    back = export_layout(model, LAYOUT)
-    assert all(torch.equal(back[key], value) for key, value in state.items() if not key.startswith(UNUSED))
 
 
 @pytest.mark.parametrize(("name", "widths"), [("dfanet_a", (48, 96, 192)), ("dfanet_b", (32, 64, 128))])

@@ -11,9 +11,8 @@ import torch
 
 import segmentarium
 from segmentarium.registry import create_model
-from segmentarium.weights import export_layout
 from segmentarium.weights.layouts import get_layout, recognise
-from segmentarium.weights.table import load_state
+from tests.parity.comparison import loaded
 
 FILLED = {
     "enet": "enet/pytorch-enet",
@@ -23,26 +22,14 @@ FILLED = {
 CHECKPOINT = "enet_camvid_2018.pth"
 
 
-def load_golden(golden, name):
-    description, arrays = golden.load(f"realtime/{name}")
-    state = {key: torch.from_numpy(value) for key, value in golden.state_dict(description, arrays).items()}
-    layout = get_layout(FILLED[name])
-    model = create_model(layout.model, **layout.arguments(state)).eval()
-    report = load_state(model, state, rules=layout.rules, strict=True)
-    assert report.complete
-    assert len(report.loaded) == len(state)
-    assert sum(p.numel() for p in model.parameters()) == description["parameters"]
-    return model, state, torch.from_numpy(golden.example_input("x", description["inputs"]["x"])), arrays["out"]
-
-
 @pytest.mark.parametrize("name", FILLED)
 @torch.inference_mode()
-def test_pytorch_enet(golden, name):
-    model, _, image, expected = load_golden(golden, name)
-    assert golden.relative_error(model(image).numpy(), expected) <= 1e-4
-    channels_last = model.to(memory_format=torch.channels_last)(image.contiguous(memory_format=torch.channels_last))
-    assert golden.relative_error(channels_last.numpy(), expected) <= 1e-4
-    assert golden.relative_error(model.deploy()(image).numpy(), expected) <= 1e-4
+def test_channels_last(golden, name):
+    case = loaded(golden, FILLED[name], f"realtime/{name}")
+    channels_last = case.model.to(memory_format=torch.channels_last)(
+        case.image.contiguous(memory_format=torch.channels_last)
+    )
+    assert golden.relative_error(channels_last.numpy(), case.arrays["out"]) <= 1e-4
 
 
 @pytest.mark.parametrize("name", FILLED)
@@ -50,17 +37,9 @@ def test_the_exported_unpooling_gives_the_same(golden, name):
     """Comparisons and phases instead of positions: traced at another size, with the ties of a ReLU encoder in it."""
     from segmentarium.export.formats import deploy_form, trace
 
-    model, _, image, expected = load_golden(golden, name)
-    exported = trace(deploy_form(model)).module()
-    assert golden.relative_error(exported(image).detach().numpy(), expected) <= 1e-4
-
-
-@pytest.mark.parametrize("name", FILLED)
-def test_recognised_and_reversible(golden, name):
-    model, state, *_ = load_golden(golden, name)
-    assert recognise(state).name == FILLED[name]
-    back = export_layout(model, FILLED[name])
-    assert all(torch.equal(back[key], value) for key, value in state.items())
+    case = loaded(golden, FILLED[name], f"realtime/{name}")
+    exported = trace(deploy_form(case.model)).module()
+    assert golden.relative_error(exported(case.image).detach().numpy(), case.arrays["out"]) <= 1e-4
 
 
 def test_the_keys_of_the_cityscapes_checkpoint(golden):
@@ -75,7 +54,7 @@ def test_the_keys_of_the_cityscapes_checkpoint(golden):
 
 @pytest.fixture(scope="module")
 def published(shared: Path):
-    return segmentarium.load(shared / "checkpoints" / CHECKPOINT, verbose=False)
+    return segmentarium.load(shared / "checkpoints" / CHECKPOINT)
 
 
 def test_the_camvid_checkpoint_says_what_it_is(published):

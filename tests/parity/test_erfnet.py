@@ -1,58 +1,22 @@
-"""ERFNet against the outputs of its authors' code."""
+"""ERFNet's first stage and class weights.  Its stored outputs: test_layouts.py."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from segmentarium.losses import class_weights
 from segmentarium.registry import create_model
-from segmentarium.weights import export_layout
-from segmentarium.weights.layouts import get_layout, recognise
-from segmentarium.weights.table import load_state
-
-LAYOUT = "erfnet/eromera"
-
-
-@pytest.fixture(scope="module")
-def loaded(golden):
-    description, arrays = golden.load("realtime/erfnet")
-    state = {key: torch.from_numpy(value) for key, value in golden.state_dict(description, arrays).items()}
-    layout = get_layout(LAYOUT)
-    model = create_model(layout.model, **layout.arguments(state)).eval()
-    report = load_state(model, state, rules=layout.rules, strict=True)
-    assert report.complete
-    assert len(report.loaded) == len(state)
-    assert sum(p.numel() for p in model.parameters()) == description["parameters"]
-    return model, state, torch.from_numpy(golden.example_input("x", description["inputs"]["x"])), arrays
+from tests.parity.comparison import loaded
 
 
 @torch.inference_mode()
-def test_both_classifiers(golden, loaded):
-    model, _, image, arrays = loaded
-    outputs = model.forward_train(image)
-    assert golden.relative_error(model(image).numpy(), arrays["out/0"]) <= 1e-4
-    assert golden.relative_error(outputs["logits"].numpy(), arrays["out/0"]) <= 1e-4
-    assert golden.relative_error(outputs["encoder"].numpy(), arrays["out/1"]) <= 1e-4
-    deployed = model.deploy()
-    assert golden.relative_error(deployed(image).numpy(), arrays["out/0"]) <= 1e-4
-    assert not hasattr(deployed, "encoder_head")
-
-
-@torch.inference_mode()
-def test_the_first_stage_is_the_same_encoder(golden, loaded):
-    model, _, image, arrays = loaded
+def test_the_first_stage_is_the_same_encoder(golden):
+    case = loaded(golden, "erfnet/eromera", "realtime/erfnet")
     first = create_model("erfnet_encoder", num_classes=5).eval()
     wanted = first.state_dict().keys()
-    first.load_state_dict({key: value for key, value in model.state_dict().items() if key in wanted})
-    assert golden.relative_error(first.forward_train(image)["logits"].numpy(), arrays["out/1"]) <= 1e-4
-
-
-def test_recognised_and_reversible(loaded):
-    model, state, *_ = loaded
-    assert recognise(state).name == LAYOUT
-    back = export_layout(model, LAYOUT)
-    assert all(torch.equal(back[key], value) for key, value in state.items())
+    first.load_state_dict({key: value for key, value in case.model.state_dict().items() if key in wanted})
+    assert not hasattr(case.model.deploy(), "encoder_head")
+    assert golden.relative_error(first.forward_train(case.image)["logits"].numpy(), case.arrays["out/1"]) <= 1e-4
 
 
 def test_the_class_weights_of_the_authors_follow_the_formula():

@@ -8,43 +8,15 @@ import torch
 import segmentarium
 from segmentarium.losses import CrossEntropy, Lovasz
 from segmentarium.registry import create_model
-from segmentarium.weights import export_layout
-from segmentarium.weights.layouts import get_layout, recognise
-from segmentarium.weights.table import load_state
-from tests.parity.comparison import example, golden_state
 
 LAYOUT = "extremec3/clovaai"
 
 
-def loaded(golden):
-    state, description, arrays = golden_state(golden, "portrait/extremec3")
-    layout = get_layout(LAYOUT)
-    model = create_model(layout.model, **layout.arguments(state)).eval()
-    report = load_state(model, state, rules=layout.rules, strict=True)
-    assert report.complete
-    assert len(report.loaded) == len(state)
-    image = example(golden, description, "image").flip(1)  # theirs reads blue first
-    return model, state, image, arrays
-
-
-def test_output_equals_the_authors(golden):
-    model, _, image, arrays = loaded(golden)
-    with torch.inference_mode():
-        assert golden.relative_error(model(image).numpy(), arrays["out"]) <= 1e-4
-        assert golden.relative_error(model.deploy()(image).numpy(), arrays["out"]) <= 1e-4
-
-
-def test_recognised_and_reversible(golden):
-    model, state, *_ = loaded(golden)
-    assert recognise(state).name == LAYOUT
-    back = export_layout(model, LAYOUT)
-    assert all(torch.equal(back[key], value) for key, value in state.items())
-
-
-def test_the_published_checkpoint_gives_the_authors_mask(golden, shared, capsys):
+def test_the_published_checkpoint_gives_the_authors_mask(golden, shared, caplog):
     _, arrays = golden.load("portrait/extremec3-trained")
+    caplog.set_level("INFO", "segmentarium")
     model = segmentarium.load(shared / "checkpoints" / "extremec3_eg1800.pth")
-    assert f"layout {LAYOUT}" in capsys.readouterr().out
+    assert f"layout {LAYOUT}" in caplog.text
     assert model.num_classes == 1
     assert model.classes == ("background", "person")
     pixels = torch.from_numpy(arrays["target/image_rgb"]).permute(2, 0, 1)

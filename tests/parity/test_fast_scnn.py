@@ -1,56 +1,11 @@
-"""Fast-SCNN against the outputs of both public implementations."""
+"""Fast-SCNN's forms.  Its stored outputs: test_layouts.py."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from segmentarium.layers.resize import resize
 from segmentarium.realtime.fast_scnn import FastSCNN
-from segmentarium.registry import create_model
-from segmentarium.weights import export_layout
-from segmentarium.weights.layouts import get_layout, recognise
-from segmentarium.weights.table import load_state
-from tests.parity.comparison import example, golden_state
-
-
-def load_golden(golden, form):
-    state, description, arrays = golden_state(golden, f"realtime/fastscnn-{form}")
-    layout = get_layout(f"fast_scnn/{form}")
-    model = create_model(layout.model, **layout.arguments(state)).eval()
-    report = load_state(model, state, rules=layout.rules, strict=True)
-    assert report.complete
-    assert len(report.loaded) == len(state)
-    image = example(golden, description, "x")
-    with torch.inference_mode():
-        outputs = model.forward_train(image) | {"full": model(image)}
-    return model, state, image, outputs, arrays
-
-
-def assert_equal(golden, output, reference):
-    assert golden.relative_error(output.numpy(), reference) <= 1e-4
-
-
-def test_tramac(golden):
-    _, _, image, outputs, arrays = load_golden(golden, "tramac")
-    assert outputs.keys() == {"logits", "aux_8", "full"}
-    assert_equal(golden, outputs["full"], arrays["out/0"])
-    assert_equal(golden, resize(outputs["aux_8"], image.shape[-2:], align_corners=True), arrays["out/1"])
-
-
-def test_mmseg(golden):
-    _, _, image, outputs, arrays = load_golden(golden, "mmseg")
-    for index, name in enumerate(("logits", "aux_32", "aux_8")):
-        assert_equal(golden, outputs[name], arrays[f"out/{index}"])
-    assert torch.equal(outputs["full"], resize(outputs["logits"], image.shape[-2:]))
-
-
-@pytest.mark.parametrize("form", ["tramac", "mmseg"])
-def test_recognised_and_reversible(golden, form):
-    model, state, *_ = load_golden(golden, form)
-    assert recognise(state).name == f"fast_scnn/{form}"
-    back = export_layout(model, f"fast_scnn/{form}")
-    assert all(torch.equal(back[key], value) for key, value in state.items())
 
 
 @pytest.mark.parametrize("form", ["paper", "mmseg", "tramac"])

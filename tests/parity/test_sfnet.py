@@ -1,4 +1,4 @@
-"""SFNet and the alignment modules of SFNet and SFNet-Lite against the outputs of the authors' code."""
+"""The alignment modules of SFNet and SFNet-Lite against the authors' code.  Stored outputs of networks: test_layouts.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from segmentarium.layers.resize import resize
 from segmentarium.realtime.sfnet import FlowAlignment, GatedDualFlow
 from segmentarium.registry import create_model
-from segmentarium.weights import export_layout
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.table import Rule, load_state, to_theirs
 from tests.parity.comparison import example, golden_state, randomise
@@ -17,26 +16,6 @@ MODULE = tuple(
     Rule(f"{theirs}.weight", f"{ours}.weight")
     for theirs, ours in (("down_h", "high"), ("down_l", "low"), ("flow_make", "flow"), ("flow_gate.0", "gate"))
 )
-
-
-def test_network(golden):
-    state, description, arrays = golden_state(golden, "realtime/sfnet-r18")
-    layout = get_layout("sfnet/resnet")
-    model = create_model(layout.model, **layout.arguments(state)).eval()
-    report = load_state(model, state, rules=layout.rules, strict=True)
-    assert report.complete
-    assert len(report.loaded) == len(state)
-    image = example(golden, description, "x")
-    with torch.inference_mode():
-        outputs = model.forward_train(image)
-        logits = model(image)
-    assert golden.relative_error(logits.numpy(), arrays["out/logits"]) <= 1e-4
-    # theirs go from deep to shallow
-    for ours, theirs in (("logits", "head4"), ("aux_2", "aux0"), ("aux_1", "aux1"), ("aux_0", "aux2")):
-        assert golden.relative_error(outputs[ours].numpy(), arrays[f"out/{theirs}"]) <= 1e-4
-    assert recognise(state).name == "sfnet/resnet"
-    back = export_layout(model, "sfnet/resnet")
-    assert all(torch.equal(back[key], value) for key, value in state.items())
 
 
 @pytest.mark.parametrize(

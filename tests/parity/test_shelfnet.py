@@ -1,50 +1,11 @@
-"""ShelfNet, real-time and PASCAL form, against the outputs of the authors' code; class presence against EncNet's loss."""
+"""ShelfNet's class presence against EncNet's loss.  Its stored outputs: test_layouts.py."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from segmentarium.layers.resize import resize
 from segmentarium.losses import ClassPresence
-from segmentarium.registry import create_model
-from segmentarium.weights import export_layout
-from segmentarium.weights.layouts import get_layout, recognise
-from segmentarium.weights.table import load_state
-from tests.parity.comparison import example, golden_state
-
-NAMES = {
-    "shelfnet18": ("shelfnet/citys", ("logits", "aux_16", "aux_32")),
-    "shelfnet34": ("shelfnet/citys", ("logits", "aux_16", "aux_32")),
-    "shelfnet50": ("shelfnet/pascal", ("logits", "presence", "aux_16")),
-}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_outputs_recognised_and_reversible(golden, name):
-    layout_name, outputs = NAMES[name]
-    state, description, arrays = golden_state(golden, f"realtime/{name}")
-    layout = get_layout(layout_name)
-    model = create_model(layout.model, **layout.arguments(state)).eval()
-    report = load_state(model, state, rules=layout.rules, strict=True)
-    assert report.complete
-    unused = {key for key in state if "decoder.inconv" in key or key.startswith("pretrained.fc.")}
-    assert set(report.dropped) == unused
-
-    image = example(golden, description, "x")
-    with torch.inference_mode():
-        given = model.forward_train(image)
-        assert golden.relative_error(model(image).numpy(), arrays["out/0"]) <= 1e-4
-    for index, output in enumerate(outputs):
-        value = given[output]
-        if value.ndim == 4:
-            value = resize(value, image.shape[-2:], align_corners=True)
-        assert golden.relative_error(value.numpy(), arrays[f"out/{index}"]) <= 1e-4
-
-    assert recognise(state).name == layout_name
-    back = export_layout(model, layout_name)
-    assert state.keys() - unused <= back.keys()
-    assert all(torch.equal(back[key], state[key]) for key in state.keys() - unused)
+from tests.parity.comparison import golden_state
 
 
 def test_class_presence(golden):

@@ -1,4 +1,4 @@
-"""SwiftNet and its boundary-aware loss against the outputs of the authors' code."""
+"""SwiftNet's boundary-aware loss against the authors' code.  Stored outputs of its networks: test_layouts.py."""
 
 from __future__ import annotations
 
@@ -6,46 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from segmentarium.backbones import create_backbone
 from segmentarium.layers.resize import resize
 from segmentarium.losses import BoundaryAwareFocal
 from segmentarium.losses.boundary_focal import label_distance
 from segmentarium.realtime.swiftnet import grid
 from segmentarium.registry import create_model
-from segmentarium.weights import export_layout
-from segmentarium.weights.layouts import get_layout, recognise
-from segmentarium.weights.table import load_state
-from tests.parity.comparison import example, golden_state
-
-CASES = [("swiftnet-rn18", "swiftnet/orsic"), ("swiftnet-rn18-pyramid", "swiftnet/orsic_pyramid")]
-
-
-def load(golden, name, layout_name):
-    state, description, arrays = golden_state(golden, f"realtime/{name}")
-    layout = get_layout(layout_name)
-    model = create_model(layout.model, **layout.arguments(state)).eval()
-    report = load_state(model, state, rules=layout.rules, strict=True)
-    assert report.complete
-    assert report.dropped == ["backbone.img_mean", "backbone.img_std"]
-    return model, state, description, arrays
-
-
-@pytest.mark.parametrize(("name", "layout"), CASES)
-@torch.inference_mode()
-def test_logits(golden, name, layout):
-    model, _, description, arrays = load(golden, name, layout)
-    image = (50 * example(golden, description, "x") + 75) / 255  # the authors' code takes 0..255
-    logits = model(model.preprocessing.normalise(image))
-    assert golden.relative_error(logits.numpy(), arrays["out"]) <= 1e-4
-
-
-@pytest.mark.parametrize(("name", "layout"), CASES)
-def test_recognised_and_reversible(golden, name, layout):
-    model, state, *_ = load(golden, name, layout)
-    assert recognise(state).name == layout
-    back = export_layout(model, layout)
-    kept = {key for key in state if "img_" not in key}
-    assert kept <= back.keys()
-    assert all(torch.equal(back[key], state[key]) for key in kept)
 
 
 def test_pooling_grid_rounds_as_the_code_does():
@@ -73,3 +39,8 @@ def test_boundary_aware_loss(golden, gamma):
     assert np.array_equal(logits.numpy(), arrays["target/logits"])
     loss = BoundaryAwareFocal(gamma, bins=(4, 8, 16), ignore_index=19)(resize(logits, labels.shape[-2:]), labels)
     assert golden.relative_error(loss.numpy(), arrays[f"out/loss_gamma{gamma}"]) <= 1e-4
+
+
+def test_a_backbone_without_a_needed_stride_is_refused():
+    with pytest.raises(ValueError, match=r"no feature of stride 16, which is needed; it has \(4, 8, 32\)"):
+        create_model("swiftnet", backbone=create_backbone("resnet18", out_indices=(1, 2, 4)))

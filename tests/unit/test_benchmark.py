@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+import segmentarium
 from benchmarks import peers, reference
 from segmentarium import create_model
 from segmentarium.benchmarking import Case, Latency, Measurement, alternate, machine_facts, ratio, run_case, time_calls
@@ -199,13 +200,32 @@ def test_command_line_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert {file.name for file in tmp_path.iterdir()} == {"benchmark.csv", "benchmark.json", "benchmark.png"}
 
 
+def test_benchmark_is_a_function_and_takes_classifiers(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int, str]] = []
+    (measurement,) = segmentarium.benchmark(
+        ["resnet18"],
+        forms=["eager"],
+        size=(64, 64),
+        threads=1,
+        repeats=1,
+        warmup=1,
+        num_classes=5,
+        end_to_end=False,
+        progress=lambda number, count, case: seen.append((number, count, case.form)),
+    )
+    assert seen == [(0, 1, "eager")]
+    assert measurement.problem == ""
+    assert measurement.parameters == pytest.approx(parameters_millions(create_model("resnet18", num_classes=5)))
+    with pytest.raises(ValueError, match="batch is 0; give 1 or more"):
+        segmentarium.benchmark(batch=0)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["pphumanseg", "--engines", "eager,tensorrt"], "give one or more of eager"),
-        (["pphumanseg", "--repeats", "0"], "--repeats is 0"),
+        (["pphumanseg", "--repeats", "0"], "repeats is 0; give 1 or more"),
         (["bisenetv3"], "did you mean"),
-        (["resnet18"], "is a backbone"),
         (["nothing.safetensors"], "no weights called"),
     ],
 )

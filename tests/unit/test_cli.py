@@ -101,11 +101,51 @@ def test_models_lists_cards(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "segformer_b[01]", "--json"]) == 0
     cards = json.loads(capsys.readouterr().out)
     assert [card["name"] for card in cards] == ["segformer_b0", "segformer_b1"]
-    assert cards[0]["paper"]["venue"] == "NeurIPS"
-    assert cards[0]["counted"] == {"parameters": 3.753, "flops": 5.519, "flops_size": [512, 512]}
+    assert (cards[0]["venue"], cards[0]["year"]) == ("NeurIPS", 2021)
+    assert (cards[0]["parameters"], cards[0]["flops"], cards[0]["flops_size"]) == (3.753, 5.519, [512, 512])
     assert main(["models", "--kind", "segmenter"]) == 0
     table = capsys.readouterr().out
     assert all(name in table for name in list_models(family="realtime"))
+    assert "resnet18" not in table.split()
+    with pytest.raises(SystemExit):
+        main(["models", "--kind", "backbone"])
+    known = capsys.readouterr().err
+    assert "classifier" in known
+    assert "segmenter" in known
+
+
+def test_listing_models_imports_no_torch() -> None:
+    script = "import sys; from segmentarium.cli.main import main; main(['models']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.rstrip().endswith("False")
+
+
+def test_models_tells_which_networks_stand_on_which_backbones(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segmentarium import composition
+
+    asked: list[str] = []
+
+    def combinations(pattern: str) -> dict[str, dict[str, str]]:
+        asked.append(pattern)
+        one = {
+            "resnet18": "yes",
+            "timm:vit": "it has no feature of stride 4",
+            "mit_b0": "it has no feature of stride 4",
+        }
+        return {"pspnet": one, "fcn": {"resnet18": "yes", "timm:vit": "yes", "mit_b0": "another"}}
+
+    monkeypatch.setattr(composition, "combinations", combinations)
+    assert main(["models", "*net", "--combinations"]) == 0
+    shown = capsys.readouterr().out
+    assert asked == ["*net"]
+    rows = [line.replace("│", "").split() for line in shown.splitlines()]
+    assert ["pspnet", "yes", "(1)", "(1)"] in rows
+    assert ["fcn", "yes", "yes", "(2)"] in rows
+    assert shown.splitlines()[-2:] == ["(1) it has no feature of stride 4", "(2) another"]
+    assert main(["models", "--combinations", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fcn"]["mit_b0"] == "another"
 
 
 def test_python_m_is_the_command_line() -> None:

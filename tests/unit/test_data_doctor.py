@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from segmentarium.cli.main import main
-from segmentarium.data import build_dataset, check_dataset
+from segmentarium.data import build_dataset, check_data
 from segmentarium.data.doctor import Report, group_problems
 from segmentarium.losses import class_weights
 from tests.unit.data_files import HEIGHT, WIDTH, stripes, write_folder, write_image, write_mask
@@ -19,7 +19,7 @@ NAMES = [f"{i:02d}" for i in range(12)]
 
 
 def _check(root: Path, **options: object) -> Report:
-    return check_dataset(build_dataset("folder", root, "all", strict=False, **options))
+    return check_data(build_dataset("folder", root, "all", strict=False, **options))
 
 
 def _kinds(report: Report) -> dict[str, int]:
@@ -30,7 +30,7 @@ def test_a_sound_set(tmp_path: Path) -> None:
     root = write_folder(tmp_path, NAMES, 0, 1, 0, 255)
     steps: list[tuple[int, int]] = []
     dataset = build_dataset("folder", root, "all")
-    report = check_dataset(dataset, lambda done, total: steps.append((done, total)))
+    report = check_data(dataset, lambda done, total: steps.append((done, total)))
     assert report.ok
     assert report.problems == []
     assert steps == [(i, 12) for i in range(1, 13)]

@@ -213,3 +213,64 @@ def test_one_sigmoid_class_has_the_labels_0_and_1() -> None:
     assert MaskEncoding(1).decode(stripes(0, 1, 255)).max() == 255
     with pytest.raises(LabelError):
         MaskEncoding(1).decode(stripes(0, 2))
+
+
+def _palette_file(path: Path, indices: np.ndarray, *colours: tuple[int, int, int]) -> Path:
+    image = Image.fromarray(indices).convert("P")
+    image.putpalette([value for colour in colours for value in colour])
+    image.save(path)
+    return path
+
+
+def test_a_palette_in_another_order_is_read_by_its_colours(tmp_path: Path) -> None:
+    """Painting programs order a palette as they like; what a viewer shows is what the classes are."""
+    sky, tree, car = (10, 120, 250), (20, 90, 20), (200, 0, 0)
+    encoding = MaskEncoding(3, colours={sky: 0, tree: 1, car: 2})
+    expected = stripes(0, 0, 1, 2)
+    for number, order in enumerate(([sky, tree, car], [car, sky, tree], [tree, car, sky])):
+        indices = np.array([order.index(colour) for colour in (sky, tree, car)], np.uint8)[expected]
+        path = _palette_file(tmp_path / f"{number}.png", indices, *order)
+        assert np.array_equal(read_mask(path, encoding), expected)
+    # colours that no class has say nothing, so the indices count
+    other = _palette_file(tmp_path / "other.png", expected, (0, 0, 0), (128, 0, 0), (0, 128, 0))
+    assert np.array_equal(read_mask(other, encoding), expected)
+    # a mask map speaks of the values in the file
+    mapped = MaskEncoding(3, {0: 0, 1: 1, 2: 2}, {sky: 0, tree: 1, car: 2})
+    assert np.array_equal(read_mask(tmp_path / "1.png", mapped), np.array([1, 2, 0])[expected])
+
+
+def test_a_palette_that_contradicts_the_classes_is_refused(tmp_path: Path) -> None:
+    encoding = MaskEncoding(2, colours={(0, 0, 0): 0, (9, 9, 200): 1})
+    path = _palette_file(tmp_path / "a.png", stripes(0, 1, 1), (9, 9, 200), (50, 60, 70))
+    with pytest.raises(
+        LabelError, match=r"index 0 has the colour \(9, 9, 200\) of class 1, while the colour of index 1"
+    ):
+        read_mask(path, encoding)
+
+
+def test_grey_files_in_the_greys_of_classes(tmp_path: Path) -> None:
+    encoding = MaskEncoding(3, colours={(0, 0, 0): 0, (90, 90, 90): 1, (255, 255, 255): 2})
+    write_mask(tmp_path / "a.png", stripes(0, 90, 255))
+    assert np.array_equal(read_mask(tmp_path / "a.png", encoding), stripes(0, 1, 2))
+    write_mask(tmp_path / "b.png", stripes(0, 0, 255))
+    with pytest.raises(LabelError, match=r"255 \(60 px\), which is both the colour of class 2 and the value to ignore"):
+        read_mask(tmp_path / "b.png", encoding)
+    assert np.unique(read_mask(tmp_path / "b.png", MaskEncoding(3, {0: 0, 255: 2}, encoding.colours))).tolist() == [
+        0,
+        2,
+    ]
+    write_mask(tmp_path / "c.png", stripes(0, 1, 255))  # 1 is the colour of no class: these are indices
+    assert np.unique(read_mask(tmp_path / "c.png", encoding)).tolist() == [0, 1, 255]
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 6, 8])
+def test_a_mask_is_turned_as_its_picture_is(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = np.zeros((6, 4), np.uint8)
+    upright[:2, 0] = 1
+    back = {2: np.fliplr(upright), 3: np.rot90(upright, 2), 6: np.rot90(upright), 8: np.rot90(upright, -1)}[orientation]
+    Image.fromarray(np.ascontiguousarray(back)).save(tmp_path / "mask.png", exif=exif)
+    Image.fromarray(np.ascontiguousarray(back) * 255).save(tmp_path / "picture.png", exif=exif)
+    assert np.array_equal(read_mask(tmp_path / "mask.png", MaskEncoding(2)), upright)
+    assert np.array_equal(_read(tmp_path / "picture.png")[..., 0], upright * 255)

@@ -25,7 +25,17 @@ def _labels(dataset: object, index: int = 0) -> list[int]:
 
 
 def test_names_are_known_and_mistakes_are_answered(tmp_path: Path) -> None:
-    assert list_datasets() == ["ade20k", "camvid", "cityscapes", "coco_stuff", "folder", "portrait", "voc"]
+    assert list_datasets() == [
+        "ade20k",
+        "camvid",
+        "cityscapes",
+        "coco_stuff",
+        "eg1800",
+        "folder",
+        "imagefolder",
+        "imagenet",
+        "voc",
+    ]
     with pytest.raises(KeyError, match="did you mean 'cityscapes'"):
         build_dataset("cityscape", tmp_path)
     with pytest.raises(ValueError, match="no split 'valid'; choose one of train, val"):

@@ -176,7 +176,7 @@ def test_a_difference_is_refused_and_the_earlier_file_kept(tmp_path: Path) -> No
     path = tmp_path / "model.pt2"
     path.write_bytes(b"an earlier export")
     with pytest.raises(ParityError, match=r"model\.pt2 was not written.*tolerance 1e-04") as caught:
-        export_model(WrongDeploy(), path, sizes=SIZES)
+        export_model(WrongDeploy(), path, sizes=SIZES, overwrite=True)
     assert 1e-4 < caught.value.report.relative_error < 1e-2
     assert path.read_bytes() == b"an earlier export"
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from segmentarium.inference.drawing import Painter, lay_over, legend, overlay, shares_of, soften
-from segmentarium.inference.png import PngWriter
+from segmentarium.media.png import PngWriter
 from tests.unit.inference_material import picture
 
 PALETTE = ((0, 0, 0), (200, 10, 10), (10, 200, 10))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segmentarium.files import cache_folder
 from segmentarium.inference import Predictor, auto, engines
 from segmentarium.inference.engines import Engine, build_engine, fingerprint, missing_packages, onnx_file
 from segmentarium.registry import create_model
@@ -136,7 +137,7 @@ def test_auto_takes_the_fastest_that_agrees_and_remembers_it(monkeypatch: pytest
     assert len(made.built) == 4
     assert auto.fastest_engine(model, image).name == "onnxruntime"
     assert len(made.built) == 5  # nothing was measured again
-    (entry,) = json.loads((engines.cache_folder() / "engines.json").read_text()).values()
+    (entry,) = json.loads((cache_folder() / "engines.json").read_text()).values()
     rows = {row["engine"]: row for row in entry["measured"]}
     assert rows["openvino"]["agreement"] < 0.995
     assert rows["onnxruntime"]["agreement"] == 1
@@ -172,7 +173,7 @@ def test_auto_leaves_an_engine_that_never_answers(monkeypatch: pytest.MonkeyPatc
 def test_auto_survives_broken_engines_and_a_broken_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     made = _Made(monkeypatch)
     made.broken = {"onnxruntime"}
-    cache = engines.cache_folder() / "engines.json"
+    cache = cache_folder() / "engines.json"
     cache.parent.mkdir(parents=True, exist_ok=True)
     cache.write_text("{ half a fi")
     model = Brightness(num_classes=3).requires_grad_(False)
@@ -209,7 +210,7 @@ def test_cache_folder_follows_the_system(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.delenv("SEGMENTARIUM_CACHE")
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert engines.cache_folder() == tmp_path / "segmentarium"
+    assert cache_folder() == tmp_path / "segmentarium"
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    assert engines.cache_folder() == tmp_path / "local" / "segmentarium"
+    assert cache_folder() == tmp_path / "local" / "segmentarium"

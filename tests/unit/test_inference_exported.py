@@ -13,9 +13,9 @@ from PIL import Image
 from segmentarium.cli.main import main
 from segmentarium.export import export_model
 from segmentarium.inference import Predictor
-from segmentarium.inference.exported import ExportedPredictor, exported_file
-from segmentarium.inference.views import average_views, scaled
 from segmentarium.matting import Portrait
+from segmentarium.matting.exported import ExportedPredictor, exported_file
+from segmentarium.matting.finder import average_views, scaled
 from segmentarium.matting.portrait import predictor_for
 from segmentarium.registry import create_model
 from segmentarium.weights import catalogue
@@ -40,7 +40,9 @@ def test_what_the_package_ships_is_the_network_of_its_weights(photo: np.ndarray)
         assert ours.foreground == theirs.foreground
         for picture in (photo, photo[:300, :77]):
             views = {"flip": True, "scales": (1.2, 0.6)}
-            np.testing.assert_allclose(ours.chance(picture, **views), theirs.chance(picture, **views), atol=1e-4)
+            np.testing.assert_allclose(
+                ours.probability(picture, **views), theirs.probability(picture, **views), atol=1e-4
+            )
 
 
 @pytest.mark.parametrize(("classes", "foreground"), [(1, 1), (2, "class 0"), (4, 2)])
@@ -50,16 +52,16 @@ def test_any_exported_network_finds_its_foreground(
     model = Brightness(num_classes=classes)
     path = export_model(model, tmp_path / "bright.onnx").path
     for picture in (photo, photo[:1, :1], photo[:3, :200]):  # the network wants 32 pixels
-        ours = ExportedPredictor(path, foreground=foreground).chance(picture)
-        np.testing.assert_allclose(ours, Predictor(model, foreground=foreground).chance(picture), atol=1e-5)
+        ours = ExportedPredictor(path, foreground=foreground).probability(picture)
+        np.testing.assert_allclose(ours, Predictor(model, foreground=foreground).probability(picture), atol=1e-5)
 
 
 def test_threads_are_limited_for_a_while(photo: np.ndarray) -> None:
     predictor = ExportedPredictor("person")
-    before = predictor.chance(photo)
+    before = predictor.probability(photo)
     with predictor.threads(1):
-        np.testing.assert_allclose(predictor.chance(photo), before, atol=1e-5)
-    np.testing.assert_allclose(predictor.chance(photo), before, atol=1e-5)
+        np.testing.assert_allclose(predictor.probability(photo), before, atol=1e-5)
+    np.testing.assert_allclose(predictor.probability(photo), before, atol=1e-5)
 
 
 def test_portraits_import_no_torch(tmp_path: Path) -> None:
@@ -71,6 +73,19 @@ def test_portraits_import_no_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
     assert (done.stdout.strip(), (tmp_path / "b.png").is_file()) == ("[]", True), done.stderr
+
+
+def test_two_rooms_import_no_torch() -> None:
+    source = Path(catalogue.__file__).parents[1]
+    modules = [
+        f"segmentarium.{room}.{path.stem}" for room in ("media", "matting") for path in (source / room).glob("[!_]*.py")
+    ]
+    assert "segmentarium.matting.cutout" in modules
+    script = (
+        f"import importlib, sys; [importlib.import_module(name) for name in {modules}]; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 def test_the_exported_network_is_taken_where_nothing_asks_for_another(tmp_path: Path) -> None:

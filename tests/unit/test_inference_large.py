@@ -15,7 +15,7 @@ from PIL import Image
 from segmentarium.data.image_io import ImageReadError, read_image
 from segmentarium.inference import Predictor
 from segmentarium.inference.large import segment_file
-from segmentarium.inference.readers import LargePicture, picture_size
+from segmentarium.media.readers import LargePicture, picture_size
 from tests.unit.inference_material import Brightness, picture, write_pictures
 
 KINDS = ("overlay", "mask", "cutout", "json")
@@ -27,7 +27,7 @@ def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "rows":
         pytest.importorskip("pyvips", reason="pyvips is not installed: pip install 'segmentarium[large]'")
     else:
-        monkeypatch.setattr("segmentarium.inference.readers.importlib.util.find_spec", lambda _: None)
+        monkeypatch.setattr("segmentarium.media.readers.importlib.util.find_spec", lambda _: None)
     return request.param
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 from segmentarium.data.image_io import ImageReadError
 from segmentarium.inference import Predictor, Result, predict
 from segmentarium.inference.predictor import enlarged
-from segmentarium.inference.readers import ArrayRows
 from segmentarium.layers.resize import resize
+from segmentarium.media.readers import ArrayRows
 from segmentarium.registry import create_model
 from segmentarium.weights import save
 from tests.unit.inference_material import Brightness, picture, write_pictures
@@ -269,7 +269,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Image.Image, "save", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        result.save(tmp_path, ("mask",))
+        result.save(tmp_path, ("mask",), overwrite=True)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 

@@ -11,8 +11,8 @@ import pytest
 
 from segmentarium.inference import Predictor, predict
 from segmentarium.inference import video as module
-from segmentarium.inference.sources import expand
-from segmentarium.inference.video import VideoError, segment_video
+from segmentarium.inference.video import segment_video
+from segmentarium.media.sources import VideoError, expand
 from tests.unit.inference_material import Brightness
 
 av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'segmentarium[video]'")

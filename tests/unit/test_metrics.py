@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmentarium.metrics import Accumulator, BoundaryIoU, CalibrationError, ConfusionMatrix, mask_to_boundary
+from segmentarium.metrics import Accumulator, BoundaryIoU, CalibrationError, ConfusionMatrix, TopK, mask_to_boundary
 from segmentarium.metrics.boundary import label_boundary
 
 METRICS = {"confusion": ConfusionMatrix, "boundary": BoundaryIoU, "calibration": CalibrationError}
@@ -272,3 +272,55 @@ def test_calibration_refuses_logits() -> None:
         CalibrationError(3, num_bins=0)
     with pytest.raises(ValueError, match="dilation_ratio is 0"):
         BoundaryIoU(3, dilation_ratio=0)
+
+
+def test_top_k_against_sorting() -> None:
+    scores = torch.randn(200, 7, generator=torch.Generator().manual_seed(0))
+    target = torch.arange(200) % 6  # class 6 has no picture
+    metric = TopK(7, k=3)
+    parts = [TopK(7, k=3), TopK(7, k=3)]
+    for part, rows in zip(parts, (slice(0, 130), slice(130, 200)), strict=True):
+        part.update(scores[rows].softmax(1), target[rows])
+    metric.update(scores, target)
+    assert torch.equal(parts[0].merge(parts[1]).all_reduce().counts, metric.counts)
+    order = [sorted(range(7), key=lambda c, row=row: -row[c]) for row in scores.tolist()]
+    right = [int(t) in o[:1] for t, o in zip(target, order, strict=True)]
+    summary = metric.summary([f"c{i}" for i in range(7)])
+    assert summary["top1"] == pytest.approx(sum(right) / 200)
+    assert summary["top3"] == pytest.approx(sum(int(t) in o[:3] for t, o in zip(target, order, strict=True)) / 200)
+    by_class = [sum(right[c::6]) / len(right[c::6]) for c in range(6)]
+    assert list(summary["accuracy"].values())[:6] == pytest.approx(by_class)  # type: ignore[union-attr]
+    assert math.isnan(summary["accuracy"]["c6"])  # type: ignore[index]
+    assert summary["macc"] == pytest.approx(sum(by_class) / 6)
+    assert metric.confusion[2].tolist() == [sum(o[0] == c for o in order[2::6]) for c in range(7)]
+    assert metric.counts.shape == (7, 8)
+    metric.reset()
+    assert metric.counts.sum() == 0
+
+
+def test_top_k_of_few_classes_and_of_one_logit() -> None:
+    few = TopK(2)
+    few.update(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]))
+    assert few.summary() == {
+        "top1": 0.5,
+        "top2": 1.0,
+        "macc": 0.5,
+        "accuracy": {"0": 0.5, "1": pytest.approx(math.nan, nan_ok=True)},
+    }
+    one = TopK(1, k=1)
+    one.update(torch.tensor([[3.0], [-1.0], [2.0]]), torch.tensor([1, 0, 0]))
+    assert one.confusion.tolist() == [[1, 1], [0, 1]]
+
+
+def test_scores_that_cannot_be_counted() -> None:
+    metric = TopK(3)
+    with pytest.raises(ValueError, match=r"scores have shape \(2, 4\).*give \(B, 3\) scores and \(B,\) classes"):
+        metric.update(torch.zeros(2, 4), torch.zeros(2, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"classes 0 to 3; give 0\.\.2"):
+        metric.update(torch.zeros(2, 3), torch.tensor([0, 3]))
+    with pytest.raises(ValueError, match="NaN"):
+        metric.update(torch.full((1, 3), math.nan), torch.tensor([0]))
+    with pytest.raises(ValueError, match="k is 0"):
+        TopK(3, k=0)
+    metric.update(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
+    assert metric.counts.sum() == 0

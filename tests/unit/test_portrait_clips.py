@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segmentarium.inference.stages import Ahead, Behind
-from segmentarium.inference.video import VideoError
 from segmentarium.matting import clip as clip_module
 from segmentarium.matting.clip import FrameWorker, _steps, convert_clip, mask_size, window_of
 from segmentarium.matting.frames import Layout, layout_of, plane_array, rgb_to_planes
 from segmentarium.matting.reader import Reader
+from segmentarium.media.sources import VideoError
+from segmentarium.media.stages import Consumer, Prefetcher
 from tests.unit.portrait_material import BEHIND, PERSON, bright_portrait, moving, soft_disc, write_clip
 
 av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'segmentarium[video]'")
@@ -191,7 +191,7 @@ def test_odd_and_tiny_frames(tmp_path: Path) -> None:
         source = write_clip(
             tmp_path / f"{width}.mkv", [np.full((height, width, 3), 255, np.uint8)] * 3, codec="ffv1", pixels="bgr0"
         )
-        bright_portrait("blur").clip(source, tmp_path / "out.mp4")
+        bright_portrait("blur").clip(source, tmp_path / "out.mp4", overwrite=True)
         frames = frames_of(tmp_path / "out.mp4")
         assert len(frames) == 3
         assert frames[0].shape == (max(2, height - height % 2), max(2, width - width % 2), 3)
@@ -250,7 +250,7 @@ def test_the_window_of_the_person_gives_what_the_whole_frame_gives(
             layout = layout_of(frames[0])
             worker = FrameWorker(portrait, layout)
             for step in _steps(reader, frames[:1], iter(frames[1:]), layout, mask_size(portrait, layout)):
-                frame, share = worker.finish(worker.look(step))
+                frame, share = worker.composite(worker.segment(step))
                 found += [plane_array(plane).astype(int) for plane in frame.planes] + [np.array([[share * 1000]])]
         return found
 
@@ -262,15 +262,15 @@ def test_the_window_of_the_person_gives_what_the_whole_frame_gives(
 
 
 def test_windows_are_even_in_the_frame_and_hold_the_person() -> None:
-    chance = np.zeros((180, 320), np.float32)
-    assert window_of(chance, (720, 1280)) is None
-    chance[100:120, 200:210] = 0.5
-    window = window_of(chance, (720, 1280))
+    probability = np.zeros((180, 320), np.float32)
+    assert window_of(probability, (720, 1280)) is None
+    probability[100:120, 200:210] = 0.5
+    window = window_of(probability, (720, 1280))
     assert window is not None
     assert window.small == (slice(84, 136), slice(184, 226))
     assert window.large == (slice(336, 544), slice(736, 904))
     assert window.halved == (slice(168, 272), slice(368, 452))
-    odd = window_of(chance, (480, 854))  # 854 / 320 is no whole number: all columns, and rows by threes
+    odd = window_of(probability, (480, 854))  # 854 / 320 is no whole number: all columns, and rows by threes
     assert odd is not None
     assert odd.large == (slice(224, 368), slice(0, 854))
     assert all(edge.start % 2 == edge.stop % 2 == 0 for edge in odd.large)
@@ -278,14 +278,14 @@ def test_windows_are_even_in_the_frame_and_hold_the_person() -> None:
 
 def test_queues_are_short_and_errors_arrive() -> None:
     given = []
-    with Ahead(given.append(i) or i for i in range(1000)) as ahead:
+    with Prefetcher(given.append(i) or i for i in range(1000)) as ahead:
         assert next(iter(ahead)) == 0
     assert len(given) < 12
 
     def fails(_: int) -> None:
         raise OSError("full")
 
-    behind = Behind(fails)
+    behind = Consumer(fails)
     with behind:
         behind.put(1)
         with pytest.raises(OSError, match="full"):
@@ -304,7 +304,7 @@ def test_an_error_of_the_encoder_leaves_no_file(clip: Path, tmp_path: Path, monk
 
 def test_a_webcam_live_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'segmentarium[video]'")
-    from segmentarium.matting.camera import live
+    from segmentarium.matting.clip import live
 
     class FakeCamera:
         def __init__(self, number: int) -> None:
@@ -341,14 +341,49 @@ def test_a_webcam_live_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_missing_windows_and_virtual_cameras_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'segmentarium[video]'")
-    from segmentarium.matting.camera import VirtualCamera, Window
+    from segmentarium.matting.writers import PreviewWindow, VirtualCamera
 
     def no_window(*_: object) -> None:
         raise cv2.error("not implemented")
 
     monkeypatch.setattr(cv2, "namedWindow", no_window)
     with pytest.raises(ImportError, match="--to files"):
-        Window()
+        PreviewWindow()
     monkeypatch.setitem(__import__("sys").modules, "pyvirtualcam", None)
     with pytest.raises(ImportError, match="pip install pyvirtualcam"):
         VirtualCamera(64, 48, 30.0)
+
+
+@pytest.mark.parametrize("delay", [0, 90])
+def test_a_clip_whose_clock_runs_begins_at_zero(tmp_path: Path, delay: int) -> None:
+    """A transport stream recorded nine hours after the clock was set; the sound, or the picture, may come first."""
+    clock, rate = 30_000, 48_000
+    source = tmp_path / "recorded.ts"
+    with av.open(str(source), "w", format="mpegts") as container:
+        video = container.add_stream("libx264", rate=25, options={"crf": "12"})
+        video.width, video.height, video.pix_fmt = 128, 96, "yuv420p"
+        video.codec_context.time_base = Fraction(1, 1000)
+        tone = container.add_stream("mp2", rate=rate)
+        wave = (8000 * np.sin(np.arange(rate // 2) / 20)).astype(np.int16)[None]
+        samples = av.AudioFrame.from_ndarray(wave, format="s16", layout="mono")
+        samples.sample_rate, samples.pts, samples.time_base = rate, clock * rate, Fraction(1, rate)
+        for number, frame in enumerate(moving(COUNT)):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = 1000 * clock + delay + 40 * number, Fraction(1, 1000)
+            container.mux(video.encode(picture))
+        container.mux(video.encode(None))
+        container.mux(tone.encode(samples))
+        container.mux(tone.encode(None))
+    assert min(times_of(source)) >= clock
+    with av.open(str(source)) as container:
+        starts = {stream.type: float(stream.start_time * stream.time_base) for stream in container.streams}
+    bright_portrait("blur").clip(source, tmp_path / "out.mkv")
+    expected = np.array(times_of(source)) - min(starts.values())
+    np.testing.assert_allclose(times_of(tmp_path / "out.mkv"), expected, atol=2e-3)
+    assert expected[0] < 0.2
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        assert container.duration < 0.8e6
+        first = next(container.decode(audio=0))
+        assert float(first.time) == pytest.approx(starts["audio"] - min(starts.values()), abs=2e-3)
+    bright_portrait("transparent").clip(source, tmp_path / "frames", alpha_format="png")
+    np.testing.assert_allclose(np.loadtxt(tmp_path / "frames" / "times.txt"), expected, atol=1e-4)

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segmentarium.inference import guided
-from segmentarium.inference.cutout import guide_of, without_holes
-from segmentarium.inference.guided import apply, box, coefficients
-from segmentarium.inference.matte import resized
-from segmentarium.inference.views import scaled
-from segmentarium.matting import composite, fit_matte, parse_background
+from segmentarium.matting import composite, fit_matte, guided, parse_background
 from segmentarium.matting.backgrounds import BLUR, Blur, Colour, Picture, Rows, Transparent, covering_box
+from segmentarium.matting.cutout import guide_of, without_holes
+from segmentarium.matting.finder import scaled
+from segmentarium.matting.guided import apply, box, coefficients
+from segmentarium.matting.matte import resized
 from segmentarium.matting.motion import Motion, warp
 from segmentarium.matting.temporal import TemporalFilter
 from segmentarium.metrics import Flicker
@@ -104,16 +103,16 @@ def test_rows_are_the_rows_of_the_whole() -> None:
 
 
 def test_holes_are_filled_where_the_network_is_unsure() -> None:
-    chance = np.full((40, 60), 0.01, np.float32)
-    chance[10:40, 10:50] = 0.9
-    chance[15:20, 15:20] = 0.3  # a thing that is held
-    chance[15:20, 30:35] = 0.3  # behind a bent arm
-    chance[17, 32] = 0.01
-    chance[35:40, 20:25] = 0.3  # open towards the border
-    expected = chance.copy()
+    probability = np.full((40, 60), 0.01, np.float32)
+    probability[10:40, 10:50] = 0.9
+    probability[15:20, 15:20] = 0.3  # a thing that is held
+    probability[15:20, 30:35] = 0.3  # behind a bent arm
+    probability[17, 32] = 0.01
+    probability[35:40, 20:25] = 0.3  # open towards the border
+    expected = probability.copy()
     expected[15:20, 15:20] = 1
-    np.testing.assert_array_equal(without_holes(chance), expected)
-    np.testing.assert_array_equal(without_holes(chance[:3, :4]), chance[:3, :4])
+    np.testing.assert_array_equal(without_holes(probability), expected)
+    np.testing.assert_array_equal(without_holes(probability[:3, :4]), probability[:3, :4])
 
 
 def test_composite_rounds_exactly() -> None:

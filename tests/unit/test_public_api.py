@@ -11,17 +11,23 @@ import segmentarium
 
 # A name here is a promise to users: change it on purpose, with a line in the changelog.
 PUBLIC = {
+    "ImageClassifier",
     "Portrait",
     "Predictor",
     "Result",
     "TrainingOptions",
     "__version__",
+    "benchmark",
     "build_dataset",
     "build_loss",
+    "check_data",
+    "combinations",
+    "compare",
     "create_backbone",
     "create_model",
     "evaluate",
     "export_model",
+    "export_web",
     "from_pretrained",
     "list_models",
     "load",
@@ -29,7 +35,23 @@ PUBLIC = {
     "predict",
     "push_to_hub",
     "save",
+    "serve",
     "train",
+}
+# verb of the command line -> the function or class that it calls
+FUNCTION_OF = {
+    "segment": "predict",
+    "classify": "predict",
+    "portrait": "Portrait",
+    "train": "train",
+    "evaluate": "evaluate",
+    "compare": "compare",
+    "export": "export_model",
+    "benchmark": "benchmark",
+    "check-data": "check_data",
+    "serve": "serve",
+    "export-web": "export_web",
+    "models": "list_models",
 }
 HEAVY = (
     "lightning", "torchvision", "timm", "onnx", "onnxruntime", "onnxscript", "openvino", "matplotlib", "cv2", "av",
@@ -58,13 +80,21 @@ def test_every_public_name_is_there_and_explains_itself(name: str) -> None:
         assert found.__module__.startswith("segmentarium.")
 
 
+def test_every_verb_is_a_function_at_the_top() -> None:
+    from segmentarium.cli.main import VERBS
+
+    assert FUNCTION_OF.keys() == VERBS.keys()
+    assert set(FUNCTION_OF.values()) <= PUBLIC
+    assert all(callable(getattr(segmentarium, name)) for name in FUNCTION_OF.values())
+
+
 def test_another_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'segmentarium' has no attribute 'create_modle'"):
         segmentarium.create_modle  # noqa: B018
 
 
 def test_import_brings_nothing_along() -> None:
-    own = {"segmentarium", "__future__"}
+    own = {"segmentarium", "segmentarium.version", "__future__"}
     extra = modules_after("import importlib, typing, segmentarium") - modules_after("import importlib, typing")
     assert extra <= own
 

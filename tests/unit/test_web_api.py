@@ -24,9 +24,9 @@ from segmentarium.contracts import Preprocessing
 httpx = pytest.importorskip("httpx", reason="httpx is not installed: the HTTP API is not tested")
 pytest.importorskip("fastapi", reason="fastapi is not installed: pip install 'segmentarium[web]'")
 
-from segmentarium.cli.serve import allowed_hosts
 from segmentarium.web.app import create_app
 from segmentarium.web.limits import Limits, Refused
+from segmentarium.web.server import allowed_hosts
 from segmentarium.web.uploads import background_of, decode
 from segmentarium.web.work import SharedPredictor
 

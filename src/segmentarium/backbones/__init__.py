@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from segmentarium.checks import did_you_mean
 from segmentarium.contracts import Backbone
-from segmentarium.registry import check_arguments, did_you_mean, entry, list_models
+from segmentarium.registry import check_arguments, entry, list_models
 
 
 def create_backbone(

@@ -1,7 +1,6 @@
-"""DF1 and DF2: Partial Order Pruning: for Best Speed/Accuracy Trade-off in Neural Architecture Search.
+"""DF1 and DF2, backbones searched for speed and accuracy in one order.
 
-Li, Zhou, Pan, Feng; CVPR 2019; https://arxiv.org/abs/1903.03777.  Public code: lixincn2015/Partial-Order-Pruning (Caffe, none
-stated) and, as part of SFNet, lxtGH/SFSegNets (MIT according to its README).
+Made public twice: by the authors for Caffe, and as part of SFNet (lxtGH/SFSegNets, MIT according to its README).
 
 Searched for speed on a TX2: two strided convolutions to 1/4, then stages of ordinary basic blocks, few where maps are large
 and many where they are small.  DF1 widens once more at 1/32, so it has two maps of that stride; DF2 widens at the end of

@@ -1,7 +1,6 @@
 """EfficientNet-Lite: EfficientNet for phones and other small processors.
 
-EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, Tan, Le; ICML 2019; https://arxiv.org/abs/1905.11946.
-The Lite form has no paper; it is Google's own, in tensorflow/tpu (Apache-2.0).  Weights of timm (Apache-2.0) load.
+The paper has EfficientNet.  The Lite form has none; it is Google's own.  Weights of timm (Apache-2.0) load.
 
 A searched row of MobileNetV2's blocks, some of them with 5×5 kernels, and one coefficient that widens, another that deepens
 it (section 3.3).  Lite leaves out squeeze-and-excitation, takes ReLU6 for swish, and keeps the stem, the first and the last

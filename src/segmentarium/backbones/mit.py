@@ -1,8 +1,6 @@
-"""Mix Transformer (MiT), the encoder of SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers.
+"""Mix Transformer (MiT), the encoder of SegFormer.
 
-Xie, Wang, Yu, Anandkumar, Alvarez, Luo; NeurIPS 2021; https://arxiv.org/abs/2105.15203.  The authors' code is NVlabs/SegFormer
-(NVIDIA Source Code License, non-commercial); mmsegmentation and transformers (both Apache-2.0) have it too.  This file was
-written from the paper.
+mmsegmentation and transformers (both Apache-2.0) have it too.  This file was written from the paper.
 
 Four stages of blocks on overlapping patches.  Attention is made affordable by reducing keys and values in space, and needs no
 positional encoding: the 3×3 depthwise convolution inside the feed-forward network leaks position through its zero padding.

@@ -1,7 +1,6 @@
-"""MobileNetV2: Inverted Residuals and Linear Bottlenecks.
+"""MobileNetV2: inverted residuals between narrow maps.
 
-Sandler, Howard, Zhu, Zhmoginov, Chen; CVPR 2018; https://arxiv.org/abs/1801.04381.  Authors' code: tensorflow/models
-(Apache-2.0).  Weights of torchvision (BSD-3) and timm (Apache-2.0) load.
+Weights of torchvision (BSD-3) and timm (Apache-2.0) load.
 
 A block widens a narrow map six times, filters it depthwise and narrows it again without an activation: information is
 kept in the narrow maps, so the shortcut joins those, and a ReLU6 there would destroy it (section 3.2).

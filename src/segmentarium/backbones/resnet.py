@@ -1,8 +1,7 @@
-"""ResNet: Deep Residual Learning for Image Recognition, with the variants that segmentation networks stand on.
+"""ResNet, with the variants that segmentation networks stand on.
 
-He, Zhang, Ren, Sun; CVPR 2016; https://arxiv.org/abs/1512.03385.  Authors' code: KaimingHe/deep-residual-networks (MIT,
-Caffe).  We follow the form that everybody holds weights of (torchvision, BSD-3; timm, Apache-2.0): the stride of a
-bottleneck sits in its 3×3 convolution ("v1.5"), not in the first 1×1.
+The authors' code is for Caffe.  We follow the form that everybody holds weights of (torchvision, BSD-3; timm, Apache-2.0): the
+stride of a bottleneck sits in its 3×3 convolution ("v1.5"), not in the first 1×1.
 
 v1c   a stem of three 3×3 convolutions (32, 32, 64) instead of one 7×7       (mmsegmentation's ResNetV1c, timm's resnet50c)
 v1d   v1c, and shortcuts that average before they project                     (He et al., 1812.01187; timm's resnet50d)

@@ -1,7 +1,6 @@
-"""STDC networks, the backbones of "Rethinking BiSeNet For Real-time Semantic Segmentation".
+"""STDC networks, the backbones of STDC-Seg.
 
-Fan, Lai, Huang, Wei, Chai, Luo, Wei; CVPR 2021; https://arxiv.org/abs/2104.13188.  Authors' code: MichaelFan01/STDC-Seg
-(MIT), whose weights load, those of ImageNet and those inside a segmentation network.
+Weights of the authors' code load, those of ImageNet and those inside a segmentation network.
 
 A short-term dense concatenate module halves its width from convolution to convolution and concatenates what each of them
 gives: few channels see far, many see near, and the module's output holds receptive fields of 1, 3, 5 and 7 pixels side by

@@ -1,7 +1,7 @@
-"""Xception: Deep Learning with Depthwise Separable Convolutions, in the small form that BiSeNet stands on.
+"""Xception, in the small form that BiSeNet stands on.
 
-Chollet; CVPR 2017; https://arxiv.org/abs/1610.02357.  The paper's hypothesis: what happens across channels and what
-happens across positions can be learned apart, so every convolution is a depthwise 3×3 and a pointwise 1×1.
+The paper's hypothesis: what happens across channels and what happens across positions can be learned apart, so every
+convolution is a depthwise 3×3 and a pointwise 1×1.
 
 `xception39` is Xception cut to 39 layers and an eighth of the image's size in its first stage, made by the authors of BiSeNet
 (1808.00897) and published in ycszen/TorchSeg (MIT), whose weights load.  Its first feature wide enough to be used has

@@ -2,6 +2,17 @@
 
 from segmentarium.benchmarking.case import Case, Measurement, run_case
 from segmentarium.benchmarking.machine import machine_facts
+from segmentarium.benchmarking.run import benchmark
 from segmentarium.benchmarking.timing import Latency, alternate, ratio, time_calls
 
-__all__ = ["Case", "Latency", "Measurement", "alternate", "machine_facts", "ratio", "run_case", "time_calls"]
+__all__ = [
+    "Case",
+    "Latency",
+    "Measurement",
+    "alternate",
+    "benchmark",
+    "machine_facts",
+    "ratio",
+    "run_case",
+    "time_calls",
+]

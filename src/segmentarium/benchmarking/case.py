@@ -15,6 +15,8 @@ from typing import Any
 
 from segmentarium.benchmarking.timing import Latency, time_calls
 
+ARCHITECTURES = ("segmenter", "mask", "classifier")  # kinds that take one picture and score classes
+
 
 @dataclass(frozen=True)
 class Case:
@@ -73,10 +75,11 @@ def build_model(case: Case) -> Any:
     from segmentarium.registry import create_model, list_models
     from segmentarium.weights import load
 
-    if case.model in list_models(kind="segmenter") and not Path(case.model).exists():
+    architecture = any(case.model in list_models(kind=kind) for kind in ARCHITECTURES)
+    if architecture and not Path(case.model).exists():
         torch.manual_seed(0)
         return create_model(case.model, num_classes=case.num_classes).eval()
-    return load(case.model, verbose=False)
+    return load(case.model)
 
 
 def photo_bytes(size: tuple[int, int]) -> bytes:

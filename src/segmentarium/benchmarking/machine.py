@@ -17,7 +17,7 @@ def machine_facts() -> dict[str, Any]:
     """Processor, cores, memory, versions, commit, date, and how busy the machine was when asked."""
     import torch
 
-    from segmentarium import __version__
+    from segmentarium.version import __version__
 
     versions = {"python": platform.python_version(), "segmentarium": __version__}
     for package in PACKAGES:

@@ -39,43 +39,36 @@ def run(options: argparse.Namespace) -> int:
 
     ValueError for wrong usage, FileNotFoundError for an unknown model.
     """
-    import torch
     from rich.console import Console
     from rich.progress import Progress
 
-    from segmentarium.benchmarking import Case, machine_facts, run_case
-    from segmentarium.benchmarking.forms import check_forms
+    from segmentarium.benchmarking import Case, benchmark, machine_facts
     from segmentarium.benchmarking.machine import describe
     from segmentarium.benchmarking.report import remarks, table, write_csv, write_json, write_plot
+    from segmentarium.files import check_targets, has_keys
 
-    for name in ("batch", "repeats", "num_classes"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; give 1 or more")
-    forms = check_forms([part.strip() for part in options.engines.split(",") if part.strip()])
-    threads = options.threads or torch.get_num_threads()
-    cases = [
-        Case(
-            model,
-            form,
-            options.size,
-            options.batch,
-            threads,
-            options.warmup,
-            options.repeats,
-            options.num_classes,
-            not options.model_only,
-        )
-        for model in known_models(options.model)
-        for form in forms
-    ]
+    if options.out is not None:
+        targets = [options.out / f"benchmark.{ending}" for ending in ("csv", "json", "png")]
+        check_targets(targets, overwrite=options.overwrite, ours=has_keys(targets[1], ("machine", "measurements")))
     facts = machine_facts()
-    measurements = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("measuring", total=len(cases))
-        for case in cases:
-            progress.update(task, description=f"{case.model} {case.form}")
-            measurements.append(run_case(case))
-            progress.advance(task)
+        task = progress.add_task("measuring")
+
+        def tell(number: int, count: int, case: Case) -> None:
+            progress.update(task, completed=number, total=count, description=f"{case.model} {case.form}")
+
+        measurements = benchmark(
+            options.model,
+            forms=[part.strip() for part in options.engines.split(",") if part.strip()],
+            size=options.size,
+            batch=options.batch,
+            threads=options.threads,
+            warmup=options.warmup,
+            repeats=options.repeats,
+            num_classes=options.num_classes,
+            end_to_end=not options.model_only,
+            progress=tell,
+        )
     if options.json:
         print(json.dumps({"machine": facts, "measurements": [m.as_dict() for m in measurements]}, indent=1))
     else:
@@ -93,32 +86,3 @@ def run(options: argparse.Namespace) -> int:
         if any(m.latency for m in measurements):
             write_plot(measurements, facts, options.out / "benchmark.png")
     return 1 if any(m.problem and not m.skipped for m in measurements) else 0
-
-
-def known_models(given: list[str]) -> list[str]:
-    """The models of the command line, each of which exists; without any, the shipped weights."""
-    from segmentarium.registry import list_models
-    from segmentarium.weights import locate
-    from segmentarium.weights.catalogue import CATALOGUE
-
-    if not given:
-        shipped = [weights.alias or weights.name for weights in CATALOGUE]
-        if not shipped:
-            raise ValueError("name the models to measure: `segmentarium models` lists them")
-        return shipped
-    architectures = list_models(kind="segmenter")
-    for name in given:
-        if name in architectures:
-            continue
-        if name in list_models(kind="backbone"):
-            raise ValueError(f"{name!r} is a backbone; give a segmenter, e.g. {architectures[0]!r}")
-        try:
-            locate(name)
-        except FileNotFoundError:
-            from segmentarium.registry import entry
-
-            if Path(name).suffix:
-                raise
-            entry(name)  # says which architecture was meant
-            raise
-    return given

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from segmentarium.data.base import SegmentationDataset
+    from segmentarium.data.base import PictureDataset
     from segmentarium.data.doctor import Report
-
-HELP = "find what is wrong with a data set before training on it"
 
 _SHOWN = 5  # files named of each kind of problem
 
@@ -23,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `check-data`."""
     parser.add_argument("folder", type=Path, help="the data set's folder; a plain one holds images/ and masks/")
     parser.add_argument(
-        "--data", default="folder", metavar="NAME", help="its layout: folder (default), camvid, cityscapes, voc, …"
+        "--data", default="folder", metavar="NAME", help="its layout: folder (default), imagefolder, camvid, voc, …"
     )
-    parser.add_argument("--split", help="train, val, test …; default: all of a plain folder, else train")
+    parser.add_argument("--split", help="train, val, test …; default: all where a set has that, else train")
     parser.add_argument("--classes", metavar="A,B,…", help="names of the classes of a plain folder")
     parser.add_argument("--num-classes", type=int, metavar="K", help="number of the classes of a plain folder")
     parser.add_argument(
@@ -48,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from segmentarium.data.doctor import check_dataset
+    from segmentarium.data.doctor import check_data, check_output
     from segmentarium.data.mask_io import LabelError
 
     try:
@@ -56,12 +54,13 @@ def run(args: argparse.Namespace) -> int:
     except LabelError as error:
         print(f"segmentarium check-data: {error}", file=sys.stderr)
         return 1
+    out = args.out or Path("runs") / "check-data" / args.folder.resolve().name
+    check_output(out, overwrite=args.overwrite)
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("reading", total=len(dataset))
-        report = check_dataset(dataset, lambda done, total: progress.update(task, completed=done, total=total))
-    out = args.out or Path("runs") / "check-data" / args.folder.resolve().name
-    written = report.save(out)
+        report = check_data(dataset, lambda done, total: progress.update(task, completed=done, total=total))
+    written = report.save(out, overwrite=args.overwrite)
     if args.json:
         print(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
     else:
@@ -71,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def _dataset(args: argparse.Namespace) -> SegmentationDataset:
-    from segmentarium.data.catalogue import build_dataset
+def _dataset(args: argparse.Namespace) -> PictureDataset:
+    from segmentarium.data.catalogue import build_dataset, list_splits
 
     options: dict[str, Any] = {}
     if args.classes is not None:
@@ -85,11 +84,12 @@ def _dataset(args: argparse.Namespace) -> SegmentationDataset:
         options["classes"] = args.num_classes
     if args.mask_map is not None:
         options["mask_map"] = args.mask_map
+    split = args.split or ("all" if "all" in list_splits(args.data) else "train")
     if args.data == "folder":
-        return build_dataset("folder", args.folder, args.split or "all", strict=False, **options)
+        return build_dataset("folder", args.folder, split, strict=False, **options)
     if options:
         raise ValueError(f"--classes, --num-classes and --mask-map are for plain folders; {args.data} has its own")
-    return build_dataset(args.data, args.folder, args.split or "train")
+    return build_dataset(args.data, args.folder, split)
 
 
 def _show(report: Report, console: Console) -> None:
@@ -98,7 +98,11 @@ def _show(report: Report, console: Console) -> None:
 
     from segmentarium.data.doctor import group_problems
 
-    console.print(f"[bold]{escape(report.name)}[/]: {report.pictures} pairs, {report.readable} of them sound")
+    segmentation = report.task == "segmentation"
+    unit = "pairs" if segmentation else "pictures"
+    for note in report.notes:
+        console.print(escape(note), soft_wrap=True, highlight=False)
+    console.print(f"[bold]{escape(report.name)}[/]: {report.pictures} {unit}, {report.readable} of them sound")
     for title, counts in (
         ("sizes", report.sizes),
         ("picture modes", report.image_modes),
@@ -111,14 +115,16 @@ def _show(report: Report, console: Console) -> None:
     if report.mean and report.std:
         console.print(f"mean {report.mean}, std {report.std}", highlight=False)
     table = Table("", "class", title_justify="left")
-    for name in ("images", "pixels %", "weight (median frequency)", "weight (ENet)"):
+    weighted = ("pixels %", "weight (median frequency)", "weight (ENet)") if segmentation else ("images %",)
+    for name in ("images", *weighted):
         table.add_column(name, justify="right")
     for row in report.classes:
         weights = (row.weight_median_frequency, row.weight_enet)
-        cells = [f"{w:.2f}" if w is not None else "-" for w in weights]
+        cells = [f"{w:.2f}" if w is not None else "-" for w in weights] if segmentation else []
         table.add_row(str(row.index), escape(row.name), str(row.images), f"{100 * row.share:.3f}", *cells)
     console.print(table)
-    console.print(f"ignored: {100 * report.ignored_share:.2f} % of all pixels", highlight=False)
+    if segmentation:
+        console.print(f"ignored: {100 * report.ignored_share:.2f} % of all pixels", highlight=False)
     for level, kind, problems in group_problems(report.problems):
         colour = "red" if level == "error" else "yellow"
         console.print(f"[{colour}]{level}: {kind} ({len(problems)})[/]")

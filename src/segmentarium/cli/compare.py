@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="for the page and all files; a second start goes on there",
     )
-    add("--split", help="to score on; default: test; of a folder: test, else val")
+    add("--split", help="to score on; default: test where it has labels, else val")
     add("--size", type=size, metavar="HxW", help="of the input when timing; default: that of the split's first image")
     add("--engines", default=None, metavar="A,B", help="forms to time, default eager,deploy,onnxruntime,openvino")
     add("--threads", type=int, metavar="N", help="of the timing; default: as PyTorch chooses")
@@ -59,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
     """0: all done; 1: some candidate failed, as the page says; 128 + signal: stopped, goes on with the same command."""
     from segmentarium.comparison import Budget, ComparisonOptions, compare
     from segmentarium.comparison.engine import ENGINES, Stopped
+    from segmentarium.data import evaluation_split
 
     if not options.models and not options.recipes:
         raise ValueError("there is nothing to compare; give --models A,B or --recipes FOLDER")
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     engines = [part.strip() for part in options.engines.split(",") if part.strip()] if options.engines else ENGINES
     shared = ComparisonOptions(
         **data,
-        split=_split(options, data, any(candidate.stages for candidate in candidates)),
+        split=options.split or evaluation_split(data["data"], data["root"]),
         budget=budget,
         output=options.out,
         size=options.size,
@@ -131,11 +132,3 @@ def _candidates(options: argparse.Namespace, budget: Any, changes: dict[str, Any
         base = standard_options({**changes, **data}) if trains else None
         candidates += candidates_of_models(items, base)
     return distinct(candidates), data
-
-
-def _split(options: argparse.Namespace, data: dict[str, Any], trains: bool) -> str:
-    from segmentarium.cli.evaluate import dataset_split
-
-    found = dataset_split(argparse.Namespace(split=options.split, data=data["data"], root=Path(data["root"])))
-    # A folder without parts is divided by a hash of the names; what was trained on must not be scored.
-    return "val" if found == "all" and trains and not options.split else found

@@ -11,9 +11,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", required=True, help="a name of the catalogue (street, person), a file, or hf:OWNER/NAME")
     add("--layout", help="key table of another project's checkpoint, where its keys alone do not tell")
-    add("--data", required=True, help="camvid, portrait, cityscapes, …, or folder (images/ and masks/)")
+    add("--data", required=True, help="camvid, eg1800, cityscapes, …, or folder (images/ and masks/)")
     add("--root", required=True, type=Path, help="where the data set lies")
-    add("--split", help="default: test; of a folder: test, else val, where it is divided, else all")
+    add(
+        "--split",
+        help="default: test where it has labels, else val; all: every picture of a folder, those of train too",
+    )
     add("--mask-map", help='of a folder: raw value to class, e.g. "0:0,255:1"')
     add("--num-classes", type=int, help="score the first N logits only (N: classes of the data), leave out the others")
     add("--mode", choices=("whole", "slide"), default="whole", help="whole images, or blended windows")
@@ -46,12 +49,13 @@ def run(options: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from segmentarium.evaluation import evaluate
-    from segmentarium.evaluation.report import check_output
+    from segmentarium.evaluation.report import check_json, check_output
     from segmentarium.weights import load
 
     if options.out is not None:
-        check_output(options.out)
-
+        check_output(options.out, overwrite=options.overwrite)
+    if options.json is not None:
+        check_json(options.json, overwrite=options.overwrite)
     model = load(options.model, layout=options.layout)
     errors = Console(stderr=True)
     with Progress(
@@ -82,39 +86,21 @@ def run(options: argparse.Namespace) -> int:
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     report.model["name"] = options.model
-    report.data.update(split=dataset_split(options), root=str(options.root))
+    report.data["root"] = str(options.root)
     console = Console()
     console.print(report.table())
     print(report.summary())
     for note in report.notes:
         errors.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     if options.json is not None:
-        report.write_json(options.json)
+        report.write_json(options.json, overwrite=options.overwrite)
     if options.out is not None:
-        print(report.save(options.out))
+        print(report.save(options.out, overwrite=options.overwrite))
     return 0
 
 
-def dataset_split(options: argparse.Namespace) -> str:
-    """The split that was asked for, or the default of the data set."""
-    if options.split:
-        return options.split
-    if options.data.lower() != "folder":
-        return "test" if options.data.lower() in ("camvid", "portrait", "eg1800") else "val"
-    return folder_split(options.root)
-
-
-def folder_split(root: Path) -> str:
-    """ "test" where a plain folder has one, else "val", else "all": by sub-folders or list files, never by hash."""
-    for part in ("test", "val"):
-        places = (root / part, root / "images" / part, root / "imgs" / part)
-        if (root / f"{part}.txt").is_file() or any(place.is_dir() for place in places):
-            return part
-    return "all"
-
-
 def _dataset(options: argparse.Namespace) -> Any:
-    from segmentarium.data import build_dataset
+    from segmentarium.data import build_dataset, evaluation_split
 
     extra: dict[str, Any] = {}
     if options.mask_map is not None:
@@ -123,7 +109,8 @@ def _dataset(options: argparse.Namespace) -> Any:
         extra["mask_map"] = options.mask_map
     if not options.root.is_dir():
         raise FileNotFoundError(f"--root {options.root} is not a folder; give the one where the data set lies")
-    return build_dataset(options.data, options.root, dataset_split(options), **extra)
+    split = options.split or evaluation_split(options.data, options.root)
+    return build_dataset(options.data, options.root, split, **extra)
 
 
 def _overlap(text: str) -> int | float:

@@ -87,6 +87,7 @@ def export_each(options: argparse.Namespace, formats: tuple[str, ...], folder: P
         "sizes": options.size or (SMALL if options.all else SIZES),
         "images": options.images,
         "tolerance": options.tolerance,
+        "overwrite": options.overwrite,
     }
     console = Console()
     table = Table("model", "format", "rel. error", "same class", "MB", "s", "result", box=box.SIMPLE, pad_edge=False)

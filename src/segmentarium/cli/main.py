@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 
 # verb -> (module, one line)
 VERBS = {
     "segment": ("segment", "masks, overlays and cut-outs of images, folders, videos or the webcam"),
+    "classify": ("classify", "the class of each picture, with its probability, as JSON or CSV"),
     "portrait": ("portrait", "the person in front of a blur, a colour, an image or nothing: photos, videos, webcam"),
     "train": ("train", "train a model on a data set or a folder of labelled images"),
-    "evaluate": ("evaluate", "score a model: mIoU, boundary IoU, per-class table, report"),
+    "evaluate": ("evaluate", "score a model: mIoU, or top-1 of a classifier; per-class table, report"),
     "compare": ("compare", "several models under one budget: accuracy, latency and pictures on one page"),
     "export": ("export", "deploy form as torch.export, ONNX or OpenVINO, with measured parity"),
     "benchmark": ("benchmark", "latency, throughput, parameters, FLOPs and memory on this machine"),
     "check-data": ("check_data", "find what is wrong with a data set before training on it"),
     "serve": ("serve", "a page and an HTTP API on this machine: portraits and masks in the browser"),
     "export-web": ("export_web", "the page with the network inside it: plain files, no server that sees a picture"),
-    "models": ("models", "list the registered models with their cards"),
+    "models": ("models", "the registered models, and which networks stand on which backbones"),
 }
 
-WITHOUT_TORCH = ("portrait",)  # imports it where a model needs it
+WITHOUT_TORCH = ("models", "portrait")  # import it where a model needs it
+WRITES_FILES = ("segment", "classify", "portrait", "evaluate", "export", "benchmark", "check-data", "export-web")
 
 
 def parser_for(verb: str) -> argparse.ArgumentParser:
@@ -35,6 +38,9 @@ def parser_for(verb: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     module.add_arguments(parser)
+    if verb in WRITES_FILES:  # `train` and `compare` know their own runs, and begin in no folder that holds another
+        text = "replace files that are there, inputs too; without it they are refused"
+        parser.add_argument("--overwrite", action="store_true", help=text)
     parser.set_defaults(run=module.run)
     return parser
 
@@ -54,21 +60,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(usage())
         return 0 if words else 2
     if words[0] in ("--version", "-V"):
-        from segmentarium import __version__
+        from segmentarium.version import __version__
 
         print(f"segmentarium {__version__}")
         return 0
     verb = words[0]
     if verb not in VERBS:
-        import difflib
+        from segmentarium.checks import did_you_mean
 
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        print(f"segmentarium: no verb {verb!r}{hint}\n\n{usage()}", file=sys.stderr)
+        print(f"segmentarium: no verb {verb!r}{did_you_mean(verb, list(VERBS))}\n\n{usage()}", file=sys.stderr)
         return 2
     from segmentarium.cli.memory import import_torch, keep_freed_memory
 
     keep_freed_memory()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("segmentarium").setLevel(logging.INFO)  # such as what fitted of another project's weights
     options = parser_for(verb).parse_args(words[1:])
     if verb not in WITHOUT_TORCH:
         import_torch()
@@ -78,7 +84,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("segmentarium: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, KeyError, TypeError, FileNotFoundError, NotADirectoryError, ImportError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        FileNotFoundError,
+        FileExistsError,
+        NotADirectoryError,
+        ImportError,
+    ) as error:
         if "--debug" in words:
             raise
         # KeyError's str() is the repr of its message

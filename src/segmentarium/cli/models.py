@@ -1,56 +1,99 @@
-"""`segmentarium models`: what is registered, with its card."""
+"""`segmentarium models`: what is registered, and which networks stand on which backbones."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from segmentarium.registry import known
+
+    rows = known().values()
+    families = sorted({row["module"].partition(".")[0] for row in rows})
     parser.add_argument("pattern", nargs="?", default="*", help="shell pattern of names, e.g. 'segformer*'")
-    parser.add_argument("--family", help="backbones, semantic, realtime, portrait")
-    parser.add_argument("--kind", choices=("segmenter", "backbone"))
-    parser.add_argument("--json", action="store_true", help="the whole cards as JSON")
+    parser.add_argument("--family", choices=families, help="the room of the model's file: %(choices)s")
+    parser.add_argument("--kind", choices=sorted({row["kind"] for row in rows}), help="what it gives: %(choices)s")
+    parser.add_argument("--json", action="store_true", help="all that is listed, and more, as JSON")
+    parser.add_argument(
+        "--combinations",
+        action="store_true",
+        help="which networks stand on which backbones, each pair built without weights, and why the others do not",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def run(options: argparse.Namespace) -> int:
-    from segmentarium.registry import list_models, model_card
+    if options.combinations:
+        return _combinations(options)
+    from segmentarium.registry import known, list_models
     from segmentarium.weights.catalogue import CATALOGUE
 
-    names = list_models(options.pattern, family=options.family, kind=options.kind)
-    cards = [model_card(name) for name in names]
-    for card in cards:
-        card["weights"] = [w.alias or w.name for w in CATALOGUE if w.model == card["name"]]
+    rows = [
+        {"name": name, **known()[name], "weights": [w.alias or w.name for w in CATALOGUE if w.model == name]}
+        for name in list_models(options.pattern, family=options.family, kind=options.kind)
+    ]
     if options.json:
-        print(json.dumps(cards, indent=1))
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
         return 0
-    from rich.console import Console
     from rich.table import Column, Table
 
-    table = Table(Column("name", no_wrap=True), "year", "M parameters", "GFLOPs", "published", "weights here")
+    table = Table(Column("name", no_wrap=True), "kind", "paper", "M parameters", "GFLOPs", "published", "weights here")
     table.caption = (
         "parameters and FLOPs (1e9 multiply-adds) are counted here, without what only training uses; "
         "in brackets the published ones"
     )
-    for card in cards:
-        counted = card["counted"] or {"parameters": None, "flops": None, "flops_size": card["flops_size"]}
-        size = "×".join(map(str, counted["flops_size"] or ()))
-        flops = _both(counted["flops"], card["flops"], ".1f")
+    for row in rows:
         table.add_row(
-            card["name"],
-            str(card["paper"]["year"]),
-            _both(counted["parameters"], card["parameters"], ".2f"),
-            f"{flops} at {size}" if flops else "",
-            "\n".join(f"{score:g} {what}" for what, score in card["scores"].items()),
-            ", ".join(card["weights"]),
+            row["name"],
+            row["kind"],
+            f"{row['venue']} {row['year']}",
+            _both(row["parameters"], row["published"]["parameters"], ".2f"),
+            f"{_both(row['flops'], row['published']['flops'], '.1f')} at {'×'.join(map(str, row['flops_size']))}",
+            "\n".join(f"{score:g} {what}" for what, score in row["scores"].items()),
+            ", ".join(row["weights"]),
         )
-    console = Console()
-    # into a pipe or a file goes the whole table: 80 columns would break every cell
-    (console if console.is_terminal else Console(width=200)).print(table)
+    _show(table)
     return 0
 
 
-def _both(counted: float | None, published: float | None, form: str) -> str:
+def _combinations(options: argparse.Namespace) -> int:
+    from segmentarium.cli.memory import import_torch
+
+    import_torch()
+    from segmentarium.composition import combinations
+
+    found = combinations(options.pattern)
+    if options.json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return 0
+    if not found:
+        print(f"no network on a backbone is called {options.pattern!r}")
+        return 0
+    from rich.table import Column, Table
+
+    backbones = list(next(iter(found.values())))
+    table = Table(Column("network", no_wrap=True), *(backbone.removeprefix("timm:") for backbone in backbones))
+    reasons = {"yes": 0}
+    for name, row in found.items():
+        for text in row.values():
+            reasons.setdefault(text, len(reasons))
+        table.add_row(name, *("yes" if text == "yes" else f"({reasons[text]})" for text in row.values()))
+    _show(table)
+    for reason, number in list(reasons.items())[1:]:
+        print(f"({number}) {reason}")
+    return 0
+
+
+def _show(table: Any) -> None:
+    from rich.console import Console
+
+    console = Console()
+    # into a pipe or a file goes the whole table: 80 columns would break every cell
+    (console if console.is_terminal else Console(width=200)).print(table)
+
+
+def _both(counted: float, published: float | None, form: str) -> str:
     """ "0.35 (0.37)": counted, and published."""
-    words = [] if counted is None else [f"{counted:{form}}"]
-    return " ".join([*words, *([] if published is None else [f"({published:{form}})"])])
+    return f"{counted:{form}}" + ("" if published is None else f" ({published:{form}})")

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         if options.source != ["-"]:
             raise ValueError("- is the standard input: give it as the only source")
         return _pipe(options)
-    from segmentarium.inference.sources import expand
+    from segmentarium.media.sources import expand
 
     items = [_animated(item) for item in expand(list(options.source))]
     clips = any(item.kind != "picture" for item in items)
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _portrait(options: argparse.Namespace, clips: bool) -> Any:
     from segmentarium.cli.memory import import_torch
-    from segmentarium.inference.exported import exported_file
+    from segmentarium.matting.exported import exported_file
     from segmentarium.matting.portrait import Portrait
 
     given = {"foreground": options.foreground}
@@ -134,7 +134,7 @@ def _animated(item: Any) -> Any:
 
 def _name(portrait: Any, item: Any, folder: Path, options: argparse.Namespace) -> Path:
     if item.kind == "picture":
-        from segmentarium.inference.readers import LARGE, picture_size
+        from segmentarium.media.readers import LARGE, picture_size
 
         jpeg = False
         if item.path is not None and item.path.suffix.lower() in (".jpg", ".jpeg") and not portrait.transparent:
@@ -148,16 +148,16 @@ def _name(portrait: Any, item: Any, folder: Path, options: argparse.Namespace) -
 
 def _one(portrait: Any, item: Any, where: Any, options: argparse.Namespace, bar: Any, stop: Any) -> str | None:
     """Does one input; what to tell about it, if something was wrong."""
-    from segmentarium.matting.portrait import NOBODY
+    from segmentarium.matting.portrait import is_nobody
 
     if item.kind == "picture":
         if item.path is not None and isinstance(where, Path):
-            share = portrait.file(item.path, where)
+            share = portrait.file(item.path, where, overwrite=options.overwrite)
         else:
             result = portrait(item.load(), name=item.name)
             share = result.share
-            _write(result, where)
-        if share < NOBODY:
+            _write(result, where, options)
+        if is_nobody(share):
             _note(f"{item.origin}: nobody found; all of it is background")
         return None
     part = bar.add_task(item.name, total=None)
@@ -167,23 +167,24 @@ def _one(portrait: Any, item: Any, where: Any, options: argparse.Namespace, bar:
 
     try:
         if item.kind == "webcam" and options.to != "files":
-            from segmentarium.matting.camera import live
+            from segmentarium.matting.clip import live
 
             result = live(portrait, item.camera, options.to or "window", progress=progress, stop=stop)
         else:
             source = item.camera if item.kind == "webcam" else item.path
-            result = portrait.clip(source, where, alpha_format=options.alpha_format, progress=progress, stop=stop)
+            given = {"alpha_format": options.alpha_format, "overwrite": options.overwrite}
+            result = portrait.clip(source, where, **given, progress=progress, stop=stop)
     finally:
         bar.remove_task(part)
     _note(f"{item.origin}: {result.frames} frames, {result.frames_per_second:.1f} a second")
-    if result.share < NOBODY:
+    if is_nobody(result.share):
         _note(f"{item.origin}: nobody found; all of it is background")
     return f"{result.damage}; what came before it is done" if result.damage else None
 
 
-def _write(result: Any, where: Any) -> None:
+def _write(result: Any, where: Any, options: argparse.Namespace) -> None:
     if isinstance(where, Path):
-        result.save(where)
+        result.save(where, overwrite=options.overwrite)
         return
     from segmentarium.matting.picture_files import write_picture
 
@@ -202,13 +203,14 @@ def _pipe(options: argparse.Namespace) -> int:
     if picture:
         from segmentarium.data.image_io import read_image
 
-        _write(portrait(read_image(io.BytesIO(sys.stdin.buffer.read()))), out)
+        _write(portrait(read_image(io.BytesIO(sys.stdin.buffer.read()))), out, options)
         return 0
     if not head:
         raise ValueError("standard input is empty; expected a picture or a clip (e.g. y4m)")
     with _Stop() as stop:
         try:
-            result = portrait.clip(sys.stdin.buffer, out, alpha_format=options.alpha_format, stop=stop)
+            given = {"alpha_format": options.alpha_format, "overwrite": options.overwrite}
+            result = portrait.clip(sys.stdin.buffer, out, **given, stop=stop)
         except BrokenPipeError:  # the reader of standard output has had enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0

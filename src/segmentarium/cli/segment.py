@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from segmentarium.inference.predictor import Predictor
-    from segmentarium.inference.sources import expand
+    from segmentarium.media.sources import expand
 
     items = expand(list(options.source))
     kinds = None if options.kinds is None else tuple(kind.strip() for kind in options.kinds.split(","))
@@ -72,14 +72,14 @@ def run(options: argparse.Namespace) -> int:
     if kinds is None:
         kinds = ("overlay", "mask", *(("cutout",) if predictor.foreground is not None else ()), "json")
     elif "cutout" in kinds and predictor.foreground is None:
-        from segmentarium.inference.result import no_foreground
+        from segmentarium.matting.finder import no_foreground
 
         raise ValueError(no_foreground(predictor.classes))
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     failed = 0
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        job = _Job(predictor, options.out, kinds, bar, bar.add_task("segmenting", total=len(items)))
+        job = _Job(predictor, options.out, kinds, options.overwrite, bar, bar.add_task("segmenting", total=len(items)))
         for item in items:
             try:
                 job.do(item)
@@ -102,29 +102,35 @@ def run(options: argparse.Namespace) -> int:
 class _Job:
     """One input after the other, each in the way that fits it."""
 
-    def __init__(self, predictor: Any, folder: str, kinds: tuple[str, ...], bar: Any, task: Any) -> None:
+    def __init__(
+        self, predictor: Any, folder: str, kinds: tuple[str, ...], overwrite: bool, bar: Any, task: Any
+    ) -> None:
         self.task = task
-        self._predictor, self._folder, self._kinds, self._bar = predictor, folder, kinds, bar
+        self._predictor, self._folder, self._kinds = predictor, folder, kinds
+        self._overwrite, self._bar = overwrite, bar
 
     def do(self, item: Any) -> None:
+        from segmentarium.inference.result import check_files
+
         if item.kind != "picture":
             self._video(item)
         elif item.path is not None and self._is_large(item.path):
             self._large(item)
         else:
+            check_files(self._folder, item.name, self._kinds, item.path, overwrite=self._overwrite)
             result = self._predictor(item.load(), name=item.name, path=item.path)
-            result.save(self._folder, self._kinds)
+            result.save(self._folder, self._kinds, overwrite=self._overwrite)
 
     @staticmethod
     def _is_large(path: Any) -> bool:
-        from segmentarium.inference.readers import LARGE, picture_size
+        from segmentarium.media.readers import LARGE, picture_size
 
         width, height = picture_size(path)
         return width * height > LARGE
 
     def _large(self, item: Any) -> None:
         from segmentarium.inference.large import segment_file
-        from segmentarium.inference.readers import LargePicture
+        from segmentarium.media.readers import LargePicture
 
         if not LargePicture(item.path).reads_in_rows:
             print(
@@ -140,6 +146,7 @@ class _Job:
                 self._folder,
                 self._kinds,
                 name=item.name,
+                overwrite=self._overwrite,
                 progress=lambda share: self._bar.update(part, completed=round(100 * share)),
             )
         finally:
@@ -157,6 +164,7 @@ class _Job:
                 item,
                 self._folder,
                 self._kinds,
+                overwrite=self._overwrite,
                 progress=lambda done, total: self._bar.update(part, completed=done, total=total),
             )
         finally:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -40,15 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0 when the server was ended; ValueError for wrong usage, OSError becomes 1 where the address cannot be had."""
-    try:
-        import uvicorn
-
-        from segmentarium.web.app import create_app
-    except ImportError as error:
-        raise ImportError(f"this needs {error.name}: pip install 'segmentarium[web]'") from None
-    from segmentarium.web.limits import Limits
-    from segmentarium.web.work import SharedPredictor
+    """0 when the server was ended; 1 where the address cannot be had; ValueError for wrong usage."""
+    from segmentarium.web import Limits, serve
 
     limits = Limits(
         upload_bytes=round(options.max_upload * 2**20),
@@ -58,31 +49,14 @@ def run(options: argparse.Namespace) -> int:
         seconds=options.timeout,
         upload_seconds=options.timeout,
     )
-    models = {
-        name: SharedPredictor(source, engine=options.engine) for name, source in named_models(options.models).items()
-    }
-    app = create_app(models, limits, hosts=allowed_hosts(options.host))
-    settings = uvicorn.Config(
-        app,
-        host=options.host,
-        port=options.port,
-        log_level="warning",
-        server_header=False,
-        limit_concurrency=max(200, 4 * options.queue),  # connections, those that wait for their 503 included
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=10,
-    )
+    models = named_models(options.models)
     try:
-        socket = settings.bind_socket()
-    except SystemExit:  # uvicorn has said why
-        print(f"segmentarium serve: cannot listen on {options.host} port {options.port}", file=sys.stderr)
+        serve(models, host=options.host, port=options.port, engine=options.engine, limits=limits)
+    except OSError as error:
+        if options.debug:
+            raise
+        print(f"segmentarium serve: {error}", file=sys.stderr)
         return 1
-    port = socket.getsockname()[1]
-    shown = f"[{options.host}]" if ":" in options.host else options.host
-    print(f"http://{shown}:{port}/  the page\nhttp://{shown}:{port}/docs  the API\nCtrl-C ends it", flush=True)
-    if options.host not in LOOPBACK:
-        print("anyone who can reach this address can use it: there are no accounts", file=sys.stderr)
-    uvicorn.Server(settings).run(sockets=[socket])
     return 0
 
 
@@ -98,8 +72,3 @@ def named_models(text: str) -> dict[str, str]:
     if not found:
         raise ValueError("--models is empty; give at least one, e.g. person")
     return found
-
-
-def allowed_hosts(host: str) -> tuple[str, ...] | None:
-    """The names under which a server on `host` answers; None: any, where others may reach it."""
-    return LOOPBACK if host in LOOPBACK else None

@@ -20,7 +20,7 @@ from segmentarium.comparison.budget import Budget, plan
 from segmentarium.comparison.candidates import Candidate
 from segmentarium.comparison.outcome import Comparison, Outcome
 from segmentarium.comparison.records import Record, claim_folder
-from segmentarium.training.options import TrainingOptions, command_of
+from segmentarium.training.options import LAST, LAST_WEIGHTS, TrainingOptions, command_of
 
 ENGINES = ("eager", "deploy", "onnxruntime", "openvino")
 Say = Callable[[str], None]
@@ -99,6 +99,7 @@ def compare(candidates: Sequence[Candidate], options: ComparisonOptions, say: Sa
     with other options, and Stopped after SIGINT or SIGTERM.
     """
     from segmentarium.benchmarking import machine_facts
+    from segmentarium.comparison.page import write_page
     from segmentarium.comparison.pictures import chosen, shown
     from segmentarium.data import build_dataset
 
@@ -107,6 +108,8 @@ def compare(candidates: Sequence[Candidate], options: ComparisonOptions, say: Sa
         raise ValueError(f"split {options.split!r} of {options.root} has no images; there is nothing to score")
     for train_split in {stage.train_split for candidate in candidates for stage in candidate.stages}:
         build_dataset(options.data, options.root, train_split, **options.data_arguments)  # says now what is wrong
+    for note in dataset.notes:
+        say(note)
     claim_folder(options.output, options.identity())
     records = [Record(options.output / "candidates" / candidate.label) for candidate in candidates]
     for record, candidate in zip(records, candidates, strict=True):
@@ -136,7 +139,7 @@ def compare(candidates: Sequence[Candidate], options: ComparisonOptions, say: Sa
             for number, (candidate, record, outcome) in enumerate(zip(candidates, records, outcomes, strict=True), 1):
                 phase(candidate, record, outcome, f"[{number}/{len(candidates)}] {candidate.label}")
                 comparison.pictures = shown(dataset, indices, options.output, outcomes)
-                comparison.save(options.output)
+                write_page(comparison, options.output)
     return comparison
 
 
@@ -166,8 +169,7 @@ class _Run:
             _free_memory()
 
     def _trained(self, candidate: Candidate, record: Record, name: str) -> dict[str, Any]:
-        from segmentarium.training import train
-        from segmentarium.training.checkpoints import LAST
+        from segmentarium.training import staged, train
 
         done = record.read("training")
         if done is not None:
@@ -179,33 +181,33 @@ class _Run:
             stages, measured = plan(candidate.stages, self.options.budget)
             planned = {"stages": [stage.as_dict() for stage in stages], "seconds_per_step": measured}
             record.write("plan", planned)
-        commands, folders, weights = [], [], None
-        for number, values in enumerate(planned["stages"], 1):
-            several = len(planned["stages"]) > 1
-            folder = record.folder.resolve() / (f"training-{number}" if several else "training")
-            stage = TrainingOptions.from_dict(values)
-            now = candidate.stages[number - 1]  # what may change between two starts, as it is wanted now
-            stage = stage.replace(output=str(folder), cache=now.cache, workers=now.workers, check=now.check)
-            if weights is not None and stage.weights is None:
-                stage = stage.replace(weights=weights)
+        output = str(record.folder.resolve() / "training")
+        stages = [
+            # what may change between two starts, as it is wanted now
+            TrainingOptions.from_dict(values).replace(
+                output=output, cache=now.cache, workers=now.workers, check=now.check
+            )
+            for values, now in zip(planned["stages"], candidate.stages, strict=True)
+        ]
+        stages = staged(stages)
+        for number, stage in enumerate(stages, 1):
+            folder = Path(stage.folder)
             resume = (folder / LAST).is_file()
             if not resume:  # nothing to resume from: files of a start that was killed before its first checkpoint
                 shutil.rmtree(folder, ignore_errors=True)
-            of = f", stage {number} of {len(planned['stages'])}" if several else ""
+            of = f", stage {number} of {len(stages)}" if len(stages) > 1 else ""
             self.say(f"{name}: {'going on with' if resume else 'training'} {stage.max_steps} steps{of}")
             result = train(stage.replace(resume=resume))
             if result.signal is not None:
                 raise Stopped(result.signal)
-            weights = str(result.last_weights)
-            folders.append(folder)
-            suffix = f"-{number}" if several else ""
-            commands.append(f"{command_of(stage)} --output runs/{candidate.label}{suffix}")
+        runs = [Path(stage.folder) for stage in stages]
+        shown = f"runs/{candidate.label}"
         done = {
-            "weights": str(Path(str(weights)).relative_to(self.options.output.resolve())),
-            "steps": sum(values["max_steps"] for values in planned["stages"]),
-            "seconds": sum(map(training_seconds, folders)),
+            "weights": str((runs[-1] / LAST_WEIGHTS).relative_to(self.options.output.resolve())),
+            "steps": sum(stage.max_steps for stage in stages),
+            "seconds": sum(map(training_seconds, runs)),
             "seconds_per_step": planned["seconds_per_step"],
-            "commands": commands,
+            "commands": [f"{command_of(stage)} --output {stage.folder}".replace(output, shown) for stage in stages],
         }
         record.write("training", done)
         return done
@@ -219,7 +221,7 @@ class _Run:
         done = record.read("evaluation")
         if done is None:
             self.say(f"{name}: scoring {outcome.weights} on {self.options.split!r}")
-            model = load(outcome.weights, verbose=False)
+            model = load(outcome.weights)
             started = time.perf_counter()
             report = evaluate(
                 model,

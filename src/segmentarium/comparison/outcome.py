@@ -7,7 +7,6 @@ import io
 import json
 import math
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from segmentarium.comparison.pareto import pareto_front
@@ -142,17 +141,6 @@ class Comparison:
             if row["problem"]:
                 lines.append(f"| | {row['problem'].replace('|', '/')} |" + " |" * (len(names) + 1))
         return "\n".join(lines) + "\n"
-
-    def save(self, folder: Path) -> Path:
-        """Writes comparison.html, .json, .csv and .md, each whole or not at all; returns the page's path."""
-        from segmentarium.comparison.page import page
-        from segmentarium.files import atomic_write
-
-        texts = {"json": self.json(), "csv": self.csv(), "md": self.markdown(), "html": page(self)}
-        for ending, text in texts.items():
-            with atomic_write(folder / f"comparison.{ending}") as temporary:
-                temporary.write_text(text, encoding="utf-8")
-        return folder / "comparison.html"
 
 
 def _percent(value: float | None) -> float | None:

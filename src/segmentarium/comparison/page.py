@@ -12,6 +12,7 @@ from segmentarium.comparison.outcome import AGREES, Comparison, Outcome
 from segmentarium.comparison.plot import scatter
 from segmentarium.evaluation.html import STYLE, data_uri
 from segmentarium.evaluation.report import percent
+from segmentarium.files import atomic_write
 
 EXTRA_STYLE = """
 td.best { font-weight: 700; } tr.front td:first-child { color: var(--bar); font-weight: 600; }
@@ -21,6 +22,15 @@ pre { background: var(--tint); padding: .7rem .9rem; overflow-x: auto; border-ra
 .side figure { margin: 0; } .side img { width: 100%; display: block; } .side figcaption { font-size: .85rem; }
 .keys span.key { margin-right: 1rem; white-space: nowrap; }
 """
+
+
+def write_page(comparison: Comparison, folder: Path) -> Path:
+    """Writes comparison.html, .json, .csv and .md, each whole or not at all; returns the page's path."""
+    texts = {"json": comparison.json(), "csv": comparison.csv(), "md": comparison.markdown(), "html": page(comparison)}
+    for ending, text in texts.items():
+        with atomic_write(folder / f"comparison.{ending}") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return folder / "comparison.html"
 
 
 def page(comparison: Comparison) -> str:

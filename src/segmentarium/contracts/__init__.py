@@ -3,8 +3,17 @@
 from segmentarium.contracts.adopted import adopt
 from segmentarium.contracts.backbone import Backbone
 from segmentarium.contracts.decoder import Decoder
-from segmentarium.contracts.kinds import Classifier, SegmentationModel
+from segmentarium.contracts.kinds import (
+    Classifier,
+    Detector3d,
+    InstanceModel,
+    KeypointModel,
+    MaskModel,
+    Pretrainer,
+    SegmentationModel,
+)
 from segmentarium.contracts.model import Batch, LabelledModel, Model, Term
+from segmentarium.contracts.results import Instances, Keypoints, MaskSet, Panoptic, Segment
 from segmentarium.preprocessing import Preprocessing
 
 __all__ = [
@@ -12,9 +21,19 @@ __all__ = [
     "Batch",
     "Classifier",
     "Decoder",
+    "Detector3d",
+    "InstanceModel",
+    "Instances",
+    "KeypointModel",
+    "Keypoints",
     "LabelledModel",
+    "MaskModel",
+    "MaskSet",
     "Model",
+    "Panoptic",
     "Preprocessing",
+    "Pretrainer",
+    "Segment",
     "SegmentationModel",
     "Term",
     "adopt",

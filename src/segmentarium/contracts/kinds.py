@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segmentarium.contracts.backbone import Backbone
-from segmentarium.contracts.model import LabelledModel, Term
+from segmentarium.contracts.model import LabelledModel, Model, Term
+from segmentarium.contracts.results import Instances, Keypoints, MaskSet
 from segmentarium.layers.resize import resize
 from segmentarium.losses import LabelCrossEntropy
 from segmentarium.palette import default_palette
 
 
-class SegmentationModel(LabelledModel):
-    """(B, C, H, W) -> (B, K, H, W) logits at the image's size: a class for every pixel.
-
-    A subclass gives `logits`, at a resolution of its choice, and where it supervises more, `forward_train`.
-    """
-
-    kind = "segmenter"
+class ColouredModel(LabelledModel):
+    """Whatever paints every pixel of the image with a class: RGB colours in 0..255, one a class."""
 
     def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
@@ -27,6 +25,15 @@ class SegmentationModel(LabelledModel):
 
     def labels(self) -> dict[str, Any]:
         return super().labels() | {"palette": [list(colour) for colour in self.palette]}
+
+
+class SegmentationModel(ColouredModel):
+    """(B, C, H, W) -> (B, K, H, W) logits at the image's size: a class for every pixel.
+
+    A subclass gives `logits`, at a resolution of its choice, and where it supervises more, `forward_train`.
+    """
+
+    kind = "segmenter"
 
     def logits(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K, h, w)"""
@@ -39,10 +46,36 @@ class SegmentationModel(LabelledModel):
         return {"logits": self.logits(image)}
 
 
+class MaskModel(ColouredModel):
+    """(B, C, H, W) -> (B, K, H, W) semantic scores at the image's size, of masks and their classes.
+
+    A subclass gives `forward_masks`, at a resolution of its choice.  The scores are sums of probabilities, no logits.
+    """
+
+    kind = "mask"
+    output_names = ("scores",)
+
+    def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
+        if num_classes == 1:
+            raise ValueError(
+                "num_classes is 1, which means one sigmoid logit, and a mask classifier takes a softmax over classes; give 2"
+            )
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+
+    def forward_masks(self, image: Tensor) -> MaskSet:
+        """(B, C, H, W) -> class_logits (B, Q, K + 1), mask_logits (B, Q, h, w)"""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        return self.forward_masks(image).resized((height, width)).semantic()
+
+
 class Classifier(LabelledModel):
     """(B, C, H, W) -> (B, K) logits: a backbone that was built with `num_classes`, and its own head."""
 
     kind = "classifier"
+    counted_at = (224, 224)
 
     def __init__(self, backbone: Backbone) -> None:
         if backbone.num_classes is None:
@@ -58,3 +91,153 @@ class Classifier(LabelledModel):
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         return {"logits": self.backbone.classify(image)}
+
+
+class Pretrainer(Model):
+    """(B, C, H, W) -> what it predicts of the picture, so that its backbone learns without labels.
+
+    The backbone stands under "backbone.", as in every model, and leaves by `load_part(model, "backbone", file)`.
+    """
+
+    kind = "pretrainer"
+    output_names = ("prediction",)
+    counted_at = (224, 224)
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(in_channels=backbone.in_channels)
+        self.backbone = backbone
+        self.fixed_size = backbone.fixed_size
+        self.preprocessing = backbone.preprocessing.for_channels(backbone.in_channels)
+
+
+class KeypointModel(Model):
+    """(B, C, H, W) -> scores (B, H, W), one a pixel, and descriptors (B, D, h, w) of cells of `stride` pixels.
+
+    A subclass gives `forward`; where its keypoints are found by other means (heat maps of joints), `detect` too.
+
+    threshold   a keypoint's score is greater
+    radius      pixels around a keypoint within which there is no second
+    border      pixels along the edges where there is none
+    """
+
+    kind = "keypoints"
+    output_names = ("scores", "descriptors")
+    stride: ClassVar[int] = 8
+    threshold: float = 0.005
+    radius: int = 4
+    border: int = 4
+
+    @torch.no_grad()
+    def detect(self, image: Tensor, *, count: int | None = None) -> Keypoints:
+        """A normalised picture (C, H, W), or a batch of it alone -> its keypoints; the best `count`, if one is given."""
+        if image.ndim == 4 and len(image) != 1:
+            raise ValueError(f"detect takes one picture, and got {len(image)}; their keypoints differ in number")
+        image = image if image.ndim == 4 else image[None]
+        scores, dense = self(image)
+        height, width = scores.shape[-2:]
+        inside = torch.zeros_like(scores[0], dtype=torch.bool)
+        inside[self.border : height - self.border, self.border : width - self.border] = True
+        peaks = local_maxima(scores, self.radius)[0] & inside & (scores[0] > self.threshold)
+        y, x = peaks.nonzero(as_tuple=True)
+        best = scores[0, y, x].argsort(descending=True)[:count]
+        points = torch.stack((x[best], y[best]), 1).float()
+        size = torch.tensor((width, height), device=image.device)
+        return Keypoints(points, scores[0, y[best], x[best]], self.sample(dense, points), size)
+
+    def sample(self, dense: Tensor, points: Tensor) -> Tensor:
+        """(1, D, h, w) descriptors of cells and (N, 2) x, y in pixels -> (N, D) of length 1, bilinear between the cells."""
+        size = torch.tensor(dense.shape[:-3:-1], device=dense.device) * self.stride
+        grid = ((points + 0.5) / size * 2 - 1).to(dense.dtype)
+        return F.normalize(F.grid_sample(dense, grid[None, None], align_corners=False)[0, :, 0].T, dim=1)
+
+
+def local_maxima(scores: Tensor, radius: int, rounds: int = 2) -> Tensor:
+    """(B, H, W) -> bool: greater than all within `radius` pixels; then, `rounds` times, the same among those that no peak
+    suppresses, as a lower peak counts once the one that hid it from its neighbours is itself suppressed."""
+
+    def greatest(x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 2 * radius + 1, stride=1, padding=radius)
+
+    peaks = scores == greatest(scores)
+    for _ in range(rounds):
+        hidden = greatest(peaks.float()) > 0
+        rest = scores.masked_fill(hidden, 0)
+        peaks = peaks | ((rest == greatest(rest)) & ~hidden)
+    return peaks
+
+
+class InstanceModel(LabelledModel):
+    """(B, C, H, W) -> boxes (B, N, 4), labels (B, N), scores (B, N), masks (B, N, H, W): N places a picture, best first.
+
+    boxes    x0, y0, x1, y1 in pixels of the image
+    labels   int64 class indices; -1: the place is empty
+    scores   in [0, 1]
+    masks    probabilities at the image's size
+
+    A subclass gives `forward`.  A class is a kind of thing; the background is none, so `num_classes=1` has one name.
+    """
+
+    kind = "instances"
+    output_names = ("boxes", "labels", "scores", "masks")
+
+    def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        self.classes = self.classes[:num_classes]
+
+    @torch.no_grad()
+    def detect(self, image: Tensor, *, threshold: float = 0.5, inside: float = 0.5) -> list[Instances]:
+        """(B, C, H, W), normalised -> the instances of each picture with scores from `threshold` on.
+
+        inside   probability from which on a pixel belongs to a mask
+        """
+        found = []
+        for boxes, labels, scores, masks in zip(*self(image), strict=True):
+            kept = (labels >= 0) & (scores >= threshold)
+            found.append(Instances(labels[kept], scores[kept], boxes[kept], masks[kept] >= inside))
+        return found
+
+
+class Detector3d(LabelledModel):
+    """Points (B, N, F) in the lidar's frame -> boxes (B, M, 7), labels (B, M), scores (B, M): M places a scan, best first.
+
+    points   x, y, z in metres and F - 3 further values, such as the reflectance; points outside `area` fill up a batch
+    boxes    x, y, z of the centre, length, width, height in metres, angle about z in radians
+    labels   int64 class indices; -1: the place is empty
+    map      (B, map_channels, H, W), drawn over `area`'s x and y, for a subclass whose `inputs` are ("points", "map")
+
+    A subclass gives `forward`.
+    """
+
+    kind = "detector3d"
+    inputs = ("points",)
+    output_names = ("boxes", "labels", "scores")
+    example_points: ClassVar[int] = 2048
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        area: tuple[float, float, float, float, float, float],
+        in_channels: int = 4,
+        map_channels: int = 0,
+    ) -> None:
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        if in_channels < 3:
+            raise ValueError(f"in_channels is {in_channels}; a point has x, y and z at least: give 3 or more")
+        if any(low >= high for low, high in zip(area[:3], area[3:], strict=True)):
+            raise ValueError(f"area is {area}; give least x, y, z and greatest x, y, z in metres")
+        if bool(map_channels) != ("map" in self.inputs):
+            raise ValueError(
+                f"map_channels is {map_channels}, and {type(self).__name__} takes {', '.join(self.inputs)}"
+            )
+        self.classes = self.classes[:num_classes]
+        self.area, self.map_channels = area, map_channels
+
+    def example(self, batch: int = 1, size: tuple[int, int] = (64, 64)) -> tuple[Tensor, ...]:
+        """Points on a diagonal of the area, further values 0; where the model takes a map, zeros of (batch, channels, *size)."""
+        like = next(self.parameters(), torch.zeros(()))
+        area = torch.tensor(self.area, device=like.device, dtype=like.dtype)
+        along = torch.linspace(0.01, 0.99, self.example_points, device=like.device, dtype=like.dtype)[:, None]
+        points = F.pad(area[:3] + along * (area[3:] - area[:3]), (0, self.in_channels - 3)).expand(batch, -1, -1)
+        raster = torch.zeros(batch, self.map_channels, *size, device=like.device, dtype=like.dtype)
+        return (points, raster) if "map" in self.inputs else (points,)

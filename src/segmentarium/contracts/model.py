@@ -53,10 +53,9 @@ class Model(nn.Module):
     """
 
     kind: ClassVar[str] = ""
-    inputs: ClassVar[tuple[str, ...]] = (
-        "image",
-    )  # keys of a batch that forward and forward_train take, in their order
-    outputs: ClassVar[tuple[str, ...]] = ("logits",)  # names of what forward gives, in an exported file
+    inputs: ClassVar[tuple[str, ...]] = ("image",)  # keys of a batch that forward and forward_train take
+    output_names: ClassVar[tuple[str, ...]] = ("logits",)  # of what forward gives, in an exported file
+    counted_at: ClassVar[tuple[int, int]] = (512, 1024)  # (H, W) of its published work, unless the card has another
     fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more
     training_only: tuple[str, ...] = ()
     align_corners: bool = False  # how outputs are brought to the image's and the target's size
@@ -72,6 +71,11 @@ class Model(nn.Module):
         self.given_arguments: dict[str, Any] = {}
         self.weights_header: dict[str, Any] = {}  # of the file that the weights came from
         self.losses = nn.ModuleDict()
+
+    @property
+    def title(self) -> str:
+        """What reports call it: its registered name, else that of its class."""
+        return self.registered_name or type(self).__name__
 
     def example(self, batch: int = 1, size: tuple[int, int] = (64, 64)) -> tuple[Tensor, ...]:
         """What `forward` takes, on the model's device: zeros of (batch, in_channels, *size), or of its fixed size.
@@ -131,7 +135,7 @@ class Model(nn.Module):
             if hasattr(owner, name):  # built without it, or deployed before
                 delattr(owner, name)
         reparameterize(model)
-        fold_batch_norm(model, *model.example())
+        fold_batch_norm(model, model.example())
         return model.requires_grad_(False)
 
 

@@ -10,18 +10,34 @@ from typing import TYPE_CHECKING
 from segmentarium.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from segmentarium.data.base import DatasetInfo, Item, SegmentationDataset
-    from segmentarium.data.catalogue import UnknownDatasetError, build_dataset, list_datasets
-    from segmentarium.data.doctor import Report, check_dataset
+    from segmentarium.data.base import ClassificationDataset, DatasetInfo, Item, PictureDataset, SegmentationDataset
+    from segmentarium.data.catalogue import UnknownDatasetError, build_dataset, evaluation_split, list_datasets
+    from segmentarium.data.classification import (
+        MixPictures,
+        classification_eval_transform,
+        classification_train_transform,
+        collate_pictures,
+        middle_crop,
+        picture_size,
+    )
+    from segmentarium.data.doctor import Report, check_data
     from segmentarium.data.image_io import ImageReadError, read_image
     from segmentarium.data.mask_io import LabelError, MaskEncoding, parse_mask_map, read_mask
     from segmentarium.data.samplers import InfiniteSampler, TrainingStream
     from segmentarium.data.transforms import eval_transform, train_transform
 
 _HOMES = {
-    "base": ("DatasetInfo", "Item", "SegmentationDataset"),
-    "catalogue": ("UnknownDatasetError", "build_dataset", "list_datasets"),
-    "doctor": ("Report", "check_dataset"),
+    "base": ("ClassificationDataset", "DatasetInfo", "Item", "PictureDataset", "SegmentationDataset"),
+    "catalogue": ("UnknownDatasetError", "build_dataset", "evaluation_split", "list_datasets"),
+    "classification": (
+        "MixPictures",
+        "classification_eval_transform",
+        "classification_train_transform",
+        "collate_pictures",
+        "middle_crop",
+        "picture_size",
+    ),
+    "doctor": ("Report", "check_data"),
     "image_io": ("ImageReadError", "read_image"),
     "mask_io": ("LabelError", "MaskEncoding", "parse_mask_map", "read_mask"),
     "samplers": ("InfiniteSampler", "TrainingStream"),
@@ -30,21 +46,30 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "ClassificationDataset",
     "DatasetInfo",
     "ImageReadError",
     "InfiniteSampler",
     "Item",
     "LabelError",
     "MaskEncoding",
+    "MixPictures",
+    "PictureDataset",
     "Report",
     "SegmentationDataset",
     "TrainingStream",
     "UnknownDatasetError",
     "build_dataset",
-    "check_dataset",
+    "check_data",
+    "classification_eval_transform",
+    "classification_train_transform",
+    "collate_pictures",
     "eval_transform",
+    "evaluation_split",
     "list_datasets",
+    "middle_crop",
     "parse_mask_map",
+    "picture_size",
     "read_image",
     "read_mask",
     "train_transform",

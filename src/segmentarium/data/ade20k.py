@@ -15,12 +15,13 @@ from segmentarium.data.base import (
     DatasetInfo,
     SegmentationDataset,
     Transform,
-    check_split,
     inner_folder,
     pair_folders,
     require_folder,
 )
-from segmentarium.data.mask_io import IGNORE_INDEX, MaskEncoding
+from segmentarium.data.mask_io import MaskEncoding
+from segmentarium.data.splits import check_split
+from segmentarium.labels import IGNORE_INDEX
 
 SPLITS = ("train", "val", "test")
 _FOLDERS = {"train": "training", "val": "validation", "test": "testing"}

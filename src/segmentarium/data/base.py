@@ -1,12 +1,13 @@
-"""What every data set here promises: pairs of picture and label image, decoded the same way, named in every error."""
+"""What every data set here promises: pictures and their labels, decoded the same way, named in every error."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, read_image
-from segmentarium.data.mask_io import IGNORE_INDEX, RGB, MaskEncoding, read_mask
+from segmentarium.data.mask_io import RGB, MaskEncoding, read_mask
+from segmentarium.labels import IGNORE_INDEX
 
 Sample = dict[str, Any]
 Transform = Callable[[Sample], Sample]
@@ -45,40 +47,33 @@ class DatasetInfo:
         return len(self.classes)
 
 
-class Item(NamedTuple):
-    """Where one picture and its label image lie; `mask` is None where the set publishes no labels."""
+class PictureDataset(Dataset[Sample]):
+    """Pictures and what is to be learnt of each: `dataset[i]` is a dict with "image", the label, and "name".
 
-    image: Path
-    mask: Path | None
-
-
-class SegmentationDataset(Dataset[Sample]):
-    """Pictures with a class for every pixel.
-
-    `dataset[i]` is `{"image", "mask", "name"}`. Without a transform, `image` is a `tv_tensors.Image` uint8 (3, H, W)
-    and `mask` a `tv_tensors.Mask` int64 (H, W) with values 0..K-1, or 255 where nothing counts. A transform takes
-    and returns such a dict; the mask reaches it as uint8, which resizes and crops four times as fast, and leaves as
-    int64. Items without a label image have a mask of 255 everywhere.
+    `task` says what the label is; see `SegmentationDataset` and `ClassificationDataset`. Without a transform, `image` is
+    a `tv_tensors.Image` uint8 (3, H, W); a transform takes and returns such a dict.
 
     `cache=True` keeps decoded pictures and masks (4 bytes a pixel) in memory once they have been read; `preload()`
     reads them all, so that worker processes started afterwards share one copy.
+
+    Attributes: info (names and colours of the classes), items (where the files lie), split (set by `build_dataset`),
+    notes (lines that whoever uses the data should read).
     """
 
-    def __init__(
-        self,
-        info: DatasetInfo,
-        items: Sequence[Item],
-        encoding: MaskEncoding,
-        transform: Transform | None = None,
-        cache: bool = False,
-    ) -> None:
+    task: ClassVar[Literal["segmentation", "classification"]]
+    items: Sequence[Any]
+
+    def __init__(self, info: DatasetInfo, transform: Transform | None = None, cache: bool = False) -> None:
         self.info = info
-        self.items = items
-        self.encoding = encoding
         self.transform = transform
-        self.missing_masks: list[Path] = []  # pictures without a label image, where a reader leaves them out
-        self.stray_masks: list[Path] = []  # label images without a picture
-        self._cache: dict[int, tuple[np.ndarray, np.ndarray]] | None = {} if cache else None
+        self.split = ""
+        self.notes: list[str] = []
+        self._cache: dict[int, tuple[np.ndarray, ...]] | None = {} if cache else None
+
+    @classmethod
+    def evaluation_split(cls, root: Path) -> str:
+        """The split that a model is scored on where nobody names one."""
+        return "val"
 
     def __len__(self) -> int:
         return len(self.items)
@@ -87,30 +82,20 @@ class SegmentationDataset(Dataset[Sample]):
         """The file name of a picture without its ending: what results and errors call it."""
         return self.items[index].image.stem
 
-    def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        """The raw pair: an upright RGB picture and class indices uint8 (H, W), 0..K-1 and 255.
-
-        Raises:
-            ImageReadError: a file cannot be read, or the mask has another size than the picture.
-            LabelError: the mask has values outside the classes.
-        """
-        image, mask = self._arrays(index)
-        return Image.fromarray(image), mask
+    def load(self, index: int) -> tuple[Image.Image, Any]:
+        """The raw pair: an upright RGB picture and its label; raises ImageReadError for a file that cannot be read."""
+        raise NotImplementedError
 
     def sample(self, index: int) -> Sample:
-        """The untransformed sample: `tv_tensors.Image` uint8 (3, H, W), `tv_tensors.Mask` uint8 (H, W) and the name."""
+        """The untransformed sample: "image" as a `tv_tensors.Image` uint8 (3, H, W), the label, "name"."""
         from torchvision import tv_tensors  # seconds to import, and not needed to read files
 
-        image, mask = self._arrays(index)
+        arrays = self._arrays(index)
         if self._cache is not None:  # what a transform does in place must not reach the cache
-            image, mask = image.copy(), mask.copy()
+            arrays = tuple(array.copy() for array in arrays)
         # The transposed view keeps Pillow's interleaved order, for which torchvision's byte resize is fastest.
-        pixels = torch.from_numpy(image).permute(2, 0, 1)
-        return {
-            "image": tv_tensors.Image(pixels),
-            "mask": tv_tensors.Mask(torch.from_numpy(mask)),
-            "name": self.name(index),
-        }
+        pixels = torch.from_numpy(arrays[0]).permute(2, 0, 1)
+        return {"image": tv_tensors.Image(pixels), **self._label(index, arrays), "name": self.name(index)}
 
     def __getitem__(self, index: int) -> Sample:
         return apply_transform(self.transform, self.sample(index))
@@ -127,16 +112,72 @@ class SegmentationDataset(Dataset[Sample]):
             for _ in pool.map(self._arrays, range(len(self))):
                 pass
 
-    def _arrays(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _arrays(self, index: int) -> tuple[np.ndarray, ...]:
         if self._cache is not None and index in self._cache:
             return self._cache[index]
-        pair = self._decode(self.items[index])
+        arrays = self._decode(self.items[index])
         if self._cache is not None:
-            self._cache[index] = pair
-        return pair
+            self._cache[index] = arrays
+        return arrays
 
-    def _decode(self, item: Item) -> tuple[np.ndarray, np.ndarray]:
-        image = np.array(read_image(item.image))
+    def _decode(self, item: Any) -> tuple[np.ndarray, ...]:
+        """What the files of an item hold: the picture uint8 (H, W, 3), and what else is worth caching."""
+        return (np.array(read_image(item.image)),)
+
+    def _label(self, index: int, arrays: tuple[np.ndarray, ...]) -> Sample:
+        """The part of a sample that is to be learnt."""
+        raise NotImplementedError
+
+
+class Item(NamedTuple):
+    """Where one picture and its label image lie; `mask` is None where the set publishes no labels."""
+
+    image: Path
+    mask: Path | None
+
+
+class SegmentationDataset(PictureDataset):
+    """Pictures with a class for every pixel.
+
+    `dataset[i]` is `{"image", "mask", "name"}`: `mask` a `tv_tensors.Mask` int64 (H, W) with values 0..K-1, or 255 where
+    nothing counts. It reaches a transform as uint8, which resizes and crops four times as fast, and leaves as int64.
+    Items without a label image have a mask of 255 everywhere.
+    """
+
+    task = "segmentation"
+
+    def __init__(
+        self,
+        info: DatasetInfo,
+        items: Sequence[Item],
+        encoding: MaskEncoding,
+        transform: Transform | None = None,
+        cache: bool = False,
+    ) -> None:
+        super().__init__(info, transform, cache)
+        self.items: Sequence[Item] = items
+        self.encoding = encoding
+        self.missing_masks: list[Path] = []  # pictures without a label image, where a reader leaves them out
+        self.stray_masks: list[Path] = []  # label images without a picture
+        self.second_masks: list[Item] = []  # further label images of pictures that have one
+
+    def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """The raw pair: an upright RGB picture and class indices uint8 (H, W), 0..K-1 and 255.
+
+        Raises:
+            ImageReadError: a file cannot be read, or the mask has another size than the picture.
+            LabelError: the mask has values outside the classes.
+        """
+        image, mask = self._arrays(index)
+        return Image.fromarray(image), mask
+
+    def _label(self, index: int, arrays: tuple[np.ndarray, ...]) -> Sample:
+        from torchvision import tv_tensors
+
+        return {"mask": tv_tensors.Mask(torch.from_numpy(arrays[1]))}
+
+    def _decode(self, item: Item) -> tuple[np.ndarray, ...]:
+        (image,) = super()._decode(item)
         if item.mask is None:
             return image, np.full(image.shape[:2], IGNORE_INDEX, np.uint8)
         mask = read_mask(item.mask, self.encoding)
@@ -149,38 +190,56 @@ class SegmentationDataset(Dataset[Sample]):
         return image, mask
 
 
+class LabelledPicture(NamedTuple):
+    """Where a picture lies, the index of its class, and which part of the set (train, val, test) it belongs to."""
+
+    image: Path
+    label: int
+    part: str
+
+
+class ClassificationDataset(PictureDataset):
+    """Pictures with one class each: `dataset[i]` is `{"image", "label", "name"}`, `label` an int, 0..K-1."""
+
+    task = "classification"
+
+    def __init__(
+        self,
+        info: DatasetInfo,
+        items: Sequence[LabelledPicture],
+        transform: Transform | None = None,
+        cache: bool = False,
+    ) -> None:
+        super().__init__(info, transform, cache)
+        self.items: Sequence[LabelledPicture] = items
+
+    def name(self, index: int) -> str:
+        """The folder and the file name of a picture without its ending, which is what tells pictures apart here."""
+        image = self.items[index].image
+        return f"{image.parent.name}/{image.stem}"
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """An upright RGB picture and its class; raises ImageReadError for a file that cannot be read."""
+        return Image.fromarray(self._arrays(index)[0]), self.items[index].label
+
+    def counts(self) -> list[int]:
+        """How many pictures each class has."""
+        return np.bincount([item.label for item in self.items], minlength=self.info.num_classes).tolist()
+
+    def _label(self, index: int, arrays: tuple[np.ndarray, ...]) -> Sample:
+        return {"label": self.items[index].label}
+
+
 def apply_transform(transform: Transform | None, sample: Sample) -> Sample:
-    """The sample after the transform (None: as it is), with the mask as int64."""
+    """The sample after the transform (None: as it is), with a mask as int64."""
     if transform is not None:
         sample = transform(sample)
-    mask = sample["mask"]
-    if mask.dtype != torch.int64:
+    mask = sample.get("mask")
+    if mask is not None and mask.dtype != torch.int64:
         from torchvision import tv_tensors
 
         sample["mask"] = tv_tensors.Mask(mask.to(torch.int64))
     return sample
-
-
-def read_list(path: Path) -> list[str]:
-    """The first word of each line of a split list; empty lines and lines that begin with # are skipped.
-
-    Raises:
-        FileNotFoundError: there is no such list.
-        ValueError: the list names nothing.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; it should list the names of the split, one a line")
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    names = [line.split()[0] for line in lines if line and not line.startswith("#")]
-    if not names:
-        raise ValueError(f"{path} names no pictures")
-    return names
-
-
-def check_split(split: str, splits: Sequence[str], name: str) -> None:
-    """Raise a ValueError that lists the splits of a data set if `split` is none of them."""
-    if split not in splits:
-        raise ValueError(f"data set {name!r} has no split {split!r}; choose one of {', '.join(splits)}")
 
 
 def require_folder(path: Path, what: str) -> Path:
@@ -188,6 +247,22 @@ def require_folder(path: Path, what: str) -> Path:
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder; expected {what}")
     return path
+
+
+def files_below(folder: Path, suffixes: frozenset[str] | set[str]) -> list[Path]:
+    """The files at any depth that have one of the endings (lower case, with the dot), sorted; links to folders are followed.
+
+    Hidden files and folders (macOS leaves "._photo.jpg", Jupyter ".ipynb_checkpoints") are passed over.
+    """
+    found, seen = [], set()
+    for place, inner, names in os.walk(folder, followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder above
+            inner.clear()
+            continue
+        seen.add(real)
+        found += [Path(place, n) for n in names if Path(n).suffix.lower() in suffixes and not n.startswith(".")]
+    return sorted(found)
 
 
 def index_by_stem(folder: Path, suffixes: frozenset[str] | set[str]) -> dict[str, Path]:

@@ -24,12 +24,12 @@ from segmentarium.data.base import (
     Item,
     SegmentationDataset,
     Transform,
-    check_split,
     index_by_stem,
-    read_list,
 )
 from segmentarium.data.image_io import IMAGE_SUFFIXES
-from segmentarium.data.mask_io import IGNORE_INDEX, RGB, MaskEncoding
+from segmentarium.data.mask_io import RGB, MaskEncoding
+from segmentarium.data.splits import check_split, read_list
+from segmentarium.labels import IGNORE_INDEX
 
 SPLITS = ("train", "val", "trainval", "test")
 
@@ -77,6 +77,10 @@ _LABEL_FOLDERS = ("labels", "LabeledApproved_full", "masks")
 
 class CamVid(SegmentationDataset):
     """CamVid in 11 classes; `split` is train, val, trainval or test."""
+
+    @classmethod
+    def evaluation_split(cls, root: Path) -> str:
+        return "test"
 
     def __init__(
         self, root: str | Path, split: str = "train", transform: Transform | None = None, cache: bool = False

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from pathlib import Path
 from typing import Any
 
-from segmentarium.data.base import SegmentationDataset, Transform
+from segmentarium.checks import did_you_mean
+from segmentarium.data.base import PictureDataset, Transform
 
 _READERS = {
     "ade20k": ("segmentarium.data.ade20k", "ADE20K"),
     "camvid": ("segmentarium.data.camvid", "CamVid"),
     "cityscapes": ("segmentarium.data.cityscapes", "Cityscapes"),
     "coco_stuff": ("segmentarium.data.coco_stuff", "CocoStuff"),
+    "eg1800": ("segmentarium.data.eg1800", "EG1800"),
     "folder": ("segmentarium.data.folder", "Folder"),
-    "portrait": ("segmentarium.data.portrait", "Portrait"),
+    "imagefolder": ("segmentarium.data.imagefolder", "ImageFolder"),
+    "imagenet": ("segmentarium.data.imagefolder", "ImageNet"),
     "voc": ("segmentarium.data.voc", "PascalVOC"),
 }
-_ALIASES = {"eg1800": "portrait"}
+_ALIASES = {"portrait": "eg1800", "image_folder": "imagefolder"}
 
 
 def list_datasets() -> list[str]:
@@ -28,7 +30,7 @@ def list_datasets() -> list[str]:
 
 def build_dataset(
     name: str, root: str | Path, split: str = "train", transform: Transform | None = None, **options: Any
-) -> SegmentationDataset:
+) -> PictureDataset:
     """The data set `name` as it lies in the folder `root`.
 
     `options` go to the reader: `cache=True` for all of them; classes, palette and mask map for `folder`.
@@ -38,15 +40,36 @@ def build_dataset(
         FileNotFoundError: the folder has not the layout of that data set.
         ValueError: no such split, or options that do not fit.
     """
+    dataset = _reader(name)(root, split=split, transform=transform, **options)
+    dataset.split = split
+    return dataset
+
+
+def evaluation_split(name: str, root: str | Path) -> str:
+    """The split of the data set `name` in the folder `root` that a model is scored on where nobody names one.
+
+    Raises:
+        KeyError: no such data set (with the nearest names).
+    """
+    return _reader(name).evaluation_split(Path(root))
+
+
+def list_splits(name: str) -> tuple[str, ...]:
+    """The splits that the data set `name` may have; "all" is every picture there is.
+
+    Raises:
+        KeyError: no such data set (with the nearest names).
+    """
+    return importlib.import_module(_reader(name).__module__).SPLITS
+
+
+def _reader(name: str) -> Any:
     key = name.lower().replace("-", "_")
     key = _ALIASES.get(key, key)
     if key not in _READERS:
-        near = difflib.get_close_matches(key, [*_READERS, *_ALIASES], n=2, cutoff=0.5)
-        guess = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-        raise UnknownDatasetError(f"there is no data set {name!r}; {guess}known: {', '.join(list_datasets())}")
+        raise UnknownDatasetError(f"there is no data set {name!r}{did_you_mean(key, [*_READERS, *_ALIASES])}")
     module, attribute = _READERS[key]
-    reader = getattr(importlib.import_module(module), attribute)
-    return reader(root, split=split, transform=transform, **options)
+    return getattr(importlib.import_module(module), attribute)
 
 
 class UnknownDatasetError(KeyError):

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segmentarium.data.base import DatasetInfo, Item, SegmentationDataset, Transform, check_split, require_folder
-from segmentarium.data.mask_io import IGNORE_INDEX, RGB, MaskEncoding
+from segmentarium.data.base import DatasetInfo, Item, SegmentationDataset, Transform, require_folder
+from segmentarium.data.mask_io import RGB, MaskEncoding
+from segmentarium.data.splits import check_split
+from segmentarium.labels import IGNORE_INDEX
 
 SPLITS = ("train", "val", "trainval", "test")
 

@@ -9,8 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from segmentarium.data.base import DatasetInfo
-from segmentarium.data.mask_io import IGNORE_INDEX, RGB, MaskEncoding, parse_mask_map
+from segmentarium.data.mask_io import RGB, MaskEncoding, parse_mask_map
+from segmentarium.data.splits import read_text
+from segmentarium.labels import IGNORE_INDEX
 from segmentarium.palette import default_palette
+
+_RGB = r"(?P<rgb>\d+[\s,;]+\d+[\s,;]+\d+|#[0-9a-fA-F]{6})"
+_COLOURED = (
+    re.compile(rf"(?P<name>.+?):{_RGB}(:.*)?"),  # cat:48,112,32:: of CVAT
+    re.compile(rf"(?P<name>.+?)[\s,;]+{_RGB}"),  # road 128 64 128
+    re.compile(rf"{_RGB}[\s,;]+(?P<name>\D.*)"),  # 128 64 128 road, of CamVid
+)
+_COLUMNS = re.compile(r"(name|class|label)\s*[,;]\s*r(ed)?\s*[,;]\s*g(reen)?\s*[,;]\s*b(lue)?", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -38,9 +49,11 @@ class ClassTable:
 def read_classes(path: Path) -> ClassTable:
     """The classes in a text or YAML file.
 
-    Text: a name a line, optionally followed by R G B; lines that begin with # are skipped. YAML:
+    Text: a name a line, optionally with R G B or #rrggbb behind it, or R G B before it; a number 0, 1, 2, … before every
+    name is left out, as are lines that begin with # and a head "name,r,g,b". YAML:
 
-        classes: [background, person]        # or entries of the form {name: person, colour: [255, 0, 0], value: 255}
+        classes: [background, person]        # or entries of the form {name: person, colour: [255, 0, 0], value: 255};
+                                             # {0: background, 1: person} and the key `names` are read too
         palette: [[0, 0, 0], [255, 0, 0]]    # optional
         mask_map: {0: 0, 255: 1}             # optional, or "0:0,255:1"; the same as `value` in the entries
         ignore_colours: [[255, 255, 255]]    # optional
@@ -59,17 +72,27 @@ def read_classes(path: Path) -> ClassTable:
 
 
 def _from_text(path: Path) -> ClassTable:
-    names, colours = [], []
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
-        text = line.strip()
-        if not text or text.startswith("#"):
-            continue
-        match = re.fullmatch(r"(.+?)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;]+(\d+)", text)
-        names.append(match[1] if match else text)
+    names: list[str] = []
+    colours: list[RGB] = []
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#") and not _COLUMNS.fullmatch(line)]
+    for line in lines:
+        match = next((found for form in _COLOURED if (found := form.fullmatch(line))), None)
+        names.append(match["name"].strip() if match else line)
         if match:
-            colours.append(as_colour([match[2], match[3], match[4]], path))
+            rgb = match["rgb"]
+            colours.append(
+                as_colour(list(bytes.fromhex(rgb[1:])) if rgb.startswith("#") else _NUMBER.findall(rgb), path)
+            )
     if colours and len(colours) != len(names):
         raise ValueError(f"{path}: {len(colours)} of {len(names)} classes have a colour; give all of them one, or none")
+    numbered = [re.fullmatch(r"(\d+)\s*[:.,;]?\s+(.+)", name) for name in names]
+    if names and all(numbered):
+        if [int(match[1]) for match in numbered if match] != list(range(len(names))):
+            raise ValueError(
+                f"{path} numbers its classes, but not 0, 1, 2, …; write the names alone, in the order of the values"
+            )
+        names = [match[2] for match in numbered if match]
     return ClassTable(tuple(names), tuple(colours) or default_palette(len(names)), bool(colours))
 
 
@@ -79,20 +102,35 @@ def _from_yaml(path: Path) -> ClassTable:
     except ImportError as error:
         raise ImportError(f"reading {path} needs PyYAML: pip install pyyaml, or write classes.txt") from error
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     content = {"classes": content} if isinstance(content, list) else content
-    if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
+    listed = content.get("classes", content.get("names")) if isinstance(content, dict) else None
+    if isinstance(listed, dict) and list(listed) == list(range(len(listed))):
+        listed = list(listed.values())
+    if not isinstance(listed, list):
         raise ValueError(f"{path} has no list under `classes`")
-    entries: list[dict[str, Any]] = [e if isinstance(e, dict) else {"name": e} for e in content["classes"]]
+    entries: list[dict[str, Any]] = [e if isinstance(e, dict) else {"name": e} for e in listed]
     if any("name" not in entry for entry in entries):
         raise ValueError(f"{path}: a class has no `name`")
+    for entry in entries:
+        if isinstance(entry["name"], bool) or entry["name"] is None:
+            raise ValueError(f'{path}: YAML reads a class as {entry["name"]}; put its name in quotes, such as "no"')
     names = tuple(str(entry["name"]) for entry in entries)
     colours = [entry.get("colour", entry.get("color")) for entry in entries]
     colours = [c for c in colours if c is not None] or content.get("palette") or []
     palette = tuple(as_colour(c, path) for c in colours)
-    values = {int(entry["value"]): i for i, entry in enumerate(entries) if "value" in entry}
+    without = [entry["name"] for entry in entries if "value" not in entry]
+    if without and len(without) < len(entries):
+        raise ValueError(
+            f"{path}: {', '.join(map(str, without))} has no `value`, others have; give all classes one, or none"
+        )
+    given = [entry.get("value", []) for entry in entries]
+    try:
+        values = {int(v): i for i, value in enumerate(given) for v in (value if isinstance(value, list) else [value])}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: the `value` of a class is no number and no list of numbers: {error}") from error
     mask_map: Any = values or content.get("mask_map")
     return ClassTable(
         names,

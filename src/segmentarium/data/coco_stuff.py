@@ -20,13 +20,14 @@ from segmentarium.data.base import (
     Item,
     SegmentationDataset,
     Transform,
-    check_split,
     index_by_stem,
     pair_folders,
     require_folder,
 )
 from segmentarium.data.image_io import IMAGE_SUFFIXES
-from segmentarium.data.mask_io import IGNORE_INDEX, MaskEncoding
+from segmentarium.data.mask_io import MaskEncoding
+from segmentarium.data.splits import check_split
+from segmentarium.labels import IGNORE_INDEX
 from segmentarium.palette import default_palette
 
 SPLITS = ("train", "val")

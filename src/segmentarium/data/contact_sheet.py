@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from segmentarium.data.base import DatasetInfo
-from segmentarium.data.mask_io import IGNORE_INDEX, RGB
+from segmentarium.data.mask_io import RGB
+from segmentarium.labels import IGNORE_INDEX
 
 _SIDE = 240  # longest side of a small picture, pixels
 _GAP = 8
@@ -21,23 +22,26 @@ _LEGEND_COLUMNS = 6
 
 
 class Thumbnail(NamedTuple):
-    """A small picture, and the same under its labels (None if it has none)."""
+    """A small picture, and the same under its labels (None if it has none: the caption stands there then)."""
 
     name: str
     image: Image.Image
     overlay: Image.Image | None
+    caption: str
 
 
-def thumbnail(image: np.ndarray, mask: np.ndarray | None, palette: Sequence[RGB], name: str) -> Thumbnail:
+def thumbnail(
+    image: np.ndarray, mask: np.ndarray | None, palette: Sequence[RGB], name: str, caption: str = ""
+) -> Thumbnail:
     """Both halves of a row of the sheet, from uint8 (H, W, 3) and labels (H, W)."""
     height, width = image.shape[:2]
     factor = min(_SIDE / max(height, width), 1.0)
     size = (max(round(width * factor), 1), max(round(height * factor), 1))
     small = Image.fromarray(image).resize(size, Image.Resampling.BOX)
     if mask is None:
-        return Thumbnail(name, small, None)
+        return Thumbnail(name, small, None, caption)
     labels = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-    return Thumbnail(name, small, Image.fromarray(overlay(np.asarray(small), labels, palette)))
+    return Thumbnail(name, small, Image.fromarray(overlay(np.asarray(small), labels, palette)), caption)
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: Sequence[RGB], opacity: float = 0.6) -> np.ndarray:
@@ -53,11 +57,12 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: Sequence[RGB], opaci
 
 
 def contact_sheet(pictures: Sequence[Thumbnail], info: DatasetInfo) -> Image.Image:
-    """The sheet: two pairs a row with their names, and the colours of the classes below."""
+    """The sheet: two pairs a row with their names, and the colours of the classes below, where one is to be seen."""
     cell_width = 2 * _SIDE + 2 * _GAP
     rows = [pictures[i : i + _COLUMNS] for i in range(0, len(pictures), _COLUMNS)]
     heights = [max(p.image.height for p in row) + _LINE + _GAP for row in rows]
-    legend_rows = -(-info.num_classes // _LEGEND_COLUMNS)
+    legend = list(zip(info.classes, info.palette, strict=True)) if any(p.overlay for p in pictures) else []
+    legend_rows = -(-len(legend) // _LEGEND_COLUMNS)
     width = _COLUMNS * cell_width + _GAP
     sheet = Image.new("RGB", (width, sum(heights) + legend_rows * _LINE + 2 * _GAP), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
@@ -70,10 +75,10 @@ def contact_sheet(pictures: Sequence[Thumbnail], info: DatasetInfo) -> Image.Ima
             if picture.overlay is not None:
                 sheet.paste(picture.overlay, (left + _SIDE + _GAP, top + _LINE))
             else:
-                draw.text((left + _SIDE + _GAP, top + _LINE), "no usable mask", fill=_TEXT)
+                draw.text((left + _SIDE + _GAP, top + _LINE), picture.caption, fill=_TEXT)
         top += height
     step = (width - 2 * _GAP) // _LEGEND_COLUMNS
-    for index, (name, colour) in enumerate(zip(info.classes, info.palette, strict=True)):
+    for index, (name, colour) in enumerate(legend):
         left = _GAP + index % _LEGEND_COLUMNS * step
         line = top + index // _LEGEND_COLUMNS * _LINE
         draw.rectangle((left, line + 2, left + 10, line + 12), fill=colour, outline=_TEXT)

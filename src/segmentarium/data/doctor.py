@@ -2,7 +2,8 @@
 
 Errors are what training would stumble over: files that cannot be read, pictures without a mask, masks of another
 size, labels outside the classes. Warnings are what makes a result worse without stopping anything: unused classes,
-masks without a labelled pixel, pictures that occur twice, label images in a lossy format.
+masks without a labelled pixel, pictures that occur twice (worst in two parts of a set, or in two classes), label
+images in a lossy format.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from segmentarium.data.base import DatasetInfo, Item, SegmentationDataset
+from segmentarium.data.base import ClassificationDataset, Item, LabelledPicture, PictureDataset, SegmentationDataset
 from segmentarium.data.contact_sheet import Thumbnail, contact_sheet, thumbnail
 from segmentarium.data.image_io import ImageReadError, is_rotated, open_image, to_upright_rgb
-from segmentarium.data.mask_io import IGNORE_INDEX, LabelError, MaskEncoding, read_raw_mask
+from segmentarium.data.mask_io import LabelError, MaskEncoding, read_raw_mask
+from segmentarium.files import check_targets, has_keys
+from segmentarium.labels import IGNORE_INDEX
 
 SHEET_PICTURES = 12
 _FEW_PICTURES = 10
@@ -42,11 +45,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class ClassStatistics:
-    """One class: its pixels, its share of all labelled pixels, the pictures that show it, and suggested weights."""
+    """One class: its pixels (None where pictures have one class each), its share of all labelled pixels or pictures,
+    the pictures that show it, and suggested weights."""
 
     index: int
     name: str
-    pixels: int
+    pixels: int | None
     share: float
     images: int
     weight_median_frequency: float | None
@@ -55,9 +59,10 @@ class ClassStatistics:
 
 @dataclass
 class Report:
-    """What `check_dataset` found. Sizes are "width x height"; mean and std are of RGB values in 0..1."""
+    """What `check_data` found. Sizes are "width x height"; mean and std are of RGB values in 0..1."""
 
     name: str
+    task: str
     pictures: int
     readable: int
     classes: list[ClassStatistics]
@@ -69,6 +74,7 @@ class Report:
     mean: list[float] | None
     std: list[float] | None
     problems: list[Problem]
+    notes: list[str] = field(default_factory=list)
     sheet: Image.Image | None = field(default=None, repr=False)
 
     @property
@@ -86,7 +92,7 @@ class Report:
 
     @property
     def unused_classes(self) -> list[str]:
-        return [c.name for c in self.classes if not c.pixels]
+        return [c.name for c in self.classes if not c.images]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the contact sheet, as plain values for JSON."""
@@ -99,9 +105,13 @@ class Report:
             "problems": [asdict(p) for p in self.problems],
         }
 
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write `report.json` and, if a picture could be read, `contact_sheet.png`; returns their paths."""
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> list[Path]:
+        """Write `report.json` and, if a picture could be read, `contact_sheet.png`; returns their paths.
+
+        Raises what `check_output` raises.
+        """
         folder = Path(folder)
+        check_output(folder, overwrite=overwrite)
         folder.mkdir(parents=True, exist_ok=True)
         written = [folder / "report.json"]
         written[0].write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -111,38 +121,49 @@ class Report:
         return written
 
 
-def check_dataset(
-    dataset: SegmentationDataset, on_progress: Callable[[int, int], None] | None = None, threads: int | None = None
+def check_output(folder: Path, *, overwrite: bool = False) -> None:
+    """FileExistsError where a file of the report's names is there that is of no earlier report, unless `overwrite`."""
+    targets = (folder / "report.json", folder / "contact_sheet.png")
+    check_targets(targets, overwrite=overwrite, ours=has_keys(targets[0], ("stray_labels", "problems")))
+
+
+def check_data(
+    dataset: PictureDataset, on_progress: Callable[[int, int], None] | None = None, threads: int | None = None
 ) -> Report:
     """Read every picture and mask of a data set and report on them.
+
+    Of pictures with one class each, split "all" also finds what is in train and in val or test.
 
     Memory does not grow with the size of the pictures' total: of each file only its counts are kept, and a few small
     pictures for the contact sheet. `on_progress(done, total)` is called after each file; files are read in threads.
     """
     total = len(dataset)
     shown = set(np.linspace(0, total - 1, min(SHEET_PICTURES, total)).astype(int).tolist()) if total else set()
-    tally = _Tally(dataset.info)
-    tally.unpaired(dataset.missing_masks, dataset.stray_masks)
+    tally = _Tally(dataset)
     with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
         findings = pool.map(lambda i: _examine(dataset, i, i in shown), range(total))
         for done, finding in enumerate(findings, 1):
             tally.add(finding)
             if on_progress is not None:
                 on_progress(done, total)
-    return tally.report(total)
+    report = tally.report(total)
+    report.notes = list(dataset.notes)
+    return report
 
 
 @dataclass
 class _Finding:
-    """What is kept of one pair of files."""
+    """What is kept of one picture, and of its mask."""
 
-    item: Item
+    item: Item | LabelledPicture
+    sound: bool = False  # the picture and its label can be used
     size: str = ""
     image_mode: str = ""
     mask_mode: str = ""
     counts: np.ndarray | None = None  # (256,) pixels of each label
     colour_sums: np.ndarray | None = None  # (2, 3) sum and sum of squares of RGB in 0..1
     digest: bytes = b""
+    rotated: bool = False  # the picture, by its EXIF block
     stray: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     picture: Thumbnail | None = None
@@ -154,22 +175,28 @@ class _Finding:
         self.problems.append(Problem("warning", kind, str(file), message))
 
 
-def _examine(dataset: SegmentationDataset, index: int, show: bool) -> _Finding:
+def _examine(dataset: PictureDataset, index: int, show: bool) -> _Finding:
     item = dataset.items[index]
     finding = _Finding(item)
-    image = _examine_image(item, finding)
-    mask = _examine_mask(item, image, dataset.encoding, finding)
+    image = _examine_image(finding)
+    mask, caption = None, "no usable mask"
+    if isinstance(dataset, SegmentationDataset):
+        mask = _examine_mask(item, image, dataset.encoding, finding)
+        finding.sound = image is not None and (item.mask is None or mask is not None)
+    else:
+        caption = dataset.info.classes[item.label]
+        finding.sound = image is not None
     if show and image is not None:
-        finding.picture = thumbnail(image, mask, dataset.info.palette, dataset.name(index))
+        finding.picture = thumbnail(image, mask, dataset.info.palette, dataset.name(index), caption)
     return finding
 
 
-def _examine_image(item: Item, finding: _Finding) -> np.ndarray | None:
+def _examine_image(finding: _Finding) -> np.ndarray | None:
+    item = finding.item
     try:
         with open_image(item.image) as opened:
             finding.image_mode = opened.mode
-            if is_rotated(opened):
-                finding.warning("rotated", item.image, "the picture is turned by its EXIF block; masks must be upright")
+            finding.rotated = is_rotated(opened)
             image = np.asarray(to_upright_rgb(opened))
     except ImageReadError as error:
         finding.error("unreadable picture", item.image, str(error))
@@ -187,11 +214,18 @@ def _examine_mask(item: Item, image: np.ndarray | None, encoding: MaskEncoding, 
     if item.mask is None:
         return None
     try:
-        raw = read_raw_mask(item.mask)
-        with Image.open(item.mask) as opened:
+        with open_image(item.mask) as opened:
             finding.mask_mode = opened.mode
+            if finding.rotated and not is_rotated(opened):
+                finding.warning(
+                    "rotated", item.image, "the picture is turned by its EXIF block; its mask must be upright"
+                )
+        raw = read_raw_mask(item.mask, encoding)
     except ImageReadError as error:
         finding.error("unreadable mask", item.mask, str(error))
+        return None
+    except LabelError as error:
+        finding.error("labels", item.mask, str(error))
         return None
     if item.mask.suffix.lower() in _LOSSY_SUFFIXES:
         finding.warning("lossy mask", item.mask, "JPEG changes values at the outlines; save label images as PNG")
@@ -214,8 +248,8 @@ def _examine_mask(item: Item, image: np.ndarray | None, encoding: MaskEncoding, 
 class _Tally:
     """Running sums over the findings."""
 
-    def __init__(self, info: DatasetInfo) -> None:
-        self.info = info
+    def __init__(self, dataset: PictureDataset) -> None:
+        self.info, self.task = dataset.info, dataset.task
         self.problems: list[Problem] = []
         self.sizes, self.image_modes, self.mask_modes = Counter(), Counter(), Counter()
         self.stray: dict[str, dict[str, int]] = {}
@@ -224,12 +258,21 @@ class _Tally:
         self.image_pixels = np.zeros(256, np.int64)  # labelled pixels of those pictures
         self.colour_sums, self.colour_pixels = np.zeros((2, 3)), 0
         self.readable = 0
-        self.seen: dict[bytes, Path] = {}
+        self.seen: dict[bytes, Item | LabelledPicture] = {}
         self.pictures: list[Thumbnail] = []
+        if isinstance(dataset, SegmentationDataset):
+            self._unpaired(dataset)
+        elif isinstance(dataset, ClassificationDataset):
+            self.labels = np.array(dataset.counts())
 
-    def unpaired(self, missing: Sequence[Path], stray: Sequence[Path]) -> None:
-        self.problems += [Problem("error", "no mask", str(p), "the picture has no mask") for p in missing]
-        self.problems += [Problem("warning", "no picture", str(p), "the mask has no picture") for p in stray]
+    def _unpaired(self, dataset: SegmentationDataset) -> None:
+        self.problems += [Problem("error", "no mask", str(p), "the picture has no mask") for p in dataset.missing_masks]
+        self.problems += [
+            Problem("warning", "no picture", str(p), "the mask has no picture") for p in dataset.stray_masks
+        ]
+        for image, mask in dataset.second_masks:
+            text = f"{image.name} has a mask already; unite the masks of a picture in one file"
+            self.problems.append(Problem("error", "second mask", str(mask), text))
 
     def add(self, finding: _Finding) -> None:
         self.problems += finding.problems
@@ -250,24 +293,36 @@ class _Tally:
             width, height = map(int, finding.size.split(" x "))
             self.colour_sums += finding.colour_sums
             self.colour_pixels += width * height
-        self.readable += finding.size != "" and (finding.item.mask is None or finding.counts is not None)
+        self.readable += finding.sound
         if finding.picture is not None:
             self.pictures.append(finding.picture)
         if finding.digest:
-            first = self.seen.setdefault(finding.digest, finding.item.image)
-            if first != finding.item.image:
-                same = Problem("warning", "duplicate", str(finding.item.image), f"the same file as {first}")
-                self.problems.append(same)
+            first = self.seen.setdefault(finding.digest, finding.item)
+            if first.image != finding.item.image:
+                self.problems.append(self._duplicate(finding.item, first))
+
+    def _duplicate(self, item: Item | LabelledPicture, first: Item | LabelledPicture) -> Problem:
+        kind, text = "duplicate", f"the same file as {first.image}"
+        if isinstance(item, LabelledPicture) and isinstance(first, LabelledPicture):
+            if item.part != first.part:
+                kind = "in two parts"
+                text += (
+                    f"; one is in {first.part}, one in {item.part}, so that the score is partly of what was trained on"
+                )
+            if item.label != first.label:
+                kind = "in two classes"
+                text += f"; one is {self.info.classes[first.label]}, one {self.info.classes[item.label]}"
+        return Problem("warning", kind, str(item.image), text)
 
     def report(self, total: int) -> Report:
-        classes = self._classes()
+        classes = self._classes() if self.task == "segmentation" else self._picture_classes()
         labelled, ignored = int(self.pixels[:IGNORE_INDEX].sum()), int(self.pixels[IGNORE_INDEX])
         if not total:
-            self.problems.append(Problem("error", "empty", "", "the data set has no pairs of picture and mask"))
+            self.problems.append(Problem("error", "empty", "", "the data set has no labelled pictures"))
         elif total < _FEW_PICTURES:
             self.problems.append(Problem("warning", "few", "", f"only {total} pictures; expect no model to generalise"))
-        if labelled:
-            unused = [c.name for c in classes if not c.pixels]
+        if labelled or self.task == "classification":
+            unused = [c.name for c in classes if not c.images]
             if unused:
                 text = f"{len(unused)} of {len(classes)} classes never occur: {', '.join(unused)}"
                 self.problems.append(Problem("warning", "unused classes", "", text))
@@ -278,6 +333,7 @@ class _Tally:
             std = np.sqrt((self.colour_sums[1] / self.colour_pixels - average**2).clip(0)).round(4).tolist()
         return Report(
             name=self.info.name,
+            task=self.task,
             pictures=total,
             readable=self.readable,
             classes=classes,
@@ -291,6 +347,13 @@ class _Tally:
             problems=self.problems,
             sheet=contact_sheet(self.pictures, self.info) if self.pictures else None,
         )
+
+    def _picture_classes(self) -> list[ClassStatistics]:
+        total = max(int(self.labels.sum()), 1)
+        return [
+            ClassStatistics(i, name, None, count / total, count, None, None)
+            for i, (name, count) in enumerate(zip(self.info.classes, self.labels.tolist(), strict=True))
+        ]
 
     def _classes(self) -> list[ClassStatistics]:
         number = self.info.num_classes

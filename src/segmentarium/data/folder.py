@@ -1,37 +1,39 @@
 """Anyone's data: a folder with `images/`, `masks/` and the names of the classes.
 
     images/*            pictures of any kind, in sub-folders if liked
-    masks/*             label images under the same names (also <name>_mask, <name>_label): class indices as 8-bit or
-                        palette PNG, colours, or any values with a mask map; 255 is ignored
+    masks/*             label images under the same names (also <name>_mask, <name>_label), one a picture: class indices
+                        as 8-bit or palette PNG, colours, or any values with a mask map; 255 is ignored
     classes.txt         a class a line, its RGB colour behind it if liked:  road 128 64 128
     classes.yaml        instead: classes, palette, mask_map, ignore_colours (see `class_table.py`)
 
 Train, val and test come from sub-folders (`images/train/` with `masks/train/`, or `train/images/` with
 `train/masks/`), else from `train.txt` … with names, else from a hash of the name, which stays the same when pictures
-are added. The split "all" takes every pair.
+are added, and is the same wherever the folder is used. The split "all" takes every pair.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from segmentarium.data.base import Item, SegmentationDataset, Transform, check_split, read_list
+from segmentarium.data.base import Item, SegmentationDataset, Transform, files_below
 from segmentarium.data.class_table import ClassTable, as_colour, as_mask_map, read_classes
 from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError
-from segmentarium.data.mask_io import IGNORE_INDEX, RGB, LabelError, read_raw_mask
+from segmentarium.data.mask_io import RGB, LabelError, read_raw_mask
+from segmentarium.data.splits import PARTS, check_split, hash_note, hash_split, read_lines, wanted_parts
+from segmentarium.labels import IGNORE_INDEX
 from segmentarium.palette import default_palette
 
 SPLITS = ("train", "val", "trainval", "test", "all")
-VAL_SHARE, TEST_SHARE = 0.1, 0.1  # of the pictures, where a hash divides them
 
 _IMAGE_FOLDERS, _MASK_FOLDERS = ("images", "imgs"), ("masks", "labels", "annotations")
 _MASK_ENDINGS = ("", "_mask", "_label", "_labels", "_L")
-_PARTS = ("train", "val", "test")
 _PROBED = 16  # masks that are looked at before a set is declared 0/255
 
 
@@ -41,12 +43,12 @@ class Folder(SegmentationDataset):
     classes: names of the classes, or their number; None reads classes.txt or classes.yaml.
     palette: RGB of each class; also how masks in colour are read.
     mask_map: raw value -> class index, or as text "0:0,255:1"; needed for masks of 0 and 255.
-    strict: False leaves out pictures without a mask; `missing_masks` and `stray_masks` list what has no partner
-        either way.
+    strict: False leaves out pictures without a mask and second masks of a picture; `missing_masks`, `stray_masks` and
+        `second_masks` list what has no partner either way.
 
     Raises:
         FileNotFoundError: no such folder or split, no pictures, or pictures without a mask (strict).
-        ValueError: no classes, or files that contradict each other.
+        ValueError: no classes, files that contradict each other, or pictures with several masks (strict).
         LabelError: the masks hold 0 and 255 only, and no map says what 255 is.
     """
 
@@ -66,18 +68,39 @@ class Folder(SegmentationDataset):
         check_split(split, SPLITS, "folder")
         if not root.is_dir():
             raise FileNotFoundError(f"{root} is not a folder; give one that holds images/ and masks/")
-        pairs, missing, stray = _find_pairs(root, split)
-        if missing and strict:
-            shown = ", ".join(p.name for p in missing[:5])
-            raise FileNotFoundError(
-                f"{root}: {len(missing)} pictures of split {split!r} have no mask: {shown}; add the masks, "
-                "take the pictures away, or pass strict=False to leave them out"
-            )
+        found = _find_pairs(root, split)
+        if strict:
+            _refuse_unmatched(root, split, found)
+        pairs = list(found.pairs.values())
         table = _class_table(root, classes, palette, mask_map, [item.mask for item in pairs if item.mask])
         super().__init__(table.info(root.resolve().name), pairs, table.encoding(), transform, cache)
-        self.missing_masks, self.stray_masks = missing, stray
+        self.missing_masks, self.stray_masks = list(found.missing.values()), found.stray
+        self.second_masks, self.notes = found.second, found.notes
         if table.mask_map is None:
             _refuse_black_and_white([item.mask for item in pairs if item.mask])
+
+    @classmethod
+    def evaluation_split(cls, root: Path) -> str:
+        """test where the folder is divided and has one, else val."""
+        return "test" if (root / "test.txt").is_file() or _split_folders(root, "test") else "val"
+
+
+def _refuse_unmatched(root: Path, split: str, found: _Found) -> None:
+    if found.missing:
+        shown = ", ".join(p.name for p in list(found.missing.values())[:5])
+        near = {p.stem.casefold(): p.name for p in found.stray}
+        alike = [f"{p.name} and {near[p.stem.casefold()]}" for p in found.missing.values() if p.stem.casefold() in near]
+        hint = f" ({', '.join(alike[:5])} differ by capital letters)" if alike else ""
+        raise FileNotFoundError(
+            f"{root}: {len(found.missing)} pictures of split {split!r} have no mask: {shown}{hint}; add the masks, "
+            "take the pictures away, or pass strict=False to leave them out"
+        )
+    if found.second:
+        image, mask = found.second[0]
+        raise ValueError(
+            f"{root}: {len(found.second)} pictures have a second mask, which would be trained as background: {mask} beside "
+            f"that of {image.name}; unite the masks of a picture in one file, or take away those that belong to none"
+        )
 
 
 def _class_table(
@@ -155,37 +178,40 @@ def _refuse_black_and_white(masks: Sequence[Path]) -> None:
         )
 
 
-def _find_pairs(root: Path, split: str) -> tuple[list[Item], list[Path], list[Path]]:
-    """(pairs of the split, its pictures without a mask, masks without a picture)."""
-    by_part = {part: _split_folders(root, part) for part in _PARTS}
+def _find_pairs(root: Path, split: str) -> _Found:
+    by_part = {part: _split_folders(root, part) for part in PARTS}
     by_part = {part: folders for part, folders in by_part.items() if folders is not None}
-    wanted = {"trainval": ("train", "val"), "all": _PARTS}.get(split, (split,))
+    wanted = wanted_parts(split)
     if by_part:
         absent = [part for part in wanted if part not in by_part]
         if absent and split != "all":
             raise FileNotFoundError(
                 f"{root} is divided into {', '.join(by_part)}, but has no pictures for {absent[0]!r}"
             )
-        pairs, missing, stray = [], [], []
-        for part in wanted:
-            if part in by_part:
-                found_pairs, found_missing, found_stray = _match(*by_part[part])
-                pairs += found_pairs
-                missing += found_missing
-                stray += found_stray
+        found = _Found({}, {}, [], [], [])
+        for part in (part for part in wanted if part in by_part):
+            own = _match(*by_part[part])
+            found.pairs |= {f"{part}/{name}": item for name, item in own.pairs.items()}
+            found.missing |= {f"{part}/{name}": path for name, path in own.missing.items()}
+            found.stray += own.stray
+            found.second += own.second
     else:
         images = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), None)
         masks = next((root / name for name in _MASK_FOLDERS if (root / name).is_dir()), None)
         if images is None or masks is None:
-            found = ", ".join(sorted(p.name for p in root.iterdir())[:10]) or "nothing"
-            raise FileNotFoundError(f"{root} should hold the folders images/ and masks/; found {found}")
-        pairs, missing, stray = _match(images, masks)
-        if split != "all":
-            pairs, missing = _divide(root, images, wanted, pairs, missing)
-    if not pairs and not missing:
+            present = ", ".join(sorted(p.name for p in root.iterdir())[:10]) or "nothing"
+            raise FileNotFoundError(f"{root} should hold the folders images/ and masks/; found {present}")
+        found = _match(images, masks)
+        if not any((root / f"{part}.txt").is_file() for part in PARTS):
+            found.notes.append(hash_note(f"folder {root.resolve().name}", map(hash_split, found.pairs), split))
+            found.pairs = {name: item for name, item in found.pairs.items() if hash_split(name) in wanted}
+            found.missing = {name: path for name, path in found.missing.items() if hash_split(name) in wanted}
+        elif split != "all":
+            _listed(root, images, wanted, found)
+    if not found.pairs and not found.missing:
         more = f" in split {split!r}; use the split 'all', or write {split}.txt" if split != "all" else ""
         raise FileNotFoundError(f"{root} holds no pictures{more}")
-    return pairs, missing, stray
+    return found
 
 
 def _split_folders(root: Path, part: str) -> tuple[Path, Path] | None:
@@ -198,25 +224,48 @@ def _split_folders(root: Path, part: str) -> tuple[Path, Path] | None:
     return None
 
 
-def _match(images: Path, masks: Path) -> tuple[list[Item], list[Path], list[Path]]:
+@dataclass
+class _Found:
+    """The pictures of a folder and their label images, by the names below the folder, and what fits nothing."""
+
+    pairs: dict[str, Item]
+    missing: dict[str, Path]  # pictures without a label image
+    stray: list[Path]  # label images without a picture
+    second: list[Item]  # further label images of pictures that have one
+    notes: list[str]  # what is to be said of the division
+
+
+def _match(images: Path, masks: Path) -> _Found:
     pictures, labels = _by_name(images), _by_name(masks)
-    pairs, missing, used = [], [], set()
+    found, used = _Found({}, {}, [], [], []), set()
     for name, picture in pictures.items():
         key = next((name + ending for ending in _MASK_ENDINGS if name + ending in labels), None)
         if key is None:
-            missing.append(picture)
+            found.missing[name] = picture
         else:
             used.add(key)
-            pairs.append(Item(picture, labels[key]))
-    return pairs, missing, [path for key, path in labels.items() if key not in used]
+            found.pairs[name] = Item(picture, labels[key])
+    for key, path in labels.items():
+        if key not in used:
+            # "scan_mask_1", "scan-2" and "scan (copy)" begin with the name of the picture "scan", "scan2" does not
+            owner = next((n for n in _beginnings(key) if n in found.pairs), None)
+            if owner is None:
+                found.stray.append(path)
+            else:
+                found.second.append(Item(found.pairs[owner].image, path))
+    return found
+
+
+def _beginnings(key: str) -> Iterator[str]:
+    """What stands in front of each separator of a mask's name, the longest first."""
+    for match in reversed(list(re.finditer(r"[ _.(\-]+", key))):
+        yield key[: match.start()]
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    """Path below the folder, without ending -> file; hidden files (macOS leaves "._photo.jpg") are passed over."""
+    """Path below the folder, without ending -> file."""
     result: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith(".") or not path.is_file():
-            continue
+    for path in files_below(folder, IMAGE_SUFFIXES):
         name = _name(path, folder)
         if name in result:
             raise ValueError(f"{result[name]} and {path} have the same name; rename or remove one of them")
@@ -224,44 +273,50 @@ def _by_name(folder: Path) -> dict[str, Path]:
     return result
 
 
-def _divide(
-    root: Path, images: Path, wanted: Sequence[str], pairs: list[Item], missing: list[Path]
-) -> tuple[list[Item], list[Path]]:
-    """The part of pairs and of unmatched pictures that belongs to the wanted splits, by list files or by hash."""
-    lists = [part for part in _PARTS if (root / f"{part}.txt").is_file()]
-    if not lists:
-        chosen = [item for item in pairs if hash_split(_name(item.image, images)) in wanted]
-        return chosen, [path for path in missing if hash_split(_name(path, images)) in wanted]
+def _listed(root: Path, images: Path, wanted: Sequence[str], found: _Found) -> None:
+    """Keeps the pairs and the unmatched pictures that the list files of the wanted splits name, in their order."""
+    lists = [part for part in PARTS if (root / f"{part}.txt").is_file()]
     absent = [part for part in wanted if part not in lists]
     if absent:
         raise FileNotFoundError(f"{root} has {', '.join(f'{p}.txt' for p in lists)}, but no {absent[0]}.txt")
-    known = {_name(item.image, images): item for item in pairs}
-    unmatched = {_name(path, images): path for path in missing}
-    chosen, lost, unknown = [], [], []
+    pairs, missing, unknown = {}, {}, []
     for part in wanted:
-        for line in read_list(root / f"{part}.txt"):
-            name = line if line in known or line in unmatched else Path(line).with_suffix("").as_posix()
-            if name in known:
-                chosen.append(known[name])
-            elif name in unmatched:
-                lost.append(unmatched[name])
-            else:
+        for line in read_lines(root / f"{part}.txt"):
+            name = next(
+                (n for n in _names_in(line, images.name, found) if n in found.pairs or n in found.missing), None
+            )
+            if name is None:
                 unknown.append(line)
+            elif name in found.pairs:
+                pairs[name] = found.pairs[name]
+            else:
+                missing[name] = found.missing[name]
     if unknown:
         raise FileNotFoundError(
             f"{root}: {len(unknown)} names in {', '.join(f'{p}.txt' for p in wanted)} have no picture in {images.name}/: "
-            f"{', '.join(unknown[:5])}"
+            f"{', '.join(unknown[:5])}; write a picture a line, as its path below {images.name}/ or below the folder"
         )
-    return chosen, lost
+    found.pairs, found.missing = pairs, missing
+
+
+def _names_in(line: str, images: str, found: _Found) -> Iterator[str]:
+    """What a line of a list may call its picture: the name, with or without ending, and with or without "images/".
+
+    Of a pair, "images/a.png masks/a.png", it is the first, if the second is its label image.
+    """
+    paths = [line]
+    first, _, second = line.partition(" ")
+    if second.strip():
+        paths.append(first)
+    for path in paths:
+        for text in (path, path.removeprefix("./").removeprefix(f"{images}/")):
+            name = unicodedata.normalize("NFC", text)
+            for candidate in (name, os.path.splitext(name)[0]):
+                item = found.pairs.get(candidate)
+                if path == line or (item is not None and item.mask is not None and item.mask.stem == Path(second).stem):
+                    yield candidate
 
 
 def _name(picture: Path, images: Path) -> str:
-    return picture.relative_to(images).with_suffix("").as_posix()
-
-
-def hash_split(name: str, val: float = VAL_SHARE, test: float = TEST_SHARE) -> str:
-    """train, val or test for a picture's name, by its SHA-1: always the same, whatever else is in the folder."""
-    position = int(hashlib.sha1(name.encode()).hexdigest(), 16) / 16**40
-    if position < val:
-        return "val"
-    return "test" if position < val + test else "train"
+    """The path below the folder, without ending, with accents as one letter each (macOS takes them apart)."""
+    return unicodedata.normalize("NFC", picture.relative_to(images).with_suffix("").as_posix())

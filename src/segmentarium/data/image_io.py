@@ -80,7 +80,12 @@ def open_image(
 
 def to_upright_rgb(image: Image.Image) -> Image.Image:
     """An opened picture as `read_image` gives it; for callers that also want to know its mode."""
-    return _to_rgb(ImageOps.exif_transpose(image) if is_rotated(image) else image)
+    return _to_rgb(upright(image))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The opened picture as its EXIF block says that it is to be shown; its mode and palette stay."""
+    return ImageOps.exif_transpose(image) if is_rotated(image) else image
 
 
 def is_rotated(image: Image.Image) -> bool:

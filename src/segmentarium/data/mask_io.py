@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+from PIL import Image
 
-from segmentarium.data.image_io import ImageReadError, open_image
+from segmentarium.data.image_io import ImageReadError, open_image, upright
+from segmentarium.labels import IGNORE_INDEX
 
 RGB = tuple[int, int, int]
-IGNORE_INDEX = 255
 _ALL_VALUES = 2**16  # of a 16-bit label image
 MAX_CLASSES = 255  # indices 0..254 in a byte; 255 is the ignore value
-
-_SCALED_GREY = {"L;2": 85, "L;4": 17}  # Pillow spreads 2- and 4-bit grey over 0..255; index images need it undone
 
 
 class LabelError(ValueError):
@@ -41,8 +40,9 @@ class MaskEncoding:
 
     num_classes: number of classes K; results hold 0..K-1 and 255 (ignore).
     mapping: raw value -> class index (or 255). None: the value is the index, 255 is ignore.
-    colours: RGB colour -> class index (or 255), for label images in colour. A file in colour needs it; a file of
-        indices does not use it, so that one encoding reads both.
+    colours: RGB colour -> class index (or 255), for label images in colour. A file in colour needs it. A palette file
+        whose colours are all among them is read by colour too, whatever the order of its palette, and so is a grey
+        file of such greys that are no indices; other files hold indices, so that one encoding reads all of them.
     """
 
     num_classes: int
@@ -105,6 +105,8 @@ class MaskEncoding:
         if raw.dtype == np.uint8:
             index, allowed = self._table
             counts = np.bincount(raw.reshape(-1), minlength=256)
+            if self.colours is not None and self._greys_are_colours(counts, str(path)):
+                return self._decode_colours(np.repeat(raw[..., None], 3, axis=2), str(path))
             stray = np.flatnonzero((counts > 0) & ~allowed)
             if stray.size:
                 self._fail(str(path), {int(v): int(counts[v]) for v in stray})
@@ -115,6 +117,55 @@ class MaskEncoding:
             self._fail(str(path), stray)
         labels = np.array([self._value_map[int(v)] for v in values], np.uint8)
         return labels[inverse].reshape(raw.shape)
+
+    def _greys_are_colours(self, counts: np.ndarray, path: str) -> bool:
+        """Whether a grey file, given as pixels (256,) of each value, was painted in the greys of classes.
+
+        It was where all its values are such greys and one of them cannot be an index. Raises LabelError where 255 may
+        be white, a class, or void.
+        """
+        found = np.flatnonzero(counts).tolist()
+        if self.mapping is not None or not all((v, v, v) in (self.colours or {}) for v in found):
+            return False
+        if any(self.label_count <= v < IGNORE_INDEX for v in found):
+            return True
+        white = (self.colours or {}).get((255, 255, 255), IGNORE_INDEX)
+        if IGNORE_INDEX in found and white != IGNORE_INDEX:
+            raise LabelError(
+                f"{path} is grey and holds 255 ({int(counts[IGNORE_INDEX]):,} px), which is both the colour of class {white} "
+                f'and the value to ignore; say which with a mask map (mask_map="0:0,255:{white}"), or save it as RGB',
+                path,
+                {IGNORE_INDEX: int(counts[IGNORE_INDEX])},
+            )
+        return False
+
+    def by_palette(self, indices: np.ndarray, palette: Sequence[RGB], path: str | os.PathLike[str]) -> np.ndarray:
+        """The raw label array of a palette file: its indices, or its colours (H, W, 3) where these say other classes.
+
+        Viewers show a palette file by its colours, and programs order palettes as they like.
+
+        Raises:
+            LabelError: some of its colours belong to other classes than their indices say, and others to none.
+        """
+        if self.colours is None or self.mapping is not None:  # a mask map speaks of indices
+            return indices
+        used = np.flatnonzero(np.bincount(indices.reshape(-1), minlength=256)).tolist()
+        known = {i: palette[i] for i in used if i < len(palette) and palette[i] in self.colours}
+        wrong = [i for i, colour in known.items() if self._value_map.get(i) != self.colours[colour]]
+        if not wrong:
+            return indices
+        if len(known) == len(used):
+            table = np.zeros((256, 3), np.uint8)
+            table[used] = [known[i] for i in used]
+            return table[indices]
+        strange = next(i for i in used if i not in known)
+        raise LabelError(
+            f"{path} is a palette image in which index {wrong[0]} has the colour {known[wrong[0]]} of class "
+            f"{self.colours[known[wrong[0]]]}, while the colour of index {strange} belongs to no class; is the class the "
+            "index or the colour? Give the palette all colours, or save plain indices (grey, 8 bits)",
+            str(path),
+            {i: int((indices == i).sum()) for i in wrong},
+        )
 
     def _decode_colours(self, raw: np.ndarray, path: str) -> np.ndarray:
         if self.colours is None:
@@ -171,15 +222,21 @@ def read_mask(path: str | os.PathLike[str], encoding: MaskEncoding) -> np.ndarra
         ImageReadError: the file cannot be read.
         LabelError: it holds values that belong to no class.
     """
-    return encoding.decode(read_raw_mask(path), path)
+    return encoding.decode(read_raw_mask(path, encoding), path)
 
 
-def read_raw_mask(path: str | os.PathLike[str]) -> np.ndarray:
+def read_raw_mask(path: str | os.PathLike[str], encoding: MaskEncoding | None = None) -> np.ndarray:
     """The values stored in a label image: (H, W) integers, or (H, W, 3) uint8 for a file in colour.
 
-    A palette PNG gives its indices; bits give 0 and 1; an alpha channel is dropped; EXIF rotation is not applied.
+    A palette file gives its indices, or its colours where the encoding knows them; bits give 0 and 1; an alpha channel
+    is dropped; EXIF rotation is applied, as it is to pictures.
+
+    Raises:
+        ImageReadError: the file cannot be read.
+        LabelError: its palette contradicts the encoding's colours.
     """
-    with open_image(path) as image:
+    with open_image(path) as opened:
+        image = upright(opened)
         if image.mode in ("RGB", "RGBA", "RGBX"):
             return np.array(image.convert("RGB") if image.mode != "RGB" else image)
         if image.mode in ("LA", "PA"):
@@ -187,12 +244,19 @@ def read_raw_mask(path: str | os.PathLike[str]) -> np.ndarray:
         if image.mode == "1":
             return np.array(image, dtype=np.uint8)
         if image.mode in ("L", "P") or image.mode.startswith("I"):
-            values = np.array(image)
-            return values // _bit_spread(path) if image.mode == "L" else values
-        raise ImageReadError(
-            f"{path} has mode {image.mode}, which is no label image; save class indices as 8-bit PNG, "
-            "or RGB colours with a palette"
-        )
+            values = np.array(image) // (_bit_spread(path) if image.mode == "L" else 1)
+        else:
+            raise ImageReadError(
+                f"{path} has mode {image.mode}, which is no label image; save class indices as 8-bit PNG, "
+                "or RGB colours with a palette"
+            )
+        palette = _palette(image) if image.mode == "P" and encoding is not None else None
+    return values if palette is None or encoding is None else encoding.by_palette(values, palette, path)
+
+
+def _palette(image: Image.Image) -> list[RGB]:
+    values = image.getpalette("RGB") or []
+    return [(values[i], values[i + 1], values[i + 2]) for i in range(0, len(values), 3)]
 
 
 def _bit_spread(path: str | os.PathLike[str]) -> int:

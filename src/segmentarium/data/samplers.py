@@ -8,15 +8,15 @@ generators from (seed, n) while it builds that sample, and puts them back afterw
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from segmentarium.data.base import Sample, SegmentationDataset, Transform, apply_transform
-from segmentarium.data.mask_io import IGNORE_INDEX
+from segmentarium.data.base import PictureDataset, Sample, Transform, apply_transform
+from segmentarium.labels import IGNORE_INDEX
 
 Key = tuple[int, int]
 
@@ -56,14 +56,6 @@ class InfiniteSampler(Sampler[Key]):
         """The order (length,) in which pass number `epoch` visits the data set."""
         return np.random.default_rng((self.seed, epoch)).permutation(self.length)
 
-    def state_dict(self, consumed: int) -> dict[str, int]:
-        """What to save to continue after `consumed` samples over all processes, counted from the very start."""
-        return {"seed": self.seed, "position": consumed}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue from a saved state; iterators made before are not affected."""
-        self.seed, self.start_index = state["seed"], state["position"]
-
 
 class TrainingStream(Dataset[Sample]):
     """A data set under random augmentation, asked by keys (counter, index) of an `InfiniteSampler`.
@@ -71,16 +63,22 @@ class TrainingStream(Dataset[Sample]):
     The sample of a key is always the same: torch, numpy and random are seeded from (seed, counter) around the
     transform. `dataset.transform` is not used. The counter is returned as `sample["counter"]`.
 
-    class_mix: probability that the pixels of half of the classes of a second random crop, labels and all, are laid
-        over the first (`mix_classes`); the transform must then give crops of one size.
+    mixing: probability that a sample is mixed with a second random one; the transform must then give one size.
+    mix: how, of (first, second): `mix_classes` for masks, `classification.MixPictures` for pictures with a class.
     """
 
     def __init__(
-        self, dataset: SegmentationDataset, transform: Transform | None, seed: int = 0, class_mix: float = 0.0
+        self,
+        dataset: PictureDataset,
+        transform: Transform | None,
+        seed: int = 0,
+        mixing: float = 0.0,
+        mix: Callable[[Sample, Sample], Sample] | None = None,
     ) -> None:
-        if not 0 <= class_mix <= 1:
-            raise ValueError(f"class_mix is {class_mix}; give a probability, 0 (never) to 1")
-        self.dataset, self.transform, self.seed, self.class_mix = dataset, transform, seed, class_mix
+        if not 0 <= mixing <= 1:
+            raise ValueError(f"the probability of mixing is {mixing}; give 0 (never) to 1")
+        self.dataset, self.transform, self.seed = dataset, transform, seed
+        self.mixing, self.mix = mixing, mix or mix_classes
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -90,9 +88,9 @@ class TrainingStream(Dataset[Sample]):
         sample = self.dataset.sample(index)
         with seeded(self.seed, counter):
             sample = apply_transform(self.transform, sample)
-            if self.class_mix and torch.rand(()).item() < self.class_mix:
+            if self.mixing and torch.rand(()).item() < self.mixing:
                 other = self.dataset.sample(int(torch.randint(len(self.dataset), ()).item()))
-                sample = mix_classes(sample, apply_transform(self.transform, other))
+                sample = self.mix(sample, apply_transform(self.transform, other))
         sample["counter"] = counter
         return sample
 

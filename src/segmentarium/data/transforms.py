@@ -20,7 +20,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from segmentarium.data.mask_io import IGNORE_INDEX
+from segmentarium.labels import IGNORE_INDEX
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -146,7 +146,7 @@ class ResizeTo(v2.Transform):
 class PhotometricDistortion(v2.Transform):
     """Random brightness, contrast, saturation and hue, as in SSD (https://arxiv.org/abs/1512.02325, section 2.2).
 
-    Each of the four happens with probability `p`; contrast comes first or last with equal chance, the rest in the
+    Each of the four happens with probability `p`; contrast comes first or last with equal probability, the rest in the
     order named. Saturation blends with the grey picture and hue turns about the grey axis, both linear in RGB, so
     that the whole chain is one 3x3 matrix and one offset; values are clamped to 0..1 once, at the end.
 
@@ -167,24 +167,24 @@ class PhotometricDistortion(v2.Transform):
         self.brightness, self.contrast, self.saturation, self.hue, self.p = brightness, contrast, saturation, hue, p
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        chance = torch.rand(5).tolist()
+        draws = torch.rand(5).tolist()
         amount = (2 * torch.rand(4) - 1).tolist()
         matrix, offset = torch.eye(3), torch.zeros(3)
-        contrast = 1 + self.contrast * amount[1] if chance[1] < self.p else 1.0
-        contrast_first = chance[4] < 0.5
-        if chance[0] < self.p:
+        contrast = 1 + self.contrast * amount[1] if draws[1] < self.p else 1.0
+        contrast_first = draws[4] < 0.5
+        if draws[0] < self.p:
             offset += self.brightness * amount[0]
         if contrast_first:
             matrix, offset = contrast * matrix, contrast * offset
-        if chance[2] < self.p:
+        if draws[2] < self.p:
             change = saturation_matrix(1 + self.saturation * amount[2])
             matrix, offset = change @ matrix, change @ offset
-        if chance[3] < self.p:
+        if draws[3] < self.p:
             change = hue_matrix(self.hue * amount[3])
             matrix, offset = change @ matrix, change @ offset
         if not contrast_first:
             matrix, offset = contrast * matrix, contrast * offset
-        return {"matrix": matrix, "offset": offset, "active": any(c < self.p for c in chance[:4])}
+        return {"matrix": matrix, "offset": offset, "active": any(c < self.p for c in draws[:4])}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         if not isinstance(inpt, tv_tensors.Image) or not params["active"]:

@@ -17,12 +17,12 @@ from segmentarium.data.base import (
     Item,
     SegmentationDataset,
     Transform,
-    check_split,
     inner_folder,
-    read_list,
     require_folder,
 )
-from segmentarium.data.mask_io import IGNORE_INDEX, MaskEncoding
+from segmentarium.data.mask_io import MaskEncoding
+from segmentarium.data.splits import check_split, read_list
+from segmentarium.labels import IGNORE_INDEX
 from segmentarium.palette import default_palette
 
 SPLITS = ("train", "val", "trainval", "trainaug", "test")

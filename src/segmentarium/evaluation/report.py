@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segmentarium.evaluation.worst import BadImage
-from segmentarium.files import atomic_write
+from segmentarium.files import atomic_write, check_targets, has_keys
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -97,24 +97,26 @@ class Report:
     def json(self) -> str:
         return json.dumps(self.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
-    def write_json(self, path: str | Path) -> Path:
-        """Writes the numbers, whole or not at all."""
+    def write_json(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Writes the numbers, whole or not at all.  FileExistsError where another file than such a report is there."""
         path = Path(path)
+        check_json(path, overwrite=overwrite)
         with atomic_write(path) as temporary:
             temporary.write_text(self.json(), encoding="utf-8")
         return path
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Writes report.json, report.html, confusion.png and worst/*.png into a folder; returns the page's path.
 
-        Raises ImportError where matplotlib, which draws the confusion matrix, is not installed.
+        Raises what `check_output` raises.
         """
         from segmentarium.evaluation.html import page
         from segmentarium.evaluation.pictures import confusion_plot, strip
 
         folder = Path(folder)
+        check_output(folder, overwrite=overwrite)
         plot = confusion_plot(self.confusion, self.classes)
-        self.write_json(folder / "report.json")
+        self.write_json(folder / "report.json", overwrite=overwrite)
         with atomic_write(folder / "confusion.png") as temporary:
             temporary.write_bytes(plot)
         for place, image in enumerate(self.worst, 1):
@@ -164,14 +166,28 @@ class Report:
         return f"{scores}\n{self.images} images{void} in {self.seconds:.1f} s; {self.options['protocol']}"
 
 
-def check_output(folder: str | Path) -> None:
-    """Finds out before the work, not after it, that a report cannot be written there."""
+def check_json(path: Path, *, overwrite: bool = False) -> None:
+    """FileExistsError where something else than an earlier report is there."""
+    check_targets([path], overwrite=overwrite, ours=has_keys(path, ("miou", "confusion")))
+
+
+def check_output(folder: str | Path, *, overwrite: bool = False) -> None:
+    """Finds out before the work, not after it, that a report cannot be written there.
+
+    Raises ImportError where matplotlib, which draws the confusion matrix, is not installed, NotADirectoryError for a file,
+    and FileExistsError where a file of these names is there that is of no earlier report, unless `overwrite`.
+    """
     if importlib.util.find_spec("matplotlib") is None:
         from segmentarium.evaluation.pictures import NEEDS_MATPLOTLIB
 
         raise ImportError(NEEDS_MATPLOTLIB)
-    if Path(folder).exists() and not Path(folder).is_dir():
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; give a folder for the report")
+    check_json(folder / "report.json", overwrite=overwrite)
+    if not (folder / "report.json").exists():
+        names = (folder / "report.html", folder / "confusion.png", *folder.glob("worst/*.png"))
+        check_targets(names, overwrite=overwrite)
 
 
 def percent(value: float | None) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from segmentarium.contracts import IGNORE_INDEX
+from segmentarium.labels import IGNORE_INDEX
 
 RGB = tuple[int, int, int]
 

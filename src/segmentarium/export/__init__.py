@@ -27,6 +27,7 @@ from segmentarium.export.formats import (
 )
 from segmentarium.export.metadata import model_metadata, read_metadata
 from segmentarium.export.parity import RUNNERS, SIZES, TOLERANCE, Comparison, Image, ParityCheck
+from segmentarium.files import check_targets, has_keys
 
 __all__ = [
     "FORMATS",
@@ -106,12 +107,19 @@ def export_formats(
     sizes: Sequence[tuple[int, int]] = SIZES,
     images: Sequence[Image] | None = None,
     tolerance: float = TOLERANCE,
+    overwrite: bool = False,
 ) -> Iterator[ExportReport]:
     """Like `export_model` for several formats ("onnx", "torch", "openvino"), traced and referenced once.
 
     Yields each format's report when its file stands; what came before a failing format is kept.
     """
     targets = [target(path, format) for format in formats]
+    photos = [Path(image) for image in images or () if isinstance(image, str | Path)]
+    for final, _ in targets:
+        written = [final, _parity_file(final), *([final.with_suffix(".bin")] if final.suffix == ".xml" else [])]
+        check_targets(
+            written, photos, overwrite=overwrite, ours=has_keys(_parity_file(final), ("comparisons", "tolerance"))
+        )
     model = adopt(model)
     check = ParityCheck(model, images, sizes)
     traced = trace(deploy_form(model))
@@ -126,9 +134,12 @@ def export_formats(
             report = ExportReport(final, format, comparisons, tolerance, metadata, check.source, seconds, megabytes)
             if not report.passed:
                 raise ParityError(report)
-            parity = temporary.with_name(temporary.name + ".parity.json")
-            parity.write_text(json.dumps(report.as_dict(), indent=1), encoding="utf-8")
+            _parity_file(temporary).write_text(json.dumps(report.as_dict(), indent=1), encoding="utf-8")
         yield report
+
+
+def _parity_file(path: Path) -> Path:
+    return path.with_name(path.name + ".parity.json")
 
 
 def export_model(
@@ -140,6 +151,7 @@ def export_model(
     sizes: Sequence[tuple[int, int]] = SIZES,
     images: Sequence[Image] | None = None,
     tolerance: float = TOLERANCE,
+    overwrite: bool = False,
 ) -> ExportReport:
     """Writes the model's deploy form with dynamic batch, height and width, after measuring it against eager PyTorch.
 
@@ -149,10 +161,11 @@ def export_model(
     images     to measure on: paths, (H, W, 3) uint8 arrays or (C, H, W) tensors in [0, 1];
                None: the project's photo in a checkout, else noise with the statistics of photos
     tolerance  max |difference| / max |logit| that is still equal
+    overwrite  files that are there are replaced; else only those of an earlier export, and FileExistsError for others
 
     Beside the file, `NAME.parity.json` keeps the table.  Nothing is written, and nothing of an earlier export replaced,
     where the model cannot be expressed (ExportError) or its outputs differ (ParityError).
     """
     path, format = target(path, format)
-    settings = {"opset": opset, "sizes": sizes, "images": images, "tolerance": tolerance}
+    settings = {"opset": opset, "sizes": sizes, "images": images, "tolerance": tolerance, "overwrite": overwrite}
     return next(export_formats(model, path, formats=(format,), **settings))

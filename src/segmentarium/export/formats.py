@@ -20,6 +20,8 @@ from torch.export import Dim, ExportedProgram
 
 from segmentarium.contracts import Model, adopt
 from segmentarium.export.metadata import METADATA_KEY, model_metadata
+from segmentarium.files import check_targets
+from segmentarium.runtimes import import_openvino
 
 # format -> suffix of its main file; OpenVINO's weights lie beside it in a .bin
 FORMATS = {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml"}
@@ -86,7 +88,7 @@ def trace(model: Model) -> Traced:
     program.example_inputs = None  # or the example travels in the file
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # and local paths with it
-    return Traced(program, model.inputs, model.outputs)
+    return Traced(program, model.inputs, model.output_names)
 
 
 def write_torch(traced: Traced, path: Path, metadata: Mapping[str, Any], opset: int = OPSET) -> None:
@@ -134,8 +136,7 @@ def write_onnx(traced: Traced, path: Path, metadata: Mapping[str, Any], opset: i
 def write_openvino(traced: Traced, path: Path, metadata: Mapping[str, Any], opset: int = OPSET) -> None:
     """An .xml with its .bin, converted from ONNX in float32; the metadata is in `rt_info` under "segmentarium"."""
     _need("openvino")
-    import openvino
-
+    openvino = import_openvino()
     with tempfile.TemporaryDirectory() as folder:
         intermediate = Path(folder) / "model.onnx"
         write_onnx(traced, intermediate, {}, opset)
@@ -184,8 +185,9 @@ def staged(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(model: nn.Module, path: str | Path, format: str, opset: int = OPSET) -> Path:
+def _write(model: nn.Module, path: str | Path, format: str, opset: int = OPSET, *, overwrite: bool = False) -> Path:
     final, format = target(path, format)
+    check_targets([final], overwrite=overwrite)
     model = adopt(model)
     traced = trace(deploy_form(model))
     with staged(final) as temporary:
@@ -193,22 +195,22 @@ def _write(model: nn.Module, path: str | Path, format: str, opset: int = OPSET) 
     return final
 
 
-def to_onnx(model: nn.Module, path: str | Path, *, opset: int = OPSET) -> Path:
+def to_onnx(model: nn.Module, path: str | Path, *, opset: int = OPSET, overwrite: bool = False) -> Path:
     """Writes the model's deploy form as one ONNX file, unchecked (`export_model` measures parity); returns its path.
 
     Input "image" (batch, C, height, width) float32, normalised; output "logits" (batch, K, height, width).
     """
-    return _write(model, path, "onnx", opset)
+    return _write(model, path, "onnx", opset, overwrite=overwrite)
 
 
-def to_openvino(model: nn.Module, path: str | Path, *, opset: int = OPSET) -> Path:
+def to_openvino(model: nn.Module, path: str | Path, *, opset: int = OPSET, overwrite: bool = False) -> Path:
     """Writes the model's deploy form as OpenVINO .xml and .bin, unchecked; returns the path of the .xml."""
-    return _write(model, path, "openvino", opset)
+    return _write(model, path, "openvino", opset, overwrite=overwrite)
 
 
-def to_torch(model: nn.Module, path: str | Path) -> Path:
+def to_torch(model: nn.Module, path: str | Path, *, overwrite: bool = False) -> Path:
     """Writes the model's deploy form as a torch.export archive (.pt2), unchecked; returns its path."""
-    return _write(model, path, "torch")
+    return _write(model, path, "torch", overwrite=overwrite)
 
 
 def _need(*packages: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from segmentarium.contracts import Model
+from segmentarium.runtimes import import_openvino
 
 METADATA_KEY = "segmentarium"
 
@@ -18,11 +19,11 @@ def model_metadata(model: Model) -> dict[str, Any]:
 
     The input is `(image / 255 - preprocessing.mean) / preprocessing.std`, RGB, channels first.
     """
-    from segmentarium import __version__
+    from segmentarium.version import __version__
 
     header = model.weights_header
     metadata: dict[str, Any] = {
-        "model": model.registered_name or type(model).__name__,
+        "model": model.title,
         "kind": model.kind,
         "arguments": model.given_arguments,
         "in_channels": model.in_channels,
@@ -53,9 +54,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         torch.export.load(str(path), extra_files=extra)
         return json.loads(extra[f"{METADATA_KEY}.json"] or "{}")
     if path.suffix == ".xml":
-        import openvino
-
-        model = openvino.Core().read_model(str(path))
+        model = import_openvino().Core().read_model(str(path))
         if METADATA_KEY not in model.get_rt_info():
             return {}
         # OpenVINO gives a group back as a plain dict, but its values as its own OVAny

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmentarium.contracts import Model, Preprocessing
+from segmentarium.runtimes import onnx_session, openvino_network
 
 Image = str | Path | np.ndarray | Tensor
 Runner = Callable[[np.ndarray], np.ndarray]
@@ -145,23 +146,14 @@ def torch_runner(path: Path) -> Runner:
 
 
 def onnx_runner(path: Path) -> Runner:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnx_session(path, torch.get_num_threads())
     name = session.get_inputs()[0].name
     return lambda image: np.asarray(session.run(None, {name: image})[0])
 
 
 def openvino_runner(path: Path, precision: str = "f32") -> Runner:
-    """precision "f32" or "bf16"; left to itself OpenVINO takes bf16 on CPUs that have it."""
-    import openvino
-
-    core = openvino.Core()
-    options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = core.compile_model(core.read_model(str(path)), "CPU", options)
+    """precision: "f32" or "bf16"."""
+    compiled = openvino_network(path, precision, torch.get_num_threads())
     # A copy: OpenVINO hands out a view of a buffer that the next call overwrites.
     return lambda image: np.array(compiled(image)[0])
 

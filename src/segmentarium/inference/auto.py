@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmentarium.inference.engines import Engine, build_engine, cache_folder, fingerprint, missing_packages, onnx_file
+from segmentarium.files import atomic_write, cache_folder
+from segmentarium.inference.engines import Engine, build_engine, fingerprint, missing_packages, onnx_file
 from segmentarium.inference.tta import indices
 
 AGREEMENT = 0.995  # share of the pixels that must get the class that eager PyTorch gives them
@@ -94,8 +95,9 @@ def check_answers(model: nn.Module, shape: tuple[int, ...], *, seconds: float = 
 
 
 _FORWARD = """
-import sys, numpy, openvino
-network = openvino.Core().compile_model(sys.argv[1], "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+import sys, numpy
+from segmentarium.runtimes import openvino_network
+network = openvino_network(sys.argv[1], "bf16", 0)
 network(numpy.zeros([int(length) for length in sys.argv[2:]], numpy.float32))
 """
 
@@ -140,8 +142,6 @@ def _read_cache() -> dict[str, Any]:
 
 
 def _write_cache(key: str, entry: dict[str, Any]) -> None:
-    from segmentarium.files import atomic_write
-
     try:
         with atomic_write(_cache_file()) as temporary:
             temporary.write_text(json.dumps(_read_cache() | {key: entry}, indent=1), encoding="utf-8")

@@ -147,11 +147,6 @@ def shares_of(mask: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
     return {name: float(counts[i] / mask.size) for i, name in enumerate(classes)}
 
 
-def soften(chance: np.ndarray | float) -> np.ndarray:
+def soften(probability: np.ndarray | float) -> np.ndarray:
     """Probability of the foreground -> alpha in 0..1: below 5 % is clear and above 95 % solid, so that no haze remains."""
-    return np.clip((np.asarray(chance, np.float32) - 0.05) / 0.9, 0.0, 1.0)
-
-
-def displayed(array: np.ndarray) -> np.ndarray:
-    """(H, W, C) -> (H, W, 3) for drawing: grey repeated, further channels left out."""
-    return array[..., :3] if array.shape[2] >= 3 else np.repeat(array[..., :1], 3, axis=2)
+    return np.clip((np.asarray(probability, np.float32) - 0.05) / 0.9, 0.0, 1.0)

@@ -6,17 +6,18 @@ An engine takes normalised float32 pictures (B, C, H, W) of any size of 32 or mo
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import importlib.util
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+
+from segmentarium.contracts import Model, adopt
+from segmentarium.files import cache_folder
+from segmentarium.runtimes import onnx_session, openvino_network
 
 EngineName = Literal["torch", "compile", "onnxruntime", "openvino", "auto"]
 Precision = Literal["fp32", "bf16"]
@@ -86,10 +87,9 @@ def default_device(device: torch.device | str | None = None) -> torch.device:
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def deployed(model: nn.Module) -> nn.Module:
-    """The deploy form of a segmentation model; of another module a copy in eval mode."""
-    deploy: Any = getattr(model, "deploy", None)
-    return deploy() if deploy is not None else copy.deepcopy(model).eval()
+def deployed(model: nn.Module) -> Model:
+    """The deploy form of a model; of a module from elsewhere a copy in eval mode."""
+    return adopt(model).deploy()
 
 
 def _torch_engine(model: nn.Module, precision: str, device: torch.device) -> Engine:
@@ -114,31 +114,20 @@ def _compiled_engine(model: nn.Module, precision: str, device: torch.device) -> 
 
 
 def _onnxruntime_engine(model: nn.Module) -> Engine:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(onnx_file(model)), options, providers=["CPUExecutionProvider"])
+    threads = torch.get_num_threads()
+    session = onnx_session(onnx_file(model), threads)
     picture = session.get_inputs()[0].name
     output = session.get_outputs()[0].name
 
     def run(image: Tensor) -> Tensor:
         return torch.from_numpy(session.run([output], {picture: image.contiguous().cpu().numpy()})[0])
 
-    return Engine("onnxruntime", run, f"{session.get_providers()[0]}, fp32, {options.intra_op_num_threads} threads")
+    return Engine("onnxruntime", run, f"{session.get_providers()[0]}, fp32, {threads} threads")
 
 
 def _openvino_engine(model: nn.Module, precision: str) -> Engine:
-    import openvino
-
-    core = openvino.Core()
-    settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    compiled = core.compile_model(core.read_model(onnx_file(model)), "CPU", settings)
+    threads = torch.get_num_threads()
+    compiled = openvino_network(onnx_file(model), "bf16" if precision == "bf16" else "f32", threads)
     request = compiled.create_infer_request()
 
     def run(image: Tensor) -> Tensor:
@@ -148,7 +137,7 @@ def _openvino_engine(model: nn.Module, precision: str) -> Engine:
     hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if precision == "bf16" and hint != "bf16":
         raise ValueError("this processor has no bfloat16 that OpenVINO can use; leave precision at fp32")
-    return Engine("openvino", run, f"CPU, {precision}, {settings['INFERENCE_NUM_THREADS']} threads")
+    return Engine("openvino", run, f"CPU, {precision}, {threads} threads")
 
 
 def _device_name(device: torch.device) -> str:
@@ -157,22 +146,9 @@ def _device_name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
 
 
-def cache_folder() -> Path:
-    """Where exported networks and engine measurements are kept: $SEGMENTARIUM_CACHE, or the system's cache folder."""
-    if given := os.environ.get("SEGMENTARIUM_CACHE"):
-        return Path(given)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "segmentarium"
-
-
 def fingerprint(model: nn.Module) -> str:
     """Hexadecimal digest of what the network computes: its printed structure, its weights, and PyTorch's version."""
-    from segmentarium import __version__
+    from segmentarium.version import __version__
 
     digest = hashlib.sha256(f"{__version__} {torch.__version__} {model}".encode())
     for key, tensor in model.state_dict().items():

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from segmentarium.files import atomic_write
 from segmentarium.inference import drawing
-from segmentarium.inference.png import PngWriter
 from segmentarium.inference.predictor import Predictor
-from segmentarium.inference.readers import LargePicture
-from segmentarium.inference.result import check_kinds, description, no_foreground, output_path
+from segmentarium.inference.result import check_files, check_kinds, description
 from segmentarium.inference.tta import indices
+from segmentarium.matting.finder import no_foreground
+from segmentarium.media.png import PngWriter
+from segmentarium.media.readers import LargePicture
 
 
 @dataclass
@@ -37,12 +39,14 @@ def segment_file(
     kinds: Sequence[str] = ("overlay", "mask", "json"),
     *,
     name: str | None = None,
+    overwrite: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> FileResult:
     """`predictor(path).save(folder, kinds)` in memory that grows with the picture's width only (and that of its file's
     decoder, see `readers`).
 
-    progress  called with the share that is done, 0..1
+    overwrite  files that are there are replaced; else FileExistsError is raised
+    progress   called with the share that is done, 0..1
 
     Files appear under their names when all of them are complete.  Raises ImageReadError for a damaged file.
     The legend is painted before the last row is known: its entries come from a first look at a thumbnail.  Cut-outs have
@@ -53,15 +57,13 @@ def segment_file(
         raise ValueError(f"{len(predictor.classes)} classes do not fit into an index PNG of a large picture; 256 do")
     if "cutout" in kinds and predictor.foreground is None:
         raise ValueError(no_foreground(predictor.classes))
-    from segmentarium.files import atomic_write
-
     started = time.perf_counter()
     path = Path(path)
     name = name or path.stem
+    paths = check_files(Path(folder), name, kinds, path, overwrite=overwrite)
     picture = LargePicture(path)
     rows = picture.open()
     size = (rows.width, rows.height)
-    paths = {kind: output_path(Path(folder), name, kind) for kind in dict.fromkeys(kinds)}
     with ExitStack() as stack:
         parts = {kind: stack.enter_context(atomic_write(final)) for kind, final in paths.items()}
         box = _legend(predictor, picture, size) if "overlay" in kinds else None

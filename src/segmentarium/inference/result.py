@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from segmentarium.files import atomic_write, check_targets
 from segmentarium.inference import drawing
+from segmentarium.matting.finder import no_foreground
 
 KINDS = ("overlay", "mask", "cutout", "json")
 RGB = tuple[int, int, int]
@@ -59,7 +61,7 @@ class Result:
         """RGBA: the picture with everything but the foreground transparent, by a matte that follows the picture's edges."""
         if self.alpha is None:
             raise ValueError(no_foreground(self.classes))
-        from segmentarium.inference.cutout import cut_out
+        from segmentarium.matting.cutout import cut_out
 
         return Image.fromarray(cut_out(self.image, self.alpha))
 
@@ -69,32 +71,39 @@ class Result:
         return description(self.name, self.path, (width, height), self.classes, self.palette, self.areas, self.facts)
 
     def save(
-        self, folder: str | Path, kinds: Sequence[str] = ("overlay", "mask", "json"), *, name: str | None = None
+        self,
+        folder: str | Path,
+        kinds: Sequence[str] = ("overlay", "mask", "json"),
+        *,
+        name: str | None = None,
+        overwrite: bool = False,
     ) -> list[Path]:
         """Writes NAME_overlay.png, NAME_mask.png, NAME_cutout.png, NAME.json into `folder`, each whole or not at all.
 
-        kinds  of "overlay", "mask", "cutout", "json"
-        name   instead of the source's own
+        kinds      of "overlay", "mask", "cutout", "json"
+        name       instead of the source's own
+        overwrite  files that are there are replaced; else FileExistsError is raised and nothing written
         """
-        from segmentarium.files import atomic_write
-
         check_kinds(kinds)
+        paths = check_files(folder, name or self.name, kinds, self.path, overwrite=overwrite)
         pictures = {"overlay": lambda: self.overlay, "mask": lambda: self.index_image, "cutout": lambda: self.cutout}
-        written = []
-        for kind in dict.fromkeys(kinds):
-            path = output_path(folder, name or self.name, kind)
+        for kind, path in paths.items():
             content = pictures[kind]() if kind in pictures else json.dumps(self.as_dict(), indent=1)
             with atomic_write(path) as temporary:
                 if isinstance(content, Image.Image):
                     content.save(temporary, format="PNG", compress_level=3)
                 else:
                     temporary.write_text(content, encoding="utf-8")
-            written.append(path)
-        return written
+        return list(paths.values())
 
 
-def output_path(folder: str | Path, name: str, kind: str) -> Path:
-    return Path(folder) / (f"{name}.json" if kind == "json" else f"{name}_{kind}.png")
+def check_files(
+    folder: str | Path, name: str, kinds: Sequence[str], source: Path | None, *, overwrite: bool = False
+) -> dict[str, Path]:
+    """Kind -> file of a picture's results.  FileExistsError where one is there, or is the source, unless `overwrite`."""
+    paths = {k: Path(folder) / (f"{name}.json" if k == "json" else f"{name}_{k}.png") for k in kinds}
+    check_targets(paths.values(), [source], overwrite=overwrite)
+    return paths
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
@@ -102,28 +111,6 @@ def check_kinds(kinds: Sequence[str]) -> None:
     if isinstance(kinds, str) or not kinds or (unknown := sorted(set(kinds) - set(KINDS))):
         shown = kinds if isinstance(kinds, str) or not kinds else ", ".join(unknown)
         raise ValueError(f"kinds: {shown!r} is not a list of known kinds; give some of {', '.join(KINDS)}")
-
-
-def no_foreground(classes: Sequence[str]) -> str:
-    return (
-        "there is nothing to cut out: the model has several classes and none of them was named as the foreground; "
-        f"give foreground=CLASS (--foreground CLASS), one of {', '.join(classes)}"
-    )
-
-
-def foreground_class(wanted: str | int | None, classes: Sequence[str]) -> int | None:
-    """The index of the class `wanted`, a name or an index; of None class 1 of two, and of more classes none."""
-    if wanted is None:
-        return 1 if len(classes) == 2 else None
-    if isinstance(wanted, str) and wanted in classes:
-        return classes.index(wanted)
-    if not isinstance(wanted, str) and 0 <= wanted < len(classes):
-        return int(wanted)
-    if isinstance(wanted, str) and wanted.isdigit() and int(wanted) < len(classes):
-        return int(wanted)
-    raise ValueError(
-        f"foreground is {wanted!r}; give one of {', '.join(classes)}, or an index from 0 to {len(classes) - 1}"
-    )
 
 
 def index_image(mask: np.ndarray, palette: Sequence[RGB]) -> Image.Image:

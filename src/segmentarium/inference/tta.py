@@ -44,8 +44,8 @@ def augmented(forward: Forward, *, flip: bool = False, scales: Sequence[float] =
             view = scaled(image, [max(1, round(side * scale)) for side in size])
             for mirrored in (False, True) if flip else (False,):
                 logits = whole(forward, view.flip(-1) if mirrored else view)
-                chance = probabilities(resize(logits.flip(-1) if mirrored else logits, size))
-                total = chance if total is None else total.add_(chance)
+                part = probabilities(resize(logits.flip(-1) if mirrored else logits, size))
+                total = part if total is None else total.add_(part)
         assert total is not None
         mean = (total / (len(scales) * (1 + flip))).clamp_(1e-7, 1 - 1e-7)
         return torch.logit(mean) if mean.shape[1] == 1 else mean.log_()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segmentarium.files import atomic_write, check_targets
 from segmentarium.inference import drawing
-from segmentarium.inference.result import Result, check_kinds, description, no_foreground
-from segmentarium.inference.sources import Item
-from segmentarium.inference.stages import Ahead, Behind
+from segmentarium.inference.result import Result, check_kinds, description
+from segmentarium.matting.finder import no_foreground
+from segmentarium.media.sources import Item, VideoError
+from segmentarium.media.stages import Consumer, Prefetcher
 
 if TYPE_CHECKING:
     from segmentarium.inference.predictor import Predictor
@@ -35,10 +37,6 @@ FORMATS: dict[str, tuple[str, str, tuple[str, ...], str, dict[str, str]]] = {
         {"deadline": "realtime", "cpu-used": "8", "crf": "24"},
     ),
 }
-
-
-class VideoError(ValueError):
-    """A video or camera that cannot be read; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +135,13 @@ def segment_video(
     folder: str | Path,
     kinds: Sequence[str] = ("overlay", "json"),
     *,
+    overwrite: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> VideoResult:
     """NAME_overlay.mp4, NAME_mask.mkv (class indices, lossless), NAME_cutout.webm (VP9 with alpha), NAME.json of a video.
 
-    progress  called with the number of frames that are done and of all frames (None: unknown)
+    overwrite  files that are there are replaced; else FileExistsError is raised
+    progress   called with the number of frames that are done and of all frames (None: unknown)
 
     Frames keep their times.  Files appear under their names when they are complete; a webcam is recorded until Ctrl-C.
     """
@@ -150,12 +150,14 @@ def segment_video(
         raise ValueError(no_foreground(predictor.classes))
     if "mask" in kinds and len(predictor.classes) > 256:
         raise ValueError(f"{len(predictor.classes)} classes do not fit into the bytes of a mask video; 256 do")
+    paths = {kind: Path(folder) / f"{item.name}{FORMATS[kind][0] if kind in FORMATS else '.json'}" for kind in kinds}
+    check_targets(paths.values(), [item.path], overwrite=overwrite)
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         count, rate, frames = stack.enter_context(open_clip(item))
-        writer = stack.enter_context(_Writer(Path(folder), item.name, kinds, rate))
-        ahead = stack.enter_context(Ahead(frames))
-        behind = stack.enter_context(Behind(writer.write))
+        writer = stack.enter_context(_Writer(paths, rate))
+        ahead = stack.enter_context(Prefetcher(frames))
+        behind = stack.enter_context(Consumer(writer.write))
         done = 0
         try:
             for frame in ahead:
@@ -176,17 +178,14 @@ def segment_video(
 class _Writer:
     """The output videos of one input."""
 
-    def __init__(self, folder: Path, name: str, kinds: Sequence[str], rate: float) -> None:
-        self._folder, self._name, self._kinds, self._rate = folder, name, dict.fromkeys(kinds), rate
+    def __init__(self, paths: Mapping[str, Path], rate: float) -> None:
+        self._paths, self._rate = paths, rate  # kind -> file
         self._stack = contextlib.ExitStack()
         self._outputs: dict[str, tuple[Any, Any]] = {}  # kind -> container, stream
-        self._paths: dict[str, Path] = {}
         self._sums: np.ndarray | None = None
         self._frames = 0
         self._size = (0, 0)
         self._last = -1
-        self._legend: np.ndarray | None = None
-        self._result: Result | None = None
 
     def __enter__(self) -> _Writer:
         return self
@@ -197,16 +196,13 @@ class _Writer:
     def _start(self, result: Result) -> None:
         import av
 
-        from segmentarium.files import atomic_write
-
         height, width = result.mask.shape
         self._size = (width, height)
         self._sums = np.zeros(len(result.classes))
-        for kind in self._kinds:
+        for kind, final in self._paths.items():
             if kind not in FORMATS:
                 continue
-            suffix, format_name, codecs, pixels, options = FORMATS[kind]
-            final = self._folder / f"{self._name}{suffix}"
+            _, format_name, codecs, pixels, options = FORMATS[kind]
             part = self._stack.enter_context(atomic_write(final))
             codec = next((c for c in codecs if c in av.codecs_available), codecs[-1])
             container = self._stack.enter_context(av.open(str(part), "w", format=format_name))
@@ -216,7 +212,7 @@ class _Writer:
             stream.width, stream.height = max(even, width - width % even), max(even, height - height % even)
             stream.pix_fmt = pixels
             stream.codec_context.time_base = Fraction(1, CLOCK)
-            self._outputs[kind], self._paths[kind] = (container, stream), final
+            self._outputs[kind] = (container, stream)
 
     def write(self, timed: tuple[float, Result]) -> None:
         """Draws and encodes one frame."""
@@ -230,7 +226,6 @@ class _Writer:
         assert self._sums is not None
         self._sums += list(result.areas.values())
         self._frames += 1
-        self._result = result
         tick = max(self._last + 1, round(seconds * CLOCK))
         self._last = tick
         for kind, (container, stream) in self._outputs.items():
@@ -254,19 +249,14 @@ class _Writer:
 
     def complete(self, item: Item, predictor: Predictor, facts: dict[str, Any]) -> tuple[list[Path], dict[str, float]]:
         """Finishes the files, writes the JSON, and gives them their names."""
-        from segmentarium.files import atomic_write
-
         if self._sums is None:
             raise VideoError(f"{item.origin} gave no frame")
         for container, stream in self._outputs.values():
             container.mux(stream.encode(None))
         self._stack.close()
         areas = {name: float(s / self._frames) for name, s in zip(predictor.classes, self._sums, strict=True)}
-        files = list(self._paths.values())
-        if "json" in self._kinds:
-            path = self._folder / f"{self._name}.json"
+        if "json" in self._paths:
             content = description(item.name, item.path, self._size, predictor.classes, predictor.palette, areas, facts)
-            with atomic_write(path) as temporary:
+            with atomic_write(self._paths["json"]) as temporary:
                 temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-            files.append(path)
-        return files, areas
+        return list(self._paths.values()), areas

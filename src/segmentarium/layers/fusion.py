@@ -40,11 +40,13 @@ def _foldable(conv: nn.Module | None) -> bool:
 
 @torch.inference_mode(False)  # tensors of inference mode count no versions
 @torch.no_grad()
-def fold_batch_norm(model: nn.Module, example: Tensor, only: Collection[nn.Module] | None = None) -> int:
+def fold_batch_norm(
+    model: nn.Module, example: Tensor | tuple[Tensor, ...], only: Collection[nn.Module] | None = None
+) -> int:
     """Folds each batch norm that directly follows a convolution into it, in place; returns how many.
     `only` leaves all norms but these as they are.
 
-    Which norm follows which convolution is seen by running `example` through the model, so it works for any model,
+    Which norm follows which convolution is seen by running `example`, its input or inputs, through it, so it works for any model,
     timm's too.  These stay as they are: a convolution that feeds two norms, or a norm only in some of its calls; a norm
     fed by two convolutions; a norm whose input was changed in place after the convolution.
     """
@@ -74,7 +76,7 @@ def fold_batch_norm(model: nn.Module, example: Tensor, only: Collection[nn.Modul
         elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
             handles.append(module.register_forward_pre_hook(before_norm))
     try:
-        model(example)
+        model(*example) if isinstance(example, tuple) else model(example)
     finally:
         for handle in handles:
             handle.remove()

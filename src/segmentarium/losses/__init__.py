@@ -1,6 +1,6 @@
 """Losses: logits (B, K, H, W) and labels (B, H, W) in, a float32 scalar out. One file an idea."""
 
-from segmentarium.losses.base import IGNORE_INDEX, PixelLoss, check_target
+from segmentarium.losses.base import PixelLoss, check_target
 from segmentarium.losses.boundary_focal import BoundaryAwareFocal
 from segmentarium.losses.class_presence import ClassPresence
 from segmentarium.losses.connectivity import Connectivity
@@ -15,7 +15,6 @@ from segmentarium.losses.ohem import OhemCrossEntropy
 from segmentarium.losses.weighting import class_weights
 
 __all__ = [
-    "IGNORE_INDEX",
     "LOSSES",
     "BoundaryAwareFocal",
     "ClassPresence",

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-IGNORE_INDEX = 255
+from segmentarium.labels import IGNORE_INDEX
 
 
 class PixelLoss(nn.Module):

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.losses.base import IGNORE_INDEX, PixelLoss
+from segmentarium.labels import IGNORE_INDEX
+from segmentarium.losses.base import PixelLoss
 
 
 @torch.no_grad()

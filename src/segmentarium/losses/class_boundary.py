@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from segmentarium.losses.base import IGNORE_INDEX, pixel_cross_entropy, safe_divide
+from segmentarium.labels import IGNORE_INDEX
+from segmentarium.losses.base import pixel_cross_entropy, safe_divide
 from segmentarium.losses.boundary_band import boundary_band
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from segmentarium.checks import check_choice
-from segmentarium.losses.base import IGNORE_INDEX, PixelLoss, probabilities, safe_divide
+from segmentarium.labels import IGNORE_INDEX
+from segmentarium.losses.base import PixelLoss, probabilities, safe_divide
 
 Form = Literal["paper", "paddleseg"]
 CODE_LIMIT = 9  # predicted components that the public code looks at where there are many

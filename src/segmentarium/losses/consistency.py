@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.losses.base import IGNORE_INDEX
+from segmentarium.labels import IGNORE_INDEX
 
 
 class Consistency(nn.Module):

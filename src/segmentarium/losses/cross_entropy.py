@@ -8,7 +8,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmentarium.losses.base import IGNORE_INDEX, PixelLoss, one_hot, safe_divide
+from segmentarium.labels import IGNORE_INDEX
+from segmentarium.losses.base import PixelLoss, one_hot, safe_divide
 
 
 class CrossEntropy(PixelLoss):

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmentarium.labels import IGNORE_INDEX
 from segmentarium.layers.resize import resize
-from segmentarium.losses.base import IGNORE_INDEX, safe_divide
+from segmentarium.losses.base import safe_divide
 
 STEPS = (1, 2, 4)
 

@@ -7,7 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from segmentarium.losses.base import IGNORE_INDEX, PixelLoss, one_hot, probabilities, safe_divide
+from segmentarium.labels import IGNORE_INDEX
+from segmentarium.losses.base import PixelLoss, one_hot, probabilities, safe_divide
 
 
 class Dice(PixelLoss):

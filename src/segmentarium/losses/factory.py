@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from segmentarium.checks import did_you_mean
 from segmentarium.losses.base import PixelLoss
 from segmentarium.losses.boundary_focal import BoundaryAwareFocal
 from segmentarium.losses.connectivity import Connectivity
@@ -16,7 +17,6 @@ from segmentarium.losses.dice import Dice
 from segmentarium.losses.focal import Focal
 from segmentarium.losses.lovasz import Lovasz
 from segmentarium.losses.ohem import OhemCrossEntropy
-from segmentarium.registry import did_you_mean
 
 LOSSES: dict[str, type[PixelLoss]] = {
     "cross_entropy": CrossEntropy,

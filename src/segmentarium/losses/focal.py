@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segmentarium.losses.base import IGNORE_INDEX, PixelLoss, pixel_cross_entropy, safe_divide
+from segmentarium.labels import IGNORE_INDEX
+from segmentarium.losses.base import PixelLoss, pixel_cross_entropy, safe_divide
 
 
 class Focal(PixelLoss):

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from segmentarium.data.image_io import IMAGE_SUFFIXES, read_image
-from segmentarium.inference.guided import box, smaller
-from segmentarium.inference.matte import Matte, as_bytes
-from segmentarium.inference.sources import VIDEO_SUFFIXES
+from segmentarium.matting.guided import box, smaller
+from segmentarium.matting.matte import Matte, as_bytes
+from segmentarium.media.sources import VIDEO_SUFFIXES
 
 BLUR = 2.0  # default strength: standard deviation in per cent of the picture's longer side
 
@@ -52,10 +52,10 @@ class Clip:
 
 
 Background = Blur | Transparent | Colour | Picture | Clip
-Given = str | os.PathLike[str] | Sequence[int] | np.ndarray | Image.Image | Background
+BackgroundLike = str | os.PathLike[str] | Sequence[int] | np.ndarray | Image.Image | Background
 
 
-def parse_background(given: Given) -> Background:
+def parse_background(given: BackgroundLike) -> Background:
     """"blur", "blur:STRENGTH", "transparent", a colour ("green", "#20c040", (32, 192, 64)), an image or a video.
 
     Images are files, arrays (H, W, 3) or PIL images.  ValueError for what is none of these, ImageReadError for a damaged file.
@@ -65,7 +65,7 @@ def parse_background(given: Given) -> Background:
     if isinstance(given, Image.Image):
         return Picture(np.asarray(given.convert("RGB")))
     if isinstance(given, np.ndarray) and given.ndim == 3:
-        from segmentarium.inference.sources import to_array
+        from segmentarium.media.sources import to_array
 
         return Picture(to_array(given)[..., :3])
     if isinstance(given, str | os.PathLike):

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from segmentarium.inference.matte import Matte, fit_matte, resized
-from segmentarium.inference.stages import Ahead, Behind, cores
+from segmentarium.files import atomic_write, check_targets
 from segmentarium.matting.backgrounds import Blur, Transparent
+from segmentarium.matting.blending import blend_plane
 from segmentarium.matting.clip_backgrounds import ClipBackground
-from segmentarium.matting.composite import blend_plane
 from segmentarium.matting.frames import Layout, layout_of, plane_array, planes_of
-from segmentarium.matting.reader import Reader
+from segmentarium.matting.matte import Matte, fit_matte, resized
+from segmentarium.matting.reader import Camera, Reader
 from segmentarium.matting.temporal import TemporalFilter
 from segmentarium.matting.writers import (
     ALPHA,
@@ -28,16 +28,19 @@ from segmentarium.matting.writers import (
     FileWriter,
     PngFolder,
     PngPipe,
+    PreviewWindow,
+    VirtualCamera,
     Writer,
     Y4mPipe,
 )
+from segmentarium.media.stages import Consumer, Prefetcher, cores
 
 if TYPE_CHECKING:
     from segmentarium.matting.portrait import Portrait
 
 STAGES = (4.0, 2.0)  # of the matte: less than for pictures, the filter over time has calmed the mask already
 SLIGHT = 4.0  # strength of a blur
-CLEAR = 0.02  # chance of the person below which a pixel is the background's, and so is what is further away than MARGIN
+CLEAR = 0.02  # probability of the person below which a pixel is the background's, and so is what is further away than MARGIN
 MARGIN = 16  # pixels of the guide: what the passes of the matte reach
 LARGEST_MASK = 512  # longer side at which a network without a size of its own sees a clip
 
@@ -65,7 +68,7 @@ class ClipResult:
 
 
 @dataclass
-class Step:
+class PendingFrame:
     """One frame on its way."""
 
     pts: int
@@ -73,7 +76,7 @@ class Step:
     planes: tuple[np.ndarray, np.ndarray, np.ndarray]
     small: Any  # the frame at the network's size, YUV 4:4:4
     turns: int
-    chance: np.ndarray | None = None
+    probability: np.ndarray | None = None
     guide: np.ndarray | None = None
 
 
@@ -97,9 +100,9 @@ class Window:
         return rows, columns
 
 
-def window_of(chance: np.ndarray, size: tuple[int, int]) -> Window | None:
-    """Where the person is of a frame of `size` (H, W), both even; None: nowhere.  `chance` (h, w), 0..1, as the guide."""
-    person = chance > CLEAR
+def window_of(probability: np.ndarray, size: tuple[int, int]) -> Window | None:
+    """Where the person is of a frame of `size` (H, W), both even; None: nowhere.  `probability` (h, w), 0..1, as the guide."""
+    person = probability > CLEAR
     small, large = [], []
     for axis, full in enumerate(size):
         length = person.shape[axis]
@@ -116,7 +119,7 @@ def window_of(chance: np.ndarray, size: tuple[int, int]) -> Window | None:
 
 
 class FrameWorker:
-    """The person of each frame of a clip in front of the background: `look`, then `finish`."""
+    """The person of each frame of a clip in front of the background: `segment`, then `composite`."""
 
     def __init__(self, portrait: Portrait, layout: Layout) -> None:
         from av.video.reformatter import VideoReformatter
@@ -131,33 +134,33 @@ class FrameWorker:
         # in front of its own slight blur a soft edge may keep what it has of the background
         self._own_colours = not (isinstance(behind, Blur) and behind.strength <= SLIGHT)
 
-    def look(self, step: Step) -> Step:
+    def segment(self, step: PendingFrame) -> PendingFrame:
         """Adds the steady mask and the guide."""
         planes = np.stack([np.rot90(plane_array(plane), step.turns) for plane in step.small.planes])
         step.guide = planes * np.float32(1 / 255)
-        step.chance = self._steady(lambda: self._chance(step), planes[0], step.seconds)
+        step.probability = self._steady(lambda: self._predict(step), planes[0], step.seconds)
         return step
 
-    def _chance(self, step: Step) -> np.ndarray:
+    def _predict(self, step: PendingFrame) -> np.ndarray:
         rgb = self._to_rgb.reformat(step.small, format="rgb24", threads=1).to_ndarray()
-        return self._portrait.predictor.chance(np.ascontiguousarray(np.rot90(rgb, step.turns)))
+        return self._portrait.predictor.probability(np.ascontiguousarray(np.rot90(rgb, step.turns)))
 
-    def finish(self, step: Step) -> tuple[Any, float]:
+    def composite(self, step: PendingFrame) -> tuple[Any, float]:
         """(the frame to encode, the person's share of it)"""
         import av
 
         assert step.guide is not None
-        assert step.chance is not None
+        assert step.probability is not None
         width, height = self.layout.width, self.layout.height
         frame = av.VideoFrame(width, height, "yuva420p" if self._alpha_out else "yuv420p")
         outs = [plane_array(plane) for plane in frame.planes]
         small = np.zeros_like(step.guide[0])
-        chance = resized(step.chance, small.shape)
-        window = window_of(chance, (height, width))
+        probability = resized(step.probability, small.shape)
+        window = window_of(probability, (height, width))
         person = None
         if window is not None:
             guide = step.guide[:, *window.small]
-            matte = fit_matte(guide, chance[window.small], window.size, stages=STAGES, grey=True)
+            matte = fit_matte(guide, probability[window.small], window.size, stages=STAGES, grey=True)
             small[window.small] = matte.small
             person = window, matte
         behind = self._behind.planes(step.guide, small, step.seconds)
@@ -208,7 +211,7 @@ class FrameWorker:
 
 
 def _steps(reader: Reader, first: Any, items: Iterator[Any], layout: Layout, size: tuple[int, int]) -> Iterator[Any]:
-    """Decoded frames as `Step`s with their small copies; packets of sound as they are."""
+    """Decoded frames as `PendingFrame`s with their small copies; packets of sound as they are."""
     from av.video.reformatter import VideoReformatter
 
     shrink = VideoReformatter()
@@ -224,7 +227,7 @@ def _steps(reader: Reader, first: Any, items: Iterator[Any], layout: Layout, siz
         start = seconds if start is None else start
         wanted = (height, width) if turns % 2 else (width, height)
         small = shrink.reformat(item, *wanted, format=kind, threads=1)
-        yield Step(item.pts, seconds - start, planes_of(item, layout), small, turns)
+        yield PendingFrame(item.pts, seconds - start, planes_of(item, layout), small, turns)
 
 
 def _with_first(first: list[Any], items: Iterator[Any]) -> Iterator[Any]:
@@ -238,6 +241,7 @@ def convert_clip(
     out: str | PathLike[str] | BinaryIO,
     *,
     alpha_format: str = "webm",
+    overwrite: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> ClipResult:
@@ -247,6 +251,7 @@ def convert_clip(
     out           .mp4, .mov, .mkv or .webm; of a transparent background .webm (VP9), .mov (ProRes 4444) or a folder (PNG);
                   a binary stream: y4m, of a transparent background PNG after PNG
     alpha_format  "webm", "prores" or "png": what a folder or an `out` without suffix means; else the suffix decides
+    overwrite     an `out` that is there is replaced; else FileExistsError is raised
     progress      called with the number of frames that are done and of all frames (None: unknown)
     stop          asked at each frame; True ends the clip there, complete
 
@@ -257,10 +262,11 @@ def convert_clip(
     target = None if hasattr(out, "write") else Path(fspath(out))  # type: ignore[arg-type]
     if target is not None:
         check_target(target, portrait.transparent, alpha_format)
+        frames = [*target.glob("*.png"), *target.glob("times.txt")] if target.is_dir() else [target]
+        given = Path(fspath(source)) if isinstance(source, str | PathLike) else None
+        check_targets(frames, [given], overwrite=overwrite)
     reader: Any
     if isinstance(source, int):
-        from segmentarium.matting.camera import Camera
-
         reader = Camera(source)
     elif hasattr(source, "read"):
         reader = Reader(source, "the input")
@@ -273,6 +279,32 @@ def convert_clip(
     result = run_clip(portrait, reader, open_writer, progress=progress, stop=stop)
     result.path = target
     return result
+
+
+def live(
+    portrait: Portrait,
+    number: int,
+    to: str,
+    *,
+    progress: Callable[[int, int | None], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> ClipResult:
+    """The webcam `number` to a "window" or a virtual "camera", until `stop`, Ctrl-C, or Q in the window."""
+    if isinstance(portrait.background, Transparent):
+        raise ValueError(f"a {to} shows no transparency; give another background, e.g. green")
+    window: PreviewWindow | None = None
+
+    def open_writer(_: Any, reader: Any, layout: Any) -> Any:
+        nonlocal window
+        if to == "camera":
+            return VirtualCamera(layout.width, layout.height, float(reader.rate))
+        window = PreviewWindow()
+        return window
+
+    def ended() -> bool:
+        return (window is not None and window.closed) or (stop is not None and stop())
+
+    return run_clip(portrait, Camera(number), open_writer, progress=progress, stop=ended)
 
 
 def run_clip(
@@ -302,15 +334,17 @@ def run_clip(
         worker = FrameWorker(portrait, layout)
         stack.callback(worker.close)
         writer = open_writer(stack, reader, layout)
-        decoded = stack.enter_context(Ahead(_steps(reader, first, items, layout, size)))
-        looked = stack.enter_context(Ahead(worker.look(i) if isinstance(i, Step) else i for i in decoded))
-        behind = stack.enter_context(Behind(lambda i: writer.sound(i) if _is_packet(i) else writer.frame(i)))
+        decoded = stack.enter_context(Prefetcher(_steps(reader, first, items, layout, size)))
+        segmented = stack.enter_context(
+            Prefetcher(worker.segment(i) if isinstance(i, PendingFrame) else i for i in decoded)
+        )
+        behind = stack.enter_context(Consumer(lambda i: writer.sound(i) if _is_packet(i) else writer.frame(i)))
         try:
-            for item in looked:
+            for item in segmented:
                 if _is_packet(item):
                     behind.put(item)
                     continue
-                frame, share = worker.finish(item)
+                frame, share = worker.composite(item)
                 frame.time_base = reader.time_base
                 behind.put(frame)
                 done, total_share = done + 1, total_share + share
@@ -371,8 +405,6 @@ def _open_writer(
     target: Path | None,
     out: Any,
 ) -> Writer:
-    from segmentarium.files import atomic_write
-
     if target is None:
         return PngPipe(out) if portrait.transparent else Y4mPipe(out, reader.rate, layout)
     suffix = target.suffix.lower()

@@ -35,7 +35,7 @@ class ClipBackground:
             self._fixed = (int(planes[0][0, 0]), int(planes[1][0, 0]), int(planes[2][0, 0]))
 
     def planes(self, guide: np.ndarray, alpha: np.ndarray, seconds: float) -> Planes:
-        """Behind the frame at `seconds`: it in small, (3, h, w) float32 in YUV, 0..1, and the person's share there, (h, w)."""
+        """Consumer the frame at `seconds`: it in small, (3, h, w) float32 in YUV, 0..1, and the person's share there, (h, w)."""
         if self._fixed is not None:
             return self._fixed
         if self._looped is not None:

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from segmentarium.data.image_io import read_image
-from segmentarium.inference.png import PngWriter
-from segmentarium.inference.readers import LARGE, LargePicture, picture_size
+from segmentarium.files import atomic_write, check_targets
+from segmentarium.media.png import PngWriter
+from segmentarium.media.readers import LARGE, LargePicture, picture_size
 
 if TYPE_CHECKING:
     from segmentarium.matting.portrait import Portrait
@@ -45,20 +46,20 @@ def write_picture(pixels: np.ndarray, target: Path | BinaryIO, suffix: str) -> N
     Image.fromarray(pixels).save(target, FORMATS[suffix], **options)
 
 
-def convert(portrait: Portrait, path: Path, out: Path) -> float:
+def convert(portrait: Portrait, path: Path, out: Path, *, overwrite: bool = False) -> float:
     """One picture file; the share of it that the person takes."""
     check_suffix(out, transparent=portrait.transparent)
+    check_targets([out], [path], overwrite=overwrite)
     width, height = picture_size(path)
     if width * height <= LARGE:
         result = portrait(np.asarray(read_image(path)))
-        result.save(out)
+        result.save(out, overwrite=overwrite)
         return result.share
     return _convert_in_rows(portrait, path, out)
 
 
 def _convert_in_rows(portrait: Portrait, path: Path, out: Path) -> float:
-    from segmentarium.files import atomic_write
-    from segmentarium.inference.cutout import guide_size
+    from segmentarium.matting.cutout import guide_size
 
     if out.suffix.lower() != ".png":
         raise ValueError(f"{out}: pictures above {LARGE // 10**6} megapixels are written in rows, as .png")

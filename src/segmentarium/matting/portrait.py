@@ -12,23 +12,27 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from segmentarium.inference import sources
-from segmentarium.inference.cutout import BAND, guide_of, guide_size, transparent, without_holes
-from segmentarium.inference.drawing import displayed
-from segmentarium.inference.exported import SUFFIX, ExportedPredictor, exported_file
-from segmentarium.inference.matte import Matte, fit_matte
-from segmentarium.inference.readers import ArrayRows
-from segmentarium.inference.result import no_foreground
-from segmentarium.inference.views import ForegroundFinder, scaled
-from segmentarium.matting.backgrounds import Clip, Given, Rows, Transparent, parse_background
-from segmentarium.matting.composite import composite
+from segmentarium.matting.backgrounds import BackgroundLike, Clip, Rows, Transparent, parse_background
+from segmentarium.matting.blending import composite
+from segmentarium.matting.cutout import BAND, guide_of, guide_size, transparent, without_holes
+from segmentarium.matting.exported import SUFFIX, ExportedPredictor, exported_file
+from segmentarium.matting.finder import ForegroundFinder, no_foreground, scaled
+from segmentarium.matting.matte import Matte, fit_matte
+from segmentarium.media import sources
+from segmentarium.media.readers import ArrayRows
+from segmentarium.media.sources import displayed
 
 if TYPE_CHECKING:
     from segmentarium.inference.predictor import ModelSource
     from segmentarium.matting.clip import ClipResult
 
 SCALES = (1.2, 0.8, 0.6)  # at which photos are looked at: details in the first, in the last what belongs together
-NOBODY = 0.002  # share of the picture below which nobody is in it
+NOBODY = 0.002  # share of the picture, or on average of the frames, below which nobody is there
+
+
+def is_nobody(share: float) -> bool:
+    """Whether so little of a picture, or of the frames of a clip, is a person that nobody was found; `share` 0..1."""
+    return share < NOBODY
 
 
 def predictor_for(model: ModelSource | ForegroundFinder, **options: Any) -> ForegroundFinder:
@@ -70,15 +74,19 @@ class PortraitResult:
 
     @property
     def nobody(self) -> bool:
-        return self.share < NOBODY
+        return is_nobody(self.share)
 
-    def save(self, path: str | PathLike[str]) -> Path:
-        """Writes the picture, whole or not at all; the suffix says the format.  ValueError where it cannot hold the alpha."""
-        from segmentarium.files import atomic_write
+    def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> Path:
+        """Writes the picture, whole or not at all; the suffix says the format.
+
+        Raises ValueError where it cannot hold the alpha, FileExistsError where the file is there, unless `overwrite`.
+        """
+        from segmentarium.files import atomic_write, check_targets
         from segmentarium.matting.picture_files import check_suffix, write_picture
 
         target = Path(path)
         check_suffix(target, transparent=self.pixels.shape[2] == 4)
+        check_targets([target], overwrite=overwrite)
         with atomic_write(target) as temporary:
             write_picture(self.pixels, temporary, target.suffix.lower())
         return target
@@ -101,7 +109,7 @@ class Portrait:
 
     def __init__(
         self,
-        background: Given = "blur",
+        background: BackgroundLike = "blur",
         model: ModelSource | ForegroundFinder = "person",
         *,
         views: bool = True,
@@ -142,8 +150,8 @@ class Portrait:
 
     def matte_of_guide(self, small: np.ndarray, size: tuple[int, int]) -> Matte:
         """The matte of a picture of `size` (H, W), of which only a small copy (h, w, 3) uint8 is at hand."""
-        chance = self.predictor.chance(small, flip=self.views, scales=SCALES if self.views else (1.0,))
-        return fit_matte(guide_of(small), without_holes(chance), size)
+        probability = self.predictor.probability(small, flip=self.views, scales=SCALES if self.views else (1.0,))
+        return fit_matte(guide_of(small), without_holes(probability), size)
 
     def bands(self, picture: Any, matte: Matte) -> Any:
         """(top, rows (n, W, 3 or 4), their alpha (n, W)), downwards, of a picture that has `array(top, bottom)`."""
@@ -159,14 +167,15 @@ class Portrait:
             else:
                 yield top, composite(own, alpha, behind.rows(top, bottom)), alpha
 
-    def file(self, path: str | PathLike[str], out: str | PathLike[str]) -> float:
+    def file(self, path: str | PathLike[str], out: str | PathLike[str], *, overwrite: bool = False) -> float:
         """`self(path).save(out)`; pictures above 40 megapixels are read, done and written in rows.  The person's share, 0..1.
 
-        Raises ImageReadError for a file that is no picture or damaged, ValueError for an `out` that cannot hold the result.
+        Raises ImageReadError for a file that is no picture or damaged, ValueError for an `out` that cannot hold the result,
+        FileExistsError for one that is there, unless `overwrite`.
         """  # fmt: skip
         from segmentarium.matting.picture_files import convert
 
-        return convert(self, Path(path), Path(out))
+        return convert(self, Path(path), Path(out), overwrite=overwrite)
 
     def clip(
         self,
@@ -174,10 +183,13 @@ class Portrait:
         out: str | PathLike[str] | BinaryIO,
         *,
         alpha_format: str = "webm",
+        overwrite: bool = False,
         progress: Callable[[int, int | None], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> ClipResult:
         """A clip with its sound, see `segmentarium.matting.clip.convert_clip`."""
         from segmentarium.matting.clip import convert_clip
 
-        return convert_clip(self, source, out, alpha_format=alpha_format, progress=progress, stop=stop)
+        return convert_clip(
+            self, source, out, alpha_format=alpha_format, overwrite=overwrite, progress=progress, stop=stop
+        )

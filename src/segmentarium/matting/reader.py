@@ -1,16 +1,19 @@
-"""Clips in: frames with their times and packets of sound, from a file or a pipe, up to where the data ends or is damaged."""
+"""Clips in, up to where the data ends or is damaged: frames with their times and packets of sound of a file, pipe or webcam."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
-from segmentarium.inference.video import VideoError
+from segmentarium.media.sources import VideoError
 
 # damaged data shows as an exception of FFmpeg's, or as fewer frames than the head of the file promises
 PROMISED = 0.98
+TIME_BASE = Fraction(1, 90_000)  # of a webcam's frames
 
 
 class Reader:
@@ -46,6 +49,9 @@ class Reader:
         self.frames: int | None = self._count()
         self.sound: list[Any] = list(self._container.streams.audio)
         self.damage: str | None = None
+        # the clock of a broadcast or a recorder is wherever it has got to when the file begins
+        starts = [s.start_time * s.time_base for s in (self.stream, *self.sound) if s.start_time is not None]
+        self._start = max(Fraction(0), min(starts, default=Fraction(0)))
 
     def _count(self) -> int | None:
         if self.stream.frames:
@@ -57,19 +63,23 @@ class Reader:
         return None
 
     def __iter__(self) -> Iterator[Any]:
-        """Decoded frames, with a `pts` each, and packets of sound in the order of the file."""
+        """Decoded frames, with a `pts` each, and packets of sound in the order of the file; the first stream begins at 0."""
         decoded = 0
+        shift = round(self._start / self.time_base)
         last = -1
         step = max(1, round(1 / (self.rate * self.time_base)))
         try:
             for packet in self._container.demux(self.stream, *self.sound):
                 if packet.stream.type == "audio":
                     if packet.dts is not None:
+                        behind = round(self._start / packet.time_base)
+                        packet.dts -= behind
+                        packet.pts = None if packet.pts is None else packet.pts - behind
                         yield packet
                     continue
                 for frame in packet.decode():
                     # times that are missing or do not grow would stop the encoder
-                    pts = frame.pts if frame.pts is not None else last + step
+                    pts = frame.pts - shift if frame.pts is not None else last + step
                     frame.pts = last = max(last + 1, pts) if decoded else pts
                     decoded += 1
                     yield frame
@@ -85,6 +95,53 @@ class Reader:
             self._container.close()
 
     def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Camera:
+    """A webcam with the face of a `Reader`: frames of PyAV with the times at which they came."""
+
+    def __init__(self, number: int) -> None:
+        import cv2
+
+        if importlib.util.find_spec("av") is None:
+            raise ImportError("the webcam needs PyAV, which is not installed: pip install 'segmentarium[video]'")
+        self.name = f"webcam {number}"
+        self._camera = cv2.VideoCapture(number)
+        if not self._camera.isOpened():
+            self._camera.release()
+            raise VideoError(
+                f"webcam {number} cannot be opened: there is none of that number, or another program has it"
+            )
+        self.rate = Fraction(self._camera.get(cv2.CAP_PROP_FPS) or 25).limit_denominator(1001)
+        self.time_base = TIME_BASE
+        self.frames: int | None = None
+        self.sound: list[Any] = []
+        self.damage: str | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        import av
+
+        started, last = time.perf_counter(), -1
+        while True:
+            grabbed: tuple[bool, Any] = self._camera.read()
+            good, pixels = grabbed
+            if not good:
+                break
+            frame = av.VideoFrame.from_ndarray(pixels, format="bgr24")
+            last = max(last + 1, round((time.perf_counter() - started) / TIME_BASE))
+            frame.pts = last
+            yield frame
+        if last < 0:
+            raise VideoError(f"{self.name} gives no picture")
+
+    def close(self) -> None:
+        self._camera.release()
+
+    def __enter__(self) -> Camera:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from segmentarium.inference.matte import resized
+from segmentarium.matting.matte import resized
 from segmentarium.matting.motion import Motion, warp
 
 MEMORY = 0.12  # seconds after which an old mask counts 1/e
@@ -37,26 +37,26 @@ class TemporalFilter:
         self._motion = Motion()
         self._grey: np.ndarray | None = None
         self._mask: np.ndarray | None = None
-        self._looked = 0.0
+        self._predicted = 0.0
 
-    def __call__(self, look: Callable[[], np.ndarray], grey: np.ndarray, seconds: float) -> np.ndarray:
+    def __call__(self, predict: Callable[[], np.ndarray], grey: np.ndarray, seconds: float) -> np.ndarray:
         """The steady mask, (h, w) float32.
 
-        look     gives the network's mask of this frame, (h, w) float32, 0..1; not called where it is not needed
+        predict  gives the network's mask of this frame, (h, w) float32, 0..1; not called where it is not needed
         grey     (a, b) uint8: the frame's brightness at any size, the same for all frames
         seconds  time of the frame
         """
         height, width = (max(1, round(side * min(1.0, FLOW_SIDE / max(grey.shape)))) for side in grey.shape)
         grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
-        mask = self._follow(look, grey, seconds)
+        mask = self._follow(predict, grey, seconds)
         if mask is None:
-            mask, self._looked = look(), seconds
+            mask, self._predicted = predict(), seconds
         self._grey, self._mask = grey, mask
         return mask
 
-    def _follow(self, look: Callable[[], np.ndarray], grey: np.ndarray, seconds: float) -> np.ndarray | None:
+    def _follow(self, predict: Callable[[], np.ndarray], grey: np.ndarray, seconds: float) -> np.ndarray | None:
         """The mask with what the old one tells; None where that is nothing."""
-        before, old, age = self._grey, self._mask, max(0.0, seconds - self._looked)
+        before, old, age = self._grey, self._mask, max(0.0, seconds - self._predicted)
         if before is None or old is None or before.shape != grey.shape:
             return None
         moved = self._motion.flow(before, grey)
@@ -69,7 +69,7 @@ class TemporalFilter:
         there = warp(old, large)
         if age <= self.rest and news <= NEWS:
             return there
-        mask, self._looked = look(), seconds
+        mask, self._predicted = predict(), seconds
         if mask.shape != old.shape:
             return mask
         keep = np.exp(-((changed / np.float32(LIKENESS)) ** 2)) * np.float32(math.exp(-age / MEMORY))

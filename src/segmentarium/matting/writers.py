@@ -1,4 +1,4 @@
-"""Clips out: video files with their sound, PNG sequences, and pipes."""
+"""Clips out: video files with their sound, PNG sequences, pipes, a window, and a virtual camera for video calls."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from PIL import Image
 
 from segmentarium.matting.frames import Layout, plane_array
 from segmentarium.matting.reader import Reader
+from segmentarium.media.sources import VideoError
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,63 @@ class Y4mPipe:
 
     def finish(self) -> None:
         self._pipe.flush()
+
+
+class PreviewWindow:
+    """Shows frames; `closed` once Q or Escape was pressed.  ImportError where OpenCV was built without windows."""
+
+    def __init__(self, title: str = "segmentarium portrait (Q ends it)") -> None:
+        import cv2
+
+        self._title, self.closed = title, False
+        try:
+            cv2.namedWindow(title, cv2.WINDOW_NORMAL)
+        except cv2.error:
+            raise ImportError(
+                "this OpenCV has no windows (opencv-python-headless, or no display); install opencv-python on a machine "
+                "with a screen, or choose --to files or --to camera"
+            ) from None
+
+    def frame(self, frame: Any) -> None:
+        import cv2
+
+        cv2.imshow(self._title, frame.to_ndarray(format="bgr24"))
+        self.closed = self.closed or (cv2.waitKey(1) & 0xFF) in (ord("q"), 27)
+
+    def sound(self, packet: Any) -> None:
+        pass
+
+    def finish(self) -> None:
+        import cv2
+
+        cv2.destroyWindow(self._title)
+
+
+class VirtualCamera:
+    """A camera that other programs can choose, through pyvirtualcam.  ImportError without it, VideoError without a device."""
+
+    def __init__(self, width: int, height: int, rate: float) -> None:
+        try:
+            import pyvirtualcam  # type: ignore[import-not-found] - no requirement: it needs a driver of the system, too
+        except ImportError:
+            raise ImportError(
+                "the virtual camera needs pyvirtualcam, which is not installed: pip install pyvirtualcam, and a device: "
+                "v4l2loopback on Linux, OBS on macOS and Windows"
+            ) from None
+        try:
+            self._camera = pyvirtualcam.Camera(width=width, height=height, fps=rate)
+        except RuntimeError as error:
+            raise VideoError(f"no virtual camera can be opened: {error}") from error
+
+    def frame(self, frame: Any) -> None:
+        self._camera.send(frame.to_ndarray(format="rgb24"))
+
+    def sound(self, packet: Any) -> None:
+        pass
+
+    def finish(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._camera.close()
 
 
 def rgba(frame: Any) -> Image.Image:

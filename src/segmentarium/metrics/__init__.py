@@ -5,5 +5,6 @@ from segmentarium.metrics.boundary import BoundaryIoU, mask_to_boundary
 from segmentarium.metrics.calibration import CalibrationError
 from segmentarium.metrics.confusion import ConfusionMatrix
 from segmentarium.metrics.flicker import Flicker
+from segmentarium.metrics.topk import TopK
 
-__all__ = ["Accumulator", "BoundaryIoU", "CalibrationError", "ConfusionMatrix", "Flicker", "mask_to_boundary"]
+__all__ = ["Accumulator", "BoundaryIoU", "CalibrationError", "ConfusionMatrix", "Flicker", "TopK", "mask_to_boundary"]

@@ -7,8 +7,6 @@ from typing import Self
 import torch
 from torch import Tensor
 
-IGNORE_INDEX = 255
-
 
 class Accumulator:
     """Counts over a data set on one device, to be merged with those of other parts or processes.

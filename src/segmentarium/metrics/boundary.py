@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from segmentarium.metrics.accumulator import IGNORE_INDEX, Accumulator, by_name, check_labels, number_of_labels
+from segmentarium.labels import IGNORE_INDEX
+from segmentarium.metrics.accumulator import Accumulator, by_name, check_labels, number_of_labels
 
 
 class BoundaryIoU(Accumulator):

@@ -1,6 +1,6 @@
-"""BSN: Boundary-sensitive Network for Portrait Segmentation.
+"""BSN: DeepLabV2 that is taught the boundaries of portraits.
 
-Du, Wang, Li, Zhu, Tasci, Upright, Walsh, Davis; FG 2019; https://arxiv.org/abs/1712.08675.  There is no public code.
+There is no public code.
 
 DeepLabV2 on a ResNet, with three ideas for portraits.  Boundary pixels are no pure class: a third output, and soft labels
 in the dilated boundary.  Portraits are alike, so the mean of the training masks tells where in the frame the outline
@@ -32,9 +32,10 @@ from torch import Tensor, nn
 
 from segmentarium.composition import register_decoder
 from segmentarium.contracts import Decoder, Term
+from segmentarium.labels import IGNORE_INDEX
 from segmentarium.layers.init import init_classifier
 from segmentarium.layers.resize import resize
-from segmentarium.losses.base import IGNORE_INDEX, PixelLoss, one_hot, safe_divide
+from segmentarium.losses.base import PixelLoss, one_hot, safe_divide
 from segmentarium.registry import Card, Paper
 
 RATES = (6, 12, 18, 24)

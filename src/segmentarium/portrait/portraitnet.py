@@ -1,7 +1,6 @@
-"""PortraitNet: Real-time Portrait Segmentation Network for Mobile Device.
+"""PortraitNet: a U-shape on MobileNetV2 for mobile devices.
 
-Zhang, Dong, Li, Li, Yang; Computers & Graphics 80, 2019; https://doi.org/10.1016/j.cag.2019.03.007.  Authors' code:
-dong-x16/PortraitNet (licence: none stated; nothing of it is here, but its weights load).
+Nothing of the authors' code, which states no licence, is here, but its weights load.
 
 A U-shape on MobileNetV2: each D-block is a residual block of separable convolutions and a transposed convolution.  Two
 things help in training only: a head that draws the boundary, under a focal loss since few pixels lie on it, and a
@@ -29,12 +28,13 @@ from torch import Tensor, nn
 
 from segmentarium.checks import check_choice
 from segmentarium.contracts import Preprocessing, SegmentationModel, Term
+from segmentarium.labels import IGNORE_INDEX
 from segmentarium.layers.conv import ConvNormAct, SeparableConv
 from segmentarium.layers.init import init_classifier, init_convs
 from segmentarium.layers.inverted_residual import InvertedResidual
 from segmentarium.layers.resize import resize
 from segmentarium.layers.strided import Upconv
-from segmentarium.losses import IGNORE_INDEX, CrossEntropy, PixelLoss
+from segmentarium.losses import CrossEntropy, PixelLoss
 from segmentarium.losses.base import pixel_cross_entropy, safe_divide
 from segmentarium.losses.boundary_band import boundary_band
 from segmentarium.losses.consistency import Consistency
@@ -197,7 +197,7 @@ class PortraitNet(SegmentationModel):
         for module in self.modules():
             if isinstance(module, Upconv):
                 slope = torch.tensor([0.25, 0.75, 0.75, 0.25])
-                kernel = slope.outer(slope)
+                kernel = slope[:, None] * slope
                 identity = torch.eye(module.in_channels)[:, :, None, None]
                 with torch.no_grad():
                     module.weight.copy_(identity * kernel)

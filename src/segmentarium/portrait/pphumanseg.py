@@ -1,7 +1,6 @@
-"""PP-HumanSeg: Connectivity-Aware Portrait Segmentation with a Large-Scale Teleconferencing Video Dataset.
+"""PP-HumanSeg: portraits in video conferences.
 
-Chu, Liu, Wu, Tang, Chen, Hao, Peng, Yu, Chen, Lai, Xiong; WACV workshops 2022; https://arxiv.org/abs/2112.07146.  The
-authors' code is PaddlePaddle/PaddleSeg (Apache-2.0), whose `PPHumanSegLite` is the paper's ConnectNet.
+The paper calls it ConnectNet, its code `PPHumanSegLite`.
 
 A ShuffleNetV2 encoder that stops at 1/16, and a decoder of three separable convolutions: the deep map is upsampled once,
 eight times, to meet a narrow copy of the first feature at 1/2, so that the outline comes from fine detail and the body
@@ -64,9 +63,10 @@ class PPHumanSeg(SegmentationModel):
         self.reduce = SeparableConv(144, 64, depthwise_act=None)
         self.fuse = SeparableConv(64 + 18, 64, depthwise_act=None)
         self.classifier = SeparableConv(64, num_classes, depthwise_act=None, act=nn.ReLU if num_classes > 1 else None)
-        last = self.classifier.pointwise.norm
-        assert isinstance(last, nn.BatchNorm2d)
-        nn.init.constant_(last.weight, 0.1)  # the scores come out of it, and should start small
+        if num_classes == 1:  # the score comes out of a batch norm without a ReLU: a deviation of 1 is loud for a start
+            last = self.classifier.pointwise.norm
+            assert isinstance(last, nn.BatchNorm2d)
+            nn.init.constant_(last.weight, 0.5)
         self.preprocessing = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).for_channels(in_channels)
         self.set_objective(
             Term("logits", 1.0, CrossEntropy()),

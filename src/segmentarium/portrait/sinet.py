@@ -1,7 +1,6 @@
-"""SINet: Extreme Lightweight Portrait Segmentation Networks with Spatial Squeeze Modules and Information Blocking Decoder.
+"""SINet: portraits by spatial squeezes and a decoder that blocks information.
 
-Park, Sjösund, Yoo, Monet, Bang, Kwak; WACV 2020; https://arxiv.org/abs/1911.09099.  Authors' code:
-clovaai/ext_portrait_segmentation (MIT), whose weights load.
+Weights of the authors' code load.
 
 A spatial squeeze module looks at its input through two branches of another kernel or another scale: an average pooling
 widens the view of a small depthwise kernel, and pays for it by working on fewer pixels.  The decoder asks the coarse
@@ -239,7 +238,9 @@ class SINet(SegmentationModel):
         self.up_coarse = UpsampleNorm(num_classes)
         self.detail = conv_norm_prelu(48, num_classes, 1)
         self.up_fine = UpsampleNorm(num_classes)
-        self.classifier = init_classifier(nn.Conv2d(num_classes, num_classes, 3, padding=1, bias=False))
+        # few inputs, 9 K: smaller weights would take long to grow
+        last = nn.Conv2d(num_classes, num_classes, 3, padding=1, bias=False)
+        self.classifier = init_classifier(last, std=0.5 / (9 * num_classes) ** 0.5)
         self.set_objective(
             Term("logits", 1.0, CrossEntropy()), Term("boundary", 0.5, OnBoundary(CrossEntropy(), 15), classes=False)
         )

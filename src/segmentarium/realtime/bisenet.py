@@ -1,7 +1,6 @@
-"""BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation.
+"""BiSeNet: a path for where things are, and one for what they are.
 
-Yu, Wang, Peng, Gao, Yu, Sang; ECCV 2018; https://arxiv.org/abs/1808.00897.  The authors' PyTorch code is ycszen/TorchSeg
-(MIT); CoinCheung/BiSeNet (MIT) is the other public implementation.  Weights of both load.
+Weights of the authors' PyTorch code, TorchSeg, and of CoinCheung/BiSeNet (MIT), the other public implementation, load.
 
 A spatial path of three strided convolutions keeps where things are at 1/8; a context path, a classification network down
 to 1/32 with its global average added, knows what they are.  Attention refinement weighs the context path's channels by

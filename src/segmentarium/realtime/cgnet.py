@@ -1,6 +1,4 @@
-"""CGNet: A Light-weight Context Guided Network for Semantic Segmentation.
-
-Wu, Tang, Zhang, Cao, Zhang; IEEE TIP 2020; https://arxiv.org/abs/1811.08201.  Authors' code: wutianyiRosun/CGNet (MIT).
+"""CGNet: a context guided network of few channels.
 
 Each block joins what a pixel's neighbours say with what its surroundings say, two depthwise convolutions of which one is
 dilated, and weighs the channels by the whole image.  The network stops at 1/8 and stays narrow, and the image itself,

@@ -1,7 +1,6 @@
-"""ContextNet: Exploring Context and Detail for Semantic Segmentation in Real-time.
+"""ContextNet: context from a small image, detail from a large one.
 
-Poudel, Bonde, Liwicki, Zach; BMVC 2018; https://arxiv.org/abs/1805.04554.  The authors published no code; the public
-implementation is xiaoyufenfei/Efficient-Segmentation-Networks (MIT), whose layout of weights loads.
+The authors published no code; the layout of the public implementation's weights loads.
 
 A deep branch of inverted bottlenecks sees the image at a quarter of its size and gathers context down to 1/32; a shallow
 one of four layers sees it whole and keeps detail at 1/8.  The two are summed, and two separable convolutions classify.
@@ -138,6 +137,7 @@ class ContextNet(SegmentationModel):
         )
         init_convs(self, mode="fan_out")
         for head in (self.classifier, *self.auxiliary.values()):
+            assert isinstance(head, nn.Sequential)
             init_classifier(head[-1])
 
     def _small(self, image: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
-"""DFANet: Deep Feature Aggregation for Real-Time Semantic Segmentation.
+"""DFANet: three light networks, aggregated deeply.
 
-Li, Xiong, Fan, Sun; CVPR 2019; https://arxiv.org/abs/1904.02216.  The authors published no code.  The public implementation
-whose layout of weights loads is huaifeng1993/DFANet (MIT by its files' headers); it says that it does not reach the paper's
-accuracy.
+The authors published no code.  The public implementation whose layout of weights loads says that it does not reach the
+paper's accuracy.
 
 Three light Xceptions stand one behind the other.  Each ends with an attention from a fully connected layer, and its
 upsampled result is the next one's input (sub-network aggregation); each stage sees the one before it of its own network
@@ -25,7 +24,7 @@ and 1.11 M.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -218,7 +217,7 @@ PAPER = Paper(
     year=2019,
     url="https://arxiv.org/abs/1904.02216",
     code="https://github.com/huaifeng1993/DFANet",
-    code_licence="MIT",
+    code_licence="MIT (by its files' headers)",
 )
 SCORES_A = {"Cityscapes test mIoU": 71.3, "CamVid test mIoU": 64.7}
 SCORES_B = {"Cityscapes test mIoU": 67.1}
@@ -237,7 +236,8 @@ def _card(parameters: float, flops: float, scores: dict[str, float], ours: str) 
     )
 
 
-A, B = {"widths": (48, 96, 192), "depths": (4, 6, 4)}, {"widths": (32, 64, 128), "depths": (4, 6, 4)}
+A: dict[str, Any] = {"widths": (48, 96, 192), "depths": (4, 6, 4)}
+B: dict[str, Any] = {"widths": (32, 64, 128), "depths": (4, 6, 4)}
 
 register("dfanet", DFANet, Card(paper=PAPER, parameters=2.19, num_classes=19))
 register("dfanet_a", DFANet, _card(7.8, 3.4, SCORES_A, "1.84"), form="paper", **A)

@@ -1,7 +1,7 @@
-"""Fast-SCNN: Fast Semantic Segmentation Network.
+"""Fast-SCNN: two branches that share their first layers.
 
-Poudel, Liwicki, Cipolla; BMVC 2019; https://arxiv.org/abs/1902.04502.  The authors published no code; the two public
-implementations are Tramac/Fast-SCNN-pytorch (Apache-2.0) and mmsegmentation (Apache-2.0), and both layouts of weights load.
+The authors published no code; the two public implementations are Tramac's and mmsegmentation's (Apache-2.0), and both layouts
+of weights load.
 
 ContextNet's two branches share their first three layers here, which learn to downsample to 1/8.  From there a deep branch of
 inverted bottlenecks with pyramid pooling goes to 1/32, and the shallow one is the 1/8 map itself; the fusion is ContextNet's.
@@ -125,6 +125,7 @@ class FastSCNN(SegmentationModel):
         )
         init_convs(self, mode="fan_out")
         for head in (self.classifier, *self.auxiliary.values()):
+            assert isinstance(head, nn.Sequential)
             init_classifier(head[-1])
 
     def logits(self, image: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
-"""ICNet: ICNet for Real-Time Semantic Segmentation on High-Resolution Images.
+"""ICNet: an image cascade for images of high resolution.
 
-Zhao, Qi, Shen, Shi, Jia; ECCV 2018; https://arxiv.org/abs/1704.08545.  Authors' code: hszhao/ICNet (Caffe, evaluation
-only, no licence stated); its PyTorch port in meetps/pytorch-semseg (MIT) reads the released weights, and so do we.
-mmsegmentation (Apache-2.0) builds the network differently; that form is here too.
+The authors' code is hszhao/ICNet (Caffe, evaluation only, no licence stated); a PyTorch port reads the released weights, and
+so do we.  mmsegmentation (Apache-2.0) builds the network differently; that form is here too.
 
 An image cascade: the deep network sees the image at a quarter of its size only, its first layers, shared, at a half, and
 three convolutions the whole image.  Cascade feature fusion joins them, coarse to fine, and cascade label guidance
@@ -254,6 +253,7 @@ class ResNetICNet(SegmentationModel):
         self.set_objective(*(Term(name, weight, CrossEntropy(), of=(name,)) for name, weight in weights.items()))
         init_convs(*(part for name, part in self.named_children() if name != "backbone"))
         for head in (self.head, *self.auxiliary.values()):
+            assert isinstance(head, nn.Sequential)
             init_classifier(head[-1])
 
     @staticmethod

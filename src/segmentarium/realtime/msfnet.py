@@ -1,7 +1,6 @@
-"""MSFNet: Real-Time Semantic Segmentation via Multiply Spatial Fusion Network.
+"""MSFNet: features of every stage, fused at every resolution.
 
-Si, Zhang, Lv, Yu, Lu; BMVC 2021 (arXiv 2019); https://arxiv.org/abs/1911.07217.  No code was published and no
-reimplementation is known: this one is built from what the paper says.
+Posted in 2019.  No code was published and no reimplementation is known: this one is built from what the paper says.
 
 Spatial-aware pooling looks at the output of every residual stage through average windows of 2s + 1 pixels and stride s,
 s = 2, 4, 8: each stage so reaches every coarser resolution with a large field of view and without weights.  The

@@ -1,6 +1,4 @@
-"""RegSeg: Rethink Dilated Convolution for Real-time Semantic Segmentation.
-
-Gao; arXiv 2021; https://arxiv.org/abs/2111.09957.  Author's code: RolandGao/RegSeg (MIT).
+"""RegSeg: dilated convolutions in place of a deeper network.
 
 A RegNetY block whose grouped 3×3 convolution is split in two halves of the channels, one dilated little and one much: the
 field of view grows without a deeper network, and the half with rate 1 keeps the detail that dilation skips.  Thirteen

@@ -1,8 +1,4 @@
-"""SFNet: Semantic Flow for Fast and Accurate Scene Parsing; and SFNet-Lite, its faster sequel.
-
-Li, You, Zhu, Zhao, Yang, Yang, Tan, Tong; ECCV 2020; https://arxiv.org/abs/2002.10120.  SFNet-Lite is from SFNet: Faster,
-Accurate, and Domain Agnostic Semantic Segmentation via Semantic Flow; Li, Zhang, Yang, Cheng, Yang, Tong, Tao; IJCV 2023;
-https://arxiv.org/abs/2207.04415.  Authors' code: lxtGH/SFSegNets (MIT according to its README).
+"""SFNet: levels of a pyramid aligned by a flow; and SFNet-Lite, its faster sequel.
 
 A feature pyramid whose levels do not meet by blunt enlargement: a flow alignment module looks at both maps, predicts for
 every pixel where its semantics lie in the coarser one, and fetches them there.  Pyramid pooling on top, all levels fused at
@@ -256,7 +252,7 @@ LITE = Paper(
     code="https://github.com/lxtGH/SFSegNets",
     code_licence="MIT (README)",
 )
-LEARNING = "DF1's finest map in the pyramid lies at 1/16: 4×4 logits for a 64×64 image, too few to halve a loss over its pixels"
+LEARNING = "DF1's finest map in the pyramid lies at 1/16: 8×8 logits for a 128×128 image, too few to halve a loss over its pixels"
 TEST = "Cityscapes test mIoU"
 R18_SCORES = {TEST: 79.0, "Cityscapes test mIoU, with Mapillary": 79.9, "CamVid test mIoU": 73.8}
 

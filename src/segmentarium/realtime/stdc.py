@@ -1,7 +1,6 @@
-"""STDC-Seg: Rethinking BiSeNet For Real-time Semantic Segmentation.
+"""STDC-Seg: BiSeNet without its spatial path.
 
-Fan, Lai, Huang, Wei, Chai, Luo, Wei; CVPR 2021; https://arxiv.org/abs/2104.13188.  Authors' code: MichaelFan01/STDC-Seg
-(MIT), whose weights load.
+Weights of the authors' code load.
 
 BiSeNet spends a whole path on spatial detail.  Here the backbone's own feature at 1/8 takes its place, and is taught
 detail in training: a head on it predicts where the label map changes (`losses/detail.py`).  Context path, attention
@@ -110,7 +109,7 @@ register(
         num_classes=19,
         scores={SMALL: 72.22, LARGE: 74.50, CAMVID: 73.0},
         limits={
-            "learning": "the mean over the hard pixels alone stays high on heads of 4×4 logits, as a small image has; "
+            "learning": "the mean over the hard pixels alone stays high on the few logits that a small image has; "
             "with the cross entropy of all pixels the loss halves"
         },
     ),

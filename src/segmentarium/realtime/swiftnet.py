@@ -1,7 +1,6 @@
-"""SwiftNet: In Defense of Pre-trained ImageNet Architectures for Real-time Semantic Segmentation of Road-driving Images.
+"""SwiftNet: a light network from ImageNet with as little on top as will do.
 
-Oršić, Krešo, Bevandić, Šegvić; CVPR 2019; https://arxiv.org/abs/1903.08469.  Authors' code: orsic/swiftnet (GPL-3.0; this
-file is written from the paper and from what that code computes).
+This file is written from the paper and from what the authors' code computes.
 
 A light network from ImageNet classification (ResNet-18, MobileNetV2) with as little on top as will do: spatial pyramid
 pooling at 1/32, then three upsampling modules, each of which adds a skip feature brought to 128 channels and blends the sum

@@ -1,7 +1,6 @@
-"""DeepLabV3+: Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation.
+"""DeepLabV3+: atrous pyramid pooling, and a light decoder that draws the borders.
 
-Chen, Zhu, Papandreou, Schroff, Adam; ECCV 2018; https://arxiv.org/abs/1802.02611.  Authors' code: tensorflow/models,
-research/deeplab (Apache-2.0).  Weights of mmsegmentation (Apache-2.0) and segmentation-models-pytorch (MIT) load.
+Weights of mmsegmentation (Apache-2.0) and segmentation-models-pytorch (MIT) load.
 
 Atrous spatial pyramid pooling looks at the deepest feature with four fields of view and at its mean; a light decoder
 brings the result to 1/4, sets it beside a reduced fine feature and draws the borders with separable convolutions.

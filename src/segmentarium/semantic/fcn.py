@@ -1,7 +1,6 @@
-"""FCN: Fully Convolutional Networks for Semantic Segmentation, as the dilated baseline that everyone compares with.
+"""FCN, as the dilated baseline that everyone compares with.
 
-Long, Shelhamer, Darrell; CVPR 2015; https://arxiv.org/abs/1411.4038.  Authors' code: shelhamer/fcn.berkeleyvision.org
-(BSD-2, Caffe).  The paper turns a VGG classifier into a network of convolutions and adds coarse to fine scores.  What is
+The paper turns a VGG classifier into a network of convolutions and adds coarse to fine scores; its code is for Caffe.  What is
 called FCN today, and held weights of, is a ResNet of output stride 8 with a few 3×3 convolutions before the classifier:
 torchvision (BSD-3; one convolution: `fcn`) and mmsegmentation (Apache-2.0; two, then one more on their output beside the
 input: `fcn_resnet50`, `fcn_resnet101`).  We build that one.

@@ -1,7 +1,6 @@
-"""PSPNet: Pyramid Scene Parsing Network.
+"""PSPNet: pyramid pooling over the deepest feature.
 
-Zhao, Shi, Qi, Wang, Jia; CVPR 2017; https://arxiv.org/abs/1612.01105.  Authors' code: hszhao/PSPNet (Caffe) and
-hszhao/semseg (PyTorch, MIT), whose weights load, as do mmsegmentation's (Apache-2.0).
+Weights of the authors' PyTorch code (their first, hszhao/PSPNet, is for Caffe) and of mmsegmentation (Apache-2.0) load.
 
 What is in an image decides what a pixel may be: averages over the whole feature map and over its 2×2, 3×3 and 6×6 parts
 stand beside every pixel when it is classified.  A second classifier on the last stage but one eases training (0.4).
@@ -82,6 +81,7 @@ register_decoder(
     "pspnet",
     PSPDecoder,
     Card(paper=PAPER, parameters=49.08, parameters_of="training", flops=376.56, flops_size=(513, 1025), num_classes=19),
+    backbone="resnet50_v1s",
 )
 for _depth, _parameters, _score in ((50, 48.98, 78.55), (101, 67.97, 79.76)):
     register_decoder(

@@ -1,8 +1,7 @@
-"""SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers.
+"""SegFormer: a decoder of linear layers on the Mix Transformer.
 
-Xie, Wang, Yu, Anandkumar, Alvarez, Luo; NeurIPS 2021; https://arxiv.org/abs/2105.15203.  The authors' code is NVlabs/SegFormer
-(NVIDIA Source Code License, non-commercial); mmsegmentation and transformers (both Apache-2.0) have it too, and the weights of
-all three load.  This file was written from the paper.
+mmsegmentation and transformers (both Apache-2.0) have it too, and the weights of all three load.  This file was written from
+the paper.
 
 The Mix Transformer (`segmentarium.backbones.mit`) sees far enough that the decoder can be all linear layers: each level is
 projected to one width, upsampled to 1/4, joined and classified (equation 4).

@@ -23,9 +23,10 @@ from PIL import Image
 from starlette.datastructures import FormData
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from segmentarium import __version__
-from segmentarium.inference.result import Result, no_foreground
+from segmentarium.inference.result import Result
 from segmentarium.matting import Portrait
+from segmentarium.matting.finder import no_foreground
+from segmentarium.version import __version__
 from segmentarium.web import schema
 from segmentarium.web.assets import assets
 from segmentarium.web.limits import Limits, Refused
@@ -231,7 +232,7 @@ def describe(name: str, model: SharedPredictor) -> dict[str, Any]:
     """A model as `/v1/models` lists it: classes, colours, licences; no path of the server."""
     return {
         "name": name,
-        "architecture": model.model.registered_name or type(model.model).__name__,
+        "architecture": model.model.title,
         "portrait": model.foreground is not None,
         "foreground": model.classes[model.foreground] if model.foreground is not None else None,
         "classes": list(model.classes),

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from segmentarium.export import export_model
-from segmentarium.files import atomic_write
-from segmentarium.inference.engines import cache_folder
+from segmentarium.files import atomic_write, cache_folder, check_targets, has_keys
 from segmentarium.inference.predictor import Predictor
-from segmentarium.inference.result import no_foreground
+from segmentarium.matting.finder import no_foreground
 from segmentarium.web.assets import assets
 
 # of the npm package onnxruntime-web: its loader for plain WebAssembly, and the network's arithmetic
@@ -24,11 +23,14 @@ LONG_SIDE = 512  # pixels, of models that do not say at which size they were tra
 FETCH_SECONDS = 600
 
 
-def export_web(models: Mapping[str, str], folder: str | Path, *, runtime: str | Path | None = None) -> list[Path]:
+def export_web(
+    models: Mapping[str, str], folder: str | Path, *, runtime: str | Path | None = None, overwrite: bool = False
+) -> list[Path]:
     """Writes the page, the networks as ONNX (parity measured) and ONNX Runtime for browsers; returns the files.
 
     models   name on the page -> name or file of weights with a foreground class; the first one is the default
     runtime  an unpacked npm package onnxruntime-web; None: from the cache folder, fetched by npm the first time
+    overwrite  files that are there are replaced; else only those of an earlier page, and FileExistsError for others
 
     Any web server can serve the folder; from file:// browsers load no modules.
     Raises ValueError for a model without a foreground, FileNotFoundError for an incomplete `runtime` and a missing npm,
@@ -37,18 +39,27 @@ def export_web(models: Mapping[str, str], folder: str | Path, *, runtime: str | 
     predictors = {name: _checked(name, source) for name, source in models.items()}
     files = runtime_files(runtime)
     target = Path(folder)
+    pages = {
+        target / (address.lstrip("/") or "index.html"): content for address, (content, _) in assets("offline").items()
+    }
+    networks = {name: target / f"{_plain(name)}.onnx" for name in models}
+    check_targets(
+        [target / "config.json", *pages, *networks.values(), *(target / file.name for file in files)],
+        files,
+        overwrite=overwrite,
+        ours=has_keys(target / "config.json", ("mode", "models")),
+    )
     target.mkdir(parents=True, exist_ok=True)
     described, written = [], []
     for name, predictor in predictors.items():
-        path = target / f"{_plain(name)}.onnx"
-        export_model(predictor.model, path)
+        path = networks[name]
+        export_model(predictor.model, path, overwrite=True)
         written += [path, path.with_name(f"{path.name}.parity.json")]
         described.append(_entry(name, path.name, predictor))
     for file in files:
         shutil.copyfile(file, target / file.name)
         written.append(target / file.name)
-    for address, (content, _) in assets("offline").items():
-        written.append(_write(target / (address.lstrip("/") or "index.html"), content))
+    written += [_write(path, content) for path, content in pages.items()]
     config = json.dumps({"mode": "offline", "models": described}, indent=1).encode()
     written.append(_write(target / "config.json", config))
     return written

@@ -4,6 +4,7 @@ model = load("street")                      a name of the catalogue
 model = load("model.safetensors")           our own file: it rebuilds its model
 model = load("theirs.pth")                  a public implementation's checkpoint, recognised by its keys
 save(model, "model.safetensors", dataset="camvid", metrics={"miou": 0.62})
+load_part(model, "backbone", "timm:resnet50")
 """
 
 from __future__ import annotations
@@ -13,18 +14,15 @@ from typing import TYPE_CHECKING
 from segmentarium.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from segmentarium.weights.part import load_part
+    from segmentarium.weights.source import FILE_NAME, HEADER, CheckpointError, locate, read_file
     from segmentarium.weights.store import (
-        FILE_NAME,
-        HEADER,
-        CheckpointError,
         export_layout,
         from_pretrained,
         header_of,
         load,
         load_into,
-        locate,
         push_to_hub,
-        read_file,
         save,
     )
     from segmentarium.weights.table import LoadError, LoadReport, adapt_input_channels
@@ -41,12 +39,20 @@ __all__ = [
     "header_of",
     "load",
     "load_into",
+    "load_part",
     "locate",
     "push_to_hub",
     "read_file",
     "save",
 ]
 
+_OF_SOURCE = ("FILE_NAME", "HEADER", "CheckpointError", "locate", "read_file")
 _OF_TABLE = ("LoadError", "LoadReport", "adapt_input_channels")
 # the catalogue is of use without PyTorch, which the rest imports
-__getattr__ = lazy_names(__name__, dict.fromkeys(__all__, "store") | dict.fromkeys(_OF_TABLE, "table"))
+__getattr__ = lazy_names(
+    __name__,
+    dict.fromkeys(__all__, "store")
+    | dict.fromkeys(_OF_SOURCE, "source")
+    | dict.fromkeys(_OF_TABLE, "table")
+    | {"load_part": "part"},
+)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from segmentarium.preprocessing import Preprocessing
 
 Keys = str | tuple[str, ...]
 
@@ -32,12 +35,45 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Output:
+    """What of a model a stored array of a public implementation is compared with.
+
+    name      an output of `forward_train`; "forward": what the model returns; "feature 0": a backbone's
+    resized   brought to the image's size, as theirs returns it
+    step      every step-th row and column is stored
+    log       theirs are log-probabilities
+    """
+
+    name: str
+    resized: bool = False
+    step: int = 1
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A stored reference of a layout: `tests/parity/test_layouts.py` loads, compares, recognises and reverses each.
+
+    outputs     array of the reference ("out/0") -> what of ours it equals
+    arguments   of the model, where no key tells them
+    dropped     shell patterns of all keys in this reference that we do not keep
+    pixels      (scale, offset): theirs takes scale * input + offset, as values of 0 to 255, and normalises it itself
+    """
+
+    outputs: Mapping[str, str | Output]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    pixels: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
 class Layout:
     """One public implementation's checkpoint: which model of ours it is, and the table of its keys.
 
     arguments(state) reads the constructor's arguments (num_classes, ...) off the shapes of the state dict.
     facts(state) is what a file of ours would say in its header of such weights, where their publication says it: classes
     with palette, preprocessing (`Preprocessing.as_dict()`), dataset, licences.
+    goldens: stored outputs of that implementation, by name ("realtime/bisenetv2-mmseg").
     """
 
     name: str
@@ -46,6 +82,12 @@ class Layout:
     arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]] = lambda state: {}
     source: str = ""
     facts: Callable[[Mapping[str, Tensor]], dict[str, Any]] = lambda state: {}
+    goldens: Mapping[str, Golden] = field(default_factory=dict)
+
+    @property
+    def blue_first(self) -> bool:
+        """Theirs takes images as blue, green and red."""
+        return any(rule.bgr is not None for rule in self.rules)
 
 
 @dataclass
@@ -57,7 +99,8 @@ class LoadReport:
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)  # key, given, wanted
     adapted: list[str] = field(default_factory=list)  # first convolutions turned to another number of input channels
-    dropped: list[str] = field(default_factory=list)  # keys that the table leaves out on purpose
+    dropped: list[str] = field(default_factory=list)  # keys that are left out on purpose
+    preprocessing: Preprocessing | None = None  # what a part's weights made the model's
 
     @property
     def complete(self) -> bool:
@@ -84,6 +127,10 @@ class LoadReport:
             if keys:
                 rest = f" and {len(keys) - 8} more" if len(keys) > 8 else ""
                 lines.append(f"{title}: {', '.join(keys[:8])}{rest}")
+        if self.preprocessing is not None:
+            lines.append(
+                f"images normalised as the weights': mean {self.preprocessing.mean}, std {self.preprocessing.std}"
+            )
         return "\n".join(lines)
 
 
@@ -95,6 +142,12 @@ class LoadError(ValueError):
         self.report = report
 
 
+def outputs_of(state: Mapping[str, Tensor], key: str) -> int | None:
+    """How many outputs the layer has whose weight is called `key`; None: it is not there."""
+    return state[key].shape[0] if key in state else None
+
+
+@cache
 def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(re.escape(text).replace(r"\{\}", r"([^.]+)").replace(r"\{\*\}", r"(.+)"))
 
@@ -203,64 +256,100 @@ def adapt_input_channels(weight: Tensor, in_channels: int) -> Tensor:
     return cycled * (given / in_channels)
 
 
+def fit(
+    wanted: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    rules: Iterable[Rule] | None = None,
+    channels: tuple[int, int] | None = None,
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Which tensors of `state` fit into a state dict, and the report of all; nothing is loaded.
+
+    wanted     ours; only shapes and types are read, so that it may lie on the meta device
+    rules      the key table of `state`; None: its keys are ours
+    channels   input channels (of the file, of the model): first convolutions are adapted where they differ
+    """
+    report = LoadReport()
+    given = _under_our_keys(wanted, state, rules, report)
+    fitting: dict[str, Tensor] = {}
+    for key, ours in wanted.items():
+        if key not in given:
+            # the count of batches matters to no output, and old checkpoints have none
+            if not key.endswith("num_batches_tracked"):
+                report.missing.append(key)
+            continue
+        tensor = given[key]
+        if channels is not None and _is_first(tensor, ours, channels):
+            tensor = adapt_input_channels(tensor, channels[1])
+            report.adapted.append(key)
+        if tensor.shape == ours.shape:
+            fitting[key] = tensor.to(ours.dtype)
+            report.loaded.append(key)
+        else:
+            report.mismatched.append((key, tuple(tensor.shape), tuple(ours.shape)))
+    return fitting, report
+
+
+def _under_our_keys(
+    wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], rules: Iterable[Rule] | None, report: LoadReport
+) -> dict[str, Tensor]:
+    """`state` by our keys; notes in the report what it has beyond ours, and what its table leaves out."""
+    given = dict(state)
+    if rules is not None:
+        shapes = {key: tuple(tensor.shape) for key, tensor in wanted.items()}
+        given, report.unexpected, report.dropped = to_ours(state, rules, shapes)
+    report.unexpected += [key for key in given if key not in wanted]
+    return given
+
+
+def _is_first(tensor: Tensor, ours: Tensor, channels: tuple[int, int]) -> bool:
+    """Whether both are the same convolution of an image, of other channels."""
+    stored, model = channels
+    if stored == model or ours.ndim != 4 or ours.shape[1] != model:
+        return False
+    return tuple(tensor.shape) == (ours.shape[0], stored, *ours.shape[2:])
+
+
 def load_state(
     model: torch.nn.Module,
     state: Mapping[str, Tensor],
     *,
     rules: Iterable[Rule] | None = None,
-    source_channels: int | None = None,
+    channels: tuple[int, int] | None = None,
     strict: bool = True,
     replace_head: bool = False,
 ) -> LoadReport:
     """Loads a state dict, through a key table if one is given, and reports what fitted.
 
+    channels        input channels (of the file, of the model): first convolutions are adapted where they differ
     strict          raise LoadError unless every tensor of the model is filled and every tensor of the file used
-    source_channels input channels of the stored weights: first convolutions are adapted where the model's differ
     replace_head    tensors of other outputs (the classifier of other classes) keep the model's own values
     """
-    wanted = model.state_dict()
-    shapes = {key: tuple(tensor.shape) for key, tensor in wanted.items()}
-    report = LoadReport()
-    if rules is None:
-        given: dict[str, Tensor] = {key: tensor for key, tensor in state.items() if key in wanted}
-        report.unexpected = [key for key in state if key not in wanted]
-    else:
-        given, report.unexpected, report.dropped = to_ours(state, rules, shapes)
-        report.unexpected += [key for key in given if key not in wanted]
-    fitting: dict[str, Tensor] = {}
-    replaced = set()
-    in_channels = getattr(model, "in_channels", None)
-    for key, shape in shapes.items():
-        tensor = given.get(key)
-        if tensor is None:
-            # the count of batches matters to no output, and old checkpoints have none
-            if not key.endswith("num_batches_tracked"):
-                report.missing.append(key)
-            continue
-        if tuple(tensor.shape) != shape and source_channels is not None and in_channels is not None:
-            other = (shape[0], source_channels, *shape[2:])
-            if len(shape) == 4 and shape[1] == in_channels and tuple(tensor.shape) == other:
-                tensor = adapt_input_channels(tensor, in_channels)
-                report.adapted.append(key)
-        if tuple(tensor.shape) == shape:
-            fitting[key] = tensor.to(wanted[key].dtype)
-            report.loaded.append(key)
-            continue
-        report.mismatched.append((key, tuple(tensor.shape), shape))
-        # a transposed convolution's outputs stand second
-        outputs = int(
-            isinstance(model.get_submodule(key.rpartition(".")[0]), torch.nn.ConvTranspose2d) and len(shape) > 1
-        )
-        rest = [n for dim, n in enumerate(shape) if dim != outputs]
-        if replace_head and [n for dim, n in enumerate(tensor.shape) if dim != outputs] == rest:
-            replaced.add(key)
-    bad_shapes = [key for key, _, _ in report.mismatched if key not in replaced]
-    if strict and (report.missing or report.unexpected or bad_shapes):
+    fitting, report = fit(model.state_dict(), state, rules, channels)
+    excused = new_heads(model, report) if replace_head else set()
+    if strict:
+        require(report, type(model).__name__, excused)
+    model.load_state_dict(fitting, strict=False)
+    return report
+
+
+def require(report: LoadReport, name: str, excused: Collection[str] = ()) -> None:
+    """Raises LoadError unless all tensors of `name` are filled and all of the file used; mis-shaped ones may be excused."""
+    if report.missing or report.unexpected or any(key not in excused for key, _, _ in report.mismatched):
         total = len(report.loaded) + len(report.missing) + len(report.mismatched)
         raise LoadError(
-            f"the weights do not fit {type(model).__name__}: {len(report.loaded)} of {total} tensors. "
+            f"the weights do not fit {name}: {len(report.loaded)} of {total} tensors. "
             "Give the arguments that the weights were made with, the right layout, or strict=False to take what fits",
             report,
         )
-    model.load_state_dict(fitting, strict=False)
-    return report
+
+
+def new_heads(model: torch.nn.Module, report: LoadReport) -> set[str]:
+    """The mis-shaped tensors that differ in their outputs alone."""
+    heads = set()
+    for key, given, wanted in report.mismatched:
+        layer = model.get_submodule(key.rpartition(".")[0])
+        # a transposed convolution's outputs stand second
+        outputs = int(isinstance(layer, torch.nn.ConvTranspose2d) and len(wanted) > 1)
+        if [n for d, n in enumerate(given) if d != outputs] == [n for d, n in enumerate(wanted) if d != outputs]:
+            heads.add(key)
+    return heads

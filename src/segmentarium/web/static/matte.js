@@ -3,7 +3,7 @@
 
 const STAGES = [5.6, 3.4, 1.7]; // radii in pixels of the network's mask
 const EPSILON = 1e-4;
-const SURE = 0.02; // chance of the person below which a pixel is the background's
+const SURE = 0.02; // probability of the person below which a pixel is the background's
 
 // Mean over windows of (2 radius + 1)^2 pixels, cut off at the border.
 export function box(plane, width, height, radius) {
@@ -37,28 +37,28 @@ function combine(count, value) {
   return result;
 }
 
-// 1 in holes in the person in which the network is nowhere sure of the background, as segmentarium.inference.cutout does it.
-export function withoutHoles(chance, width, height) {
-  const seen = new Uint8Array(chance.length);
-  for (let start = 0; start < chance.length; start++) {
-    if (seen[start] || chance[start] >= 0.5) continue;
+// 1 in holes in the person in which the network is nowhere sure of the background, as segmentarium.matting.cutout does it.
+export function withoutHoles(probability, width, height) {
+  const seen = new Uint8Array(probability.length);
+  for (let start = 0; start < probability.length; start++) {
+    if (seen[start] || probability[start] >= 0.5) continue;
     const region = [start];
     let [lowest, open] = [1, false];
     seen[start] = 1;
     for (let next = 0; next < region.length; next++) {
       const [x, y] = [region[next] % width, Math.floor(region[next] / width)];
-      lowest = Math.min(lowest, chance[region[next]]);
+      lowest = Math.min(lowest, probability[region[next]]);
       open ||= x === 0 || y === 0 || x === width - 1 || y === height - 1;
       for (let v = Math.max(0, y - 1); v <= Math.min(height - 1, y + 1); v++) {
         for (let u = Math.max(0, x - 1); u <= Math.min(width - 1, x + 1); u++) {
           const i = v * width + u;
-          if (!seen[i] && chance[i] < 0.5) { seen[i] = 1; region.push(i); }
+          if (!seen[i] && probability[i] < 0.5) { seen[i] = 1; region.push(i); }
         }
       }
     }
-    if (!open && lowest > SURE) for (const i of region) chance[i] = 1;
+    if (!open && lowest > SURE) for (const i of region) probability[i] = 1;
   }
-  return chance;
+  return probability;
 }
 
 const stretch = (value, low, high) => Math.min(1, Math.max(0, (value - low) / (high - low)));
@@ -87,17 +87,17 @@ export function sampling(index, from, to) {
 
 export const grey = (data, i) => (0.299 * data[4 * i] + 0.587 * data[4 * i + 1] + 0.114 * data[4 * i + 2]) / 255;
 
-// guide: RGBA bytes of the picture in small; chance: the network's mask, 0..1.
+// guide: RGBA bytes of the picture in small; probability: the network's mask, 0..1.
 // Gives slope and offset (alpha = slope * grey + offset, before the last stretch), the small alpha, and the background's
 // colours carried under the person.
-export function fit(guide, width, height, chance, chanceWidth, chanceHeight) {
+export function fit(guide, width, height, probability, maskWidth, maskHeight) {
   const count = width * height;
   const light = combine(count, (i) => grey(guide, i));
-  let small = resize(chance, chanceWidth, chanceHeight, width, height);
+  let small = resize(probability, maskWidth, maskHeight, width, height);
   let slope = small;
   let offset = small;
   for (const [stage, wanted] of STAGES.entries()) {
-    const radius = Math.max(1, Math.round((wanted * Math.max(width, height)) / Math.max(chanceWidth, chanceHeight)));
+    const radius = Math.max(1, Math.round((wanted * Math.max(width, height)) / Math.max(maskWidth, maskHeight)));
     const blur = (plane) => box(plane, width, height, radius);
     const meanLight = blur(light);
     const meanSquare = blur(combine(count, (i) => light[i] * light[i]));

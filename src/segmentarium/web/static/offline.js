@@ -32,7 +32,7 @@ class Network {
   }
 
   // The probability of the person, at the size at which the network sees the picture: a mean over sizes and mirror images.
-  async chance(source, views) {
+  async probability(source, views) {
     const [width, height] = this.size(source, 1);
     if (!views) return { values: (await this.look(source, 1, false)).values, width, height };
     const values = new Float32Array(width * height);
@@ -64,12 +64,12 @@ class Network {
     const logits = answer.logits.data;
     const { num_classes: classes, foreground } = this.model;
     const values = new Float32Array(count);
-    for (let i = 0; i < count; i++) values[i] = chanceAt(logits, i, count, classes, foreground);
+    for (let i = 0; i < count; i++) values[i] = probabilityAt(logits, i, count, classes, foreground);
     return { values: mirrored ? turned(values, width, height) : values, width, height };
   }
 }
 
-function chanceAt(logits, i, count, classes, foreground) {
+function probabilityAt(logits, i, count, classes, foreground) {
   if (classes === 1) return 1 / (1 + Math.exp(foreground === 1 ? -logits[i] : logits[i]));
   let sum = 0;
   for (let k = 0; k < classes; k++) sum += Math.exp(logits[k * count + i] - logits[foreground * count + i]);
@@ -103,10 +103,10 @@ async function behindOf(background, guide, matte, width, height) {
 // source: anything that can be drawn and has width and height.  Gives a canvas of the same size.
 async function portrait(network, source, background, { views, side }) {
   const { width, height } = source;
-  const chance = await network.chance(source, views);
+  const probability = await network.probability(source, views);
   const [wide, tall] = scaledSize(width, height, Math.min(side, Math.max(width, height)));
   const guide = pixelsOf(source, wide, tall).data;
-  const matte = fit(guide, wide, tall, chance.values, chance.width, chance.height);
+  const matte = fit(guide, wide, tall, probability.values, probability.width, probability.height);
   const behind = await behindOf(background, guide, matte, width, height);
   const result = pixelsOf(source, width, height);
   const share = compose(result.data, width, height, matte, guide, behind);

@@ -3,51 +3,28 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from torch import Tensor
 
-from segmentarium.registry import did_you_mean
-from segmentarium.weights.table import Layout, to_ours
+from segmentarium.checks import did_you_mean
+from segmentarium.meta import on_meta
+from segmentarium.registry import entry
+from segmentarium.weights.table import Layout, LoadError, LoadReport, fit, to_ours
 
-MODULES = (
-    "bisenet",
-    "bisenetv2",
-    "cgnet",
-    "contextnet",
-    "deeplabv3plus",
-    "dfanet",
-    "efficientnet_lite",
-    "enet",
-    "erfnet",
-    "extremec3",
-    "fast_scnn",
-    "fanet",
-    "fcn",
-    "icnet",
-    "mobilenet_v2",
-    "portraitnet",
-    "pphumanseg",
-    "pspnet",
-    "regseg",
-    "resnet",
-    "segformer",
-    "sfnet",
-    "shelfnet",
-    "sinet",
-    "stdc",
-    "swiftnet",
-    "xception",
-)
+# what reading another layout's arguments off a state dict, and building by them, ends in
+UNFIT = (KeyError, IndexError, TypeError, ValueError)
 
 
 @cache
 def layouts() -> dict[str, Layout]:
     """Every known layout by name ("bisenetv2/coincheung")."""
     found = {}
-    for module in MODULES:
-        for layout in importlib.import_module(f"{__name__}.{module}").LAYOUTS:
+    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+        for layout in getattr(importlib.import_module(module.name), "LAYOUTS", ()):
             found[layout.name] = layout
     return found
 
@@ -59,31 +36,69 @@ def get_layout(name: str) -> Layout:
     return layouts()[name]
 
 
+def arguments_of(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The arguments of the model that `state` is of; ValueError where the keys and shapes do not tell them."""
+    try:
+        return layout.arguments(state)
+    except UNFIT as error:
+        raise ValueError(f"{layout.name} reads the model's arguments off keys that are not here: {error}") from error
+
+
 def recognise(state: Mapping[str, Tensor]) -> Layout:
-    """The one layout that has a rule for every key of `state` and whose arguments can be read off it.
+    """The one layout that has a rule for every key of `state` and whose model `state` fills.
 
-    Raises ValueError if none or several fit; then name the layout.
+    Candidates are built on the meta device: it costs no memory.  Raises LoadError with the report of the nearest layout if
+    none fits, ValueError if there is no near one or several fit; then name the layout.
     """
-    from segmentarium.registry import entry
-
     fitting = []
     for layout in layouts().values():
         try:
-            found = entry(layout.model)
-            model = found.build(**{**found.arguments, **layout.arguments(state)})
-        except (KeyError, ValueError, IndexError, TypeError):
+            report = _judge(layout, state)
+        except UNFIT:
             continue
-        wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-        ours, unexpected, _ = to_ours(state, layout.rules, wanted)
-        filled = all(tuple(ours[key].shape) == shape for key, shape in wanted.items() if key in ours)
-        missing = [key for key in wanted if key not in ours and not key.endswith("num_batches_tracked")]
-        if filled and not unexpected and not missing and all(key in wanted for key in ours):
+        if report.complete:
             fitting.append(layout)
     if len(fitting) == 1:
         return fitting[0]
-    known = ", ".join(sorted(layouts()))
-    first = ", ".join(list(state)[:3])
-    if not fitting:
-        raise ValueError(f"no known layout has these keys ({first}, …); name it with layout=…; known: {known}")
-    names = ", ".join(layout.name for layout in fitting)
-    raise ValueError(f"several layouts fit these keys ({names}); name one with layout=…")
+    if fitting:
+        names = ", ".join(layout.name for layout in fitting)
+        raise ValueError(f"several layouts fit these keys ({names}); name one with layout=…")
+    name, report = _nearest(state)
+    unknown = f"no known layout has these keys ({', '.join(list(state)[:3])}, …)"
+    if not report.loaded:
+        raise ValueError(unknown)
+    raise LoadError(
+        f"{unknown}; the nearest is {name!r}, where {len(report.loaded)} tensors fit: name it with layout={name!r}, and "
+        "strict=False takes what fits",
+        report,
+    )
+
+
+def _judge(layout: Layout, state: Mapping[str, Tensor]) -> LoadReport:
+    """How `state` fits its layout's model."""
+    return fit(shapes_of(layout.model, arguments_of(layout, state)), state, layout.rules)[1]
+
+
+_SHAPES: dict[str, dict[str, Tensor]] = {}
+
+
+def shapes_of(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict on the meta device of the model `name` with its `arguments`, built once for each."""
+    made_of = f"{name} {sorted(arguments.items())}"
+    if made_of not in _SHAPES:
+        found = entry(name)
+        with on_meta():
+            _SHAPES[made_of] = found.build(**{**found.arguments, **arguments}).state_dict()
+    return _SHAPES[made_of]
+
+
+def _nearest(state: Mapping[str, Tensor]) -> tuple[str, LoadReport]:
+    """The name of the layout that fits best, and its report; where its arguments cannot be read, of its rules alone."""
+    reports = {}
+    for layout in layouts().values():
+        try:
+            reports[layout.name] = _judge(layout, state)
+        except UNFIT:
+            ours, unexpected, dropped = to_ours(state, layout.rules, {})
+            reports[layout.name] = LoadReport(loaded=list(ours), unexpected=unexpected, dropped=dropped)
+    return max(reports.items(), key=lambda item: len(item[1].loaded) - len(item[1].unexpected) - len(item[1].missing))

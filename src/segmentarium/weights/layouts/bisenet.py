@@ -10,7 +10,7 @@ from torch import Tensor
 from segmentarium.weights.layouts.parts import conv_bn
 from segmentarium.weights.layouts.resnet import resnet_name, resnet_rules
 from segmentarium.weights.layouts.xception import xception39_rules
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Output, Rule
 
 
 def context_rules(theirs: str, ours: str) -> list[Rule]:
@@ -99,6 +99,11 @@ def _torchseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
+TORCHSEG_OUTPUTS = {
+    "out/returned": Output("forward", log=True),
+    "out/aux0": Output("aux_16", resized=True),
+    "out/aux1": Output("aux_8", resized=True),
+}
 LAYOUTS = (
     Layout(
         "bisenet/torchseg",
@@ -106,6 +111,14 @@ LAYOUTS = (
         tuple(_torchseg()),
         _torchseg_arguments,
         "https://github.com/ycszen/TorchSeg",
+        goldens={
+            "realtime/bisenetv1-r18-torchseg": Golden(TORCHSEG_OUTPUTS),
+            # the speed variants stay at 1/8
+            "realtime/bisenetv1-r18speed-torchseg": Golden(
+                {**TORCHSEG_OUTPUTS, "out/returned": Output("logits", log=True)}
+            ),
+            "realtime/bisenetv1-x39-torchseg": Golden(TORCHSEG_OUTPUTS),
+        },
     ),
     Layout(
         "bisenet/coincheung",
@@ -113,5 +126,14 @@ LAYOUTS = (
         tuple(_coincheung()),
         _coincheung_arguments,
         "https://github.com/CoinCheung/BiSeNet",
+        goldens={
+            "realtime/bisenetv1-r18-coincheung": Golden(
+                {
+                    "out/0": "forward",
+                    "out/1": Output("aux_8", resized=True),
+                    "out/2": Output("aux_16", resized=True),
+                }
+            )
+        },
     ),
 )

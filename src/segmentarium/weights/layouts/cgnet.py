@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Rule
 
 STAGES = ((2, "level2"), (3, "level3"))
 
@@ -54,9 +54,18 @@ def _arguments(state: Mapping[str, Tensor], classifier: int) -> dict[str, Any]:
     }
 
 
-def _layout(name: str, classifier: int) -> Layout:
-    arguments = partial(_arguments, classifier=classifier)
-    return Layout(name, "cgnet", _rules(classifier), arguments, "https://github.com/wutianyiRosun/CGNet")
+def _layout(name: str, classifier: int, golden: str) -> Layout:
+    return Layout(
+        name,
+        "cgnet",
+        _rules(classifier),
+        partial(_arguments, classifier=classifier),
+        "https://github.com/wutianyiRosun/CGNet",
+        goldens={golden: Golden({"out": "forward"})},
+    )
 
 
-LAYOUTS = (_layout("cgnet/official", 0), _layout("cgnet/official-dropout", 1))
+LAYOUTS = (
+    _layout("cgnet/official", 0, "realtime/cgnet"),
+    _layout("cgnet/official-dropout", 1, "realtime/cgnet-m2n3-odd"),
+)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Rule
 
 # The eight bottlenecks of stages 2 and 3 by their names there.
 KINDS = ("regular", "dilated", "asymmetric", "dilated", "regular", "dilated", "asymmetric", "dilated")
@@ -103,6 +103,21 @@ def _facts_2018(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 SOURCE = "https://github.com/davidtvs/PyTorch-ENet"
 LAYOUTS = (
-    Layout("enet/pytorch-enet", "enet", _rules("out_activation"), _port_arguments, SOURCE),
-    Layout("enet/pytorch-enet-2018", "enet_2018", _rules("out_prelu"), _sizes, SOURCE, _facts_2018),
+    Layout(
+        "enet/pytorch-enet",
+        "enet",
+        _rules("out_activation"),
+        _port_arguments,
+        SOURCE,
+        goldens={name: Golden({"out": "forward"}) for name in ("realtime/enet", "realtime/enet-relu-odd")},
+    ),
+    Layout(
+        "enet/pytorch-enet-2018",
+        "enet_2018",
+        _rules("out_prelu"),
+        _sizes,
+        SOURCE,
+        _facts_2018,
+        goldens={"realtime/enet-2018": Golden({"out": "forward"})},
+    ),
 )

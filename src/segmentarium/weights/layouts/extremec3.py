@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from segmentarium.weights.layouts.sinet import SOURCE, arguments_of, norm_act, published
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Rule
 
 
 def _module(theirs: str, ours: str, *, join: str = ".bn", plain: bool = False, bgr: int | None = None) -> list[Rule]:
@@ -57,5 +57,6 @@ LAYOUTS = (
         _arguments,
         SOURCE,
         lambda state: published(state, state["classifier.2.weight"].shape[0]),
+        {"portrait/extremec3": Golden({"out": "forward"})},
     ),
 )

@@ -9,19 +9,19 @@ from torch import Tensor
 
 from segmentarium.weights.layouts.contextnet import auxiliary_head, bottleneck, fusion_and_classifier, separable
 from segmentarium.weights.layouts.parts import conv_bn, neighbours
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Output, Rule
 
 
 def _tramac() -> tuple[Rule, ...]:
     extractor = "global_feature_extractor"
-    rules = neighbours("learning_to_downsample.conv.conv", 0, "downsample.0")
+    rules = neighbours("learning_to_downsample.conv.conv", "downsample.0")
     for index in (1, 2):
         rules += separable(f"learning_to_downsample.dsconv{index}", f"downsample.{index}")
     for stage in range(3):
         rules += bottleneck(f"{extractor}.bottleneck{stage + 1}.{{}}", f"global_features.stages.{stage}.{{}}")
     for index in range(4):
-        rules += neighbours(f"{extractor}.ppm.conv{index + 1}.conv", 0, f"global_features.pooling.branches.{index}")
-    rules += neighbours(f"{extractor}.ppm.out.conv", 0, "global_features.out")
+        rules += neighbours(f"{extractor}.ppm.conv{index + 1}.conv", f"global_features.pooling.branches.{index}")
+    rules += neighbours(f"{extractor}.ppm.out.conv", "global_features.out")
     return (*rules, *fusion_and_classifier(), *auxiliary_head())
 
 
@@ -69,7 +69,21 @@ def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 LAYOUTS = (
     Layout(
-        "fast_scnn/tramac", "fast_scnn", _tramac(), _tramac_arguments, "https://github.com/Tramac/Fast-SCNN-pytorch"
+        "fast_scnn/tramac",
+        "fast_scnn",
+        _tramac(),
+        _tramac_arguments,
+        "https://github.com/Tramac/Fast-SCNN-pytorch",
+        goldens={
+            "realtime/fastscnn-tramac": Golden({"out/0": "forward", "out/1": Output("aux_8", resized=True)}),
+        },
     ),
-    Layout("fast_scnn/mmseg", "fast_scnn", _mmseg(), _mmseg_arguments, "https://github.com/open-mmlab/mmsegmentation"),
+    Layout(
+        "fast_scnn/mmseg",
+        "fast_scnn",
+        _mmseg(),
+        _mmseg_arguments,
+        "https://github.com/open-mmlab/mmsegmentation",
+        goldens={"realtime/fastscnn-mmseg": Golden({"out/0": "logits", "out/1": "aux_32", "out/2": "aux_8"})},
+    ),
 )

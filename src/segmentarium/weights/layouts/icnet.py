@@ -10,7 +10,7 @@ from torch import Tensor
 from segmentarium.contracts import Preprocessing
 from segmentarium.weights.layouts.parts import conv_bn
 from segmentarium.weights.layouts.resnet import resnet_name, resnet_rules
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Output, Rule
 
 
 def _unit(theirs: str, ours: str, *, blue_first: bool = False) -> list[Rule]:
@@ -87,6 +87,7 @@ def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
+UNUSED = ("pyramid_pooling.path_module_list.*",)
 LAYOUTS = (
     Layout(
         "icnet/caffe",
@@ -95,6 +96,27 @@ LAYOUTS = (
         _caffe_arguments,
         "https://github.com/meetps/pytorch-semseg",
         _caffe_facts,
+        {
+            "realtime/icnet-caffe-small": Golden(
+                {
+                    "out/logits_s2": Output("forward", step=2),
+                    "out/sub124_cls": "logits",
+                    "out/sub24_cls": "aux_8",
+                    "out/sub4_cls": "aux_16",
+                },
+                dropped=UNUSED,
+            ),
+            "realtime/icnet-caffe-full": Golden(
+                {
+                    "out/logits_s16": Output("forward", step=16),
+                    "out/sub124_cls_s8": Output("logits", step=8),
+                    "out/sub24_cls_s4": Output("aux_8", step=4),
+                    "out/sub4_cls_s2": Output("aux_16", step=2),
+                },
+                {"windows": "release"},
+                dropped=UNUSED,
+            ),
+        },
     ),
     Layout(
         "icnet/mmseg",
@@ -102,5 +124,8 @@ LAYOUTS = (
         tuple(_mmseg()),
         _mmseg_arguments,
         "https://github.com/open-mmlab/mmsegmentation",
+        goldens={
+            "realtime/icnet-mmseg-r18": Golden({"out/logits": "logits", "out/aux0": "aux_16", "out/aux1": "aux_8"})
+        },
     ),
 )

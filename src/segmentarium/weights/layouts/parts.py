@@ -10,13 +10,21 @@ from torch import Tensor
 from segmentarium.weights.layouts.resnet import resnet_name, resnet_rules
 from segmentarium.weights.table import Rule
 
+# a stored network of theirs with an auxiliary head: what of ours it is compared with
+MMSEG_OUTPUTS = {"out/logits": "logits", "out/aux": "aux", "out/upsampled": "forward"}
+
+
+def rest(theirs: str, ours: str) -> Rule:
+    """Everything under a name."""
+    return Rule(f"{theirs}.{{*}}", f"{ours}.{{*}}")
+
 
 def conv_bn(theirs: str, ours: str) -> list[Rule]:
     """mmcv's ConvModule: .conv and .bn."""
     return [Rule(f"{theirs}.conv.{{}}", f"{ours}.conv.{{}}"), Rule(f"{theirs}.bn.{{}}", f"{ours}.norm.{{}}")]
 
 
-def neighbours(theirs: str, first: int, ours: str) -> list[Rule]:
+def neighbours(theirs: str, ours: str, first: int = 0) -> list[Rule]:
     """A convolution and its norm as neighbours in a Sequential."""
     return [
         Rule(f"{theirs}.{first}.{{}}", f"{ours}.conv.{{}}"),

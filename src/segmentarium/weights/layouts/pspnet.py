@@ -8,13 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from segmentarium.weights.layouts.parts import (
+    MMSEG_OUTPUTS,
     conv_bn,
     mmseg_resnet_arguments,
     mmseg_resnet_segmenter,
     neighbours,
 )
 from segmentarium.weights.layouts.resnet import block_rules, resnet_name
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Rule
 
 
 def mmseg_head(theirs: str = "decode_head.", ours: str = "decoder.") -> list[Rule]:
@@ -28,10 +29,10 @@ def mmseg_head(theirs: str = "decode_head.", ours: str = "decoder.") -> list[Rul
 def _semseg() -> list[Rule]:
     rules = block_rules("", "backbone.")
     for i in range(3):
-        rules += neighbours("layer0", 3 * i, f"backbone.stem.{i}")
-    rules += neighbours("ppm.features.{}", 1, "decoder.pyramid.branches.{}")
-    rules += [*neighbours("cls", 0, "decoder.bottleneck"), Rule("cls.4.{}", "decoder.classifier.{}")]
-    return rules + neighbours("aux", 0, "auxiliary.aux.convs.0") + [Rule("aux.4.{}", "auxiliary.aux.classifier.{}")]
+        rules += neighbours("layer0", f"backbone.stem.{i}", 3 * i)
+    rules += neighbours("ppm.features.{}", "decoder.pyramid.branches.{}", 1)
+    rules += [*neighbours("cls", "decoder.bottleneck"), Rule("cls.4.{}", "decoder.classifier.{}")]
+    return rules + neighbours("aux", "auxiliary.aux.convs.0") + [Rule("aux.4.{}", "auxiliary.aux.classifier.{}")]
 
 
 def _semseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -51,12 +52,20 @@ def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 LAYOUTS = (
-    Layout("pspnet/semseg", "pspnet", tuple(_semseg()), _semseg_arguments, "https://github.com/hszhao/semseg"),
+    Layout(
+        "pspnet/semseg",
+        "pspnet",
+        tuple(_semseg()),
+        _semseg_arguments,
+        "https://github.com/hszhao/semseg",
+        goldens={"semantic/pspnet-semseg-r50": Golden({"out": "forward"})},
+    ),
     Layout(
         "pspnet/mmseg",
         "pspnet_resnet50",
         mmseg_resnet_segmenter(mmseg_head()),
         _mmseg_arguments,
         "https://github.com/open-mmlab/mmsegmentation",
+        goldens={"semantic/pspnet-r18": Golden(MMSEG_OUTPUTS)},
     ),
 )

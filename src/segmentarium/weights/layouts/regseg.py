@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Rule
 
 
 def _block(theirs: str, ours: str) -> list[Rule]:
@@ -52,6 +52,16 @@ def _arguments(first_stage: str) -> Callable[[Mapping[str, Tensor]], dict[str, A
 
 SOURCE = "https://github.com/RolandGao/RegSeg"
 LAYOUTS = (
-    Layout("regseg/exp48_decoder26", "regseg", _rules(""), _arguments(""), SOURCE),
+    Layout(
+        "regseg/exp48_decoder26",
+        "regseg",
+        _rules(""),
+        _arguments(""),
+        SOURCE,
+        goldens={
+            "realtime/regseg-exp48-decoder26": Golden({"out/logits": "forward"}),
+            "realtime/regseg-exp48-decoder26-large": Golden({"out/logits4": "logits"}),
+        },
+    ),
     Layout("regseg/exp53_decoder29", "regseg_large", _rules(".{}"), _arguments(".0"), SOURCE),
 )

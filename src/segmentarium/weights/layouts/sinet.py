@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from segmentarium.contracts import Preprocessing
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Rule
 
 SOURCE = "https://github.com/clovaai/ext_portrait_segmentation"
 PERSON: dict[str, Any] = {"classes": ["background", "person"], "palette": [[0, 0, 0], [255, 64, 64]]}
@@ -111,6 +111,7 @@ LAYOUTS = (
         _arguments,
         SOURCE,
         lambda state: published(state, state["bn_3.weight"].shape[0]),
+        {"portrait/sinet": Golden({"out": "forward"})},
     ),
     Layout(
         "sinet_encoder/clovaai",
@@ -119,5 +120,6 @@ LAYOUTS = (
         _encoder_arguments,
         SOURCE,
         lambda state: published(state, state["classifier.conv.weight"].shape[0]),
+        {"portrait/sinet-encoder": Golden({"out": "logits"})},
     ),
 )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segmentarium.weights.layouts.bisenet import context_rules, head_rules
 from segmentarium.weights.layouts.parts import conv_bn, neighbours
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Output, Rule
 
 SOURCE = "https://github.com/MichaelFan01/STDC-Seg"
 BLOCKS = {8: (2, 2, 2), 14: (4, 5, 3)}  # by the number of entries in `features`
@@ -20,7 +20,7 @@ def _body(theirs: str = "", ours: str = "") -> list[Rule]:
     block, mine = f"{theirs}features.{{}}", f"{ours}layers.{{}}"
     return [
         *conv_bn(f"{block}.conv_list.{{}}", f"{mine}.convs.{{}}"),
-        *neighbours(f"{block}.avd_layer", 0, f"{mine}.down"),
+        *neighbours(f"{block}.avd_layer", f"{mine}.down"),
         *conv_bn(block, mine),
         *(Rule(f"{theirs}x{stride}.{{*}}", None) for stride in (2, 4, 8, 16, 32)),
         Rule(f"{theirs}bn.{{}}", None),  # no output passes through it
@@ -74,6 +74,38 @@ LAYOUTS = (
         ),
         _backbone_arguments,
         SOURCE,
+        goldens={
+            f"realtime/{name}": Golden(
+                {
+                    **{f"out/feat{2 ** (i + 1)}": f"feature {i}" for i in range(5)},
+                    "out/logits": "classify",
+                },
+                {"out_indices": (0, 1, 2, 3, 4)},
+                dropped=("bn.*",),
+            )
+            for name in ("stdc1-backbone", "stdc2-backbone")
+        },
     ),
-    Layout("stdc/authors", "stdc1", tuple(_segmenter()), _segmenter_arguments, SOURCE),
+    Layout(
+        "stdc/authors",
+        "stdc1",
+        tuple(_segmenter()),
+        _segmenter_arguments,
+        SOURCE,
+        goldens={
+            f"realtime/{name}": Golden(
+                {
+                    "out/0": "forward",
+                    "out/1": Output("aux_8", resized=True),
+                    "out/2": Output("aux_16", resized=True),
+                    "out/3": "detail_8",
+                },
+                dropped=(
+                    *(f"cp.backbone.{part}.*" for part in ("bn", "conv_last", "fc", "linear")),
+                    *(f"conv_out_sp{stride}.*" for stride in (2, 4, 16)),
+                ),
+            )
+            for name in ("stdc1-seg", "stdc2-seg")
+        },
+    ),
 )

@@ -26,6 +26,10 @@ TIMEOUT = 30  # seconds without an answer
 Source = Any  # what `expand` takes; a tensor among it, whose type cannot be named without importing PyTorch
 
 
+class VideoError(ValueError):
+    """A video or camera that cannot be read; the message names it."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One picture, video or camera to come.
@@ -51,6 +55,14 @@ def expand(source: Source) -> list[Item]:
     Raises FileNotFoundError for what is not there and ValueError for a folder or pattern without pictures.
     """
     return _unique(_expand(source))
+
+
+def read_one(source: str | os.PathLike[str]) -> tuple[np.ndarray, str, Path | None]:
+    """(pixels (H, W, C) uint8, name, file) of the one picture at a path or address; ValueError where it is not one."""
+    items = expand(source)
+    if len(items) != 1 or items[0].load is None:
+        raise ValueError(f"{source} is not one picture; iterate over segmentarium.predict(source, model)")
+    return items[0].load(), items[0].name, items[0].path
 
 
 def _expand(source: Any) -> list[Item]:
@@ -198,3 +210,8 @@ def to_array(image: Any) -> np.ndarray:
             raise ValueError(f"the picture has values from {low:g} to {high:g}; floating-point pictures go from 0 to 1")
         return np.round(array.clip(0, 1) * 255).astype(np.uint8)
     raise TypeError(f"the picture has the type {array.dtype}; give uint8 (0..255), uint16, or floating point (0..1)")
+
+
+def displayed(array: np.ndarray) -> np.ndarray:
+    """(H, W, C) -> (H, W, 3) for drawing: grey repeated, further channels left out."""
+    return array[..., :3] if array.shape[2] >= 3 else np.repeat(array[..., :1], 3, axis=2)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from segmentarium.inference.matte import GUIDE_SIDE, fit_matte
-from segmentarium.inference.views import scaled
+from segmentarium.matting.finder import scaled
+from segmentarium.matting.matte import GUIDE_SIDE, fit_matte
 
 BAND = 128  # rows at a time
-SURE = 0.02  # chance of the foreground below which a pixel is the background's
+SURE = 0.02  # probability of the foreground below which a pixel is the background's
 MASK_SIDE = 320  # longer side of the masks from which `cut_out` makes mattes: its passes are as wide as a portrait's
 
 
@@ -21,27 +21,27 @@ def cut_out(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     size = height, width = image.shape[0], image.shape[1]
     result = np.empty((height, width, 4), np.uint8)
     coarse = [max(1, round(side * min(1.0, MASK_SIDE / max(size)))) for side in size]
-    chance = scaled(mask[..., None], coarse)[..., 0] / np.float32(255)
-    matte = fit_matte(guide_of(scaled(image, guide_size(size))), without_holes(chance), size)
+    probability = scaled(mask[..., None], coarse)[..., 0] / np.float32(255)
+    matte = fit_matte(guide_of(scaled(image, guide_size(size))), without_holes(probability), size)
     for top in range(0, height, BAND):
         alpha, own = matte.rows(image[top : top + BAND], top)
         result[top : top + BAND] = transparent(own, alpha)
     return result
 
 
-def without_holes(chance: np.ndarray) -> np.ndarray:
-    """`chance` (h, w), 0..1, with 1 in holes in the foreground in which the network is nowhere `SURE` of the background.
+def without_holes(probability: np.ndarray) -> np.ndarray:
+    """`probability` (h, w), 0..1, with 1 in holes in the foreground in which the network is nowhere `SURE` of the background.
 
     Such are things that a person holds; behind a bent arm the network is sure.
     """
-    background = (chance < 0.5).view(np.uint8)
+    background = (probability < 0.5).view(np.uint8)
     count, labels = cv2.connectedComponents(background, connectivity=8)  # 0: the foreground
     region = labels.astype(np.intp)
     lowest = np.ones(count, np.float32)
-    np.minimum.at(lowest, region.ravel(), chance.ravel())
+    np.minimum.at(lowest, region.ravel(), probability.ravel())
     hole = lowest > SURE
     hole[np.concatenate(([0], region[0], region[-1], region[:, 0], region[:, -1]))] = False
-    return np.where(hole[region], np.float32(1), chance)
+    return np.where(hole[region], np.float32(1), probability)
 
 
 def transparent(own: np.ndarray, alpha: np.ndarray) -> np.ndarray:

@@ -16,18 +16,17 @@ from segmentarium.data.base import (
     Item,
     SegmentationDataset,
     Transform,
-    check_split,
     index_by_stem,
-    read_list,
     require_folder,
 )
 from segmentarium.data.image_io import IMAGE_SUFFIXES
 from segmentarium.data.mask_io import MaskEncoding
+from segmentarium.data.splits import check_split, read_list
 
 SPLITS = ("train", "val", "trainval", "test")
 
 INFO = DatasetInfo(
-    name="portrait",
+    name="eg1800",
     classes=("background", "person"),
     palette=((0, 0, 0), (255, 64, 64)),
     licence="research use; the photographs belong to their authors on Flickr",
@@ -35,8 +34,12 @@ INFO = DatasetInfo(
 )
 
 
-class Portrait(SegmentationDataset):
+class EG1800(SegmentationDataset):
     """EG1800 in two classes; `split` is train, val, trainval or test."""
+
+    @classmethod
+    def evaluation_split(cls, root: Path) -> str:
+        return "test"
 
     def __init__(
         self, root: str | Path, split: str = "train", transform: Transform | None = None, cache: bool = False

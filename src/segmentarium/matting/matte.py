@@ -19,7 +19,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from segmentarium.inference.guided import apply, box, coefficients, larger, smaller
+from segmentarium.matting.guided import apply, box, coefficients, larger, smaller
 
 GUIDE_SIDE = 640  # longer side of the guide of a photo, pixels
 STAGES = (5.6, 3.4, 1.7)  # radii of the filter's passes in pixels of the network's mask
@@ -151,7 +151,7 @@ def spread(guide: np.ndarray, weight: np.ndarray, scale: float) -> np.ndarray:
 
 def fit_matte(
     guide: np.ndarray,
-    chance: np.ndarray,
+    probability: np.ndarray,
     size: tuple[int, int],
     *,
     stages: Sequence[float] = STAGES,
@@ -159,15 +159,15 @@ def fit_matte(
 ) -> Matte:
     """The matte of a picture.
 
-    guide   (C, h, w) float32, 0..1: the picture in small, in the colour space of the pixels that will be given to it
-    chance  (a, b) float32, 0..1: the network's soft mask of the same picture, at any size
-    size    (H, W) of the full picture
-    stages  radii of the filter's passes, in pixels of `chance`
-    grey    the first channel alone guides: a third of the time, for video
+    guide        (C, h, w) float32, 0..1: the picture in small, in the colour space of the pixels that will be given to it
+    probability  (a, b) float32, 0..1: the network's soft mask of the same picture, at any size
+    size         (H, W) of the full picture
+    stages       radii of the filter's passes, in pixels of `probability`
+    grey         the first channel alone guides: a third of the time, for video
     """
     height, width = guide.shape[1:]
-    unit = max(height, width) / max(chance.shape)
-    small = resized(chance, (height, width))
+    unit = max(height, width) / max(probability.shape)
+    small = resized(probability, (height, width))
     seen = guide[:1] if grey else guide
     functions = np.zeros(1)
     for radius in stages:

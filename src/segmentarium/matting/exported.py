@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from segmentarium.inference.result import foreground_class
-from segmentarium.inference.stages import cores
-from segmentarium.inference.views import ForegroundFinder
+from segmentarium.matting.finder import ForegroundFinder, foreground_class
+from segmentarium.media.stages import cores
 from segmentarium.preprocessing import SMALLEST, Preprocessing
+from segmentarium.runtimes import onnx_session
 from segmentarium.weights import catalogue
 
 SUFFIX = ".onnx"
@@ -57,13 +57,8 @@ class ExportedPredictor(ForegroundFinder):
         self._factor, self._offset = 1 / (255 * std), mean / std
 
     def _open(self, threads: int) -> Any:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
         try:
-            return onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
+            return onnx_session(self._path, threads)
         except Exception as error:  # its exceptions have no class of their own above them
             raise ValueError(f"{self._path} is no ONNX network that can be read: {error}") from error
 
@@ -91,7 +86,7 @@ class ExportedPredictor(ForegroundFinder):
     def facts(self, seconds: float) -> dict[str, Any]:
         return {"model": self.model_name, "engine": "onnxruntime", "seconds": round(seconds, 4)}
 
-    def _look(self, view: np.ndarray) -> np.ndarray:
+    def _predict(self, view: np.ndarray) -> np.ndarray:
         height, width = view.shape[:2]
         pixels = np.multiply(view.transpose(2, 0, 1), self._factor, dtype=np.float32)
         pixels -= self._offset

@@ -20,7 +20,7 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-class Ahead(Generic[T]):
+class Prefetcher(Generic[T]):
     """Iterates over `source` in a thread, a few items ahead.  Use as a context manager; leaving it ends the thread."""
 
     def __init__(self, source: Iterable[T]) -> None:
@@ -52,7 +52,7 @@ class Ahead(Generic[T]):
         if self._error is not None:
             raise self._error
 
-    def __enter__(self) -> Ahead[T]:
+    def __enter__(self) -> Prefetcher[T]:
         self._thread.start()
         return self
 
@@ -61,7 +61,7 @@ class Ahead(Generic[T]):
         self._thread.join()
 
 
-class Behind(Generic[T]):
+class Consumer(Generic[T]):
     """Calls `work` for each item in a thread; an error there stops the caller at its next `put`."""
 
     def __init__(self, work: Callable[[T], None]) -> None:
@@ -91,7 +91,7 @@ class Behind(Generic[T]):
         if self._error is not None:
             raise self._error
 
-    def __enter__(self) -> Behind[T]:
+    def __enter__(self) -> Consumer[T]:
         self._thread.start()
         return self
 

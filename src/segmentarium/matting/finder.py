@@ -1,4 +1,4 @@
-"""A picture at the size at which a network sees it, and looked at several times.  Imports no torch."""
+"""What portraits ask of a network: where the foreground of a picture is, averaged over several views of it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segmentarium.inference.matte import resized
-from segmentarium.inference.result import no_foreground
+from segmentarium.matting.matte import resized
 from segmentarium.preprocessing import Preprocessing
 
 
@@ -50,7 +49,7 @@ class ForegroundFinder:
         factor = long_side / max(size)
         return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
-    def chance(self, image: np.ndarray, *, flip: bool = False, scales: Sequence[float] = (1.0,)) -> np.ndarray:
+    def probability(self, image: np.ndarray, *, flip: bool = False, scales: Sequence[float] = (1.0,)) -> np.ndarray:
         """(h, w) float32: probability of the foreground of (H, W, C) uint8, at the size at which the network sees it.
 
         flip    averages with the mirrored picture
@@ -59,10 +58,10 @@ class ForegroundFinder:
         if self.foreground is None:
             raise ValueError(no_foreground(self.classes))
         size = self.model_size((image.shape[0], image.shape[1]))
-        return average_views(self._look, image, size, flip=flip, scales=scales)
+        return average_views(self._predict, image, size, flip=flip, scales=scales)
 
-    def _look(self, view: np.ndarray) -> np.ndarray:
-        """The chance (h, w) float32 of one view (h, w, C) uint8."""
+    def _predict(self, view: np.ndarray) -> np.ndarray:
+        """The probability (h, w) float32 of one view (h, w, C) uint8."""
         raise NotImplementedError
 
     def threads(self, count: int) -> contextlib.AbstractContextManager[None]:
@@ -75,25 +74,47 @@ class ForegroundFinder:
 
 
 def average_views(
-    look: Callable[[np.ndarray], np.ndarray],
+    predict: Callable[[np.ndarray], np.ndarray],
     image: np.ndarray,
     size: tuple[int, int],
     *,
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
 ) -> np.ndarray:
-    """(h, w) float32: the mean of what `look` finds in several views of one picture.
+    """(h, w) float32: the mean of what `predict` gives of several views of one picture.
 
-    look    (h, w, C) uint8 -> (h, w) float32
-    image   (H, W, C) uint8
-    size    (h, w) at which the network sees it
-    flip    mirrored, too
-    scales  at these factors of `size`
+    predict  (h, w, C) uint8 -> (h, w) float32
+    image    (H, W, C) uint8
+    size     (h, w) at which the network sees it
+    flip     mirrored, too
+    scales   at these factors of `size`
     """
     found: list[np.ndarray] = []
     for scale in scales:
         view = scaled(image, [max(1, round(side * scale)) for side in size])
-        found.append(resized(look(view), size))
+        found.append(resized(predict(view), size))
         if flip:
-            found.append(resized(look(view[:, ::-1]), size)[:, ::-1])
+            found.append(resized(predict(view[:, ::-1]), size)[:, ::-1])
     return sum(found[1:], found[0]) / np.float32(len(found))
+
+
+def no_foreground(classes: Sequence[str]) -> str:
+    return (
+        "there is nothing to cut out: the model has several classes and none of them was named as the foreground; "
+        f"give foreground=CLASS (--foreground CLASS), one of {', '.join(classes)}"
+    )
+
+
+def foreground_class(wanted: str | int | None, classes: Sequence[str]) -> int | None:
+    """The index of the class `wanted`, a name or an index; of None class 1 of two, and of more classes none."""
+    if wanted is None:
+        return 1 if len(classes) == 2 else None
+    if isinstance(wanted, str) and wanted in classes:
+        return classes.index(wanted)
+    if not isinstance(wanted, str) and 0 <= wanted < len(classes):
+        return int(wanted)
+    if isinstance(wanted, str) and wanted.isdigit() and int(wanted) < len(classes):
+        return int(wanted)
+    raise ValueError(
+        f"foreground is {wanted!r}; give one of {', '.join(classes)}, or an index from 0 to {len(classes) - 1}"
+    )

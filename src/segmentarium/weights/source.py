@@ -1,0 +1,197 @@
+"""Where weights come from: files of ours and of others, the catalogue, the hub; and what they are weights of."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segmentarium.checks import did_you_mean
+from segmentarium.contracts import Classifier
+from segmentarium.meta import on_meta
+from segmentarium.preprocessing import Preprocessing
+from segmentarium.registry import Entry, entry, variant_of, without_fetching
+from segmentarium.weights import catalogue
+from segmentarium.weights.layouts import arguments_of, get_layout, recognise
+from segmentarium.weights.table import Layout, Rule
+
+HEADER = "segmentarium"
+FILE_NAME = "model.safetensors"  # of a folder or a hub repository
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, is damaged, or must not be read."""
+
+
+def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """State dict and our header (None: not our file) of a .safetensors file or a pickled checkpoint.
+
+    Pickles are read with weights_only=True: a file with code in it is refused.  Raises FileNotFoundError, CheckpointError.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{path} is no whole safetensors file ({error}); was the download or copy complete?"
+            ) from None
+        return state, _header(metadata[HEADER], path) if HEADER in metadata else None
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors ({str(error).splitlines()[0]}); it could run code when opened and is refused. "
+            "Ask for a safetensors file, or save its state_dict() again with torch.save"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is no checkpoint that PyTorch can read: {error}") from None
+    return unwrap(loaded, path), None
+
+
+def _header(text: str, path: Path) -> dict[str, Any]:
+    """The header of a file, whose facts are what they must be; CheckpointError for what is not."""
+    try:
+        header = json.loads(text)
+        facts = [isinstance(header["model"], str), isinstance(header["arguments"], dict)]
+        if "classes" in header:
+            facts += [isinstance(header["classes"], list), all(isinstance(name, str) for name in header["classes"])]
+        if "palette" in header:
+            palette = header["palette"]
+            facts += [len(palette) == len(header["classes"])]
+            facts += [len(colour) == 3 and all(value in range(256) for value in colour) for colour in palette]
+        if "preprocessing" in header:
+            Preprocessing.from_dict(header["preprocessing"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} has a header that is none of ours ({type(error).__name__}: {error})") from None
+    if not all(facts):
+        raise CheckpointError(f"{path} has a header whose model, arguments, classes or palette are none")
+    return header
+
+
+def unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict inside a checkpoint: under "state_dict", "model", … or bare; DataParallel's "module." removed."""
+    for key in ("state_dict", "model_state_dict", "model_state", "model", "net"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise CheckpointError(f"{path} holds no state dict: expected a mapping of names to tensors")
+    if all(key.startswith("module.") for key in loaded):
+        loaded = {key.removeprefix("module."): value for key, value in loaded.items()}
+    return dict(loaded)
+
+
+def locate(source: str | Path) -> Path:
+    """A catalogue name, a file, a folder that holds model.safetensors, or "hf:OWNER/NAME" -> a local file."""
+    text = str(source)
+    known = catalogue.find(text)
+    if known is not None:
+        text = known.location
+        if not text.startswith("hf:"):
+            return catalogue.FILES / text
+    if text.startswith("hf:"):
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(text.removeprefix("hf:"), FILE_NAME))
+    path = Path(text)
+    if path.is_dir():
+        path = path / FILE_NAME
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no weights called {text!r}: neither a file, nor of the catalogue, nor a hub address (hf:OWNER/NAME)"
+            + did_you_mean(text, catalogue.list_weights())
+        )
+    return path
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a file holds: tensors, the model that they are of, and how to read them.
+
+    arguments   that the model was made with, beside the registered ones of `entry`
+    header      ours, or what a layout knows of its files; {}: nothing is known
+    """
+
+    label: str
+    state: Mapping[str, Tensor]
+    entry: Entry
+    arguments: dict[str, Any]
+    header: dict[str, Any]
+    layout: Layout | None = None
+
+    @property
+    def rules(self) -> tuple[Rule, ...] | None:
+        return self.layout.rules if self.layout else None
+
+    @property
+    def all_arguments(self) -> dict[str, Any]:
+        return {**self.entry.arguments, **self.arguments}
+
+    @property
+    def in_channels(self) -> int:
+        return self.all_arguments.get("in_channels", 3)
+
+    @property
+    def headless(self) -> bool:
+        """A backbone alone."""
+        return self.entry.kind == "classifier" and self.all_arguments.get("num_classes") is None
+
+    def shapes(self) -> dict[str, Tensor]:
+        """The state dict of its model on the meta device, before anything of a stranger's sizes is allocated.
+
+        Raises CheckpointError for sizes and arguments that the file's tensors cannot have.
+        """
+        # every size is a tensor's or counts tensors; small ones (dilations, kernels, heads) may be neither
+        largest = max([4096, len(self.state), *(n for tensor in self.state.values() for n in tensor.shape)])
+        if (size := _largest(self.all_arguments)) > largest:
+            raise CheckpointError(f"{self.label} says {size:g} in its arguments; its tensors have up to {largest}")
+        try:
+            with on_meta():
+                return self.entry.build(**self.all_arguments).state_dict()
+        except Exception as error:  # whatever a stranger's values break, the file is at fault
+            raise CheckpointError(
+                f"{self.label}: {self.entry.name} cannot be built with its arguments: {error}"
+            ) from error
+
+
+def _largest(value: Any) -> float:
+    """The largest number, or length of a list, anywhere in a header's arguments."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return max([len(value), *map(_largest, value)])
+    return abs(value) if isinstance(value, int | float) else 0
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The module whose keys stand in files: a classifier's file has its backbone's."""
+    return model.backbone if isinstance(model, Classifier) else model
+
+
+def open_weights(source: str | Path | Mapping[str, Tensor], layout: str | None = None) -> Stored:
+    """Reads a file (see `load`) or takes a state dict, and finds out what it is: by its header, or by its keys."""
+    if isinstance(source, Mapping):
+        label, state, header = "the state dict", source, None
+    else:
+        path = locate(source)
+        label, (state, header) = str(source), read_file(path)
+    if header is not None:
+        try:
+            return Stored(label, state, entry(header["model"]), without_fetching(header["arguments"]), header)
+        except KeyError as error:
+            raise CheckpointError(f"{label}: {error.args[0]}") from None
+    table = get_layout(layout) if layout else recognise(state)
+    found, arguments = variant_of(entry(table.model), arguments_of(table, state))
+    return Stored(label, state, found, arguments, table.facts(state), table)
