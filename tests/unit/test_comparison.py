@@ -20,7 +20,7 @@ from segmentarium.comparison.budget import plan, seconds_per_step
 from segmentarium.comparison.candidates import candidates_of_recipes, recipe_files
 from segmentarium.comparison.pictures import chosen
 from segmentarium.registry import create_model, list_models
-from segmentarium.training import TrainingOptions, load_recipe, load_stages
+from segmentarium.training import TrainingOptions, load_recipe
 from segmentarium.weights import read_file, save
 from tests.unit import training_material
 
@@ -143,7 +143,7 @@ def test_models_are_trained_and_weights_are_loaded(tmp_path: Path) -> None:
     ("item", "base", "kind", "message"),
     [
         ("bisenetv3", TrainingOptions(), KeyError, "did you mean 'bisenetv2'"),
-        ("resnet50", TrainingOptions(), ValueError, "is a backbone; give a segmenter"),
+        ("resnet50", TrainingOptions(), ValueError, "is a classifier; give a segmenter"),
         ("pphumanseg", None, ValueError, "give a budget"),
         ("mine=missing.safetensors", TrainingOptions(), FileNotFoundError, "missing.safetensors"),
         ("missing.safetensors", TrainingOptions(), FileNotFoundError, "no weights at missing.safetensors"),
@@ -216,19 +216,19 @@ def test_one_failure_does_not_end_the_others(
 def test_a_stopped_comparison_ends_with_the_same_weights(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from segmentarium.training.task import SegmentationTask
+    from segmentarium.training.loop import Training
 
     assert main(words(folder, tmp_path / "straight", "pphumanseg")) == 0
-    step = SegmentationTask.training_step
+    advance = Training.advance
 
-    def killed(task: Any, batch: Any, index: int) -> Any:
-        if task.step == 3:  # one step behind the last checkpoint
+    def killed(training: Training) -> None:
+        if training.step == 3:  # one step behind the last checkpoint
             raise KeyboardInterrupt
-        return step(task, batch, index)
+        advance(training)
 
     given = words(folder, tmp_path / "stopped", "pphumanseg")
     with monkeypatch.context() as patch:
-        patch.setattr(SegmentationTask, "training_step", killed)
+        patch.setattr(Training, "advance", killed)
         assert main(given) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
     assert main(given) == 0
@@ -276,10 +276,8 @@ def write_recipes(place: Path, folder: Path) -> Path:
 def test_a_recipe_may_have_stages_and_neighbours(folder: Path, tmp_path: Path) -> None:
     place = write_recipes(tmp_path / "recipes", folder)
     assert [file.name for file in recipe_files([place])] == ["once.py", "twice.py"]
-    assert load_recipe(place / "once.py").seed == 1
-    assert len(load_stages(place / "twice.py")) == 2
-    with pytest.raises(ValueError, match="trains in 2 stages"):
-        load_recipe(place / "twice.py")
+    assert [stage.seed for stage in load_recipe(place / "once.py")] == [1]
+    assert len(load_recipe(place / "twice.py")) == 2
     with pytest.raises(FileNotFoundError, match="holds no recipe"):
         recipe_files([tmp_path])
     found = candidates_of_recipes([place], {"batch_size": 4})
@@ -307,7 +305,7 @@ def test_a_batch_of_recipes_shares_one_budget(name: str, family: str, number: in
     known = list_models(family=family)
     budgets = set()
     for file in files:
-        stages = load_stages(file)
+        stages = load_recipe(file)
         assert all(stage.model in known for stage in stages), file.name
         used = [(s.data, s.train_split, s.crop_size, s.batch_size, s.optimizer, s.scale) for s in stages]
         budgets.add(tuple(dict.fromkeys(used)))  # each size of picture once, whatever is trained on it

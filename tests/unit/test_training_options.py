@@ -12,6 +12,7 @@ from torch import nn
 
 from segmentarium.cli.train import add_arguments, options_of
 from segmentarium.comparison.candidates import recipe_files
+from segmentarium.contracts import Backbone
 from segmentarium.training import TrainingOptions, load_recipe
 from segmentarium.training.optimizer import AveragedModel, build_optimizer, parameter_groups, rate_factor
 from segmentarium.training.options import changed_options, command_of
@@ -23,7 +24,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def parse(*words: str) -> TrainingOptions:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    return options_of(parser.parse_args(list(words)))
+    (options,) = options_of(parser.parse_args(list(words)))
+    return options
 
 
 def test_every_option_has_a_help_line_and_a_flag() -> None:
@@ -72,7 +74,7 @@ def test_recipe_without_the_function_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", recipe_files([REPOSITORY / "recipes"]), ids=lambda path: path.stem)
 def test_shipped_recipes_say_how_they_are_run(path: Path) -> None:
-    assert load_recipe(path).max_steps > 0
+    assert all(stage.max_steps > 0 for stage in load_recipe(path))
     documentation = ast.get_docstring(ast.parse(path.read_text("utf-8")))
     assert "segmentarium train --recipe" in (documentation or "")
 
@@ -107,6 +109,7 @@ def test_only_options_that_change_the_weights_count_as_changed() -> None:
         ({"ema": 1.0}, "ema is 1.0"),
         ({"optimizer": "adam"}, "choose one of sgd, adamw"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"layer_decay": 1.5}, "layer_decay is 1.5"),
     ],
 )
 def test_bad_options_are_named(changes: dict, message: str) -> None:
@@ -139,6 +142,40 @@ def test_parameter_groups() -> None:
     same_rate = parameter_groups(Net(), TrainingOptions(learning_rate=0.1, decay_norm_bias=True))
     assert {(group["base_lr"], group["weight_decay"]) for group in same_rate} == {(0.1, 5e-4)}
     assert isinstance(build_optimizer(Net(), TrainingOptions(optimizer="adamw")), torch.optim.AdamW)
+
+
+class Deep(Backbone):
+    """Two layers and a table, as a plain transformer has it."""
+
+    num_layers = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.first, self.second = nn.Parameter(torch.zeros(4, 4)), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def no_weight_decay(self) -> set[str]:
+        return {"table"}
+
+    def layer_of(self, name: str) -> int:
+        return {"table": 0, "first": 0, "second": 1}[name.partition(".")[0]]
+
+
+def test_layers_learn_the_slower_the_shallower_and_tables_are_not_decayed() -> None:
+    net = nn.Module()
+    net.backbone, net.head = Deep(), nn.Conv2d(4, 2, 1)
+    options = TrainingOptions(learning_rate=1.0, weight_decay=0.01, layer_decay=0.5, weights="some")
+    found = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in parameter_groups(net, options)
+        for parameter in group["params"]
+    }
+    assert found[id(net.backbone.table)] == (0.25, 0.0)
+    assert found[id(net.backbone.first.weight)] == (0.25, 0.01)
+    assert found[id(net.backbone.first.bias)] == (0.25, 0.0)
+    assert found[id(net.backbone.second.weight)] == (0.5, 0.01)
+    assert found[id(net.head.weight)] == (1.0, 0.01)
+    with pytest.raises(ValueError, match="no backbone that says how deep its layers stand"):
+        parameter_groups(Net(), options)
 
 
 def test_average_follows_its_formula_and_warms_up() -> None:

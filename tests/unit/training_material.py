@@ -11,8 +11,10 @@ from PIL import Image
 from segmentarium.training import TrainingOptions
 
 
-def labelled_folder(root: Path, number: int = 8, size: tuple[int, int] = (48, 64), void: bool = False) -> Path:
-    """Noise with a bright box; the box is class 1, with a border of 255.  `void`: every label is 255."""
+def labelled_folder(
+    root: Path, number: int = 8, size: tuple[int, int] = (48, 64), void: bool = False, void_border: bool = True
+) -> Path:
+    """Noise with a bright box; the box is class 1, with a border of 255, or none.  `void`: every label is 255."""
     random = np.random.default_rng(0)
     for split in ("train", "val"):
         for kind in ("images", "masks"):
@@ -23,7 +25,8 @@ def labelled_folder(root: Path, number: int = 8, size: tuple[int, int] = (48, 64
             top, left = random.integers(2, 20, 2)
             image[top : top + 20, left : left + 30] += 120
             mask[top : top + 20, left : left + 30] = 1
-            mask[top, left : left + 30] = 255
+            if void_border:
+                mask[top, left : left + 30] = 255
             Image.fromarray(image).save(root / "images" / split / f"{index:02d}.png")
             Image.fromarray(np.full_like(mask, 255) if void else mask).save(root / "masks" / split / f"{index:02d}.png")
     (root / "classes.txt").write_text("background\nbox\n", encoding="utf-8")

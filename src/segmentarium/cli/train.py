@@ -81,33 +81,33 @@ def given_options(given: argparse.Namespace) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def options_of(given: argparse.Namespace) -> Any:
-    """TrainingOptions from the recipe, or from the run that is resumed, or the defaults; then the command line's."""
+def options_of(given: argparse.Namespace) -> list[Any]:
+    """TrainingOptions of each stage of the recipe, or of the run that is resumed, or the defaults; then the command line's."""
     from segmentarium.training import TrainingOptions, load_recipe
 
-    base = load_recipe(given.recipe) if given.recipe else TrainingOptions()
     values = given_options(given)
-    values = {k: {**getattr(base, k), **v} if isinstance(v, dict) else v for k, v in values.items()}
-    options = base.replace(**values)
+    if given.recipe:
+        return [stage.changed(values) for stage in load_recipe(given.recipe)]
+    options = TrainingOptions().changed(values)
     stored = Path(options.folder) / "options.json"
-    if options.resume and not given.recipe and stored.is_file():
+    if options.resume and stored.is_file():
         # What a resumed run is not told, it takes from its first start.
         earlier = json.loads(stored.read_text(encoding="utf-8"))
         free = {item.name for item in dataclasses.fields(TrainingOptions) if item.metadata["free"]}
         earlier = {name: value for name, value in earlier.items() if name not in free - {"val_every", "save_every"}}
-        options = TrainingOptions.from_dict({**earlier, "output": options.folder}).replace(**values)
-    return options
+        options = TrainingOptions.from_dict({**earlier, "output": options.folder}).changed(values)
+    return [options]
 
 
 def run(given: argparse.Namespace) -> int:
     import os
     import sys
 
-    options = options_of(given)
+    stages = options_of(given)
     from segmentarium.training import train
 
     try:
-        result = train(options)
+        result = train(stages)
     except OSError as error:
         if given.debug or isinstance(error, FileNotFoundError | NotADirectoryError):
             raise
@@ -116,8 +116,9 @@ def run(given: argparse.Namespace) -> int:
     if os.environ.get("LOCAL_RANK", "0") != "0":  # one of several processes speaks for all
         return 0
     if result.signal is not None:
-        print(f"stopped in step {result.steps}; continue with: segmentarium train --resume --output {result.folder}")
+        again = f"segmentarium train --resume --output {result.folder}"
+        print(f"stopped in step {result.steps}; continue with: {'the same and --resume' if len(stages) > 1 else again}")
         return 128 + result.signal
     if result.best:
-        print(f"best mIoU {result.best['miou']:.4f} in step {result.best['step']}: {result.best_weights}")
+        print(f"best {result.best_line}: {result.best_weights}")
     return 0

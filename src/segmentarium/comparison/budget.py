@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from segmentarium.training.options import TrainingOptions
 
@@ -107,45 +107,18 @@ def seconds_per_step(options: TrainingOptions, seconds: float = PROBE_SECONDS) -
     """
     import torch
 
-    from segmentarium.training.loaders import training_dataset, training_loader
-    from segmentarium.training.objective import set_objective
-    from segmentarium.training.optimizer import AveragedModel, build_optimizer
-    from segmentarium.training.preflight import check_fit, divide_batch
-    from segmentarium.training.run import build_model
-    from segmentarium.training.task import prepare
+    from segmentarium.training.loop import Training
+    from segmentarium.training.tasks import task_for
 
-    dataset = training_dataset(options)
-    torch.manual_seed(options.seed)
-    model = build_model(options, dataset.info)
-    set_objective(model, dataset, options)
-    micro_batch, accumulation = divide_batch(options, 1)
-    check_fit(model, options, micro_batch, 1)
-    device = torch.device(
-        "cuda" if options.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available() else "cpu"
-    )
-    layout: Any = torch.channels_last if options.channels_last else torch.contiguous_format
-    model.to(device)
-    prepare(model, options)
-    optimizer = build_optimizer(model.train(), options)
-    averaged = AveragedModel(model, options.ema) if options.ema else None
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "32": torch.float32}[options.precision]
+    options = options.replace(devices="1", num_nodes=1, strategy="auto")
+    training = Training(task_for(options), options)
+    training.start()
     ends: list[float] = []
     started = time.perf_counter()
-    loader = training_loader(dataset, model.preprocessing, options, micro_batch=micro_batch)
-    for number, batch in enumerate(loader, 1):
-        image = batch["image"].to(device).contiguous(memory_format=layout)
-        with torch.autocast(device.type, dtype, enabled=options.precision != "32"):
-            outputs = model.forward_train(image)
-        losses = model.criterion(outputs, batch["mask"].to(device))
-        torch.stack(list(losses.values())).sum().backward()
-        if number % accumulation:
-            continue
-        optimizer.step()
-        optimizer.zero_grad()
-        if averaged is not None:
-            averaged.update(model)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+    while True:
+        training.advance()
+        if training.fabric.device.type == "cuda":
+            torch.cuda.synchronize(training.fabric.device)
         ends.append(time.perf_counter())
         passed = ends[-1] - started
         if passed > seconds and (len(ends) > PROBE_STEPS or (len(ends) > 2 and passed > 2 * seconds)):

@@ -42,7 +42,7 @@ def standard_options(changes: dict[str, Any]) -> TrainingOptions:
 
     changes: TrainingOptions to be set otherwise, `data` and `root` among them.  Raises what the data set raises.
     """
-    from segmentarium.training.loaders import training_dataset
+    from segmentarium.training.loaders import open_dataset
 
     options = TrainingOptions(
         optimizer="adamw",
@@ -55,7 +55,7 @@ def standard_options(changes: dict[str, Any]) -> TrainingOptions:
     ).replace(**changes)
     if "crop_size" in changes:
         return options
-    dataset = training_dataset(options)
+    dataset = open_dataset(options, options.train_split)
     if not len(dataset):
         raise ValueError(f"split {options.train_split!r} of {options.root} has no images; there is nothing to train on")
     width, height = dataset.load(0)[0].size
@@ -82,7 +82,7 @@ def candidates_of_models(items: Sequence[str], base: TrainingOptions | None) -> 
 
 def _of_item(item: str, base: TrainingOptions | None) -> Candidate:
     from segmentarium.checks import did_you_mean
-    from segmentarium.registry import list_models
+    from segmentarium.registry import entry, list_models
     from segmentarium.weights import catalogue, locate
 
     name, equals, source = item.partition("=")
@@ -99,8 +99,8 @@ def _of_item(item: str, base: TrainingOptions | None) -> Candidate:
                 f"(--budget 5m) or its weights ({name}=FILE)"
             )
         return Candidate(name, "trained here", stages=(base.replace(model=name),))
-    if name in list_models(kind="backbone"):
-        raise ValueError(f"{name!r} is a backbone; give a segmenter, e.g. {segmenters[0]!r}")
+    if name in list_models():
+        raise ValueError(f"{name!r} is a {entry(name).kind}; give a segmenter, e.g. {segmenters[0]!r}")
     if catalogue.find(name) is not None:
         return Candidate(_slug(name), "shipped weights", weights=name)
     path = Path(name)
@@ -122,11 +122,11 @@ def candidates_of_recipes(places: Sequence[str | Path], changes: dict[str, Any])
 
     changes: training options that override those of every recipe.  Raises FileNotFoundError where there is none.
     """
-    from segmentarium.training import load_stages
+    from segmentarium.training import load_recipe
 
     found = []
     for file in recipe_files(places):
-        stages = tuple(override(stage, changes) for stage in load_stages(file))
+        stages = tuple(stage.changed(changes) for stage in load_recipe(file))
         found.append(Candidate(_slug(file.stem), f"recipe {file}", stages=stages))
     return distinct(found)
 
@@ -150,12 +150,6 @@ def recipe_files(places: Sequence[str | Path]) -> list[Path]:
 def _has_recipe(file: Path) -> bool:
     body = ast.parse(file.read_text(encoding="utf-8"), str(file)).body
     return any(isinstance(node, ast.FunctionDef) and node.name == "recipe" for node in body)
-
-
-def override(options: TrainingOptions, changes: dict[str, Any]) -> TrainingOptions:
-    """`options` with other values; dictionaries are merged."""
-    merged = {k: {**getattr(options, k), **v} if isinstance(v, dict) else v for k, v in changes.items()}
-    return options.replace(**merged)
 
 
 def _slug(label: str) -> str:

@@ -20,7 +20,7 @@ from segmentarium.comparison.budget import Budget, plan
 from segmentarium.comparison.candidates import Candidate
 from segmentarium.comparison.outcome import Comparison, Outcome
 from segmentarium.comparison.records import Record, claim_folder
-from segmentarium.training.options import TrainingOptions, command_of
+from segmentarium.training.options import LAST, LAST_WEIGHTS, TrainingOptions, command_of
 
 ENGINES = ("eager", "deploy", "onnxruntime", "openvino")
 Say = Callable[[str], None]
@@ -169,8 +169,7 @@ class _Run:
             _free_memory()
 
     def _trained(self, candidate: Candidate, record: Record, name: str) -> dict[str, Any]:
-        from segmentarium.training import train
-        from segmentarium.training.checkpoints import LAST
+        from segmentarium.training import staged, train
 
         done = record.read("training")
         if done is not None:
@@ -182,33 +181,33 @@ class _Run:
             stages, measured = plan(candidate.stages, self.options.budget)
             planned = {"stages": [stage.as_dict() for stage in stages], "seconds_per_step": measured}
             record.write("plan", planned)
-        commands, folders, weights = [], [], None
-        for number, values in enumerate(planned["stages"], 1):
-            several = len(planned["stages"]) > 1
-            folder = record.folder.resolve() / (f"training-{number}" if several else "training")
-            stage = TrainingOptions.from_dict(values)
-            now = candidate.stages[number - 1]  # what may change between two starts, as it is wanted now
-            stage = stage.replace(output=str(folder), cache=now.cache, workers=now.workers, check=now.check)
-            if weights is not None and stage.weights is None:
-                stage = stage.replace(weights=weights)
+        output = str(record.folder.resolve() / "training")
+        stages = [
+            # what may change between two starts, as it is wanted now
+            TrainingOptions.from_dict(values).replace(
+                output=output, cache=now.cache, workers=now.workers, check=now.check
+            )
+            for values, now in zip(planned["stages"], candidate.stages, strict=True)
+        ]
+        stages = staged(stages)
+        for number, stage in enumerate(stages, 1):
+            folder = Path(stage.folder)
             resume = (folder / LAST).is_file()
             if not resume:  # nothing to resume from: files of a start that was killed before its first checkpoint
                 shutil.rmtree(folder, ignore_errors=True)
-            of = f", stage {number} of {len(planned['stages'])}" if several else ""
+            of = f", stage {number} of {len(stages)}" if len(stages) > 1 else ""
             self.say(f"{name}: {'going on with' if resume else 'training'} {stage.max_steps} steps{of}")
             result = train(stage.replace(resume=resume))
             if result.signal is not None:
                 raise Stopped(result.signal)
-            weights = str(result.last_weights)
-            folders.append(folder)
-            suffix = f"-{number}" if several else ""
-            commands.append(f"{command_of(stage)} --output runs/{candidate.label}{suffix}")
+        runs = [Path(stage.folder) for stage in stages]
+        shown = f"runs/{candidate.label}"
         done = {
-            "weights": str(Path(str(weights)).relative_to(self.options.output.resolve())),
-            "steps": sum(values["max_steps"] for values in planned["stages"]),
-            "seconds": sum(map(training_seconds, folders)),
+            "weights": str((runs[-1] / LAST_WEIGHTS).relative_to(self.options.output.resolve())),
+            "steps": sum(stage.max_steps for stage in stages),
+            "seconds": sum(map(training_seconds, runs)),
             "seconds_per_step": planned["seconds_per_step"],
-            "commands": commands,
+            "commands": [f"{command_of(stage)} --output {stage.folder}".replace(output, shown) for stage in stages],
         }
         record.write("training", done)
         return done

@@ -21,7 +21,7 @@ def facts_of(model: Model, size: tuple[int, int], data: str) -> dict[str, Any]:
     name = model.registered_name
     card = model_card(name) if name else {"scores": {}, "paper": {}}
     return {
-        "system": name or type(model).__name__,
+        "system": model.title,
         "parameters": parameters_millions(model, training_only=False),
         "multiply_adds": multiply_adds(model, *model.example(1, size)),
         "size": list(size),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,17 @@ def predict_pictures(model: Any, dataset: Any, indices: Sequence[int], folder: P
     import torch
 
     from segmentarium.evaluation.classes import match_classes
-    from segmentarium.evaluation.network import Network
-    from segmentarium.evaluation.samples import prepare
+    from segmentarium.evaluation.samples import with_logits
+    from segmentarium.evaluation.tally import predicted_classes
     from segmentarium.files import atomic_write
-    from segmentarium.inference.tta import indices as classes_of
+    from segmentarium.inference.network import Network
     from segmentarium.inference.windows import whole
-    from segmentarium.layers.resize import resize
 
     network = Network(model, "torch", "fp32", device)
     match = match_classes(model.num_classes, model.classes, dataset.info.classes, dataset.info.palette)
-    for index in indices:
-        picture, target = dataset.load(index)
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
-        with torch.inference_mode():
-            logits = whole(network, prepare(pixels, network.in_channels, network.preprocessing.long_side))
-            classes = classes_of(resize(match.logits(logits), target.shape))[0]
-        with atomic_write(folder / FOLDER / f"{index}.png") as temporary:
+    for (sample,), logits in with_logits(network, partial(whole, network), dataset, indices, 1, 1):
+        classes = predicted_classes(match.logits(logits), sample.target.shape)[0]
+        with atomic_write(folder / FOLDER / f"{sample.index}.png") as temporary:
             Image.fromarray(classes.to(torch.uint8).cpu().numpy()).save(temporary, format="PNG")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segmentarium.comparison.candidates import Candidate
+from segmentarium.files import write_json
 from segmentarium.training.options import changed_options
 
 
@@ -28,9 +29,6 @@ class Record:
 
     def write(self, phase: str, values: dict[str, Any]) -> None:
         write_json(self.folder / f"{phase}.json", values)
-
-    def forget(self, phase: str) -> None:
-        (self.folder / f"{phase}.json").unlink(missing_ok=True)
 
     def claim(self, candidate: Candidate) -> None:
         """Makes the folder this candidate's.  Raises ChangedOptionsError where it was made with other options."""
@@ -77,11 +75,3 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> None:
             f"{folder} holds a comparison with other options:\n" + "\n".join(lines) + "\n"
             "give the same as before to go on with it, or another --out"
         )
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    from segmentarium.files import atomic_write
-
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -31,8 +31,11 @@ class AdoptedModel(SegmentationModel):
         self.classes = tuple(getattr(module, "classes", self.classes))
         self.palette = tuple(getattr(module, "palette", self.palette))
         self.preprocessing = getattr(module, "preprocessing", self.preprocessing)
-        self.registered_name = type(module).__name__
         self.train(module.training)
+
+    @property
+    def title(self) -> str:
+        return type(self.module).__name__
 
     def logits(self, image: Tensor) -> Tensor:
         return self.module(image)

@@ -72,6 +72,11 @@ class Model(nn.Module):
         self.weights_header: dict[str, Any] = {}  # of the file that the weights came from
         self.losses = nn.ModuleDict()
 
+    @property
+    def title(self) -> str:
+        """What reports call it: its registered name, else that of its class."""
+        return self.registered_name or type(self).__name__
+
     def example(self, batch: int = 1, size: tuple[int, int] = (64, 64)) -> tuple[Tensor, ...]:
         """What `forward` takes, on the model's device: zeros of (batch, in_channels, *size), or of its fixed size.
 

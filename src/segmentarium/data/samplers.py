@@ -56,14 +56,6 @@ class InfiniteSampler(Sampler[Key]):
         """The order (length,) in which pass number `epoch` visits the data set."""
         return np.random.default_rng((self.seed, epoch)).permutation(self.length)
 
-    def state_dict(self, consumed: int) -> dict[str, int]:
-        """What to save to continue after `consumed` samples over all processes, counted from the very start."""
-        return {"seed": self.seed, "position": consumed}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue from a saved state; iterators made before are not affected."""
-        self.seed, self.start_index = state["seed"], state["position"]
-
 
 class TrainingStream(Dataset[Sample]):
     """A data set under random augmentation, asked by keys (counter, index) of an `InfiniteSampler`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from segmentarium.inference.network import Network, with_channels
 from segmentarium.inference.tta import scaled
 
 
@@ -41,8 +42,28 @@ class Sample:
     target: Tensor
 
 
-def read_ahead(dataset: LabelledImages, total: int, ahead: int) -> Iterator[Sample]:
-    """The first `total` images in order; up to `ahead` of them are read by as many threads while others are scored."""
+def with_logits(
+    network: Network,
+    forward: Callable[[Tensor], Tensor],
+    dataset: LabelledImages,
+    indices: Sequence[int],
+    batch_size: int,
+    readers: int,
+) -> Iterator[tuple[list[Sample], Tensor]]:
+    """Images, neighbours of one size together, and their logits (B, K, h, w) at the size that the network sees.
+
+    forward   uint8 (B, C, h, w) -> logits: through the network, whole or in windows, once or at several scales
+    """
+    for batch in batches(read_ahead(dataset, indices, readers), batch_size):
+        pixels = torch.stack([sample.pixels for sample in batch])
+        images = prepare(pixels, network.in_channels, network.preprocessing.long_side)
+        with torch.inference_mode():
+            logits = forward(images)
+        yield batch, logits
+
+
+def read_ahead(dataset: LabelledImages, indices: Sequence[int], ahead: int) -> Iterator[Sample]:
+    """These images in order; up to `ahead` of them are read by as many threads while others are scored."""
 
     def read(index: int) -> Sample:
         picture, target = dataset.load(index)
@@ -53,7 +74,7 @@ def read_ahead(dataset: LabelledImages, total: int, ahead: int) -> Iterator[Samp
     waiting: deque[Future[Sample]] = deque()
     with ThreadPoolExecutor(ahead) as pool:
         try:
-            for index in range(total):
+            for index in indices:
                 waiting.append(pool.submit(read, index))
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
@@ -81,11 +102,7 @@ def prepare(images: Tensor, channels: int, long_side: int | None) -> Tensor:
 
     Done as the predictor does it, so that the scores are those of what it gives.
     """
-    if channels == 1:
-        red, green, blue = (images[:, i : i + 1].float() for i in range(3))
-        images = (0.299 * red + 0.587 * green + 0.114 * blue).round_().to(torch.uint8)
-    elif channels != 3:
-        raise ValueError(f"the model takes {channels} channels, but the data set's images are RGB")
+    images = with_channels(images, channels)
     if long_side is None:
         return images
     height, width = images.shape[-2:]

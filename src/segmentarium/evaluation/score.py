@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +17,11 @@ from torch import nn
 from segmentarium.contracts import SegmentationModel, adopt
 from segmentarium.evaluation.classes import match_classes
 from segmentarium.evaluation.diagnosis import label_warning
-from segmentarium.evaluation.network import Network
 from segmentarium.evaluation.report import Report, check_output
-from segmentarium.evaluation.samples import LabelledImages, batches, prepare, read_ahead
+from segmentarium.evaluation.samples import LabelledImages, with_logits
 from segmentarium.evaluation.tally import Tally
 from segmentarium.inference.engines import Engine
+from segmentarium.inference.network import Network
 from segmentarium.inference.tta import augmented
 from segmentarium.inference.windows import sliding, whole
 
@@ -79,7 +80,7 @@ def evaluate(
         source, model = str(model), load(model)
     else:
         model = adopt(model)
-        source = model.registered_name or type(model).__name__
+        source = model.title
     if not isinstance(model, SegmentationModel):
         raise TypeError(f"{source} gives no class for every pixel: it is a {model.kind}; label maps cannot score it")
     if output is not None:
@@ -88,18 +89,15 @@ def evaluate(
     match = match_classes(model.num_classes, model.classes, info.classes, info.palette, num_classes)
     network = Network(model, engine, precision, device)
     forward = augmented(network, flip=flip, scales=scales)
+    once = partial(whole, forward)
+    if mode == "slide":
+        once = partial(sliding, forward, tile=tile, overlap=overlap, batch_size=batch_size)
 
     started = time.perf_counter()
     total = len(dataset) if limit is None else min(limit, len(dataset))
     tally: Tally | None = None
-    for batch in batches(read_ahead(dataset, total, max(readers, 1)), batch_size if mode == "whole" else 1):
-        pixels = torch.stack([s.pixels for s in batch])
-        images = prepare(pixels, network.in_channels, network.preprocessing.long_side)
-        with torch.inference_mode():
-            if mode == "slide":
-                logits = sliding(forward, images, tile, overlap, batch_size=batch_size)
-            else:
-                logits = whole(forward, images)
+    together = batch_size if mode == "whole" else 1
+    for batch, logits in with_logits(network, once, dataset, range(total), together, max(readers, 1)):
         if tally is None:
             tally = Tally(match, boundary_ratio, worst, logits.device)
         tally.add(batch, logits)

@@ -42,7 +42,7 @@ class Tally:
                 f"the model's logits are not finite on {', '.join(bad) or 'this batch'}; nothing was scored"
             )
         targets = torch.stack([s.target for s in batch]).to(logits.device)
-        predicted = indices(resize(logits, targets.shape[-2:]))
+        predicted = predicted_classes(logits, targets.shape[-2:])
         if self.boundary is not None:
             self.boundary.update(predicted, targets)
         for i, sample in enumerate(batch):
@@ -57,6 +57,11 @@ class Tally:
             elif self.worst.takes(score):
                 guess = predicted[i].to(torch.uint8).cpu().numpy()
                 self.worst.add(score, sample.index, sample.name, sample.picture, sample.target.numpy(), guess)
+
+
+def predicted_classes(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Logits (B, K, h, w) -> classes (B, *size): at the labels' size before the greatest is taken."""
+    return indices(resize(logits, size))
 
 
 def image_miou(counts: Tensor) -> float | None:

@@ -23,7 +23,7 @@ def model_metadata(model: Model) -> dict[str, Any]:
 
     header = model.weights_header
     metadata: dict[str, Any] = {
-        "model": model.registered_name or type(model).__name__,
+        "model": model.title,
         "kind": model.kind,
         "arguments": model.given_arguments,
         "in_channels": model.in_channels,

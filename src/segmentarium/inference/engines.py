@@ -6,16 +6,16 @@ An engine takes normalised float32 pictures (B, C, H, W) of any size of 32 or mo
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from segmentarium.contracts import Model, adopt
 from segmentarium.files import cache_folder
 from segmentarium.runtimes import onnx_session, openvino_network
 
@@ -87,10 +87,9 @@ def default_device(device: torch.device | str | None = None) -> torch.device:
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def deployed(model: nn.Module) -> nn.Module:
-    """The deploy form of a segmentation model; of another module a copy in eval mode."""
-    deploy: Any = getattr(model, "deploy", None)
-    return deploy() if deploy is not None else copy.deepcopy(model).eval()
+def deployed(model: nn.Module) -> Model:
+    """The deploy form of a model; of a module from elsewhere a copy in eval mode."""
+    return adopt(model).deploy()
 
 
 def _torch_engine(model: nn.Module, precision: str, device: torch.device) -> Engine:

@@ -2,48 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segmentarium.training.options import TrainingOptions
-from segmentarium.training.result import TrainingResult
+from segmentarium.training.options import BEST_WEIGHTS, LAST, LAST_WEIGHTS, TrainingOptions
 
-__all__ = ["TrainingOptions", "TrainingResult", "load_recipe", "load_stages", "train"]
+__all__ = ["TrainingOptions", "TrainingResult", "load_recipe", "staged", "train"]
 
 
-def train(options: TrainingOptions) -> TrainingResult:
+@dataclass(frozen=True)
+class TrainingResult:
+    """Where the files of a run lie, and how good its best weights are.
+
+    best       scores of the best evaluation, with its "step" (of a segmenter "miou", "macc", "aacc" in 0..1 and "iou" by
+               class); empty: none yet
+    best_line  the score that decided, in words
+    signal     the signal that stopped the run early, or None
+    """
+
+    folder: Path
+    steps: int
+    best: dict[str, Any] = field(default_factory=dict)
+    best_line: str = ""
+    signal: int | None = None
+
+    @property
+    def best_weights(self) -> Path:
+        return self.folder / BEST_WEIGHTS
+
+    @property
+    def last_weights(self) -> Path:
+        return self.folder / LAST_WEIGHTS
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / LAST
+
+
+def train(options: TrainingOptions | Sequence[TrainingOptions]) -> TrainingResult:
     """Trains a model and keeps the best weights; see `TrainingOptions`.
+
+    Several options are stages, trained one after the other as `staged` says; with `resume`, those that are done are left as
+    they are, one that was begun goes on, and the others begin.  The result is that of the last stage that was trained.
 
     Raises ImportError without the extra packages of training, ValueError and FileNotFoundError for options, data or
     checkpoints that do not fit, NonFiniteLossError (a ValueError) when the loss or a weight becomes NaN or infinite,
     CheckpointWriteError (an OSError) when the disk is full.
     """
     try:
-        import lightning.pytorch  # noqa: F401
+        import lightning.fabric  # noqa: F401
     except ModuleNotFoundError as error:
         raise ImportError(
             f"training needs Lightning ({error}); install it by: pip install 'segmentarium[train]'"
         ) from error
-    from segmentarium.training.run import run
+    from segmentarium.training.loop import run
 
-    return run(options)
-
-
-def load_recipe(path: str | Path) -> TrainingOptions:
-    """The options that the function `recipe()` of a Python file returns.  The file is executed: it is code."""
-    stages = load_stages(path)
-    if len(stages) > 1:
-        raise ValueError(
-            f"{path} trains in {len(stages)} stages, each from the weights of the one before; "
-            f"run it by: segmentarium compare --recipes {path} --out DIR"
-        )
-    return stages[0]
+    first, *later = [options] if isinstance(options, TrainingOptions) else staged(options)
+    result = run(first)
+    for stage in later:
+        if result.signal is not None:
+            break
+        result = run(stage.replace(resume=stage.resume and (Path(stage.folder) / LAST).is_file()))
+    return result
 
 
-def load_stages(path: str | Path) -> list[TrainingOptions]:
-    """The options of each stage of a recipe: `recipe()` returns one TrainingOptions, or several for several stages.
+def staged(stages: Sequence[TrainingOptions]) -> list[TrainingOptions]:
+    """The stages of a recipe, each from the last weights of the one before, unless it names others.
 
-    A recipe may import modules that lie beside it.
+    Each has a folder of its own: where several name the same, FOLDER-1, FOLDER-2, …
+    """
+    if not stages:
+        raise ValueError("there is no stage to train; give the options of one or more")
+    shared = len({stage.folder for stage in stages}) < len(stages)
+    found: list[TrainingOptions] = []
+    for number, stage in enumerate(stages, 1):
+        if shared:
+            stage = stage.replace(output=f"{stage.folder}-{number}")
+        if found and stage.weights is None:
+            stage = stage.replace(weights=str(Path(found[-1].folder) / LAST_WEIGHTS))
+        found.append(stage)
+    return found
+
+
+def load_recipe(path: str | Path) -> list[TrainingOptions]:
+    """The options of each stage of a recipe: the function `recipe()` of a Python file returns one TrainingOptions, or several.
+
+    The file is executed: it is code.  It may import modules that lie beside it.
     """
     path = Path(path)
     if not path.is_file():

@@ -13,16 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from segmentarium.files import atomic_write
-from segmentarium.training.options import TrainingOptions, changed_options
+from segmentarium.training.options import (
+    BEST_WEIGHTS,
+    LAST,
+    LAST_WEIGHTS,
+    TrainingOptions,
+    changed_options,
+    command_of,
+)
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from segmentarium.training.loop import Training
 
-    from segmentarium.training.task import SegmentationTask
-
-LAST, LAST_WEIGHTS, BEST_WEIGHTS = "last.ckpt", "last.safetensors", "best.safetensors"
+FORMAT = 2
 
 
 class CheckpointWriteError(OSError):
@@ -49,6 +55,22 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
         torch.save(state, temporary)
 
 
+def write_weights(training: Training, name: str, scores: dict[str, Any]) -> None:
+    """The kept model's file, atomically; its header says where it comes from and how good it is."""
+    from segmentarium.weights import save
+
+    info = training.task.train_set.info
+    facts = {
+        "dataset": info.name,
+        "licences": {"code": "Apache-2.0", "training data": info.licence},
+        "command": command_of(training.options),
+        "step": training.step,
+        "metrics": {key: value for key, value in scores.items() if isinstance(value, float)},
+    }
+    with kept_on_failure(training.folder / name):
+        save(training.kept, training.folder / name, **facts)
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint of `training_state`, onto the CPU.  Raises ResumeError for a missing, damaged or foreign file."""
     if not path.is_file():
@@ -57,8 +79,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise ResumeError(f"{path} cannot be read ({str(error).splitlines()[0]}); is it whole?") from error
-    if not isinstance(state, dict) or not {"step", "options", "optimizer_states"} <= state.keys():
+    if not isinstance(state, dict) or not {"step", "options", "format"} <= state.keys():
         raise ResumeError(f"{path} is no checkpoint of `segmentarium train`; models are given by --weights")
+    if state["format"] != FORMAT:
+        raise ResumeError(
+            f"{path} was written by another version (format {state['format']}, here {FORMAT}), which alone can resume it; "
+            f"to train on with this one, start a new run from its weights: --weights {path.parent / LAST_WEIGHTS}"
+        )
     return state
 
 
@@ -73,37 +100,54 @@ def check_options(state: dict[str, Any], options: TrainingOptions) -> None:
         )
 
 
-def training_state(trainer: Trainer, task: SegmentationTask) -> dict[str, Any]:
-    """All that continuing needs; the learning rate, the data's order and the random numbers follow from `step`."""
-    averaged = task.averaged
+def training_state(training: Training) -> dict[str, Any]:
+    """All that continuing needs; the learning rate, the data's order and the random numbers follow from `step`.
+
+    Every process must call it: where the weights are sharded, they come together on the first one.
+    """
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    model, optimizer = get_state_dict(training.model, training.optimizer.optimizer, options=whole)
+    average = training.average
     return {
-        "format": 1,
-        "step": task.step,
-        "options": task.options.as_dict(),
-        "state_dict": trainer.strategy.lightning_module_state_dict(),
-        "optimizer_states": [trainer.strategy.optimizer_state(optimizer) for optimizer in trainer.optimizers],
-        "precision_state": trainer.precision_plugin.state_dict(),
-        "averaged": None if averaged is None else averaged.model.state_dict(),
-        "averaged_updates": 0 if averaged is None else averaged.updates,
-        "sampler": {"seed": task.options.seed, "position": task.step * task.options.batch_size},
-        "best": task.best,
-        "validated_step": task.validated_step,
+        "format": FORMAT,
+        "step": training.step,
+        "options": training.options.as_dict(),
+        "model": model,
+        "optimizer": optimizer,
+        "precision": training.fabric.strategy.precision.state_dict(),
+        "averaged": None if average is None else average.model.state_dict(),
+        "averaged_updates": 0 if average is None else average.updates,
+        "best": training.best,
+        "validated_step": training.validated_step,
     }
 
 
-def restore(trainer: Trainer, task: SegmentationTask, state: dict[str, Any]) -> None:
-    """Puts a `training_state` back, once Lightning has set up model and optimiser."""
-    trainer.strategy.load_model_state_dict(state, strict=True)
-    rates = [
-        [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-        for optimizer in trainer.optimizers
-    ]
-    trainer.strategy.load_optimizer_state_dict(state)
-    for optimizer, groups in zip(trainer.optimizers, rates, strict=True):
-        for group, values in zip(optimizer.param_groups, groups, strict=True):
-            group.update(values)  # where changed options were allowed, the state must not bring back the old ones
-    if state["precision_state"]:
-        trainer.precision_plugin.load_state_dict(state["precision_state"])
-    if task.averaged is not None and state["averaged"] is not None:
-        task.averaged.model.load_state_dict(state["averaged"])
-        task.averaged.updates = state["averaged_updates"]
+def restore(training: Training, state: dict[str, Any]) -> None:
+    """Puts a `training_state` back into a training that has started."""
+    optimizer = training.optimizer.optimizer
+    groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    set_state_dict(
+        training.model,
+        optimizer,
+        model_state_dict=state["model"],
+        optim_state_dict=state["optimizer"],
+        options=StateDictOptions(full_state_dict=True),
+    )
+    for group, values in zip(optimizer.param_groups, groups, strict=True):
+        group.update(values)  # where changed options were allowed, the state must not bring back the old ones
+    if state["precision"]:
+        training.fabric.strategy.precision.load_state_dict(state["precision"])
+    if training.average is not None and state["averaged"] is not None:
+        training.average.model.load_state_dict(state["averaged"])
+        training.average.updates = state["averaged_updates"]
+
+
+def earlier_run(folder: Path, options: TrainingOptions) -> dict[str, Any] | None:
+    """The state to resume from; None for a new run.  Raises ResumeError where folder and options contradict."""
+    if options.resume:
+        state = read_checkpoint(folder / LAST)
+        check_options(state, options)
+        return state
+    if (folder / LAST).exists() or (folder / BEST_WEIGHTS).exists():
+        raise ResumeError(f"{folder} holds a run already; continue it with --resume, or give another --output")
+    return None

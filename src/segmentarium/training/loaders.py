@@ -1,4 +1,4 @@
-"""From options to batches: data sets, transforms, loaders, and how long they kept training waiting."""
+"""From options to batches: data sets, loaders, and how long they kept training waiting."""
 
 from __future__ import annotations
 
@@ -9,18 +9,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from lightning.fabric import Fabric
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, default_collate
 
-from segmentarium.contracts import Preprocessing, SegmentationModel
-from segmentarium.data import (
-    InfiniteSampler,
-    SegmentationDataset,
-    TrainingStream,
-    build_dataset,
-    eval_transform,
-    train_transform,
-)
+from segmentarium.data import InfiniteSampler, build_dataset
 from segmentarium.training.options import TrainingOptions
 
 Batch = dict[str, Any]
@@ -59,59 +52,27 @@ def _ignore_interrupt(_: int) -> None:
 
 
 def _collate(samples: list[Batch]) -> Batch:
-    keep = [{key: sample[key] for key in ("image", "mask", "name")} for sample in samples]
-    for sample in keep:
-        for key in ("image", "mask"):
-            sample[key] = sample[key].as_subclass(Tensor)
-    return default_collate(keep)
-
-
-def _as_list(samples: list[Batch]) -> list[Batch]:
-    return [
-        {"image": s["image"].as_subclass(Tensor), "mask": s["mask"].as_subclass(Tensor), "name": s["name"]}
-        for s in samples
+    plain = [
+        {key: value.as_subclass(Tensor) if isinstance(value, Tensor) else value for key, value in sample.items()}
+        for sample in samples
     ]
+    return default_collate(plain)
 
 
-def training_dataset(options: TrainingOptions, split: str | None = None) -> SegmentationDataset:
+def open_dataset(options: TrainingOptions, split: str) -> Any:
     """The data set of the options; every reader's errors say what is wrong with the folder."""
     if not options.root:
         raise ValueError(f"no folder is given for the data set {options.data!r}; give root (--root DIR)")
-    arguments = dict(options.data_arguments)
-    dataset = build_dataset(options.data, options.root, split or options.train_split, cache=options.cache, **arguments)
-    if not isinstance(dataset, SegmentationDataset):
-        raise ValueError(
-            f"data set {options.data!r} has a class for each picture, none for each pixel; give --data folder, …"
-        )
-    return dataset
+    return build_dataset(options.data, options.root, split, cache=options.cache, **options.data_arguments)
 
 
-def training_loader(
-    dataset: SegmentationDataset,
-    preprocessing: Preprocessing,
-    options: TrainingOptions,
-    *,
-    micro_batch: int,
-    step: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-) -> TimedLoader:
-    """Endless batches {"image" (B, 3, H, W), "mask" (B, H, W), "name"} that begin where step `step` begins."""
-    transform = train_transform(
-        options.crop_size,
-        options.scale,
-        0.5 if options.flip else 0.0,
-        options.photometric,
-        options.max_class_ratio,
-        options.rotate,
-        preprocessing.mean,
-        preprocessing.std,
-        long_side=preprocessing.long_side,
-    )
-    sampler = InfiniteSampler(len(dataset), options.seed, step * options.batch_size, rank, world_size)
-    workers = worker_count(options, world_size)
+def endless(stream: Any, options: TrainingOptions, fabric: Fabric, micro_batch: int, step: int) -> TimedLoader:
+    """This process's endless batches of a stream that is asked by `InfiniteSampler`'s keys, from where `step` begins."""
+    consumed = step * options.batch_size
+    sampler = InfiniteSampler(len(stream), options.seed, consumed, fabric.global_rank, fabric.world_size)
+    workers = worker_count(options, fabric.world_size)
     loader = DataLoader(
-        TrainingStream(dataset, transform, options.seed, options.class_mix),
+        stream,
         batch_size=micro_batch,
         sampler=sampler,
         num_workers=workers,
@@ -121,37 +82,3 @@ def training_loader(
         prefetch_factor=4 if workers else None,
     )
     return TimedLoader(loader)
-
-
-class _Share(Dataset[Batch]):
-    """Every `world_size`-th item, from `rank` on."""
-
-    def __init__(self, dataset: SegmentationDataset, rank: int, world_size: int) -> None:
-        self.dataset, self.indices = dataset, range(rank, len(dataset), world_size)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.dataset[self.indices[index]]
-
-
-def validation_loader(
-    dataset: SegmentationDataset,
-    model: SegmentationModel,
-    options: TrainingOptions,
-    *,
-    batch_size: int,
-    rank: int = 0,
-    world_size: int = 1,
-) -> DataLoader:
-    """Lists of samples at their own sizes, normalised; each process gets its share of the data set."""
-    dataset.transform = eval_transform(model.preprocessing.mean, model.preprocessing.std)
-    return DataLoader(
-        _Share(dataset, rank, world_size),
-        batch_size=batch_size,
-        num_workers=worker_count(options, world_size),
-        collate_fn=_as_list,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_ignore_interrupt,
-    )

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from segmentarium.contracts import SegmentationModel
+from segmentarium.contracts import LabelledModel
 from segmentarium.data import SegmentationDataset
-from segmentarium.losses import AtOutputSize, PixelLoss, WeightedSum, build_loss, class_weights
+from segmentarium.losses import build_loss, class_weights
 from segmentarium.losses.weighting import METHODS
 from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import count_labels
 
 
-def set_objective(model: SegmentationModel, dataset: SegmentationDataset, options: TrainingOptions) -> None:
+def set_objective(model: LabelledModel, dataset: SegmentationDataset, options: TrainingOptions) -> None:
     """Puts the options' loss and class weights on the model."""
     if options.loss is not None:
         replace_loss(model, options.loss)
@@ -24,15 +25,10 @@ def set_objective(model: SegmentationModel, dataset: SegmentationDataset, option
         model.set_class_weights(weights)
 
 
-def replace_loss(model: SegmentationModel, name: str) -> None:
-    """Every loss on class logits becomes `build_loss(name)`; losses on boundaries or details, and all weights, stay."""
-    objective = {}
-    for output, loss in model.losses.items():
-        inner = loss.loss if isinstance(loss, AtOutputSize) else loss
-        if isinstance(inner, PixelLoss | WeightedSum):
-            loss = build_loss(name) if inner is loss else AtOutputSize(build_loss(name))
-        objective[output] = (model.loss_weights[output], loss)
-    model.set_objective(objective or {"logits": (1.0, build_loss(name))})
+def replace_loss(model: LabelledModel, name: str) -> None:
+    """Every loss on class scores becomes `build_loss(name)`; losses on boundaries or details, and all weights, stay."""
+    terms = [replace(term, loss=build_loss(name)) if term.classes else term for term in model.objective]
+    model.set_objective(*terms)
 
 
 def parse_class_weight(text: str, dataset: SegmentationDataset) -> Tensor | None:

@@ -9,32 +9,42 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from segmentarium.contracts import Backbone
 from segmentarium.training.options import TrainingOptions
 
 
 def parameter_groups(model: nn.Module, options: TrainingOptions) -> list[dict]:
-    """At most four groups: backbone or not, decayed or not; `base_lr` is the rate after warm-up.
+    """A group for each pair of rate and decay; `base_lr` is the rate after warm-up.
 
+    Parameters under `backbone.` learn at a factor of the rate, and with `layer_decay` the slower the shallower they stand.
     Biases and the parameters of normalisation layers (all that have one dimension or less) are not decayed, unless
-    `decay_norm_bias`: decaying them has no use as regularisation, and hurts small networks.
+    `decay_norm_bias`: decaying them has no use as regularisation, and hurts small networks.  What a backbone names in
+    `no_weight_decay` never is.
     """
     factor = options.backbone_lr_factor
     if factor is None:
-        started = options.weights is not None or bool(options.model_arguments.get("backbone_weights"))
-        factor = 0.1 if started else 1.0
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+        started = options.weights is not None or options.backbone_weights is not None
+        factor = 0.1 if started and options.layer_decay is None else 1.0
+    backbones = {f"{path}.": part for path, part in model.named_modules() if isinstance(part, Backbone)}
+    if options.layer_decay is not None and not any(part.num_layers for part in backbones.values()):
+        raise ValueError(
+            f"layer_decay is {options.layer_decay}, but the model has no backbone that says how deep its layers stand; "
+            "leave it out, or give backbone_lr_factor for the whole backbone"
+        )
+    spared = {prefix + name for prefix, part in backbones.items() for name in part.no_weight_decay()}
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            decayed = parameter.ndim > 1 or options.decay_norm_bias
-            groups.setdefault((name.startswith("backbone."), decayed), []).append(parameter)
+        if not parameter.requires_grad:
+            continue
+        scale = factor if name.startswith("backbone.") else 1.0
+        for prefix, part in backbones.items() if options.layer_decay is not None else ():
+            if name.startswith(prefix):
+                scale *= options.layer_decay ** (part.num_layers - part.layer_of(name.removeprefix(prefix)))
+        decayed = (parameter.ndim > 1 or options.decay_norm_bias) and name not in spared
+        groups.setdefault((options.learning_rate * scale, decayed), []).append(parameter)
     return [
-        {
-            "params": parameters,
-            "base_lr": options.learning_rate * (factor if backbone else 1.0),
-            "lr": options.learning_rate * (factor if backbone else 1.0),
-            "weight_decay": options.weight_decay if decayed else 0.0,
-        }
-        for (backbone, decayed), parameters in groups.items()
+        {"params": found, "base_lr": rate, "lr": rate, "weight_decay": options.weight_decay if decayed else 0.0}
+        for (rate, decayed), found in groups.items()
     ]
 
 
@@ -62,7 +72,8 @@ def rate_factor(step: int, options: TrainingOptions) -> float:
 class AveragedModel:
     """An exponential moving average of a model's weights and running statistics, kept in float32.
 
-    The decay warms up as (1 + t) / (10 + t), so that the average soon forgets the random start.
+    The decay warms up as (1 + t) / (10 + t), so that the average soon forgets the random start.  Integers (counters, tables of
+    indices) are copied; PyTorch's own averaged model would mix them and cut off the fraction.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

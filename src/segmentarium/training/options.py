@@ -10,6 +10,8 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
+LAST, LAST_WEIGHTS, BEST_WEIGHTS = "last.ckpt", "last.safetensors", "best.safetensors"  # in the run's folder
+
 
 def option(default: Any, help: str, *, flag: str = "", choices: tuple[str, ...] = (), free: bool = False) -> Any:
     """A field with the line that --help prints.
@@ -37,6 +39,7 @@ class TrainingOptions:
         {}, "the model's own arguments, e.g. backbone=resnet18 output_stride=16", flag="set"
     )
     weights: str | None = option(None, "start from these weights: a catalogue name, a file or a hub address")
+    backbone_weights: str | None = option(None, "the same for the backbone alone: its file, or timm:NAME")
     mean: tuple[float, ...] | None = option(None, "mean of RGB in 0..1 for normalising (default: the model's own)")
     std: tuple[float, ...] | None = option(None, "standard deviation of RGB in 0..1 (default: the model's own)")
 
@@ -75,6 +78,9 @@ class TrainingOptions:
     backbone_lr_factor: float | None = option(
         None, "factor on the rate of parameters under `backbone.` (default: 0.1 when started from weights, else 1)"
     )
+    layer_decay: float | None = option(
+        None, "factor on the rate from each layer of the backbone to the one before it, e.g. 0.75 (default: none)"
+    )
     schedule: str = option("poly", "course of the learning rate", choices=("poly", "cosine", "constant"))
     power: float = option(0.9, "exponent of the poly schedule")
     warmup_steps: int = option(0, "steps of linear warm-up from a tenth of the rate")
@@ -90,11 +96,11 @@ class TrainingOptions:
     # On which machine
     precision: str = option("bf16", "32, bf16 or fp16 (mixed)", choices=("32", "bf16", "fp16"))
     compile: bool = option(False, "torch.compile the training forward pass")
-    channels_last: bool = option(True, "channels-last memory layout")
-    accelerator: str = option("auto", "Lightning's accelerator: auto, cpu, cuda, mps")
-    devices: str = option("auto", "Lightning's devices: auto, a number, or a list such as 0,1 (CPU: processes)")
+    channels_last: bool = option(True, "channels-last memory layout, except where weights are sharded")
+    accelerator: str = option("auto", "Lightning Fabric's accelerator: auto, cpu, cuda, mps")
+    devices: str = option("auto", "Lightning Fabric's devices: auto, a number, or a list such as 0,1 (CPU: processes)")
     num_nodes: int = option(1, "number of machines")
-    strategy: str = option("auto", "Lightning's strategy: auto, ddp, fsdp, …")
+    strategy: str = option("auto", "Lightning Fabric's strategy: auto, ddp, fsdp (shards gradients and optimiser), …")
     workers: int | None = option(
         None, "processes that prepare data, for each training process (default: by the cores)", free=True
     )
@@ -124,6 +130,8 @@ class TrainingOptions:
             raise ValueError(f"ema is {self.ema}; give a decay of 0 (none) or more, below 1")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ValueError(f"micro_batch is {self.micro_batch}; give 1 or more")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}; give a factor above 0, up to 1")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; give a number above 0")
 
@@ -135,6 +143,10 @@ class TrainingOptions:
     def replace(self, **changes: Any) -> TrainingOptions:
         """The same with other values."""
         return dataclasses.replace(self, **changes)
+
+    def changed(self, values: dict[str, Any]) -> TrainingOptions:
+        """The same with other values; dictionaries are merged."""
+        return self.replace(**{k: {**getattr(self, k), **v} if isinstance(v, dict) else v for k, v in values.items()})
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as JSON knows it (tuples become lists)."""

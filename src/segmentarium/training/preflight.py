@@ -21,7 +21,7 @@ from segmentarium.training.options import TrainingOptions
 LOOKED_AT = 16  # pairs of each split
 
 
-def check_data(dataset: SegmentationDataset, split: str) -> Iterator[str]:
+def check_labels(dataset: SegmentationDataset, split: str) -> Iterator[str]:
     """Reads the first pairs of a split; yields a line for each thing worth knowing.
 
     Raises the data set's own errors: an unreadable file, a mask of another size, labels outside the classes.  The data
@@ -47,7 +47,7 @@ def check_data(dataset: SegmentationDataset, split: str) -> Iterator[str]:
 def check_fit(model: nn.Module, options: TrainingOptions, micro_batch: int, processes: int) -> None:
     """Raises ValueError for what could only fail later, or silently go wrong.
 
-    A batch of one under batch normalisation, weights averaged under sharding, images of other than three channels.
+    A batch of one under batch normalisation, weights averaged under sharding.
     """
     has_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     seen_together = micro_batch * (processes if torch.cuda.is_available() else 1)  # SyncBN is made for GPUs only
@@ -56,17 +56,10 @@ def check_fit(model: nn.Module, options: TrainingOptions, micro_batch: int, proc
             "a forward pass would see one crop, but the model has batch normalisation, which needs two or more; "
             "give --batch-size 2 (and --micro-batch 2) or more"
         )
-    if options.ema and options.strategy.startswith(("fsdp", "deepspeed")):
-        raise ValueError(
-            f"strategy {options.strategy!r} shards the weights, which cannot be averaged in each process; give --ema 0"
-        )
+    if options.ema and options.strategy == "fsdp":
+        raise ValueError("strategy 'fsdp' shards the weights, which cannot be averaged in each process; give --ema 0")
     if options.precision == "fp16" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise ValueError("precision fp16 needs a GPU; on this machine use bf16 or 32")
-    in_channels = model.in_channels
-    if in_channels != 3:
-        raise ValueError(
-            f"the model takes {in_channels} channels, but the data sets here give RGB; leave in_channels out"
-        )
 
 
 def divide_batch(options: TrainingOptions, processes: int) -> tuple[int, int]:

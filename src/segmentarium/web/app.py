@@ -232,7 +232,7 @@ def describe(name: str, model: SharedPredictor) -> dict[str, Any]:
     """A model as `/v1/models` lists it: classes, colours, licences; no path of the server."""
     return {
         "name": name,
-        "architecture": model.model.registered_name or type(model.model).__name__,
+        "architecture": model.model.title,
         "portrait": model.foreground is not None,
         "foreground": model.classes[model.foreground] if model.foreground is not None else None,
         "classes": list(model.classes),

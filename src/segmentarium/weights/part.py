@@ -110,14 +110,14 @@ def _of_stored(target: nn.Module, part: str, stored: Stored) -> _Taken:
 
 
 def _needed(stored: Stored, target: nn.Module) -> set[str]:
-    """The keys of the stored backbone without its classifier, as far as its features go that the part gives too."""
-    arguments = stored.all_arguments
+    """The keys of the stored backbone without what stands before its classifier, up to the last feature that the part gives."""
     takes = inspect.signature(stored.entry.build).parameters
-    arguments |= {"num_classes": None} if "num_classes" in takes else {}
-    if "out_indices" in takes and hasattr(target, "out_indices"):
-        arguments["out_indices"] = target.out_indices
+    bare = {"num_classes": None, "final_conv": False}
+    if isinstance(target, Backbone):
+        bare["out_indices"] = target.out_indices
     with on_meta():
-        return set(stored.entry.build(**arguments).state_dict())
+        made = stored.entry.build(**stored.all_arguments | {key: value for key, value in bare.items() if key in takes})
+    return set(made.state_dict())
 
 
 def _of_timm(target: Any, source: str) -> _Taken:

@@ -142,6 +142,11 @@ class LoadError(ValueError):
         self.report = report
 
 
+def outputs_of(state: Mapping[str, Tensor], key: str) -> int | None:
+    """How many outputs the layer has whose weight is called `key`; None: it is not there."""
+    return state[key].shape[0] if key in state else None
+
+
 @cache
 def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(re.escape(text).replace(r"\{\}", r"([^.]+)").replace(r"\{\*\}", r"(.+)"))

@@ -14,24 +14,24 @@ from segmentarium.weights.table import Golden, Layout, Rule
 
 def separable(theirs: str, ours: str) -> list[Rule]:
     return [
-        *neighbours(f"{theirs}.conv", 0, f"{ours}.depthwise"),
-        *neighbours(f"{theirs}.conv", 3, f"{ours}.pointwise"),
+        *neighbours(f"{theirs}.conv", f"{ours}.depthwise"),
+        *neighbours(f"{theirs}.conv", f"{ours}.pointwise", 3),
     ]
 
 
 def bottleneck(theirs: str, ours: str) -> list[Rule]:
     return [
-        *neighbours(f"{theirs}.block.0.conv", 0, f"{ours}.expand"),
-        *neighbours(f"{theirs}.block.1.conv", 0, f"{ours}.depthwise"),
-        *neighbours(f"{theirs}.block", 2, f"{ours}.project"),
+        *neighbours(f"{theirs}.block.0.conv", f"{ours}.expand"),
+        *neighbours(f"{theirs}.block.1.conv", f"{ours}.depthwise"),
+        *neighbours(f"{theirs}.block", f"{ours}.project", 2),
     ]
 
 
 def fusion_and_classifier() -> list[Rule]:
     return [
-        *neighbours("feature_fusion.dwconv.conv", 0, "fusion.depthwise"),
-        *neighbours("feature_fusion.conv_lower_res", 0, "fusion.coarse"),
-        *neighbours("feature_fusion.conv_higher_res", 0, "fusion.fine"),
+        *neighbours("feature_fusion.dwconv.conv", "fusion.depthwise"),
+        *neighbours("feature_fusion.conv_lower_res", "fusion.coarse"),
+        *neighbours("feature_fusion.conv_higher_res", "fusion.fine"),
         *separable("classifier.dsconv1", "classifier.0"),
         *separable("classifier.dsconv2", "classifier.1"),
         Rule("classifier.conv.1.{}", "classifier.3.{}"),
@@ -39,12 +39,12 @@ def fusion_and_classifier() -> list[Rule]:
 
 
 def auxiliary_head() -> list[Rule]:
-    return [*neighbours("auxlayer", 0, "auxiliary.aux_8.0"), Rule("auxlayer.4.{}", "auxiliary.aux_8.2.{}")]
+    return [*neighbours("auxlayer", "auxiliary.aux_8.0"), Rule("auxlayer.4.{}", "auxiliary.aux_8.2.{}")]
 
 
 def _rules() -> tuple[Rule, ...]:
-    rules = neighbours("spatial_detail.conv.conv", 0, "detail.0")
-    rules += neighbours("context_feature_extractor.conv_.conv", 0, "context.0")
+    rules = neighbours("spatial_detail.conv.conv", "detail.0")
+    rules += neighbours("context_feature_extractor.conv_.conv", "context.0")
     for index in (1, 2, 3):
         rules += separable(f"spatial_detail.dsconv{index}", f"detail.{index}")
     for stage in range(1, 7):

@@ -52,14 +52,12 @@ def _smp_separable(theirs: str, norm: str, ours: str) -> list[Rule]:
 
 def _smp_decoder() -> list[Rule]:
     aspp, ours = "decoder.aspp.0", "decoder.aspp"
-    rules = neighbours(f"{aspp}.convs.0", 0, f"{ours}.branches.0")
+    rules = neighbours(f"{aspp}.convs.0", f"{ours}.branches.0")
     for i in (1, 2, 3):
         rules += _smp_separable(f"{aspp}.convs.{i}.0", f"{aspp}.convs.{i}.1", f"{ours}.branches.{i}")
-    rules += neighbours(f"{aspp}.convs.4", 1, f"{ours}.image_pool") + neighbours(
-        f"{aspp}.project", 0, f"{ours}.project"
-    )
+    rules += neighbours(f"{aspp}.convs.4", f"{ours}.image_pool", 1) + neighbours(f"{aspp}.project", f"{ours}.project")
     rules += _smp_separable("decoder.aspp.1", "decoder.aspp.2", "decoder.before.0")
-    rules += neighbours("decoder.block1", 0, "decoder.low")
+    rules += neighbours("decoder.block1", "decoder.low")
     rules += _smp_separable("decoder.block2.0", "decoder.block2.1", "decoder.after.0")
     return [*rules, Rule("segmentation_head.0.{}", "decoder.classifier.{}")]
 

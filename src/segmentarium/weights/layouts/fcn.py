@@ -18,7 +18,7 @@ from segmentarium.weights.table import Layout, Rule
 
 
 def _torchvision_head(theirs: str, ours: str) -> list[Rule]:
-    return [*neighbours(theirs, 0, f"{ours}.convs.0"), Rule(f"{theirs}.4.{{}}", f"{ours}.classifier.{{}}")]
+    return [*neighbours(theirs, f"{ours}.convs.0"), Rule(f"{theirs}.4.{{}}", f"{ours}.classifier.{{}}")]
 
 
 def _torchvision_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -14,12 +14,17 @@ from segmentarium.weights.table import Rule
 MMSEG_OUTPUTS = {"out/logits": "logits", "out/aux": "aux", "out/upsampled": "forward"}
 
 
+def rest(theirs: str, ours: str) -> Rule:
+    """Everything under a name."""
+    return Rule(f"{theirs}.{{*}}", f"{ours}.{{*}}")
+
+
 def conv_bn(theirs: str, ours: str) -> list[Rule]:
     """mmcv's ConvModule: .conv and .bn."""
     return [Rule(f"{theirs}.conv.{{}}", f"{ours}.conv.{{}}"), Rule(f"{theirs}.bn.{{}}", f"{ours}.norm.{{}}")]
 
 
-def neighbours(theirs: str, first: int, ours: str) -> list[Rule]:
+def neighbours(theirs: str, ours: str, first: int = 0) -> list[Rule]:
     """A convolution and its norm as neighbours in a Sequential."""
     return [
         Rule(f"{theirs}.{first}.{{}}", f"{ours}.conv.{{}}"),

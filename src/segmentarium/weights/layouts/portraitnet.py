@@ -19,7 +19,7 @@ def _block(theirs: str, ours: str) -> list[Rule]:
     return [
         rule
         for place, name in ((0, "expand"), (3, "depthwise"), (6, "project"))
-        for rule in neighbours(f"{theirs}.conv", place, f"{ours}.{name}")
+        for rule in neighbours(f"{theirs}.conv", f"{ours}.{name}", place)
     ]
 
 
@@ -31,11 +31,11 @@ def _rules() -> list[Rule]:
         rules += _block(f"stage{stage}", f"{ours}.0") if alone else _block(f"stage{stage}.{{}}", f"{ours}.{{}}")
     for index in range(5):
         theirs, ours = f"transit{index + 1}", f"decoder.{index}"
-        rules += neighbours(f"{theirs}.block.0", 0, f"{ours}.convs.0.depthwise")
-        rules += neighbours(f"{theirs}.block.0", 3, f"{ours}.convs.0.pointwise")
-        rules += neighbours(f"{theirs}.block", 1, f"{ours}.convs.1.depthwise")
-        rules += neighbours(f"{theirs}.block", 4, f"{ours}.convs.1.pointwise")
-        rules += neighbours(f"{theirs}.residual", 0, f"{ours}.shortcut")
+        rules += neighbours(f"{theirs}.block.0", f"{ours}.convs.0.depthwise")
+        rules += neighbours(f"{theirs}.block.0", f"{ours}.convs.0.pointwise", 3)
+        rules += neighbours(f"{theirs}.block", f"{ours}.convs.1.depthwise", 1)
+        rules += neighbours(f"{theirs}.block", f"{ours}.convs.1.pointwise", 4)
+        rules += neighbours(f"{theirs}.residual", f"{ours}.shortcut")
         rules.append(Rule(f"deconv{index + 1}.{{}}", f"{ours}.up.{{}}"))
     return [*rules, Rule("pred.{}", "mask_head.{}"), Rule("edge.{}", "boundary_head.{}")]
 

@@ -29,10 +29,10 @@ def mmseg_head(theirs: str = "decode_head.", ours: str = "decoder.") -> list[Rul
 def _semseg() -> list[Rule]:
     rules = block_rules("", "backbone.")
     for i in range(3):
-        rules += neighbours("layer0", 3 * i, f"backbone.stem.{i}")
-    rules += neighbours("ppm.features.{}", 1, "decoder.pyramid.branches.{}")
-    rules += [*neighbours("cls", 0, "decoder.bottleneck"), Rule("cls.4.{}", "decoder.classifier.{}")]
-    return rules + neighbours("aux", 0, "auxiliary.aux.convs.0") + [Rule("aux.4.{}", "auxiliary.aux.classifier.{}")]
+        rules += neighbours("layer0", f"backbone.stem.{i}", 3 * i)
+    rules += neighbours("ppm.features.{}", "decoder.pyramid.branches.{}", 1)
+    rules += [*neighbours("cls", "decoder.bottleneck"), Rule("cls.4.{}", "decoder.classifier.{}")]
+    return rules + neighbours("aux", "auxiliary.aux.convs.0") + [Rule("aux.4.{}", "auxiliary.aux.classifier.{}")]
 
 
 def _semseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from segmentarium.weights.table import Layout, Rule
+from segmentarium.weights.table import Layout, Rule, outputs_of
 
 Stem = Literal["plain", "timm", "mmseg"]
 
@@ -79,7 +79,7 @@ def _arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {
         "depth": resnet_depth(state),
         "in_channels": state["conv1.weight"].shape[1],
-        "num_classes": state["fc.weight"].shape[0],
+        "num_classes": outputs_of(state, "fc.weight"),
     }
 
 
@@ -88,7 +88,7 @@ def _deep_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "depth": resnet_depth(state),
         "in_channels": state["conv1.0.weight"].shape[1],
         "deep_stem": [state[f"conv1.{i}.weight"].shape[0] for i in (0, 3, 6)],
-        "num_classes": state["fc.weight"].shape[0],
+        "num_classes": outputs_of(state, "fc.weight"),
     }
 
 

@@ -1,6 +1,6 @@
 """Mix Transformer and SegFormer as NVlabs, mmsegmentation and transformers store them.
 
-The encoders' ImageNet files have the same keys without "backbone." and with a classifier, which is dropped.
+The encoders' ImageNet files have the same keys without "backbone." and with a classifier.
 """
 
 from __future__ import annotations
@@ -10,14 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from segmentarium.weights.table import Golden, Keys, Layout, Rule
+from segmentarium.weights.layouts.parts import rest
+from segmentarium.weights.table import Golden, Keys, Layout, Rule, outputs_of
 
 STAGES = range(4)
-
-
-def _rest(theirs: str, ours: str) -> Rule:
-    """Weight and bias, whatever there is."""
-    return Rule(f"{theirs}.{{*}}", f"{ours}.{{*}}")
 
 
 def _nvlabs_encoder(theirs: str, ours: str) -> list[Rule]:
@@ -26,14 +22,14 @@ def _nvlabs_encoder(theirs: str, ours: str) -> list[Rule]:
         stage, block = f"{ours}stages.{i}", f"{ours}stages.{i}.blocks.{{}}"
         their_block = f"{theirs}block{i + 1}.{{}}"
         rules += [
-            _rest(f"{theirs}patch_embed{i + 1}", f"{stage}.embedding"),
-            _rest(f"{theirs}norm{i + 1}", f"{stage}.norm"),
-            _rest(f"{their_block}.norm1", f"{block}.norm1"),
-            _rest(f"{their_block}.norm2", f"{block}.norm2"),
-            _rest(f"{their_block}.attn.sr", f"{block}.attention.reduce"),
-            _rest(f"{their_block}.attn", f"{block}.attention"),
-            _rest(f"{their_block}.mlp.dwconv.dwconv", f"{block}.ffn.dwconv"),
-            _rest(f"{their_block}.mlp", f"{block}.ffn"),
+            rest(f"{theirs}patch_embed{i + 1}", f"{stage}.embedding"),
+            rest(f"{theirs}norm{i + 1}", f"{stage}.norm"),
+            rest(f"{their_block}.norm1", f"{block}.norm1"),
+            rest(f"{their_block}.norm2", f"{block}.norm2"),
+            rest(f"{their_block}.attn.sr", f"{block}.attention.reduce"),
+            rest(f"{their_block}.attn", f"{block}.attention"),
+            rest(f"{their_block}.mlp.dwconv.dwconv", f"{block}.ffn.dwconv"),
+            rest(f"{their_block}.mlp", f"{block}.ffn"),
         ]
     return rules
 
@@ -44,20 +40,20 @@ def _mmseg_encoder(theirs: str, ours: str) -> list[Rule]:
         stage, block = f"{ours}stages.{i}", f"{ours}stages.{i}.blocks.{{}}"
         their_stage, their_block = f"{theirs}layers.{i}", f"{theirs}layers.{i}.1.{{}}"
         rules += [
-            _rest(f"{their_stage}.0.projection", f"{stage}.embedding.proj"),
-            _rest(f"{their_stage}.0.norm", f"{stage}.embedding.norm"),
-            _rest(f"{their_stage}.2", f"{stage}.norm"),
-            _rest(f"{their_block}.norm1", f"{block}.norm1"),
-            _rest(f"{their_block}.norm2", f"{block}.norm2"),
+            rest(f"{their_stage}.0.projection", f"{stage}.embedding.proj"),
+            rest(f"{their_stage}.0.norm", f"{stage}.embedding.norm"),
+            rest(f"{their_stage}.2", f"{stage}.norm"),
+            rest(f"{their_block}.norm1", f"{block}.norm1"),
+            rest(f"{their_block}.norm2", f"{block}.norm2"),
         ]
         for kind in ("weight", "bias"):
             stack: Keys = (f"{block}.attention.q.{kind}", f"{block}.attention.kv.{kind}")
             rules += [Rule(f"{their_block}.attn.attn.in_proj_{kind}", stack)]
         rules += [
-            _rest(f"{their_block}.attn.attn.out_proj", f"{block}.attention.proj"),
-            _rest(f"{their_block}.attn.sr", f"{block}.attention.reduce"),
-            _rest(f"{their_block}.attn.norm", f"{block}.attention.norm"),
-            _rest(f"{their_block}.ffn.layers.1", f"{block}.ffn.dwconv"),
+            rest(f"{their_block}.attn.attn.out_proj", f"{block}.attention.proj"),
+            rest(f"{their_block}.attn.sr", f"{block}.attention.reduce"),
+            rest(f"{their_block}.attn.norm", f"{block}.attention.norm"),
+            rest(f"{their_block}.ffn.layers.1", f"{block}.ffn.dwconv"),
         ]
         for index, name in ((0, "fc1"), (4, "fc2")):  # 1×1 convolutions there
             layer = f"{their_block}.ffn.layers.{index}"
@@ -72,18 +68,18 @@ def _transformers_encoder(ours: str) -> list[Rule]:
     theirs = "segformer.encoder"
     their_block, block = f"{theirs}.block.{{}}.{{}}", f"{ours}stages.{{}}.blocks.{{}}"
     rules = [
-        _rest(f"{theirs}.patch_embeddings.{{}}.proj", f"{ours}stages.{{}}.embedding.proj"),
-        _rest(f"{theirs}.patch_embeddings.{{}}.layer_norm", f"{ours}stages.{{}}.embedding.norm"),
-        _rest(f"{theirs}.layer_norm.{{}}", f"{ours}stages.{{}}.norm"),
-        _rest(f"{their_block}.layer_norm_1", f"{block}.norm1"),
-        _rest(f"{their_block}.layer_norm_2", f"{block}.norm2"),
-        _rest(f"{their_block}.attention.self.query", f"{block}.attention.q"),
-        _rest(f"{their_block}.attention.self.sr", f"{block}.attention.reduce"),
-        _rest(f"{their_block}.attention.self.layer_norm", f"{block}.attention.norm"),
-        _rest(f"{their_block}.attention.output.dense", f"{block}.attention.proj"),
-        _rest(f"{their_block}.mlp.dense1", f"{block}.ffn.fc1"),
-        _rest(f"{their_block}.mlp.dwconv.dwconv", f"{block}.ffn.dwconv"),
-        _rest(f"{their_block}.mlp.dense2", f"{block}.ffn.fc2"),
+        rest(f"{theirs}.patch_embeddings.{{}}.proj", f"{ours}stages.{{}}.embedding.proj"),
+        rest(f"{theirs}.patch_embeddings.{{}}.layer_norm", f"{ours}stages.{{}}.embedding.norm"),
+        rest(f"{theirs}.layer_norm.{{}}", f"{ours}stages.{{}}.norm"),
+        rest(f"{their_block}.layer_norm_1", f"{block}.norm1"),
+        rest(f"{their_block}.layer_norm_2", f"{block}.norm2"),
+        rest(f"{their_block}.attention.self.query", f"{block}.attention.q"),
+        rest(f"{their_block}.attention.self.sr", f"{block}.attention.reduce"),
+        rest(f"{their_block}.attention.self.layer_norm", f"{block}.attention.norm"),
+        rest(f"{their_block}.attention.output.dense", f"{block}.attention.proj"),
+        rest(f"{their_block}.mlp.dense1", f"{block}.ffn.fc1"),
+        rest(f"{their_block}.mlp.dwconv.dwconv", f"{block}.ffn.dwconv"),
+        rest(f"{their_block}.mlp.dense2", f"{block}.ffn.fc2"),
     ]
     key, value = f"{their_block}.attention.self.key", f"{their_block}.attention.self.value"
     return [*rules, Rule((f"{key}.{{*}}", f"{value}.{{*}}"), f"{block}.attention.kv.{{*}}")]
@@ -91,12 +87,12 @@ def _transformers_encoder(ours: str) -> list[Rule]:
 
 def _nvlabs() -> list[Rule]:
     rules = _nvlabs_encoder("backbone.", "backbone.")
-    rules += [_rest(f"decode_head.linear_c{i + 1}.proj", f"decoder.project.{i}") for i in STAGES]
+    rules += [rest(f"decode_head.linear_c{i + 1}.proj", f"decoder.project.{i}") for i in STAGES]
     return [
         *rules,
-        _rest("decode_head.linear_fuse.conv", "decoder.fuse"),
-        _rest("decode_head.linear_fuse.bn", "decoder.norm"),
-        _rest("decode_head.linear_pred", "decoder.classifier"),
+        rest("decode_head.linear_fuse.conv", "decoder.fuse"),
+        rest("decode_head.linear_fuse.bn", "decoder.norm"),
+        rest("decode_head.linear_pred", "decoder.classifier"),
         Rule("decode_head.conv_seg.{*}", None),  # made by their base class, never used
     ]
 
@@ -104,21 +100,21 @@ def _nvlabs() -> list[Rule]:
 def _mmseg() -> list[Rule]:
     return [
         *_mmseg_encoder("backbone.", "backbone."),
-        _rest("decode_head.convs.{}.conv", "decoder.project.{}.conv"),
-        _rest("decode_head.convs.{}.bn", "decoder.project.{}.norm"),
-        _rest("decode_head.fusion_conv.conv", "decoder.fuse"),
-        _rest("decode_head.fusion_conv.bn", "decoder.norm"),
-        _rest("decode_head.conv_seg", "decoder.classifier"),
+        rest("decode_head.convs.{}.conv", "decoder.project.{}.conv"),
+        rest("decode_head.convs.{}.bn", "decoder.project.{}.norm"),
+        rest("decode_head.fusion_conv.conv", "decoder.fuse"),
+        rest("decode_head.fusion_conv.bn", "decoder.norm"),
+        rest("decode_head.conv_seg", "decoder.classifier"),
     ]
 
 
 def _transformers() -> list[Rule]:
     return [
         *_transformers_encoder("backbone."),
-        _rest("decode_head.linear_c.{}.proj", "decoder.project.{}"),
-        _rest("decode_head.linear_fuse", "decoder.fuse"),
-        _rest("decode_head.batch_norm", "decoder.norm"),
-        _rest("decode_head.classifier", "decoder.classifier"),
+        rest("decode_head.linear_c.{}.proj", "decoder.project.{}"),
+        rest("decode_head.linear_fuse", "decoder.fuse"),
+        rest("decode_head.batch_norm", "decoder.norm"),
+        rest("decode_head.classifier", "decoder.classifier"),
     ]
 
 
@@ -147,13 +143,20 @@ def _encoder(
     keys: StageKeys,
     norm_eps: tuple[float, float],
     source: str,
+    head: str = "head.weight",
 ) -> Layout:
     def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
         from segmentarium.backbones.mit import VARIANTS
 
         embed_dims, depths, _ = VARIANTS[_size(state, keys)]
         in_channels = state[f"{keys[0][0]}.weight"].shape[1]
-        return {"embed_dims": embed_dims, "depths": depths, "in_channels": in_channels, "norm_eps": norm_eps}
+        return {
+            "embed_dims": embed_dims,
+            "depths": depths,
+            "in_channels": in_channels,
+            "norm_eps": norm_eps,
+            "num_classes": outputs_of(state, head),
+        }
 
     return Layout(name, "mit_b0", tuple(rules), arguments, source)
 
@@ -234,7 +237,7 @@ LAYOUTS = (
     ),
     _encoder(
         "mit/nvlabs",
-        [*_nvlabs_encoder("", ""), Rule("head.{*}", None)],
+        [*_nvlabs_encoder("", ""), Rule("head.{}", "classifier.{}")],
         NVLABS_KEYS,
         NVLABS_EPS,
         NVLABS_SOURCE,
@@ -242,9 +245,10 @@ LAYOUTS = (
     _encoder("mit/mmseg", _mmseg_encoder("", ""), MMSEG_KEYS, MMSEG_EPS, MMSEG_SOURCE),
     _encoder(
         "mit/transformers",
-        [*_transformers_encoder(""), Rule("classifier.{*}", None)],
+        [*_transformers_encoder(""), Rule("classifier.{}", "classifier.{}")],
         TRANSFORMERS_KEYS,
         TRANSFORMERS_EPS,
         TRANSFORMERS_SOURCE,
+        "classifier.weight",
     ),
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from segmentarium.weights.layouts.parts import neighbours, rest
 from segmentarium.weights.layouts.resnet import block_rules, resnet_depth
 from segmentarium.weights.table import Golden, Layout, Rule
 
@@ -14,55 +15,46 @@ SOURCE = "https://github.com/lxtGH/SFSegNets"
 DF_STAGES = {1: ("2", "3", "4", "5"), 2: ("2_1", "2_2", "3_1", "3_2", "4_1", "4_2")}
 
 
-def _rest(theirs: str, ours: str) -> Rule:
-    return Rule(f"{theirs}.{{*}}", f"{ours}.{{*}}")
-
-
-def _pair(theirs: str, ours: str, first: int = 0) -> list[Rule]:
-    """A convolution with its batch norm, neighbours in a Sequential."""
-    return [_rest(f"{theirs}.{first}", f"{ours}.conv"), _rest(f"{theirs}.{first + 1}", f"{ours}.norm")]
-
-
 def _resnet() -> list[Rule]:
     rules = []
     for i in range(3):
         norm = f"layer0.0.{3 * i + 1}" if i < 2 else "layer0.1"
-        rules += [_rest(f"layer0.0.{3 * i}", f"backbone.stem.{i}.conv"), _rest(norm, f"backbone.stem.{i}.norm")]
+        rules += [rest(f"layer0.0.{3 * i}", f"backbone.stem.{i}.conv"), rest(norm, f"backbone.stem.{i}.norm")]
     return rules + block_rules("", "backbone.")
 
 
 def _df(variant: int) -> list[Rule]:
-    rules = _pair("backbone.stage1", "backbone.stem.0") + _pair("backbone.stage1", "backbone.stem.1", 3)
+    rules = neighbours("backbone.stage1", "backbone.stem.0") + neighbours("backbone.stage1", "backbone.stem.1", 3)
     for index, stage in enumerate(DF_STAGES[variant]):
         theirs, ours = f"backbone.stage{stage}.{{}}", f"backbone.stages.{index}.{{}}"
         for i in (1, 2):
             rules += [
-                _rest(f"{theirs}.conv{i}", f"{ours}.conv{i}.conv"),
-                _rest(f"{theirs}.bn{i}", f"{ours}.conv{i}.norm"),
+                rest(f"{theirs}.conv{i}", f"{ours}.conv{i}.conv"),
+                rest(f"{theirs}.bn{i}", f"{ours}.conv{i}.norm"),
             ]
-        rules += _pair(f"{theirs}.downsample", f"{ours}.shortcut")
+        rules += neighbours(f"{theirs}.downsample", f"{ours}.shortcut")
     return rules
 
 
 def _ends() -> list[Rule]:
-    rules = _pair("head.ppm.stages.{}", "context.stages.{}", 1) + _pair("head.ppm.bottleneck", "context.fuse")
-    return [*rules, *_pair("head.conv_last.0", "fuse"), _rest("head.conv_last.1", "classifier")]
+    rules = neighbours("head.ppm.stages.{}", "context.stages.{}", 1) + neighbours("head.ppm.bottleneck", "context.fuse")
+    return [*rules, *neighbours("head.conv_last.0", "fuse"), rest("head.conv_last.1", "classifier")]
 
 
 ALIGNMENT = (("down_h", "high"), ("down_l", "low"), ("flow_make", "flow"))
 
 
 def _pyramid() -> list[Rule]:
-    rules = _ends() + _pair("head.fpn_in.{}", "laterals.{}") + _pair("head.fpn_out.{}.0", "outputs.{}")
-    rules += [_rest(f"head.fpn_out_align.{{}}.{theirs}", f"alignments.{{}}.{ours}") for theirs, ours in ALIGNMENT]
-    rules += _pair("head.dsn.{}", "auxiliary.aux_{}.0")
-    return [*rules, _rest("head.dsn.{}.4", "auxiliary.aux_{}.2")]
+    rules = _ends() + neighbours("head.fpn_in.{}", "laterals.{}") + neighbours("head.fpn_out.{}.0", "outputs.{}")
+    rules += [rest(f"head.fpn_out_align.{{}}.{theirs}", f"alignments.{{}}.{ours}") for theirs, ours in ALIGNMENT]
+    rules += neighbours("head.dsn.{}", "auxiliary.aux_{}.0")
+    return [*rules, rest("head.dsn.{}.4", "auxiliary.aux_{}.2")]
 
 
 def _lite() -> list[Rule]:
-    rules = _ends() + _pair("head.fpn_in.0", "lateral4") + _pair("head.fpn_in.1", "lateral16")
-    rules += [_rest(f"head.flow_align_module.{theirs}", f"alignment.{ours}") for theirs, ours in ALIGNMENT]
-    rules += [_rest("head.flow_align_module.flow_gate.0", "alignment.gate")]
+    rules = _ends() + neighbours("head.fpn_in.0", "lateral4") + neighbours("head.fpn_in.1", "lateral16")
+    rules += [rest(f"head.flow_align_module.{theirs}", f"alignment.{ours}") for theirs, ours in ALIGNMENT]
+    rules += [rest("head.flow_align_module.flow_gate.0", "alignment.gate")]
     # the lateral convolution of 1/32 and the head for training are never used
     return [*rules, Rule("head.fpn_in.2.{*}", None), Rule("head.dsn.{*}", None)]
 

@@ -7,24 +7,17 @@ from typing import Any
 
 from torch import Tensor
 
+from segmentarium.weights.layouts.parts import conv_bn, rest
 from segmentarium.weights.layouts.resnet import resnet_name, resnet_rules
 from segmentarium.weights.table import Golden, Layout, Output, Rule
 
 SOURCE = "https://github.com/juntang-zhuang/ShelfNet"
 
 
-def _rest(theirs: str, ours: str) -> Rule:
-    return Rule(f"{theirs}.{{*}}", f"{ours}.{{*}}")
-
-
-def _unit(theirs: str, ours: str) -> list[Rule]:
-    return [_rest(f"{theirs}.conv", f"{ours}.conv"), _rest(f"{theirs}.bn", f"{ours}.norm")]
-
-
 def _block(theirs: str, ours: str) -> list[Rule]:
     """An S-block: conv1, which both halves use, bn1 and bn2."""
-    norms = [_rest(f"{theirs}.bn{i + 1}", f"{ours}.conv.norms.{i}") for i in range(2)]
-    return [_rest(f"{theirs}.conv1", f"{ours}.conv.conv"), *norms]
+    norms = [rest(f"{theirs}.bn{i + 1}", f"{ours}.conv.norms.{i}") for i in range(2)]
+    return [rest(f"{theirs}.conv1", f"{ours}.conv.conv"), *norms]
 
 
 def _columns(theirs: str) -> list[Rule]:
@@ -34,7 +27,7 @@ def _columns(theirs: str) -> list[Rule]:
     rules += _block(f"{theirs}decoder.bottom", "shelf.decoder.bottom")
     rules += _block(f"{theirs}ladder.inconv", "shelf.encoder.entry")
     rules += _block(f"{theirs}ladder.down_module_list.{{}}", "shelf.encoder.blocks.{}")
-    rules += [_rest(f"{theirs}ladder.down_conv_list.{{}}", "shelf.encoder.strided.{}.conv")]
+    rules += [rest(f"{theirs}ladder.down_conv_list.{{}}", "shelf.encoder.strided.{}.conv")]
     return rules + _block(f"{theirs}ladder.bottom", "shelf.second_decoder.bottom")
 
 
@@ -44,27 +37,27 @@ UPS = (("decoder", "shelf.decoder.ups.{}"), ("ladder", "shelf.second_decoder.ups
 def _real_time() -> list[Rule]:
     rules = resnet_rules("backbone.", "backbone.") + _columns("")
     for theirs, ours in UPS:
-        rules += _unit(f"{theirs}.up_conv_list.{{}}.conv", f"{ours}.conv")
-        rules += [_rest(f"{theirs}.up_conv_list.{{}}.conv_atten", f"{ours}.attention.conv")]
-        rules += [_rest(f"{theirs}.up_conv_list.{{}}.bn_atten", f"{ours}.attention.norm")]
-        rules += _unit(f"{theirs}.up_dense_list.{{}}", f"{ours}.fuse")
+        rules += conv_bn(f"{theirs}.up_conv_list.{{}}.conv", f"{ours}.conv")
+        rules += [rest(f"{theirs}.up_conv_list.{{}}.conv_atten", f"{ours}.attention.conv")]
+        rules += [rest(f"{theirs}.up_conv_list.{{}}.bn_atten", f"{ours}.attention.norm")]
+        rules += conv_bn(f"{theirs}.up_dense_list.{{}}", f"{ours}.fuse")
     for theirs, ours in (("conv_out", "head"), ("conv_out16", "auxiliary.aux_16"), ("conv_out32", "auxiliary.aux_32")):
-        rules += [*_unit(f"{theirs}.conv", f"{ours}.0"), _rest(f"{theirs}.conv_out", f"{ours}.1")]
+        rules += [*conv_bn(f"{theirs}.conv", f"{ours}.0"), rest(f"{theirs}.conv_out", f"{ours}.1")]
     for i in range(3):
-        rules += _unit(f"trans{i + 1}", f"reductions.{i}")
+        rules += conv_bn(f"trans{i + 1}", f"reductions.{i}")
     return rules
 
 
 def _pascal() -> list[Rule]:
     rules = [Rule("pretrained.fc.{}", None), *resnet_rules("pretrained.", "backbone."), *_columns("head.")]
     for theirs, ours in UPS:
-        rules += [_rest(f"head.{theirs}.up_conv_list.{{}}", f"{ours}.conv")]
+        rules += [rest(f"head.{theirs}.up_conv_list.{{}}", f"{ours}.conv")]
         rules += _block(f"head.{theirs}.up_dense_list.{{}}", f"{ours}.block")
     for i in range(4):
-        rules += [_rest(f"head.conv{i + 1}", f"reductions.{i}.conv"), _rest(f"head.bn{i + 1}", f"reductions.{i}.norm")]
-    rules += [_rest("head.final", "classifier"), _rest("head.selayer", "presence")]
-    rules += [_rest("auxlayer.conv5.0", "auxiliary.0.conv"), _rest("auxlayer.conv5.1", "auxiliary.0.norm")]
-    return [*rules, _rest("auxlayer.conv5.4", "auxiliary.2")]
+        rules += [rest(f"head.conv{i + 1}", f"reductions.{i}.conv"), rest(f"head.bn{i + 1}", f"reductions.{i}.norm")]
+    rules += [rest("head.final", "classifier"), rest("head.selayer", "presence")]
+    rules += [rest("auxlayer.conv5.0", "auxiliary.0.conv"), rest("auxlayer.conv5.1", "auxiliary.0.norm")]
+    return [*rules, rest("auxlayer.conv5.4", "auxiliary.2")]
 
 
 def _real_time_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:

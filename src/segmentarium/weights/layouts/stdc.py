@@ -20,7 +20,7 @@ def _body(theirs: str = "", ours: str = "") -> list[Rule]:
     block, mine = f"{theirs}features.{{}}", f"{ours}layers.{{}}"
     return [
         *conv_bn(f"{block}.conv_list.{{}}", f"{mine}.convs.{{}}"),
-        *neighbours(f"{block}.avd_layer", 0, f"{mine}.down"),
+        *neighbours(f"{block}.avd_layer", f"{mine}.down"),
         *conv_bn(block, mine),
         *(Rule(f"{theirs}x{stride}.{{*}}", None) for stride in (2, 4, 8, 16, 32)),
         Rule(f"{theirs}bn.{{}}", None),  # no output passes through it

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from segmentarium.weights.layouts.parts import rest
 from segmentarium.weights.layouts.resnet import resnet_depth, resnet_rules
 from segmentarium.weights.table import Golden, Layout, Rule
 
@@ -15,36 +16,32 @@ SOURCE = "https://github.com/orsic/swiftnet"
 STATISTICS = [Rule("backbone.img_mean", None), Rule("backbone.img_std", None)]
 
 
-def _rest(theirs: str, ours: str) -> Rule:
-    return Rule(f"{theirs}.{{*}}", f"{ours}.{{*}}")
-
-
 def _single() -> list[Rule]:
     rules = STATISTICS + resnet_rules("backbone.", "backbone.")
     pooling = "backbone.spp.spp"
     rules += [
-        _rest(f"{pooling}.spp_bn", "decoder.pooling.reduce"),
-        _rest(f"{pooling}.spp_fuse", "decoder.pooling.fuse"),
+        rest(f"{pooling}.spp_bn", "decoder.pooling.reduce"),
+        rest(f"{pooling}.spp_fuse", "decoder.pooling.fuse"),
     ]
-    rules += [_rest(f"{pooling}.spp{i}", f"decoder.pooling.levels.{i}") for i in range(3)]
-    rules += [_rest("backbone.upsample.{}.bottleneck", "decoder.upsampling.{}.lateral")]
-    rules += [_rest("backbone.upsample.{}.blend_conv", "decoder.upsampling.{}.blend")]
-    return [*rules, _rest("logits", "classifier")]
+    rules += [rest(f"{pooling}.spp{i}", f"decoder.pooling.levels.{i}") for i in range(3)]
+    rules += [rest("backbone.upsample.{}.bottleneck", "decoder.upsampling.{}.lateral")]
+    rules += [rest("backbone.upsample.{}.blend_conv", "decoder.upsampling.{}.blend")]
+    return [*rules, rest("logits", "classifier")]
 
 
 def _pyramid() -> list[Rule]:
     rules = [*STATISTICS, Rule("backbone.conv1.weight", "encoder.stem.conv.weight")]
-    rules += [_rest("backbone.bn1", "encoder.stem.norms")]
+    rules += [rest("backbone.bn1", "encoder.stem.norms")]
     for stage in range(4):
         theirs, ours = f"backbone.layer{stage + 1}.{{}}", f"encoder.layers.{stage}.{{}}"
         for conv in (1, 2):
             rules += [Rule(f"{theirs}.conv{conv}.weight", f"{ours}.conv{conv}.conv.weight")]
-            rules += [_rest(f"{theirs}.bn{conv}", f"{ours}.conv{conv}.norms")]
+            rules += [rest(f"{theirs}.bn{conv}", f"{ours}.conv{conv}.norms")]
         rules += [Rule(f"{theirs}.downsample.0.weight", f"{ours}.shortcut.conv.weight")]
-        rules += [_rest(f"{theirs}.downsample.1", f"{ours}.shortcut.norm")]
+        rules += [rest(f"{theirs}.downsample.1", f"{ours}.shortcut.norm")]
         rules += [Rule(f"backbone.upsample_bottlenecks.{3 - stage}.weight", f"laterals.{stage}.weight")]
-    rules += [_rest("backbone.upsample_blends.{}.blend_conv", "blends.{}.blend")]
-    return [*rules, _rest("logits", "classifier")]
+    rules += [rest("backbone.upsample_blends.{}.blend_conv", "blends.{}.blend")]
+    return [*rules, rest("logits", "classifier")]
 
 
 def _common(state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -1,0 +1,85 @@
+"""Tasks: all that differs between kinds of training.  The loop is what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from lightning.fabric import Fabric
+
+from segmentarium.contracts import Model
+from segmentarium.training.loaders import TimedLoader
+from segmentarium.training.options import TrainingOptions
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    scores   plain data, for the header of the weights and the result of the run
+    row      numbers of the log; None: nothing to measure
+    line     the same in words
+    doubt    why the scores look as if something were wrong with the labels, or None
+    """
+
+    scores: dict[str, Any]
+    row: Mapping[str, float | None]
+    line: str
+    doubt: str | None = None
+
+
+class Task(Protocol):
+    """What is trained on what, and who says whether it got better.
+
+    train_set, val_set    data sets: `info` has their name, classes and licence; `notes` lines to read; `preload()` reads all
+    best_key, best_name   the score that decides which weights are kept, the greater the better; and what it is called
+    """
+
+    best_key: str
+    best_name: str
+    train_set: Any
+    val_set: Any
+
+    def __init__(self, options: TrainingOptions) -> None:
+        """Opens the data sets.  Raises what they raise for a folder that does not fit."""
+        ...
+
+    def check(self) -> Iterator[str]:
+        """Looks at the first labels: raises for what cannot be trained on, yields a line for what is worth knowing."""
+        ...
+
+    def model(self) -> Model:
+        """The options' model for these data, with its objective.  Raises ValueError where the two do not fit."""
+        ...
+
+    def batches(self, model: Model, fabric: Fabric, micro_batch: int, step: int) -> TimedLoader:
+        """This process's endless batches, from where step `step` begins: what `model.inputs` and its terms read, and "name"."""
+        ...
+
+    def evaluate(self, model: Model, fabric: Fabric, batch_size: int, stopped: Callable[[], bool]) -> Evaluation | None:
+        """Scores the model, each of several processes on its part and all with the same result; the model stays as it is.
+
+        `stopped` is asked before each batch: None if it says so.
+        """
+        ...
+
+    def draw(self, model: Model, fabric: Fabric, path: Path) -> None:
+        """Writes a picture of what the model makes of the first few validation samples."""
+        ...
+
+
+def task_for(options: TrainingOptions) -> Task:
+    """The task that trains the options' kind of model.  Raises ValueError where there is none."""
+    from segmentarium.registry import entry
+    from segmentarium.training.tasks.segmentation import SegmentationTask
+
+    tasks: dict[str, type[Task]] = {"segmenter": SegmentationTask}
+    name = options.model
+    kind = entry(name if name.startswith("timm:") else name.partition(".")[0]).kind
+    if kind not in tasks:
+        raise ValueError(
+            f"{name!r} is no {' or '.join(tasks)} but a {kind}; see `segmentarium models` for what can be trained"
+        )
+    return tasks[kind](options)

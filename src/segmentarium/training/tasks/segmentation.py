@@ -1,0 +1,130 @@
+"""Segmentation: crops with a class for every pixel, scored as `segmentarium evaluate` scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.fabric import Fabric
+from PIL import Image
+
+from segmentarium.contracts import SegmentationModel
+from segmentarium.data import SegmentationDataset, TrainingStream, train_transform
+from segmentarium.evaluation.classes import match_classes
+from segmentarium.evaluation.diagnosis import label_warning
+from segmentarium.evaluation.samples import with_logits
+from segmentarium.evaluation.tally import Tally, predicted_classes
+from segmentarium.inference.network import Network
+from segmentarium.inference.windows import whole
+from segmentarium.registry import create_model
+from segmentarium.training.loaders import TimedLoader, endless, open_dataset, worker_count
+from segmentarium.training.objective import set_objective
+from segmentarium.training.options import TrainingOptions
+from segmentarium.training.preflight import check_labels
+from segmentarium.training.tasks import Evaluation
+
+PICTURES = 4  # drawn at each evaluation
+
+
+class SegmentationTask:
+    """Crops {"image" (B, 3, H, W), "mask" (B, H, W) int64, 255 = ignored} for a SegmentationModel; mIoU decides."""
+
+    best_key, best_name = "miou", "mIoU"
+    train_set: SegmentationDataset
+    val_set: SegmentationDataset
+
+    def __init__(self, options: TrainingOptions) -> None:
+        self.options = options
+        self.train_set, self.val_set = (
+            open_dataset(options, split) for split in (options.train_split, options.val_split)
+        )
+        if not isinstance(self.train_set, SegmentationDataset):
+            raise ValueError(
+                f"data set {options.data!r} has a class for each picture, none for each pixel; give --data folder, …"
+            )
+
+    def check(self) -> Iterator[str]:
+        yield from check_labels(self.train_set, self.options.train_split)
+        yield from check_labels(self.val_set, self.options.val_split)
+
+    def model(self) -> SegmentationModel:
+        options, info = self.options, self.train_set.info
+        if info.num_classes == 1:
+            raise ValueError(
+                f"data set {info.name!r} has one class, {info.classes[0]!r}, so that every pixel would be right; "
+                "name the background as a class of its own"
+            )
+        arguments = {"num_classes": info.num_classes, **options.model_arguments}
+        model = create_model(
+            options.model, weights=options.weights, backbone_weights=options.backbone_weights, **arguments
+        )
+        assert isinstance(model, SegmentationModel)
+        if max(model.num_classes, 2) != info.num_classes:
+            raise ValueError(
+                f"the model has {model.num_classes} classes, but data set {info.name!r} has {info.num_classes} "
+                f"({', '.join(info.classes[:6])}{', …' if info.num_classes > 6 else ''}); leave num_classes out"
+            )
+        if model.in_channels != 3:
+            raise ValueError(
+                f"the model takes {model.in_channels} channels, but the data sets here give RGB; leave in_channels out"
+            )
+        model.classes, model.palette = info.classes, info.palette
+        given = {name: getattr(options, name) for name in ("mean", "std", "long_side")}
+        changes = {name: value for name, value in given.items() if value is not None}
+        model.preprocessing = type(model.preprocessing)(**{**model.preprocessing.as_dict(), **changes})
+        set_objective(model, self.train_set, options)
+        return model
+
+    def batches(self, model: Any, fabric: Fabric, micro_batch: int, step: int) -> TimedLoader:
+        options = self.options
+        transform = train_transform(
+            options.crop_size,
+            options.scale,
+            0.5 if options.flip else 0.0,
+            options.photometric,
+            options.max_class_ratio,
+            options.rotate,
+            model.preprocessing.mean,
+            model.preprocessing.std,
+            long_side=model.preprocessing.long_side,
+        )
+        stream = TrainingStream(self.train_set, transform, options.seed, options.class_mix)
+        return endless(stream, options, fabric, micro_batch, step)
+
+    def evaluate(self, model: Any, fabric: Fabric, batch_size: int, stopped: Callable[[], bool]) -> Evaluation | None:
+        info = self.val_set.info
+        network = Network(model, "torch", "fp32", fabric.device)
+        match = match_classes(model.num_classes, model.classes, info.classes, info.palette)
+        tally = Tally(match, None, 0, fabric.device)
+        mine = range(fabric.global_rank, len(self.val_set), fabric.world_size)
+        readers = max(2, worker_count(self.options, fabric.world_size))
+        for samples, logits in with_logits(network, partial(whole, network), self.val_set, mine, batch_size, readers):
+            if stopped():
+                return None
+            tally.add(samples, logits)
+        tally.matrix.all_reduce()
+        found: dict[str, Any] = tally.matrix.summary()
+        iou = [None if value != value else value for value in tally.matrix.iou().tolist()]
+        scores = {key: found[key] for key in ("miou", "macc", "aacc")}
+        line = f"mIoU {found['miou']:.4f}  mAcc {found['macc']:.4f}  aAcc {found['aacc']:.4f}"
+        by_class = {f"iou {name}": value for name, value in zip(info.classes, iou, strict=True)}
+        doubt = label_warning(tally.matrix.counts.cpu().numpy(), found["miou"], info.classes)
+        return Evaluation({**scores, "iou": iou}, {**scores, **by_class}, line, doubt)
+
+    def draw(self, model: Any, fabric: Fabric, path: Path) -> None:
+        """A row for each picture: image, target, prediction; ignored pixels are black."""
+        network = Network(model, "torch", "fp32", fabric.device)
+        palette = np.zeros((256, 3), np.uint8)
+        palette[: len(model.palette)] = np.array(model.palette, np.uint8)
+        rows = []
+        first = range(min(PICTURES, len(self.val_set)))
+        for (sample,), logits in with_logits(network, partial(whole, network), self.val_set, first, 1, 2):
+            predicted = predicted_classes(logits, sample.target.shape)[0].cpu().numpy()
+            rows.append(np.concatenate([sample.picture, palette[sample.target.numpy()], palette[predicted]], 1))
+        width = max(row.shape[1] for row in rows)
+        rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.concatenate(rows)).save(path)
