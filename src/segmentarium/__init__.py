@@ -30,6 +30,7 @@ _PUBLIC = {
     "push_to_hub": "weights",
     "predict": "inference",
     "Predictor": "inference",
+    "ImageClassifier": "inference",
     "Result": "inference",
     "Portrait": "matting",
     "evaluate": "evaluation",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from segmentarium.data import check_data as check_data
     from segmentarium.evaluation import evaluate as evaluate
     from segmentarium.export import export_model as export_model
+    from segmentarium.inference import ImageClassifier as ImageClassifier
     from segmentarium.inference import Predictor as Predictor
     from segmentarium.inference import Result as Result
     from segmentarium.inference import predict as predict

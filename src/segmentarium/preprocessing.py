@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,11 +21,15 @@ class Preprocessing:
 
     long_side   pixels of the longer side that the model was trained at; images are brought to it, aspect kept, and the
                 logits back to the image's size.  None: images stay as they are.
+    crop_size   of a classifier: the side of the square that it sees, out of the middle of the picture; None: it does not say
+    crop_ratio  the share of the picture's shorter side that this square shows; None: the usual one
     """
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     long_side: int | None = None
+    crop_size: int | None = None
+    crop_ratio: float | None = None
 
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.std) or not all(map(math.isfinite, (*self.mean, *self.std))):
@@ -34,8 +38,12 @@ class Preprocessing:
             )
         if min(self.std) <= 0:
             raise ValueError(f"std is {self.std}; give numbers above 0")
-        if self.long_side is not None and not SMALLEST <= self.long_side <= LARGEST:
-            raise ValueError(f"long_side is {self.long_side}; give {SMALLEST} to {LARGEST} pixels, or None")
+        for name in ("long_side", "crop_size"):
+            side = getattr(self, name)
+            if side is not None and not SMALLEST <= side <= LARGEST:
+                raise ValueError(f"{name} is {side}; give {SMALLEST} to {LARGEST} pixels, or None")
+        if self.crop_ratio is not None and not 0 < self.crop_ratio <= 1:
+            raise ValueError(f"crop_ratio is {self.crop_ratio}; give a share above 0, at most 1, or None")
 
     def for_channels(self, in_channels: int) -> Preprocessing:
         """The same for another number of input channels: the values are cycled (one channel: their mean)."""
@@ -46,7 +54,7 @@ class Preprocessing:
         else:
             mean = tuple(self.mean[i % len(self.mean)] for i in range(in_channels))
             std = tuple(self.std[i % len(self.std)] for i in range(in_channels))
-        return Preprocessing(mean, std, self.long_side)
+        return replace(self, mean=mean, std=std)
 
     def normalise(self, image: Tensor) -> Tensor:
         """(..., C, H, W), uint8 in 0..255 or float in [0, 1] -> normalised float32."""
@@ -62,4 +70,5 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        return cls(tuple(values["mean"]), tuple(values["std"]), values.get("long_side"))
+        sizes = {name: values.get(name) for name in ("long_side", "crop_size", "crop_ratio")}
+        return cls(tuple(values["mean"]), tuple(values["std"]), **sizes)

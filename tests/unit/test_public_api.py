@@ -11,6 +11,7 @@ import segmentarium
 
 # A name here is a promise to users: change it on purpose, with a line in the changelog.
 PUBLIC = {
+    "ImageClassifier",
     "Portrait",
     "Predictor",
     "Result",
@@ -40,6 +41,7 @@ PUBLIC = {
 # verb of the command line -> the function or class that it calls
 FUNCTION_OF = {
     "segment": "predict",
+    "classify": "predict",
     "portrait": "Portrait",
     "train": "train",
     "evaluate": "evaluate",

@@ -72,7 +72,12 @@ class TimmBackbone(Backbone):
         self.describe(found.channels, found.strides, found.out_indices, head=nn.Identity())  # timm's stands in the body
         self.fixed_size, self._multiple = found.fixed_size, found.multiple
         config = self.body.pretrained_cfg
-        self.preprocessing = Preprocessing(tuple(config["mean"]), tuple(config["std"]))
+        self.preprocessing = Preprocessing(
+            tuple(config["mean"]),
+            tuple(config["std"]),
+            crop_size=(self.fixed_size or config["input_size"])[-1],
+            crop_ratio=config["crop_pct"],
+        )
         if num_classes is None:
             self.body.prune_intermediate_layers(list(self.out_indices), prune_norm=True)
         self._depths: dict[str, int] = {}

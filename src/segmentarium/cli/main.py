@@ -11,9 +11,10 @@ from collections.abc import Sequence
 # verb -> (module, one line)
 VERBS = {
     "segment": ("segment", "masks, overlays and cut-outs of images, folders, videos or the webcam"),
+    "classify": ("classify", "the class of each picture, with its probability, as JSON or CSV"),
     "portrait": ("portrait", "the person in front of a blur, a colour, an image or nothing: photos, videos, webcam"),
     "train": ("train", "train a model on a data set or a folder of labelled images"),
-    "evaluate": ("evaluate", "score a model: mIoU, boundary IoU, per-class table, report"),
+    "evaluate": ("evaluate", "score a model: mIoU, or top-1 of a classifier; per-class table, report"),
     "compare": ("compare", "several models under one budget: accuracy, latency and pictures on one page"),
     "export": ("export", "deploy form as torch.export, ONNX or OpenVINO, with measured parity"),
     "benchmark": ("benchmark", "latency, throughput, parameters, FLOPs and memory on this machine"),
@@ -24,7 +25,7 @@ VERBS = {
 }
 
 WITHOUT_TORCH = ("models", "portrait")  # import it where a model needs it
-WRITES_FILES = ("segment", "portrait", "evaluate", "export", "benchmark", "check-data", "export-web")
+WRITES_FILES = ("segment", "classify", "portrait", "evaluate", "export", "benchmark", "check-data", "export-web")
 
 
 def parser_for(verb: str) -> argparse.ArgumentParser:

@@ -28,10 +28,10 @@ def predict_pictures(model: Any, dataset: Any, indices: Sequence[int], folder: P
     import torch
 
     from segmentarium.evaluation.classes import match_classes
-    from segmentarium.evaluation.network import Network
     from segmentarium.evaluation.samples import with_logits
     from segmentarium.evaluation.tally import predicted_classes
     from segmentarium.files import atomic_write
+    from segmentarium.inference.network import Network
     from segmentarium.inference.windows import whole
 
     network = Network(model, "torch", "fp32", device)

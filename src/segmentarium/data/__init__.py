@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         classification_eval_transform,
         classification_train_transform,
         collate_pictures,
+        middle_crop,
         picture_size,
     )
     from segmentarium.data.doctor import Report, check_data
@@ -33,6 +34,7 @@ _HOMES = {
         "classification_eval_transform",
         "classification_train_transform",
         "collate_pictures",
+        "middle_crop",
         "picture_size",
     ),
     "doctor": ("Report", "check_data"),
@@ -65,6 +67,7 @@ __all__ = [
     "eval_transform",
     "evaluation_split",
     "list_datasets",
+    "middle_crop",
     "parse_mask_map",
     "picture_size",
     "read_image",

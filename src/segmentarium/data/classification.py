@@ -100,7 +100,12 @@ def classification_eval_transform(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> nn.Module:
-    """Evaluation: shorter side to size / crop_ratio, the middle of it, normalised: float32 (3, size, size).
+    """Evaluation: what `middle_crop` takes out, normalised: float32 (3, size, size)."""
+    return v2.Compose([middle_crop(size, crop_ratio, interpolation), ToModelInput(mean, std)])
+
+
+def middle_crop(size: int, crop_ratio: float | None = None, interpolation: Interpolation = "bilinear") -> nn.Module:
+    """What a classifier sees of a picture: shorter side to size / crop_ratio, the middle of it: (..., size, size).
 
     crop_ratio: share of the shorter side that is looked at; None: 0.875, and 1 for pictures of 64 pixels or less, which
         stay as they are where their shorter side is `size`.
@@ -108,7 +113,7 @@ def classification_eval_transform(
     ratio = (1.0 if size <= SMALL else CROP_RATIO) if crop_ratio is None else crop_ratio
     if not 0 < ratio <= 1:
         raise ValueError(f"crop_ratio is {ratio}; give a share above 0, at most 1")
-    return v2.Compose([_shorter_side(round(size / ratio), interpolation), v2.CenterCrop(size), ToModelInput(mean, std)])
+    return v2.Compose([_shorter_side(round(size / ratio), interpolation), v2.CenterCrop(size)])
 
 
 def _shorter_side(size: int, interpolation: Interpolation) -> nn.Module:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segmentarium.evaluation.network import Network
+from segmentarium.inference.network import Network, with_channels
 from segmentarium.inference.tta import scaled
 
 
@@ -102,11 +102,7 @@ def prepare(images: Tensor, channels: int, long_side: int | None) -> Tensor:
 
     Done as the predictor does it, so that the scores are those of what it gives.
     """
-    if channels == 1:
-        red, green, blue = (images[:, i : i + 1].float() for i in range(3))
-        images = (0.299 * red + 0.587 * green + 0.114 * blue).round_().to(torch.uint8)
-    elif channels != 3:
-        raise ValueError(f"the model takes {channels} channels, but the data set's images are RGB")
+    images = with_channels(images, channels)
     if long_side is None:
         return images
     height, width = images.shape[-2:]

@@ -17,11 +17,11 @@ from torch import nn
 from segmentarium.contracts import SegmentationModel, adopt
 from segmentarium.evaluation.classes import match_classes
 from segmentarium.evaluation.diagnosis import label_warning
-from segmentarium.evaluation.network import Network
 from segmentarium.evaluation.report import Report, check_output
 from segmentarium.evaluation.samples import LabelledImages, with_logits
 from segmentarium.evaluation.tally import Tally
 from segmentarium.inference.engines import Engine
+from segmentarium.inference.network import Network
 from segmentarium.inference.tta import augmented
 from segmentarium.inference.windows import sliding, whole
 

@@ -13,10 +13,20 @@ from typing import TYPE_CHECKING
 from segmentarium.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from segmentarium.inference.predictor import Predictor, predict
+    from segmentarium.inference.classifier import Classification, ImageClassifier
+    from segmentarium.inference.prediction import predict
+    from segmentarium.inference.predictor import Predictor
     from segmentarium.inference.result import Result
 
-__all__ = ["Predictor", "Result", "predict"]
+_HOME_OF = {
+    "Classification": "classifier",
+    "ImageClassifier": "classifier",
+    "Predictor": "predictor",
+    "Result": "result",
+    "predict": "prediction",
+}
+
+__all__ = ["Classification", "ImageClassifier", "Predictor", "Result", "predict"]
 
 # mattes and exported networks do without PyTorch, which the predictor imports
-__getattr__ = lazy_names(__name__, {"Predictor": "predictor", "Result": "result", "predict": "predictor"})
+__getattr__ = lazy_names(__name__, _HOME_OF)

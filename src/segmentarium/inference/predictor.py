@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from os import PathLike, fspath
 from typing import Any, Literal, cast
 
@@ -13,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts import MaskModel, Model, SegmentationModel, adopt
+from segmentarium.contracts import Classifier, MaskModel, Model, SegmentationModel, adopt
 from segmentarium.inference.drawing import soften
 from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device
+from segmentarium.inference.network import with_channels
 from segmentarium.inference.result import Result
 from segmentarium.inference.tta import augmented, indices, scaled
 from segmentarium.inference.windows import Blend, Block, Rows, auto_tile, overlap_in_pixels, sliding, stream, whole
@@ -74,8 +74,10 @@ class Predictor(ForegroundFinder):
         found = resolve_model(model)
         self.model_name = str(model) if isinstance(model, str | PathLike) else found.title
         if not isinstance(found, SegmentationModel | MaskModel):
+            other = ": use `segmentarium classify` (in Python ImageClassifier, or predict)"
             raise TypeError(
                 f"{self.model_name} is a {found.kind}: it gives no class for every pixel, so it cannot segment"
+                + (other if isinstance(found, Classifier) else "")
             )
         self.model = found
         self.in_channels = found.in_channels
@@ -107,10 +109,7 @@ class Predictor(ForegroundFinder):
         keep_probabilities  keeps (K, H, W) float16: 2 K bytes a pixel
         """
         if isinstance(image, str | PathLike):
-            items = sources.expand(image)
-            if len(items) != 1 or items[0].load is None:
-                raise ValueError(f"{image} is not one picture; iterate over segmentarium.predict(source, model)")
-            image, name, path = items[0].load(), items[0].name, items[0].path
+            image, name, path = sources.read_one(image)
         started = time.perf_counter()
         array = sources.to_array(image)
         height, width = array.shape[:2]
@@ -227,25 +226,7 @@ class _Channels:
         self._image, self._wanted = image, in_channels
 
     def rows(self, top: int, bottom: int) -> Tensor:
-        rows = self._image.rows(top, bottom)
-        given = rows.shape[1]
-        if given == self._wanted:
-            return rows
-        if self._wanted == 3:
-            return rows.expand(-1, 3, -1, -1) if given == 1 else self._first_three(rows, given)
-        if self._wanted == 1 and given in (3, 4):
-            red, green, blue = (rows[:, i : i + 1].float() for i in range(3))
-            return (0.299 * red + 0.587 * green + 0.114 * blue).round_().to(torch.uint8)
-        raise ValueError(
-            f"the model takes {self._wanted} channels and the picture has {given}; "
-            f"give an (H, W, {self._wanted}) array or a ({self._wanted}, H, W) tensor"
-        )
-
-    @staticmethod
-    def _first_three(rows: Tensor, given: int) -> Tensor:
-        if given != 4:
-            raise ValueError(f"the model takes 3 channels and the picture has {given}; give grey, RGB or RGBA")
-        return rows[:, :3]
+        return with_channels(self._image.rows(top, bottom), self._wanted)
 
 
 def class_probabilities(logits: Tensor) -> Tensor:
@@ -283,75 +264,3 @@ def resolve_model(model: ModelSource) -> Model:
     from segmentarium.weights import load
 
     return load(fspath(model))
-
-
-def predict(
-    source: sources.Source,
-    model: ModelSource | Predictor = "person",
-    *,
-    keep_probabilities: bool = False,
-    on_error: Callable[[str, Exception], None] | None = None,
-    **options: Any,
-) -> Iterator[Result]:
-    """Results, one after the other, of everything that `source` names.
-
-        for result in segmentarium.predict("photos/", "person", engine="auto"):
-            result.save("out", ("overlay", "cutout"))
-
-    source    path, folder, glob, http(s) address, PIL image, uint8 array, tensor, video file (each frame), number of a
-              webcam, or a list of them
-    model     as of `Predictor`, or a Predictor
-    on_error  called with the file's name and the error of a picture that cannot be read, and the rest go on;
-              default: the error is raised
-    options   of `Predictor`
-    """
-    items = sources.expand(source)
-    if isinstance(model, Predictor):
-        if options:
-            raise TypeError(f"a Predictor has its options already; {', '.join(options)} cannot be given beside it")
-        predictor = model
-    else:
-        predictor = Predictor(model, **options)
-    return _results(items, predictor, keep_probabilities, on_error)
-
-
-def _results(
-    items: list[sources.Item],
-    predictor: Predictor,
-    keep_probabilities: bool,
-    on_error: Callable[[str, Exception], None] | None,
-) -> Iterator[Result]:
-    with ThreadPoolExecutor(1, "decode") as decoder:  # the next picture is decoded while this one is computed
-        coming = decoder.submit(_load, items[0]) if items else None
-        for i, item in enumerate(items):
-            assert coming is not None
-            loaded = coming
-            coming = decoder.submit(_load, items[i + 1]) if i + 1 < len(items) else None
-            try:
-                array = loaded.result()
-                if array is None:
-                    yield from _frames(item, predictor, keep_probabilities)
-                    continue
-                result = predictor(array, name=item.name, path=item.path, keep_probabilities=keep_probabilities)
-            except (ValueError, TypeError, OSError) as error:
-                if on_error is None:
-                    raise
-                on_error(item.origin, error)
-                continue
-            yield result
-
-
-def _load(item: sources.Item) -> np.ndarray | None:
-    return item.load() if item.load is not None else None
-
-
-def _frames(item: sources.Item, predictor: Predictor, keep_probabilities: bool) -> Iterator[Result]:
-    from segmentarium.inference.video import open_frames
-
-    with open_frames(item) as clip:
-        for number, frame in enumerate(clip):
-            result = predictor(
-                frame, name=f"{item.name}_{number:06d}", path=item.path, keep_probabilities=keep_probabilities
-            )
-            result.facts["frame"] = number
-            yield result

@@ -57,6 +57,14 @@ def expand(source: Source) -> list[Item]:
     return _unique(_expand(source))
 
 
+def read_one(source: str | os.PathLike[str]) -> tuple[np.ndarray, str, Path | None]:
+    """(pixels (H, W, C) uint8, name, file) of the one picture at a path or address; ValueError where it is not one."""
+    items = expand(source)
+    if len(items) != 1 or items[0].load is None:
+        raise ValueError(f"{source} is not one picture; iterate over segmentarium.predict(source, model)")
+    return items[0].load(), items[0].name, items[0].path
+
+
 def _expand(source: Any) -> list[Item]:
     if isinstance(source, bool):
         raise TypeError(f"source is {source}; give a path, a picture, or the number of a webcam")

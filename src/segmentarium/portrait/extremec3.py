@@ -122,7 +122,8 @@ class ExtremeC3(SegmentationModel):
             C3Module(24, 24, (2, 4, 8)),
         )
         self.join = NormAct(24)
-        self.classifier = init_classifier(nn.Conv2d(24, num_classes, 1, bias=False))
+        # few inputs: smaller weights would take long to grow
+        self.classifier = init_classifier(nn.Conv2d(24, num_classes, 1, bias=False), std=0.1)
         loss = Lovasz if num_classes == 1 else CrossEntropy
         self.set_objective(Term("logits", 1.0, loss()), Term("boundary", 0.5, OnBoundary(loss(), 15), classes=False))
 

@@ -63,9 +63,10 @@ class PPHumanSeg(SegmentationModel):
         self.reduce = SeparableConv(144, 64, depthwise_act=None)
         self.fuse = SeparableConv(64 + 18, 64, depthwise_act=None)
         self.classifier = SeparableConv(64, num_classes, depthwise_act=None, act=nn.ReLU if num_classes > 1 else None)
-        last = self.classifier.pointwise.norm
-        assert isinstance(last, nn.BatchNorm2d)
-        nn.init.constant_(last.weight, 0.1)  # the scores come out of it, and should start small
+        if num_classes == 1:  # the score comes out of a batch norm without a ReLU: a deviation of 1 is loud for a start
+            last = self.classifier.pointwise.norm
+            assert isinstance(last, nn.BatchNorm2d)
+            nn.init.constant_(last.weight, 0.5)
         self.preprocessing = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).for_channels(in_channels)
         self.set_objective(
             Term("logits", 1.0, CrossEntropy()),

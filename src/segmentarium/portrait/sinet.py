@@ -238,7 +238,9 @@ class SINet(SegmentationModel):
         self.up_coarse = UpsampleNorm(num_classes)
         self.detail = conv_norm_prelu(48, num_classes, 1)
         self.up_fine = UpsampleNorm(num_classes)
-        self.classifier = init_classifier(nn.Conv2d(num_classes, num_classes, 3, padding=1, bias=False))
+        # few inputs, 9 K: smaller weights would take long to grow
+        last = nn.Conv2d(num_classes, num_classes, 3, padding=1, bias=False)
+        self.classifier = init_classifier(last, std=0.5 / (9 * num_classes) ** 0.5)
         self.set_objective(
             Term("logits", 1.0, CrossEntropy()), Term("boundary", 0.5, OnBoundary(CrossEntropy(), 15), classes=False)
         )

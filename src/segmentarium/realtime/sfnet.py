@@ -252,7 +252,7 @@ LITE = Paper(
     code="https://github.com/lxtGH/SFSegNets",
     code_licence="MIT (README)",
 )
-LEARNING = "DF1's finest map in the pyramid lies at 1/16: 4×4 logits for a 64×64 image, too few to halve a loss over its pixels"
+LEARNING = "DF1's finest map in the pyramid lies at 1/16: 8×8 logits for a 128×128 image, too few to halve a loss over its pixels"
 TEST = "Cityscapes test mIoU"
 R18_SCORES = {TEST: 79.0, "Cityscapes test mIoU, with Mapillary": 79.9, "CamVid test mIoU": 73.8}
 

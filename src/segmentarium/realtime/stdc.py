@@ -109,7 +109,7 @@ register(
         num_classes=19,
         scores={SMALL: 72.22, LARGE: 74.50, CAMVID: 73.0},
         limits={
-            "learning": "the mean over the hard pixels alone stays high on heads of 4×4 logits, as a small image has; "
+            "learning": "the mean over the hard pixels alone stays high on the few logits that a small image has; "
             "with the cross entropy of all pixels the loss halves"
         },
     ),

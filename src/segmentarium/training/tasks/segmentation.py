@@ -15,9 +15,9 @@ from segmentarium.contracts import SegmentationModel
 from segmentarium.data import SegmentationDataset, TrainingStream, train_transform
 from segmentarium.evaluation.classes import match_classes
 from segmentarium.evaluation.diagnosis import label_warning
-from segmentarium.evaluation.network import Network
 from segmentarium.evaluation.samples import with_logits
 from segmentarium.evaluation.tally import Tally, predicted_classes
+from segmentarium.inference.network import Network
 from segmentarium.inference.windows import whole
 from segmentarium.registry import create_model
 from segmentarium.training.loaders import TimedLoader, endless, open_dataset, worker_count

@@ -1,0 +1,94 @@
+"""`predict`: everything from a source to results, whatever kind of model gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from segmentarium.contracts import Classifier
+from segmentarium.inference.classifier import ImageClassifier
+from segmentarium.inference.predictor import ModelSource, Predictor, resolve_model
+from segmentarium.media import sources
+
+
+def predict(
+    source: sources.Source,
+    model: ModelSource | Predictor | ImageClassifier = "person",
+    *,
+    keep_probabilities: bool = False,
+    on_error: Callable[[str, Exception], None] | None = None,
+    **options: Any,
+) -> Iterator[Any]:
+    """Results, one after the other, of everything that `source` names: a `Result` of a segmenter, a `Classification` of a
+    classifier.
+
+        for result in segmentarium.predict("photos/", "person", engine="auto"):
+            result.save("out", ("overlay", "cutout"))
+
+    source    path, folder, glob, http(s) address, PIL image, uint8 array, tensor, video file (each frame), number of a
+              webcam, or a list of them
+    model     as of `Predictor`, or one that is there already: a Predictor, an ImageClassifier
+    on_error  called with the file's name and the error of a picture that cannot be read, and the rest go on;
+              default: the error is raised
+    keep_probabilities  of a segmenter: each result keeps (K, H, W) float16
+    options   of `Predictor`, or of `ImageClassifier`
+    """
+    items = sources.expand(source)
+    if isinstance(model, Predictor | ImageClassifier):
+        if options:
+            word = type(model).__name__
+            raise TypeError(f"the {word} has its options already; {', '.join(options)} cannot be given beside it")
+        predictor = model
+    else:
+        loaded = resolve_model(model)
+        predictor = (ImageClassifier if isinstance(loaded, Classifier) else Predictor)(loaded, **options)
+        predictor.model_name = str(model) if isinstance(model, str | PathLike) else predictor.model_name
+    if keep_probabilities:
+        if isinstance(predictor, ImageClassifier):
+            raise TypeError("a classifier's results have their probabilities anyway; leave keep_probabilities out")
+        return _results(items, partial(predictor, keep_probabilities=True), on_error)
+    return _results(items, predictor, on_error)
+
+
+def _results(
+    items: list[sources.Item],
+    predictor: Callable[..., Any],
+    on_error: Callable[[str, Exception], None] | None,
+) -> Iterator[Any]:
+    with ThreadPoolExecutor(1, "decode") as decoder:  # the next picture is decoded while this one is computed
+        coming = decoder.submit(_load, items[0]) if items else None
+        for i, item in enumerate(items):
+            assert coming is not None
+            loaded = coming
+            coming = decoder.submit(_load, items[i + 1]) if i + 1 < len(items) else None
+            try:
+                array = loaded.result()
+                if array is None:
+                    yield from _frames(item, predictor)
+                    continue
+                result = predictor(array, name=item.name, path=item.path)
+            except (ValueError, TypeError, OSError) as error:
+                if on_error is None:
+                    raise
+                on_error(item.origin, error)
+                continue
+            yield result
+
+
+def _load(item: sources.Item) -> np.ndarray | None:
+    return item.load() if item.load is not None else None
+
+
+def _frames(item: sources.Item, predictor: Callable[..., Any]) -> Iterator[Any]:
+    from segmentarium.inference.video import open_frames
+
+    with open_frames(item) as clip:
+        for number, frame in enumerate(clip):
+            result = predictor(frame, name=f"{item.name}_{number:06d}", path=item.path)
+            result.facts["frame"] = number
+            yield result
