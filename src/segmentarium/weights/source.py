@@ -192,7 +192,9 @@ def open_weights(source: str | Path | Mapping[str, Tensor], layout: str | None =
             stored = Stored(label, state, entry(header["model"]), without_fetching(header["arguments"]), header)
         except KeyError as error:
             raise CheckpointError(f"{label}: {error.args[0]}") from None
-        if any(".body." in f".{key}" for key in state):  # a timm model; older files have the keys of its `features_only`
+        if any(
+            ".body." in f".{key}" for key in state
+        ):  # a timm model; older files have the keys of its `features_only`
             from segmentarium.backbones.timm import rename_features_only
 
             return replace(stored, state=rename_features_only(state, stored.shapes()))
