@@ -21,7 +21,7 @@ from segmentarium.evaluation import Report, evaluate, match_classes
 from segmentarium.evaluation import score as score_module
 from segmentarium.evaluation.diagnosis import best_renumbering, label_warning
 from segmentarium.evaluation.tally import Tally, image_miou
-from segmentarium.evaluation.worst import WorstImages
+from segmentarium.evaluation.worst import Worst
 from segmentarium.palette import default_palette
 
 NAMES = ("road", "tree", "sky", "car")
@@ -293,7 +293,7 @@ def test_worst_images_are_the_worst() -> None:
     assert (errors[wrong][:, 0] > errors[wrong][:, 1]).all()  # red
     assert (errors[~wrong][:, 0] == errors[~wrong][:, 1]).all()  # grey
     with pytest.raises(ValueError, match="worst is -1"):
-        WorstImages(-1)
+        Worst(-1)
 
 
 def test_image_score_ignores_classes_that_only_the_prediction_has() -> None:

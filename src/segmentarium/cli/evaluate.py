@@ -11,7 +11,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", required=True, help="a name of the catalogue (street, person), a file, or hf:OWNER/NAME")
     add("--layout", help="key table of another project's checkpoint, where its keys alone do not tell")
-    add("--data", required=True, help="camvid, eg1800, cityscapes, …, or folder (images/ and masks/)")
+    add(
+        "--data",
+        required=True,
+        help="camvid, cityscapes, …, folder (images/ and masks/), or imagefolder (a folder a class)",
+    )
     add("--root", required=True, type=Path, help="where the data set lies")
     add(
         "--split",
@@ -19,11 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--mask-map", help='of a folder: raw value to class, e.g. "0:0,255:1"')
     add("--num-classes", type=int, help="score the first N logits only (N: classes of the data), leave out the others")
-    add("--mode", choices=("whole", "slide"), default="whole", help="whole images, or blended windows")
+    add("--mode", choices=("whole", "slide"), default="whole", help="of segmenters: whole images, or blended windows")
     add("--tile", type=int, default=1024, help="largest side of a window, in pixels (default 1024)")
     add("--overlap", type=_overlap, default=0.25, help="of windows: a share (0.25, the default) or pixels (128)")
-    add("--flip", action="store_true", help="average with the mirrored image")
-    add("--scales", type=_scales, default=(1.0,), help="average over scales, e.g. 0.75,1,1.25")
+    add("--flip", action="store_true", help="of segmenters: average with the mirrored image")
+    add("--scales", type=_scales, default=(1.0,), help="of segmenters: average over scales, e.g. 0.75,1,1.25")
     add(
         "--engine",
         default="torch",
@@ -32,7 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--precision", default="fp32", help="fp32 (default) or bf16")
     add("--device", help="cpu, cuda, cuda:1, …; default: the first GPU, else cpu")
     add("--batch-size", type=int, default=1, help="images, or windows, to one call (default 1)")
-    add("--boundary-ratio", type=float, default=0.02, help="boundary IoU: distance / diagonal (default 0.02); 0: skip")
+    add(
+        "--boundary-ratio",
+        type=float,
+        default=0.02,
+        help="of segmenters: boundary IoU's distance / diagonal (default 0.02); 0: skip",
+    )
+    add("--size", type=int, help="of classifiers: side of the square they see (default: as the file says, or 224)")
+    add(
+        "--crop-ratio",
+        type=float,
+        help="of classifiers: share of the shorter side it shows (default: the file's, or 0.875)",
+    )
     add("--worst", type=int, default=8, help="how many of the worst images the report shows (default 8)")
     add("--limit", type=int, help="stop after so many images")
     add("--json", type=Path, metavar="FILE", help="write the numbers there")
@@ -49,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from segmentarium.evaluation import evaluate
-    from segmentarium.evaluation.report import check_json, check_output
+    from segmentarium.evaluation.base import check_json, check_output
     from segmentarium.weights import load
 
     if options.out is not None:
@@ -81,6 +96,8 @@ def run(options: argparse.Namespace) -> int:
             batch_size=options.batch_size,
             num_classes=options.num_classes,
             boundary_ratio=options.boundary_ratio or None,
+            size=options.size,
+            crop_ratio=options.crop_ratio,
             worst=options.worst if options.out is not None else min(options.worst, 3),
             limit=options.limit,
             progress=lambda done, total: bar.update(task, completed=done, total=total),

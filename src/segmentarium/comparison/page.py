@@ -10,8 +10,8 @@ from typing import Any
 from segmentarium.benchmarking.machine import describe
 from segmentarium.comparison.outcome import AGREES, Comparison, Outcome
 from segmentarium.comparison.plot import scatter
+from segmentarium.evaluation.base import percent
 from segmentarium.evaluation.html import STYLE, data_uri
-from segmentarium.evaluation.report import percent
 from segmentarium.files import atomic_write
 
 EXTRA_STYLE = """

@@ -1,4 +1,4 @@
-"""Scores of a model on a data set: mIoU, accuracies, boundary IoU, the worst pictures, and a report of them.
+"""Scores of a model on a data set: mIoU, boundary IoU, top-1, the worst pictures, and a report of them.
 
 report = evaluate("street", build_dataset("camvid", root, "test"))
 print(report.miou, report.iou["Road"])
@@ -12,12 +12,19 @@ from segmentarium.lazy import lazy_names
 
 if TYPE_CHECKING:
     from segmentarium.evaluation.classes import ClassMatch, match_classes
+    from segmentarium.evaluation.classification import ClassificationReport
     from segmentarium.evaluation.report import Report
     from segmentarium.evaluation.score import evaluate
 
-_HOME_OF = {"ClassMatch": "classes", "Report": "report", "evaluate": "score", "match_classes": "classes"}
+_HOME_OF = {
+    "ClassMatch": "classes",
+    "ClassificationReport": "classification",
+    "Report": "report",
+    "evaluate": "score",
+    "match_classes": "classes",
+}
 
-__all__ = ["ClassMatch", "Report", "evaluate", "match_classes"]
+__all__ = ["ClassMatch", "ClassificationReport", "Report", "evaluate", "match_classes"]
 
 
 __getattr__ = lazy_names(__name__, _HOME_OF)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 if TYPE_CHECKING:
-    from segmentarium.evaluation.report import Report
+    from segmentarium.evaluation.base import BaseReport
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6570; --line: #d9dee4;
@@ -42,23 +42,21 @@ img.plot { background: #fff; padding: .5rem; box-sizing: border-box; }
 """
 
 
-def page(report: Report, plot: bytes) -> str:
+def page(report: BaseReport, plot: bytes) -> str:
     """The whole page.  plot: the confusion matrix as PNG."""
     title = f"{report.model['name']} on {report.data['name']} {report.data['split']}".strip()
     scores = "".join(f"<div><dt>{escape(n)}</dt><dd>{escape(v)}</dd></div>" for n, v in report.headline())
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in report.notes)
     worst = ""
     if report.worst:
-        worst = (
-            '<h2>Worst images</h2><p class="sub">By the mean IoU of the classes that the label holds. Image, target, '
-            "prediction, errors (red: wrong, grey: ignored).</p>"
-            + "".join(_figure(w.name, 100 * w.miou, w.panels(report.palette)) for w in report.worst)
+        worst = f'<h2>Worst images</h2><p class="sub">{escape(report.worst_text)}</p>' + "".join(
+            _figure(bad.caption, bad.panels(report.palette)) for bad in report.worst
         )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title><style>{STYLE}</style></head><body>
 <h1>{escape(title)}</h1>
-<p class="sub">{report.images} images, {report.pixels:,} labelled pixels;
+<p class="sub">{report.images} images, {int(report.confusion.sum()):,} {report.counted};
 {escape(report.options["protocol"])}. All scores in percent.</p>
 <dl class="scores">{scores}</dl>
 {notes}
@@ -66,7 +64,7 @@ def page(report: Report, plot: bytes) -> str:
 <div class="scroll">{_class_table(report)}</div>
 <h2>Confusion</h2>
 <figure><img class="plot" alt="confusion matrix" src="{data_uri(plot, "png")}">
-<figcaption>Each row: where the labelled pixels of a class went, in percent of that class.</figcaption></figure>
+<figcaption>Each row: where the {report.counted} of a class went, in percent of that class.</figcaption></figure>
 {worst}
 <h2>How it was measured</h2>
 <div class="scroll">{_facts(report)}</div>
@@ -79,12 +77,13 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _class_table(report: Report) -> str:
+def _class_table(report: BaseReport) -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in (*report.columns(), ""))
+    bars = next(iter(report.by_class().values()))
     body = []
     for (name, *values), colour in zip(report.rows(), report.palette, strict=True):
-        iou = report.iou[name]
-        width = f"{100 * iou:.1f}" if iou == iou else "0"  # NaN is not itself
+        share = bars[name]
+        width = f"{100 * share:.1f}" if share == share else "0"  # NaN is not itself
         swatch = f'<span class="swatch" style="background:rgb{tuple(colour)}"></span>'
         cells = "".join(f"<td>{escape(value)}</td>" for value in values)
         bar = f'<td class="bar"><span style="width:{width}%"></span></td>'
@@ -92,21 +91,19 @@ def _class_table(report: Report) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 
-def _figure(name: str, miou: float, panels: Mapping[str, Image.Image]) -> str:
+def _figure(caption: str, panels: Mapping[str, Image.Image]) -> str:
     images = []
     for what, picture in panels.items():
         buffer = io.BytesIO()
         kind = "jpeg" if what == "image" else "png"
         picture.save(buffer, format=kind.upper(), **({"quality": 85} if kind == "jpeg" else {"optimize": True}))
         images.append(f'<img alt="{escape(what)}" title="{escape(what)}" src="{data_uri(buffer.getvalue(), kind)}">')
-    caption = f"{escape(name)}: mIoU {miou:.2f}"
-    return f'<figure><div class="four">{"".join(images)}</div><figcaption>{caption}</figcaption></figure>'
+    return f'<figure><div class="four">{"".join(images)}</div><figcaption>{escape(caption)}</figcaption></figure>'
 
 
-def _facts(report: Report) -> str:
+def _facts(report: BaseReport) -> str:
     time = {"seconds": f"{report.seconds:.1f}", "seconds in the model": f"{report.model_seconds:.1f}"}
-    counts = {"ignored pixels": f"{report.ignored:,}", "images without a labelled pixel": report.void}
-    parts: Iterable[Mapping[str, Any]] = (report.model, report.data, report.options, counts, time)
+    parts: Iterable[Mapping[str, Any]] = (report.model, report.data, report.options, report.facts(), time)
     heads = ("model", "data", "options", "", "", "machine", "versions")
     rows = []
     for head, facts in zip(heads, (*parts, report.machine, report.versions), strict=True):

@@ -15,8 +15,8 @@ NEEDS_MATPLOTLIB = (
 )
 
 
-def confusion_plot(confusion: np.ndarray, names: Sequence[str]) -> bytes:
-    """A PNG: each row the share of a class's labelled pixels that went to each prediction.
+def confusion_plot(confusion: np.ndarray, names: Sequence[str], counted: str) -> bytes:
+    """A PNG: each row the share of what is counted of a class that went to each prediction.
 
     confusion: (K, K) counts, rows = target.  Raises ImportError where matplotlib is not installed.
     """
@@ -42,7 +42,7 @@ def confusion_plot(confusion: np.ndarray, names: Sequence[str]) -> bytes:
             if share[i, j] >= 0.005:
                 colour = "white" if share[i, j] > 0.55 else "black"
                 axes.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=7, color=colour)
-    figure.colorbar(drawn, ax=axes, shrink=0.8, label="share of the class's labelled pixels")
+    figure.colorbar(drawn, ax=axes, shrink=0.8, label=f"share of the class's {counted}")
     buffer = io.BytesIO()
     canvas.print_png(buffer)
     return buffer.getvalue()

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -54,16 +54,6 @@ def with_logits(
 
     forward   uint8 (B, C, h, w) -> logits: through the network, whole or in windows, once or at several scales
     """
-    for batch in batches(read_ahead(dataset, indices, readers), batch_size):
-        pixels = torch.stack([sample.pixels for sample in batch])
-        images = prepare(pixels, network.in_channels, network.preprocessing.long_side)
-        with torch.inference_mode():
-            logits = forward(images)
-        yield batch, logits
-
-
-def read_ahead(dataset: LabelledImages, indices: Sequence[int], ahead: int) -> Iterator[Sample]:
-    """These images in order; up to `ahead` of them are read by as many threads while others are scored."""
 
     def read(index: int) -> Sample:
         picture, target = dataset.load(index)
@@ -71,7 +61,30 @@ def read_ahead(dataset: LabelledImages, indices: Sequence[int], ahead: int) -> I
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
         return Sample(index, dataset.name(index), picture, pixels, torch.from_numpy(np.array(target, np.uint8)))
 
-    waiting: deque[Future[Sample]] = deque()
+    for batch in batches(read_ahead(read, indices, readers), batch_size):
+        pixels = torch.stack([sample.pixels for sample in batch])
+        images = prepare(pixels, network.in_channels, network.preprocessing.long_side)
+        with torch.inference_mode():
+            logits = forward(images)
+        yield batch, logits
+
+
+class Read(Protocol):
+    """An image that was read: a name, and uint8 (3, H, W)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def pixels(self) -> Tensor: ...
+
+
+S = TypeVar("S", bound=Read)
+
+
+def read_ahead(read: Callable[[int], S], indices: Sequence[int], ahead: int) -> Iterator[S]:
+    """What `read` makes of these numbers, in order; up to `ahead` are read by as many threads while others are scored."""
+    waiting: deque[Future[S]] = deque()
     with ThreadPoolExecutor(ahead) as pool:
         try:
             for index in indices:
@@ -85,9 +98,9 @@ def read_ahead(dataset: LabelledImages, indices: Sequence[int], ahead: int) -> I
                 future.cancel()
 
 
-def batches(samples: Iterator[Sample], batch_size: int) -> Iterator[list[Sample]]:
+def batches(samples: Iterator[S], batch_size: int) -> Iterator[list[S]]:
     """Neighbours of one size together, up to `batch_size` of them."""
-    batch: list[Sample] = []
+    batch: list[S] = []
     for sample in samples:
         if batch and (len(batch) == batch_size or batch[0].pixels.shape != sample.pixels.shape):
             yield batch
@@ -95,6 +108,13 @@ def batches(samples: Iterator[Sample], batch_size: int) -> Iterator[list[Sample]
         batch.append(sample)
     if batch:
         yield batch
+
+
+def check_finite(batch: Sequence[Read], logits: Tensor) -> None:
+    """ValueError where logits (B, …) are not finite, with the names of their images."""
+    if not torch.isfinite(logits.sum()):
+        bad = [sample.name for sample, one in zip(batch, logits, strict=True) if not torch.isfinite(one).all()]
+        raise ValueError(f"the model's logits are not finite on {', '.join(bad) or 'this batch'}; nothing was scored")
 
 
 def prepare(images: Tensor, channels: int, long_side: int | None) -> Tensor:

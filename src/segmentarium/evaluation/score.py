@@ -6,18 +6,21 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
 
-from segmentarium.contracts import SegmentationModel, adopt
-from segmentarium.evaluation.classes import match_classes
+from segmentarium.contracts import Classifier, SegmentationModel, adopt
+from segmentarium.data import ClassificationDataset, SegmentationDataset
+from segmentarium.evaluation.base import check_output
+from segmentarium.evaluation.classes import ClassMatch, match_classes
+from segmentarium.evaluation.classification import LabelledPictures, PictureScoring
 from segmentarium.evaluation.diagnosis import label_warning
-from segmentarium.evaluation.report import Report, check_output
+from segmentarium.evaluation.report import Report
 from segmentarium.evaluation.samples import LabelledImages, with_logits
 from segmentarium.evaluation.tally import Tally
 from segmentarium.inference.engines import Engine
@@ -31,7 +34,7 @@ PACKAGES = ("segmentarium", "torch", "torchvision", "timm", "numpy", "pillow", "
 
 def evaluate(
     model: nn.Module | str | Path,
-    dataset: LabelledImages,
+    dataset: LabelledImages | LabelledPictures,
     *,
     mode: Mode = "whole",
     tile: int = 1024,
@@ -44,16 +47,19 @@ def evaluate(
     batch_size: int = 1,
     num_classes: int | None = None,
     boundary_ratio: float | None = 0.02,
+    size: int | None = None,
+    crop_ratio: float | None = None,
     worst: int = 8,
     limit: int | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     readers: int = 2,
     progress: Callable[[int, int], None] | None = None,
-) -> Report:
-    """Scores of a model on labelled images, at the labels' own resolution.
+) -> Any:
+    """Scores of a model on labelled images: the `Report` of a segmenter, the `ClassificationReport` of a classifier.
 
     model           a model, or what `load` takes: a catalogue name, a file
+    dataset         label maps for a segmenter, pictures with one class each for a classifier
     mode            "whole" images, or "slide": windows of at most `tile` pixels a side that share `overlap` (pixels as int,
                     a share of the tile as float) with their neighbours and are blended
     flip, scales    averages the probabilities of the mirrored image and of several scales
@@ -61,6 +67,9 @@ def evaluate(
     batch_size      images (mode "whole") or windows ("slide") to one call; images share a call where they have one size
     num_classes     takes the first so many logits and leaves further ones out; must be the number of the data's classes
     boundary_ratio  distance of the boundary IoU as a share of the image's diagonal; None leaves it out
+    size            of a classifier: side of the square that it sees; None: as its file says, else 224
+    crop_ratio      of a classifier: share of the picture's shorter side that the square shows; None: as its file says, else
+                    0.875, and 1 of pictures of 64 pixels or less
     worst           how many of the worst images the report shows
     limit           stops after so many images
     output          a folder for report.json, report.html and pictures
@@ -68,10 +77,12 @@ def evaluate(
     readers         threads that read ahead
     progress        called with (images done, images in all)
 
-    The logits are brought to the label's size before the greatest is taken. Pixels labelled 255 count nowhere.
+    Of a segmenter, the logits are brought to the label's size before the greatest is taken, and pixels labelled 255 count
+    nowhere; mode, tile, overlap, flip, scales and boundary_ratio are for segmenters.
 
-    Raises ValueError for options or classes that do not fit, an empty data set, or logits that are not finite (naming the
-    image); what the data set raises for a file that cannot be read; ImportError for an engine that is not installed.
+    Raises TypeError for data of another task than the model's; ValueError for options or classes that do not fit, an empty
+    data set, or logits that are not finite (naming the image); what the data set raises for a file that cannot be read;
+    ImportError for an engine that is not installed.
     """
     _check(mode, batch_size, limit, len(dataset))
     if isinstance(model, str | Path):
@@ -81,54 +92,31 @@ def evaluate(
     else:
         model = adopt(model)
         source = model.title
-    if not isinstance(model, SegmentationModel):
-        raise TypeError(f"{source} gives no class for every pixel: it is a {model.kind}; label maps cannot score it")
+    common = {"num_classes": num_classes, "worst": worst}
+    network = partial(Network, model, engine, precision, device)
+    scoring: Scoring
+    if isinstance(model, Classifier):
+        _refuse(
+            source, model.kind, dataset, SegmentationDataset, mode=mode != "whole", flip=flip, scales=_several(scales)
+        )
+        scoring = PictureScoring(model, network, dataset, size=size, crop_ratio=crop_ratio, **common)
+    elif isinstance(model, SegmentationModel):
+        _refuse(source, model.kind, dataset, ClassificationDataset, size=size, crop_ratio=crop_ratio)
+        options = {"mode": mode, "tile": tile, "overlap": overlap, "flip": flip, "scales": scales}
+        scoring = MapScoring(model, network, dataset, boundary_ratio=boundary_ratio, **options, **common)
+    else:
+        raise TypeError(f"{source} is a {model.kind}: neither label maps nor classes of pictures can score it")
     if output is not None:
         check_output(output, overwrite=overwrite)
-    info = dataset.info
-    match = match_classes(model.num_classes, model.classes, info.classes, info.palette, num_classes)
-    network = Network(model, engine, precision, device)
-    forward = augmented(network, flip=flip, scales=scales)
-    once = partial(whole, forward)
-    if mode == "slide":
-        once = partial(sliding, forward, tile=tile, overlap=overlap, batch_size=batch_size)
 
     started = time.perf_counter()
     total = len(dataset) if limit is None else min(limit, len(dataset))
-    tally: Tally | None = None
-    together = batch_size if mode == "whole" else 1
-    for batch, logits in with_logits(network, once, dataset, range(total), together, max(readers, 1)):
-        if tally is None:
-            tally = Tally(match, boundary_ratio, worst, logits.device)
-        tally.add(batch, logits)
+    for done in scoring.run(range(total), batch_size, max(readers, 1)):
         if progress is not None:
-            progress(tally.images, total)
-    assert tally is not None  # there is at least one image
-    seconds = time.perf_counter() - started
-
-    summary: dict[str, Any] = tally.matrix.summary(match.names)
-    edges: dict[str, Any] = tally.boundary.summary(match.names) if tally.boundary is not None else {}
-    confusion = tally.matrix.counts.cpu().numpy()
-    notes = [*getattr(dataset, "notes", ()), *match.notes]
-    if tally.void == tally.images:
-        notes.append("no image has a labelled pixel: there is nothing to score")
-    if (warning := label_warning(confusion, summary["miou"], match.names)) is not None:
-        notes.append(warning)
-    report = Report(
-        miou=summary["miou"],
-        macc=summary["macc"],
-        aacc=summary["aacc"],
-        iou=summary["iou"],
-        acc=summary["accuracy"],
-        boundary_iou=edges.get("boundary_iou"),
-        boundary_iou_by_class=edges.get("boundary_iou_by_class"),
-        confusion=confusion,
-        palette=match.palette,
-        images=tally.images,
-        void=tally.void,
-        pixels=int(confusion.sum()),
-        ignored=tally.ignored,
-        seconds=seconds,
+            progress(done, total)
+    info, network = dataset.info, scoring.network
+    report = scoring.report(
+        seconds=time.perf_counter() - started,
         model_seconds=network.seconds,
         model=network.facts(source),
         data={
@@ -138,26 +126,116 @@ def evaluate(
             "licence": getattr(info, "licence", "unknown"),
         },
         options={
+            **scoring.options(),
+            "engine": str(network.engine),
+            "batch_size": batch_size,
+            "num_classes": num_classes,
+            "limit": limit,
+        },
+        machine=_machine(network.device),
+        versions=_versions(),
+        notes=[*getattr(dataset, "notes", ()), *scoring.match.notes],
+    )
+    if output is not None:
+        report.save(output, overwrite=overwrite)
+    return report
+
+
+class Scoring(Protocol):
+    """A model and the data that it is scored on."""
+
+    network: Network
+    match: ClassMatch
+
+    def run(self, indices: Sequence[int], batch_size: int, readers: int) -> Iterator[int]:
+        """Scores these images; yields after each batch how many are done."""
+        ...
+
+    def options(self) -> dict[str, Any]:
+        """How it was done, for the report."""
+        ...
+
+    def report(self, **facts: Any) -> Any:
+        """The report of what was scored so far; `facts`: the fields that say how it was measured."""
+        ...
+
+
+class MapScoring:
+    """A segmenter and the label maps that it is scored on; the options are those of `evaluate`."""
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        network: Callable[[], Network],
+        dataset: LabelledImages,
+        *,
+        mode: Mode,
+        tile: int,
+        overlap: int | float,
+        flip: bool,
+        scales: Sequence[float],
+        boundary_ratio: float | None,
+        num_classes: int | None,
+        worst: int,
+    ) -> None:
+        info = dataset.info
+        self.match = match_classes(model.num_classes, model.classes, info.classes, info.palette, num_classes)
+        self.network, self.dataset = network(), dataset
+        self.tally = Tally(self.match, boundary_ratio, worst, self.network.device)
+        self._forward = augmented(self.network, flip=flip, scales=scales)
+        self._given = mode, tile, overlap, flip, scales, boundary_ratio
+
+    def run(self, indices: Sequence[int], batch_size: int, readers: int) -> Iterator[int]:
+        mode, tile, overlap, *_ = self._given
+        once, together = partial(whole, self._forward), batch_size
+        if mode == "slide":
+            once = partial(sliding, self._forward, tile=tile, overlap=overlap, batch_size=batch_size)
+            together = 1
+        for batch, logits in with_logits(self.network, once, self.dataset, indices, together, readers):
+            self.tally.add(batch, logits.to(self.network.device))  # some engines compute elsewhere
+            yield self.tally.images
+
+    def options(self) -> dict[str, Any]:
+        mode, tile, overlap, flip, scales, boundary_ratio = self._given
+        return {
             "protocol": protocol(mode, tile, overlap, flip, scales),
             "mode": mode,
             "tile": tile if mode == "slide" else None,
             "overlap": overlap if mode == "slide" else None,
             "flip": flip,
             "scales": list(scales),
-            "engine": str(network.engine),
-            "batch_size": batch_size,
-            "num_classes": num_classes,
             "boundary_ratio": boundary_ratio,
-            "limit": limit,
-        },
-        machine=_machine(network.device),
-        versions=_versions(),
-        notes=notes,
-        worst=tally.worst.images(),
-    )
-    if output is not None:
-        report.save(output, overwrite=overwrite)
-    return report
+        }
+
+    def report(self, *, notes: Sequence[str], **facts: Any) -> Report:
+        tally, names = self.tally, self.match.names
+        summary: dict[str, Any] = tally.matrix.summary(names)
+        edges: dict[str, Any] = tally.boundary.summary(names) if tally.boundary is not None else {}
+        confusion = tally.matrix.counts.cpu().numpy()
+        notes = list(notes)
+        if tally.void == tally.images:
+            notes.append("no image has a labelled pixel: there is nothing to score")
+        if (warning := label_warning(confusion, summary["miou"], names)) is not None:
+            notes.append(warning)
+        return Report(
+            miou=summary["miou"],
+            macc=summary["macc"],
+            aacc=summary["aacc"],
+            iou=summary["iou"],
+            acc=summary["accuracy"],
+            boundary_iou=edges.get("boundary_iou"),
+            boundary_iou_by_class=edges.get("boundary_iou_by_class"),
+            confusion=confusion,
+            classes=names,
+            palette=self.match.palette,
+            images=tally.images,
+            void=tally.void,
+            pixels=int(confusion.sum()),
+            ignored=tally.ignored,
+            worst=tally.worst.images(),
+            notes=notes,
+            **facts,
+        )
 
 
 def protocol(mode: str, tile: int, overlap: int | float, flip: bool, scales: Sequence[float]) -> str:
@@ -168,6 +246,21 @@ def protocol(mode: str, tile: int, overlap: int | float, flip: bool, scales: Seq
     shared = f"{overlap} px" if isinstance(overlap, int) else f"{overlap:.0%}"
     window = "whole image" if mode == "whole" else f"slide, windows of {tile} px with {shared} overlap"
     return f"{scale}{' + flip' if flip else ''}, {window}"
+
+
+def _several(scales: Sequence[float]) -> bool:
+    return tuple(scales) != (1.0,)
+
+
+def _refuse(source: str, kind: str, dataset: Any, other: type, **options: Any) -> None:
+    """Raises for the data and the options that are of another kind of model."""
+    if isinstance(dataset, other):
+        raise TypeError(
+            f"{source} is a {kind}, but data set {dataset.info.name!r} is of {dataset.task}: "
+            + ("a class for every pixel" if dataset.task == "segmentation" else "a class for every picture")
+        )
+    if given := [name for name, value in options.items() if value]:
+        raise ValueError(f"{source} is a {kind}, for which there is no {' and no '.join(given)}; leave it out")
 
 
 def _check(mode: str, batch_size: int, limit: int | None, length: int) -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from segmentarium.evaluation.classes import ClassMatch
-from segmentarium.evaluation.samples import Sample
-from segmentarium.evaluation.worst import WorstImages
+from segmentarium.evaluation.samples import Sample, check_finite
+from segmentarium.evaluation.worst import BadImage, Worst, bad_image
 from segmentarium.inference.tta import indices
 from segmentarium.labels import IGNORE_INDEX
 from segmentarium.layers.resize import resize
@@ -29,18 +29,14 @@ class Tally:
         self.boundary: BoundaryIoU | None = None
         if boundary_ratio is not None:
             self.boundary = BoundaryIoU(len(match.names), boundary_ratio, IGNORE_INDEX, device)
-        self.worst = WorstImages(worst)
+        self.worst: Worst[BadImage] = Worst(worst)
         self.images = self.void = self.ignored = 0
 
     @torch.inference_mode()
     def add(self, batch: Sequence[Sample], logits: Tensor) -> None:
         """Scores images of one size by their logits (B, K, h, w), at the size of their labels."""
         logits = self.match.logits(logits)
-        if not torch.isfinite(logits.sum()):
-            bad = [s.name for s, one in zip(batch, logits, strict=True) if not torch.isfinite(one).all()]
-            raise ValueError(
-                f"the model's logits are not finite on {', '.join(bad) or 'this batch'}; nothing was scored"
-            )
+        check_finite(batch, logits)
         targets = torch.stack([s.target for s in batch]).to(logits.device)
         predicted = predicted_classes(logits, targets.shape[-2:])
         if self.boundary is not None:
@@ -56,7 +52,8 @@ class Tally:
                 self.void += 1
             elif self.worst.takes(score):
                 guess = predicted[i].to(torch.uint8).cpu().numpy()
-                self.worst.add(score, sample.index, sample.name, sample.picture, sample.target.numpy(), guess)
+                bad = bad_image(score, sample.index, sample.name, sample.picture, sample.target.numpy(), guess)
+                self.worst.add(score, sample.index, bad)
 
 
 def predicted_classes(logits: Tensor, size: Sequence[int]) -> Tensor:

@@ -196,9 +196,9 @@ class PortraitNet(SegmentationModel):
                 init_classifier(head)
         for module in self.modules():
             if isinstance(module, Upconv):
-                slope = torch.tensor([0.25, 0.75, 0.75, 0.25])
-                kernel = slope[:, None] * slope
-                identity = torch.eye(module.in_channels)[:, :, None, None]
+                slope = torch.tensor([0.25, 0.75, 0.75, 0.25], device="cpu")  # wherever the network is built
+                kernel = slope.outer(slope)
+                identity = torch.eye(module.in_channels, device="cpu")[:, :, None, None]
                 with torch.no_grad():
                     module.weight.copy_(identity * kernel)
 

@@ -149,7 +149,7 @@ def header(training: Training) -> list[str]:
     options, task, info = training.options, training.task, training.task.train_set.info
     processes = training.fabric.world_size
     parameters = sum(parameter.numel() for parameter in training.model.parameters()) / 1e6
-    height, width = options.crop_size
+    height, width = task.crop_size
     epochs = options.max_steps * options.batch_size / len(task.train_set)
     return [
         f"model      {options.model}, {parameters:.3f} M parameters with training-only parts, {len(info.classes)} classes",

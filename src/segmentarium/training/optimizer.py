@@ -16,10 +16,10 @@ from segmentarium.training.options import TrainingOptions
 def parameter_groups(model: nn.Module, options: TrainingOptions) -> list[dict]:
     """A group for each pair of rate and decay; `base_lr` is the rate after warm-up.
 
-    Parameters under `backbone.` learn at a factor of the rate, and with `layer_decay` the slower the shallower they stand.
-    Biases and the parameters of normalisation layers (all that have one dimension or less) are not decayed, unless
-    `decay_norm_bias`: decaying them has no use as regularisation, and hurts small networks.  What a backbone names in
-    `no_weight_decay` never is.
+    Parameters under `backbone.`, but for a classifier's head, learn at a factor of the rate, and with `layer_decay` the slower
+    the shallower they stand.  Biases and the parameters of normalisation layers (all that have one dimension or less) are not
+    decayed, unless `decay_norm_bias`: decaying them has no use as regularisation, and hurts small networks.  What a backbone
+    names in `no_weight_decay` never is.
     """
     factor = options.backbone_lr_factor
     if factor is None:
@@ -32,13 +32,14 @@ def parameter_groups(model: nn.Module, options: TrainingOptions) -> list[dict]:
             "leave it out, or give backbone_lr_factor for the whole backbone"
         )
     spared = {prefix + name for prefix, part in backbones.items() for name in part.no_weight_decay()}
+    heads = {prefix + name for prefix, part in backbones.items() for name in head_of(part)}
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        scale = factor if name.startswith("backbone.") else 1.0
-        for prefix, part in backbones.items() if options.layer_decay is not None else ():
-            if name.startswith(prefix):
+        scale = factor if name.startswith("backbone.") and name not in heads else 1.0
+        for prefix, part in backbones.items():
+            if options.layer_decay is not None and name.startswith(prefix):
                 scale *= options.layer_decay ** (part.num_layers - part.layer_of(name.removeprefix(prefix)))
         decayed = (parameter.ndim > 1 or options.decay_norm_bias) and name not in spared
         groups.setdefault((options.learning_rate * scale, decayed), []).append(parameter)
@@ -46,6 +47,16 @@ def parameter_groups(model: nn.Module, options: TrainingOptions) -> list[dict]:
         {"params": found, "base_lr": rate, "lr": rate, "weight_decay": options.weight_decay if decayed else 0.0}
         for (rate, decayed), found in groups.items()
     ]
+
+
+def head_of(backbone: Backbone) -> set[str]:
+    """Names of the parameters of its classifier; none where it was built without one."""
+    if backbone.num_classes is None:
+        return set()
+    names = [name for name, _ in backbone.named_parameters()]
+    own = {name for name in names if name.startswith("classifier.")}  # timm's stands in the body
+    deepest = backbone.num_layers
+    return own or {name for name in names if deepest and backbone.layer_of(name) == deepest}
 
 
 def build_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:

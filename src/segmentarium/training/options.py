@@ -13,14 +13,17 @@ from typing import Any
 LAST, LAST_WEIGHTS, BEST_WEIGHTS = "last.ckpt", "last.safetensors", "best.safetensors"  # in the run's folder
 
 
-def option(default: Any, help: str, *, flag: str = "", choices: tuple[str, ...] = (), free: bool = False) -> Any:
+def option(
+    default: Any, help: str, *, flag: str = "", choices: tuple[str, ...] = (), free: bool = False, of: str = ""
+) -> Any:
     """A field with the line that --help prints.
 
     flag      the command line's word where it is not the field's name
     choices   the words it may be
     free      changing it does not change the weights that come out, so that a resumed run may differ in it
+    of        the only kind of model that it is for ("segmenter", "classifier"); "": any
     """
-    metadata = {"help": help, "flag": flag, "choices": choices, "free": free}
+    metadata = {"help": f"of {of}s: {help}" if of else help, "flag": flag, "choices": choices, "free": free, "of": of}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -55,14 +58,40 @@ class TrainingOptions:
     check: bool = option(True, "look at the first labels for values outside the classes before training", free=True)
 
     # How the crops are made
-    crop_size: tuple[int, int] = option((512, 512), "height and width of the training crops")
-    scale: tuple[float, float] = option((0.5, 2.0), "range of the random scale factor")
-    long_side: int | None = option(None, "bring images to this longer side first, in training and evaluation alike")
+    crop_size: tuple[int, int] = option((512, 512), "height and width of the training crops", of="segmenter")
+    scale: tuple[float, float] = option((0.5, 2.0), "range of the random scale factor", of="segmenter")
+    long_side: int | None = option(None, "bring images to this longer side first, in evaluation too", of="segmenter")
     flip: bool = option(True, "mirror half of the crops")
-    rotate: float = option(0.0, "greatest random rotation, degrees")
-    photometric: bool = option(True, "random brightness, contrast, saturation and hue")
-    class_mix: float = option(0.0, "probability of laying half of the classes of a second crop over a crop (ClassMix)")
-    max_class_ratio: float = option(0.75, "redraw a crop in which one class has a larger share; 1: never")
+    rotate: float = option(0.0, "greatest random rotation, degrees", of="segmenter")
+    photometric: bool = option(True, "random brightness, contrast, saturation and hue", of="segmenter")
+    class_mix: float = option(
+        0.0, "probability of laying half the classes of a second crop over a crop (ClassMix)", of="segmenter"
+    )
+    max_class_ratio: float = option(
+        0.75, "redraw a crop in which one class has a larger share; 1: never", of="segmenter"
+    )
+
+    # How a classifier's pictures are made
+    size: int | None = option(
+        None,
+        "side of the square they see (default: the model's own, else that of the pictures, up to 224)",
+        of="classifier",
+    )
+    crop_ratio: float | None = option(
+        None,
+        "share of the shorter side that it shows in evaluation (default: 0.875, 1 up to 64 pixels)",
+        of="classifier",
+    )
+    area: tuple[float, float] = option(
+        (0.08, 1.0), "range of the share of a picture's area that a crop shows (above 64 pixels)", of="classifier"
+    )
+    rand_augment: int = option(0, "operations of RandAugment on a picture; 0: none", of="classifier")
+    magnitude: int = option(9, "strength of RandAugment, 0 to 30", of="classifier")
+    jitter: float = option(0.0, "brightness, contrast and saturation change by up to this share", of="classifier")
+    erase: float = option(0.0, "probability that a rectangle is erased", of="classifier")
+    mixup: float = option(0.0, "alpha of MixUp, e.g. 0.2; 0: none", of="classifier")
+    cutmix: float = option(0.0, "alpha of CutMix, e.g. 1; 0: none", of="classifier")
+    label_smoothing: float = option(0.0, "share of each label that is spread over all classes", of="classifier")
 
     # How long and how fast
     max_steps: int = option(40_000, "optimiser steps")
@@ -86,10 +115,13 @@ class TrainingOptions:
     warmup_steps: int = option(0, "steps of linear warm-up from a tenth of the rate")
     clip_norm: float | None = option(None, "clip the gradient to this norm")
     ema: float = option(0.999, "decay of the averaged weights that are evaluated and kept; 0: none")
-    loss: str | None = option(None, "another loss than the model's, e.g. ohem or cross_entropy+0.5*dice")
+    loss: str | None = option(
+        None, "another loss than the model's, e.g. ohem or cross_entropy+0.5*dice", of="segmenter"
+    )
     class_weight: str = option(
         "none",
         "none, auto (from the training labels: enet), enet:1.2, erfnet, median_frequency, inverse, or numbers: 1,2.5,1",
+        of="segmenter",
     )
     seed: int = option(0, "seed of initial weights, order, augmentation and dropout")
 
@@ -134,6 +166,15 @@ class TrainingOptions:
             raise ValueError(f"layer_decay is {self.layer_decay}; give a factor above 0, up to 1")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; give a number above 0")
+
+    def foreign(self, kind: str) -> list[str]:
+        """The options that were set and are for another kind of model than `kind`."""
+        standard = TrainingOptions()
+        return [
+            item.name
+            for item in dataclasses.fields(self)
+            if item.metadata["of"] not in ("", kind) and getattr(self, item.name) != getattr(standard, item.name)
+        ]
 
     @property
     def folder(self) -> str:

@@ -34,6 +34,7 @@ class Task(Protocol):
     """What is trained on what, and who says whether it got better.
 
     train_set, val_set    data sets: `info` has their name, classes and licence; `notes` lines to read; `preload()` reads all
+    crop_size             (height, width) of what the model sees in training
     best_key, best_name   the score that decides which weights are kept, the greater the better; and what it is called
     """
 
@@ -41,6 +42,7 @@ class Task(Protocol):
     best_name: str
     train_set: Any
     val_set: Any
+    crop_size: tuple[int, int]
 
     def __init__(self, options: TrainingOptions) -> None:
         """Opens the data sets.  Raises what they raise for a folder that does not fit."""
@@ -73,13 +75,16 @@ class Task(Protocol):
 def task_for(options: TrainingOptions) -> Task:
     """The task that trains the options' kind of model.  Raises ValueError where there is none."""
     from segmentarium.registry import entry
+    from segmentarium.training.tasks.classification import ClassificationTask
     from segmentarium.training.tasks.segmentation import SegmentationTask
 
-    tasks: dict[str, type[Task]] = {"segmenter": SegmentationTask}
+    tasks: dict[str, type[Task]] = {"segmenter": SegmentationTask, "classifier": ClassificationTask}
     name = options.model
     kind = entry(name if name.startswith("timm:") else name.partition(".")[0]).kind
     if kind not in tasks:
         raise ValueError(
             f"{name!r} is no {' or '.join(tasks)} but a {kind}; see `segmentarium models` for what can be trained"
         )
+    if foreign := options.foreign(kind):
+        raise ValueError(f"{name!r} is a {kind}, which has no use for {', '.join(foreign)}; leave that out")
     return tasks[kind](options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ from segmentarium.evaluation.samples import with_logits
 from segmentarium.evaluation.tally import Tally, predicted_classes
 from segmentarium.inference.network import Network
 from segmentarium.inference.windows import whole
-from segmentarium.registry import create_model
 from segmentarium.training.loaders import TimedLoader, endless, open_dataset, worker_count
 from segmentarium.training.objective import set_objective
 from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import check_labels
 from segmentarium.training.tasks import Evaluation
+from segmentarium.training.tasks.labelled import labelled_model
 
 PICTURES = 4  # drawn at each evaluation
 
@@ -37,7 +38,7 @@ class SegmentationTask:
     val_set: SegmentationDataset
 
     def __init__(self, options: TrainingOptions) -> None:
-        self.options = options
+        self.options, self.crop_size = options, options.crop_size
         self.train_set, self.val_set = (
             open_dataset(options, split) for split in (options.train_split, options.val_split)
         )
@@ -57,24 +58,11 @@ class SegmentationTask:
                 f"data set {info.name!r} has one class, {info.classes[0]!r}, so that every pixel would be right; "
                 "name the background as a class of its own"
             )
-        arguments = {"num_classes": info.num_classes, **options.model_arguments}
-        model = create_model(
-            options.model, weights=options.weights, backbone_weights=options.backbone_weights, **arguments
-        )
+        model = labelled_model(options, info)
         assert isinstance(model, SegmentationModel)
-        if max(model.num_classes, 2) != info.num_classes:
-            raise ValueError(
-                f"the model has {model.num_classes} classes, but data set {info.name!r} has {info.num_classes} "
-                f"({', '.join(info.classes[:6])}{', …' if info.num_classes > 6 else ''}); leave num_classes out"
-            )
-        if model.in_channels != 3:
-            raise ValueError(
-                f"the model takes {model.in_channels} channels, but the data sets here give RGB; leave in_channels out"
-            )
-        model.classes, model.palette = info.classes, info.palette
-        given = {name: getattr(options, name) for name in ("mean", "std", "long_side")}
-        changes = {name: value for name, value in given.items() if value is not None}
-        model.preprocessing = type(model.preprocessing)(**{**model.preprocessing.as_dict(), **changes})
+        model.palette = info.palette
+        if options.long_side is not None:
+            model.preprocessing = replace(model.preprocessing, long_side=options.long_side)
         set_objective(model, self.train_set, options)
         return model
 
@@ -123,7 +111,9 @@ class SegmentationTask:
         first = range(min(PICTURES, len(self.val_set)))
         for (sample,), logits in with_logits(network, partial(whole, network), self.val_set, first, 1, 2):
             predicted = predicted_classes(logits, sample.target.shape)[0].cpu().numpy()
-            rows.append(np.concatenate([sample.picture, palette[sample.target.numpy()], palette[predicted]], 1))
+            rows.append(
+                np.concatenate([np.array(sample.picture), palette[sample.target.numpy()], palette[predicted]], 1)
+            )
         width = max(row.shape[1] for row in rows)
         rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,35 @@
+"""What every task with a fixed list of classes does first: the options' model, for the classes of the data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from segmentarium.contracts import LabelledModel
+from segmentarium.data import DatasetInfo
+from segmentarium.registry import create_model
+from segmentarium.training.options import TrainingOptions
+
+
+def labelled_model(options: TrainingOptions, info: DatasetInfo) -> LabelledModel:
+    """The options' model, with the data's classes and the normalisation that was asked for.
+
+    Raises ValueError where it cannot have these classes, or takes no RGB.
+    """
+    arguments = {"num_classes": info.num_classes, **options.model_arguments}
+    model = create_model(options.model, weights=options.weights, backbone_weights=options.backbone_weights, **arguments)
+    assert isinstance(model, LabelledModel)
+    if max(model.num_classes, 2) != info.num_classes:
+        raise ValueError(
+            f"the model has {model.num_classes} classes, but data set {info.name!r} has {info.num_classes} "
+            f"({', '.join(info.classes[:6])}{', …' if info.num_classes > 6 else ''}); leave num_classes out"
+        )
+    if model.in_channels != 3:
+        raise ValueError(
+            f"the model takes {model.in_channels} channels, but the data sets here give RGB; leave in_channels out"
+        )
+    model.classes = info.classes
+    given = {"mean": options.mean, "std": options.std}
+    model.preprocessing = replace(
+        model.preprocessing, **{key: value for key, value in given.items() if value is not None}
+    )
+    return model
