@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+import segmentarium
 from segmentarium.backbones import can_have, create_backbone
 from segmentarium.backbones.timm import TimmBackbone, rename_features_only
 from segmentarium.contracts import Classifier, Preprocessing
@@ -97,6 +100,18 @@ def test_files_of_features_only_hold_the_same_weights(name: str) -> None:
     kept = [x for x, stride in zip(body(image), body.feature_info.reduction(), strict=True) if stride >= 4]
     for ours, theirs in zip(backbone(image), kept, strict=True):
         assert torch.equal(ours, theirs)
+
+
+@torch.inference_mode()
+def test_an_older_file_of_a_segmenter_loads(tmp_path: Path) -> None:
+    model = create_model("segformer_b0", num_classes=2, backbone="timm:test_vit", embed_dim=8).eval()
+    path = segmentarium.save(model, tmp_path / "model.safetensors")
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    before = {key.replace("backbone.body.", "backbone.body.model."): value for key, value in model.state_dict().items()}
+    save_file(before, path, metadata=header)
+    image = torch.randn(1, 3, 64, 96)
+    assert torch.equal(segmentarium.load(path)(image), model(image))
 
 
 def test_other_keys_keep_their_names() -> None:

@@ -84,7 +84,8 @@ class TimmBackbone(Backbone):
         if hasattr(self.body, "group_matcher"):
             from timm.models import group_parameters
 
-            self._depths = group_parameters(self.body, self.body.group_matcher(coarse=False), reverse=True)
+            depths: Any = group_parameters(self.body, self.body.group_matcher(coarse=False), reverse=True)
+            self._depths = depths
             self.num_layers = max(self._depths.values())
 
     def _whole(self, image: Tensor) -> Tensor:
@@ -229,6 +230,7 @@ def _problem(body: Any, strides: Mapping[int, int], size: Sequence[int]) -> str 
 
 
 def _first_that_builds(name: str, wanted: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    refused = None
     for options in SIZE_OPTIONS:
         options = options | wanted
         try:

@@ -32,4 +32,5 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """bias as `attend` takes it: relative positions, a window's mask"""
-        return self.proj(attend(*self.qkv(x).chunk(3, -1), self.heads, bias))
+        query, key, value = self.qkv(x).chunk(3, -1)
+        return self.proj(attend(query, key, value, self.heads, bias))
