@@ -7,33 +7,84 @@ import inspect
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from segmentarium.backbones import create_backbone
-from segmentarium.registry import entry
-from tests.conformance.subjects import BACKBONES, build, enrolled, inputs, millions, smallest_of_each
+from segmentarium.backbones.mit import VARIANTS
+from segmentarium.contracts import Backbone
+from segmentarium.registry import create_model, entry
+from tests.conformance.subjects import CLASSIFIERS, enrolled, inputs, one_of_each, relative_error
 from tests.parity.comparison import randomise
 
-SMALL = smallest_of_each(BACKBONES)
-TIMM = ["timm:mobilenetv3_small_050", "timm:convnext_atto"]
-DILATED = [name for name in BACKBONES if "output_stride" in inspect.signature(entry(name).build).parameters]
+SMALL = one_of_each(CLASSIFIERS)
+TIMM = ["timm:mobilenetv3_small_050", "timm:convnext_atto", "timm:test_vit"]
+DILATED = [name for name in CLASSIFIERS if "output_stride" in inspect.signature(entry(name).build).parameters]
 SIZES = [(97, 129), (32, 32), (64, 33)]
 
 
-def assert_pyramid(backbone: nn.Module, features: list[Tensor], size: tuple[int, int]) -> None:
-    assert len(features) == len(backbone.channels) == len(backbone.strides)
+def assert_pyramid(backbone: Backbone, features: list[Tensor], size: tuple[int, int]) -> None:
+    assert len(features) == len(backbone.channels) == len(backbone.strides) == len(backbone.out_indices)
     assert list(backbone.strides) == sorted(backbone.strides)
     for feature, channels, stride in zip(features, backbone.channels, backbone.strides, strict=True):
         assert feature.shape[1:] == (channels, *(-(-side // stride) for side in size))
 
 
 @pytest.mark.parametrize("in_channels", [1, 3, 4])
-@pytest.mark.parametrize("name", enrolled(BACKBONES, "in_channels"))
+@pytest.mark.parametrize("name", enrolled(CLASSIFIERS, "in_channels"))
 def test_channels_and_strides_are_true(name: str, in_channels: int) -> None:
     with torch.device("meta"), torch.no_grad():
         backbone = create_backbone(name, in_channels=in_channels).eval()
         for size in SIZES if in_channels == 3 else SIZES[:1]:
             assert_pyramid(backbone, backbone(torch.empty(2, in_channels, *size)), size)
+    assert backbone.num_classes is None
+    assert [key for key in backbone.state_dict() if "classifier" in key] == []
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.inference_mode()
+def test_any_features_come_out(name: str) -> None:
+    """Each feature alone is the one that comes with the others; without a choice, those of stride 4 and more."""
+    whole = randomise(create_backbone(name))
+    image = torch.randn(1, 3, 64, 96)
+    features = dict(zip(whole.out_indices, whole(image), strict=True))
+    assert min(whole.strides) == 4
+    for index in (whole.out_indices[0] - 1, *features):
+        if index < 0:
+            continue
+        one = create_backbone(name, out_indices=(index,)).eval()
+        one.load_state_dict({key: whole.state_dict()[key] for key in one.state_dict()})
+        (feature,) = one(image)
+        assert_pyramid(one, [feature], (64, 96))
+        if index in features:
+            assert torch.equal(feature, features[index])
+    for wrong in ((), (17,), (-1,)):
+        with pytest.raises(ValueError, match=r"out_indices is .*; give some of 0, 1"):
+            create_backbone(name, out_indices=wrong)
+
+
+@pytest.mark.parametrize("name", [*SMALL, *TIMM])
+def test_classify_is_what_the_classifier_gives(name: str) -> None:
+    model = randomise(create_model(name, num_classes=5)).requires_grad_(False)
+    image = torch.randn(2, 3, 64, 96)
+    assert torch.equal(model(image), model.backbone.classify(image))
+    assert model(image).shape == (2, 5)
+    assert relative_error(model(image[1:]), model(image)[1:]) < 1e-4
+    assert model.backbone.embed(image).ndim == 2
+    bare = create_backbone(name)
+    assert bare.embed(image).shape == (2, bare.channels[-1])
+    with pytest.raises(ValueError, match=r"has no classifier; build it with num_classes"):
+        bare.classify(image)
+    with pytest.raises(ValueError, match=r"num_classes is 0"):
+        create_backbone(name, num_classes=0)
+
+
+@pytest.mark.parametrize("name", [*SMALL, *TIMM])
+def test_layers_have_depths(name: str) -> None:
+    """From the stem's 0 to the classifier's `num_layers`, none left out."""
+    backbone = create_backbone(name, num_classes=3)
+    depths = {key: backbone.layer_of(key) for key, _ in backbone.named_parameters()}
+    assert sorted(set(depths.values())) == list(range(backbone.num_layers + 1))
+    assert (next(iter(depths.values())), list(depths.values())[-1]) == (0, backbone.num_layers)
+    assert backbone.no_weight_decay() <= depths.keys()
 
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
@@ -43,6 +94,10 @@ def test_output_stride(name: str, output_stride: int) -> None:
         backbone = create_backbone(name, output_stride=output_stride).eval()
         assert_pyramid(backbone, backbone(torch.empty(1, 3, 97, 129)), (97, 129))
     assert max(backbone.strides) == output_stride
+    assert backbone.strides[backbone.at(output_stride)] == output_stride
+    assert backbone.at(output_stride) == len(backbone.strides) - 1
+    with pytest.raises(ValueError, match="has no feature of stride 7"):
+        backbone.at(7)
 
 
 @pytest.mark.parametrize("name", DILATED)
@@ -51,7 +106,7 @@ def test_an_impossible_output_stride_is_refused(name: str) -> None:
         create_backbone(name, output_stride=7)
 
 
-@pytest.mark.parametrize("name", smallest_of_each(DILATED))
+@pytest.mark.parametrize("name", one_of_each(DILATED))
 @torch.inference_mode()
 def test_dilation_keeps_the_weights_and_where_strided_features_agree(name: str) -> None:
     strided = randomise(create_backbone(name))
@@ -63,25 +118,12 @@ def test_dilation_keeps_the_weights_and_where_strided_features_agree(name: str) 
             assert torch.allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", enrolled([name for name in BACKBONES if entry(name).card.parameters is not None], "parameters")
-)
-def test_parameters_as_published(name: str) -> None:
-    published = entry(name).card.parameters
+@pytest.mark.parametrize("size", VARIANTS)
+def test_mit_has_the_published_parameters(size: str) -> None:
+    """The paper counts the encoder alone, which no classifier's card can say."""
     with torch.device("meta"):
-        backbone = build(name)
-    assert millions(backbone, training_only=True) == pytest.approx(published, rel=0.03)
-
-
-@pytest.mark.parametrize("name", enrolled([name for name in BACKBONES if entry(name).card.flops is not None], "flops"))
-def test_flops_as_published(name: str) -> None:
-    card = entry(name).card
-    assert card.flops_size is not None
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        backbone = build(name).eval()
-        classify = getattr(backbone, "classify", backbone)
-        classify(torch.empty(1, 3, *card.flops_size))
-    assert counter.get_total_flops() / 2e9 == pytest.approx(card.flops, rel=0.03)
+        encoder = create_backbone(f"mit_{size}")
+    assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(VARIANTS[size][2], rel=0.025)
 
 
 @pytest.mark.parametrize("name", enrolled(SMALL, "gradients"))
@@ -114,6 +156,19 @@ def test_timm_models_are_backbones(name: str) -> None:
 @pytest.mark.parametrize("name", ["segformer_b0", "deeplabv3plus", "pspnet", "fcn"])
 @torch.inference_mode()
 def test_a_decoder_stands_on_a_timm_model(name: str) -> None:
-    model = build(name, num_classes=3, backbone=TIMM[0]).eval()
+    model = create_model(name, num_classes=3, backbone=TIMM[0]).eval()
     assert model(inputs(model, 97, 129)).shape == (1, 3, 97, 129)
     assert torch.allclose(model.deploy()(inputs(model, 64, 64)), model(inputs(model, 64, 64)), atol=1e-4)
+
+
+def test_only_plain_transformers_have_tokens() -> None:
+    for name in ("mit_b0", "timm:convnext_atto"):
+        with pytest.raises(ValueError, match="no plain transformer"):
+            create_backbone(name).forward_tokens(torch.zeros(1, 3, 64, 64), (0,))
+
+
+def test_a_backbone_stands_for_its_name() -> None:
+    made = create_backbone("df1")
+    assert create_backbone(made) is made
+    with pytest.raises(TypeError, match=r"Conv2d is no backbone"):
+        create_backbone(nn.Conv2d(3, 3, 1))

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import segmentarium
 from segmentarium.benchmarking.size import parameters_millions
+from segmentarium.contracts import LabelledModel as Model
 from segmentarium.contracts import Preprocessing
 from segmentarium.export import export_formats
+from segmentarium.layers.resize import resize
+from segmentarium.losses import CrossEntropy, LabelCrossEntropy
 from segmentarium.registry import create_model, entry
 from tests.conformance.subjects import (
     CLASSES,
@@ -128,21 +131,31 @@ def test_ignored_pixels_alone_give_zero(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", enrolled(ONE_OF_EACH_PAPER, "learning"))
-def test_a_few_dozen_steps_halve_the_loss(name: str) -> None:
-    """Of every term together, on one picture and its mirror image: the paper's own objective trains the network."""
+def test_its_own_objective_teaches_the_classes(name: str) -> None:
+    """A few dozen steps on one picture and its mirror image halve the cross entropy of the class scores."""
     model = fresh(name)
     batch = batch_for(model, 128, 128)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     history: list[float] = []
     for _ in range(STEPS):
-        loss = torch.stack(list(losses_of(model, batch).values())).sum()
+        outputs = outputs_of(model, batch)
+        loss = torch.stack(list(model.criterion(outputs, batch).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        history.append(float(loss.detach()))
+        history.append(cross_entropy(model, outputs["logits"].detach(), batch))
         if max(history[-2:]) <= history[0] / 2:
             return
-    pytest.fail(f"the loss did not halve: {history[::6]}")
+    pytest.fail(f"the cross entropy did not halve: {history[::6]}")
+
+
+def cross_entropy(model: Model, logits: Tensor, batch: dict[str, Tensor]) -> float:
+    """Of every labelled pixel or picture, whatever the objective makes of it."""
+    if model.kind == "classifier":
+        return float(LabelCrossEntropy()(logits, batch["label"]))
+    target = batch["mask"]
+    logits = resize(logits[:, : model.num_classes].float(), target.shape[-2:], align_corners=model.align_corners)
+    return float(CrossEntropy()(logits, target))
 
 
 @pytest.mark.parametrize("name", enrolled(SMALL, "deploy"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from segmentarium.backbones import create_backbone
 from segmentarium.registry import create_model
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.table import load_state
@@ -16,7 +17,7 @@ def test_xception39_alone(golden):
     prefix = "context_path."
     alone = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     assert recognise(alone).name == "xception39/torchseg"
-    backbone = create_model("xception39").eval()
+    backbone = create_backbone("xception39").eval()
     assert load_state(backbone, alone, rules=get_layout("xception39/torchseg").rules, strict=True).complete
     image = torch.randn(1, 3, 65, 97)
     with torch.inference_mode():

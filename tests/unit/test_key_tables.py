@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -109,6 +112,21 @@ def test_dropped_keys_are_reported_and_do_not_come_back() -> None:
 def test_a_key_of_ours_without_a_rule_cannot_go_back() -> None:
     with pytest.raises(KeyError, match="no rule for our key 'other'"):
         to_theirs({"other": torch.ones(1)}, [Rule("w", "weight")])
+
+
+def test_recognising_builds_nothing_and_does_not_wake_pytorch_s_compiler() -> None:
+    """Drawing weights on the meta device would import it, which takes longer than loading any file."""
+    code = """
+import sys
+import torch
+from segmentarium.weights.layouts import layouts, shapes_of
+for layout in layouts().values():
+    shapes = shapes_of(layout.model, {"num_classes": 3})
+    assert all(tensor.is_meta for tensor in shapes.values()), layout.name
+assert "torch._dynamo" not in sys.modules, "the compiler was imported"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # strict loading ---------------------------------------------------------------------------------------------------------

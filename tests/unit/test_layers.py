@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
+from segmentarium.layers.attention import Attention, attend
 from segmentarium.layers.conv import ConvNormAct, SeparableConv
 from segmentarium.layers.drop_path import DropPath, drop_path_rates
 from segmentarium.layers.fusion import fold_batch_norm, reparameterize
+from segmentarium.layers.inverted_residual import InvertedResidual
+from segmentarium.layers.mlp import MLP
+from segmentarium.layers.norm import LayerNorm2d
+from segmentarium.layers.patch_embed import PatchEmbedding
 from segmentarium.layers.pooling import PooledBatchNorm, adaptive_average_pool, global_average_pool, spread
+from segmentarium.layers.positions import resize_positions
 from segmentarium.layers.pyramid_pooling import PyramidPooling
 from segmentarium.layers.resize import resize
 from tests.parity.comparison import randomise
@@ -254,3 +261,95 @@ def test_reparameterize_calls_every_block_but_not_the_model() -> None:
     model.add_module("b", nn.Sequential(Block("b")))
     reparameterize(model)
     assert called == ["a", "b"]
+
+
+# transformers -----------------------------------------------------------------------------------------------------------
+
+
+def attention_by_hand(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | float) -> Tensor:
+    outputs = []
+    for q, k, v in zip(query.chunk(heads, -1), key.chunk(heads, -1), value.chunk(heads, -1), strict=True):
+        outputs.append((q @ k.transpose(1, 2) / q.shape[-1] ** 0.5 + bias).softmax(-1) @ v)
+    return torch.cat(outputs, -1)
+
+
+def test_attention_is_softmax_of_the_scaled_products() -> None:
+    query, key, value = torch.randn(2, 6, 8), torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    assert torch.allclose(attend(query, key, value, 2), attention_by_hand(query, key, value, 2, 0.0), atol=1e-6)
+    bias = torch.randn(6, 5)
+    assert torch.allclose(attend(query, key, value, 2, bias), attention_by_hand(query, key, value, 2, bias), atol=1e-6)
+    seen = torch.tensor([True, True, False, False, True])
+    assert torch.allclose(
+        attend(query, key, value, 2, seen[None]), attend(query, key[:, seen], value[:, seen], 2), atol=1e-6
+    )
+
+
+def test_self_attention_projects_before_and_after() -> None:
+    layer = Attention(8, 2)
+    x, bias = torch.randn(2, 6, 8), torch.randn(1, 2, 6, 6)
+    assert torch.allclose(layer(x, bias), layer.proj(attend(*layer.qkv(x).chunk(3, -1), 2, bias)))
+    assert Attention(8, 2, qkv_bias=False).qkv.bias is None
+    with pytest.raises(ValueError, match="10 channels cannot be shared by 4 heads"):
+        Attention(10, 4)
+
+
+def test_mlp_is_two_linear_layers() -> None:
+    layer = MLP(4, 7, 3, dropout=0.5).eval()
+    x = torch.randn(2, 5, 4)
+    assert torch.allclose(layer(x), layer.fc2(F.gelu(layer.fc1(x))))
+    assert MLP(4, 7)(x).shape == x.shape
+    assert not torch.equal(layer.train()(x), layer(x))
+
+
+def test_patches_are_whole_or_overlap() -> None:
+    plain = PatchEmbedding(3, 8, 4)
+    image = torch.randn(1, 3, 8, 12)
+    patch = image[:, :, 4:8, 8:12]
+    assert torch.allclose(
+        plain(image)[0, 1, 2], (plain.proj.weight * patch).sum((1, 2, 3)) + plain.proj.bias, atol=1e-6
+    )
+    overlapping = PatchEmbedding(3, 8, 7, 4, norm=nn.LayerNorm)(torch.randn(1, 3, 9, 13))
+    assert overlapping.shape == (1, 3, 4, 8)
+    assert torch.allclose(overlapping.mean(-1), torch.zeros(1, 3, 4), atol=1e-5)
+
+
+def test_positions_at_another_size_keep_the_prefix_tokens() -> None:
+    table = torch.randn(1, 2 + 12, 5)
+    assert resize_positions(table, (3, 4), (3, 4), prefix=2) is table
+    larger = resize_positions(table, (3, 4), (6, 7), prefix=2)
+    assert torch.equal(larger[:, :2], table[:, :2])
+    ours = timm.layers.resample_abs_pos_embed(table, [6, 7], [3, 4], num_prefix_tokens=2)
+    assert torch.allclose(larger, ours)
+    ramp = torch.arange(3.0).repeat_interleave(4)[None, :, None]  # a row's number
+    rows = resize_positions(ramp, (3, 4), (9, 4)).unflatten(1, (9, 4))
+    assert torch.allclose(rows[0, :, 0, 0], rows[0, :, 3, 0])
+    assert bool((rows[0, :, 0, 0].diff() > 0).all())
+    assert resize_positions(ramp.half(), (3, 4), (2, 2)).dtype == torch.float16
+    with pytest.raises(ValueError, match=r"has 14 rows; 1 of prefix tokens and a grid of 3×4 are 13"):
+        resize_positions(table, (3, 4), (6, 6), prefix=1)
+
+
+def test_layer_norm_of_maps_is_that_of_their_channels() -> None:
+    layer = LayerNorm2d(6)
+    nn.init.normal_(layer.weight)
+    nn.init.normal_(layer.bias)
+    x = torch.randn(2, 6, 3, 4)
+    by_hand = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, unbiased=False) + layer.eps).sqrt()
+    by_hand = by_hand * layer.weight[:, None, None] + layer.bias[:, None, None]
+    assert torch.allclose(layer(x), by_hand, atol=1e-5)
+    in_place = layer(x.contiguous(memory_format=torch.channels_last))
+    assert in_place.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(in_place, layer(x))
+
+
+def test_inverted_residuals_expand_and_join_equal_shapes() -> None:
+    x = torch.randn(1, 4, 8, 8)
+    block = InvertedResidual(4, 4, 6, 1, kernel_size=5).eval()
+    before = x.clone()
+    assert torch.allclose(block(x), x + block.project(block.depthwise(block.expand(x))))
+    assert torch.equal(x, before)
+    assert isinstance(InvertedResidual(4, 8, 1, 2).expand, nn.Identity)
+    always = InvertedResidual(4, 8, 1, 2, act=nn.ReLU, expand=True)
+    assert isinstance(always.expand, ConvNormAct)
+    assert type(always.depthwise.act) is nn.ReLU
+    assert always.eval()(x).shape == (1, 8, 4, 4)

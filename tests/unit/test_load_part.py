@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -14,7 +15,16 @@ from torch import Tensor, nn
 from segmentarium.backbones import create_backbone
 from segmentarium.contracts import Preprocessing
 from segmentarium.registry import create_model
-from segmentarium.weights import LoadError, adapt_input_channels, export_layout, load, load_part, save
+from segmentarium.weights import (
+    HEADER,
+    LoadError,
+    adapt_input_channels,
+    export_layout,
+    load,
+    load_part,
+    read_file,
+    save,
+)
 from tests.parity.comparison import randomise
 
 
@@ -200,3 +210,26 @@ def test_timm_s_weights_fill_timm_s_backbone_with_their_normalisation(
     assert model.preprocessing.mean == (0.5, 0.5, 0.5)
     with pytest.raises(ValueError, match="the backbone is timm's 'vit_tiny_patch16_224'; 'timm:resnet18' are weights"):
         load_part(model, "backbone", "timm:resnet18")
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224"])
+def test_files_from_when_timm_wrapped_its_features_still_load(tmp_path: Path, name: str) -> None:
+    """Their keys were those of timm's `features_only`: flattened in some, under "model." in others."""
+    from safetensors.torch import save_file
+
+    model = randomise(create_model("segformer_b0", backbone=f"timm:{name}", num_classes=2, embed_dim=16))
+    path = save(model, tmp_path / "model.safetensors")
+    wrapped = timm.create_model(name, features_only=True).state_dict()
+    state, header = read_file(path)
+    flat = {key.replace(".", "_"): key for key in state}
+    renamed = {
+        f"backbone.body.{key}": state[flat[f"backbone_body_{key.removeprefix('model.').replace('.', '_')}"]]
+        for key in wrapped
+    }
+    assert all(key not in state for key in renamed)
+    others = {key: value for key, value in state.items() if not key.startswith("backbone.")}
+    save_file({**others, **renamed}, tmp_path / "old.safetensors", metadata={HEADER: json.dumps(header)})
+    old = load(tmp_path / "old.safetensors")
+    image = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        assert torch.equal(old(image), model(image))

@@ -57,7 +57,7 @@ def test_a_model_file_has_its_header(module: str) -> None:
     docstring = ast.get_docstring(syntax(SOURCE / f"{module.replace('.', '/')}.py")) or ""
     title, _, body = docstring.partition("\n\n")
     assert 3 < len(words(title)) < 130, "the first line names the system"
-    assert len(words(body)) > 300, "the idea, what the code does and the paper does not say, what we change"
+    assert len(words(body)) > 200, "the idea, what the code does and the paper does not say, what we change"
     assert "Published" in body
     for paper in {found.card.paper for found in registered(module)}:
         repeated = [

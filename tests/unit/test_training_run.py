@@ -272,7 +272,7 @@ def test_class_weights_reach_the_loss(folder: Path, tmp_path: Path, monkeypatch:
         assert scored
         assert all(torch.equal(weight, expected) for weight in scored)
         assert others == [None]  # connectivity is no matter of classes
-    assert bool(list(tmp_path.glob("segmentarium/label-counts-*.json"))) == (text == "auto")
+    assert bool(list(tmp_path.glob("label-counts-*.json"))) == (text == "auto")
 
 
 def test_wrong_number_of_class_weights(folder: Path, tmp_path: Path) -> None:

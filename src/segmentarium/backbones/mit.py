@@ -132,7 +132,7 @@ class MixTransformer(Backbone):
         self.stages = nn.ModuleList(stages)
         self._initialise()
         self.describe(embed_dims, (4, 8, 16, 32), out_indices)
-        self._first_of_stage = [sum(depths[:i]) for i in range(4)]
+        self._depths = tuple(depths)
         self.num_layers = sum(depths) + 1
 
     def _initialise(self) -> None:
@@ -161,11 +161,10 @@ class MixTransformer(Backbone):
         if parts[0] == "classifier":
             return self.num_layers
         stage = int(parts[1])
-        below = self._first_of_stage[stage]
+        below = sum(self._depths[:stage])
         if parts[2] == "embedding":
             return below
-        blocks = self.stages[stage].blocks
-        return below + (int(parts[3]) + 1 if parts[2] == "blocks" else len(blocks))
+        return below + (int(parts[3]) + 1 if parts[2] == "blocks" else self._depths[stage])
 
 
 PAPER = Paper(

@@ -84,7 +84,8 @@ class TimmBackbone(Backbone):
         if hasattr(self.body, "group_matcher"):
             from timm.models import group_parameters
 
-            self._depths = group_parameters(self.body, self.body.group_matcher(coarse=False), reverse=True)
+            depths: Any = group_parameters(self.body, self.body.group_matcher(coarse=False), reverse=True)
+            self._depths = depths
             self.num_layers = max(self._depths.values())
 
     def _whole(self, image: Tensor) -> Tensor:
@@ -173,11 +174,9 @@ def _examine(
 
     Raises KeyError for an unknown name, ValueError for what the model cannot do.
     """
-    wanted = {} if output_stride is None else {"output_stride": output_stride}
-    if img_size is not None:
-        wanted["img_size"] = img_size
+    asked: dict[str, Any] = {"output_stride": output_stride, "img_size": img_size}
     with torch.device("meta"):
-        options, body = _first_that_builds(name, wanted)
+        options, body = _first_that_builds(name, {key: value for key, value in asked.items() if value is not None})
     body.eval()
     if not hasattr(body, "forward_intermediates"):
         raise ValueError(f"timm's {name!r} gives no features; a newer timm may")
@@ -192,7 +191,9 @@ def _examine(
         out_indices = tuple(i for i, s in enumerate(strides) if s >= 4 and (i >= len(strides) - 3 or not plain))
         if not out_indices:
             raise ValueError(f"timm's {name!r} has features of strides {strides}; a backbone needs one of 4 or more")
-    known = {i: strides[i] for i in sorted(out_indices) if i in range(len(strides))}  # `describe` refuses the others
+    if not out_indices or any(i not in range(len(strides)) for i in out_indices):
+        return _Found(options, channels, strides, out_indices, 1, None)  # which `describe` refuses
+    wanted = {i: strides[i] for i in sorted(out_indices)}
     whole = max(strides)
     height, width = img_size or body.pretrained_cfg["input_size"][-2:]
     problem = None
@@ -201,7 +202,7 @@ def _examine(
         (whole, None, tuple(-(-side // whole) * whole for side in TRIED)),
         (1, (height, width), (height, width)),
     ):
-        problem = _problem(body, known, size)
+        problem = _problem(body, wanted, size)
         if problem is not None:
             continue
         if fixed_size is not None and img_size is None:
@@ -229,6 +230,7 @@ def _problem(body: Any, strides: Mapping[int, int], size: Sequence[int]) -> str 
 
 
 def _first_that_builds(name: str, wanted: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    refused = None
     for options in SIZE_OPTIONS:
         options = options | wanted
         try:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
     """(B, N, C), and keys and values (B, M, C) -> (B, N, C): softmax(q kᵀ / √(C / heads)) v in each head (1706.03762, 3.2).
 
-    bias   added before the softmax, or where it is bool True where a key may be seen; broadcast to (B, heads, N, M)
+    bias   added before the softmax, or where it is bool True where a key may be seen; (N, M), or broadcast to
+           (B, heads, N, M)
     """
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2).flatten(2)
@@ -31,4 +32,5 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """bias as `attend` takes it: relative positions, a window's mask"""
-        return self.proj(attend(*self.qkv(x).chunk(3, -1), self.heads, bias))
+        query, key, value = self.qkv(x).chunk(3, -1)
+        return self.proj(attend(query, key, value, self.heads, bias))

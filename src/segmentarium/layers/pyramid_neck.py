@@ -24,16 +24,16 @@ class PyramidNeck(nn.Module):
         widths = [channels[i] for i in self.picked]
         self.channels = tuple(widths)
         self.strides = (strides[0] // 4, strides[0] // 2, strides[0], strides[0] * 2)
-        self.quarter = nn.Sequential(
+        self.to_quarter = nn.Sequential(
             nn.ConvTranspose2d(widths[0], widths[0], 2, 2),
             nn.BatchNorm2d(widths[0]),
             nn.GELU(),
             nn.ConvTranspose2d(widths[0], widths[0], 2, 2),
         )
-        self.half = nn.ConvTranspose2d(widths[1], widths[1], 2, 2)
-        self.twice = nn.MaxPool2d(2, 2, ceil_mode=True)
+        self.to_half = nn.ConvTranspose2d(widths[1], widths[1], 2, 2)
+        self.to_twice = nn.MaxPool2d(2, 2, ceil_mode=True)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """[(B, C, h, w), …] -> [(B, C, 4h, 4w), (B, C, 2h, 2w), (B, C, h, w), (B, C, h/2, w/2)]"""
         fine, half, same, coarse = (features[i] for i in self.picked)
-        return [self.quarter(fine), self.half(half), same, self.twice(coarse)]
+        return [self.to_quarter(fine), self.to_half(half), same, self.to_twice(coarse)]

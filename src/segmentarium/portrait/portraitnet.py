@@ -31,6 +31,7 @@ from segmentarium.contracts import Preprocessing, SegmentationModel, Term
 from segmentarium.labels import IGNORE_INDEX
 from segmentarium.layers.conv import ConvNormAct, SeparableConv
 from segmentarium.layers.init import init_classifier, init_convs
+from segmentarium.layers.inverted_residual import InvertedResidual
 from segmentarium.layers.resize import resize
 from segmentarium.layers.strided import Upconv
 from segmentarium.losses import CrossEntropy, PixelLoss
@@ -46,25 +47,8 @@ WIDTHS = (96, 32, 24, 16, 8)  # of the D-blocks, from 1/32 to the image's size
 PREPROCESSING = Preprocessing((123.68 / 255, 116.78 / 255, 103.94 / 255), (1 / (0.017 * 255),) * 3)
 
 
-class InvertedResidual(nn.Module):
-    """MobileNetV2's block with ReLU, and with an expanding convolution at every expansion."""
-
-    def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int) -> None:
-        super().__init__()
-        hidden = in_channels * expansion
-        self.expand = ConvNormAct(in_channels, hidden, 1)
-        self.depthwise = ConvNormAct(hidden, hidden, 3, stride, groups=hidden)
-        self.project = ConvNormAct(hidden, out_channels, 1, act=None)
-        self.residual = stride == 1 and in_channels == out_channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), …)"""
-        y = self.project(self.depthwise(self.expand(x)))
-        return y + x if self.residual else y
-
-
 class Encoder(nn.Module):
-    """MobileNetV2, on which the U-shape stands."""
+    """MobileNetV2, on which the U-shape stands, with ReLU for ReLU6 and an expanding convolution at every expansion."""
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
@@ -73,7 +57,8 @@ class Encoder(nn.Module):
         for expansion, channels, blocks, stride in STAGES:
             stage = nn.Sequential()
             for i in range(blocks):
-                stage.append(InvertedResidual(inputs, channels, expansion, 1 if i else stride))
+                step = 1 if i else stride
+                stage.append(InvertedResidual(inputs, channels, expansion, step, act=nn.ReLU, expand=True))
                 inputs = channels
             stages.append(stage)
         self.stages = nn.ModuleList(stages)
@@ -211,9 +196,9 @@ class PortraitNet(SegmentationModel):
                 init_classifier(head)
         for module in self.modules():
             if isinstance(module, Upconv):
-                slope = torch.tensor([0.25, 0.75, 0.75, 0.25])
-                kernel = slope[:, None] * slope
-                identity = torch.eye(module.in_channels)[:, :, None, None]
+                slope = torch.tensor([0.25, 0.75, 0.75, 0.25], device="cpu")  # wherever the network is built
+                kernel = slope.outer(slope)
+                identity = torch.eye(module.in_channels, device="cpu")[:, :, None, None]
                 with torch.no_grad():
                     module.weight.copy_(identity * kernel)
 

@@ -25,6 +25,7 @@ from segmentarium.checks import check_choice
 from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct, SeparableConv
 from segmentarium.layers.init import init_classifier, init_convs
+from segmentarium.layers.inverted_residual import InvertedResidual
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
 from segmentarium.registry import Card, Paper, register
@@ -39,30 +40,17 @@ BOTTLENECKS = (  # the deep branch: channels, blocks, expansion, stride
 )
 
 
-class Bottleneck(nn.Module):
-    """1×1 up, depthwise 3×3, linear 1×1 down; a shortcut between equal shapes.  MobileNetV2's, with ReLU for ReLU6."""
-
-    def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int) -> None:
-        super().__init__()
-        width = expansion * in_channels
-        self.residual = stride == 1 and in_channels == out_channels
-        self.expand = ConvNormAct(in_channels, width, 1)
-        self.depthwise = ConvNormAct(width, width, 3, stride, groups=width)
-        self.project = ConvNormAct(width, out_channels, 1, act=None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), …)"""
-        y = self.project(self.depthwise(self.expand(x)))
-        return y.add_(x) if self.residual else y
-
-
 def bottlenecks(in_channels: int, rows: tuple[tuple[int, int, int, int], ...]) -> nn.Sequential:
-    """A stage for each row of a paper's table: channels, blocks, expansion, stride of the first block."""
+    """A stage for each row of a paper's table: channels, blocks, expansion, stride of the first block.
+
+    The blocks are MobileNetV2's with ReLU for ReLU6, and expand at every expansion.
+    """
     stages = nn.Sequential()
     for channels, blocks, expansion, stride in rows:
         stage = nn.Sequential()
         for index in range(blocks):
-            stage.append(Bottleneck(in_channels, channels, expansion, stride if index == 0 else 1))
+            step = stride if index == 0 else 1
+            stage.append(InvertedResidual(in_channels, channels, expansion, step, act=nn.ReLU, expand=True))
             in_channels = channels
         stages.append(stage)
     return stages

@@ -112,6 +112,7 @@ class Training:
 
     stop: StopSignals
     journal: Journal
+    kept: Model
 
     def __init__(self, task: Task, options: TrainingOptions) -> None:
         """Builds the model and checks that all fits; `start` then starts the processes and the data."""
@@ -131,17 +132,16 @@ class Training:
         fabric, options, model = self.fabric, self.options, self.model
         fabric.launch()
         torch.backends.cudnn.benchmark = True
-        self.channels_last = (
-            options.channels_last and options.strategy != "fsdp"
-        )  # which shards contiguous weights only
-        if self.channels_last:  # before DDP takes the layout of its buckets from it
+        # Sharding takes contiguous weights only; DDP takes the layout of its buckets from what it is given.
+        self.channels_last = options.channels_last and options.strategy != "fsdp"
+        if self.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         depthwise_in_float32(model)
         model.to(fabric.device).train()
         self.average = AveragedModel(model, options.ema) if options.ema else None
-        self.kept = copy.deepcopy(model).eval() if self.average is None else self.average.model
+        self.kept = copy.deepcopy(model).eval() if self.average is None else self.average.model  # type: ignore[assignment]
         if fabric.world_size > 1 and fabric.device.type == "cuda":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place
         self.objective = fabric.setup_module(Objective(model, options.compile))
         self.optimizer: Any = fabric.setup_optimizers(build_optimizer(model, options))
         if resumed is not None:

@@ -38,8 +38,8 @@ def parameter_groups(model: nn.Module, options: TrainingOptions) -> list[dict]:
         if not parameter.requires_grad:
             continue
         scale = factor if name.startswith("backbone.") and name not in heads else 1.0
-        for prefix, part in backbones.items() if options.layer_decay is not None else ():
-            if name.startswith(prefix):
+        for prefix, part in backbones.items():
+            if options.layer_decay is not None and name.startswith(prefix):
                 scale *= options.layer_decay ** (part.num_layers - part.layer_of(name.removeprefix(prefix)))
         decayed = (parameter.ndim > 1 or options.decay_norm_bias) and name not in spared
         groups.setdefault((options.learning_rate * scale, decayed), []).append(parameter)

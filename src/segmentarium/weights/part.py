@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -135,12 +134,9 @@ def _of_timm(target: Any, source: str) -> _Taken:
         return replace(taken, label=source, preprocessing=preprocessing)
     if (own := target.body.pretrained_cfg["architecture"]) != name.split(".")[0]:
         raise ValueError(f"the backbone is timm's {own!r}; {source!r} are weights of another model")
-    # timm's feature extractors rename what they wrap: "stages.0.blocks" becomes "body.stages_0.blocks", or "body.model.…"
-    theirs = {key.replace(".", "_"): tensor for key, tensor in state.items()}
-    names = {key: re.sub(r"^body\.(model\.)?", "", key).replace(".", "_") for key in target.state_dict()}
-    tensors = {key: theirs[name] for key, name in names.items() if name in theirs}
-    used = set(names.values())
-    return _Taken(source, tensors, 3, preprocessing, [key for key in state if key.replace(".", "_") not in used])
+    own_keys = target.body.state_dict().keys()
+    tensors = {f"body.{key}": tensor for key, tensor in state.items() if key in own_keys}
+    return _Taken(source, tensors, 3, preprocessing, [key for key in state if key not in own_keys])
 
 
 def _fill(model: Any, part: str, taken: _Taken, strict: bool) -> LoadReport:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,9 +189,16 @@ def open_weights(source: str | Path | Mapping[str, Tensor], layout: str | None =
         label, (state, header) = str(source), read_file(path)
     if header is not None:
         try:
-            return Stored(label, state, entry(header["model"]), without_fetching(header["arguments"]), header)
+            stored = Stored(label, state, entry(header["model"]), without_fetching(header["arguments"]), header)
         except KeyError as error:
             raise CheckpointError(f"{label}: {error.args[0]}") from None
+        if any(
+            ".body." in f".{key}" for key in state
+        ):  # a timm model; older files have the keys of its `features_only`
+            from segmentarium.backbones.timm import rename_features_only
+
+            return replace(stored, state=rename_features_only(state, stored.shapes()))
+        return stored
     table = get_layout(layout) if layout else recognise(state)
     found, arguments = variant_of(entry(table.model), arguments_of(table, state))
     return Stored(label, state, found, arguments, table.facts(state), table)

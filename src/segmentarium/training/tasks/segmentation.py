@@ -111,7 +111,9 @@ class SegmentationTask:
         first = range(min(PICTURES, len(self.val_set)))
         for (sample,), logits in with_logits(network, partial(whole, network), self.val_set, first, 1, 2):
             predicted = predicted_classes(logits, sample.target.shape)[0].cpu().numpy()
-            rows.append(np.concatenate([sample.picture, palette[sample.target.numpy()], palette[predicted]], 1))
+            rows.append(
+                np.concatenate([np.array(sample.picture), palette[sample.target.numpy()], palette[predicted]], 1)
+            )
         width = max(row.shape[1] for row in rows)
         rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,78 @@
+"""Every decoder on every kind of backbone: it gives logits, or says in one sentence, when it is built, why it cannot."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from segmentarium.registry import create_model, entry, list_models
+
+BACKBONES = [
+    "resnet18",
+    "mobilenet_v2",
+    "mit_b0",
+    "timm:convnext_tiny",
+    "timm:vit_tiny_patch16_224",
+    "timm:swin_tiny_patch4_window7_224",
+    "timm:hrnet_w18_small",
+]
+VIT = "timm:vit_tiny_patch16_224"
+UNDILATED = ["mit_b0", VIT, "timm:swin_tiny_patch4_window7_224", "timm:hrnet_w18_small"]
+
+# one name of each decoder: of variants that differ in their backbone alone, the smallest
+NAMES = [name for name in list_models(kind="segmenter") if entry(name).takes("backbone")]
+DECODERS = [
+    name for name in NAMES if not name.endswith(("resnet50", "resnet101", "34", "50", "101", "_b1", "_b3", "_b4"))
+]
+
+NOT_PYRAMID = "a plain transformer has features of one stride"
+# decoder -> backbones that it cannot stand on, why, and what it says
+REFUSED: dict[str, tuple[list[str], str, str]] = {
+    "bisenet_resnet18": ([VIT], NOT_PYRAMID, "has no feature of stride 32, which is needed"),
+    "bisenet_xception39": ([VIT], NOT_PYRAMID, "has no feature of stride 32, which is needed"),
+    "deeplabv3plus_resnet18": (UNDILATED, "the variant has output stride 8", r"output stride .*8"),
+    "fanet18": (["mobilenet_v2", "mit_b0", VIT], "its width doubles with each feature", "each with twice the channels"),
+    "icnet_resnet18": (BACKBONES[1:], "the cascade cuts a ResNet in two", "the cascade cuts a ResNet in two"),
+    "msfnet": ([VIT], NOT_PYRAMID, "the fusion wants 4, 8, 16, 32"),
+    "sfnet_resnet18": ([VIT], NOT_PYRAMID, "levels is 4; this backbone has 3 features"),
+    "sfnet_lite_resnet18": ([VIT], NOT_PYRAMID, "has no feature of stride 4, which is needed"),
+    "shelfnet18": ([VIT], NOT_PYRAMID, "has no feature of stride 8, which is needed"),
+    "stdc1": ([VIT], NOT_PYRAMID, "has no feature of stride 8, which is needed"),
+    "stdc2": ([VIT], NOT_PYRAMID, "has no feature of stride 8, which is needed"),
+    "swiftnet": ([VIT], NOT_PYRAMID, "has no feature of stride 4, which is needed"),
+    "swiftnet_mobilenet_v2": ([VIT], NOT_PYRAMID, "has no feature of stride 4, which is needed"),
+}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_every_decoder_on_every_backbone(decoder: str, backbone: str) -> None:
+    backbones, _, message = REFUSED.get(decoder, ([], "", ""))
+    with torch.device("meta"), torch.no_grad():
+        if backbone in backbones:
+            with pytest.raises(ValueError, match=message) as refusal:
+                create_model(decoder, backbone=backbone, num_classes=5)
+            assert "\n" not in str(refusal.value)
+            return
+        model = create_model(decoder, backbone=backbone, num_classes=5).eval()
+        assert model(torch.empty(1, 3, 96, 160)).shape == (1, 5, 96, 160)
+        outputs = model.forward_train(torch.empty(1, 3, 96, 160))
+    assert {name for term in model.objective for name in term.of} <= outputs.keys()
+
+
+def test_the_table_has_no_line_too_many() -> None:
+    assert REFUSED.keys() <= set(DECODERS)
+
+
+@pytest.mark.parametrize("decoder", ["fcn", "pspnet", "deeplabv3plus", "segformer_b0"])
+def test_a_neck_makes_a_pyramid_of_a_plain_transformer(decoder: str) -> None:
+    with torch.device("meta"), torch.no_grad():
+        arguments = {"out_indices": (2, 5, 8, 11)}
+        model = create_model(decoder, backbone=VIT, neck="pyramid", backbone_arguments=arguments, num_classes=5).eval()
+        assert [f.shape[-2:] for f in model.features(torch.empty(1, 3, 96, 160))] == [
+            (24, 40),
+            (12, 20),
+            (6, 10),
+            (3, 5),
+        ]
+        assert model(torch.empty(1, 3, 96, 160)).shape == (1, 5, 96, 160)
