@@ -18,7 +18,8 @@ def facts_of(model: Model, size: tuple[int, int], data: str) -> dict[str, Any]:
     from segmentarium.registry import model_card
 
     if isinstance(model, Classifier):
-        size = (seen_square(model)[0],) * 2
+        side, _ = seen_square(model)
+        size = side, side
     long_side = model.preprocessing.long_side
     if long_side is not None:
         size = tuple(max(1, round(side * long_side / max(size))) for side in size)  # type: ignore[assignment]
