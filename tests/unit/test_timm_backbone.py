@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,13 +78,13 @@ def test_a_fixed_grid_may_be_another() -> None:
 
 
 def test_the_network_sees_what_its_weights_want() -> None:
-    half = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    half = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop_size=224, crop_ratio=0.9)
     with torch.device("meta"):
         assert create_backbone("timm:vit_tiny_patch16_224").preprocessing == half
-        assert create_backbone("timm:resnet18").preprocessing == Preprocessing()
+        assert create_backbone("timm:resnet18").preprocessing == Preprocessing(crop_size=224, crop_ratio=0.95)
         assert create_model("segformer_b0", backbone="timm:vit_tiny_patch16_224").preprocessing == half
         grey = create_model("timm:vit_tiny_patch16_224", in_channels=1)
-    assert grey.preprocessing == Preprocessing((0.5,), (0.5,))
+    assert grey.preprocessing == replace(half, mean=(0.5,), std=(0.5,))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "test_vit", "test_maxvit", "hrnet_w18_small"])

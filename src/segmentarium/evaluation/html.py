@@ -36,7 +36,8 @@ td.bar span { display: block; height: .6rem; background: var(--bar); border-radi
 .swatch { display: inline-block; width: .8rem; height: .8rem; border-radius: 2px; margin-right: .5rem;
   border: 1px solid var(--line); }
 table.facts td { text-align: left; white-space: normal; vertical-align: top; } table.facts td:first-child { color: var(--soft); }
-figure { margin: 1.25rem 0; } img { max-width: 100%; border-radius: 4px; }
+figure { margin: 1.25rem 0; } figure.small { display: inline-block; width: 12rem; margin-right: 1rem; vertical-align: top; }
+ img { max-width: 100%; border-radius: 4px; }
 .four { display: grid; grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr)); gap: .4rem; } .four img { width: 100%; }
 img.plot { background: #fff; padding: .5rem; box-sizing: border-box; }
 """
@@ -98,7 +99,8 @@ def _figure(caption: str, panels: Mapping[str, Image.Image]) -> str:
         kind = "jpeg" if what == "image" else "png"
         picture.save(buffer, format=kind.upper(), **({"quality": 85} if kind == "jpeg" else {"optimize": True}))
         images.append(f'<img alt="{escape(what)}" title="{escape(what)}" src="{data_uri(buffer.getvalue(), kind)}">')
-    return f'<figure><div class="four">{"".join(images)}</div><figcaption>{escape(caption)}</figcaption></figure>'
+    small = ' class="small"' if len(images) == 1 else ""  # beside each other
+    return f'<figure{small}><div class="four">{"".join(images)}</div><figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def _facts(report: BaseReport) -> str:
