@@ -143,7 +143,6 @@ def test_models_are_trained_and_weights_are_loaded(tmp_path: Path) -> None:
     ("item", "base", "kind", "message"),
     [
         ("bisenetv3", TrainingOptions(), KeyError, "did you mean 'bisenetv2'"),
-        ("resnet50", TrainingOptions(), ValueError, "is a classifier; give a segmenter"),
         ("pphumanseg", None, ValueError, "give a budget"),
         ("mine=missing.safetensors", TrainingOptions(), FileNotFoundError, "missing.safetensors"),
         ("missing.safetensors", TrainingOptions(), FileNotFoundError, "no weights at missing.safetensors"),

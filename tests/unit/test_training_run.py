@@ -229,11 +229,16 @@ def test_labels_outside_the_classes_are_found_before_training(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_root_and_backbone_instead_of_model_are_explained(folder: Path, tmp_path: Path) -> None:
+def test_a_missing_root_and_another_kind_s_options_and_data_are_explained(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no folder is given"):
         train(TrainingOptions(data="folder", output=str(tmp_path / "out")))
-    with pytest.raises(ValueError, match="is no segmenter"):
-        train(training_material.quick_options(folder, tmp_path / "out", model="mobilenet_v2", model_arguments={}))
+    options = training_material.quick_options(folder, tmp_path / "out", model="mobilenet_v2", model_arguments={})
+    with pytest.raises(ValueError, match="'mobilenet_v2' is a classifier, which has no use for crop_size"):
+        train(options)
+    with pytest.raises(ValueError, match="has a class for each pixel, none for each picture; give --data imagefolder"):
+        train(options.replace(crop_size=TrainingOptions().crop_size))
+    with pytest.raises(ValueError, match="'pphumanseg' is a segmenter, which has no use for mixup, label_smoothing"):
+        train(options.replace(model="pphumanseg", mixup=0.2, label_smoothing=0.1))
 
 
 @pytest.mark.parametrize("text", ["auto", "1,3"])

@@ -13,7 +13,7 @@ from segmentarium.cli.train import add_training_options, given_options
 
 # Not options of a comparison: each candidate's own, or decided by the budget and the state on disk.
 NOT_SHARED = (
-    "model", "model_arguments", "weights", "max_steps", "val_every", "images_every", "output", "resume",
+    "model", "model_arguments", "weights", "size", "max_steps", "val_every", "images_every", "output", "resume",
     "allow_changed_options",
 )  # fmt: skip
 

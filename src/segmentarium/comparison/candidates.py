@@ -42,6 +42,7 @@ def standard_options(changes: dict[str, Any]) -> TrainingOptions:
 
     changes: TrainingOptions to be set otherwise, `data` and `root` among them.  Raises what the data set raises.
     """
+    from segmentarium.data import ClassificationDataset
     from segmentarium.training.loaders import open_dataset
 
     options = TrainingOptions(
@@ -58,6 +59,8 @@ def standard_options(changes: dict[str, Any]) -> TrainingOptions:
     dataset = open_dataset(options, options.train_split)
     if not len(dataset):
         raise ValueError(f"split {options.train_split!r} of {options.root} has no images; there is nothing to train on")
+    if isinstance(dataset, ClassificationDataset):
+        return options
     width, height = dataset.load(0)[0].size
     crop = tuple(min(512, max(64, 32 * round(0.7 * side / 32))) for side in (height, width))
     return options.replace(crop_size=crop)
@@ -83,6 +86,7 @@ def candidates_of_models(items: Sequence[str], base: TrainingOptions | None) -> 
 def _of_item(item: str, base: TrainingOptions | None) -> Candidate:
     from segmentarium.checks import did_you_mean
     from segmentarium.registry import entry, list_models
+    from segmentarium.training import TASKS
     from segmentarium.weights import catalogue, locate
 
     name, equals, source = item.partition("=")
@@ -91,8 +95,8 @@ def _of_item(item: str, base: TrainingOptions | None) -> Candidate:
             raise ValueError(f"{item!r} is no NAME=WEIGHTS; give e.g. mine=runs/mine/last.safetensors")
         locate(source)
         return Candidate(_slug(name), f"weights {source}", weights=source)
-    segmenters = list_models(kind="segmenter")
-    if name in segmenters and not Path(name).is_file():
+    trained = [other for kind in TASKS for other in list_models(kind=kind)]
+    if name in trained and not Path(name).is_file():
         if base is None:
             raise ValueError(
                 f"{name!r} is a network without weights, and with budget none nothing is trained; give a budget "
@@ -100,7 +104,7 @@ def _of_item(item: str, base: TrainingOptions | None) -> Candidate:
             )
         return Candidate(name, "trained here", stages=(base.replace(model=name),))
     if name in list_models():
-        raise ValueError(f"{name!r} is a {entry(name).kind}; give a segmenter, e.g. {segmenters[0]!r}")
+        raise ValueError(f"{name!r} is a {entry(name).kind}; give a {' or a '.join(TASKS)}, e.g. {trained[0]!r}")
     if catalogue.find(name) is not None:
         return Candidate(_slug(name), "shipped weights", weights=name)
     path = Path(name)
@@ -112,9 +116,7 @@ def _of_item(item: str, base: TrainingOptions | None) -> Candidate:
         return Candidate(_slug(label), f"weights {name}", weights=name)
     if path.suffix in (".safetensors", ".pth", ".pt", ".ckpt", ".bin"):
         raise FileNotFoundError(f"no weights at {name}")
-    raise KeyError(
-        f"no model or weights are called {name!r}{did_you_mean(name, segmenters + catalogue.list_weights())}"
-    )
+    raise KeyError(f"no model or weights are called {name!r}{did_you_mean(name, trained + catalogue.list_weights())}")
 
 
 def candidates_of_recipes(places: Sequence[str | Path], changes: dict[str, Any]) -> list[Candidate]:

@@ -122,6 +122,7 @@ def compare(candidates: Sequence[Candidate], options: ComparisonOptions, say: Sa
         outcomes,
         data={
             "name": dataset.info.name,
+            "task": dataset.task,
             "split": options.split,
             "images": len(dataset) if options.limit is None else min(options.limit, len(dataset)),
             "classes": list(dataset.info.classes),
@@ -246,7 +247,8 @@ class _Run:
                 scores["notes"].append(f"it was trained on pictures of {self.options.split!r}, which it is scored on")
             done = {"scores": scores, "facts": facts_of(model, self.size, self.dataset.info.name)}
             record.write("evaluation", done)
-            self.say(f"{name}: mIoU {100 * report.miou:.2f} ({time.perf_counter() - started:.0f} s)")
+            found = "  ".join(map(" ".join, report.headline()))
+            self.say(f"{name}: {found} ({time.perf_counter() - started:.0f} s)")
         outcome.scores, outcome.facts = done["scores"], done["facts"]
 
     def time(self, candidate: Candidate, record: Record, outcome: Outcome, name: str) -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from segmentarium.contracts import Model
+from segmentarium.contracts import Classifier, Model
 
 
 def facts_of(model: Model, size: tuple[int, int], data: str) -> dict[str, Any]:
     """Parameters (1e6) and multiply-adds (1e9) of inference at `size`, and the card's scores on the data set `data`.
 
-    size: (height, width) of the data's images; a model with a `long_side` of its own sees, and is counted at, that.
+    size: (height, width) of the data's images; a model with a `long_side` of its own, and a classifier, is counted at what it
+    sees of them.
     """
     from segmentarium.benchmarking.size import multiply_adds, parameters_millions
+    from segmentarium.inference.classifier import seen_square
     from segmentarium.registry import model_card
 
+    if isinstance(model, Classifier):
+        side, _ = seen_square(model)
+        size = side, side
     long_side = model.preprocessing.long_side
     if long_side is not None:
         size = tuple(max(1, round(side * long_side / max(size))) for side in size)  # type: ignore[assignment]

@@ -14,6 +14,40 @@ from segmentarium.comparison.pareto import pareto_front
 AGREES = 0.99  # share of a picture's pixels with the eager form's class, from which on a form's time counts
 
 
+@dataclass(frozen=True)
+class Measures:
+    """What a report's scores are called on the page; the first column decides which model is better.
+
+    columns   key of the report -> heading
+    by_class  key of the scores of each class, and their heading
+    share     key of how much of what is counted each class has, and what is counted
+    """
+
+    columns: dict[str, str]
+    by_class: tuple[str, str]
+    share: tuple[str, str]
+
+    @property
+    def key(self) -> str:
+        return next(iter(self.columns))
+
+    @property
+    def name(self) -> str:
+        return self.columns[self.key]
+
+
+MEASURES = {
+    "segmentation": Measures(
+        {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc", "boundary_iou": "boundary IoU"},
+        ("iou", "IoU"),
+        ("pixel_share", "pixels"),
+    ),
+    "classification": Measures(
+        {"top1": "top-1", "top5": "top-5", "macc": "mAcc"}, ("accuracy", "accuracy"), ("picture_share", "pictures")
+    ),
+}
+
+
 @dataclass
 class Outcome:
     """One candidate.  Scores and shares lie in 0..1, latencies are in milliseconds.
@@ -35,9 +69,9 @@ class Outcome:
     problem: dict[str, str] = field(default_factory=dict)
 
     @property
-    def miou(self) -> float:
-        """NaN: not scored."""
-        value = self.scores["miou"] if self.scores else None
+    def score(self) -> float:
+        """mIoU of a segmenter, top-1 of a classifier; NaN: not scored."""
+        value = (self.scores or {}).get("miou", (self.scores or {}).get("top1"))
         return math.nan if value is None else value
 
     @property
@@ -57,10 +91,10 @@ class Outcome:
     def complete(self) -> bool:
         return self.scores is not None and bool(self.best_form) and not self.problem
 
-    def row(self, forms: tuple[str, ...]) -> dict[str, Any]:
+    def row(self, forms: tuple[str, ...], measures: Measures) -> dict[str, Any]:
         """Flat, for CSV and Markdown; scores in percent."""
         scores = self.scores or {}
-        percent = {name: _percent(scores.get(name)) for name in ("miou", "macc", "aacc", "boundary_iou")}
+        percent = {name: _percent(scores.get(name)) for name in measures.columns}
         return {
             "model": self.label,
             **percent,
@@ -90,14 +124,18 @@ class Comparison:
     pictures: list[dict[str, Any]] = field(default_factory=list)
 
     @property
+    def measures(self) -> Measures:
+        return MEASURES[self.data["task"]]
+
+    @property
     def front(self) -> list[str]:
-        """Labels of the candidates that none beats in latency and mIoU, fastest first."""
-        return [self.outcomes[i].label for i in pareto_front([(o.latency, o.miou) for o in self.outcomes])]
+        """Labels of the candidates that none beats in latency and score, fastest first."""
+        return [self.outcomes[i].label for i in pareto_front([(o.latency, o.score) for o in self.outcomes])]
 
     @property
     def ranked(self) -> list[Outcome]:
-        """The best mIoU first, those without one last."""
-        return sorted(self.outcomes, key=lambda o: -1.0 if math.isnan(o.miou) else o.miou, reverse=True)
+        """The best score first, those without one last."""
+        return sorted(self.outcomes, key=lambda o: -1.0 if math.isnan(o.score) else o.score, reverse=True)
 
     @property
     def failed(self) -> list[Outcome]:
@@ -119,7 +157,7 @@ class Comparison:
 
     def csv(self) -> str:
         file = io.StringIO()
-        rows = [outcome.row(self.forms) for outcome in self.ranked]
+        rows = [outcome.row(self.forms, self.measures) for outcome in self.ranked]
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -127,14 +165,15 @@ class Comparison:
 
     def markdown(self) -> str:
         """The table that a results page shows."""
-        names = ("mIoU", "boundary IoU", "parameters (M)", "GFLOPs", *(f"{form} (ms)" for form in self.forms))
-        keys = ("miou", "boundary_iou", "parameters_m", "multiply_adds_g", *(f"{form}_ms" for form in self.forms))
+        told = {key: name for key, name in self.measures.columns.items() if key not in ("macc", "aacc")}
+        names = (*told.values(), "parameters (M)", "GFLOPs", *(f"{form} (ms)" for form in self.forms))
+        keys = (*told, "parameters_m", "multiply_adds_g", *(f"{form}_ms" for form in self.forms))
         lines = [
             "| model | " + " | ".join((*names, "steps", "published", "weights")) + " |",
             "|---|" + "---|" * (len(names) + 3),
         ]
         for outcome in self.ranked:
-            row = outcome.row(self.forms)
+            row = outcome.row(self.forms, self.measures)
             cells = [row["model"], *(_cell(row[key]) for key in (*keys, "steps", "published"))]
             cells.append(f"`{outcome.weights}`" if outcome.weights else "")
             lines.append("| " + " | ".join(cells) + " |")

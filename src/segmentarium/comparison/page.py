@@ -50,15 +50,15 @@ def page(comparison: Comparison) -> str:
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title><style>{STYLE}{EXTRA_STYLE}</style></head><body>
 <h1>{escape(title)}</h1>
-<p class="sub">{data["images"]} images scored, {len(data["classes"])} classes; {escape(_budget(comparison))}. Single scale,
-whole images. Scores in percent, higher is better.</p>
+<p class="sub">{data["images"]} images scored, {len(data["classes"])} classes; {escape(_budget(comparison))}. 
+{_protocol(comparison)}. Scores in percent, higher is better.</p>
 {_notes(comparison)}
 <h2>Accuracy against latency</h2>
 {figure or '<p class="sub">No model is both scored and timed yet.</p>'}
 <h2>Summary</h2>
 <div class="scroll">{_summary(comparison)}</div>
 <p class="legend">{escape(_legend(comparison))}</p>
-<h2>IoU by class</h2>
+<h2>{comparison.measures.by_class[1]} by class</h2>
 <div class="scroll">{_classes(comparison)}</div>
 <h2>The same images</h2>
 {_pictures(comparison)}
@@ -73,6 +73,12 @@ def _budget(comparison: Comparison) -> str:
     if trained == len(comparison.outcomes) or not trained:
         return comparison.options["budget_sentence"] if trained else "loaded weights, nothing trained"
     return f"{trained} of them trained ({comparison.options['budget_sentence']}), the others loaded"
+
+
+def _protocol(comparison: Comparison) -> str:
+    """How the images were looked at, as the reports say it."""
+    found = {o.scores["options"]["protocol"] for o in comparison.outcomes if o.scores}
+    return escape("; ".join(sorted(found)).capitalize() or "Nothing is scored yet")
 
 
 def _notes(comparison: Comparison) -> str:
@@ -100,13 +106,12 @@ def _cell(text: str, best: bool = False) -> str:
 
 def _summary(comparison: Comparison) -> str:
     ranked, front = comparison.ranked, comparison.front
+    told = {key: name for key, name in comparison.measures.columns.items() if key != "macc"}
     sizes = {"×".join(map(str, o.facts["size"])) for o in ranked if o.facts}
     at = f" at {sizes.pop()}" if len(sizes) == 1 else ""
     head = [
         "model",
-        "mIoU",
-        "boundary IoU",
-        "aAcc",
+        *told.values(),
         "M parameters",
         f"GFLOPs{at}",
         *(f"{f}, ms" for f in comparison.forms),
@@ -124,7 +129,7 @@ def _summary(comparison: Comparison) -> str:
     rows = []
     for o in ranked:
         cells = [_cell(escape(o.label))]
-        for name in ("miou", "boundary_iou", "aacc"):
+        for name in told:
             value = (o.scores or {}).get(name)
             cells.append(_cell(percent(value), value is not None and value == most(name)))
         cells.append(_cell(f"{o.facts['parameters']:.2f}" if o.facts else "–"))
@@ -155,7 +160,7 @@ def _legend(comparison: Comparison) -> str:
         {f"{form}: {s['problem']}" for o in comparison.outcomes for form, s in o.speed.items() if s.get("skipped")}
     )
     odd = [
-        f"{o.label} as {form} gives another class to {1 - s['same_class']:.1%} of a photograph's pixels, "
+        f"{o.label} as {form} gives another class to {1 - s['same_class']:.1%} of what was compared, "
         "so its time does not count as the model's"
         for o in comparison.outcomes
         for form, s in o.speed.items()
@@ -175,14 +180,16 @@ def _classes(comparison: Comparison) -> str:
     if not scored:
         return '<p class="sub">Nothing is scored yet.</p>'
     first: dict[str, Any] = scored[0].scores or {}
-    head = ["class", "pixels", *(escape(o.label) for o in scored)]
+    (key, _), (share, counted) = comparison.measures.by_class, comparison.measures.share
+    head = ["class", counted, *(escape(o.label) for o in scored)]
     rows = []
-    for place, name in enumerate(first["iou"]):
-        values = [(o.scores or {})["iou"].get(name) for o in scored]
+    for place, name in enumerate(first[key]):
+        values = [(o.scores or {})[key].get(name) for o in scored]
         best = max((v for v in values if v is not None), default=None)
-        cells = [_cell(_key(comparison, place, name)), _cell(percent(first["pixel_share"][name]))]
+        cells = [_cell(_key(comparison, place, name)), _cell(percent(first[share][name]))]
         rows.append(("", cells + [_cell(percent(v), v is not None and v == best) for v in values]))
-    mean = [_cell("mean"), _cell("")] + [_cell(percent((o.scores or {})["miou"])) for o in scored]
+    whole = comparison.measures.key if key == "iou" else "macc"
+    mean = [_cell("mean"), _cell("")] + [_cell(percent((o.scores or {})[whole])) for o in scored]
     return _table(head, [*rows, ("", mean)])
 
 
@@ -195,20 +202,19 @@ def _key(comparison: Comparison, place: int, name: str) -> str:
 def _pictures(comparison: Comparison) -> str:
     if not comparison.pictures:
         return '<p class="sub">None were asked for.</p>'
-    names = enumerate(comparison.data["classes"])
-    keys = "".join(f'<span class="key">{_key(comparison, place, name)}</span>' for place, name in names)
-    parts = [f'<p class="legend keys">{keys}</p>']
+    parts = []
+    if comparison.data["task"] == "segmentation":  # what the colours mean
+        names = enumerate(comparison.data["classes"])
+        keys = "".join(f'<span class="key">{_key(comparison, place, name)}</span>' for place, name in names)
+        parts = [f'<p class="legend keys">{keys}</p>']
     for picture in comparison.pictures:
-        figures = [("photograph", picture["photo"], None), ("truth (unpainted: not labelled)", picture["truth"], None)]
         shown = picture["models"]
-        figures += [(o.label, *shown[o.label]) for o in comparison.ranked if o.label in shown]
+        figures = [*picture["given"], *((o.label, *shown[o.label]) for o in comparison.ranked if o.label in shown)]
         cells = []
-        for what, content, score in figures:
-            value = "" if score is None else f", mIoU {100 * score:.1f}"
-            cells.append(
-                f'<figure><img alt="{escape(what)}" src="{data_uri(content, "jpeg")}">'
-                f"<figcaption>{escape(what)}{value}</figcaption></figure>"
-            )
+        for what, content, said in figures:
+            image = content and f'<img alt="{escape(what)}" src="{data_uri(content, "jpeg")}">'
+            text = f"{what}, {said}" if said else what
+            cells.append(f"<figure>{image or ''}<figcaption>{escape(text)}</figcaption></figure>")
         parts.append(f'<p class="sub">{escape(picture["name"])}</p><div class="side">{"".join(cells)}</div>')
     return "".join(parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -24,17 +25,28 @@ def chosen(length: int, number: int) -> list[int]:
 
 
 def predict_pictures(model: Any, dataset: Any, indices: Sequence[int], folder: Path, device: Any = None) -> None:
-    """Writes the classes that the model gives to these images, at the labels' size."""
+    """Writes the classes that the model gives to these images: at the labels' size, or one a picture with its probability."""
     import torch
 
+    from segmentarium.contracts import Classifier
     from segmentarium.evaluation.classes import match_classes
+    from segmentarium.evaluation.classification import PictureScoring
     from segmentarium.evaluation.samples import with_logits
     from segmentarium.evaluation.tally import predicted_classes
-    from segmentarium.files import atomic_write
+    from segmentarium.files import atomic_write, write_json
     from segmentarium.inference.network import Network
+    from segmentarium.inference.predictor import class_probabilities
     from segmentarium.inference.windows import whole
 
     network = Network(model, "torch", "fp32", device)
+    if isinstance(model, Classifier):
+        scoring = PictureScoring(model, lambda: network, dataset)
+        for index in indices:
+            logits = scoring.match.logits(network(scoring.read(index).pixels[None]))
+            probability, given = class_probabilities(logits)[0].max(0)
+            found = {"class": scoring.match.names[int(given)], "probability": float(probability)}
+            write_json(folder / FOLDER / f"{index}.json", found)
+        return
     match = match_classes(model.num_classes, model.classes, dataset.info.classes, dataset.info.palette)
     for (sample,), logits in with_logits(network, partial(whole, network), dataset, indices, 1, 1):
         classes = predicted_classes(match.logits(logits), sample.target.shape)[0]
@@ -43,34 +55,43 @@ def predict_pictures(model: Any, dataset: Any, indices: Sequence[int], folder: P
 
 
 def shown(dataset: Any, indices: Sequence[int], output: Path, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """For each image {"name", "photo", "truth", "models": {label: (overlay, mIoU or None)}}, pictures as JPEG bytes.
+    """For each image {"name", "given": [what is known of it], "models": {label: (picture or None, what is said)}}.
 
-    Candidates whose predictions are not there yet are left out.
+    Each of "given" is (heading, picture, what is said); pictures are JPEG bytes.  Candidates whose predictions are not there
+    yet are left out.
     """
-    from segmentarium.evaluation.classes import match_classes
-
-    info = dataset.info
-    palette = match_classes(max(info.num_classes, 2), (), info.classes, info.palette).palette
     rows = []
     for index in indices:
         picture, target = dataset.load(index)
         photo = np.asarray(picture)
+        jpeg = _jpeg(_shrunk(photo, Image.Resampling.LANCZOS))
+        given: list[tuple[str, bytes | None, str]]
+        if dataset.task == "classification":
+            given = [("photograph", jpeg, dataset.info.classes[target])]
+        else:
+            truth = _overlay(photo, target, _palette(dataset.info))
+            given = [("photograph", jpeg, ""), ("truth (unpainted: not labelled)", truth, "")]
         models = {}
         for outcome in outcomes:
-            file = output / "candidates" / outcome.label / FOLDER / f"{index}.png"
-            if outcome.scores is not None and file.is_file():
+            stem = output / "candidates" / outcome.label / FOLDER / str(index)
+            if outcome.scores is not None and (file := stem.with_suffix(".json")).is_file():
+                found = json.loads(file.read_text(encoding="utf-8"))
+                models[outcome.label] = (None, f"{found['class']} ({100 * found['probability']:.0f} %)")
+            elif outcome.scores is not None and (file := stem.with_suffix(".png")).is_file():
+                palette = _palette(dataset.info)
                 with Image.open(file) as image:
                     mask = np.asarray(image)
-                models[outcome.label] = (_overlay(photo, mask, palette), _miou(mask, target, len(palette)))
-        rows.append(
-            {
-                "name": dataset.name(index),
-                "photo": _jpeg(_shrunk(photo, Image.Resampling.LANCZOS)),
-                "truth": _overlay(photo, target, palette),
-                "models": models,
-            }
-        )
+                score = _miou(mask, target, len(palette))
+                said = "" if score is None else f"mIoU {100 * score:.1f}"
+                models[outcome.label] = (_overlay(photo, mask, palette), said)
+        rows.append({"name": dataset.name(index), "given": given, "models": models})
     return rows
+
+
+def _palette(info: Any) -> Sequence[tuple[int, int, int]]:
+    from segmentarium.evaluation.classes import match_classes
+
+    return match_classes(max(info.num_classes, 2), (), info.classes, info.palette).palette
 
 
 def _overlay(photo: np.ndarray, mask: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> bytes:

@@ -18,7 +18,7 @@ PLACES = (
 
 def scatter(comparison: Comparison) -> bytes | None:
     """A PNG; None where no candidate is both scored and timed.  Raises ImportError where matplotlib is not installed."""
-    points = [o for o in comparison.outcomes if not math.isnan(o.latency) and not math.isnan(o.miou)]
+    points = [o for o in comparison.outcomes if not math.isnan(o.latency) and not math.isnan(o.score)]
     if not points:
         return None
     try:
@@ -33,7 +33,7 @@ def scatter(comparison: Comparison) -> bytes | None:
     on_it = sorted((o for o in points if o.label in front), key=lambda o: o.latency)
     axes.step(  # whoever accepts this latency gets this accuracy
         [o.latency for o in on_it],
-        [100 * o.miou for o in on_it],
+        [100 * o.score for o in on_it],
         where="post",
         color="#3b73b9",
         lw=1.2,
@@ -41,7 +41,7 @@ def scatter(comparison: Comparison) -> bytes | None:
     )
     for chosen, colour in ((True, "#3b73b9"), (False, "#9aa5b1")):
         part = [o for o in points if (o.label in front) == chosen]
-        axes.scatter([o.latency for o in part], [100 * o.miou for o in part], s=42, color=colour, zorder=3)
+        axes.scatter([o.latency for o in part], [100 * o.score for o in part], s=42, color=colour, zorder=3)
     latencies = [o.latency for o in points]
     if max(latencies) > 4 * min(latencies):
         axes.set_xscale("log")
@@ -55,7 +55,7 @@ def scatter(comparison: Comparison) -> bytes | None:
     axes.grid(color="#e3e7eb", lw=0.7)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("median latency of the fastest form, ms a picture (left is better)")
-    axes.set_ylabel("mIoU, % (up is better)")
+    axes.set_ylabel(f"{comparison.measures.name}, % (up is better)")
     axes.legend(loc="lower right", frameon=False, fontsize=8)
     canvas.draw()
     _name_points(axes, canvas.get_renderer(), points, front)
@@ -68,7 +68,7 @@ def _name_points(axes: Any, renderer: Any, points: list[Any], front: list[str]) 
     """Each name beside its point, where it covers neither another name nor a point, if there is such a place."""
     from matplotlib.transforms import Bbox
 
-    spots = [axes.transData.transform((o.latency, 100 * o.miou)) for o in points]
+    spots = [axes.transData.transform((o.latency, 100 * o.score)) for o in points]
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in spots]
     for own, outcome in enumerate(points):
         best: tuple[int, Any] | None = None
@@ -77,7 +77,7 @@ def _name_points(axes: Any, renderer: Any, points: list[Any], front: list[str]) 
         for dx, dy, horizontal, vertical in places:
             text = axes.annotate(
                 outcome.label,
-                (outcome.latency, 100 * outcome.miou),
+                (outcome.latency, 100 * outcome.score),
                 (dx, dy),
                 textcoords="offset points",
                 ha=horizontal,

@@ -18,7 +18,7 @@ from segmentarium.contracts import Classifier, SegmentationModel, adopt
 from segmentarium.data import ClassificationDataset, SegmentationDataset
 from segmentarium.evaluation.base import check_output
 from segmentarium.evaluation.classes import ClassMatch, match_classes
-from segmentarium.evaluation.classification import LabelledPictures, PictureScoring
+from segmentarium.evaluation.classification import ClassificationReport, LabelledPictures, PictureScoring
 from segmentarium.evaluation.diagnosis import label_warning
 from segmentarium.evaluation.report import Report
 from segmentarium.evaluation.samples import LabelledImages, with_logits
@@ -55,7 +55,7 @@ def evaluate(
     overwrite: bool = False,
     readers: int = 2,
     progress: Callable[[int, int], None] | None = None,
-) -> Any:
+) -> Report | ClassificationReport:
     """Scores of a model on labelled images: the `Report` of a segmenter, the `ClassificationReport` of a classifier.
 
     model           a model, or what `load` takes: a catalogue name, a file
@@ -92,22 +92,23 @@ def evaluate(
     else:
         model = adopt(model)
         source = model.title
+    if output is not None:
+        check_output(output, overwrite=overwrite)
     common = {"num_classes": num_classes, "worst": worst}
     network = partial(Network, model, engine, precision, device)
     scoring: Scoring
+    data: Any = dataset  # whose labels fit the kind, as `_refuse` sees to
     if isinstance(model, Classifier):
         _refuse(
             source, model.kind, dataset, SegmentationDataset, mode=mode != "whole", flip=flip, scales=_several(scales)
         )
-        scoring = PictureScoring(model, network, dataset, size=size, crop_ratio=crop_ratio, **common)
+        scoring = PictureScoring(model, network, data, size=size, crop_ratio=crop_ratio, **common)
     elif isinstance(model, SegmentationModel):
         _refuse(source, model.kind, dataset, ClassificationDataset, size=size, crop_ratio=crop_ratio)
         options = {"mode": mode, "tile": tile, "overlap": overlap, "flip": flip, "scales": scales}
-        scoring = MapScoring(model, network, dataset, boundary_ratio=boundary_ratio, **options, **common)
+        scoring = MapScoring(model, network, data, boundary_ratio=boundary_ratio, **options, **common)
     else:
         raise TypeError(f"{source} is a {model.kind}: neither label maps nor classes of pictures can score it")
-    if output is not None:
-        check_output(output, overwrite=overwrite)
 
     started = time.perf_counter()
     total = len(dataset) if limit is None else min(limit, len(dataset))
@@ -155,7 +156,7 @@ class Scoring(Protocol):
         """How it was done, for the report."""
         ...
 
-    def report(self, **facts: Any) -> Any:
+    def report(self, **facts: Any) -> Report | ClassificationReport:
         """The report of what was scored so far; `facts`: the fields that say how it was measured."""
         ...
 

@@ -12,6 +12,10 @@ from segmentarium.training.options import BEST_WEIGHTS, LAST, LAST_WEIGHTS, Trai
 __all__ = ["TrainingOptions", "TrainingResult", "load_recipe", "staged", "train"]
 
 
+# kind of model that can be trained -> module of its task in `training.tasks`, and its class there
+TASKS = {"segmenter": ("segmentation", "SegmentationTask"), "classifier": ("classification", "ClassificationTask")}
+
+
 @dataclass(frozen=True)
 class TrainingResult:
     """Where the files of a run lie, and how good its best weights are.

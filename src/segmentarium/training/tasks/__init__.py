@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,16 +76,15 @@ class Task(Protocol):
 def task_for(options: TrainingOptions) -> Task:
     """The task that trains the options' kind of model.  Raises ValueError where there is none."""
     from segmentarium.registry import entry
-    from segmentarium.training.tasks.classification import ClassificationTask
-    from segmentarium.training.tasks.segmentation import SegmentationTask
+    from segmentarium.training import TASKS
 
-    tasks: dict[str, type[Task]] = {"segmenter": SegmentationTask, "classifier": ClassificationTask}
     name = options.model
     kind = entry(name if name.startswith("timm:") else name.partition(".")[0]).kind
-    if kind not in tasks:
+    if kind not in TASKS:
         raise ValueError(
-            f"{name!r} is no {' or '.join(tasks)} but a {kind}; see `segmentarium models` for what can be trained"
+            f"{name!r} is no {' or '.join(TASKS)} but a {kind}; see `segmentarium models` for what can be trained"
         )
     if foreign := options.foreign(kind):
         raise ValueError(f"{name!r} is a {kind}, which has no use for {', '.join(foreign)}; leave that out")
-    return tasks[kind](options)
+    module, task = TASKS[kind]
+    return getattr(importlib.import_module(f"{__name__}.{module}"), task)(options)
