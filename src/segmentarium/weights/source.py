@@ -137,7 +137,7 @@ class Stored:
 
     @property
     def all_arguments(self) -> dict[str, Any]:
-        return {**self.entry.arguments, **self.arguments}
+        return self.entry.completed(self.arguments)
 
     @property
     def in_channels(self) -> int:
