@@ -96,10 +96,18 @@ class Entry:
             return dict(self.tiny)
         return {"backbone_arguments": entry(backbone).tiny, **self.tiny}
 
-    def model(self, **arguments: Any) -> Model:
-        """The model with these arguments over the variant's own; without a number of classes, the published one."""
+    def completed(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """These arguments over the variant's own; with the published number of classes where a network needs one."""
         merged = {**self.arguments, **arguments}
-        if self.takes("num_classes") and merged.get("num_classes") is None and self.card.num_classes is not None:
+        wanted = inspect.signature(self.build).parameters.get("num_classes")
+        if wanted is not None and wanted.default is wanted.empty and self.card.num_classes is not None:
+            merged.setdefault("num_classes", self.card.num_classes)
+        return merged
+
+    def model(self, **arguments: Any) -> Model:
+        """The model with these arguments over the variant's own; without a number of classes, with the published one."""
+        merged = self.completed(arguments)
+        if self.kind == "classifier" and merged.get("num_classes") is None:
             merged["num_classes"] = self.card.num_classes
         check_arguments(self.build, self.name, merged)
         built = self.build(**merged)

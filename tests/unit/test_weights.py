@@ -459,3 +459,18 @@ def test_from_pretrained_fetches_from_the_hub(path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
     assert segmentarium.from_pretrained(source).registered_name == "pphumanseg"
     assert asked == [("someone/people", FILE_NAME)]
+
+
+def test_a_file_of_bsn_with_the_attribute_beside_the_decoder(tmp_path: Path) -> None:
+    """So version 0.1.0 wrote them."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    model = create_model("bsn", backbone="resnet18")
+    path = segmentarium.save(model, tmp_path / "new.safetensors")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        state = {key.replace("decoder.attribute.", "attribute."): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file(state, tmp_path / "old.safetensors", metadata=metadata)
+    again = segmentarium.load(tmp_path / "old.safetensors")
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())

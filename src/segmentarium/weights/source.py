@@ -137,7 +137,7 @@ class Stored:
 
     @property
     def all_arguments(self) -> dict[str, Any]:
-        return {**self.entry.arguments, **self.arguments}
+        return self.entry.completed(self.arguments)
 
     @property
     def in_channels(self) -> int:
@@ -180,6 +180,18 @@ def bare(model: nn.Module) -> nn.Module:
     return model.backbone if isinstance(model, Classifier) else model
 
 
+def _renamed(stored: Stored) -> Mapping[str, Tensor]:
+    """The state dict of a file of ours under the keys of today: version 0.1.0 called some otherwise."""
+    state = stored.state
+    if any(".body." in f".{key}" for key in state):  # a timm model, with the keys of its `features_only`
+        from segmentarium.backbones.timm import rename_features_only
+
+        return rename_features_only(state, stored.shapes())
+    if stored.entry.name == "bsn":  # whose attribute stood beside the decoder
+        return {key if not key.startswith("attribute.") else f"decoder.{key}": state[key] for key in state}
+    return state
+
+
 def open_weights(source: str | Path | Mapping[str, Tensor], layout: str | None = None) -> Stored:
     """Reads a file (see `load`) or takes a state dict, and finds out what it is: by its header, or by its keys."""
     if isinstance(source, Mapping):
@@ -192,13 +204,7 @@ def open_weights(source: str | Path | Mapping[str, Tensor], layout: str | None =
             stored = Stored(label, state, entry(header["model"]), without_fetching(header["arguments"]), header)
         except KeyError as error:
             raise CheckpointError(f"{label}: {error.args[0]}") from None
-        if any(
-            ".body." in f".{key}" for key in state
-        ):  # a timm model; older files have the keys of its `features_only`
-            from segmentarium.backbones.timm import rename_features_only
-
-            return replace(stored, state=rename_features_only(state, stored.shapes()))
-        return stored
+        return replace(stored, state=_renamed(stored))
     table = get_layout(layout) if layout else recognise(state)
     found, arguments = variant_of(entry(table.model), arguments_of(table, state))
     return Stored(label, state, found, arguments, table.facts(state), table)

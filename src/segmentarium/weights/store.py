@@ -139,7 +139,7 @@ def load_into(source: str | Path, found: Entry, arguments: Mapping[str, Any]) ->
     remember(model, found_as.name, given)
     if part:
         report = fill_part(model, part, stored)
-        replaced = getattr(model, "num_classes", None) != made_with.get("num_classes")
+        replaced = model.labels().get("num_classes") != made_with.get("num_classes")
     else:
         report = load_state(
             bare(model),
