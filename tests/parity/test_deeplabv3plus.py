@@ -94,7 +94,7 @@ def test_one_image_trains() -> None:
     model = create_model("deeplabv3plus_mobilenet_v2", num_classes=3).train()
     pooled_norm = model.decoder.aspp.image_pool.norm
     before = pooled_norm.running_mean.clone()
-    losses = model.criterion(model.forward_train(torch.randn(1, 3, 65, 97)), torch.randint(0, 3, (1, 65, 97)))
+    losses = model.criterion(model.forward_train(torch.randn(1, 3, 65, 97)), {"mask": torch.randint(0, 3, (1, 65, 97))})
     sum(losses.values()).backward()
     assert set(losses) == {"logits", "aux"}
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

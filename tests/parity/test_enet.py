@@ -38,7 +38,7 @@ def test_the_exported_unpooling_gives_the_same(golden, name):
     from segmentarium.export.formats import deploy_form, trace
 
     case = loaded(golden, FILLED[name], f"realtime/{name}")
-    exported = trace(deploy_form(case.model)).module()
+    exported = trace(deploy_form(case.model)).program.module()
     assert golden.relative_error(exported(case.image).detach().numpy(), case.arrays["out"]) <= 1e-4
 
 

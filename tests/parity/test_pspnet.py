@@ -19,7 +19,9 @@ from tests.parity.comparison import example, golden_state, relative_error
 @torch.inference_mode()
 def test_head_equals_mmsegmentation(golden: ModuleType) -> None:
     state, description, outputs = golden_state(golden, "semantic/pspnet-head")
-    head = PSPDecoder(channels=(48,), num_classes=5, decoder_channels=16, branch_channels=16).eval()
+    head = PSPDecoder(
+        channels=(48,), strides=(8,), num_classes=5, decoder_channels=16, branch_channels=16, align_corners=False
+    ).eval()
     load_state(head, state, rules=mmseg_head("", ""))
     logits = head([example(golden, description, "c4")])
     assert golden.relative_error(logits.numpy(), outputs["out"]) < 1e-4

@@ -8,11 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmentarium.portrait.bsn import (
-    BSN,
     GRID,
+    AttributeLoss,
     BoundarySensitive,
-    DeepLabV2Decoder,
-    attribute_loss,
+    BSNDecoder,
     global_kernel,
     hides_neck,
     soft_labels,
@@ -143,9 +142,10 @@ def test_the_classifier_learns_from_the_masks_or_from_labels() -> None:
     image, target = torch.randn(2, 3, 64, 48), torch.cat([portrait(8), portrait(16)])
     outputs = model.forward_train(image)
     assert outputs["attribute"].shape == (2, 2)
-    losses = model.criterion(outputs, target)
-    torch.testing.assert_close(losses["attribute"], 0.1 * attribute_loss(outputs["attribute"], torch.tensor([0, 1])))
-    labelled = model.criterion(outputs, target, attribute=torch.tensor([1, 255]))
+    losses = model.criterion(outputs, {"mask": target})
+    torch.testing.assert_close(losses["attribute"], 0.1 * AttributeLoss()(outputs["attribute"], torch.tensor([0, 1])))
+    told = create_model("bsn", backbone="resnet18", attribute_label=True)
+    labelled = told.criterion(outputs, {"mask": target, "attribute": torch.tensor([1, 255])})
     expected = 0.1 * F.cross_entropy(outputs["attribute"][:1], torch.tensor([1]))
     torch.testing.assert_close(labelled["attribute"], expected)
     losses["attribute"].backward()
@@ -156,17 +156,18 @@ def test_the_classifier_learns_from_the_masks_or_from_labels() -> None:
 
 
 def test_the_decoder_sums_four_fields_of_view() -> None:
-    decoder = DeepLabV2Decoder(16, 2)
+    decoder = BSNDecoder(channels=(16,), strides=(8,), num_classes=2)
     x = torch.randn(1, 16, 9, 11)
     rates = [conv.dilation[0] for conv in decoder.classifiers]
     assert rates == [6, 12, 18, 24]
-    torch.testing.assert_close(decoder([x]), torch.stack([conv(x) for conv in decoder.classifiers]).sum(0))
+    scores = torch.stack([conv(x) for conv in decoder.classifiers]).sum(0)
+    torch.testing.assert_close(decoder.scores([x]), scores)
+    assert torch.equal(decoder([x]), decoder.scores([x])[:, :2])
 
 
 @pytest.mark.parametrize(("num_classes", "outputs"), [(1, 3), (2, 3), (4, 5)])
 def test_the_boundary_and_the_attribute_are_not_deployed(num_classes: int, outputs: int) -> None:
     model = create_model("bsn", backbone="resnet18", num_classes=num_classes).eval()
-    assert isinstance(model, BSN)
     image = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         assert model.forward_train(image)["logits"].shape[1] == outputs

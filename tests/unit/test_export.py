@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segmentarium.cli.main import main
-from segmentarium.contracts import Preprocessing, SegmentationModel
+from segmentarium.contracts import Preprocessing, SegmentationModel, Term
 from segmentarium.export import (
     FORMATS,
     ExportError,
@@ -43,7 +43,7 @@ class Tiny(SegmentationModel):
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), ConvNormAct(16, 16, 1))
         self.head = nn.Conv2d(16, num_classes, 1)
         self.auxiliary = nn.Conv2d(8, num_classes, 1)
-        self.set_objective({"logits": (1.0, CrossEntropy())})
+        self.set_objective(Term("logits", 1.0, CrossEntropy()))
         for norm in self.modules():  # statistics as after training, so that folding has something to fold
             if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
                 norm.running_mean.normal_(0, 0.1)

@@ -226,7 +226,7 @@ for _depth, _parameters, _flops, _top1 in (
     (152, 60.19, 11.51, 78.57),
 ):
     register(f"resnet{_depth}", ResNet, _card(_parameters, _flops, _top1), tiny={"width": 16}, depth=_depth)
-TINY = {"width": 16, "deep_stem": (8, 8, 16)}
+TINY = {"width": 16, "deep_stem": [8, 8, 16]}
 for _depth in (18, 34, 50, 101):  # mmsegmentation's, and so its dilation
     register(f"resnet{_depth}_v1c", ResNet, _card(), tiny=TINY, depth=_depth, deep_stem=(32, 32, 64), dilate_both=False)
 for _depth, _parameters in ((18, 11.71), (34, 21.82), (50, 25.58), (101, 44.57)):

@@ -100,7 +100,9 @@ def _figure(caption: str, panels: Mapping[str, Image.Image]) -> str:
         picture.save(buffer, format=kind.upper(), **({"quality": 85} if kind == "jpeg" else {"optimize": True}))
         images.append(f'<img alt="{escape(what)}" title="{escape(what)}" src="{data_uri(buffer.getvalue(), kind)}">')
     small = ' class="small"' if len(images) == 1 else ""  # beside each other
-    return f'<figure{small}><div class="four">{"".join(images)}</div><figcaption>{escape(caption)}</figcaption></figure>'
+    return (
+        f'<figure{small}><div class="four">{"".join(images)}</div><figcaption>{escape(caption)}</figcaption></figure>'
+    )
 
 
 def _facts(report: BaseReport) -> str:

@@ -163,11 +163,6 @@ PAPER = Paper(
 )
 SCORES = {"Cityscapes val mIoU": 70.0, "Cityscapes test mIoU": 68.0, "Cityscapes test mIoU (ImageNet encoder)": 69.7}
 
-LEARNING = (
-    "three tenths of the channels are dropped in each of the eight deep blocks: the loss halves in 85 steps, not in 60"
-)
 
-register(
-    "erfnet", ERFNet, Card(paper=PAPER, parameters=2.06, num_classes=20, scores=SCORES, limits={"learning": LEARNING})
-)
+register("erfnet", ERFNet, Card(paper=PAPER, parameters=2.06, num_classes=20, scores=SCORES))
 register("erfnet_encoder", ERFNetEncoder, Card(paper=PAPER, num_classes=20))

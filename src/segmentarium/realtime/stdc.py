@@ -108,10 +108,6 @@ register(
         paper=PAPER,
         num_classes=19,
         scores={SMALL: 72.22, LARGE: 74.50, CAMVID: 73.0},
-        limits={
-            "learning": "the mean over the hard pixels alone stays high on the few logits that a small image has; "
-            "with the cross entropy of all pixels the loss halves"
-        },
     ),
     backbone="stdcnet1",
 )
