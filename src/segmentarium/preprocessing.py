@@ -56,6 +56,13 @@ class Preprocessing:
             std = tuple(self.std[i % len(self.std)] for i in range(in_channels))
         return replace(self, mean=mean, std=std)
 
+    def size_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) at which the network sees a picture of this (height, width)."""
+        if self.long_side is None or max(size) == self.long_side:
+            return size
+        factor = self.long_side / max(size)
+        return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
     def normalise(self, image: Tensor) -> Tensor:
         """(..., C, H, W), uint8 in 0..255 or float in [0, 1] -> normalised float32."""
         import torch

@@ -20,9 +20,7 @@ def facts_of(model: Model, size: tuple[int, int], data: str) -> dict[str, Any]:
     if isinstance(model, Classifier):
         side, _ = seen_square(model)
         size = side, side
-    long_side = model.preprocessing.long_side
-    if long_side is not None:
-        size = tuple(max(1, round(side * long_side / max(size))) for side in size)  # type: ignore[assignment]
+    size = model.preprocessing.size_of(size)
     name = model.registered_name
     card = model_card(name) if name else {"scores": {}, "paper": {}}
     return {

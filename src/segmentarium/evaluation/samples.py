@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from segmentarium.contracts import Preprocessing
 from segmentarium.inference.network import Network, with_channels
 from segmentarium.inference.tta import scaled
 
@@ -63,7 +64,7 @@ def with_logits(
 
     for batch in batches(read_ahead(read, indices, readers), batch_size):
         pixels = torch.stack([sample.pixels for sample in batch])
-        images = prepare(pixels, network.in_channels, network.preprocessing.long_side)
+        images = prepare(pixels, network.in_channels, network.preprocessing)
         with torch.inference_mode():
             logits = forward(images)
         yield batch, logits
@@ -117,14 +118,12 @@ def check_finite(batch: Sequence[Read], logits: Tensor) -> None:
         raise ValueError(f"the model's logits are not finite on {', '.join(bad) or 'this batch'}; nothing was scored")
 
 
-def prepare(images: Tensor, channels: int, long_side: int | None) -> Tensor:
-    """uint8 RGB (B, 3, H, W) -> uint8 (B, channels, h, w) at the longer side that the model was trained at.
+def prepare(images: Tensor, channels: int, preprocessing: Preprocessing) -> Tensor:
+    """uint8 RGB (B, 3, H, W) -> uint8 (B, channels, h, w) at the size at which the network sees it.
 
     Done as the predictor does it, so that the scores are those of what it gives.
     """
     images = with_channels(images, channels)
-    if long_side is None:
-        return images
-    height, width = images.shape[-2:]
-    factor = long_side / max(height, width)
-    return scaled(images, (max(1, round(height * factor)), max(1, round(width * factor))))
+    given = (images.shape[-2], images.shape[-1])
+    wanted = preprocessing.size_of(given)
+    return images if wanted == given else scaled(images, wanted)

@@ -43,11 +43,7 @@ class ForegroundFinder:
 
     def model_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) at which the network sees a picture of this (height, width)."""
-        long_side = self.preprocessing.long_side
-        if long_side is None or max(size) == long_side:
-            return size
-        factor = long_side / max(size)
-        return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+        return self.preprocessing.size_of(size)
 
     def probability(self, image: np.ndarray, *, flip: bool = False, scales: Sequence[float] = (1.0,)) -> np.ndarray:
         """(h, w) float32: probability of the foreground of (H, W, C) uint8, at the size at which the network sees it.

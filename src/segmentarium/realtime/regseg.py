@@ -19,11 +19,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from segmentarium.backbones.resnet import shortcut
 from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.fusion import fold_joined
 from segmentarium.layers.init import init_classifier, init_convs
 from segmentarium.layers.resize import resize
 from segmentarium.layers.squeeze_excite import SqueezeExcite
@@ -54,24 +54,9 @@ class SplitDilation(nn.Module):
     @torch.no_grad()
     def reparameterize(self) -> None:
         """Folds the norm, which the concatenation hides from the usual folding, into the convolutions."""
-        norm = self.norm
-        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
-            return
-        start = 0
-        for conv in self.convs:
-            assert isinstance(conv, nn.Conv2d)
-            mine = slice(start, start + conv.out_channels)
-            conv.weight, conv.bias = fuse_conv_bn_weights(
-                conv.weight,
-                None,
-                norm.running_mean[mine],
-                norm.running_var[mine],
-                norm.eps,
-                norm.weight[mine],
-                norm.bias[mine],
-            )
-            start = mine.stop
-        self.norm = nn.Identity()
+        if isinstance(self.norm, nn.BatchNorm2d):
+            fold_joined(self.norm, self.convs)  # type: ignore[arg-type]
+            self.norm = nn.Identity()
 
 
 class DBlock(nn.Module):
