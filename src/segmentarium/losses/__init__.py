@@ -1,9 +1,12 @@
 """Losses: logits (B, K, H, W) and labels (B, H, W) in, a float32 scalar out. One file an idea."""
 
 from segmentarium.losses.base import PixelLoss, check_target
+from segmentarium.losses.boundary_band import OnBoundary
 from segmentarium.losses.boundary_focal import BoundaryAwareFocal
+from segmentarium.losses.class_boundary import ClassBoundary
 from segmentarium.losses.class_presence import ClassPresence
 from segmentarium.losses.connectivity import Connectivity
+from segmentarium.losses.consistency import Consistency
 from segmentarium.losses.cross_entropy import CrossEntropy
 from segmentarium.losses.detail import DetailLoss
 from segmentarium.losses.dice import Dice
@@ -17,8 +20,10 @@ from segmentarium.losses.weighting import class_weights
 __all__ = [
     "LOSSES",
     "BoundaryAwareFocal",
+    "ClassBoundary",
     "ClassPresence",
     "Connectivity",
+    "Consistency",
     "CrossEntropy",
     "DetailLoss",
     "Dice",
@@ -26,6 +31,7 @@ __all__ = [
     "LabelCrossEntropy",
     "Lovasz",
     "OhemCrossEntropy",
+    "OnBoundary",
     "PixelLoss",
     "WeightedSum",
     "build_loss",
