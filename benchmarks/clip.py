@@ -54,7 +54,7 @@ def main() -> int:
         make_clip(options.photo, folder / "clip.mp4")
         words = ["portrait", str(folder / "clip.mp4"), "--background", options.background]
         words += ["--engine", options.engine] if options.engine else []
-        command = [sys.executable, "-m", "segmentarium", *words, "--out", str(folder / "out")]
+        command = [sys.executable, "-m", "segmentarium", *words, "--out", str(folder / "out"), "--overwrite"]
         for i in range(options.rounds):
             environment = os.environ | ({"SEGMENTARIUM_CACHE": str(folder / "cache")} if i == 0 else {})
             started = time.perf_counter()
