@@ -61,6 +61,19 @@ def test_a_plain_folder_is_scored(
     assert list(numbers.parent.iterdir()) == [numbers]  # nothing half-written beside it
 
 
+def test_a_folder_that_names_no_classes_has_the_model_s(
+    weights: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", "--model", str(weights), "--data", "folder", "--root", str(folder), "--split", "all"]
+    assert main(words) == 0
+    scored = capsys.readouterr().out
+    (folder / "classes.txt").unlink()
+    assert main(words) == 0
+    again = capsys.readouterr()
+    assert again.out.split(" in ")[0] == scored.split(" in ")[0]
+    assert "taken for the model's: background, person" in again.err.replace("\n", " ")
+
+
 def test_the_report_folder_and_every_option(
     weights: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.json is not None and options.json.is_dir():
         raise ValueError(f"--json {options.json} is a folder; give a file")
-    dataset = _dataset(options)
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -72,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json is not None:
         check_json(options.json, overwrite=options.overwrite)
     model = load(options.model, layout=options.layout)
+    dataset = _dataset(options, model)
     errors = Console(stderr=True)
     with Progress(
         TextColumn("evaluating"),
@@ -116,8 +116,10 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _dataset(options: argparse.Namespace) -> Any:
+def _dataset(options: argparse.Namespace, model: Any) -> Any:
+    from segmentarium.contracts import SegmentationModel
     from segmentarium.data import build_dataset, evaluation_split
+    from segmentarium.data.class_table import class_file
 
     extra: dict[str, Any] = {}
     if options.mask_map is not None:
@@ -126,8 +128,16 @@ def _dataset(options: argparse.Namespace) -> Any:
         extra["mask_map"] = options.mask_map
     if not options.root.is_dir():
         raise FileNotFoundError(f"--root {options.root} is not a folder; give the one where the data set lies")
+    nameless = options.data.lower() == "folder" and class_file(options.root) is None
+    if nameless and isinstance(model, SegmentationModel):
+        extra["classes"] = model.classes
     split = options.split or evaluation_split(options.data, options.root)
-    return build_dataset(options.data, options.root, split, **extra)
+    dataset = build_dataset(options.data, options.root, split, **extra)
+    if "classes" in extra:
+        dataset.notes.append(
+            f"{options.root} names no classes; its labels are taken for the model's: {', '.join(model.classes)}"
+        )
+    return dataset
 
 
 def _overlap(text: str) -> int | float:

@@ -46,6 +46,12 @@ class ClassTable:
         return MaskEncoding(len(self.classes), self.mask_map, colours)
 
 
+def class_file(root: Path) -> Path | None:
+    """The file in a folder that names its classes; None where there is none."""
+    names = ("classes.txt", "classes.yaml", "classes.yml")
+    return next((root / name for name in names if (root / name).is_file()), None)
+
+
 def read_classes(path: Path) -> ClassTable:
     """The classes in a text or YAML file.
 

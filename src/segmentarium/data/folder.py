@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from segmentarium.data.base import Item, SegmentationDataset, Transform, files_below
-from segmentarium.data.class_table import ClassTable, as_colour, as_mask_map, read_classes
+from segmentarium.data.class_table import ClassTable, as_colour, as_mask_map, class_file, read_classes
 from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError
 from segmentarium.data.mask_io import RGB, LabelError, read_raw_mask
 from segmentarium.data.splits import PARTS, check_split, hash_note, hash_split, read_lines, wanted_parts
@@ -111,17 +111,17 @@ def _class_table(
     masks: Sequence[Path],
 ) -> ClassTable:
     """Arguments first, then the file in the folder."""
-    files = [root / name for name in ("classes.txt", "classes.yaml", "classes.yml") if (root / name).is_file()]
+    file = class_file(root)
     if classes is None:
-        if not files:
+        if file is None:
             raise ValueError(f"{root} has no classes.txt or classes.yaml, and no classes were given{_suggest(masks)}")
-        table = read_classes(files[0])
+        table = read_classes(file)
     else:
         names = [f"class {i}" for i in range(max(classes, 0))] if isinstance(classes, int) else list(classes)
         if not names:
             raise ValueError(f"classes is {classes!r}: zero classes; give their names, or their number, 1 or more")
-        if files and isinstance(classes, int) and len(read_classes(files[0]).classes) == classes:
-            table = read_classes(files[0])
+        if file is not None and isinstance(classes, int) and len(read_classes(file).classes) == classes:
+            table = read_classes(file)
         else:
             table = ClassTable(tuple(names), default_palette(len(names)))
     if palette is not None:
