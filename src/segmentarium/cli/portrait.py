@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--foreground", metavar="CLASS", help="class that stays, of a model with several")
     parser.add_argument(
+        "--people",
+        default="all",
+        metavar="all|largest|N",
+        help="of photos: who stays where there are several people, or so many of the largest (default: all)",
+    )
+    parser.add_argument(
         "--alpha-format",
         default="webm",
         choices=("webm", "prores", "png"),
@@ -109,11 +115,12 @@ def _portrait(options: argparse.Namespace, clips: bool) -> Any:
     from segmentarium.matting.exported import exported_file
     from segmentarium.matting.portrait import Portrait
 
-    given = {"foreground": options.foreground}
+    given: dict[str, Any] = {"foreground": options.foreground}
     if options.engine or exported_file(options.model) is None:
         import_torch()
         given["engine"] = options.engine or ("auto" if clips else "torch")
-    return Portrait(options.background, options.model, **given)
+    people = int(options.people) if options.people.isdigit() else options.people
+    return Portrait(options.background, options.model, people=people, **given)
 
 
 def _animated(item: Any) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 
 from segmentarium.matting.finder import scaled
 from segmentarium.matting.matte import GUIDE_SIDE, fit_matte
+from segmentarium.matting.regions import decided
 
 BAND = 128  # rows at a time
 SURE = 0.02  # probability of the foreground below which a pixel is the background's
@@ -22,7 +23,7 @@ def cut_out(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     result = np.empty((height, width, 4), np.uint8)
     coarse = [max(1, round(side * min(1.0, MASK_SIDE / max(size)))) for side in size]
     probability = scaled(mask[..., None], coarse)[..., 0] / np.float32(255)
-    matte = fit_matte(guide_of(scaled(image, guide_size(size))), without_holes(probability), size)
+    matte = fit_matte(guide_of(scaled(image, guide_size(size))), decided(without_holes(probability)), size)
     for top in range(0, height, BAND):
         alpha, own = matte.rows(image[top : top + BAND], top)
         result[top : top + BAND] = transparent(own, alpha)

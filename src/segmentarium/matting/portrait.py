@@ -18,6 +18,7 @@ from segmentarium.matting.cutout import BAND, guide_of, guide_size, transparent,
 from segmentarium.matting.exported import SUFFIX, ExportedPredictor, exported_file
 from segmentarium.matting.finder import ForegroundFinder, no_foreground, scaled
 from segmentarium.matting.matte import Matte, fit_matte
+from segmentarium.matting.regions import People, check_people, decided
 from segmentarium.media import sources
 from segmentarium.media.readers import ArrayRows
 from segmentarium.media.sources import displayed
@@ -102,6 +103,7 @@ class Portrait:
     background  "blur", "blur:STRENGTH", "transparent", a colour, an image or a video, see `parse_background`
     model       as of `Predictor`, or a predictor, or the .onnx file of an export; its foreground class is who stays
     views       pictures (not clips) are looked at in three sizes, and mirrored: five times the network's time, a calmer mask
+    people      of pictures: who stays where there are several: "all", the "largest", or so many of the largest
     options     of `Predictor`: engine, precision, device, foreground, …
 
     Of networks that are at hand as ONNX ("person", or an .onnx file) nothing imports PyTorch, unless options ask for it.
@@ -113,13 +115,16 @@ class Portrait:
         model: ModelSource | ForegroundFinder = "person",
         *,
         views: bool = True,
+        people: People = "all",
         **options: Any,
     ) -> None:
         self.background = parse_background(background)
         self.predictor = predictor_for(model, **options)
         if self.predictor.foreground is None:
             raise ValueError(no_foreground(self.predictor.classes))
+        check_people(people)
         self.views = views
+        self.people: People = people
 
     @property
     def transparent(self) -> bool:
@@ -151,7 +156,7 @@ class Portrait:
     def matte_of_guide(self, small: np.ndarray, size: tuple[int, int]) -> Matte:
         """The matte of a picture of `size` (H, W), of which only a small copy (h, w, 3) uint8 is at hand."""
         probability = self.predictor.probability(small, flip=self.views, scales=SCALES if self.views else (1.0,))
-        return fit_matte(guide_of(small), without_holes(probability), size)
+        return fit_matte(guide_of(small), decided(without_holes(probability), self.people), size)
 
     def bands(self, picture: Any, matte: Matte) -> Any:
         """(top, rows (n, W, 3 or 4), their alpha (n, W)), downwards, of a picture that has `array(top, bottom)`."""

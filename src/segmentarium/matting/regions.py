@@ -1,0 +1,56 @@
+"""Who is in the picture, decided for whole regions: nobody is half there because the network was in doubt."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import cv2
+import numpy as np
+
+People = Literal["all", "largest"] | int
+
+SURE = 0.75  # probability that a region must reach somewhere to be a person; else all of it is dropped
+CORE = 0.02  # of the region's pixels that must be so sure
+SOFT = 0.012  # of the picture's longer side: how far from a region's border alpha may lie between 0 and 1
+
+
+def decided(probability: np.ndarray, people: People = "all") -> np.ndarray:
+    """`probability` (h, w) float32, 0..1, of a person, made 1 inside of people and 0 elsewhere, but for a soft band along edges.
+
+    A region is what hangs together above one half.  It is kept if part of it is `SURE`, and dropped whole if none is: what is
+    in doubt all over is no ghost then.  Within `SOFT` of its border the probability stays as it is, so that hair and motion
+    blur stay soft.
+
+    people   "all" regions, the "largest", or so many of the largest; people who touch are one region
+    """
+    check_people(people)
+    inside = (probability > 0.5).astype(np.uint8)
+    count, found, facts, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
+    labels = found.astype(np.intp)
+    area: np.ndarray = facts[:, cv2.CC_STAT_AREA].astype(np.float64)
+    sure = np.bincount(labels[probability > SURE], minlength=count)
+    area[sure < np.maximum(1, CORE * area)] = 0
+    area[0] = 0  # what is no region
+    kept = area > 0
+    if people != "all":
+        kept[np.argsort(-area)[1 if people == "largest" else people :]] = False
+    person = kept[labels]
+    band = max(2.0, SOFT * max(probability.shape))
+    outside_by = _distance(~person)
+    inside_by = _distance(person)
+    result = np.where(person, probability, np.minimum(probability, 0.5))
+    result = np.where(inside_by > band, np.float32(1), result)
+    return np.where(outside_by > band, np.float32(0), result).astype(np.float32)
+
+
+def check_people(people: People) -> None:
+    """Raises ValueError for what `decided` does not know."""
+    if people not in ("all", "largest") and not (isinstance(people, int) and people >= 1):
+        raise ValueError(f"people is {people!r}; give all, largest, or a number of 1 or more")
+
+
+def _distance(mask: np.ndarray) -> np.ndarray:
+    """How far each pixel of a mask (h, w) is from the nearest that is not in it, in pixels; the picture's border is none."""
+    if mask.all():  # OpenCV has no answer where there is nothing to be far from
+        return np.full(mask.shape, np.inf, np.float32)
+    return cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
