@@ -125,9 +125,8 @@ def combinations(pattern: str = "*", backbones: Sequence[str] | None = None) -> 
                 that are the same network on other backbones the first stands for all
     backbones   None: the first variant of each of our families, and `OF_TIMM`
     """
-    wanted = [
-        name for name in reversed(known()) if fnmatch.fnmatch(name, pattern)
-    ]  # the first variant comes last, and stays
+    # backwards, so that of a network's variants the first comes last, and stays
+    wanted = [name for name in reversed(known()) if fnmatch.fnmatch(name, pattern)]
     if backbones is None:
         ours = {entry(name).module: name for name in reversed(known()) if known()[name]["kind"] == "classifier"}
         backbones = (*sorted(ours.values()), *OF_TIMM)

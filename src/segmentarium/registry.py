@@ -71,9 +71,7 @@ class Entry:
     arguments: dict[str, Any]
     card: Card
     module: str  # that registers it, below segmentarium: "backbones.resnet"
-    tiny: dict[str, Any] = field(
-        default_factory=dict
-    )  # arguments that make it small, for tests: the same code throughout
+    tiny: dict[str, Any] = field(default_factory=dict)  # arguments that make the same code small, for tests
 
     @property
     def family(self) -> str:

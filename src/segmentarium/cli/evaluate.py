@@ -58,6 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.json is not None and options.json.is_dir():
         raise ValueError(f"--json {options.json} is a folder; give a file")
+    if options.mask_map is not None and options.data.lower() != "folder":
+        raise ValueError(f"--mask-map is for --data folder; {options.data} knows its labels")
+    if not options.root.is_dir():  # found out before weights are read, or fetched
+        raise FileNotFoundError(f"--root {options.root} is not a folder; give the one where the data set lies")
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -123,11 +127,7 @@ def _dataset(options: argparse.Namespace, model: Any) -> Any:
 
     extra: dict[str, Any] = {}
     if options.mask_map is not None:
-        if options.data.lower() != "folder":
-            raise ValueError(f"--mask-map is for --data folder; {options.data} knows its labels")
         extra["mask_map"] = options.mask_map
-    if not options.root.is_dir():
-        raise FileNotFoundError(f"--root {options.root} is not a folder; give the one where the data set lies")
     nameless = options.data.lower() == "folder" and class_file(options.root) is None
     if nameless and isinstance(model, SegmentationModel):
         extra["classes"] = model.classes
