@@ -121,8 +121,8 @@ def held_back(name: str, share: float) -> bool:
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % 1000 < 1000 * share
 
 
-def sources(root: Path, portraits: int) -> Iterator[tuple[Found, int, float]]:
-    """Pictures of each set, how often each is taken (EG1800's so many times), and which share is held back."""
+def sources(root: Path, portraits: int, scenes: int) -> Iterator[tuple[Found, int, float]]:
+    """Pictures of each set, how often each is taken (EG1800's and COCO's so many times), and which share is held back."""
     portrait, photos, clothes = root / "portrait", root / "person_photos", root / "clothing_parsing"
     panoptic, instances, streets = root / "coco_panoptic", root / "coco_instances", root / "camvid"
     for folder, parts in (
@@ -134,9 +134,11 @@ def sources(root: Path, portraits: int) -> Iterator[tuple[Found, int, float]]:
         (clothes, lambda: [(clothing(clothes, split), 1, 0.0) for split in ("train", "val")]),
         (
             panoptic,
-            lambda: [(coco_panoptic(panoptic, s), 2, share) for s, share in (("train2017", 0.0), ("val2017", 0.5))],
+            lambda: [
+                (coco_panoptic(panoptic, s), scenes, share) for s, share in (("train2017", 0.0), ("val2017", 0.5))
+            ],
         ),
-        (instances, lambda: [(coco_instances(instances, "train2017"), 2, 0.0)]),
+        (instances, lambda: [(coco_instances(instances, "train2017"), scenes, 0.0)]),
         (streets, lambda: [(camvid(streets), 1, 0.0)]),
     ):
         if folder.is_dir():
@@ -150,11 +152,12 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--out", type=Path, default=Path("runs/person_bodies_data"))
     parser.add_argument("--portraits", type=int, default=1, help="how often EG1800's pictures are taken (default 1)")
+    parser.add_argument("--scenes", type=int, default=2, help="how often COCO's pictures are taken (default 2)")
     arguments = parser.parse_args()
     for folder in ("images", "masks"):
         (arguments.out / folder).mkdir(parents=True, exist_ok=True)
     lists: dict[str, list[str]] = {"train": [], "val": []}
-    for found, times, share in sources(arguments.root, arguments.portraits):
+    for found, times, share in sources(arguments.root, arguments.portraits, arguments.scenes):
         for name, picture, mask in found:
             part = "val" if held_back(name, share) else "train"
             for copy in range(times if part == "train" else 1):  # a folder's sampler takes each name once a round

@@ -15,7 +15,14 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from segmentarium.data import InfiniteSampler, TrainingStream, build_dataset, eval_transform, train_transform
-from segmentarium.data.transforms import PhotometricDistortion, RandomScaleCrop, hue_matrix, saturation_matrix
+from segmentarium.data.transforms import (
+    PhotometricDistortion,
+    RandomScaleCrop,
+    UnevenLight,
+    degradation,
+    hue_matrix,
+    saturation_matrix,
+)
 from tests.unit.data_files import write_folder
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -76,6 +83,42 @@ def test_scale_factors_cover_their_range() -> None:
     sizes = [step.make_params([_sample()["image"]])["region"][2] for _ in range(300)]
     assert min(sizes) == 5
     assert max(sizes) >= 19
+
+
+def test_even_scales_halve_as_often_as_they_double() -> None:
+    crop = RandomScaleCrop((8, 8), (0.25, 4.0), 1.0, even=True)
+    picture = [tv_tensors.Image(torch.zeros(3, 1000, 1000))]
+    torch.manual_seed(0)
+    regions = [crop.make_params(picture)["region"][2] for _ in range(400)]
+    assert 0.4 < np.mean([region < 8 for region in regions]) < 0.6
+    assert min(regions) <= 3
+    assert max(regions) >= 24
+
+
+def test_degraded_pictures_keep_size_type_and_labels() -> None:
+    torch.manual_seed(0)
+    sample = {
+        "image": tv_tensors.Image(torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8)),
+        "mask": tv_tensors.Mask(torch.randint(0, 2, (40, 60))),
+    }
+    changed = degradation(1.0)(sample)
+    assert changed["image"].dtype == torch.uint8
+    assert changed["image"].shape == (3, 40, 60)
+    assert torch.equal(changed["mask"], sample["mask"])
+    spread = changed["image"].float()
+    assert (spread[0] - spread[1]).abs().mean() < 3  # grey, but for the file's artefacts
+    assert spread.std() < sample["image"].float().std()  # blurred
+
+
+def test_uneven_light_changes_from_one_end_to_the_other() -> None:
+    light = UnevenLight()
+    white = tv_tensors.Image(torch.full((3, 20, 30), 80, dtype=torch.uint8))
+    lit = light.transform(white, {"ends": (-1.0, 1.0), "angle": 0.0})
+    assert lit[0, 0, 0] == 40
+    assert lit[0, 0, -1] == 160
+    assert torch.equal(lit[:, 0], lit[:, -1])
+    assert (lit[0, 0].diff() >= 0).all()
+    assert light.transform(white, {"ends": (1.0, 1.0), "angle": 1.0}).unique().tolist() == [160]
 
 
 def test_crops_filled_by_one_class_are_drawn_again() -> None:

@@ -30,6 +30,12 @@ STAGES = (  # table 1: expansion, kernel, channels, blocks, stride
 STEM, HEAD = 32, 1280
 
 
+def blocks_of(depth: float) -> list[int]:
+    """How many blocks each stage has at a depth coefficient."""
+    fixed = (0, len(STAGES) - 1)
+    return [n if i in fixed else math.ceil(n * depth) for i, (*_, n, _) in enumerate(STAGES)]
+
+
 class EfficientNetLite(InvertedResidualNet):
     """EfficientNet-Lite at a width and a depth coefficient.
 
@@ -51,10 +57,9 @@ class EfficientNetLite(InvertedResidualNet):
     ) -> None:
         deepest = 4 if num_classes is not None else min(max(out_indices, default=4), 4)
         last = LAST_OF_STRIDE[deepest]
-        fixed = (0, len(STAGES) - 1)
         stages = [
-            (expansion, kernel, divisible_by_8(base * width), n if i in fixed else math.ceil(n * depth), stride)
-            for i, (expansion, kernel, base, n, stride) in enumerate(STAGES[: last + 1])
+            (expansion, kernel, divisible_by_8(base * width), blocks, stride)
+            for (expansion, kernel, base, _, stride), blocks in zip(STAGES[: last + 1], blocks_of(depth), strict=False)
         ]
         super().__init__(
             stages,

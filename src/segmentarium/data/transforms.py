@@ -38,12 +38,16 @@ def train_transform(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     long_side: int | None = None,
+    even_scales: bool = False,
+    degrade: float = 0.0,
 ) -> nn.Module:
     """The usual training transform: image uint8 (3, H, W) -> float32 (3, *crop_size), mask -> int64 crop_size.
 
     crop_size: (height, width) of the result; smaller pictures are padded below and to the right, with zeros after
         normalisation (the mean) and with 255 in the mask.
     scale: range of the random factor, uniform; (1, 1) leaves the size alone.
+    even_scales: the factor's logarithm is uniform, so that halving is as frequent as doubling; for wide ranges.
+    degrade: probability of each of grey, blur, JPEG's artefacts and uneven light.
     flip: probability of a left-right mirror.
     photometric: random brightness, contrast, saturation and hue.
     max_class_ratio: a crop in which one class has more than this share is drawn again, ten times at most; 1 turns
@@ -52,12 +56,14 @@ def train_transform(
     mean, std: RGB, of values in 0..1.
     long_side: the scale factor is relative to the size at which the longer side has this many pixels.
     """
-    steps: list[nn.Module] = [RandomScaleCrop(crop_size, scale, max_class_ratio, long_side=long_side)]
+    steps: list[nn.Module] = [RandomScaleCrop(crop_size, scale, max_class_ratio, long_side=long_side, even=even_scales)]
     if rotate:  # after the crop, which has fewer pixels to turn; the corners that come in empty are void
         fill = {tv_tensors.Image: [255.0 * m for m in mean], tv_tensors.Mask: IGNORE_INDEX}
         steps.append(v2.RandomRotation([-rotate, rotate], interpolation=v2.InterpolationMode.BILINEAR, fill=fill))
     if flip:
         steps.append(v2.RandomHorizontalFlip(flip))
+    if degrade:
+        steps.append(degradation(degrade))
     if photometric:
         steps.append(PhotometricDistortion())
     steps.append(ToModelInput(mean, std, pad_to=crop_size))
@@ -93,6 +99,7 @@ class RandomScaleCrop(v2.Transform):
         max_class_ratio: float = 0.75,
         attempts: int = 10,
         long_side: int | None = None,
+        even: bool = False,
     ) -> None:
         super().__init__()
         if min(crop_size) < 1:
@@ -103,12 +110,15 @@ class RandomScaleCrop(v2.Transform):
             raise ValueError(f"max_class_ratio is {max_class_ratio}; give a share above 0, at most 1 (1 turns it off)")
         self.crop_size, self.scale = crop_size, scale
         self.max_class_ratio, self.attempts = max_class_ratio, attempts
-        self.long_side = long_side
+        self.long_side, self.even = long_side, even
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = _common_size(flat_inputs)
         low, high = self.scale
-        factor = low + (high - low) * torch.rand(()).item() if high > low else low
+        factor = low
+        if high > low:
+            draw = torch.rand(()).item()
+            factor = low * (high / low) ** draw if self.even else low + (high - low) * draw
         if self.long_side is not None:
             factor *= self.long_side / max(height, width)
         region_h, out_h = _region(height, self.crop_size[0], factor)
@@ -194,6 +204,48 @@ class PhotometricDistortion(v2.Transform):
         flat = pixels.reshape(3, -1)
         changed = torch.addmm(params["offset"][:, None], params["matrix"], flat).clamp_(0, 1)
         return tv_tensors.Image(changed.reshape(pixels.shape))
+
+
+def degradation(p: float) -> nn.Module:
+    """What cameras, old films and networks do to a picture (uint8), each with probability `p`: uneven light, blur, grey,
+    JPEG's artefacts; in this order, as light comes first and the file last."""
+    return v2.Compose(
+        [
+            v2.RandomApply([UnevenLight()], p),
+            v2.RandomApply([v2.GaussianBlur(7, (0.4, 2.0))], p),
+            v2.RandomGrayscale(p),
+            v2.RandomApply([v2.JPEG((20, 80))], p),
+        ]
+    )
+
+
+class UnevenLight(v2.Transform):
+    """Light that falls off across the picture, as beside a window or against the sun.
+
+    The exposure changes linearly, in stops, along a random direction, from one draw of `stops` to another; values above
+    white are cut.
+    """
+
+    def __init__(self, stops: tuple[float, float] = (-2.0, 1.0)) -> None:
+        super().__init__()
+        self.stops = stops
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        low, high = self.stops
+        first, second, turn = torch.rand(3).tolist()
+        return {"ends": (low + (high - low) * first, low + (high - low) * second), "angle": 2 * math.pi * turn}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        pixels, (near, far), angle = inpt.as_subclass(Tensor), params["ends"], params["angle"]
+        height, width = pixels.shape[-2:]
+        along = torch.linspace(-1, 1, height)[:, None] * math.sin(angle) + torch.linspace(-1, 1, width) * math.cos(
+            angle
+        )
+        share = (along / (abs(math.sin(angle)) + abs(math.cos(angle))) + 1) / 2
+        gain = torch.exp2(near + (far - near) * share)
+        return tv_tensors.Image((pixels * gain).clamp_(0, 255).to(pixels.dtype))
 
 
 class ToModelInput(v2.Transform):

