@@ -202,6 +202,26 @@ def test_void_images_count_nowhere() -> None:
     assert json.loads(report.json())["miou"] is None  # JSON has no NaN
 
 
+def test_false_alarms_count_images_that_do_not_hold_the_class() -> None:
+    class Alarming(Images):
+        def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
+            target = np.zeros(self.size, np.uint8)
+            shown = target.copy()
+            if index == 0:
+                target[0], shown[0] = 2, 2
+            if index == 1:
+                shown[:8] = 2  # seen, and not there
+            if index == 2:
+                shown[0, :2] = 2  # too little to be seen
+            return Image.fromarray(np.repeat((shown * 63 + 20).astype(np.uint8)[..., None], 3, -1)), target
+
+    report: Report = evaluate(Brightness(), Alarming(4))
+    rates = list(report.false_alarms.values())
+    assert math.isnan(rates[0])  # every image holds it
+    assert rates[1:] == [0, pytest.approx(1 / 3), 0]
+    assert report.columns()[:5] == ("class", "IoU", "Acc", "boundary IoU", "false alarms")
+
+
 def test_nothing_is_kept_for_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the tally holds is as large after 4 images as after 60, and no image is read much before it is scored."""
     tallies: list[Tally] = []

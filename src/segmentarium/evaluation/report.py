@@ -15,6 +15,7 @@ class Report(BaseReport):
     miou, macc, aacc   mean IoU, mean accuracy (recall) over the classes, and the share of right pixels
     iou, acc           by class name
     boundary_iou       mean of `boundary_iou_by_class`; None where it was not asked for
+    false_alarms       by class: share of the images that do not hold it in which it is predicted for more than 0.2 %
     confusion          int64 (K, K) pixels: rows the labels, columns the predictions
     void               images without a labelled pixel
     pixels, ignored    labelled pixels, and those that count nowhere (255)
@@ -32,12 +33,18 @@ class Report(BaseReport):
     acc: dict[str, float]
     boundary_iou: float | None
     boundary_iou_by_class: dict[str, float] | None
+    false_alarms: dict[str, float]
     void: int
     pixels: int
     ignored: int
 
     def scores(self) -> dict[str, Any]:
-        by_class = {"iou": self.iou, "acc": self.acc, "boundary_iou_by_class": self.boundary_iou_by_class}
+        by_class = {
+            "iou": self.iou,
+            "acc": self.acc,
+            "boundary_iou_by_class": self.boundary_iou_by_class,
+            "false_alarms": self.false_alarms,
+        }
         return {
             "miou": number(self.miou),
             "macc": number(self.macc),
@@ -57,7 +64,8 @@ class Report(BaseReport):
 
     def by_class(self) -> dict[str, dict[str, float]]:
         edges = self.boundary_iou_by_class
-        return {"IoU": self.iou, "Acc": self.acc, **({} if edges is None else {"boundary IoU": edges})}
+        columns = {"IoU": self.iou, "Acc": self.acc, **({} if edges is None else {"boundary IoU": edges})}
+        return {**columns, "false alarms": self.false_alarms}
 
     def facts(self) -> dict[str, Any]:
         return {"ignored pixels": f"{self.ignored:,}", "images without a labelled pixel": self.void}

@@ -226,6 +226,7 @@ class MapScoring:
             acc=summary["accuracy"],
             boundary_iou=edges.get("boundary_iou"),
             boundary_iou_by_class=edges.get("boundary_iou_by_class"),
+            false_alarms=tally.false_alarms(),
             confusion=confusion,
             classes=names,
             palette=self.match.palette,

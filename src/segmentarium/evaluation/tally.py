@@ -16,11 +16,15 @@ from segmentarium.layers.resize import resize
 from segmentarium.metrics import BoundaryIoU, ConfusionMatrix
 
 
+ALARM = 0.002  # share of an image's labelled pixels above which a class that is not there counts as seen
+
+
 class Tally:
     """The K x K matrix, the boundary counts and the worst images so far; its size depends on no number of images.
 
-    images, void   images seen, and how many of them had no labelled pixel
-    ignored        pixels that counted nowhere
+    images, void      images seen, and how many of them had no labelled pixel
+    ignored           pixels that counted nowhere
+    absent, alarmed   by class: images that do not hold it, and those of them in which it is seen nevertheless
     """
 
     def __init__(self, match: ClassMatch, boundary_ratio: float | None, worst: int, device: torch.device) -> None:
@@ -31,6 +35,8 @@ class Tally:
             self.boundary = BoundaryIoU(len(match.names), boundary_ratio, IGNORE_INDEX, device)
         self.worst: Worst[BadImage] = Worst(worst)
         self.images = self.void = self.ignored = 0
+        self.absent = torch.zeros(len(match.names), dtype=torch.int64)
+        self.alarmed = torch.zeros_like(self.absent)
 
     @torch.inference_mode()
     def add(self, batch: Sequence[Sample], logits: Tensor) -> None:
@@ -46,7 +52,13 @@ class Tally:
             one.update(predicted[i : i + 1], targets[i : i + 1])
             self.matrix.merge(one)
             self.images += 1
-            self.ignored += sample.target.numel() - int(one.counts.sum())
+            counts = one.counts.cpu()
+            labelled = int(counts.sum())
+            self.ignored += sample.target.numel() - labelled
+            if labelled:
+                absent = counts.sum(1) == 0
+                self.absent += absent
+                self.alarmed += absent & (counts.sum(0) > ALARM * labelled)
             score = image_miou(one.counts)
             if score is None:
                 self.void += 1
@@ -54,6 +66,11 @@ class Tally:
                 guess = predicted[i].to(torch.uint8).cpu().numpy()
                 bad = bad_image(score, sample.index, sample.name, sample.picture, sample.target.numpy(), guess)
                 self.worst.add(score, sample.index, bad)
+
+
+    def false_alarms(self) -> dict[str, float]:
+        """By class: share of the images without it in which it takes more than `ALARM`; NaN where every image holds it."""
+        return dict(zip(self.match.names, (self.alarmed / self.absent).tolist(), strict=True))
 
 
 def predicted_classes(logits: Tensor, size: Sequence[int]) -> Tensor:
