@@ -3,6 +3,7 @@ table of all under docs/models/, and README's table of families.
 
     python docs/generate.py            write
     python docs/generate.py --check    exit code 1 if something would change
+    python docs/generate.py MODULE…    models.json alone, of it the rows of these modules (backbones.mit): in seconds
 
 A system is a module that registers models; its page is the module's docstring, the paper and cards of its variants, the
 arguments and shapes of its classes, and the layouts of its weights, all read from the code.
@@ -283,8 +284,7 @@ def page(module: str, entries: list[Entry]) -> str:
 
 def generated() -> dict[Path, str]:
     """Path -> text of every generated file, and of the README with its table renewed."""
-    rows = ",\n".join(f" {json.dumps(name)}: {json.dumps(row)}" for name, row in facts().items())
-    files = {SOURCE / "models.json": f"{{\n{rows}\n}}\n", DOCS / "models" / "README.md": table_of_systems()}
+    files = {SOURCE / "models.json": models_json(facts()), DOCS / "models" / "README.md": table_of_systems()}
     files |= {
         DOCS / "models" / f"{module.replace('.', '-')}.md": page(module, entries)
         for module, entries in systems().items()
@@ -294,7 +294,23 @@ def generated() -> dict[Path, str]:
     return files
 
 
+def models_json(rows: dict[str, dict[str, Any]]) -> str:
+    lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
+    return f"{{\n{lines}\n}}\n"
+
+
+def renewed(modules: list[str]) -> str:
+    """models.json with the rows of some modules counted anew, and the others as they stand there."""
+    stored = json.loads((SOURCE / "models.json").read_text(encoding="utf-8"))
+    rows = [(name, row) for name, row in stored.items() if row["module"] not in modules]
+    rows += [(found.name, _row(found)) for module in modules for found in registered(module)]
+    return models_json(dict(sorted(rows, key=lambda item: item[1]["module"])))
+
+
 def main() -> int:
+    if modules := [word for word in sys.argv[1:] if not word.startswith("-")]:
+        (SOURCE / "models.json").write_text(renewed(modules), encoding="utf-8")
+        return 0
     check = "--check" in sys.argv[1:]
     files = generated()
     stale = [path for path, text in files.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -19,6 +20,7 @@ from segmentarium.matting.exported import SUFFIX, ExportedPredictor, exported_fi
 from segmentarium.matting.finder import ForegroundFinder, no_foreground, scaled
 from segmentarium.matting.matte import Matte, fit_matte
 from segmentarium.matting.regions import People, check_people, decided
+from segmentarium.matting.second_look import look_closer
 from segmentarium.media import sources
 from segmentarium.media.readers import ArrayRows
 from segmentarium.media.sources import displayed
@@ -103,6 +105,7 @@ class Portrait:
     background  "blur", "blur:STRENGTH", "transparent", a colour, an image or a video, see `parse_background`
     model       as of `Predictor`, or a predictor, or the .onnx file of an export; its foreground class is who stays
     views       pictures (not clips) are looked at in three sizes, and mirrored: five times the network's time, a calmer mask
+    second_look of pictures: people who are small are looked at once more, from nearer
     people      of pictures: who stays where there are several: "all", the "largest", or so many of the largest
     options     of `Predictor`: engine, precision, device, foreground, …
 
@@ -115,6 +118,7 @@ class Portrait:
         model: ModelSource | ForegroundFinder = "person",
         *,
         views: bool = True,
+        second_look: bool = True,
         people: People = "all",
         **options: Any,
     ) -> None:
@@ -123,7 +127,7 @@ class Portrait:
         if self.predictor.foreground is None:
             raise ValueError(no_foreground(self.predictor.classes))
         check_people(people)
-        self.views = views
+        self.views, self.second_look = views, second_look
         self.people: People = people
 
     @property
@@ -155,7 +159,10 @@ class Portrait:
 
     def matte_of_guide(self, small: np.ndarray, size: tuple[int, int]) -> Matte:
         """The matte of a picture of `size` (H, W), of which only a small copy (h, w, 3) uint8 is at hand."""
-        probability = self.predictor.probability(small, flip=self.views, scales=SCALES if self.views else (1.0,))
+        find = self.predictor.probability
+        probability = find(small, flip=self.views, scales=SCALES if self.views else (1.0,))
+        if self.second_look:
+            probability = look_closer(partial(find, flip=self.views), small, probability)
         return fit_matte(guide_of(small), decided(without_holes(probability), self.people), size)
 
     def bands(self, picture: Any, matte: Matte) -> Any:
