@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("--root", required=True)
     parser.add_argument("--split", default="val")
     parser.add_argument("--model", default="person")
+    parser.add_argument("--quality", default="standard", help="standard or high")
     parser.add_argument("--once", action="store_true", help="one view instead of three sizes, mirrored")
     parser.add_argument("--no-second-look", action="store_true", help="no closer look at people who are small")
     options = parser.parse_args()
@@ -40,6 +41,7 @@ def main() -> int:
     portrait = Portrait(
         "transparent",
         options.model,
+        quality=options.quality,
         views=not options.once,
         second_look=not options.no_second_look,
     )
@@ -69,7 +71,9 @@ def main() -> int:
     print(f"{options.model}, {options.data} {options.split}: {counts}")
     print(f"{1000 * seconds / max(counts['pictures'], 1):.0f} ms a picture")
     if counts["empty"] < counts["pictures"]:
-        print(f"mean IoU {100 * matrix.summary()['miou']:.2f}, boundary IoU {100 * edges.summary()['boundary_iou']:.2f}")
+        print(
+            f"mean IoU {100 * matrix.summary()['miou']:.2f}, boundary IoU {100 * edges.summary()['boundary_iou']:.2f}"
+        )
     if counts["small"]:
         print(f"people under {SMALL:.0%} of the picture: IoU {100 * matrix_iou(small):.2f}")
     return 0

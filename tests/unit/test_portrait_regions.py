@@ -60,3 +60,14 @@ def test_nobody_and_everybody() -> None:
 def test_what_people_can_be(people: str | int) -> None:
     with pytest.raises(ValueError, match="give all, largest, or a number of 1 or more"):
         decided(np.zeros((4, 4), np.float32), people)
+
+
+def test_who_was_there_a_frame_ago_stays_with_less() -> None:
+    faint = np.zeros((60, 80), np.float32)
+    faint[10:50, 10:40] = 0.7  # above one half, not sure
+    was = np.zeros_like(faint)
+    was[10:50, 10:40] = 1
+    assert decided(faint).max() == 0
+    assert (decided(faint, before=was)[20:40, 20:30] == 1).all()
+    elsewhere = np.roll(was, 35, 1)
+    assert decided(faint, before=elsewhere).max() == 0

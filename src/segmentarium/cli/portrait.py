@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a name, a weights file, an exported .onnx, or hf:OWNER/NAME (default: person)",
     )
     parser.add_argument(
+        "--quality",
+        default="standard",
+        choices=("standard", "high"),
+        help="high: photos by a larger network, person_large, in place of person (default: standard)",
+    )
+    parser.add_argument(
         "--engine",
         choices=("torch", "compile", "onnxruntime", "openvino", "auto"),
         help="auto: the fastest that is installed and agrees, measured once (default: of person and .onnx files\n"
@@ -120,7 +126,7 @@ def _portrait(options: argparse.Namespace, clips: bool) -> Any:
         import_torch()
         given["engine"] = options.engine or ("auto" if clips else "torch")
     people = int(options.people) if options.people.isdigit() else options.people
-    return Portrait(options.background, options.model, people=people, **given)
+    return Portrait(options.background, options.model, quality=options.quality, people=people, **given)
 
 
 def _animated(item: Any) -> Any:
@@ -176,7 +182,7 @@ def _one(portrait: Any, item: Any, where: Any, options: argparse.Namespace, bar:
         if item.kind == "webcam" and options.to != "files":
             from segmentarium.matting.clip import live
 
-            result = live(portrait, item.camera, options.to or "window", progress=progress, stop=stop)
+            result = live(portrait.for_clips(), item.camera, options.to or "window", progress=progress, stop=stop)
         else:
             source = item.camera if item.kind == "webcam" else item.path
             given = {"alpha_format": options.alpha_format, "overwrite": options.overwrite}

@@ -15,7 +15,6 @@ from segmentarium.labels import IGNORE_INDEX
 from segmentarium.layers.resize import resize
 from segmentarium.metrics import BoundaryIoU, ConfusionMatrix
 
-
 ALARM = 0.002  # share of an image's labelled pixels above which a class that is not there counts as seen
 
 
@@ -66,7 +65,6 @@ class Tally:
                 guess = predicted[i].to(torch.uint8).cpu().numpy()
                 bad = bad_image(score, sample.index, sample.name, sample.picture, sample.target.numpy(), guess)
                 self.worst.add(score, sample.index, bad)
-
 
     def false_alarms(self) -> dict[str, float]:
         """By class: share of the images without it in which it takes more than `ALARM`; NaN where every image holds it."""

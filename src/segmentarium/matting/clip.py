@@ -20,6 +20,7 @@ from segmentarium.matting.clip_backgrounds import ClipBackground
 from segmentarium.matting.frames import Layout, layout_of, plane_array, planes_of
 from segmentarium.matting.matte import Matte, fit_matte, resized
 from segmentarium.matting.reader import Camera, Reader
+from segmentarium.matting.regions import decided
 from segmentarium.matting.temporal import TemporalFilter
 from segmentarium.matting.writers import (
     ALPHA,
@@ -128,6 +129,7 @@ class FrameWorker:
         self._to_rgb = VideoReformatter()  # kept: a frame's own reformat() starts threads for each frame
         self._portrait = portrait
         self._steady = TemporalFilter()
+        self._decided: np.ndarray | None = None
         self._behind = ClipBackground(portrait.background, layout)
         self._alpha_out = isinstance(portrait.background, Transparent)
         behind = portrait.background
@@ -138,7 +140,9 @@ class FrameWorker:
         """Adds the steady mask and the guide."""
         planes = np.stack([np.rot90(plane_array(plane), step.turns) for plane in step.small.planes])
         step.guide = planes * np.float32(1 / 255)
-        step.probability = self._steady(lambda: self._predict(step), planes[0], step.seconds)
+        found = self._steady(lambda: self._predict(step), planes[0], step.seconds)
+        before = self._decided if self._decided is not None and self._decided.shape == found.shape else None
+        step.probability = self._decided = decided(found, before=before)
         return step
 
     def _predict(self, step: PendingFrame) -> np.ndarray:

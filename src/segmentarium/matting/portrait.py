@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -29,7 +31,12 @@ if TYPE_CHECKING:
     from segmentarium.inference.predictor import ModelSource
     from segmentarium.matting.clip import ClipResult
 
+Quality = Literal["standard", "high"]
+
+STANDARD, HIGH = "person", "person_large"  # the shipped weights: for anything, and for photos that may take longer
 SCALES = (1.2, 0.8, 0.6)  # at which photos are looked at: details in the first, in the last what belongs together
+log = logging.getLogger(__name__)
+
 NOBODY = 0.002  # share of the picture, or on average of the frames, below which nobody is there
 
 
@@ -104,6 +111,7 @@ class Portrait:
 
     background  "blur", "blur:STRENGTH", "transparent", a colour, an image or a video, see `parse_background`
     model       as of `Predictor`, or a predictor, or the .onnx file of an export; its foreground class is who stays
+    quality     "high": photos by a network six times as large (`person_large`) in place of `person`; clips stay with `person`
     views       pictures (not clips) are looked at in three sizes, and mirrored: five times the network's time, a calmer mask
     second_look of pictures: people who are small are looked at once more, from nearer
     people      of pictures: who stays where there are several: "all", the "largest", or so many of the largest
@@ -117,18 +125,36 @@ class Portrait:
         background: BackgroundLike = "blur",
         model: ModelSource | ForegroundFinder = "person",
         *,
+        quality: Quality = "standard",
         views: bool = True,
         second_look: bool = True,
         people: People = "all",
         **options: Any,
     ) -> None:
         self.background = parse_background(background)
-        self.predictor = predictor_for(model, **options)
+        if quality not in get_args(Quality):
+            raise ValueError(f"quality is {quality!r}; give standard or high")
+        if quality == "high" and model != STANDARD:
+            raise ValueError(f"quality high is {HIGH} in place of {STANDARD}; a model of your own has the quality it has")
+        self.predictor, self._standard = self._predictors(model, quality, options)
         if self.predictor.foreground is None:
             raise ValueError(no_foreground(self.predictor.classes))
         check_people(people)
         self.views, self.second_look = views, second_look
         self.people: People = people
+
+    @staticmethod
+    def _predictors(
+        model: ModelSource | ForegroundFinder, quality: Quality, options: dict[str, Any]
+    ) -> tuple[ForegroundFinder, Callable[[], ForegroundFinder] | None]:
+        """What finds the person of photos, and, where that is another, what makes the one for clips."""
+        if quality == "standard":
+            return predictor_for(model, **options), None
+        try:
+            return predictor_for(HIGH, **options), partial(predictor_for, STANDARD, **options)
+        except (OSError, ImportError, MemoryError) as error:  # its file is not there, or it does not fit
+            log.warning("%s cannot be had (%s): photos are done by %s", HIGH, error, STANDARD)
+            return predictor_for(STANDARD, **options), None
 
     @property
     def transparent(self) -> bool:
@@ -189,6 +215,15 @@ class Portrait:
 
         return convert(self, Path(path), Path(out), overwrite=overwrite)
 
+    def for_clips(self) -> Portrait:
+        """The same with the network that clips are done by: itself, unless its quality is high."""
+        if self._standard is None:
+            return self
+        log.warning("clips are done by %s; %s is for photos", STANDARD, HIGH)
+        other = copy.copy(self)
+        other.predictor, other._standard = self._standard(), None
+        return other
+
     def clip(
         self,
         source: str | PathLike[str] | int | BinaryIO,
@@ -203,5 +238,5 @@ class Portrait:
         from segmentarium.matting.clip import convert_clip
 
         return convert_clip(
-            self, source, out, alpha_format=alpha_format, overwrite=overwrite, progress=progress, stop=stop
+            self.for_clips(), source, out, alpha_format=alpha_format, overwrite=overwrite, progress=progress, stop=stop
         )

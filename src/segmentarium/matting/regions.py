@@ -10,11 +10,12 @@ import numpy as np
 People = Literal["all", "largest"] | int
 
 SURE = 0.75  # probability that a region must reach somewhere to be a person; else all of it is dropped
+LASTING = 0.6  # the same of a region that was a person a frame ago
 CORE = 0.02  # of the region's pixels that must be so sure
 SOFT = 0.012  # of the picture's longer side: how far from a region's border alpha may lie between 0 and 1
 
 
-def decided(probability: np.ndarray, people: People = "all") -> np.ndarray:
+def decided(probability: np.ndarray, people: People = "all", before: np.ndarray | None = None) -> np.ndarray:
     """`probability` (h, w) float32, 0..1, of a person, made 1 inside of people and 0 elsewhere, but for a soft band along edges.
 
     A region is what hangs together above one half.  It is kept if part of it is `SURE`, and dropped whole if none is: what is
@@ -22,6 +23,7 @@ def decided(probability: np.ndarray, people: People = "all") -> np.ndarray:
     blur stay soft.
 
     people   "all" regions, the "largest", or so many of the largest; people who touch are one region
+    before   what was decided of the last frame of a clip, (h, w): who was there stays with less, so that nobody flickers
     """
     check_people(people)
     inside = (probability > 0.5).astype(np.uint8)
@@ -29,6 +31,9 @@ def decided(probability: np.ndarray, people: People = "all") -> np.ndarray:
     labels = found.astype(np.intp)
     area: np.ndarray = facts[:, cv2.CC_STAT_AREA].astype(np.float64)
     sure = np.bincount(labels[probability > SURE], minlength=count)
+    if before is not None:
+        stays = np.bincount(labels[before > 0.5], minlength=count) > 0.5 * area
+        sure = np.where(stays, np.bincount(labels[probability > LASTING], minlength=count), sure)
     area[sure < np.maximum(1, CORE * area)] = 0
     area[0] = 0  # what is no region
     kept = area > 0

@@ -1,4 +1,4 @@
-"""A second look: the network sees a picture small, and people who are small in it are a few pixels then; so it sees them alone."""
+"""A second look: people who are small in a picture are a few pixels for the network; so it sees them alone, from nearer."""
 
 from __future__ import annotations
 
@@ -45,9 +45,7 @@ class Box:
         return rows and self.left < other.right and other.left < self.right
 
 
-def look_closer(
-    predict: Callable[[np.ndarray], np.ndarray], image: np.ndarray, probability: np.ndarray
-) -> np.ndarray:
+def look_closer(predict: Callable[[np.ndarray], np.ndarray], image: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """The probability (h, w) of a picture, better where people are small; as given where there is nothing to look at.
 
     predict      (a, b, C) uint8 -> (c, d) float32, 0..1, at any size
@@ -104,11 +102,7 @@ def boxes(probability: np.ndarray) -> list[Box]:
 def quarters(size: tuple[int, int]) -> list[Box]:
     """Four overlapping quarters of a picture (h, w)."""
     (height, width), (rows, columns) = size, (max(1, round(TILE * side)) for side in size)
-    return [
-        Box(top, left, top + rows, left + columns)
-        for top in (0, height - rows)
-        for left in (0, width - columns)
-    ]
+    return [Box(top, left, top + rows, left + columns) for top in (0, height - rows) for left in (0, width - columns)]
 
 
 def faded(shape: tuple[int, int], box: Box, size: tuple[int, int]) -> np.ndarray:
