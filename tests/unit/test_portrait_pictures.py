@@ -112,3 +112,39 @@ def test_the_shipped_model_cuts_the_astronaut_out() -> None:
     assert alpha[40:140, 190:250].min() > 200  # head and face
     assert alpha[:120, 330:420].max() == 0  # the backdrop right of the head
     assert 0.3 < result.share < 0.75
+
+
+def test_high_quality_is_another_network_for_photos_and_none_for_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    bright = bright_portrait("green").predictor
+
+    def predictor(model: object, **_: object) -> object:
+        made.append(model)
+        return bright
+
+    monkeypatch.setattr("segmentarium.matting.portrait.predictor_for", predictor)
+    portrait = Portrait("green", quality="high")
+    assert made == ["person_large"]
+    assert portrait.for_clips() is not portrait
+    assert made == ["person_large", "person"]
+    standard = Portrait("green")
+    assert standard.for_clips() is standard
+
+
+def test_without_the_large_network_the_standard_one_serves(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bright = bright_portrait("green").predictor
+
+    def predictor(model: object, **_: object) -> object:
+        if model == "person_large":
+            raise FileNotFoundError("no weights at person_large.safetensors")
+        return bright
+
+    monkeypatch.setattr("segmentarium.matting.portrait.predictor_for", predictor)
+    assert not Portrait("green", quality="high")(np.full((40, 60, 3), 255, np.uint8)).nobody
+    assert "person_large cannot be had (no weights at" in caplog.text
+    with pytest.raises(ValueError, match="a model of your own"):
+        Portrait("green", "mine.onnx", quality="high")
+    with pytest.raises(ValueError, match="give standard or high"):
+        Portrait("green", quality="best")  # type: ignore[arg-type]
