@@ -13,39 +13,13 @@ from torchvision.models.convnext import ConvNeXt as TorchvisionConvNeXt
 from transformers import ConvNextConfig, ConvNextForImageClassification
 
 from segmentarium.backbones import create_backbone
-from segmentarium.backbones.convnext import BLOCKS_A_LAYER, Block, ConvNeXt
+from segmentarium.backbones.convnext import BLOCKS_A_LAYER, Block
 from segmentarium.layers.transformer import LayerScale
 from segmentarium.registry import create_model
-from segmentarium.weights.layouts import get_layout, recognise
-from segmentarium.weights.table import load_state, to_theirs
-from tests.parity.comparison import relative_error
+from tests.parity.comparison import exercised, recognised, relative_error
 
 DIMS, DEPTHS = (8, 16, 24, 32), (1, 2, 3, 1)
 IMAGE = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
-
-
-def exercised(model: nn.Module) -> nn.Module:
-    """Every factor, norm and bias away from where it starts."""
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if parameter.squeeze().ndim <= 1:
-            low, high = (-0.2, 0.2) if name.endswith("bias") else (0.5, 1.5)
-            parameter.data.uniform_(low, high, generator=generator)
-        else:
-            parameter.data.normal_(std=0.2, generator=generator)
-    return model.eval()
-
-
-def loaded(state: dict[str, Tensor], name: str, **arguments: object) -> ConvNeXt:
-    """Our model with this state through the layout `name`, which is recognised, and whose table reads back the same."""
-    layout = get_layout(name)
-    assert recognise(state) is layout
-    ours = create_backbone(layout.model, **{**layout.arguments(state), **arguments}).eval()
-    assert load_state(ours, state, rules=layout.rules).complete
-    back = to_theirs(ours.state_dict(), layout.rules)
-    assert back.keys() == state.keys()
-    assert all(torch.equal(back[key], value) for key, value in state.items())
-    return ours
 
 
 def timm_model(**arguments: object) -> nn.Module:
@@ -56,7 +30,7 @@ def timm_model(**arguments: object) -> nn.Module:
 @torch.inference_mode()
 def test_equals_timm(conv_mlp: bool, name: str) -> None:
     theirs = timm_model(conv_mlp=conv_mlp)
-    ours = loaded(theirs.state_dict(), name)
+    ours = recognised(theirs.state_dict(), name)
     assert relative_error(ours.classify(IMAGE), theirs(IMAGE)) < 1e-4
     for mine, reference in zip(ours(IMAGE), theirs.forward_intermediates(IMAGE, intermediates_only=True), strict=True):
         assert relative_error(mine, reference) < 1e-4
@@ -66,7 +40,7 @@ def test_equals_timm(conv_mlp: bool, name: str) -> None:
 def test_equals_torchvision() -> None:
     settings = [CNBlockConfig(a, b, n) for a, b, n in zip(DIMS, (*DIMS[1:], None), DEPTHS, strict=True)]
     theirs = exercised(TorchvisionConvNeXt(settings, num_classes=10))
-    ours = loaded(theirs.state_dict(), "convnext/torchvision")
+    ours = recognised(theirs.state_dict(), "convnext/torchvision")
     assert relative_error(ours.classify(IMAGE), theirs(IMAGE)) < 1e-4
     assert relative_error(ours(IMAGE)[-1], theirs.features(IMAGE)) < 1e-4
 
@@ -75,7 +49,7 @@ def test_equals_torchvision() -> None:
 def test_equals_transformers() -> None:
     config = ConvNextConfig(hidden_sizes=list(DIMS), depths=list(DEPTHS), num_labels=10)
     theirs = exercised(ConvNextForImageClassification(config))
-    ours = loaded(theirs.state_dict(), "convnext/transformers")
+    ours = recognised(theirs.state_dict(), "convnext/transformers")
     told = theirs(IMAGE, output_hidden_states=True)
     assert relative_error(ours.classify(IMAGE), told.logits) < 1e-4
     for mine, reference in zip(ours(IMAGE), told.hidden_states[1:], strict=True):
@@ -121,7 +95,7 @@ def test_the_other_tables_give_the_same_scores() -> None:
     theirs = timm_model()
     state = dict(theirs.state_dict())
     for name, rename in (("convnext/authors", authors), ("convnext/mmpretrain", mmpretrain)):
-        ours = loaded(rename(state), name)
+        ours = recognised(rename(state), name)
         assert relative_error(ours.classify(IMAGE), theirs(IMAGE)) < 1e-4
     converted = timm.models.convnext.checkpoint_filter_fn(authors(state), theirs)
     assert all(torch.equal(converted[key], value) for key, value in state.items())
@@ -135,7 +109,7 @@ def test_mmseg_s_features_are_normed_each_by_its_own() -> None:
     }
     for i in (1, 3):
         state |= {f"backbone.norm{i}.weight": torch.rand(DIMS[i]), f"backbone.norm{i}.bias": torch.rand(DIMS[i])}
-    ours = loaded(state, "convnext/mmseg")
+    ours = recognised(state, "convnext/mmseg")
     assert ours.out_indices == (1, 3)
     features = theirs.forward_intermediates(IMAGE, indices=[1, 3], intermediates_only=True)
     for i, mine, plain in zip((1, 3), ours(IMAGE), features, strict=True):

@@ -141,7 +141,8 @@ class VisionTransformer(PlainBackbone):
 
 PAPER = Paper(
     title="An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
-    authors="Dosovitskiy, Beyer, Kolesnikov, Weissenborn, Zhai, Unterthiner, Dehghani, Minderer, Heigold, Gelly, Uszkoreit, Houlsby",
+    authors="Dosovitskiy, Beyer, Kolesnikov, Weissenborn, Zhai, Unterthiner, Dehghani, Minderer, Heigold, Gelly, Uszkoreit, "
+    "Houlsby",
     venue="ICLR",
     year=2021,
     url="https://arxiv.org/abs/2010.11929",

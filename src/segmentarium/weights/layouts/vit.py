@@ -92,6 +92,9 @@ def torchvision_rules() -> list[Rule]:
             Rule(f"{layer}{{}}.self_attention.in_proj_{kind}", f"{block}{{}}.attention.qkv.{kind}"),
             Rule(f"{layer}{{}}.mlp.0.{kind}", f"{block}{{}}.mlp.fc1.{kind}"),
             Rule(f"{layer}{{}}.mlp.3.{kind}", f"{block}{{}}.mlp.fc2.{kind}"),
+            # the published files are older than the module and have its first names
+            Rule(f"{layer}{{}}.mlp.linear_1.{kind}", f"{block}{{}}.mlp.fc1.{kind}"),
+            Rule(f"{layer}{{}}.mlp.linear_2.{kind}", f"{block}{{}}.mlp.fc2.{kind}"),
         ]
     names = {"ln_1": "norm1", "self_attention.out_proj": "attention.proj", "ln_2": "norm2"}
     return [*rules, *(rest(f"{layer}{{}}.{theirs}", f"{block}{{}}.{ours}") for theirs, ours in names.items())]
@@ -178,14 +181,18 @@ def _transformers_keys(prefix: str) -> dict[str, str]:
 
 
 def _timm_arguments(state: Mapping[str, Tensor], norm: str) -> dict[str, Any]:
-    """norm: "norm" of all tokens, "fc_norm" of the patches' mean"""
+    """norm: "norm" of the class token, "fc_norm" of the patches' mean"""
     own, registers = vit_arguments(state, **TIMM_KEYS), state.get("reg_token")
+    if norm == "norm" and "cls_token" not in state:
+        raise ValueError("a mean of normed patches, without a class token, is not what this classifier sees")
+    if norm == "fc_norm" and "fc_norm.weight" not in state:
+        raise ValueError("there is no norm of the patches' mean")
     square = math.isqrt(state["pos_embed"].shape[1]) ** 2 == state["pos_embed"].shape[1]
     return own | {
         "class_token": "cls_token" in state,
         "class_position": not square,
         "registers": 0 if registers is None else registers.shape[1],
-        "pool": "token" if norm == "norm" and "cls_token" in state else "mean",
+        "pool": "token" if norm == "norm" else "mean",
         "layer_scale": 1e-5 if "blocks.0.ls1.gamma" in state else None,
         "final_norm": f"{norm}.weight" in state,
         "num_classes": outputs_of(state, "head.weight"),
