@@ -111,6 +111,7 @@ def test_mmseg_s_features_are_normed_each_by_its_own() -> None:
         state |= {f"backbone.norm{i}.weight": torch.rand(DIMS[i]), f"backbone.norm{i}.bias": torch.rand(DIMS[i])}
     ours = recognised(state, "convnext/mmseg")
     assert ours.out_indices == (1, 3)
+    assert ours.not_pretrained() == {"norms.1.weight", "norms.1.bias", "norms.3.weight", "norms.3.bias"}
     features = theirs.forward_intermediates(IMAGE, indices=[1, 3], intermediates_only=True)
     for i, mine, plain in zip((1, 3), ours(IMAGE), features, strict=True):
         mean, var = plain.mean(1, keepdim=True), plain.var(1, keepdim=True, unbiased=False)

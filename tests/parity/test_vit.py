@@ -124,7 +124,8 @@ def openmmlab(state: dict[str, Tensor], *, mmseg: bool) -> dict[str, Tensor]:
             continue
         for theirs, ours in names:
             key = key.replace(theirs, ours)
-        found[f"backbone.{'ln1' + key[4:] if key.startswith('norm.') else key}"] = value
+        key = "ln1" + key[4:] if key.startswith("norm.") else key
+        found[key if mmseg else f"backbone.{key}"] = value
     return found
 
 
@@ -139,7 +140,7 @@ def test_the_openmmlab_tables_give_the_same() -> None:
     ours = recognised(openmmlab(state, mmseg=True), "vit/mmseg", out_indices=(2,))
     (told,) = theirs.forward_intermediates(IMAGE, indices=[2], intermediates_only=True, norm=True)
     assert relative_error(ours(IMAGE)[0], told) < 1e-4
-    unnormed = {key: value for key, value in openmmlab(state, mmseg=True).items() if not key.startswith("backbone.ln1")}
+    unnormed = {key: value for key, value in openmmlab(state, mmseg=True).items() if not key.startswith("ln1")}
     ours = recognised(unnormed, "vit/mmseg", out_indices=(2,))
     (told,) = theirs.forward_intermediates(IMAGE, indices=[2], intermediates_only=True)
     assert relative_error(ours(IMAGE)[0], told) < 1e-4
@@ -192,6 +193,17 @@ def test_impossible_grids_and_pools_are_refused() -> None:
         VisionTransformer(class_token=False)
     with pytest.raises(ValueError, match=r"the blocks to tap are \(1, 0\); give some of 0 to 3, in their order"):
         create_backbone("vit_tiny_patch16_224", depth=4).forward_tokens(IMAGE, (1, 0))
+
+
+def test_the_table_of_another_square_grid_is_carried_over() -> None:
+    vit = VisionTransformer(embed_dim=32, depth=1, heads=2, image_size=(64, 96))
+    given = torch.randn(1, 1 + 9, 32)
+    carried = vit.carry("positions", given)
+    assert carried.shape == vit.positions.shape
+    assert torch.allclose(carried, timm.layers.resample_abs_pos_embed(given, [4, 6], [3, 3], num_prefix_tokens=1))
+    assert vit.carry("positions", given[:, :8]).shape == (1, 8, 32)
+    token = torch.zeros(1, 1, 32)
+    assert vit.carry("class_token", token) is token
 
 
 def test_what_weight_decay_leaves_alone() -> None:

@@ -144,6 +144,9 @@ class ConvNeXt(Backbone):
         mean = self._maps(image)[-1].mean((2, 3))
         return mean if self.norm is None else self.norm(mean)
 
+    def not_pretrained(self) -> set[str]:
+        return {f"norms.{name}" for name, _ in self.norms.named_parameters()}
+
     def layer_of(self, name: str) -> int:
         """Three blocks are a layer, counted through all stages; patches stand with the first block behind them, norms of
         features with the classifier."""

@@ -19,6 +19,7 @@ S/16 83.8 (22 M), B/16 86.0 (86 M), L/16 87.1 (307 M); H/14 88.55 from JFT-300M 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -134,6 +135,13 @@ class VisionTransformer(PlainBackbone):
         (last,) = self.run_blocks(tokens, (len(self.blocks) - 1,))
         pooled = last[:, 0] if self.pool == "token" else last[:, self.prefix_tokens :].mean(1)
         return pooled if self.norm is None else self.norm(pooled)
+
+    def carry(self, name: str, tensor: Tensor) -> Tensor:
+        """The table of positions of weights of another, square, grid for this one; other tensors as they are."""
+        side = math.isqrt(max(tensor.shape[1] - self._placed, 0)) if name == "positions" and tensor.ndim == 3 else 0
+        if side == 0 or side * side + self._placed != tensor.shape[1]:
+            return tensor
+        return resize_positions(tensor, (side, side), self.grid, prefix=self._placed)
 
     def no_weight_decay(self) -> set[str]:
         return {name for name, _ in self.named_parameters(recurse=False)}

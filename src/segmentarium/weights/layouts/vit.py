@@ -65,8 +65,9 @@ def _openmmlab_rules(theirs: str, ours: str, block: Mapping[str, str]) -> list[R
     ]
 
 
-def mmseg_rules(theirs: str = "backbone.", ours: str = "") -> list[Rule]:
-    """mmsegmentation's table with the final norm; its attention is PyTorch's, within mmcv's."""
+def mmseg_rules(theirs: str = "", ours: str = "") -> list[Rule]:
+    """mmsegmentation's table with the final norm, prefixes ending in a dot ("backbone." within its networks); its attention is
+    PyTorch's, within mmcv's."""
     block = {mine: name for mine, name in MMPRETRAIN_BLOCK.items() if mine != "attention.qkv"}
     return [
         *(
@@ -157,12 +158,13 @@ TIMM_KEYS = {
     "token": "cls_token",
     "block": "blocks.{}.norm1.weight",
 }
-MMSEG_KEYS = {
-    "patches": "backbone.patch_embed.projection.weight",
-    "positions": "backbone.pos_embed",
-    "token": "backbone.cls_token",
-    "block": "backbone.layers.{}.ln1.weight",
+OPENMMLAB_KEYS = {
+    "patches": "patch_embed.projection.weight",
+    "positions": "pos_embed",
+    "token": "cls_token",
+    "block": "layers.{}.ln1.weight",
 }
+MMPRETRAIN_KEYS = {name: f"backbone.{key}" for name, key in OPENMMLAB_KEYS.items()}
 TORCHVISION_KEYS = {
     "patches": "conv_proj.weight",
     "positions": "encoder.pos_embedding",
@@ -204,7 +206,8 @@ def _arguments(state: Mapping[str, Tensor], keys: Mapping[str, str], head: str, 
 
 
 def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    return vit_arguments(state, **MMSEG_KEYS) | {"final_norm": "backbone.ln1.weight" in state, "num_classes": None}
+    """Their ImageNet files, and those that their converter makes of timm's, have no head."""
+    return vit_arguments(state, **OPENMMLAB_KEYS) | {"final_norm": "ln1.weight" in state, "num_classes": None}
 
 
 def _layout(
@@ -291,7 +294,7 @@ LAYOUTS = (
             rest("backbone.ln1", "norm"),
             rest("head.layers.head", "classifier"),
         ],
-        partial(_arguments, keys=MMSEG_KEYS, head="head.layers.head.weight"),
+        partial(_arguments, keys=MMPRETRAIN_KEYS, head="head.layers.head.weight"),
         "https://github.com/open-mmlab/mmpretrain",
     ),
     _layout("vit/mmseg", mmseg_rules(), _mmseg_arguments, "https://github.com/open-mmlab/mmsegmentation"),
