@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -11,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from segmentarium.backbones import create_backbone
 from segmentarium.contracts import Backbone
 from segmentarium.layers.resize import resize
 from segmentarium.registry import entry
-from segmentarium.weights.layouts import get_layout
-from segmentarium.weights.table import Layout, LoadReport, Output, load_state
+from segmentarium.weights.layouts import get_layout, recognise
+from segmentarium.weights.table import Layout, LoadReport, Output, load_state, to_theirs
 
 TOLERANCE = 1e-4
 
@@ -33,6 +35,32 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
             ):
                 tensor.data.uniform_(low, high, generator=generator)
     return model.eval()
+
+
+def exercised(model: nn.Module, seed: int = 1) -> nn.Module:
+    """Weights that make everything count: vectors away from where they start, matrices large enough for all branches."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.squeeze().ndim > 1:
+            parameter.data.normal_(std=0.2, generator=generator)
+        elif name.endswith("bias"):
+            parameter.data.uniform_(-0.2, 0.2, generator=generator)
+        else:
+            parameter.data.uniform_(0.5, 1.5, generator=generator)
+    return model.eval()
+
+
+def recognised(state: Mapping[str, Tensor], name: str, **arguments: object) -> Backbone:
+    """Our backbone with this state through the layout `name`, which is recognised, and whose table reads back the same."""
+    layout = get_layout(name)
+    assert recognise(state) is layout
+    ours = create_backbone(layout.model, **{**layout.arguments(state), **arguments}).eval()
+    report = load_state(ours, state, rules=layout.rules)
+    assert report.complete
+    back = to_theirs(ours.state_dict(), layout.rules)
+    assert back.keys() == state.keys() - set(report.dropped)
+    assert all(torch.equal(value, state[key]) for key, value in back.items())
+    return ours
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:

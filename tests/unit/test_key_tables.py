@@ -79,6 +79,14 @@ def test_a_pointwise_convolution_is_a_linear_layer_and_back() -> None:
     assert torch.equal(back["mlp.fc.weight"], state["mlp.fc.weight"])
 
 
+def test_factors_of_a_map_s_channels_are_a_vector_and_back() -> None:
+    rule = Rule("scale", "gamma", theirs_ndim=3)
+    theirs = {"scale": torch.randn(5, 1, 1)}
+    ours, unexpected, _ = to_ours(theirs, [rule], {"gamma": (5,)})
+    assert (ours["gamma"].shape, unexpected) == ((5,), [])
+    assert torch.equal(to_theirs(ours, [rule])["scale"], theirs["scale"])
+
+
 def test_weights_for_blue_first_are_turned_round_and_back() -> None:
     """theirs sees the image beside two features, blue first; ours sees it red first."""
     theirs = {"norm.weight": torch.arange(5.0), "conv.weight": torch.randn(4, 5, 3, 3), "norm.count": torch.tensor(7)}

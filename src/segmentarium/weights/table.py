@@ -23,7 +23,8 @@ class Rule:
 
     `{}` stands for one part of a key (between dots), `{*}` for any rest; they are carried over in order.
     Several keys on a side are one tensor cut along its first dimension (query, key, value against their stack).
-    `ours=None`: a key that we do not keep, on purpose.  `theirs_ndim=4`: theirs is a 1×1 convolution where ours is linear.
+    `ours=None`: a key that we do not keep, on purpose.  `theirs_ndim=4`: theirs is a 1×1 convolution where ours is linear;
+    3: theirs is a factor (C, 1, 1) for each channel of a map where ours is a vector.
     `bgr=1`: the last three entries along dimension 1 belong to the channels of an image that theirs reads blue first;
     they are turned round, since ours reads red first.
     """
@@ -202,7 +203,7 @@ def to_ours(
             continue
         whole = tensor if len(sources) == 1 else torch.cat([state[source] for source in sources])
         if rule.theirs_ndim is not None and whole.ndim > 1:
-            whole = whole.flatten(1)
+            whole = whole.flatten(0 if rule.theirs_ndim == 3 else 1)
         if rule.bgr is not None:
             if whole.ndim > rule.bgr and whole.shape[rule.bgr] < 3:
                 failed.append(key)
@@ -232,7 +233,7 @@ def to_theirs(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, T
             parts = match.groups()
             sources = [_fill(text, parts) for text in _side(rule.ours)]
             whole = tensor if len(sources) == 1 else torch.cat([state[source] for source in sources])
-            if rule.theirs_ndim is not None and whole.ndim > 1:
+            if rule.theirs_ndim is not None and (whole.ndim > 1 or rule.theirs_ndim == 3):
                 whole = whole.reshape(*whole.shape, *(1,) * (rule.theirs_ndim - whole.ndim))
             if rule.bgr is not None:
                 whole = _turn_round(whole, rule.bgr)
