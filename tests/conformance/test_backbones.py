@@ -46,7 +46,7 @@ def test_any_features_come_out(name: str) -> None:
     whole = randomise(create_backbone(name))
     image = torch.randn(1, 3, 64, 96)
     features = dict(zip(whole.out_indices, whole(image), strict=True))
-    assert min(whole.strides) == 4
+    assert min(whole.strides) == 4 or len(set(whole.strides)) == 1  # a plain transformer's
     for index in (whole.out_indices[0] - 1, *features):
         if index < 0:
             continue

@@ -105,6 +105,11 @@ class Backbone(nn.Module):
         """Names of parameters that weight decay must leave alone besides norms and biases: position tables, tokens."""
         return set()
 
+    def not_pretrained(self) -> set[str]:
+        """Names of parameters that a classifier's weights do not have, and that may therefore stay as drawn: the norms of
+        features that only dense prediction reads."""
+        return set()
+
     num_layers: int = 0  # depth in the sense of layer-wise learning rates; 0: the family does not say
 
     def layer_of(self, name: str) -> int:
