@@ -15,7 +15,7 @@ from segmentarium.contracts import Backbone, Model
 from segmentarium.meta import on_meta
 from segmentarium.preprocessing import Preprocessing
 from segmentarium.weights.source import Stored, open_weights
-from segmentarium.weights.table import LoadError, LoadReport, fit, new_heads, to_ours
+from segmentarium.weights.table import LoadError, LoadReport, carriers, fit, new_heads, to_ours
 
 log = logging.getLogger("segmentarium")
 TIMM = "timm:"
@@ -37,9 +37,10 @@ def load_part(
              the weights that timm publishes
     strict   False takes what fits and leaves the rest in the report
 
-    Every tensor of the part must be filled.  What a backbone's file has beyond it, a classifier and stages behind the last
-    feature that the part gives, is left out and reported as dropped; first convolutions are adapted to the model's input
-    channels.  Where the weights say how their images were normalised, the model's preprocessing follows, and the log says so.
+    Every tensor of the part must be filled, but for those that no classifier has (`Backbone.not_pretrained`).  What a
+    backbone's file has beyond it, a classifier and stages behind the last feature that the part gives, is left out and
+    reported as dropped; first convolutions are adapted to the model's input channels, tables of positions to its grid.  Where
+    the weights say how their images were normalised, the model's preprocessing follows, and the log says so.
 
     Raises ValueError for a part or weights that are not there, LoadError for weights that do not fit.
     """
@@ -144,12 +145,15 @@ def _fill(model: Any, part: str, taken: _Taken, strict: bool) -> LoadReport:
     prefix = f"{part}." if part else ""
     wanted = {prefix + key: tensor for key, tensor in target.state_dict().items()}
     given = {prefix + key: tensor for key, tensor in taken.tensors.items()}
-    fitting, report = fit(wanted, given, channels=(taken.in_channels, model.in_channels))
+    fitting, report = fit(
+        wanted, given, channels=(taken.in_channels, model.in_channels), carried=carriers(target, part)
+    )
     report.dropped += taken.dropped
     # a classifier of other classes, or of none, keeps its own head
     classifies = isinstance(target, Backbone) and target.num_classes is not None
     heads = new_heads(model, report) if classifies else set()
-    missing = [key.removeprefix(prefix) for key in report.missing]
+    new = target.not_pretrained() if isinstance(target, Backbone) else set()
+    missing = [key for whole in report.missing if (key := whole.removeprefix(prefix)) not in new]
     if classifies and taken.enough is not None:
         missing = [key for key in missing if key in taken.enough]
     lacking = missing or report.unexpected or any(key not in heads for key, _, _ in report.mismatched)

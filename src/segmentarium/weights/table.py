@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -26,13 +27,15 @@ class Rule:
     `ours=None`: a key that we do not keep, on purpose.  `theirs_ndim=4`: theirs is a 1×1 convolution where ours is linear;
     3: theirs is a factor (C, 1, 1) for each channel of a map where ours is a vector.
     `bgr=1`: the last three entries along dimension 1 belong to the channels of an image that theirs reads blue first;
-    they are turned round, since ours reads red first.
+    they are turned round, since ours reads red first.  `axes=(sizes, order)`: theirs counts its last dimension by axes of
+    these sizes (one may be -1); ours has them in this order.
     """
 
     theirs: Keys
     ours: Keys | None
     theirs_ndim: int | None = None
     bgr: int | None = None
+    axes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)  # key, given, wanted
-    adapted: list[str] = field(default_factory=list)  # first convolutions turned to another number of input channels
+    adapted: list[str] = field(default_factory=list)  # first convolutions of other channels, tables of another grid
     dropped: list[str] = field(default_factory=list)  # keys that are left out on purpose
     preprocessing: Preprocessing | None = None  # what a part's weights made the model's
 
@@ -123,7 +126,7 @@ class LoadReport:
         for title, keys in (
             ("missing in the file", self.missing),
             ("unexpected in the file", self.unexpected),
-            ("first convolution adapted to the input channels", self.adapted),
+            ("adapted to the input channels, or from a table of another grid", self.adapted),
         ):
             if keys:
                 rest = f" and {len(keys) - 8} more" if len(keys) > 8 else ""
@@ -173,6 +176,18 @@ def _turn_round(tensor: Tensor, dim: int) -> Tensor:
     return torch.cat([tensor.narrow(dim, 0, before), tensor.narrow(dim, before, 3).flip(dim)], dim)
 
 
+def _reorder(tensor: Tensor, sizes: tuple[int, ...], order: tuple[int, ...]) -> Tensor:
+    """The last dimension, counted by axes of these sizes, with its axes in another order."""
+    kept = tensor.ndim - 1
+    return tensor.unflatten(-1, sizes).permute(*range(kept), *(kept + axis for axis in order)).flatten(kept)
+
+
+def _restore(tensor: Tensor, sizes: tuple[int, ...], order: tuple[int, ...]) -> Tensor:
+    """What `_reorder` did, undone."""
+    back = tuple(order.index(axis) for axis in range(len(order)))
+    return _reorder(tensor, tuple(sizes[axis] for axis in order), back)
+
+
 def to_ours(
     state: Mapping[str, Tensor], rules: Iterable[Rule], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, Tensor], list[str], list[str]]:
@@ -209,6 +224,11 @@ def to_ours(
                 failed.append(key)
                 continue
             whole = _turn_round(whole, rule.bgr)
+        if rule.axes is not None:
+            if whole.shape[-1] % abs(math.prod(rule.axes[0])):
+                failed.append(key)
+                continue
+            whole = _reorder(whole, *rule.axes)
         targets = [_fill(text, parts) for text in _side(rule.ours)]
         if len(targets) == 1:
             ours[targets[0]] = whole
@@ -237,6 +257,8 @@ def to_theirs(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, T
                 whole = whole.reshape(*whole.shape, *(1,) * (rule.theirs_ndim - whole.ndim))
             if rule.bgr is not None:
                 whole = _turn_round(whole, rule.bgr)
+            if rule.axes is not None:
+                whole = _restore(whole, *rule.axes)
             targets = [_fill(text, parts) for text in _side(rule.theirs)]
             parts_of_whole = (whole,) if len(targets) == 1 else whole.chunk(len(targets))
             theirs.update(zip(targets, parts_of_whole, strict=True))
@@ -257,17 +279,33 @@ def adapt_input_channels(weight: Tensor, in_channels: int) -> Tensor:
     return cycled * (given / in_channels)
 
 
+Carriers = Mapping[str, Callable[[str, Tensor], Tensor]]
+
+
+def carriers(model: torch.nn.Module, prefix: str = "") -> Carriers:
+    """Key of each parameter whose module can `carry(name, tensor)` one of another size over: tables of positions that were
+    learned on another grid -> that method.  A tensor that it cannot carry it gives back as it is."""
+    return {
+        ".".join(filter(None, (prefix, path, name))): carry
+        for path, module in model.named_modules()
+        if callable(carry := getattr(module, "carry", None))
+        for name, _ in module.named_parameters(recurse=False)
+    }
+
+
 def fit(
     wanted: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
     rules: Iterable[Rule] | None = None,
     channels: tuple[int, int] | None = None,
+    carried: Carriers | None = None,
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """Which tensors of `state` fit into a state dict, and the report of all; nothing is loaded.
 
     wanted     ours; only shapes and types are read, so that it may lie on the meta device
     rules      the key table of `state`; None: its keys are ours
     channels   input channels (of the file, of the model): first convolutions are adapted where they differ
+    carried    how tensors of another size are brought to ours (`carriers`)
     """
     report = LoadReport()
     given = _under_our_keys(wanted, state, rules, report)
@@ -282,6 +320,10 @@ def fit(
         if channels is not None and _is_first(tensor, ours, channels):
             tensor = adapt_input_channels(tensor, channels[1])
             report.adapted.append(key)
+        if tensor.shape != ours.shape and carried and key in carried:
+            tensor = carried[key](key.rpartition(".")[2], tensor)
+            if tensor.shape == ours.shape:
+                report.adapted.append(key)
         if tensor.shape == ours.shape:
             fitting[key] = tensor.to(ours.dtype)
             report.loaded.append(key)
@@ -325,7 +367,7 @@ def load_state(
     strict          raise LoadError unless every tensor of the model is filled and every tensor of the file used
     replace_head    tensors of other outputs (the classifier of other classes) keep the model's own values
     """
-    fitting, report = fit(model.state_dict(), state, rules, channels)
+    fitting, report = fit(model.state_dict(), state, rules, channels, carriers(model))
     excused = new_heads(model, report) if replace_head else set()
     if strict:
         require(report, type(model).__name__, excused)

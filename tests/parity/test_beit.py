@@ -1,0 +1,156 @@
+"""BEiT live against timm and transformers, against unilm's stored pretraining, and against a stored network of mmsegmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from segmentarium.backbones import create_backbone
+from segmentarium.registry import entry, variant_of
+from segmentarium.weights.layouts import get_layout, recognise
+from segmentarium.weights.layouts.beit import openmmlab_rules, transformers_rules, unilm_rules
+from segmentarium.weights.table import Rule, load_state, to_theirs
+from tests.parity.comparison import TOLERANCE, example, golden_state, mmseg_upernet, relative_error, stir
+
+SMALL: dict[str, Any] = {"embed_dim": 64, "depth": 3, "heads": 4}
+
+
+def carried_over(state: Mapping[str, Tensor], layout_name: str) -> Any:
+    """Our network with these weights, by their layout, which must be recognised and go back to the same tensors."""
+    layout = recognise(state)
+    assert layout.name == layout_name
+    ours: Any = create_backbone(layout.model, **layout.arguments(state)).eval()
+    report = load_state(ours, state, rules=layout.rules)
+    back = to_theirs(ours.state_dict(), layout.rules)
+    assert back.keys() == state.keys() - set(report.dropped)
+    assert all(torch.equal(back[key], state[key]) for key in back)
+    return ours
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@torch.inference_mode()
+def test_equals_timm(shared: bool) -> None:
+    theirs = timm.models.Beit(
+        img_size=64, embed_dim=64, depth=3, num_heads=4, num_classes=5, init_values=0.1,
+        use_abs_pos_emb=False, use_rel_pos_bias=not shared, use_shared_rel_pos_bias=shared,
+    )  # fmt: skip
+    stir(theirs)
+    indices = {f"blocks.{i}.attn.relative_position_index": torch.zeros(17, 17, dtype=torch.int64) for i in range(3)}
+    ours = carried_over(theirs.state_dict() | indices, "beit/unilm")  # whose files have them
+    image = torch.randn(2, 3, 64, 64)
+    assert relative_error(ours.classify(image), theirs(image)) <= TOLERANCE
+    taps = theirs.forward_intermediates(image, indices=[0, 2], return_prefix_tokens=True, intermediates_only=True)
+    for (mine, prefix), (reference, class_token) in zip(ours.forward_tokens(image, (0, 2)), taps, strict=True):
+        assert relative_error(mine, reference) <= TOLERANCE
+        assert relative_error(prefix, class_token) <= TOLERANCE
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 160)])
+@torch.inference_mode()
+def test_equals_transformers_at_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Theirs interpolates a table as ours does, for whole patches."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BeitConfig(
+        image_size=64, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=256, num_labels=5,
+        use_relative_position_bias=True, use_absolute_position_embeddings=False, use_mask_token=False,
+    )  # fmt: skip
+    theirs = stir(transformers.BeitForImageClassification(config))
+    theirs.save_pretrained(tmp_path)  # the keys of files, which newer versions rename in memory
+    ours = carried_over(load_file(tmp_path / "model.safetensors"), "beit/transformers")
+    image = torch.randn(2, 3, *size)
+    reference = theirs(image, output_hidden_states=True)
+    assert relative_error(ours.classify(image), reference.logits) <= TOLERANCE
+    for i, (feature, prefix) in enumerate(ours.forward_tokens(image, (0, 1, 2))):
+        tokens = torch.cat([prefix, feature.flatten(2).transpose(1, 2)], 1)
+        assert relative_error(tokens, reference.hidden_states[i + 1]) <= TOLERANCE
+
+
+@torch.inference_mode()
+def test_hidden_patches_are_foreseen_as_by_unilm(golden: ModuleType) -> None:
+    """The encoder of pretraining under unilm's last layers, on a grid that is no square."""
+    state, description, arrays = golden_state(golden, "backbone/beit-mim-shared-bias")
+    last = {key: state.pop(key) for key in ("norm.weight", "norm.bias", "lm_head.weight", "lm_head.bias")}
+    ours: Any = create_backbone(
+        "beit_b", embed_dim=48, depth=3, heads=4, img_size=(64, 96), shared_bias=True, mask_token=True
+    ).eval()
+    rules = [*unilm_rules(), Rule("mask_token", "mask_token")]
+    state["mask_token"] = state["mask_token"].flatten()
+    assert load_state(ours, state, rules=rules).dropped == ["rel_pos_bias.relative_position_index"]
+    hidden = example(golden, description, "mask_noise") > -0.2
+    tokens = ours.encode(example(golden, description, "x"), hidden)
+    tokens = F.layer_norm(tokens, (48,), last["norm.weight"], last["norm.bias"], 1e-6)
+    scores = F.linear(tokens[:, 1:], last["lm_head.weight"], last["lm_head.bias"])
+    assert relative_error(scores, torch.from_numpy(arrays["out/all"])) <= TOLERANCE
+    assert relative_error(scores[hidden], torch.from_numpy(arrays["out/masked"])) <= TOLERANCE
+
+
+@torch.inference_mode()
+def test_hidden_patches_are_foreseen_as_by_transformers(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BeitConfig(
+        image_size=64, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=256, vocab_size=20,
+        use_shared_relative_position_bias=True, use_absolute_position_embeddings=False, use_mask_token=True,
+    )  # fmt: skip
+    theirs = stir(transformers.BeitForMaskedImageModeling(config))
+    theirs.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    state["beit.embeddings.mask_token"] = state["beit.embeddings.mask_token"].flatten()
+    state = {key: value for key, value in state.items() if key.startswith("beit.")}
+    ours: Any = create_backbone("beit_b", **SMALL, img_size=64, shared_bias=True, mask_token=True).eval()
+    load_state(ours, state, rules=[*transformers_rules(), Rule("beit.embeddings.mask_token", "mask_token")])
+    image, hidden = torch.randn(2, 3, 96, 64), torch.rand(2, 6, 4) < 0.4
+    tokens = theirs.layernorm(ours.encode(image, hidden))
+    reference = theirs(image, bool_masked_pos=hidden.flatten(1)).logits
+    assert relative_error(theirs.lm_head(tokens[:, 1:]), reference) <= TOLERANCE
+
+
+@torch.inference_mode()
+def test_equals_mmsegmentation_under_its_heads(golden: ModuleType) -> None:
+    state, description, arrays = golden_state(golden, "transformer/upernet-beit-mmseg")
+    trunk = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+    ours: Any = create_backbone("beit_b", embed_dim=192, depth=4, heads=3, img_size=(64, 96)).eval()
+    assert ours.out_indices == (0, 1, 2, 3)
+    report = load_state(ours, trunk, rules=openmmlab_rules())
+    assert set(report.dropped) == {key for key in trunk if key.endswith("index")}
+    back = to_theirs(ours.state_dict(), openmmlab_rules())
+    assert all(torch.equal(back[key], trunk[key]) for key in trunk.keys() - set(report.dropped))
+
+    def enlarge(x: Tensor, key: str) -> Tensor:
+        return F.conv_transpose2d(x, state[f"neck.{key}.weight"], state[f"neck.{key}.bias"], 2)
+
+    first, second, third, fourth = ours(example(golden, description, "image"))
+    mean, var, weight, bias = (
+        state[f"neck.upsample_4x.1.{kind}"] for kind in ("running_mean", "running_var", "weight", "bias")
+    )
+    first = F.gelu(F.batch_norm(enlarge(first, "upsample_4x.0"), mean, var, weight, bias))
+    features = [enlarge(first, "upsample_4x.3"), enlarge(second, "upsample_2x.0"), third, F.max_pool2d(fourth, 2)]
+    for array, scores in zip(("out/low", "out/aux"), mmseg_upernet(features, state), strict=True):
+        assert relative_error(scores, torch.from_numpy(arrays[array])) <= TOLERANCE
+
+
+def test_openmmlab_s_files_are_recognised() -> None:
+    """The trunk of a square grid alone, as mmsegmentation converts it, and mmpretrain's classifier."""
+    ours = create_backbone("beit_b", **SMALL, img_size=64, num_classes=5)
+    state = to_theirs(ours.state_dict(), get_layout("beit/mmpretrain").rules)
+    assert {"backbone.cls_token", "backbone.ln2.weight", "head.fc.bias"} <= state.keys()
+    assert carried_over(state, "beit/mmpretrain").num_classes == 5
+    trunk = {key.removeprefix("backbone."): state[key] for key in state if ".layers" in key or "embed" in key}
+    carried_over(trunk | {"cls_token": state["backbone.cls_token"]}, "beit/mmseg")
+
+
+def test_the_sizes_are_told_apart() -> None:
+    layout = get_layout("beit/unilm")
+    for name in ("beit_b", "beit_b_384", "beit_l", "beit_l_384", "beit_l_512"):
+        with torch.device("meta"):
+            state = create_backbone(name, num_classes=3).state_dict()
+            arguments = layout.arguments(to_theirs(state, layout.rules))
+        assert variant_of(entry("beit_b"), arguments)[0].name == name
