@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import timm
 import torch
@@ -20,7 +22,8 @@ from segmentarium.layers.patch_embed import PatchEmbedding
 from segmentarium.layers.pooling import PooledBatchNorm, adaptive_average_pool, global_average_pool, spread
 from segmentarium.layers.positions import resize_positions
 from segmentarium.layers.pyramid_pooling import PyramidPooling
-from segmentarium.layers.resize import resize
+from segmentarium.layers.resize import pad_to_multiple, resize
+from segmentarium.layers.transformer import LayerScale, TransformerBlock
 from tests.parity.comparison import randomise
 
 IMAGE = torch.linspace(-2, 2, 2 * 3 * 17 * 23).view(2, 3, 17, 23).sin()
@@ -63,6 +66,14 @@ def test_resize_is_interpolate_and_free_where_nothing_changes() -> None:
         assert torch.equal(resize(IMAGE, (40, 11), align_corners=align_corners), expected)
     assert torch.equal(resize(IMAGE, (34, 46), mode="nearest"), F.interpolate(IMAGE, (34, 46), mode="nearest"))
     assert resize(IMAGE.bfloat16(), (9, 9)).dtype == torch.bfloat16
+
+
+def test_padding_reaches_the_next_multiple_below_and_to_the_right() -> None:
+    padded = pad_to_multiple(IMAGE, 8)
+    assert padded.shape == (2, 3, 24, 24)
+    assert torch.equal(padded[..., :17, :23], IMAGE)
+    assert padded[..., 17:, :].abs().max() == padded[..., 23:].abs().max() == 0
+    assert pad_to_multiple(padded, 8) is padded
 
 
 @pytest.mark.parametrize("bins", [1, 2, 3, 6])
@@ -299,6 +310,31 @@ def test_mlp_is_two_linear_layers() -> None:
     assert torch.allclose(layer(x), layer.fc2(F.gelu(layer.fc1(x))))
     assert MLP(4, 7)(x).shape == x.shape
     assert not torch.equal(layer.train()(x), layer(x))
+
+
+def test_a_transformer_block_adds_two_branches_to_its_input() -> None:
+    x, bias = torch.randn(2, 6, 8), torch.randn(2, 6, 6)
+    block = TransformerBlock(8, Attention(8, 2), MLP(8, 16))
+    middle = x + block.attention(block.norm1(x), bias)
+    assert torch.allclose(block(x, bias), middle + block.mlp(block.norm2(middle)))
+    theirs = timm.models.vision_transformer.Block(
+        8, 2, mlp_ratio=2, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6)
+    )
+    theirs.load_state_dict({key.replace("attention", "attn"): value for key, value in block.state_dict().items()})
+    assert torch.allclose(block(x), theirs.eval()(x), atol=1e-6)
+
+
+@torch.no_grad()
+def test_factors_of_the_channels_fold_into_the_layers_before_them() -> None:
+    block = TransformerBlock(8, Attention(8, 2), MLP(8, 16), layer_scale=1e-5).eval()
+    x = torch.randn(2, 6, 8)
+    assert torch.allclose(block(x), x, atol=1e-4)
+    for scale in (block.scale1, block.scale2):
+        nn.init.uniform_(scale.gamma, 0.5, 2)
+    before = block(x)
+    reparameterize(nn.ModuleList([block]))
+    assert not any(isinstance(module, LayerScale) for module in block.modules())
+    assert torch.allclose(block(x), before, atol=1e-6)
 
 
 def test_patches_are_whole_or_overlap() -> None:

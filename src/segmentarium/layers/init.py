@@ -24,6 +24,17 @@ def init_convs(
                     nn.init.zeros_(module.bias)
 
 
+def init_truncated(*modules: nn.Module, std: float = 0.02) -> None:
+    """A normal distribution, cut off at two, for all linear layers and convolutions in `modules`, zeros for their biases: as
+    transformers and their kin are drawn."""
+    for outer in modules:
+        for module in outer.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
 def init_classifier(layer: Layer, std: float = 0.01) -> Layer:
     """Small weights and zero bias for the convolution or linear layer that gives class scores.
 

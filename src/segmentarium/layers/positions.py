@@ -22,8 +22,8 @@ def resize_positions(table: Tensor, grid: Sequence[int], size: Sequence[int], *,
             f"the position table has {table.shape[1]} rows; {prefix} of prefix tokens and a grid of {grid[0]}×{grid[1]} "
             f"are {prefix + grid[0] * grid[1]}"
         )
-    if tuple(grid) == tuple(size):
-        return table
+    if not torch.compiler.is_exporting() and tuple(grid) == tuple(size):
+        return table  # an exported graph interpolates whatever the size
     kept, places = table[:, :prefix], table[:, prefix:]
     places = places.transpose(1, 2).unflatten(2, tuple(grid)).float()
     places = F.interpolate(places, tuple(size), mode="bicubic", antialias=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,3 +28,10 @@ def labels_at(labels: Tensor, size: Sequence[int]) -> Tensor:
         return labels
     # label maps hold classes up to 255, which float32 holds exactly
     return F.interpolate(labels[:, None].float(), tuple(size), mode="nearest-exact")[:, 0].to(labels.dtype)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """(…, H, W), padded below and to the right with zeros, so that `multiple` divides both sides."""
+    below, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
+    # an exported graph has to pad whatever the size
+    return F.pad(x, (0, right, 0, below)) if torch.compiler.is_exporting() or below or right else x
