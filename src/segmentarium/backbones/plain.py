@@ -1,0 +1,93 @@
+"""What backbones share that are one row of blocks over the tokens of an image, all of one stride."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from segmentarium.contracts import Backbone
+
+
+class PlainBackbone(Backbone):
+    """Blocks over (B, 1 + h·w, D) tokens, a class token first.  Feature i is what block i gives, as a map of the patches; the
+    last block's goes through the final norm, which the classifier's tokens pass, too.
+
+    A subclass gives `embed_patches`, sets `blocks` and `norm`, and calls `describe_blocks` last.
+    """
+
+    blocks: nn.ModuleList
+    norm: nn.LayerNorm
+
+    def embed_patches(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """(B, C, H, W) -> (B, 1 + h·w, D) tokens with their positions, row by row, and (h, w)"""
+        raise NotImplementedError
+
+    def describe_blocks(
+        self, channels: int, stride: int, out_indices: Sequence[int] | None, head: nn.Module | None = None
+    ) -> None:
+        """out_indices: of the blocks; None: four in equal steps, the last one among them"""
+        depth = len(self.blocks)
+        if out_indices is None:
+            out_indices = sorted({max(depth * (i + 1) // 4 - 1, 0) for i in range(4)})
+        self.describe([channels] * depth, [stride] * depth, out_indices, head=head)
+        self.num_layers = depth + 1
+
+    def run_blocks(self, tokens: Tensor, indices: Sequence[int]) -> list[Tensor]:
+        """The tokens behind each of the blocks `indices`, and before the final norm; no block behind the last is run."""
+        taps = []
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens)
+            if index in indices:
+                taps.append(tokens)
+            if index == indices[-1]:
+                break
+        return taps
+
+    def _normed(self, tokens: Tensor, index: int) -> Tensor:
+        return self.norm(tokens) if index == len(self.blocks) - 1 else tokens
+
+    def pyramid(self, image: Tensor) -> list[Tensor]:
+        """-> the maps of all blocks up to the deepest that is wanted"""
+        return [grid for grid, _ in self.forward_tokens(image, range(self.out_indices[-1] + 1))]
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return [grid for grid, _ in self.forward_tokens(image, self.out_indices)]
+
+    def forward_tokens(self, image: Tensor, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        depth = len(self.blocks)
+        if not indices or any(index not in range(depth) for index in indices) or list(indices) != sorted(set(indices)):
+            raise ValueError(f"the blocks to tap are {tuple(indices)}; give some of 0 to {depth - 1}, in their order")
+        tokens, size = self.embed_patches(image)
+        taps = zip(indices, self.run_blocks(tokens, indices), strict=True)
+        normed = [self._normed(tokens, index) for index, tokens in taps]
+        return [(tokens[:, 1:].transpose(1, 2).unflatten(2, size), tokens[:, :1]) for tokens in normed]
+
+    def embed(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, D): the class token behind all blocks"""
+        tokens, _ = self.embed_patches(image)
+        (last,) = self.run_blocks(tokens, (len(self.blocks) - 1,))
+        return self.norm(last[:, 0])
+
+    def layer_of(self, name: str) -> int:
+        """A layer is a block; the final norm stands with the last."""
+        part, _, rest = name.partition(".")
+        if part == "classifier":
+            return self.num_layers
+        if part == "norm":
+            return self.num_layers - 1
+        return int(rest.partition(".")[0]) + 1 if part == "blocks" else 0
+
+
+def two(size: int | Sequence[int]) -> tuple[int, int]:
+    """A height and width, or one number for both."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def grid_of(image_size: int | Sequence[int], patch: int) -> tuple[int, int]:
+    """(height, width) of the patches; ValueError unless they are whole."""
+    height, width = two(image_size)
+    if height % patch or width % patch or min(height, width) < patch:
+        raise ValueError(f"image_size is {height}×{width}; give multiples of the patch's side, {patch}")
+    return height // patch, width // patch
