@@ -78,6 +78,8 @@ class TokenBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = MLP(channels, channels)
+        init_truncated(self)
+        tie(self.value, self.key)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, in_channels) -> (B, H, W, channels)"""
@@ -140,10 +142,7 @@ class EAMLP(PlainBackbone):
             for drop in drops
         )
         self.norm = nn.LayerNorm(embed_dim)
-        init_truncated(self.token_blocks, self.project, self.blocks)
-        for block in self.token_blocks:
-            assert isinstance(block, TokenBlock)
-            tie(block.value, block.key)
+        init_truncated(self.project, self.blocks)
         nn.init.trunc_normal_(self.class_token, std=0.02)
         self.describe_blocks(embed_dim, STRIDE, out_indices)
 

@@ -28,8 +28,8 @@ def token_targets(
     smoothing  the share of each target, 0..1, that is spread evenly over all classes
 
     -> (B, num_classes, 2 + rows · columns) shares of classes: the people's, the annotator's of the whole crop, the patches' row
-    by row.  Classes that a cell does not name have score 0 in the softmax, which is taken behind the pooling (as in the
-    authors' code).
+    by row.  As in the authors' code, classes that a cell does not name have score 0 in the softmax, which is taken behind the
+    pooling; and the annotator's shares, smoothed, sum to 1 + smoothing / num_classes.
     """
     batch, _, height, width = scores.shape
     if boxes.shape != (batch, 4) or labels.shape != (batch,) or classes.shape != scores.shape:
@@ -44,4 +44,5 @@ def token_targets(
     pooled = [roi_align(full, crops, cells).flatten(2) for cells in ((1,) if size is None else (1, size))]
     seen = torch.cat(pooled, 2).softmax(1)
     people = F.one_hot(labels.long(), num_classes).to(scores.dtype).unsqueeze(2)
-    return torch.cat([people, seen], 2) * (1 - smoothing) + smoothing / num_classes
+    even = smoothing / num_classes
+    return torch.cat([people * (1 - smoothing), seen * (1 - smoothing + even)], 2) + even
