@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts import Model
+from segmentarium.contracts import Backbone, Model
 from segmentarium.registry import Entry, create_model, entry, known, list_models
 from tests.parity.comparison import randomise
 
@@ -82,7 +82,7 @@ def photo(height: int, width: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)[None].float()
 
 
-def size_for(model: Model, height: int, width: int) -> tuple[int, int]:
+def size_for(model: Model | Backbone, height: int, width: int) -> tuple[int, int]:
     """That size, or the only one that the model takes."""
     return model.fixed_size or (height, width)
 
