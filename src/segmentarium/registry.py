@@ -95,8 +95,15 @@ class Entry:
         return {"backbone_arguments": entry(backbone).tiny, **self.tiny}
 
     def completed(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """These arguments over the variant's own; with the published number of classes where a network needs one."""
-        merged = {**self.arguments, **arguments}
+        """These arguments over the variant's own; with the published number of classes where a network needs one.
+
+        What the variant says of its own backbone holds for no other.
+        """
+        own = dict(self.arguments)
+        inner = own.pop("backbone_arguments", {})
+        merged = {**own, **arguments}
+        if inner and merged.get("backbone") == own.get("backbone"):
+            merged["backbone_arguments"] = {**inner, **(arguments.get("backbone_arguments") or {})}
         wanted = inspect.signature(self.build).parameters.get("num_classes")
         if wanted is not None and wanted.default is wanted.empty and self.card.num_classes is not None:
             merged.setdefault("num_classes", self.card.num_classes)

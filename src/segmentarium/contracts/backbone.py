@@ -7,8 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from segmentarium.contracts.model import Term
 from segmentarium.layers.init import init_classifier
 from segmentarium.layers.pooling import global_average_pool
+from segmentarium.losses import LabelCrossEntropy
 from segmentarium.preprocessing import Preprocessing
 
 
@@ -86,6 +88,14 @@ class Backbone(nn.Module):
         if self.classifier is None:
             raise ValueError(f"this {type(self).__name__} has no classifier; build it with num_classes")
         return self.classifier(self.embed(image))
+
+    def classify_train(self, image: Tensor) -> dict[str, Tensor]:
+        """(B, C, H, W) -> what of its classification a paper supervises, by name; "logits" (B, num_classes) among it."""
+        return {"logits": self.classify(image)}
+
+    def objective(self) -> tuple[Term, ...]:
+        """Of a classifier: cross entropy of the logits, unless the paper has more."""
+        return (Term("cross_entropy", 1.0, LabelCrossEntropy(), on="label", at="as is"),)
 
     def forward_tokens(self, image: Tensor, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         """(B, C, H, W) -> of the blocks `indices` of a plain transformer: the map (B, D, h, w) and its prefix tokens

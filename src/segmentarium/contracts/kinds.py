@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmentarium.contracts.backbone import Backbone
-from segmentarium.contracts.model import LabelledModel, Model, Term
+from segmentarium.contracts.model import LabelledModel, Model
 from segmentarium.contracts.results import Instances, Keypoints, MaskSet
 from segmentarium.layers.resize import resize
-from segmentarium.losses import LabelCrossEntropy
 from segmentarium.palette import default_palette
 
 
@@ -84,13 +83,13 @@ class Classifier(LabelledModel):
         self.backbone = backbone
         self.fixed_size = backbone.fixed_size
         self.preprocessing = backbone.preprocessing.for_channels(backbone.in_channels)
-        self.set_objective(Term("cross_entropy", 1.0, LabelCrossEntropy(), on="label", at="as is"))
+        self.set_objective(*backbone.objective())
 
     def forward(self, image: Tensor) -> Tensor:
         return self.backbone.classify(image)
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
-        return {"logits": self.backbone.classify(image)}
+        return self.backbone.classify_train(image)
 
 
 class Pretrainer(Model):

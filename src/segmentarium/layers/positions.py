@@ -9,11 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def resize_positions(table: Tensor, grid: Sequence[int], size: Sequence[int], *, prefix: int = 0) -> Tensor:
+def resize_positions(
+    table: Tensor, grid: Sequence[int], size: Sequence[int], *, prefix: int = 0, antialias: bool = True
+) -> Tensor:
     """A table (1, prefix + h·w, C), learned on `grid` = (h, w), -> (1, prefix + H·W, C) for `size` = (H, W).
 
-    Rows of the `prefix` tokens (the class token's first) stay as they are; the others are interpolated bicubically, with
-    antialiasing where they get fewer (as timm does).  The same table where the sizes agree.
+    Rows of the `prefix` tokens (the class token's first) stay as they are; the others are interpolated bicubically:
+    with antialiasing, as timm does, or without, as the authors of many transformers do (another kernel, even where they get
+    more).  The same table where the sizes agree.
 
     Raises ValueError for a table that has not as many rows.
     """
@@ -26,5 +29,5 @@ def resize_positions(table: Tensor, grid: Sequence[int], size: Sequence[int], *,
         return table  # an exported graph interpolates whatever the size
     kept, places = table[:, :prefix], table[:, prefix:]
     places = places.transpose(1, 2).unflatten(2, tuple(grid)).float()
-    places = F.interpolate(places, tuple(size), mode="bicubic", antialias=True)
+    places = F.interpolate(places, tuple(size), mode="bicubic", antialias=antialias)
     return torch.cat([kept, places.flatten(2).transpose(1, 2).to(table.dtype)], 1)

@@ -15,6 +15,7 @@ from segmentarium.losses.focal import Focal
 from segmentarium.losses.label_cross_entropy import LabelCrossEntropy
 from segmentarium.losses.lovasz import Lovasz
 from segmentarium.losses.ohem import OhemCrossEntropy
+from segmentarium.losses.token_labels import MixedLabelCrossEntropy, TokenLabelCrossEntropy
 from segmentarium.losses.weighting import class_weights
 
 __all__ = [
@@ -30,9 +31,11 @@ __all__ = [
     "Focal",
     "LabelCrossEntropy",
     "Lovasz",
+    "MixedLabelCrossEntropy",
     "OhemCrossEntropy",
     "OnBoundary",
     "PixelLoss",
+    "TokenLabelCrossEntropy",
     "WeightedSum",
     "build_loss",
     "check_target",

@@ -61,12 +61,14 @@ class Golden:
     outputs     array of the reference ("out/0") -> what of ours it equals
     arguments   of the model, where no key tells them
     dropped     shell patterns of all keys in this reference that we do not keep
+    computed    keys of fixed tables that theirs counts among its parameters and ours computes; they are not stored
     pixels      (scale, offset): theirs takes scale * input + offset, as values of 0 to 255, and normalises it itself
     """
 
     outputs: Mapping[str, str | Output]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
+    computed: tuple[str, ...] = ()
     pixels: tuple[float, float] | None = None
 
 

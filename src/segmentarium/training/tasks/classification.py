@@ -81,7 +81,9 @@ class ClassificationTask:
         model.preprocessing = replace(model.preprocessing, crop_size=size, crop_ratio=ratio)
         self.crop_size = (size, size)
         if options.label_smoothing:
-            model.set_objective(*(replace(t, loss=LabelCrossEntropy(options.label_smoothing)) for t in model.objective))
+            for loss in model.losses.modules():
+                if isinstance(loss, LabelCrossEntropy):
+                    loss.label_smoothing = options.label_smoothing
         return model
 
     def batches(self, model: Any, fabric: Fabric, micro_batch: int, step: int) -> TimedLoader:
