@@ -95,8 +95,12 @@ class Entry:
         return {"backbone_arguments": entry(backbone).tiny, **self.tiny}
 
     def completed(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """These arguments over the variant's own; with the published number of classes where a network needs one."""
-        merged = {**self.arguments, **arguments}
+        """These arguments over the variant's own; with the published number of classes where a network needs one.  What the
+        variant says of its own backbone is not said of another one."""
+        own = dict(self.arguments)
+        if arguments.get("backbone", own.get("backbone")) != own.get("backbone"):
+            own.pop("backbone_arguments", None)
+        merged = {**own, **arguments}
         wanted = inspect.signature(self.build).parameters.get("num_classes")
         if wanted is not None and wanted.default is wanted.empty and self.card.num_classes is not None:
             merged.setdefault("num_classes", self.card.num_classes)

@@ -144,6 +144,13 @@ def test_names_of_joints_stand_in_the_file(tmp_path: object) -> None:
     assert other.joints == ("joint 0", "joint 1")
 
 
+def test_what_a_variant_says_of_its_backbone_is_not_said_of_another() -> None:
+    with torch.device("meta"):
+        model = create_model("fcn_hr18", num_classes=3, backbone="resnet18")
+        assert create_model("fcn_hr18", num_classes=3).backbone.stages[0][0].upsample == "bilinear"
+    assert model.decoder.fuse.in_channels == sum(model.backbone.channels)
+
+
 def test_another_backbone_says_which_feature_it_gives() -> None:
     with torch.device("meta"):
         with pytest.raises(ValueError, match=r"strides \(2,\), and heat maps want the one of stride 4"):

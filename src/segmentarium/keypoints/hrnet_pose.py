@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from segmentarium.backbones import create_backbone
+from segmentarium.backbones.hrnet import TINY
 from segmentarium.contracts import KeypointModel, Keypoints, Term
 from segmentarium.keypoints.heatmaps import mirror_pairs, mirrored, peaks, refined
 from segmentarium.layers.init import init_classifier
@@ -131,14 +132,6 @@ for _width, _parameters, _flops, _small, _large in ((32, 28.5, 7.1, 74.4, 75.8),
             flops_size=(256, 192),
             scores={"COCO val AP (256×192)": _small, "COCO val AP (384×288)": _large},
         ),
-        tiny={
-            "backbone_arguments": {
-                "width": 8,
-                "modules": (1, 1, 2),
-                "blocks": 1,
-                "bottlenecks": 1,
-                "bottleneck_width": 8,
-            }
-        },
+        tiny={"backbone_arguments": TINY},
         backbone=f"hrnet_w{_width}",
     )

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from segmentarium.backbones.hrnet import PAPER as BACKBONE
+from segmentarium.backbones.hrnet import TINY
 from segmentarium.composition import register_decoder
 from segmentarium.contracts import Decoder
 from segmentarium.layers.init import init_classifier
@@ -117,6 +118,7 @@ for _name, _published in {
         f"hrnetv2_{_name}",
         HRNetV2Decoder,
         _card(*_published),
+        tiny={"backbone_arguments": {**TINY, "upsample": "aligned"}},
         backbone=f"hrnet_{_name}",
         backbone_arguments={"upsample": "aligned"},
         align_corners=True,
@@ -130,6 +132,7 @@ for _name, _backbone, _score in (
         _name,
         HRNetV2Decoder,
         _card(score=_score, protocol=" (mmsegmentation, 160k)"),
+        tiny={"backbone_arguments": {**TINY, "upsample": "bilinear"}},
         backbone=f"hrnet_{_backbone}",
         backbone_arguments={"upsample": "bilinear"},
         bias=False,
