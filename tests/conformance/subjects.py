@@ -18,12 +18,18 @@ from tests.parity.comparison import randomise
 MODELS = list_models()
 SEGMENTERS = list_models(kind="segmenter")
 CLASSIFIERS = list_models(kind="classifier")
+LABELLED = [name for name in MODELS if entry(name).kind != "keypoints"]
 CLASSES = 4
 
 
 def build(name: str, **arguments: object) -> Model:
     """The model as published, but for `arguments`."""
     return create_model(name, **arguments)
+
+
+def counted(name: str, number: int) -> dict[str, int]:
+    """The argument that says how many classes a model scores, or how many joints it finds."""
+    return {"num_joints" if entry(name).kind == "keypoints" else "num_classes": number}
 
 
 def one_of_each(names: list[str], group: Callable[[Entry], object] = lambda found: found.build) -> list[str]:
@@ -55,7 +61,7 @@ def enrolled(names: list[str], check: str) -> list[object]:
 @lru_cache(maxsize=8)
 def _made(name: str, num_classes: int) -> Model:
     torch.manual_seed(0)
-    return create_model(name, **{**entry(name).tiny_arguments(), "num_classes": num_classes})
+    return create_model(name, **{**entry(name).tiny_arguments(), **counted(name, num_classes)})
 
 
 def trained_like(name: str, num_classes: int = CLASSES) -> Model:
@@ -106,11 +112,30 @@ def brightness_target(height: int, width: int, num_classes: int, batch: int = 1)
     return flipped
 
 
+def output_shape(model: Model, number: int, size: tuple[int, int]) -> tuple[int, ...]:
+    """Of what `forward` gives of one picture of that size, by the model's kind."""
+    if model.kind == "keypoints":
+        return (number, *(-(-side // model.stride) for side in size_for(model, *size)))
+    return (number, *size_for(model, *size)) if model.kind == "segmenter" else (number,)
+
+
+def joints_for(model: Model, height: int, width: int, batch: int) -> Tensor:
+    """(batch, J, 3): places in the photograph, and where they are in its mirror images; the last one is not labelled."""
+    number = len(model.joints)
+    share = (torch.arange(number) + 1) / (number + 1)
+    x, y = share * width, (1 - share) * height
+    places = [(x, y), (width - 1 - x, y), (x, height - 1 - y), (width - 1 - x, height - 1 - y)]
+    seen = (torch.arange(number) < max(number - 1, 1)).float()
+    return torch.stack([torch.stack((*place, seen), 1) for place in places])[:batch]
+
+
 def batch_for(model: Model, height: int, width: int, batch: int = 2) -> dict[str, Tensor]:
-    """What the model's objective takes, by its kind: the photographs with label maps, or with a label each."""
+    """What the model's objective takes, by its kind: the photographs with label maps, with a label each, or with joints."""
     image = inputs(model, height, width, batch)
     if model.kind == "classifier":
         return {"image": image, "label": torch.arange(batch) % max(model.num_classes, 2)}
+    if model.kind == "keypoints":
+        return {"image": image, "joints": joints_for(model, *image.shape[-2:], batch)}
     return {"image": image, "mask": brightness_target(*image.shape[-2:], model.num_classes, batch)}
 
 

@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import segmentarium
 from segmentarium.benchmarking.size import parameters_millions
+from segmentarium.contracts import KeypointModel, Preprocessing
 from segmentarium.contracts import LabelledModel as Model
-from segmentarium.contracts import Preprocessing
 from segmentarium.export import export_formats
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy, LabelCrossEntropy
@@ -25,15 +25,18 @@ from segmentarium.registry import create_model, entry
 from tests.conformance.subjects import (
     CLASSES,
     CLASSIFIERS,
+    LABELLED,
     MODELS,
     SEGMENTERS,
     batch_for,
     build,
+    counted,
     enrolled,
     fresh,
     inputs,
     losses_of,
     one_of_each,
+    output_shape,
     outputs_of,
     photo,
     relative_error,
@@ -55,14 +58,16 @@ STEPS = 60
 @pytest.mark.parametrize("name", enrolled(MODELS, "in_channels"))
 def test_builds_with_any_classes_and_channels(name: str, num_classes: int, in_channels: int) -> None:
     with torch.device("meta"):
-        model = create_model(name, num_classes=num_classes, in_channels=in_channels).eval()
+        model = create_model(name, **counted(name, num_classes), in_channels=in_channels).eval()
         with torch.no_grad():
             output = model(*model.example(2, ODD))
-    size = size_for(model, *ODD) if model.kind == "segmenter" else ()
-    assert output.shape == (2, num_classes, *size)
+    assert output.shape == (2, *output_shape(model, num_classes, ODD))
     assert model.in_channels == in_channels
     assert len(model.preprocessing.mean) == in_channels
-    assert len(model.classes) == max(num_classes, 2)
+    if isinstance(model, KeypointModel):
+        assert len(model.joints) == num_classes
+    else:
+        assert len(model.classes) == max(num_classes, 2)
     assert model.kind == entry(name).kind
 
 
@@ -98,11 +103,11 @@ def test_odd_sizes(name: str) -> None:
     model = trained_like(name)
     for size in (ODD, (64, 33)):
         logits = model(inputs(model, *size))
-        assert logits.shape == (1, CLASSES, *(size if model.kind == "segmenter" else ()))
+        assert logits.shape == (1, *output_shape(model, CLASSES, size))
         assert logits.isfinite().all()
         assert logits.std() > 0
         read = {name for term in model.objective for name in term.of}
-        assert outputs_of(model, batch_for(model, *size)).keys() == read >= {"logits"}
+        assert outputs_of(model, batch_for(model, *size)).keys() == read >= {model.output_names[0]}
 
 
 @pytest.mark.parametrize("name", enrolled(SMALL, "gradients"))
@@ -132,7 +137,7 @@ def test_ignored_pixels_alone_give_zero(name: str) -> None:
 
 @pytest.mark.parametrize("name", enrolled(ONE_OF_EACH_PAPER, "learning"))
 def test_its_own_objective_teaches_the_classes(name: str) -> None:
-    """A few dozen steps on one picture and its mirror image halve the cross entropy of the class scores."""
+    """A few dozen steps on one picture and its mirror image halve the cross entropy of class scores, or the loss of joints."""
     model = fresh(name)
     batch = batch_for(model, 128, 128)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
@@ -143,12 +148,13 @@ def test_its_own_objective_teaches_the_classes(name: str) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        history.append(cross_entropy(model, outputs["logits"].detach(), batch))
+        history.append(float(loss) if model.kind == "keypoints" else cross_entropy(model, outputs["logits"], batch))
         if max(history[-2:]) <= history[0] / 2:
             return
-    pytest.fail(f"the cross entropy did not halve: {history[::6]}")
+    pytest.fail(f"the error did not halve: {history[::6]}")
 
 
+@torch.no_grad()
 def cross_entropy(model: Model, logits: Tensor, batch: dict[str, Tensor]) -> float:
     """Of every labelled pixel or picture, whatever the objective makes of it."""
     if model.kind == "classifier":
@@ -268,8 +274,9 @@ def test_memory_format_changes_nothing(name: str) -> None:
 @torch.inference_mode()
 def test_a_file_rebuilds_its_model(name: str, tmp_path: Path) -> None:
     model = trained_like(name)
-    model.classes = ("road", "Gehweg", "人", "void")
-    facts = ["classes", "preprocessing", "num_classes", "registered_name", "given_arguments"]
+    names = "joints" if model.kind == "keypoints" else "classes"
+    setattr(model, names, ("road", "Gehweg", "人", "void"))
+    facts = [names, "preprocessing", "registered_name", "given_arguments"]
     if model.kind == "segmenter":
         model.palette = ((1, 2, 3), (4, 5, 6), (7, 8, 9), (255, 255, 255))
         facts.append("palette")
@@ -284,7 +291,7 @@ def test_a_file_rebuilds_its_model(name: str, tmp_path: Path) -> None:
     assert again.weights_header["metrics"] == {"score": 0.5}
 
 
-@pytest.mark.parametrize("name", enrolled(SMALL, "one_class"))
+@pytest.mark.parametrize("name", enrolled(one_of_each(LABELLED), "one_class"))
 def test_one_class_is_a_sigmoid(name: str) -> None:
     model = fresh(name, num_classes=1)
     batch = batch_for(model, 64, 96)
@@ -314,7 +321,7 @@ def test_a_batch_of_one_trains(name: str) -> None:
 def test_models_take_the_common_arguments() -> None:
     for name in MODELS:
         parameters = inspect.signature(entry(name).build).parameters
-        assert {"num_classes", "in_channels"} <= parameters.keys(), name
+        assert {*counted(name, 1), "in_channels"} <= parameters.keys(), name
         assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters.values()), name
 
 

@@ -66,9 +66,12 @@ def test_nothing_that_is_supervised_is_left_uncompared(case: Loaded) -> None:
     told, outputs = case.layout.goldens[case.name].outputs, case.outputs
     compared = {output.name if isinstance(output, Output) else output for output in told.values()}
     # PortraitNet gives the logits of a copy in other light, which in inference is the image
-    same = {name for name, output in outputs.items() if torch.equal(output, outputs["logits"])}
-    assert outputs.keys() - compared - same - {"logits", "forward"} == NOT_STORED.get(case.name, set())
-    whole = resize(outputs["logits"], case.image.shape[-2:], align_corners=case.model.align_corners)
+    main = case.model.output_names[0]
+    same = {name for name, output in outputs.items() if torch.equal(output, outputs[main])}
+    assert outputs.keys() - compared - same - {main, "forward"} == NOT_STORED.get(case.name, set())
+    whole = outputs[main]
+    if case.model.kind == "segmenter":
+        whole = resize(whole, case.image.shape[-2:], align_corners=case.model.align_corners)
     assert torch.equal(outputs["forward"], whole)
 
 

@@ -29,6 +29,7 @@ def test_names_are_known_and_mistakes_are_answered(tmp_path: Path) -> None:
         "ade20k",
         "camvid",
         "cityscapes",
+        "coco_keypoints",
         "coco_stuff",
         "eg1800",
         "folder",

@@ -26,7 +26,7 @@ def create_backbone(
         if not isinstance(name, Backbone):
             raise TypeError(f"{type(name).__name__} is no backbone: derive it from segmentarium.contracts.Backbone")
         return name
-    if not name.startswith("timm:") and name not in list_models(kind="classifier"):
+    if not name.startswith("timm:") and not _registered(name):
         names = list_models(kind="classifier")
         raise KeyError(f"no backbone is called {name!r}{did_you_mean(name, names)} (any timm model: 'timm:NAME')")
     found = entry(name)
@@ -37,6 +37,14 @@ def create_backbone(
             raise ValueError(f"{name} cannot be dilated, so its output stride cannot be set to {output_stride}")
     check_arguments(found.build, name, merged)
     return found.build(**merged)
+
+
+def _registered(name: str) -> bool:
+    """Whether a backbone is called so; one just written, too, which models.json does not list yet."""
+    try:
+        return entry(name).kind == "classifier"
+    except KeyError:
+        return False
 
 
 def can_have(backbone: str | nn.Module, output_stride: int) -> bool:

@@ -117,6 +117,7 @@ class KeypointModel(Model):
     threshold   a keypoint's score is greater
     radius      pixels around a keypoint within which there is no second
     border      pixels along the edges where there is none
+    joints      names of keypoints that are told apart by their place in the list; (): there are none such
     """
 
     kind = "keypoints"
@@ -125,6 +126,10 @@ class KeypointModel(Model):
     threshold: float = 0.005
     radius: int = 4
     border: int = 4
+    joints: tuple[str, ...] = ()
+
+    def labels(self) -> dict[str, Any]:
+        return {"joints": list(self.joints)} if self.joints else {}
 
     @torch.no_grad()
     def detect(self, image: Tensor, *, count: int | None = None) -> Keypoints:

@@ -13,6 +13,7 @@ _READERS = {
     "ade20k": ("segmentarium.data.ade20k", "ADE20K"),
     "camvid": ("segmentarium.data.camvid", "CamVid"),
     "cityscapes": ("segmentarium.data.cityscapes", "Cityscapes"),
+    "coco_keypoints": ("segmentarium.data.coco_keypoints", "CocoKeypoints"),
     "coco_stuff": ("segmentarium.data.coco_stuff", "CocoStuff"),
     "eg1800": ("segmentarium.data.eg1800", "EG1800"),
     "folder": ("segmentarium.data.folder", "Folder"),

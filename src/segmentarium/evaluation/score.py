@@ -256,10 +256,11 @@ def _several(scales: Sequence[float]) -> bool:
 
 def _refuse(source: str, kind: str, dataset: Any, other: type, **options: Any) -> None:
     """Raises for the data and the options that are of another kind of model."""
-    if isinstance(dataset, other):
+    if isinstance(dataset, other) or dataset.task == "keypoints":
+        labels = {"segmentation": "a class for every pixel", "classification": "a class for every picture"}
         raise TypeError(
             f"{source} is a {kind}, but data set {dataset.info.name!r} is of {dataset.task}: "
-            + ("a class for every pixel" if dataset.task == "segmentation" else "a class for every picture")
+            + labels.get(dataset.task, "joints of persons")
         )
     if given := [name for name, value in options.items() if value]:
         raise ValueError(f"{source} is a {kind}, for which there is no {' and no '.join(given)}; leave it out")

@@ -12,6 +12,7 @@ from segmentarium.losses.detail import DetailLoss
 from segmentarium.losses.dice import Dice
 from segmentarium.losses.factory import LOSSES, WeightedSum, build_loss
 from segmentarium.losses.focal import Focal
+from segmentarium.losses.joints_mse import JointsMSE, joint_heatmaps, weighted_mse
 from segmentarium.losses.label_cross_entropy import LabelCrossEntropy
 from segmentarium.losses.lovasz import Lovasz
 from segmentarium.losses.ohem import OhemCrossEntropy
@@ -29,6 +30,7 @@ __all__ = [
     "DetailLoss",
     "Dice",
     "Focal",
+    "JointsMSE",
     "LabelCrossEntropy",
     "Lovasz",
     "MixedLabelCrossEntropy",
@@ -40,4 +42,6 @@ __all__ = [
     "build_loss",
     "check_target",
     "class_weights",
+    "joint_heatmaps",
+    "weighted_mse",
 ]

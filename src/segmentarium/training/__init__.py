@@ -13,7 +13,11 @@ __all__ = ["TrainingOptions", "TrainingResult", "load_recipe", "staged", "train"
 
 
 # kind of model that can be trained -> module of its task in `training.tasks`, and its class there
-TASKS = {"segmenter": ("segmentation", "SegmentationTask"), "classifier": ("classification", "ClassificationTask")}
+TASKS = {
+    "segmenter": ("segmentation", "SegmentationTask"),
+    "classifier": ("classification", "ClassificationTask"),
+    "keypoints": ("keypoints", "KeypointTask"),
+}
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,15 @@ def option(
     flag      the command line's word where it is not the field's name
     choices   the words it may be
     free      changing it does not change the weights that come out, so that a resumed run may differ in it
-    of        the only kind of model that it is for ("segmenter", "classifier"); "": any
+    of        the only kind of model that it is for ("segmenter", "classifier", "keypoints"); "": any
     """
-    metadata = {"help": f"of {of}s: {help}" if of else help, "flag": flag, "choices": choices, "free": free, "of": of}
+    metadata = {
+        "help": f"of {of.removesuffix('s')}s: {help}" if of else help,
+        "flag": flag,
+        "choices": choices,
+        "free": free,
+        "of": of,
+    }
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -48,7 +54,8 @@ class TrainingOptions:
 
     # On what
     data: str = option(
-        "folder", "data set: folder, imagefolder, camvid, eg1800, cityscapes, ade20k, voc, coco_stuff, imagenet"
+        "folder",
+        "data set: folder, imagefolder, camvid, eg1800, cityscapes, ade20k, voc, coco_stuff, imagenet, coco_keypoints",
     )
     root: str = option("", "the data set's folder")
     data_arguments: dict[str, Any] = option({}, "the data set's own options, key=value", flag="data-set-options")
@@ -98,6 +105,9 @@ class TrainingOptions:
     mixup: float = option(0.0, "alpha of MixUp, e.g. 0.2; 0: none", of="classifier")
     cutmix: float = option(0.0, "alpha of CutMix, e.g. 1; 0: none", of="classifier")
     label_smoothing: float = option(0.0, "share of each label that is spread over all classes", of="classifier")
+
+    # How persons with joints are shown
+    input_size: tuple[int, int] = option((256, 192), "height and width of a person's crop", of="keypoints")
 
     # How long and how fast
     max_steps: int = option(40_000, "optimiser steps")

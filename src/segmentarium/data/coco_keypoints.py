@@ -1,0 +1,226 @@
+"""Persons with joints, in COCO's JSON: one sample a person, cut out of the picture as the HRNet authors' pose code cuts.
+
+    annotations/person_keypoints_{train,val}2017.json     pictures in {train,val}2017/ or images/{train,val}2017/
+    keypoints_{train,val}.json                            pictures in images/
+
+Names of the joints are the JSON's; any number of them goes.  Persons without a labelled joint, crowds and boxes without an area
+are left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from segmentarium.data.base import DatasetInfo, PictureDataset, Sample, Transform, require_folder
+from segmentarium.data.splits import check_split
+from segmentarium.data.transforms import IMAGENET_MEAN, IMAGENET_STD, ToModelInput
+from segmentarium.palette import default_palette
+
+SPLITS = ("train", "val")
+MARGIN = 1.25  # of a box, so that the crop shows what is around it
+
+
+class Person(NamedTuple):
+    """One person of a picture.
+
+    picture   the picture's id, which its persons share
+    box       x, y, width, height in pixels
+    joints    (J, 3) float32: x, y in pixels, and 1 where the joint is labelled, hidden ones too, else 0
+    area      of the person's outline in pixels, which says how exact a joint must be
+    """
+
+    image: Path
+    picture: int
+    number: int
+    box: tuple[float, float, float, float]
+    joints: np.ndarray
+    area: float
+
+
+class CocoKeypoints(PictureDataset):
+    """`dataset[i]` is `{"image", "joints", "box", "name"}`: joints (J, 3), box (4,) float32 x, y, width, height.
+
+    `info.classes` are the names of the joints.
+
+    Raises:
+        FileNotFoundError: no JSON, or a picture of it is not there.
+        ValueError: no such split, or a JSON without names of joints or without persons.
+    """
+
+    task = "keypoints"
+    items: Sequence[Person]
+
+    def __init__(
+        self, root: str | Path, split: str = "train", transform: Transform | None = None, cache: bool = False
+    ) -> None:
+        root = require_folder(Path(root), "annotations/person_keypoints_train2017.json or keypoints_train.json")
+        check_split(split, SPLITS, "coco_keypoints")
+        path = _annotations(root, split)
+        content = json.loads(path.read_text("utf-8"))
+        category = next((c for c in content.get("categories", ()) if c.get("keypoints")), None)
+        if category is None:
+            raise ValueError(f"{path} names no joints: none of its categories has a list 'keypoints'")
+        joints = tuple(category["keypoints"])
+        super().__init__(
+            DatasetInfo(
+                f"{root.resolve().name} keypoints",
+                joints,
+                default_palette(len(joints)),
+                licence="CC BY 4.0 (COCO's annotations); pictures: each its own",
+                url="https://cocodataset.org",
+            ),
+            transform,
+            cache,
+        )
+        self.items = _persons(content, category["id"], len(joints), _pictures(root, split), path)
+        if not self.items:
+            raise ValueError(f"{path} has no person with a labelled joint")
+
+    def name(self, index: int) -> str:
+        """The picture's file name and the person's number."""
+        return f"{self.items[index].image.stem}-{self.items[index].number}"
+
+    def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """The whole picture, and the person's joints (J, 3); raises ImageReadError for a file that cannot be read."""
+        return Image.fromarray(self._arrays(index)[0]), self.items[index].joints
+
+    def _label(self, index: int, arrays: tuple[np.ndarray, ...]) -> Sample:
+        person = self.items[index]
+        return {"joints": torch.from_numpy(person.joints.copy()), "box": torch.tensor(person.box)}
+
+
+def _annotations(root: Path, split: str) -> Path:
+    names = (
+        f"annotations/person_keypoints_{split}2017.json",
+        f"annotations/person_keypoints_{split}.json",
+        f"keypoints_{split}.json",
+    )
+    found = next((root / name for name in names if (root / name).is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"{root} has none of {', '.join(names)}")
+    return found
+
+
+def _pictures(root: Path, split: str) -> Path:
+    names = (f"{split}2017", f"images/{split}2017", f"images/{split}", split, "images")
+    found = next((root / name for name in names if (root / name).is_dir()), None)
+    if found is None:
+        raise FileNotFoundError(f"{root} has no folder of pictures; expected one of {', '.join(names)}")
+    return found
+
+
+def _persons(content: dict[str, Any], category: int, joints: int, folder: Path, path: Path) -> list[Person]:
+    pictures = {picture["id"]: picture for picture in content["images"]}
+    persons = []
+    for entry in content["annotations"]:
+        if entry["category_id"] != category or entry.get("iscrowd") or not any(entry.get("keypoints", ())):
+            continue
+        points = np.array(entry["keypoints"], np.float32)
+        if points.size != 3 * joints:
+            raise ValueError(
+                f"{path}: annotation {entry['id']} has {points.size} numbers for {joints} joints; give three each"
+            )
+        points = points.reshape(joints, 3)
+        points[:, 2] = points[:, 2] > 0
+        points *= points[:, 2:]
+        picture = pictures[entry["image_id"]]
+        box = _inside(entry["bbox"], picture["width"], picture["height"])
+        if box is None or entry["area"] <= 0 or not points[:, 2].any():
+            continue
+        image = folder / picture["file_name"]
+        if not image.is_file():
+            raise FileNotFoundError(f"{image} is not there, but {path.name} has it")
+        persons.append(Person(image, picture["id"], entry["id"], box, points, float(entry["area"])))
+    return persons
+
+
+def _inside(box: Sequence[float], width: int, height: int) -> tuple[float, float, float, float] | None:
+    """The part of a box that lies in the picture, up to the last pixel; None where there is none."""
+    x, y = max(0.0, box[0]), max(0.0, box[1])
+    right, low = min(width - 1.0, x + max(0.0, box[2] - 1)), min(height - 1.0, y + max(0.0, box[3] - 1))
+    return (x, y, right - x, low - y) if right >= x and low >= y else None
+
+
+def shown_box(box: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Boxes (..., 4) x, y, width, height -> what a crop of `size` (height, width) shows: its centre (..., 2) and its width
+    (...), a quarter more than the narrowest of that shape around the box."""
+    ratio = size[1] / size[0]
+    return box[..., :2] + box[..., 2:] / 2, torch.maximum(box[..., 2], box[..., 3] * ratio) * MARGIN
+
+
+def crop_matrix(centre: Tensor, width: float, size: tuple[int, int], degrees: float = 0.0) -> Tensor:
+    """(2, 3) float32: from pixels of the picture to those of a crop of `size` (height, width) that shows `width` pixels around
+    `centre`, turned by `degrees`."""
+    angle = torch.deg2rad(torch.tensor(degrees))
+    cosine, sine = angle.cos(), angle.sin()
+    turn = torch.stack((cosine, sine, -sine, cosine)).view(2, 2) * (size[1] / width)
+    shift = torch.tensor((size[1] / 2, size[0] / 2)) - turn @ centre
+    return torch.cat((turn, shift[:, None]), 1)
+
+
+class PersonCrop:
+    """Cuts a person out of a sample: image (3, *size), joints moved along.
+
+    size     (height, width)
+    scale    the box grows or shrinks by a normal factor of this deviation, by no more than it
+    rotate   degrees of deviation of the rotation, in 6 of 10 samples, by no more than twice as much
+    flip     probability of a mirror, in which `pairs` of joints change places
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        *,
+        scale: float = 0.0,
+        rotate: float = 0.0,
+        flip: float = 0.0,
+        pairs: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        self.size, self.scale, self.rotate, self.flip, self.pairs = size, scale, rotate, flip, pairs
+
+    def __call__(self, sample: Sample) -> Sample:
+        centre, width = shown_box(sample["box"], self.size)
+        factor, degrees = 1.0, 0.0
+        if self.scale:
+            factor += self.scale * float(torch.randn(()).clamp(-1, 1))
+        if self.rotate and torch.rand(()) <= 0.6:
+            degrees = self.rotate * float(torch.randn(()).clamp(-2, 2))
+        matrix = crop_matrix(centre, float(width) * factor, self.size, degrees)
+        pixels = sample["image"].as_subclass(Tensor).permute(1, 2, 0).contiguous().numpy()
+        crop = torch.from_numpy(cv2.warpAffine(pixels, matrix.numpy(), self.size[::-1], flags=cv2.INTER_LINEAR))
+        joints = sample["joints"].clone()
+        joints[:, :2] = joints[:, :2] @ matrix[:, :2].T + matrix[:, 2]
+        if self.flip and torch.rand(()) < self.flip:
+            crop = crop.flip(1)
+            joints[:, 0] = self.size[1] - 1 - joints[:, 0]
+            for left, right in self.pairs:
+                joints[[left, right]] = joints[[right, left]]
+        joints[:, :2] *= joints[:, 2:] > 0
+        return {**sample, "image": tv_tensors.Image(crop.permute(2, 0, 1)), "joints": joints}
+
+
+def keypoint_transform(
+    size: tuple[int, int],
+    *,
+    scale: float = 0.0,
+    rotate: float = 0.0,
+    flip: float = 0.0,
+    pairs: Sequence[tuple[int, int]] = (),
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Transform:
+    """`PersonCrop`, normalised: what a network of joints takes.  As it stands for evaluation; published for training at 256×192:
+    scale 0.35, rotate 45, flip 0.5."""
+    crop = PersonCrop(size, scale=scale, rotate=rotate, flip=flip, pairs=pairs)
+    return v2.Compose([crop, ToModelInput(mean, std)])

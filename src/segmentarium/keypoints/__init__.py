@@ -1,0 +1,1 @@
+"""Networks that find points: joints of bodies.  One paper, one file."""

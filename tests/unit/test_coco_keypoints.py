@@ -1,0 +1,205 @@
+"""Persons with joints: what is read, how they are cut out, how poses are scored, and a run on drawn quadrilaterals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+import segmentarium
+from segmentarium.data import InfiniteSampler, TrainingStream, build_dataset, check_data
+from segmentarium.data.coco_keypoints import PersonCrop, crop_matrix, keypoint_transform, shown_box
+from segmentarium.keypoints.heatmaps import in_picture
+from segmentarium.metrics.oks import keypoint_scores, sigmas_of, similarity
+from segmentarium.training import TrainingOptions, train
+
+CORNERS = ("left_top", "right_top", "right_bottom", "left_bottom")
+
+
+def written(root: Path, part: str, number: int, seed: int, **changes: Any) -> Path:
+    """Pictures of 80 x 60 pixels with a quadrilateral each, whose corners are its joints."""
+    random = np.random.default_rng(seed)
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for index in range(number):
+        x, y = random.uniform(8, 30), random.uniform(8, 20)
+        wide, high = random.uniform(25, 40), random.uniform(20, 30)
+        corners = np.array([(x, y), (x + wide, y), (x + wide, y + high), (x, y + high)]) + random.uniform(-3, 3, (4, 2))
+        picture = Image.new("RGB", (80, 60), (20, 20, 30))
+        ImageDraw.Draw(picture).polygon([tuple(corner) for corner in corners], fill=(230, 200, 60))
+        name = f"{part}{index:03d}.png"
+        picture.save(root / "images" / name)
+        images.append({"id": index, "file_name": name, "width": 80, "height": 60})
+        (left, top), (right, low) = corners.min(0), corners.max(0)
+        entry = {
+            "id": 100 + index,
+            "image_id": index,
+            "category_id": 1,
+            "iscrowd": 0,
+            "bbox": [left, top, right - left, low - top],
+            "area": (right - left) * (low - top),
+            "keypoints": np.concatenate((corners, np.full((4, 1), 2)), 1).ravel().tolist(),
+        }
+        annotations.append(entry | (changes if index == 0 else {}))
+    content = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "quadrilateral", "keypoints": CORNERS}],
+    }
+    (root / f"keypoints_{part}.json").write_text(json.dumps(content), encoding="utf-8")
+    return root
+
+
+def test_persons_are_read_with_their_joints(tmp_path: Path) -> None:
+    root = written(tmp_path, "train", 3, 0, keypoints=[10.0, 20.0, 2, 30.0, 21.0, 1, 0, 0, 0, 7.0, 7.0, 0])
+    dataset = build_dataset("coco_keypoints", root)
+    assert (len(dataset), dataset.info.classes, dataset.name(1)) == (3, CORNERS, "train001-101")
+    sample = dataset[0]
+    assert sample["image"].shape == (3, 60, 80)
+    # a hidden joint is labelled, too; of one that is not, the place says nothing
+    assert sample["joints"].tolist() == [[10, 20, 1], [30, 21, 1], [0, 0, 0], [0, 0, 0]]
+    picture, joints = dataset.load(0)
+    assert (picture.size, joints.shape) == ((80, 60), (4, 3))
+
+
+@pytest.mark.parametrize("changes", [{"keypoints": [0] * 12}, {"iscrowd": 1}, {"area": 0}, {"bbox": [200, 0, 9, 9]}])
+def test_persons_that_teach_nothing_are_left_out(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert len(build_dataset("coco_keypoints", written(tmp_path, "train", 3, 0, **changes))) == 2
+
+
+def test_errors_say_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"has none of annotations/person_keypoints_train2017\.json"):
+        build_dataset("coco_keypoints", tmp_path)
+    root = written(tmp_path, "train", 2, 0, keypoints=[1.0, 2.0, 2])
+    with pytest.raises(ValueError, match="annotation 100 has 3 numbers for 4 joints"):
+        build_dataset("coco_keypoints", root)
+    root = written(tmp_path, "train", 2, 0)
+    with pytest.raises(ValueError, match="no split 'test'"):
+        build_dataset("coco_keypoints", root, "test")
+    with pytest.raises(ValueError, match="only masks and classes are examined"):
+        check_data(build_dataset("coco_keypoints", root))
+    (root / "images" / "train001.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"train001\.png is not there"):
+        build_dataset("coco_keypoints", root)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 30.0])
+def test_a_crop_is_the_published_affine_map(degrees: float) -> None:
+    """Of three points: the centre, one above it by half the width, turned, and one that makes a right angle with them."""
+    centre, width, size = np.array([50.0, 40.0]), 60.0, (32, 24)
+    angle = np.deg2rad(degrees)
+    above = centre + width / 2 * np.array([np.sin(angle), -np.cos(angle)])
+    target_centre, target_above = np.array([12.0, 16.0]), np.array([12.0, 4.0])
+
+    def third(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return b + np.array([b[1] - a[1], a[0] - b[0]])
+
+    source = np.float32([centre, above, third(centre, above)])
+    target = np.float32([target_centre, target_above, third(target_centre, target_above)])
+    expected = cv2.getAffineTransform(source, target)
+    found = crop_matrix(torch.tensor(centre, dtype=torch.float32), width, size, degrees)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_box_has_the_crop_s_shape_and_a_margin() -> None:
+    boxes = torch.tensor([[10.0, 20.0, 30.0, 100.0], [10.0, 20.0, 90.0, 40.0]])
+    centre, width = shown_box(boxes, (256, 192))
+    assert centre.tolist() == [[25, 70], [55, 40]]
+    assert width.tolist() == [100 * 0.75 * 1.25, 90 * 1.25]
+
+
+def test_joints_move_with_the_pixels(tmp_path: Path) -> None:
+    """Whatever is drawn, the corners stay at the quadrilateral's corners, and change sides in a mirror."""
+    dataset = build_dataset("coco_keypoints", written(tmp_path, "train", 4, 1))
+    crop = PersonCrop((64, 48), scale=0.35, rotate=45, flip=0.5, pairs=[(0, 1), (3, 2)])
+    stream = TrainingStream(dataset, crop, seed=3)
+    for _, key in zip(range(12), InfiniteSampler(4), strict=False):
+        sample = stream[key]
+        assert sample["image"].shape == (3, 64, 48)
+        joints = sample["joints"]
+        middle = joints[:, :2].mean(0)
+        height, width = sample["image"].shape[-2:]
+        for x, y in (0.8 * joints[:, :2] + 0.2 * middle).round().long().tolist():  # a little inwards: bright
+            if 0 <= x < width and 0 <= y < height:
+                assert sample["image"][0, y, x] > 150
+        turn = joints[1, :2] - joints[0, :2], joints[3, :2] - joints[0, :2]
+        assert turn[0][0] * turn[1][1] > turn[0][1] * turn[1][0]  # clockwise, mirrored or not
+
+
+def test_a_place_in_the_crop_leads_back_into_the_picture(tmp_path: Path) -> None:
+    dataset = build_dataset("coco_keypoints", written(tmp_path, "train", 2, 1))
+    given = dataset[1]
+    sample = keypoint_transform((64, 48))(dataset[1])
+    centre, width = shown_box(sample["box"][None], (64, 48))
+    back = in_picture(sample["joints"][None, :, :2] / 4, centre, width, (16, 12))
+    torch.testing.assert_close(back[0], given["joints"][:, :2], atol=1e-3, rtol=0)
+    assert sample["image"].as_subclass(Tensor).dtype == torch.float32
+
+
+def test_similarity_falls_with_the_distance_by_the_joint_s_own_measure() -> None:
+    sigmas = sigmas_of(("nose", "left_hip", "tail"))
+    assert sigmas.tolist() == [0.026, 0.107, 0.079]
+    joints = np.array([[[10.0, 10, 1], [50, 50, 1], [0, 0, 0]]])
+    found = joints[..., :2].copy()
+    area = np.array([900.0])
+    assert similarity(found, joints, area, sigmas) == pytest.approx(1)
+    found[0, 0, 0] += 2 * 0.026 * 30  # one deviation of the nose
+    found[0, 2] += 1000  # not labelled
+    assert similarity(found, joints, area, sigmas) == pytest.approx((np.exp(-0.5) + 1) / 2)
+
+
+def test_precision_is_averaged_over_recall_and_thresholds() -> None:
+    joints = np.zeros((4, 1, 3)) + np.array([0, 0, 1])
+    joints[:, 0, 0] = [0, 100, 0, 100]
+    area, sigmas = np.full(4, 100.0), np.array([0.1])
+    found = joints[..., :2].copy()
+    perfect = keypoint_scores([0, 0, 1, 1], found, np.array([0.9, 0.8, 0.7, 0.6]), joints, area, sigmas)
+    assert perfect == {"ap": pytest.approx(1), "ap50": pytest.approx(1), "ap75": pytest.approx(1)}
+    found[0] += 50  # the surest is wrong: precision is 1/2, 2/3, 3/4 at recalls up to 3/4, and 0 beyond
+    wrong = keypoint_scores([0, 0, 1, 1], found, np.array([0.9, 0.8, 0.7, 0.6]), joints, area, sigmas)
+    assert wrong["ap50"] == pytest.approx(76 / 101 * 0.75)
+    # a little off: within the lower thresholds alone
+    off = joints[..., :2] + np.array([0.2 * 10 * np.sqrt(2 * -np.log(0.72)), 0])
+    near = keypoint_scores([0, 0, 1, 1], off, np.array([0.9, 0.8, 0.7, 0.6]), joints, area, sigmas)
+    assert (near["ap"], near["ap50"], near["ap75"]) == (pytest.approx(0.5), pytest.approx(1), pytest.approx(0))
+    # two poses on one person: the better takes it, the other finds none
+    both = np.array([[[0.0, 0]], [[0.5, 0]]])
+    twice = keypoint_scores([0, 0], both, np.array([0.9, 0.8]), joints[:2], area[:2], sigmas)
+    assert twice["ap50"] == pytest.approx(51 / 101)
+
+
+def test_a_network_is_trained_on_joints(tmp_path: Path) -> None:
+    root = written(written(tmp_path / "set", "train", 8, 0), "val", 3, 1)
+    tiny = {"width": 8, "modules": [1, 1, 1], "blocks": 1, "bottlenecks": 1, "bottleneck_width": 8}
+    options = TrainingOptions(
+        model="hrnet_pose_w32",
+        model_arguments={"backbone_arguments": tiny},
+        data="coco_keypoints",
+        root=str(root),
+        output=str(tmp_path / "run"),
+        input_size=(64, 48),
+        batch_size=4,
+        max_steps=4,
+        val_every=2,
+        save_every=4,
+        optimizer="adamw",
+        learning_rate=1e-3,
+        precision="32",
+        workers=0,
+        accelerator="cpu",
+    )
+    result = train(options)
+    assert result.best_line.startswith("AP ")
+    assert 0 <= result.best["ap"] <= result.best["ap50"] <= 1
+    assert list((tmp_path / "run" / "pictures").glob("*.png"))
+    model = segmentarium.load(result.last_weights)
+    assert (model.kind, model.joints) == ("keypoints", CORNERS)
+    with pytest.raises(ValueError, match="has no use for crop_size"):
+        train(options.replace(crop_size=(64, 64), output=str(tmp_path / "other")))
