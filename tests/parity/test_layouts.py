@@ -22,6 +22,7 @@ from segmentarium.weights.table import Output, to_theirs
 from tests.parity.comparison import TOLERANCE, Loaded, loaded, relative_error
 
 CASES = [(layout.name, name) for layout in layouts().values() for name in layout.goldens]
+# a backbone alone has no objective and no deployed form
 NETWORKS = [case for case in CASES if entry(layouts()[case[0]].model).kind != "classifier"]
 # heads that theirs uses in training alone, and its stored outputs are those of inference
 NOT_STORED = {"semantic/pspnet-semseg-r50": {"aux"}}

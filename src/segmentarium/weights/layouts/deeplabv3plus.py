@@ -16,6 +16,7 @@ from segmentarium.weights.layouts.parts import (
     neighbours,
 )
 from segmentarium.weights.layouts.resnet import resnet_name, resnet_rules
+from segmentarium.weights.layouts.xception_aligned import aligned_depth, aligned_rules
 from segmentarium.weights.table import Golden, Layout, Rule
 
 
@@ -87,6 +88,13 @@ def _smp_mobilenet_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
+def _smp_xception_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    return _smp_arguments(state) | {
+        "in_channels": state["encoder.model.stem_0.conv.weight"].shape[1],
+        "backbone": f"xception{aligned_depth(state, 'encoder.model.blocks_')}",
+    }
+
+
 SMP = "https://github.com/qubvel-org/segmentation_models.pytorch"
 LAYOUTS = (
     Layout(
@@ -109,6 +117,13 @@ LAYOUTS = (
         "deeplabv3plus",
         (*torchvision_rules("encoder.", "backbone."), *_smp_decoder()),
         _smp_mobilenet_arguments,
+        SMP,
+    ),
+    Layout(
+        "deeplabv3plus/smp_xception",
+        "deeplabv3plus",
+        (*aligned_rules("encoder.model.", "backbone.", "_"), *_smp_decoder()),
+        _smp_xception_arguments,
         SMP,
     ),
 )
