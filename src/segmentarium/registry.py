@@ -92,11 +92,19 @@ class Entry:
         backbone = self.arguments.get("backbone")
         if backbone is None or not self.takes("backbone_arguments"):
             return dict(self.tiny)
-        return {"backbone_arguments": entry(backbone).tiny, **self.tiny}
+        return {
+            "backbone_arguments": {**self.arguments.get("backbone_arguments", {}), **entry(backbone).tiny},
+            **self.tiny,
+        }
 
     def completed(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """These arguments over the variant's own; with the published number of classes where a network needs one."""
+        """These arguments over the variant's own; with the published number of classes where a network needs one.
+
+        What the variant tells its own backbone is not told to another.
+        """
         merged = {**self.arguments, **arguments}
+        if "backbone_arguments" not in arguments and merged.get("backbone") != self.arguments.get("backbone"):
+            merged.pop("backbone_arguments", None)
         wanted = inspect.signature(self.build).parameters.get("num_classes")
         if wanted is not None and wanted.default is wanted.empty and self.card.num_classes is not None:
             merged.setdefault("num_classes", self.card.num_classes)
