@@ -92,7 +92,10 @@ class Entry:
         backbone = self.arguments.get("backbone")
         if backbone is None or not self.takes("backbone_arguments"):
             return dict(self.tiny)
-        return {"backbone_arguments": entry(backbone).tiny, **self.tiny}
+        return {
+            "backbone_arguments": {**self.arguments.get("backbone_arguments", {}), **entry(backbone).tiny},
+            **self.tiny,
+        }
 
     def completed(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """These arguments over the variant's own; with the published number of classes where a network needs one.

@@ -12,10 +12,9 @@ Published (ImageNet top-1, the authors' README): Lite0 75.1 with 4.7 M parameter
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from segmentarium.backbones.mobilenet_v2 import LAST_OF_STRIDE, InvertedResidualNet, divisible_by_8
+from segmentarium.backbones.mobilenet_v2 import LAST_OF_STRIDE, InvertedResidualNet, blocks_of, divisible_by_8
 from segmentarium.registry import Card, Paper, register
 
 STAGES = (  # table 1: expansion, kernel, channels, blocks, stride
@@ -28,12 +27,6 @@ STAGES = (  # table 1: expansion, kernel, channels, blocks, stride
     (6, 3, 320, 1, 1),
 )
 STEM, HEAD = 32, 1280
-
-
-def blocks_of(depth: float) -> list[int]:
-    """How many blocks each stage has at a depth coefficient."""
-    fixed = (0, len(STAGES) - 1)
-    return [n if i in fixed else math.ceil(n * depth) for i, (*_, n, _) in enumerate(STAGES)]
 
 
 class EfficientNetLite(InvertedResidualNet):
@@ -59,7 +52,9 @@ class EfficientNetLite(InvertedResidualNet):
         last = LAST_OF_STRIDE[deepest]
         stages = [
             (expansion, kernel, divisible_by_8(base * width), blocks, stride)
-            for (expansion, kernel, base, _, stride), blocks in zip(STAGES[: last + 1], blocks_of(depth), strict=False)
+            for (expansion, kernel, base, _, stride), blocks in zip(
+                STAGES[: last + 1], blocks_of(STAGES, depth), strict=False
+            )
         ]
         super().__init__(
             stages,

@@ -18,7 +18,7 @@ Published (ImageNet top-1, ten crops, tables 2 and 3): ResNet-18 72.1, -34 75.0,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,7 +50,14 @@ def shortcut(in_channels: int, out_channels: int, stride: int, average: bool) ->
     return nn.Sequential(pool, ConvNormAct(in_channels, out_channels, 1, act=None))
 
 
-class BasicBlock(nn.Module):
+class ResidualBlock(nn.Module):
+    """A block that ends in a sum; `last_norm` stands before it."""
+
+    def last_norm(self) -> nn.Module:
+        raise NotImplementedError
+
+
+class BasicBlock(ResidualBlock):
     """Two 3×3 convolutions beside the shortcut (figure 5, left)."""
 
     expansion = 1
@@ -70,7 +77,7 @@ class BasicBlock(nn.Module):
         return F.relu(y, inplace=True)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ResidualBlock):
     """1×1 down to a quarter of the channels, 3×3, 1×1 up again, beside the shortcut (figure 5, right)."""
 
     expansion = 4
@@ -100,7 +107,89 @@ BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int
 }
 
 
-class ResNet(Backbone):
+class ResidualNet(Backbone):
+    """A stem, a pooling and four stages of residual blocks: ResNet and its kin.
+
+    block   (input channels, width, stride, rates, average_shortcut) -> a block that gives `expansion` times `width` channels
+    depths  blocks of each stage
+    The other arguments are ResNet's.
+    """
+
+    def __init__(
+        self,
+        block: Callable[[int, int, int, tuple[int, int], bool], ResidualBlock],
+        expansion: int,
+        depths: Sequence[int],
+        *,
+        width: int,
+        in_channels: int,
+        output_stride: int,
+        deep_stem: Sequence[int] | None,
+        average_shortcut: bool,
+        out_indices: Sequence[int],
+        num_classes: int | None,
+        first_stride: int = 1,
+        multigrid: Sequence[int] | None = None,
+        contract_dilation: bool = True,
+        dilate_both: bool = True,
+    ) -> None:
+        super().__init__(in_channels=in_channels, num_classes=num_classes)
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride is {output_stride}; a {type(self).__name__} can have 8, 16 or 32")
+        self.stem = Stem(in_channels, width, deep_stem)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+
+        channels, strides = [deep_stem[-1] if deep_stem else width], [2]
+        layers: list[nn.Sequential] = []
+        stride, rate = 4, 1
+        for stage, blocks in enumerate(depths):
+            step = first_stride if stage == 0 else 2
+            before = rate
+            if stride * step > output_stride * first_stride:
+                rate, step = rate * step, 1
+            stride *= step
+            rates = [rate] * blocks
+            if contract_dilation:
+                rates[0] = before
+            if stage == 3 and multigrid is not None:
+                rates = list(multigrid)
+            inner, inputs = width * 2**stage, channels[-1]
+            layer = nn.Sequential()
+            for i, first in enumerate(rates):
+                second = 1 if not dilate_both else (multigrid[i] if stage == 3 and multigrid else rate)
+                layer.append(block(inputs, inner, step if i == 0 else 1, (first, second), average_shortcut))
+                inputs = inner * expansion
+            layers.append(layer)
+            channels.append(inputs)
+            strides.append(stride)
+        self.layer1, self.layer2, self.layer3, self.layer4 = layers
+        self.describe(channels, strides, out_indices)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        init_convs(self, mode="fan_out")
+        for module in self.modules():
+            if isinstance(module, ResidualBlock):
+                norm = module.last_norm()
+                assert isinstance(norm, nn.BatchNorm2d)
+                nn.init.zeros_(norm.weight)  # every block starts as its shortcut (Goyal et al., 1706.02677)
+
+    def pyramid(self, image: Tensor) -> list[Tensor]:
+        """-> features of the stem and of the four stages"""
+        features = [self.stem(image)]
+        x = self.pool(features[0])
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            features.append(x)
+        return features
+
+    num_layers = 5
+
+    def layer_of(self, name: str) -> int:
+        return ("stem", "layer1", "layer2", "layer3", "layer4", "classifier").index(name.partition(".")[0])
+
+
+class ResNet(ResidualNet):
     """A residual network of 18, 34, 50, 101 or 152 layers.
 
     width              channels of the stem and the first stage, doubled from stage to stage; 64 as published
@@ -133,65 +222,27 @@ class ResNet(Backbone):
         out_indices: Sequence[int] = (1, 2, 3, 4),
         num_classes: int | None = None,
     ) -> None:
-        super().__init__(in_channels=in_channels, num_classes=num_classes)
         if depth not in BLOCKS:
             raise ValueError(f"depth is {depth}; a ResNet has {', '.join(map(str, BLOCKS))} layers")
-        if output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride is {output_stride}; a ResNet can have 8, 16 or 32")
         block, depths = BLOCKS[depth]
         if multigrid is not None and len(multigrid) != depths[3]:
             raise ValueError(f"multigrid has {len(multigrid)} rates; layer4 of ResNet-{depth} has {depths[3]} blocks")
-        self.stem = Stem(in_channels, width, deep_stem)
-        self.pool = nn.MaxPool2d(3, 2, 1)
-
-        channels, strides = [deep_stem[-1] if deep_stem else width], [2]
-        layers: list[nn.Sequential] = []
-        stride, rate = 4, 1
-        for stage, blocks in enumerate(depths):
-            step = first_stride if stage == 0 else 2
-            before = rate
-            if stride * step > output_stride * first_stride:
-                rate, step = rate * step, 1
-            stride *= step
-            rates = [rate] * blocks
-            if contract_dilation:
-                rates[0] = before
-            if stage == 3 and multigrid is not None:
-                rates = list(multigrid)
-            inner, inputs = width * 2**stage, channels[-1]
-            layer = nn.Sequential()
-            for i, first in enumerate(rates):
-                second = 1 if not dilate_both else (multigrid[i] if stage == 3 and multigrid else rate)
-                layer.append(block(inputs, inner, step if i == 0 else 1, (first, second), average_shortcut))
-                inputs = inner * block.expansion
-            layers.append(layer)
-            channels.append(inputs)
-            strides.append(stride)
-        self.layer1, self.layer2, self.layer3, self.layer4 = layers
-        self.describe(channels, strides, out_indices)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        init_convs(self, mode="fan_out")
-        for module in self.modules():
-            if isinstance(module, BasicBlock | Bottleneck):
-                norm = module.last_norm()
-                assert isinstance(norm, nn.BatchNorm2d)
-                nn.init.zeros_(norm.weight)  # every block starts as its shortcut (Goyal et al., 1706.02677)
-
-    def pyramid(self, image: Tensor) -> list[Tensor]:
-        """-> features of the stem and of the four stages"""
-        features = [self.stem(image)]
-        x = self.pool(features[0])
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = layer(x)
-            features.append(x)
-        return features
-
-    num_layers = 5
-
-    def layer_of(self, name: str) -> int:
-        return ("stem", "layer1", "layer2", "layer3", "layer4", "classifier").index(name.partition(".")[0])
+        super().__init__(
+            block,
+            block.expansion,
+            depths,
+            width=width,
+            in_channels=in_channels,
+            output_stride=output_stride,
+            deep_stem=deep_stem,
+            average_shortcut=average_shortcut,
+            first_stride=first_stride,
+            multigrid=multigrid,
+            contract_dilation=contract_dilation,
+            dilate_both=dilate_both,
+            out_indices=out_indices,
+            num_classes=num_classes,
+        )
 
 
 PAPER = Paper(

@@ -11,6 +11,7 @@ from segmentarium.weights.layouts.mobilenet_v2 import torchvision_rules
 from segmentarium.weights.layouts.parts import (
     MMSEG_OUTPUTS,
     conv_bn,
+    mmseg_on_other_backbones,
     mmseg_resnet_arguments,
     mmseg_resnet_segmenter,
     neighbours,
@@ -105,6 +106,7 @@ LAYOUTS = (
         "https://github.com/open-mmlab/mmsegmentation",
         goldens={"semantic/deeplabv3plus-r18": Golden(MMSEG_OUTPUTS)},
     ),
+    *mmseg_on_other_backbones("deeplabv3plus", "deeplabv3plus_resnet50", mmseg_head(), _mmseg_arguments),
     Layout(
         "deeplabv3plus/smp_resnet",
         "deeplabv3plus",

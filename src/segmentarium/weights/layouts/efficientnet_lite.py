@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from segmentarium.backbones.efficientnet_lite import blocks_of
+from segmentarium.backbones.efficientnet_lite import STAGES
+from segmentarium.backbones.mobilenet_v2 import blocks_of
 from segmentarium.weights.layouts.mobilenet_v2 import timm_rules, unit
 from segmentarium.weights.table import Layout, Rule
 
@@ -28,7 +29,7 @@ def _numbered(depth: float) -> list[Rule]:
     """Google's networks as carried over from TensorFlow: blocks in one row, norms numbered within a block."""
     rules = unit("_conv_stem", "_bn0", "stem")
     number = 0
-    for stage, blocks in enumerate(blocks_of(depth)):
+    for stage, blocks in enumerate(blocks_of(STAGES, depth)):
         for block in range(blocks):
             for i, name in enumerate(("expand", "depthwise", "project")):
                 inner, mine = f"_blocks.{number}", f"stages.{stage}.{block}.{name}"
@@ -40,7 +41,7 @@ def _numbered(depth: float) -> list[Rule]:
 def _numbered_arguments(name: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
     width, depth = COEFFICIENTS[name]
     blocks = len({key.split(".")[1] for key in state if key.startswith("_blocks.")})
-    if blocks != sum(blocks_of(depth)):
+    if blocks != sum(blocks_of(STAGES, depth)):
         raise ValueError(f"this layout is {name}'s alone")
     return {
         "width": width,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from segmentarium.weights.layouts.parts import (
     mmseg_fcn_head,
+    mmseg_on_other_backbones,
     mmseg_resnet_arguments,
     mmseg_resnet_segmenter,
     neighbours,
@@ -57,4 +58,5 @@ LAYOUTS = (
         _mmseg_arguments,
         "https://github.com/open-mmlab/mmsegmentation",
     ),
+    *mmseg_on_other_backbones("fcn", "fcn_resnet50", mmseg_fcn_head("decode_head.", "decoder."), _mmseg_arguments),
 )

@@ -1,16 +1,24 @@
-"""MobileNetV2 as torchvision, timm and tonylins store it; the tables serve larger networks and its kin too."""
+"""MobileNetV2 as torchvision (and segmentation-models-pytorch), timm, tonylins, mmpretrain, mmsegmentation and transformers
+store it; the tables serve larger networks and its kin too.
+
+Those of mmpretrain and mmsegmentation rest on their code: no file of theirs was at hand.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from segmentarium.weights.table import Layout, Rule, outputs_of
+from segmentarium.backbones.mobilenet_v2 import STAGES
+from segmentarium.preprocessing import Preprocessing
+from segmentarium.weights.table import Layout, Rule, outputs_of, to_ours
 
-BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # of each stage
+BLOCKS = tuple(blocks for _, _, blocks, _ in STAGES)
+DEPTHS = {17: 1.0, 22: 1.2, 26: 1.4}  # depth coefficients by the number of all blocks
+CONVS = ("expand", "depthwise", "project")  # of a block
 
 
 def unit(conv: str, norm: str, ours: str) -> list[Rule]:
@@ -29,7 +37,7 @@ def numbered_rules(theirs: str, ours: str, places: Callable[[int, int], tuple[st
         for block in range(blocks):
             number += 1
             inner, mine = f"{theirs}features.{number}.conv", f"{ours}stages.{stage}.{block}"
-            names = ("depthwise", "project") if stage == 0 else ("expand", "depthwise", "project")
+            names = CONVS[1:] if stage == 0 else CONVS
             for i, name in enumerate(names):
                 conv, norm = places(i, len(names))
                 rules += unit(f"{inner}.{conv}", f"{inner}.{norm}", f"{mine}.{name}")
@@ -55,42 +63,101 @@ def timm_rules() -> list[Rule]:
     return [*rules, *unit("conv_head", "bn2", "head"), Rule("classifier.{}", "classifier.{}")]
 
 
-def _width(stem: Tensor) -> dict[str, Any]:
-    widths = {32: 1.0, 16: 0.5, 48: 1.4}
-    return {"width": widths[stem.shape[0]], "in_channels": stem.shape[1]}
+def mmseg_rules(theirs: str = "", ours: str = "") -> list[Rule]:
+    """mmpretrain's and mmsegmentation's, prefixes ending in a dot; without the classifier.  The first has "conv2", our head."""
+    rules = [
+        rule
+        for name, mine in (("conv1", "stem"), ("conv2", "head"))
+        for rule in unit(f"{theirs}{name}.conv", f"{theirs}{name}.bn", ours + mine)
+    ]
+    for stage in range(len(BLOCKS)):
+        for i, name in enumerate(CONVS[1:] if stage == 0 else CONVS):
+            place = f"{theirs}layer{stage + 1}.{{}}.conv.{i}"
+            rules += unit(f"{place}.conv", f"{place}.bn", f"{ours}stages.{stage}.{{}}.{name}")
+    return rules
 
 
-def _arguments(state: Mapping[str, Tensor], stem: str, last: str, classifier: str) -> dict[str, Any]:
-    """last: the convolution behind the stages, which a file without a classifier may have all the same."""
-    classes = outputs_of(state, classifier)
-    final = {"final_conv": True} if classes is None and last in state else {}
-    return _width(state[stem]) | {"num_classes": classes} | final
+def transformers_rules(theirs: str = "mobilenet_v2.", ours: str = "") -> list[Rule]:
+    """Prefixes ending in a dot; without the classifier."""
+
+    def unit(theirs: str, ours: str) -> list[Rule]:
+        return [
+            Rule(f"{theirs}.convolution.weight", f"{ours}.conv.weight"),
+            Rule(f"{theirs}.normalization.{{}}", f"{ours}.norm.{{}}"),
+        ]
+
+    names = dict(zip(CONVS, ("expand_1x1", "conv_3x3", "reduce_1x1"), strict=True))
+    rules = [*unit(f"{theirs}conv_stem.first_conv", f"{ours}stem"), *unit(f"{theirs}conv_1x1", f"{ours}head")]
+    for name in CONVS[1:]:
+        rules += unit(f"{theirs}conv_stem.{names[name]}", f"{ours}stages.0.0.{name}")
+    places = [(stage, block) for stage, blocks in enumerate(BLOCKS) for block in range(blocks)][1:]
+    for number, (stage, block) in enumerate(places):
+        for name in CONVS:
+            rules += unit(f"{theirs}layer.{number}.{names[name]}", f"{ours}stages.{stage}.{block}.{name}")
+    return rules
 
 
-NUMBERED = {"stem": "features.0.0.weight", "last": "features.18.0.weight"}
+def arguments_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Coefficients and input channels, read off our keys of a whole row of stages."""
+    deepest = STAGES[-1][1]
+    last = tensors[f"stages.{len(STAGES) - 1}.0.project.conv.weight"]
+    blocks = sum(key.endswith("project.conv.weight") for key in tensors)
+    return {
+        "width": last.shape[0] / deepest,
+        "depth": DEPTHS[blocks],
+        "in_channels": tensors["stem.conv.weight"].shape[1],
+    }
+
+
+def _arguments(rules: Sequence[Rule], also: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    state[str(rules[0].theirs)]  # the stem's: another network's keys end here
+    tensors, _, _ = to_ours(state, rules, {})
+    classes = outputs_of(tensors, "classifier.weight")
+    # a file without a classifier may have the convolution behind the stages all the same
+    final = {"final_conv": True} if classes is None and "head.conv.weight" in tensors else {}
+    return arguments_of(tensors) | {"num_classes": classes} | final | also
+
+
+def _layout(
+    name: str, rules: Sequence[Rule], source: str, also: Mapping[str, Any] | None = None, **more: Any
+) -> Layout:
+    """also   arguments that no shape tells"""
+    table = tuple(rules)
+    arguments = partial(_arguments, table, also or {})
+    return Layout(f"mobilenet_v2/{name}", "mobilenet_v2", table, arguments, source, **more)
+
+
+MMSEG_DILATION = {"contract_dilation": False, "dilate_first_only": True}
+OPENMMLAB = "https://github.com/open-mmlab"
+# the authors' weights: inputs from -1 to 1, and a class "background" before the thousand
+AUTHORS = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).as_dict()
 LAYOUTS = (
-    Layout(
-        "mobilenet_v2/torchvision",
-        "mobilenet_v2",
+    _layout(
+        "torchvision",
         (*torchvision_rules(), Rule("classifier.1.{}", "classifier.{}")),
-        partial(_arguments, **NUMBERED, classifier="classifier.1.weight"),
         "https://github.com/pytorch/vision",
     ),
-    Layout(
-        "mobilenet_v2/timm",
-        "mobilenet_v2",
-        tuple(timm_rules()),
-        partial(_arguments, stem="conv_stem.weight", last="conv_head.weight", classifier="classifier.weight"),
-        "https://github.com/huggingface/pytorch-image-models",
-    ),
-    Layout(
-        "mobilenet_v2/tonylins",
-        "mobilenet_v2",
+    _layout("timm", timm_rules(), "https://github.com/huggingface/pytorch-image-models"),
+    _layout(
+        "tonylins",
         (
             *numbered_rules("", "", lambda i, _: (f"{3 * i}", f"{3 * i + 1}")),
             Rule("classifier.{}", "classifier.{}"),
         ),
-        partial(_arguments, **NUMBERED, classifier="classifier.weight"),
         "https://github.com/tonylins/pytorch-mobilenet-v2",
+    ),
+    _layout("mmpretrain", (*mmseg_rules("backbone."), Rule("head.fc.{}", "classifier.{}")), f"{OPENMMLAB}/mmpretrain"),
+    _layout(
+        "mmseg",
+        mmseg_rules(),
+        f"{OPENMMLAB}/mmsegmentation",
+        MMSEG_DILATION,
+    ),
+    _layout(
+        "transformers",
+        (*transformers_rules(), Rule("classifier.{}", "classifier.{}")),
+        "https://github.com/huggingface/transformers",
+        {"norm_eps": 1e-3, "same_padding": True},
+        facts=lambda state: {"preprocessing": AUTHORS},
     ),
 )

@@ -10,6 +10,7 @@ from torch import Tensor
 from segmentarium.weights.layouts.parts import (
     MMSEG_OUTPUTS,
     conv_bn,
+    mmseg_on_other_backbones,
     mmseg_resnet_arguments,
     mmseg_resnet_segmenter,
     neighbours,
@@ -68,4 +69,5 @@ LAYOUTS = (
         "https://github.com/open-mmlab/mmsegmentation",
         goldens={"semantic/pspnet-r18": Golden(MMSEG_OUTPUTS)},
     ),
+    *mmseg_on_other_backbones("pspnet", "pspnet_resnet50", mmseg_head(), _mmseg_arguments),
 )

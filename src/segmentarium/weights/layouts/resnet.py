@@ -52,12 +52,16 @@ def resnet_rules(
     return _stem(theirs, ours, stem) + block_rules(theirs, ours, average_shortcut=average_shortcut)
 
 
+def blocks_of(state: Mapping[str, Tensor], prefix: str = "") -> tuple[int, ...]:
+    """How many blocks each layer has."""
+    return tuple(len({k.split(".")[0] for k in _under(state, f"{prefix}layer{i}.")}) for i in (1, 2, 3, 4))
+
+
 def resnet_depth(state: Mapping[str, Tensor], prefix: str = "") -> int:
     """18, 34, 50, 101 or 152, read off the keys; KeyError where there is no ResNet."""
-    blocks = [len({k.split(".")[0] for k in _under(state, f"{prefix}layer{i}.")}) for i in (1, 2, 3, 4)]
     bottleneck = f"{prefix}layer1.0.conv3.weight" in state
     depths: dict[tuple[int, ...], int] = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
-    depth = depths[tuple(blocks)]
+    depth = depths[blocks_of(state, prefix)]
     return 50 if depth == 34 and bottleneck else depth
 
 
