@@ -24,6 +24,7 @@ _PUBLIC = {
     "list_models": "registry",
     "model_card": "registry",
     "create_backbone": "backbones",
+    "with_dbb": "reparameterize",
     "load": "weights",
     "save": "weights",
     "from_pretrained": "weights",
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from segmentarium.registry import create_model as create_model
     from segmentarium.registry import list_models as list_models
     from segmentarium.registry import model_card as model_card
+    from segmentarium.reparameterize import with_dbb as with_dbb
     from segmentarium.training import TrainingOptions as TrainingOptions
     from segmentarium.training import train as train
     from segmentarium.web import export_web as export_web

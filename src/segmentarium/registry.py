@@ -112,18 +112,34 @@ class Entry:
             merged.setdefault("num_classes", self.card.num_classes)
         return merged
 
+    def make(self, **arguments: Any) -> Any:
+        """`build(**arguments)`.  One argument every network has: `dbb=True` puts Diverse Branch Blocks in place of its k×k
+        convolutions, `dbb="backbone.*"` of those whose names fit (`segmentarium.with_dbb`)."""
+        dbb = arguments.pop("dbb", False)
+        return _with_blocks(self.build(**arguments), dbb)
+
     def model(self, **arguments: Any) -> Model:
         """The model with these arguments over the variant's own; without a number of classes, with the published one."""
         merged = self.completed(arguments)
         if self.kind == "classifier" and merged.get("num_classes") is None:
             merged["num_classes"] = self.card.num_classes
         check_arguments(self.build, self.name, merged)
-        built = self.build(**merged)
+        built = self.make(**merged)
         if self.kind != "classifier":
             return built
         from segmentarium.contracts import Classifier
 
         return Classifier(built)
+
+
+def _with_blocks(built: Any, dbb: bool | str) -> Any:
+    if not isinstance(dbb, bool | str):
+        raise ValueError(f"dbb is {dbb!r}; give True, or shell patterns of the convolutions' names")
+    if dbb:
+        from segmentarium.reparameterize import with_dbb
+
+        with_dbb(built, "*" if dbb is True else dbb)
+    return built
 
 
 _ENTRIES: dict[str, Entry] = {}
@@ -181,7 +197,7 @@ def check_arguments(build: Callable[..., Any], name: str, arguments: dict[str, A
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
     for given in arguments:
-        if given in parameters:
+        if given in parameters or given == "dbb":  # see `Entry.make`
             continue
         right = SPELLINGS.get(given)
         if right in parameters:
@@ -251,7 +267,8 @@ def create_model(
                       both are reported
     backbone_weights  the same for the backbone alone: a file of one, of a classifier or of a model that has it, or "timm:NAME"
     arguments         those of the model's class: num_classes, in_channels, backbone, output_stride, ...; without num_classes
-                      there are as many as published
+                      there are as many as published.  For all of them: `dbb=True`, Diverse Branch Blocks in place of the
+                      k×k convolutions (`segmentarium.with_dbb`), which start with the weights of a plain network, if given
 
     Raises KeyError for an unknown name and TypeError for an unknown argument, each naming what was probably meant.
     """
@@ -271,17 +288,19 @@ def create_model(
         raise ValueError(
             "weights and backbone_weights are both given; the first hold a backbone already, give one of them"
         )
+    dbb = arguments.pop("dbb", False)
     if tag or weights:
         from segmentarium.weights import load_into
 
-        return load_into(weights or name, found, arguments)
-    model = found.model(**arguments)
-    remember(model, base, arguments)
+        model = load_into(weights or name, found, arguments)
+    else:
+        model = found.model(**arguments)
+        remember(model, base, arguments)
     if backbone_weights:
         from segmentarium.weights import load_part
 
         load_part(model, "backbone", backbone_weights)
-    return model
+    return model if model.given_arguments.get("dbb") else _with_blocks(model, dbb)
 
 
 def list_models(pattern: str = "*", *, family: str | None = None, kind: str | None = None) -> list[str]:

@@ -37,6 +37,7 @@ PUBLIC = {
     "save",
     "serve",
     "train",
+    "with_dbb",
 }
 # verb of the command line -> the function or class that it calls
 FUNCTION_OF = {

@@ -36,7 +36,7 @@ def create_backbone(
         if not found.takes("output_stride"):
             raise ValueError(f"{name} cannot be dilated, so its output stride cannot be set to {output_stride}")
     check_arguments(found.build, name, merged)
-    return found.build(**merged)
+    return found.make(**merged)
 
 
 def _registered(name: str) -> bool:

@@ -144,7 +144,12 @@ class TimmBackbone(Backbone):
         return {f"body.{name}" for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
 
     def layer_of(self, name: str) -> int:
-        return self._depths[name.removeprefix("body.")] if self._depths else super().layer_of(name)
+        if not self._depths:
+            return super().layer_of(name)
+        name = name.removeprefix("body.")
+        while name not in self._depths:  # of a block in a convolution's place, where the convolution's weight stood
+            name = f"{name.rpartition('.')[0].rpartition('.')[0]}.weight"
+        return self._depths[name]
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,8 @@ def _pair(word: str) -> tuple[str, Any]:
     key, equals, value = word.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{word!r} is no KEY=VALUE")
+    if value in ("true", "false"):
+        return key, value == "true"
     try:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):

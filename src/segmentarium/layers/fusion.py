@@ -10,11 +10,20 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
 def reparameterize(model: nn.Module) -> None:
-    """Calls `reparameterize()` on every submodule that has it (blocks whose branches collapse at inference), in place."""
-    for module in list(model.modules()):
-        method = getattr(module, "reparameterize", None)
-        if callable(method) and module is not model:
-            method()
+    """Calls `reparameterize()` on every submodule that has it (blocks whose branches collapse at inference), in place.
+
+    Inner ones come first.  A block that returns a module is replaced by it.
+    """
+    made: dict[nn.Module, nn.Module | None] = {}
+    for parent in reversed(list(model.modules())):
+        for name, child in list(parent._modules.items()):
+            method = getattr(child, "reparameterize", None)
+            if child is None or not callable(method):
+                continue
+            if child not in made:
+                made[child] = method()
+            if isinstance(instead := made[child], nn.Module):
+                setattr(parent, name, instead)
 
 
 @torch.no_grad()

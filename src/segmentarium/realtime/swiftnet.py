@@ -129,6 +129,8 @@ class Decoder(nn.Module):
             assert norm.running_var is not None
             scale = norm.weight / (norm.running_var + norm.eps).sqrt()
             before.weight *= scale[:, None, None, None]
+            if before.bias is not None:
+                before.bias *= scale
             lateral.weight *= scale[:, None, None, None]
             lateral.bias = nn.Parameter(norm.bias - norm.running_mean * scale)
             module.blend.norm = nn.Identity()  # type: ignore[assignment]

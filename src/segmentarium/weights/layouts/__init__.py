@@ -88,7 +88,7 @@ def shapes_of(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     if made_of not in _SHAPES:
         found = entry(name)
         with on_meta():
-            _SHAPES[made_of] = found.build(**found.completed(arguments)).state_dict()
+            _SHAPES[made_of] = found.make(**found.completed(arguments)).state_dict()
     return _SHAPES[made_of]
 
 
