@@ -61,6 +61,15 @@ def test_the_weights_are_the_same_at_every_output_stride() -> None:
     assert "blocks.4.shortcut.conv.weight" in shapes[0]
 
 
+def test_deeplabv3plus_stands_on_it_as_published() -> None:
+    """Output stride 16, and the low-level feature of 256 channels at stride 4 (DeepLabV3+, section 3.1)."""
+    with on_meta():
+        model = create_model("deeplabv3plus", backbone="xception65")
+    assert model.backbone.strides == (4, 8, 16, 16)
+    assert model.decoder.low.conv.in_channels == model.backbone.channels[0] == 256
+    assert model.decoder.aspp.branches[0].conv.in_channels == 2048
+
+
 @torch.inference_mode()
 def test_a_folded_norm_leaves_the_feature_before_it_alone() -> None:
     """In the form with norms before the convolutions a feature feeds one: folded, the decoder would see another feature."""

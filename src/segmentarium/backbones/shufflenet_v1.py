@@ -215,6 +215,7 @@ for (_groups, _width), (_top1, _parameters, _flops) in VARIANTS.items():
             num_classes=1000,
             scores={"ImageNet top-1": _top1},
         ),
+        tiny={"width": 0.25} if _groups == 3 else None,  # so that what is examined small has groups
         groups=_groups,
         width=_width,
     )

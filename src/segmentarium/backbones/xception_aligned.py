@@ -250,5 +250,6 @@ TINY = {"width": 0.0625}
 register("xception41", AlignedXception, _card(26.97, 9.28, top1=78.55), tiny=TINY, depth=41)
 register("xception65", AlignedXception, _card(39.92, 13.96, top1=79.56, timm=83.19), tiny=TINY, depth=65)
 register("xception71", AlignedXception, _card(42.34, 18.09, top1=79.92), tiny=TINY, depth=71)
-register("xception41p", AlignedXception, _card(26.91, 9.25), tiny=TINY, depth=41, preact=True, norm_eps=1e-5)
-register("xception65p", AlignedXception, _card(39.82, 13.91), tiny=TINY, depth=65, preact=True)
+# without a tiny form, so that what is examined small is the paper's
+register("xception41p", AlignedXception, _card(26.91, 9.25), depth=41, preact=True, norm_eps=1e-5)
+register("xception65p", AlignedXception, _card(39.82, 13.91), depth=65, preact=True)
