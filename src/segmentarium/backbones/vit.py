@@ -122,7 +122,7 @@ class VisionTransformer(PlainBackbone):
         tokens = patches.flatten(1, 2) + table[:, placed:]
         first = [] if self.class_token is None else [self.class_token + table[:, :1] if placed else self.class_token]
         first += [] if self.registers is None else [self.registers]
-        return torch.cat([*(x.expand(len(tokens), -1, -1) for x in first), tokens], 1) if first else tokens
+        return torch.cat([*(x.expand(tokens.shape[0], -1, -1) for x in first), tokens], 1) if first else tokens
 
     def embed_patches(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         image = pad_to_multiple(image, self.stride)
