@@ -108,7 +108,8 @@ class VisionTransformer(PlainBackbone):
             )
             for drop in drops
         )
-        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if final_norm or num_classes is not None else None
+        normed = final_norm or num_classes is not None
+        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if normed else nn.Identity()
         init_truncated(self.embedding, self.blocks)
         for table in (self.class_token, self.registers, self.positions):
             if table is not None:
@@ -134,7 +135,7 @@ class VisionTransformer(PlainBackbone):
         tokens, _ = self.embed_patches(image)
         (last,) = self.run_blocks(tokens, (len(self.blocks) - 1,))
         pooled = last[:, 0] if self.pool == "token" else last[:, self.prefix_tokens :].mean(1)
-        return pooled if self.norm is None else self.norm(pooled)
+        return self.norm(pooled)
 
     def carry(self, name: str, tensor: Tensor) -> Tensor:
         """The table of positions of weights of another, square, grid for this one; other tensors as they are."""
