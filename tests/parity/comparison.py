@@ -39,7 +39,7 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def exercised(model: nn.Module, seed: int = 1) -> nn.Module:
+def exercised(model: nn.Module, seed: int = 1) -> Any:
     """Weights that make everything count: vectors away from where they start, matrices large enough for all branches."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -52,7 +52,7 @@ def exercised(model: nn.Module, seed: int = 1) -> nn.Module:
     return model.eval()
 
 
-def recognised(state: Mapping[str, Tensor], name: str, **arguments: object) -> Backbone:
+def recognised(state: Mapping[str, Tensor], name: str, **arguments: Any) -> Any:
     """Our backbone with this state through the layout `name`, which is recognised, and whose table reads back the same."""
     layout = get_layout(name)
     assert recognise(state) is layout

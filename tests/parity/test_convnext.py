@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.convnext import ConvNeXt as TorchvisionConvNeXt
 from transformers import ConvNextConfig, ConvNextForImageClassification
@@ -22,7 +23,7 @@ DIMS, DEPTHS = (8, 16, 24, 32), (1, 2, 3, 1)
 IMAGE = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
 
 
-def timm_model(**arguments: object) -> nn.Module:
+def timm_model(**arguments: Any) -> Any:
     return exercised(timm.create_model("convnext_tiny", dims=DIMS, depths=DEPTHS, num_classes=10, **arguments))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from timm.models.mlp_mixer import MlpMixer
@@ -24,7 +26,7 @@ NAMES = [
 ]
 
 
-def timm_mixer() -> nn.Module:
+def timm_mixer() -> Any:
     return exercised(MlpMixer(num_classes=10, img_size=64, patch_size=16, num_blocks=3, embed_dim=32))
 
 

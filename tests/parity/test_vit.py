@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -30,7 +31,7 @@ WIDE = torch.randn(1, 3, 48, 128, generator=torch.Generator().manual_seed(1))
 SMALL = {"depth": 3, "img_size": 64, "num_classes": 10, "dynamic_img_size": True}
 
 
-def timm_vit(**arguments: object) -> torch.nn.Module:
+def timm_vit(**arguments: Any) -> Any:
     return exercised(timm.create_model("vit_tiny_patch16_224", **SMALL, **arguments))
 
 
@@ -45,7 +46,7 @@ def timm_vit(**arguments: object) -> torch.nn.Module:
     ids=["token", "registers", "mean", "no token"],
 )
 @torch.inference_mode()
-def test_equals_timm(arguments: dict[str, object], name: str, prefix: int) -> None:
+def test_equals_timm(arguments: dict[str, Any], name: str, prefix: int) -> None:
     """Scores, maps and prefix tokens, at the grid that the positions were learned on and at another."""
     theirs = timm_vit(**arguments)
     ours = recognised(theirs.state_dict(), name)

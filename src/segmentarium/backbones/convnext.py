@@ -186,5 +186,5 @@ VARIANTS: dict[str, tuple[int, tuple[int, int, int, int], float, float, dict[str
 for size, (width, depths, parameters, flops, scores) in VARIANTS.items():
     card = Card(paper=PAPER, parameters=parameters, flops=flops, flops_size=(224, 224), num_classes=1000, scores=scores)
     dims = (width, 2 * width, 4 * width, 8 * width)
-    tiny = {"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1)}
+    tiny = {"dims": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
     register(f"convnext_{size}", ConvNeXt, card, tiny=tiny, dims=dims, depths=depths)

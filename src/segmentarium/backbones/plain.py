@@ -16,12 +16,11 @@ class PlainBackbone(Backbone):
     A subclass gives `embed_patches`, sets `blocks` and `norm`, and calls `describe_blocks` last.
 
     prefix_tokens   P, such as the class token
-    norm            None: there is no final norm
     norm_last       whether the last block's feature passes it
     """
 
     blocks: nn.ModuleList
-    norm: nn.LayerNorm | None
+    norm: nn.Module
     prefix_tokens: int = 1
     norm_last: bool = True
 
@@ -65,7 +64,7 @@ class PlainBackbone(Backbone):
         if not indices or any(index not in range(depth) for index in indices) or list(indices) != sorted(set(indices)):
             raise ValueError(f"the blocks to tap are {tuple(indices)}; give some of 0 to {depth - 1}, in their order")
         taps = self.run_blocks(tokens, indices)
-        if self.norm is not None and self.norm_last and indices[-1] == depth - 1:
+        if self.norm_last and indices[-1] == depth - 1:
             taps[-1] = self.norm(taps[-1])
         return [(x[:, prefix:].transpose(1, 2).unflatten(2, size), x[:, :prefix]) for x in taps]
 
@@ -83,7 +82,7 @@ class PlainBackbone(Backbone):
         """(B, C, H, W) -> (B, D): the class token behind all blocks"""
         tokens, _ = self.embed_patches(image)
         (last,) = self.run_blocks(tokens, (len(self.blocks) - 1,))
-        return last[:, 0] if self.norm is None else self.norm(last[:, 0])
+        return self.norm(last[:, 0])
 
     def layer_of(self, name: str) -> int:
         """A layer is a block; the final norm stands with the last."""

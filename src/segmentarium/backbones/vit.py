@@ -108,7 +108,8 @@ class VisionTransformer(PlainBackbone):
             )
             for drop in drops
         )
-        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if final_norm or num_classes is not None else None
+        normed = final_norm or num_classes is not None
+        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if normed else nn.Identity()
         init_truncated(self.embedding, self.blocks)
         for table in (self.class_token, self.registers, self.positions):
             if table is not None:
@@ -122,7 +123,7 @@ class VisionTransformer(PlainBackbone):
         tokens = patches.flatten(1, 2) + table[:, placed:]
         first = [] if self.class_token is None else [self.class_token + table[:, :1] if placed else self.class_token]
         first += [] if self.registers is None else [self.registers]
-        return torch.cat([*(x.expand(len(tokens), -1, -1) for x in first), tokens], 1) if first else tokens
+        return torch.cat([*(x.expand(tokens.shape[0], -1, -1) for x in first), tokens], 1) if first else tokens
 
     def embed_patches(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         image = pad_to_multiple(image, self.stride)
@@ -134,7 +135,7 @@ class VisionTransformer(PlainBackbone):
         tokens, _ = self.embed_patches(image)
         (last,) = self.run_blocks(tokens, (len(self.blocks) - 1,))
         pooled = last[:, 0] if self.pool == "token" else last[:, self.prefix_tokens :].mean(1)
-        return pooled if self.norm is None else self.norm(pooled)
+        return self.norm(pooled)
 
     def carry(self, name: str, tensor: Tensor) -> Tensor:
         """The table of positions of weights of another, square, grid for this one; other tensors as they are."""

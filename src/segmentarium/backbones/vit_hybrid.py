@@ -45,8 +45,7 @@ class StandardizedConv2d(nn.Conv2d):
     def _filters(self) -> Tensor:
         if self.standardized:
             return self.weight
-        variance, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
-        return (self.weight - mean) * torch.rsqrt(variance + 1e-8)
+        return F.layer_norm(self.weight, self.weight.shape[1:], eps=1e-8)  # over each filter
 
     def forward(self, input: Tensor) -> Tensor:
         padding = 0
@@ -211,7 +210,7 @@ class HybridVisionTransformer(VisionTransformer):
 
 
 BLOCKS = {"r": (), "r26": (2, 2, 2, 2), "r50_s16": (3, 4, 9), "r50_s32": (3, 4, 6, 3)}
-TINY = {"stem_blocks": (1, 1), "stem_width": 32, "embed_dim": 32, "depth": 4, "heads": 2, "patch": 1, "image_size": 64}
+TINY = {"stem_blocks": [1, 1], "stem_width": 32, "embed_dim": 32, "depth": 4, "heads": 2, "patch": 1, "image_size": 64}
 # name, ResNet, size, patch, images; parameters in millions (timm's), scores
 for _name, _resnet, _size, _patch, _image, _parameters, _scores in (
     ("vit_tiny_r_s16_p8_224", "r", "tiny", 8, 224, 6.34, {}),

@@ -19,7 +19,6 @@ from segmentarium.weights.layouts.parts import rest
 from segmentarium.weights.table import Layout, Rule, outputs_of
 
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
-IMAGENET = {"preprocessing": Preprocessing(crop_size=224, crop_ratio=0.875).as_dict()}
 
 
 def block_rules(theirs: str, ours: str, names: Mapping[str, str]) -> list[Rule]:
@@ -152,20 +151,20 @@ def vit_arguments(
     }
 
 
-TIMM_KEYS = {
+TIMM_KEYS: dict[str, Any] = {
     "patches": "patch_embed.proj.weight",
     "positions": "pos_embed",
     "token": "cls_token",
     "block": "blocks.{}.norm1.weight",
 }
-OPENMMLAB_KEYS = {
+OPENMMLAB_KEYS: dict[str, Any] = {
     "patches": "patch_embed.projection.weight",
     "positions": "pos_embed",
     "token": "cls_token",
     "block": "layers.{}.ln1.weight",
 }
-MMPRETRAIN_KEYS = {name: f"backbone.{key}" for name, key in OPENMMLAB_KEYS.items()}
-TORCHVISION_KEYS = {
+MMPRETRAIN_KEYS: dict[str, Any] = {name: f"backbone.{key}" for name, key in OPENMMLAB_KEYS.items()}
+TORCHVISION_KEYS: dict[str, Any] = {
     "patches": "conv_proj.weight",
     "positions": "encoder.pos_embedding",
     "token": "class_token",
@@ -173,7 +172,7 @@ TORCHVISION_KEYS = {
 }
 
 
-def _transformers_keys(prefix: str) -> dict[str, str]:
+def _transformers_keys(prefix: str) -> dict[str, Any]:
     return {
         "patches": f"{prefix}embeddings.patch_embeddings.projection.weight",
         "positions": f"{prefix}embeddings.position_embeddings",
@@ -201,7 +200,7 @@ def _timm_arguments(state: Mapping[str, Tensor], norm: str) -> dict[str, Any]:
     }
 
 
-def _arguments(state: Mapping[str, Tensor], keys: Mapping[str, str], head: str, **more: Any) -> dict[str, Any]:
+def _arguments(state: Mapping[str, Tensor], keys: Mapping[str, Any], head: str, **more: Any) -> dict[str, Any]:
     return vit_arguments(state, **keys) | {"num_classes": outputs_of(state, head)} | more
 
 
@@ -210,14 +209,20 @@ def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return vit_arguments(state, **OPENMMLAB_KEYS) | {"final_norm": "ln1.weight" in state, "num_classes": None}
 
 
+def _torchvision_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """ImageNet's colours; its fine-tuned ones, of other sizes, see whole squares."""
+    side = vit_arguments(state, **TORCHVISION_KEYS)["image_size"]
+    return {"preprocessing": Preprocessing(crop_size=side, crop_ratio=0.875 if side == 224 else 1.0).as_dict()}
+
+
 def _layout(
     name: str,
     rules: list[Rule],
     arguments: Callable[..., dict[str, Any]],
     source: str,
-    facts: dict[str, Any] | None = None,
+    facts: Callable[[Mapping[str, Tensor]], dict[str, Any]] = lambda state: {},
 ) -> Layout:
-    return Layout(name, "vit_base_patch16_224", tuple(rules), arguments, source, lambda state: dict(facts or {}))
+    return Layout(name, "vit_base_patch16_224", tuple(rules), arguments, source, facts)
 
 
 # hybrids ----------------------------------------------------------------------------------------------------------------
@@ -273,7 +278,7 @@ LAYOUTS = (
         torchvision_rules(),
         partial(_arguments, keys=TORCHVISION_KEYS, head="heads.head.weight"),
         "https://github.com/pytorch/vision",
-        IMAGENET,
+        _torchvision_facts,
     ),
     _layout(
         "vit/transformers",
