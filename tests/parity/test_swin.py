@@ -111,7 +111,7 @@ def test_equals_transformers_at_odd_sizes(tmp_path: Path) -> None:
     dense.save_pretrained(tmp_path / "dense")
     state = load_file(tmp_path / "dense" / "model.safetensors")
     mine = create_backbone("swin_t", **SMALL, window=3).eval()
-    load_state(mine, state, rules=[*transformers_rules("", dense=True), Rule("layernorm.{}", None)])
+    load_state(mine, state, rules=[*transformers_rules("", dense=True), Rule("swin.layernorm.{}", None)])
     for feature, reference in zip(mine(image), dense(image).feature_maps, strict=True):
         assert relative_error(feature, reference) <= TOLERANCE
 

@@ -110,6 +110,39 @@ def test_one_grey_channel_has_no_blue() -> None:
         to_theirs({"b.weight": grey}, rules)
 
 
+def test_another_order_of_the_last_dimension_and_back() -> None:
+    """Theirs unfolds 2×2 places within each channel, row by row; ours stacks channels, column by column."""
+    rules = [Rule("merge.{}", "m.{}", axes=((-1, 2, 2), (2, 1, 0)))]
+    state = {"merge.weight": torch.randn(5, 12), "merge.bias": torch.randn(12)}
+    ours, unexpected, _ = to_ours(state, rules, {})
+    assert unexpected == []
+    channel, row, column = 2, 0, 1
+    assert torch.equal(ours["m.weight"][:, (column * 2 + row) * 3 + channel], state["merge.weight"][:, 9])
+    assert ours["m.bias"][(column * 2 + row) * 3 + channel] == state["merge.bias"][9]
+    back = to_theirs(ours, rules)
+    assert all(torch.equal(back[key], state[key]) for key in state)
+    assert to_ours({"merge.weight": torch.randn(5, 10)}, rules, {})[:2] == ({}, ["merge.weight"])
+
+
+def test_a_module_carries_its_table_of_another_size_over() -> None:
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.zeros(4))
+            self.other = nn.Parameter(torch.zeros(4))
+
+        def carry(self, name: str, tensor: Tensor) -> Tensor:
+            return tensor[:4] if name == "table" else tensor
+
+    model = nn.Sequential(Table())
+    report = load_state(model, {"0.table": torch.ones(6), "0.other": torch.ones(4)})
+    assert (report.adapted, report.complete) == (["0.table"], True)
+    assert torch.equal(model[0].table, torch.ones(4))
+    for state in ({"0.table": torch.ones(2)}, {"0.other": torch.ones(6)}):
+        with pytest.raises(LoadError, match=f"mis-shaped: {next(iter(state))} is"):
+            load_state(model, {"0.table": torch.ones(4), "0.other": torch.ones(4)} | state)
+
+
 def test_dropped_keys_are_reported_and_do_not_come_back() -> None:
     rules = [Rule("unused.{*}", None), Rule("w", "weight")]
     ours, unexpected, dropped = to_ours({"unused.a.b": torch.ones(1), "w": torch.ones(1)}, rules, {})

@@ -83,10 +83,11 @@ def test_one_graph_serves_all_sizes(shift_all: bool, monkeypatch: pytest.MonkeyP
 
 def test_rolling_by_an_index_is_rolling(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(2, 7, 5, 3)
-    rolled = {by: roll(x, 1, by) for by in (-3, 0, 3)}
-    assert rolled[0] is x
+    rolled = {start: roll(x, 1, start) for start in (0, 3, 7)}
+    assert rolled[0] is rolled[7] is x
+    assert torch.equal(rolled[3], torch.cat([x[:, 3:], x[:, :3]], 1))
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
-    assert all(torch.equal(roll(x, 1, by), expected) for by, expected in rolled.items())
+    assert all(torch.equal(roll(x, 1, start), expected) for start, expected in rolled.items())
 
 
 @torch.no_grad()
@@ -123,7 +124,7 @@ def test_tables_of_another_window_are_interpolated(tmp_path: Path) -> None:
     small = create_model("swin_t", **SMALL, window=3, num_classes=3)
     path = save(small, tmp_path / "swin.safetensors")
     with pytest.warns(UserWarning, match=r"from a table of another grid: stages.0.blocks.0.attention.table"):
-        large: Any = create_model("swin_t", weights=path, window=5, num_classes=3)
+        large: Any = create_model("swin_t", weights=path, **SMALL, window=5)
     mine, given = (m.backbone.stages[2].blocks[1].attention.table for m in (large, small))
     resized = F.interpolate(given.t().reshape(1, 4, 5, 5), (9, 9), mode="bicubic")
     assert torch.allclose(mine, resized.flatten(2)[0].t())

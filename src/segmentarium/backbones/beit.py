@@ -145,13 +145,13 @@ class BEiT(Backbone):
 
     embed_dim     channels
     depth, heads  blocks, and heads of their attention
-    img_size      (height, width), or both in one, that the tables of positions are for; pictures of other sizes interpolate
+    image_size      (height, width), or both in one, that the tables of positions are for; pictures of other sizes interpolate
                   them, and are padded to whole patches of 16 pixels
     shared_bias   one table of positions for all blocks, as in pretraining, instead of one for each
     mask_token    has a token for hidden patches (`encode`)
     layer_scale   where the factors of the branches start: 0.1 for B, 1e-5 for L
     drop_path     stochastic depth of the last block; it grows linearly from 0 at the first
-    out_indices   which blocks' features come out; None: those at one, two, three and four quarters of the depth
+    out_indices   which blocks' features come out; None: four in equal steps, up to the last
     num_classes   classes of `classify`, of the mean over the last block's patches; None: no classifier, and no blocks behind the
                   last of `out_indices`
     """
@@ -162,7 +162,7 @@ class BEiT(Backbone):
         embed_dim: int = 768,
         depth: int = 12,
         heads: int = 12,
-        img_size: int | tuple[int, int] = 224,
+        image_size: int | tuple[int, int] = 224,
         shared_bias: bool = False,
         mask_token: bool = False,
         layer_scale: float = 0.1,
@@ -172,13 +172,13 @@ class BEiT(Backbone):
         num_classes: int | None = None,
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         if height % PATCH or width % PATCH or min(height, width) < PATCH:
-            raise ValueError(f"img_size is {img_size}; give whole patches of {PATCH} pixels, one or more")
+            raise ValueError(f"image_size is {image_size}; give whole patches of {PATCH} pixels, one or more")
         if embed_dim % heads:
             raise ValueError(f"embed_dim is {embed_dim}, heads {heads}; give channels that the heads can share")
         if out_indices is None:
-            out_indices = sorted({-(-depth * quarter // 4) - 1 for quarter in (1, 2, 3, 4)})
+            out_indices = sorted({max(depth * quarter // 4 - 1, 0) for quarter in (1, 2, 3, 4)})
         blocks = depth if num_classes is not None else min(max(out_indices, default=0) + 1, depth)
         grid = (height // PATCH, width // PATCH)
         self.embedding = PatchEmbedding(in_channels, embed_dim, PATCH)
@@ -210,7 +210,7 @@ class BEiT(Backbone):
             nn.init.trunc_normal_(self.mask_token, std=0.02)
         for i, block in enumerate(self.blocks):
             for linear in (block.attention.proj, block.mlp.fc2):
-                linear.weight.data.div_(math.sqrt(2 * (i + 1)))  # paper's section 2.5
+                nn.init.trunc_normal_(linear.weight, std=0.02 / math.sqrt(2 * (i + 1)))  # section 2.5
 
     def _taps(self, image: Tensor, hidden: Tensor | None, indices: Sequence[int]) -> tuple[list[Tensor], int, int]:
         """The tokens (B, 1 + N, D) behind the blocks `indices`, and the rows and columns of their patches."""
@@ -293,11 +293,11 @@ def _card(parameters: float, flops: float, side: int, after_22k: float, top1: fl
     )
 
 
-TINY = {"embed_dim": 64, "depth": 4, "heads": 2, "img_size": 96}
+TINY = {"embed_dim": 64, "depth": 4, "heads": 2, "image_size": 96}
 B = {"embed_dim": 768, "depth": 12, "heads": 12, "layer_scale": 0.1}
 L = {"embed_dim": 1024, "depth": 24, "heads": 16, "layer_scale": 1e-5}
 register("beit_b", BEiT, _card(86.5, 17.6, 224, 85.2, 83.2), tiny=TINY, **B)
-register("beit_b_384", BEiT, _card(86.7, 55.5, 384, 86.8, 84.6), tiny=TINY, img_size=384, **B)
+register("beit_b_384", BEiT, _card(86.7, 55.5, 384, 86.8, 84.6), tiny=TINY, image_size=384, **B)
 register("beit_l", BEiT, _card(304.4, 61.6, 224, 87.4, 85.2), tiny=TINY, **L)
-register("beit_l_384", BEiT, _card(305.0, 191.2, 384, 88.4, 86.3), tiny=TINY, img_size=384, **L)
-register("beit_l_512", BEiT, _card(305.7, 362.2, 512, 88.6), tiny=TINY, img_size=512, **L)
+register("beit_l_384", BEiT, _card(305.0, 191.2, 384, 88.4, 86.3), tiny=TINY, image_size=384, **L)
+register("beit_l_512", BEiT, _card(305.7, 362.2, 512, 88.6), tiny=TINY, image_size=512, **L)

@@ -44,20 +44,21 @@ HEAD = 32  # channels of a head, in all variants
 APART = -100.0  # added to what may not be seen, as everyone does
 
 
-def roll(x: Tensor, dim: int, by: int) -> Tensor:
-    """Everything `by` places on along `dim`; what leaves at the end comes in at the front.  by: above -size, and may be
-    unknown while a graph is exported, where it must not be asked."""
-    if not torch.compiler.is_exporting():
-        return x.roll(by, dim) if by else x
+def roll(x: Tensor, dim: int, start: int) -> Tensor:
+    """What stood at `start` along `dim` comes first, and what stood before it last.  start: 0 to the size, and unknown while a
+    graph is exported, where it must not be asked."""
     size = x.shape[dim]
-    return x.index_select(dim, (torch.arange(size, device=x.device) + (size - by)) % size)
+    if not torch.compiler.is_exporting():
+        return x.roll(-start, dim) if start % size else x
+    order = torch.cat([torch.arange(start, size, device=x.device), torch.arange(start, device=x.device)])
+    return x.index_select(dim, order)
 
 
 def window_mask(rows: int, columns: int, window: int, down: int, right: int, like: Tensor) -> Tensor:
     """(rows·columns, 1, N, N) for the N = window² places of each window: APART where two places of a map that was rolled up
     by `down` and to the left by `right` are no neighbours in the picture, else 0; of `like`'s type and device."""
-    below = torch.arange(rows * window, device=like.device) >= rows * window - down
-    beside = torch.arange(columns * window, device=like.device) >= columns * window - right
+    below = torch.arange(rows * window, device=like.device) - (rows * window - down) >= 0
+    beside = torch.arange(columns * window, device=like.device) - (columns * window - right) >= 0
     part = 2 * below.to(like.dtype)[:, None] + beside.to(like.dtype)
     part = part.reshape(rows, window, columns, window).transpose(1, 2).reshape(rows * columns, 1, 1, window * window)
     return APART * (part != part.transpose(2, 3)).to(like.dtype)
@@ -81,7 +82,9 @@ class WindowAttention(Attention):
         self.table: nn.Parameter | None = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.table, std=0.02)
         self.index: Tensor
-        self.register_buffer("index", relative_index(window, window), persistent=False)
+        # reckoned on the processor: there are no numbers on the meta device, and trying to costs seconds
+        index = relative_index(window, window, torch.device("cpu")).to(self.table.device)
+        self.register_buffer("index", index, persistent=False)
         self.biases: Tensor
 
     def shift_of(self, windows: int) -> int:
@@ -128,7 +131,7 @@ class WindowAttention(Attention):
         if torch.compiler.is_exporting() or lower or wider:
             x = F.pad(x, (0, 0, 0, wider, 0, lower))
         if self.shifted:
-            x = roll(roll(x, 1, -down), 2, -right)
+            x = roll(roll(x, 1, down), 2, right)
         x = x.reshape(batch, rows, window, columns, window, channels).transpose(2, 3)
         query, key, value = self.qkv(x.reshape(batch * rows * columns, window * window, channels)).chunk(3, -1)
         bias = self.bias()
@@ -138,7 +141,7 @@ class WindowAttention(Attention):
         x = x.reshape(batch, rows, columns, window, window, channels).transpose(2, 3)
         x = x.reshape(batch, rows * window, columns * window, channels)
         if self.shifted:
-            x = roll(roll(x, 1, down), 2, right)
+            x = roll(roll(x, 1, rows * window - down), 2, columns * window - right)
         return x[:, :height, :width]
 
 
@@ -201,7 +204,7 @@ class SwinTransformer(Backbone):
         self,
         *,
         embed_dim: int = 96,
-        depths: tuple[int, int, int, int] = (2, 2, 6, 2),
+        depths: Sequence[int] = (2, 2, 6, 2),
         window: int = 7,
         shift_all: bool = False,
         in_channels: int = 3,
@@ -279,7 +282,7 @@ def _card(parameters: float, flops: float, side: int, top1: float, *, pretrained
     )
 
 
-TINY = {"embed_dim": 32, "depths": (2, 1, 2, 1)}
+TINY = {"embed_dim": 32, "depths": [2, 1, 2, 1]}
 T, S, B, L = (96, (2, 2, 6, 2)), (96, (2, 2, 18, 2)), (128, (2, 2, 18, 2)), (192, (2, 2, 18, 2))
 for name, (embed_dim, depths), card in (
     ("swin_t", T, _card(28.3, 4.5, 224, 81.3)),

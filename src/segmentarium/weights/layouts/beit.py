@@ -105,13 +105,13 @@ def beit_arguments(
     steps = table.shape[0] - 3
     side = math.isqrt(steps)
     if side * side != steps:
-        raise ValueError(f"the tables have {steps} rows, which are of no square grid; give img_size")
+        raise ValueError(f"the tables have {steps} rows, which are of no square grid; give image_size")
     depth = len({key[len(blocks) :].split(".")[0] for key in state if key.startswith(blocks)})
     return {
         "embed_dim": patches.shape[0],
         "depth": depth,
         "heads": table.shape[1],
-        "img_size": (side + 1) // 2 * patches.shape[-1],
+        "image_size": (side + 1) // 2 * patches.shape[-1],
         "shared_bias": len(tables) == 1 and not tables[0].startswith(blocks),
         "layer_scale": 1e-5 if depth > 12 else 0.1,  # where it started; the files have where it went
         "in_channels": patches.shape[1],
