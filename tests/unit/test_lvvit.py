@@ -97,10 +97,19 @@ def test_without_a_map_every_patch_has_the_picture_s_label() -> None:
 
 
 def test_label_smoothing_reaches_every_term() -> None:
-    model = create_model("lvvit_s", **TINY)
-    smooth = [term.loss.label_smoothing for term in model.objective]
-    assert smooth == [0.0, 0.0]
-    assert [term.name for term in model.objective] == ["class", "tokens"]
+    model = create_model("lvvit_s", **TINY).eval()
+    batch, label = {"image": torch.randn(2, 3, 64, 64)}, torch.tensor([1, 4])
+    outputs = model.forward_train(batch["image"])
+    model.smooth_labels(0.1)
+    smooth = F.one_hot(label, 5) * 0.9 + 0.02
+    expected = {
+        "class": float(F.cross_entropy(outputs["logits"], smooth)),
+        "tokens": float(F.cross_entropy(outputs["tokens"].flatten(0, 1), smooth.repeat_interleave(16, 0))),
+    }
+    losses = {name: float(loss) for name, loss in model.criterion(outputs, {"label": label}).items()}
+    assert losses == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="label_smoothing is 2"):
+        model.smooth_labels(2)
 
 
 def test_positions_go_to_other_sizes_as_the_authors_take_them() -> None:

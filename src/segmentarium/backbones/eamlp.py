@@ -152,7 +152,7 @@ class EAMLP(PlainBackbone):
             x = channels_first(block(split(x)))
         patches = self.project(self.splits[-1](x))  # (B, h, w, D)
         size = patches.shape[1], patches.shape[2]
-        first = self.class_token.expand(len(patches), -1, -1)
+        first = self.class_token.expand(patches.shape[0], -1, -1)
         tokens = torch.cat([first, patches.flatten(1, 2)], 1)
         return tokens + resize_positions(self.positions, self.grid, size, prefix=1), size
 

@@ -107,7 +107,7 @@ class FFOnly(PlainBackbone):
         patches = self.embedding(image)  # (B, h, w, D)
         size = patches.shape[1], patches.shape[2]
         patches = (patches + channels_last(resize(self.positions, size))).flatten(1, 2)
-        first = (self.class_token + self.class_position).expand(len(patches), -1, -1)
+        first = (self.class_token + self.class_position).expand(patches.shape[0], -1, -1)
         return self.dropout(torch.cat([first, patches], 1)), size
 
     def no_weight_decay(self) -> set[str]:
@@ -123,7 +123,7 @@ PAPER = Paper(
     code="https://github.com/lukemelas/do-you-even-need-attention",
     code_licence="none stated",
 )
-TINY = {"embed_dim": 32, "depth": 4, "image_size": 64, "position_grid": (4, 4), "patch": 16}
+TINY = {"embed_dim": 32, "depth": 4, "image_size": 64, "position_grid": [4, 4]}
 # channels, blocks, patch; parameters in millions and ImageNet top-1 (README); 1e9 multiply-adds as counted in the author's code
 VARIANTS = {
     "tiny": (192, 12, 16, 7.7, 61.4, 1.44),

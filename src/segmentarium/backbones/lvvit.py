@@ -4,14 +4,15 @@ The authors' code (Apache-2.0) stands on timm.  This file was written from the p
 
 Four convolutions make the patches, residual branches are divided by a number of 1 to 3, and in training every patch is
 classified, too: an annotator, a strong classifier, says what is where, and the patches' logits are held against that
-(losses/token_labels.py).  MixToken is CutMix behind the patch embedding: a rectangle of patches comes from another picture of the
-batch, so that no patch shows two pictures; its logits are put back where they belong.
+(losses/token_labels.py).  MixToken is CutMix behind the patch embedding: a rectangle of patches comes from another picture of
+the batch, so that no patch shows two pictures; its logits are put back where they belong.
 
 What the public code does and the paper does not say: at evaluation the logits are those of the class token and half of the
 greatest of the patches', class by class; queries, keys and values have no bias; the patches' loss weighs as much as the class
-token's (the paper has half, `token_weight=0.5`).  Positions go to other sizes bicubically, without antialiasing.
-What we change: any image size (padded to whole patches); without a map of labels every patch has the picture's label, as
-there; the last block's feature passes the final norm, which the authors' segmentation networks leave out.
+token's (the paper has half, `token_weight=0.5`); without a map every patch has the picture's label; positions go to other sizes
+bicubically, without antialiasing.
+What we change: any image size, padded to whole patches; the last block's feature passes the final norm, which the authors'
+segmentation networks leave out.
 
 Published (ImageNet top-1): T 79.1, S 83.3 (384 pixels: 84.4), M 84.0 (384: 85.4, 448: 85.5), L 86.2 at 448, 86.4 at 512.
 """
@@ -156,7 +157,7 @@ class LVViT(PlainBackbone):
 
     def _tokens(self, patches: Tensor) -> Tensor:
         """(B, h, w, D) -> (B, 1 + h·w, D), with the class token and positions"""
-        first = self.class_token.expand(len(patches), -1, -1)
+        first = self.class_token.expand(patches.shape[0], -1, -1)
         tokens = torch.cat([first, patches.flatten(1, 2)], 1)
         return tokens + resize_positions(self.positions, self.grid, patches.shape[1:3], prefix=1, antialias=False)
 

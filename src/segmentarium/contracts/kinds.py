@@ -12,6 +12,7 @@ from segmentarium.contracts.backbone import Backbone
 from segmentarium.contracts.model import LabelledModel, Model
 from segmentarium.contracts.results import Instances, Keypoints, MaskSet
 from segmentarium.layers.resize import resize
+from segmentarium.losses import LabelCrossEntropy
 from segmentarium.palette import default_palette
 
 
@@ -90,6 +91,13 @@ class Classifier(LabelledModel):
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         return self.backbone.classify_train(image)
+
+    def smooth_labels(self, share: float) -> None:
+        """Spreads this share of each target, 0..1, evenly over all classes, in every loss on labels."""
+        checked = LabelCrossEntropy(share).label_smoothing
+        for loss in self.losses.modules():
+            if isinstance(loss, LabelCrossEntropy):
+                loss.label_smoothing = checked
 
 
 class Pretrainer(Model):

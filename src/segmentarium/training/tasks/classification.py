@@ -23,7 +23,6 @@ from segmentarium.data import (
 from segmentarium.evaluation.classification import Picture, PictureScoring
 from segmentarium.inference.classifier import seen_square
 from segmentarium.inference.network import Network
-from segmentarium.losses import LabelCrossEntropy
 from segmentarium.preprocessing import SMALLEST
 from segmentarium.training.loaders import TimedLoader, endless, open_dataset, worker_count
 from segmentarium.training.options import TrainingOptions
@@ -81,9 +80,7 @@ class ClassificationTask:
         model.preprocessing = replace(model.preprocessing, crop_size=size, crop_ratio=ratio)
         self.crop_size = (size, size)
         if options.label_smoothing:
-            for loss in model.losses.modules():
-                if isinstance(loss, LabelCrossEntropy):
-                    loss.label_smoothing = options.label_smoothing
+            model.smooth_labels(options.label_smoothing)
         return model
 
     def batches(self, model: Any, fabric: Fabric, micro_batch: int, step: int) -> TimedLoader:
