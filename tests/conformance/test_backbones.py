@@ -21,6 +21,11 @@ DILATED = [name for name in CLASSIFIERS if "output_stride" in inspect.signature(
 SIZES = [(97, 129), (32, 32), (64, 33)]
 
 
+def size_for(backbone: Backbone, height: int, width: int) -> tuple[int, int]:
+    """That size, or the only one that the backbone takes."""
+    return backbone.fixed_size or (height, width)
+
+
 def assert_pyramid(backbone: Backbone, features: list[Tensor], size: tuple[int, int]) -> None:
     assert len(features) == len(backbone.channels) == len(backbone.strides) == len(backbone.out_indices)
     assert list(backbone.strides) == sorted(backbone.strides)
@@ -34,6 +39,7 @@ def test_channels_and_strides_are_true(name: str, in_channels: int) -> None:
     with torch.device("meta"), torch.no_grad():
         backbone = create_backbone(name, in_channels=in_channels).eval()
         for size in SIZES if in_channels == 3 else SIZES[:1]:
+            size = size_for(backbone, *size)
             assert_pyramid(backbone, backbone(torch.empty(2, in_channels, *size)), size)
     assert backbone.num_classes is None
     assert [key for key in backbone.state_dict() if "classifier" in key] == []
@@ -44,7 +50,8 @@ def test_channels_and_strides_are_true(name: str, in_channels: int) -> None:
 def test_any_features_come_out(name: str) -> None:
     """Each feature alone is the one that comes with the others; without a choice, those of stride 4 and more."""
     whole = randomise(create_backbone(name))
-    image = torch.randn(1, 3, 64, 96)
+    size = size_for(whole, 64, 96)
+    image = torch.randn(1, 3, *size)
     features = dict(zip(whole.out_indices, whole(image), strict=True))
     assert min(whole.strides) == 4
     for index in (whole.out_indices[0] - 1, *features):
@@ -53,7 +60,7 @@ def test_any_features_come_out(name: str) -> None:
         one = create_backbone(name, out_indices=(index,)).eval()
         one.load_state_dict({key: whole.state_dict()[key] for key in one.state_dict()})
         (feature,) = one(image)
-        assert_pyramid(one, [feature], (64, 96))
+        assert_pyramid(one, [feature], size)
         if index in features:
             assert torch.equal(feature, features[index])
     for wrong in ((), (17,), (-1,)):
@@ -64,7 +71,7 @@ def test_any_features_come_out(name: str) -> None:
 @pytest.mark.parametrize("name", [*SMALL, *TIMM])
 def test_classify_is_what_the_classifier_gives(name: str) -> None:
     model = randomise(create_model(name, num_classes=5)).requires_grad_(False)
-    image = torch.randn(2, 3, 64, 96)
+    image = torch.randn(2, 3, *size_for(model.backbone, 64, 96))
     assert torch.equal(model(image), model.backbone.classify(image))
     assert model(image).shape == (2, 5)
     assert relative_error(model(image[1:]), model(image)[1:]) < 1e-4
@@ -129,7 +136,7 @@ def test_mit_has_the_published_parameters(size: str) -> None:
 @pytest.mark.parametrize("name", enrolled(SMALL, "gradients"))
 def test_features_are_finite_and_every_parameter_learns(name: str) -> None:
     backbone = randomise(create_backbone(name)).train()
-    features = backbone(torch.randn(2, 3, 97, 129))
+    features = backbone(torch.randn(2, 3, *size_for(backbone, 97, 129)))
     assert all(feature.isfinite().all() for feature in features)
     sum(feature.square().mean() for feature in features).backward()
     assert [key for key, p in backbone.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
@@ -140,7 +147,7 @@ def test_features_are_finite_and_every_parameter_learns(name: str) -> None:
 def test_compiles_as_one_graph(name: str) -> None:
     torch._dynamo.reset()
     backbone = randomise(create_backbone(name))
-    image = torch.randn(1, 3, 64, 96)
+    image = torch.randn(1, 3, *size_for(backbone, 64, 96))
     for a, b in zip(torch.compile(backbone, fullgraph=True, backend="eager")(image), backbone(image), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 

@@ -46,7 +46,9 @@ class NearIdentity(nn.Module):
     def __init__(self, like: Tensor, channels: int, groups: int) -> None:
         super().__init__()
         self.groups = groups
-        self.weight = nn.Parameter(torch.zeros(channels, channels // groups, 1, 1, dtype=like.dtype, device=like.device))
+        self.weight = nn.Parameter(
+            torch.zeros(channels, channels // groups, 1, 1, dtype=like.dtype, device=like.device)
+        )
         self.register_buffer("identity", average_kernel(channels, (1, 1), groups, like), persistent=False)
 
     def kernel(self) -> Tensor:
@@ -78,7 +80,9 @@ class DiverseBranch(nn.Module):
         def norm(channels: int) -> nn.BatchNorm2d:
             return PooledBatchNorm(channels, device=made["device"], dtype=made["dtype"])
 
-        self.origin = nn.Conv2d(inputs, outputs, conv.kernel_size, conv.stride, self.inner, conv.dilation, groups, **made)
+        self.origin = nn.Conv2d(
+            inputs, outputs, conv.kernel_size, conv.stride, self.inner, conv.dilation, groups, **made
+        )
         if self.kind is DepthwiseConv2d:
             self.origin.__class__ = DepthwiseConv2d
         with torch.no_grad():
@@ -96,9 +100,7 @@ class DiverseBranch(nn.Module):
         else:
             self.chain_identity = NearIdentity(conv.weight, width, groups)
         self.chain_inner = norm(width)
-        self.chain_conv = nn.Conv2d(
-            width, outputs, conv.kernel_size, conv.stride, 0, conv.dilation, groups, **made
-        )
+        self.chain_conv = nn.Conv2d(width, outputs, conv.kernel_size, conv.stride, 0, conv.dilation, groups, **made)
         self.chain_norm = norm(outputs)
 
     @torch.no_grad()
@@ -173,8 +175,9 @@ class DiverseBranch(nn.Module):
             return F.avg_pool2d(x, self.kernel_size, self.stride, tuple(padding))
         channels = x.shape[1]
         with torch.autocast(x.device.type, enabled=False):  # see DepthwiseConv2d
-            kernel = average_kernel(channels, self.kernel_size, channels, x.float())
-            return F.conv2d(x.float(), kernel, None, self.stride, tuple(padding), self.dilation, channels)
+            x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+            kernel = average_kernel(channels, self.kernel_size, channels, x)
+            return F.conv2d(x, kernel, None, self.stride, tuple(padding), self.dilation, channels)
 
     def kernel_and_bias(self) -> tuple[Tensor, Tensor]:
         """Of the one convolution that the block is in evaluation."""
@@ -263,7 +266,8 @@ def with_dbb(model: nn.Module, only: str = "*") -> Blocks:
             continue
         assert isinstance(conv, nn.Conv2d)
         block = DiverseBranch(conv)
-        block.start_as(conv, *found.outputs_of(name, conv))
+        if not conv.weight.is_meta:  # there are no numbers, and asking for some makes PyTorch import its compiler
+            block.start_as(conv, *found.outputs_of(name, conv))
         root.set_submodule(name, block.train(conv.training))
         replaced.append(name)
     done = Blocks(tuple(replaced), left)
@@ -322,9 +326,10 @@ class _Standing:
         """Mean and variance (C,) of what the convolution gives, as far as they can be known."""
         parent, _, own = name.rpartition(".")
         siblings = self.modules[parent]._modules
-        behind = list(siblings.values())[list(siblings).index(own) + 1 :][:1]
-        if behind and isinstance(norm := behind[0], nn.BatchNorm2d) and norm.num_features == conv.out_channels:
-            if norm.running_mean is not None and norm.running_var is not None:
-                return norm.running_mean, norm.running_var
+        behind = [*siblings.values(), None][list(siblings).index(own) + 1]
+        if isinstance(behind, nn.BatchNorm2d) and behind.num_features == conv.out_channels:
+            mean, variance = behind.running_mean, behind.running_var
+            if mean is not None and variance is not None:
+                return mean, variance
         mean = torch.zeros_like(conv.weight[:, 0, 0, 0]) if conv.bias is None else conv.bias
         return mean.detach(), conv.weight.detach().flatten(1).square().sum(1)
