@@ -125,7 +125,7 @@ def test_parts_that_do_not_fit_are_refused_by_their_sizes() -> None:
 
 @torch.no_grad()
 def test_parts_know_of_each_other_by_the_gates_alone() -> None:
-    block = randomise(RepMLPBlock(8, (4, 4), 2))
+    block = randomise(RepMLPBlock(8, (4, 4), 8))
     assert isinstance(block, RepMLPBlock)
     x = torch.randn(1, 8, 4, 8)
     other = torch.cat([x[..., :4], torch.randn(1, 8, 4, 4)], 3)

@@ -10,9 +10,12 @@ matrix (locality injection).  Parts know of each other only by a vector of gates
 
 What the public code does and the paper does not say: the hidden layer of the gates is a quarter as wide; convolutions see zeros
 beyond the borders of a part; statistics of the norms are those of a share set, over all channels that use it; the last feature
-has a norm of its own.  What we change: one matrix product for each share set, on views, in place of a grouped convolution; the
-norm before a feed-forward network moves into its first layer in `deploy()`.  Stochastic depth, which the public code lacks, is
-there (`drop_path`), and off.
+has a norm of its own; several parts are put back in another order than they were cut in (what lies as images, parts, channels is
+read as images, channels, parts), which mixes parts and channels unless each channel has a share set of its own, and is the same
+for one part, the published use.
+
+What we change: one matrix product for each share set, on views, in place of a grouped convolution; the norm before a feed-forward
+network moves into its first layer in `deploy()`.  Stochastic depth (`drop_path`), which the public code lacks, is off.
 
 Limit: the layers are matrices of a part's positions, so the network takes images of `img_size`, or of whole multiples.
 
@@ -93,7 +96,8 @@ class RepMLPBlock(nn.Module):
             maps = parts.unflatten(2, (h, w))
             for conv in self.local.values():
                 y = y + conv(maps)
-        y = y.reshape(-1, rows, columns, channels, h, w).permute(0, 3, 1, 4, 2, 5)
+        # the public code's order, see the head of this file
+        y = y.reshape(-1, rows, columns, sets, h, w).permute(0, 3, 1, 4, 2, 5)
         return y.reshape(-1, channels, height, width) * self.gates(x)
 
     @torch.no_grad()

@@ -38,6 +38,11 @@ from segmentarium.reparameterize.transforms import (
 LEAST_SPREAD = 1e-4  # variance from which on the first branch is scaled, so that kernels of zeros can learn
 
 
+def _two(sides: Sequence[int]) -> tuple[int, int]:
+    rows, columns = sides
+    return rows, columns
+
+
 class NearIdentity(nn.Module):
     """A grouped 1×1 convolution that starts as the identity: its weight (C, C / groups, 1, 1) is what is added to that."""
 
@@ -59,7 +64,7 @@ class NearIdentity(nn.Module):
 
 
 class DiverseBranch(nn.Module):
-    """The block in place of a convolution, whose kernel its first branch takes over.  Its bias must be `start_as`'s.
+    """The block in place of a convolution, whose kernel its first branch takes over; a bias comes with `start_as`.
 
     It starts as the authors' does: every norm scales by 1, so that all branches count alike.
     """
@@ -69,19 +74,19 @@ class DiverseBranch(nn.Module):
         made: dict = {"bias": False, "device": conv.weight.device, "dtype": conv.weight.dtype}
         inputs, outputs, groups = conv.in_channels, conv.out_channels, conv.groups
         self.in_channels, self.out_channels, self.groups = inputs, outputs, groups
-        self.kernel_size, self.stride, self.dilation = conv.kernel_size, conv.stride, conv.dilation
+        self.kernel_size, self.stride, self.dilation = map(_two, (conv.kernel_size, conv.stride, conv.dilation))
         self.kind, self.padding, self.padding_mode = type(conv), conv.padding, conv.padding_mode
         # of zeros, the same on both sides, around the maps of each branch; what is otherwise goes around the input
         framed = self.kind not in TAKEN or self.padding_mode != "zeros" or conv.padding == "same"
         self.frame = conv._reversed_padding_repeated_twice if framed else None
-        self.inner = (0, 0) if framed or isinstance(conv.padding, str) else conv.padding
+        self.inner = (0, 0) if framed or isinstance(conv.padding, str) else _two(conv.padding)
         self.depthwise = groups == inputs == outputs
 
         def norm(channels: int) -> nn.BatchNorm2d:
             return PooledBatchNorm(channels, device=made["device"], dtype=made["dtype"])
 
         self.origin = nn.Conv2d(
-            inputs, outputs, conv.kernel_size, conv.stride, self.inner, conv.dilation, groups, **made
+            inputs, outputs, self.kernel_size, self.stride, self.inner, self.dilation, groups, **made
         )
         if self.kind is DepthwiseConv2d:
             self.origin.__class__ = DepthwiseConv2d
@@ -89,7 +94,7 @@ class DiverseBranch(nn.Module):
             self.origin.weight.copy_(conv.weight)
         self.origin_norm = norm(outputs)
         if not self.depthwise:
-            self.point = nn.Conv2d(inputs, outputs, 1, conv.stride, groups=groups, **made)
+            self.point = nn.Conv2d(inputs, outputs, 1, self.stride, groups=groups, **made)
             self.point_norm = norm(outputs)
             self.average_conv = nn.Conv2d(inputs, outputs, 1, groups=groups, **made)
             self.average_inner = norm(outputs)
@@ -100,7 +105,7 @@ class DiverseBranch(nn.Module):
         else:
             self.chain_identity = NearIdentity(conv.weight, width, groups)
         self.chain_inner = norm(width)
-        self.chain_conv = nn.Conv2d(width, outputs, conv.kernel_size, conv.stride, 0, conv.dilation, groups, **made)
+        self.chain_conv = nn.Conv2d(width, outputs, self.kernel_size, self.stride, 0, self.dilation, groups, **made)
         self.chain_norm = norm(outputs)
 
     @torch.no_grad()
@@ -202,10 +207,10 @@ class DiverseBranch(nn.Module):
         conv = nn.Conv2d(
             self.in_channels,
             self.out_channels,
-            self.kernel_size,  # type: ignore[arg-type]
-            self.stride,  # type: ignore[arg-type]
+            self.kernel_size,
+            self.stride,
             self.padding,  # type: ignore[arg-type]
-            self.dilation,  # type: ignore[arg-type]
+            self.dilation,
             self.groups,
             padding_mode=self.padding_mode,  # type: ignore[arg-type]
             device=kernel.device,
@@ -242,7 +247,7 @@ def with_dbb(model: nn.Module, only: str = "*") -> Blocks:
     """Puts Diverse Branch Blocks in place of the k×k convolutions (k > 1) of any network, in place; says which.
 
     model   ours, timm's, or any other.  One that `create_model` made is saved and loaded with its blocks (`dbb=True` among
-            its arguments makes the same)
+            its arguments makes the same); so give it whole, not a part of it
     only    shell patterns of the convolutions' names, with commas between them, e.g. "backbone.*,decoder.fuse*"
 
     A block starts as the convolution that it replaces: with its weights, in evaluation the very same function; in training

@@ -66,7 +66,7 @@ def mobilenet_rules(deployed: bool) -> list[Rule]:
 
 def _resnet_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     stem = state["stage0.conv1.conv.weight"]
-    depths = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50}
+    depths: dict[tuple[int, ...], int] = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50}
     blocks = tuple(len({key.split(".")[1] for key in state if key.startswith(f"stage{i}.")}) for i in (1, 2, 3, 4))
     return {
         "depth": depths[blocks],
