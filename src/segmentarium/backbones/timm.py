@@ -147,7 +147,7 @@ class TimmBackbone(Backbone):
         if not self._depths:
             return super().layer_of(name)
         name = name.removeprefix("body.")
-        while name not in self._depths:  # of a block in a convolution's place, where the convolution's weight stood
+        if name not in self._depths:  # of a block in a convolution's place, where the convolution's weight stood
             name = f"{name.rpartition('.')[0].rpartition('.')[0]}.weight"
         return self._depths[name]
 

@@ -21,8 +21,9 @@ def reparameterize(model: nn.Module) -> None:
             if child is None or not callable(method):
                 continue
             if child not in made:
-                made[child] = method()
-            if isinstance(instead := made[child], nn.Module):
+                given = method()
+                made[child] = given if isinstance(given, nn.Module) else None
+            if (instead := made[child]) is not None:
                 setattr(parent, name, instead)
 
 

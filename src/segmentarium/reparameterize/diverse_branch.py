@@ -38,6 +38,11 @@ from segmentarium.reparameterize.transforms import (
 LEAST_SPREAD = 1e-4  # variance from which on the first branch is scaled, so that kernels of zeros can learn
 
 
+def _two(sides: Sequence[int]) -> tuple[int, int]:
+    rows, columns = sides
+    return rows, columns
+
+
 class NearIdentity(nn.Module):
     """A grouped 1×1 convolution that starts as the identity: its weight (C, C / groups, 1, 1) is what is added to that."""
 
@@ -46,7 +51,9 @@ class NearIdentity(nn.Module):
     def __init__(self, like: Tensor, channels: int, groups: int) -> None:
         super().__init__()
         self.groups = groups
-        self.weight = nn.Parameter(torch.zeros(channels, channels // groups, 1, 1, dtype=like.dtype, device=like.device))
+        self.weight = nn.Parameter(
+            torch.zeros(channels, channels // groups, 1, 1, dtype=like.dtype, device=like.device)
+        )
         self.register_buffer("identity", average_kernel(channels, (1, 1), groups, like), persistent=False)
 
     def kernel(self) -> Tensor:
@@ -57,7 +64,7 @@ class NearIdentity(nn.Module):
 
 
 class DiverseBranch(nn.Module):
-    """The block in place of a convolution, whose kernel its first branch takes over.  Its bias must be `start_as`'s.
+    """The block in place of a convolution, whose kernel its first branch takes over; a bias comes with `start_as`.
 
     It starts as the authors' does: every norm scales by 1, so that all branches count alike.
     """
@@ -67,25 +74,27 @@ class DiverseBranch(nn.Module):
         made: dict = {"bias": False, "device": conv.weight.device, "dtype": conv.weight.dtype}
         inputs, outputs, groups = conv.in_channels, conv.out_channels, conv.groups
         self.in_channels, self.out_channels, self.groups = inputs, outputs, groups
-        self.kernel_size, self.stride, self.dilation = conv.kernel_size, conv.stride, conv.dilation
+        self.kernel_size, self.stride, self.dilation = map(_two, (conv.kernel_size, conv.stride, conv.dilation))
         self.kind, self.padding, self.padding_mode = type(conv), conv.padding, conv.padding_mode
         # of zeros, the same on both sides, around the maps of each branch; what is otherwise goes around the input
         framed = self.kind not in TAKEN or self.padding_mode != "zeros" or conv.padding == "same"
         self.frame = conv._reversed_padding_repeated_twice if framed else None
-        self.inner = (0, 0) if framed or isinstance(conv.padding, str) else conv.padding
+        self.inner = (0, 0) if framed or isinstance(conv.padding, str) else _two(conv.padding)
         self.depthwise = groups == inputs == outputs
 
         def norm(channels: int) -> nn.BatchNorm2d:
             return PooledBatchNorm(channels, device=made["device"], dtype=made["dtype"])
 
-        self.origin = nn.Conv2d(inputs, outputs, conv.kernel_size, conv.stride, self.inner, conv.dilation, groups, **made)
+        self.origin = nn.Conv2d(
+            inputs, outputs, self.kernel_size, self.stride, self.inner, self.dilation, groups, **made
+        )
         if self.kind is DepthwiseConv2d:
             self.origin.__class__ = DepthwiseConv2d
         with torch.no_grad():
             self.origin.weight.copy_(conv.weight)
         self.origin_norm = norm(outputs)
         if not self.depthwise:
-            self.point = nn.Conv2d(inputs, outputs, 1, conv.stride, groups=groups, **made)
+            self.point = nn.Conv2d(inputs, outputs, 1, self.stride, groups=groups, **made)
             self.point_norm = norm(outputs)
             self.average_conv = nn.Conv2d(inputs, outputs, 1, groups=groups, **made)
             self.average_inner = norm(outputs)
@@ -96,9 +105,7 @@ class DiverseBranch(nn.Module):
         else:
             self.chain_identity = NearIdentity(conv.weight, width, groups)
         self.chain_inner = norm(width)
-        self.chain_conv = nn.Conv2d(
-            width, outputs, conv.kernel_size, conv.stride, 0, conv.dilation, groups, **made
-        )
+        self.chain_conv = nn.Conv2d(width, outputs, self.kernel_size, self.stride, 0, self.dilation, groups, **made)
         self.chain_norm = norm(outputs)
 
     @torch.no_grad()
@@ -173,8 +180,9 @@ class DiverseBranch(nn.Module):
             return F.avg_pool2d(x, self.kernel_size, self.stride, tuple(padding))
         channels = x.shape[1]
         with torch.autocast(x.device.type, enabled=False):  # see DepthwiseConv2d
-            kernel = average_kernel(channels, self.kernel_size, channels, x.float())
-            return F.conv2d(x.float(), kernel, None, self.stride, tuple(padding), self.dilation, channels)
+            x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+            kernel = average_kernel(channels, self.kernel_size, channels, x)
+            return F.conv2d(x, kernel, None, self.stride, tuple(padding), self.dilation, channels)
 
     def kernel_and_bias(self) -> tuple[Tensor, Tensor]:
         """Of the one convolution that the block is in evaluation."""
@@ -199,10 +207,10 @@ class DiverseBranch(nn.Module):
         conv = nn.Conv2d(
             self.in_channels,
             self.out_channels,
-            self.kernel_size,  # type: ignore[arg-type]
-            self.stride,  # type: ignore[arg-type]
+            self.kernel_size,
+            self.stride,
             self.padding,  # type: ignore[arg-type]
-            self.dilation,  # type: ignore[arg-type]
+            self.dilation,
             self.groups,
             padding_mode=self.padding_mode,  # type: ignore[arg-type]
             device=kernel.device,
@@ -239,7 +247,7 @@ def with_dbb(model: nn.Module, only: str = "*") -> Blocks:
     """Puts Diverse Branch Blocks in place of the k×k convolutions (k > 1) of any network, in place; says which.
 
     model   ours, timm's, or any other.  One that `create_model` made is saved and loaded with its blocks (`dbb=True` among
-            its arguments makes the same)
+            its arguments makes the same); so give it whole, not a part of it
     only    shell patterns of the convolutions' names, with commas between them, e.g. "backbone.*,decoder.fuse*"
 
     A block starts as the convolution that it replaces: with its weights, in evaluation the very same function; in training
@@ -263,7 +271,8 @@ def with_dbb(model: nn.Module, only: str = "*") -> Blocks:
             continue
         assert isinstance(conv, nn.Conv2d)
         block = DiverseBranch(conv)
-        block.start_as(conv, *found.outputs_of(name, conv))
+        if not conv.weight.is_meta:  # there are no numbers, and asking for some makes PyTorch import its compiler
+            block.start_as(conv, *found.outputs_of(name, conv))
         root.set_submodule(name, block.train(conv.training))
         replaced.append(name)
     done = Blocks(tuple(replaced), left)
@@ -322,9 +331,10 @@ class _Standing:
         """Mean and variance (C,) of what the convolution gives, as far as they can be known."""
         parent, _, own = name.rpartition(".")
         siblings = self.modules[parent]._modules
-        behind = list(siblings.values())[list(siblings).index(own) + 1 :][:1]
-        if behind and isinstance(norm := behind[0], nn.BatchNorm2d) and norm.num_features == conv.out_channels:
-            if norm.running_mean is not None and norm.running_var is not None:
-                return norm.running_mean, norm.running_var
+        behind = [*siblings.values(), None][list(siblings).index(own) + 1]
+        if isinstance(behind, nn.BatchNorm2d) and behind.num_features == conv.out_channels:
+            mean, variance = behind.running_mean, behind.running_var
+            if mean is not None and variance is not None:
+                return mean, variance
         mean = torch.zeros_like(conv.weight[:, 0, 0, 0]) if conv.bias is None else conv.bias
         return mean.detach(), conv.weight.detach().flatten(1).square().sum(1)

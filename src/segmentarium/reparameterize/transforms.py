@@ -51,8 +51,9 @@ def average_kernel(channels: int, size: Sequence[int], groups: int, like: Tensor
     """V. An average over `size` (height, width), padding counted -> the kernel of a convolution from `channels` to as many
     in `groups`, of `like`'s type and device."""
     width = channels // groups
-    own = torch.eye(width, dtype=like.dtype, device=like.device).repeat(groups, 1)  # (channels, width)
-    return own[:, :, None, None].expand(-1, -1, *size) / (size[0] * size[1])
+    own = like.new_zeros(groups, width, width)
+    own.diagonal(dim1=1, dim2=2).fill_(1 / (size[0] * size[1]))
+    return own.flatten(0, 1)[:, :, None, None].expand(-1, -1, *size)
 
 
 def pad_kernel(kernel: Tensor, size: Sequence[int]) -> Tensor:

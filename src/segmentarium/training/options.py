@@ -45,7 +45,9 @@ class TrainingOptions:
     # What is trained
     model: str = option("bisenetv2", "registered name, see `segmentarium models`")
     model_arguments: dict[str, Any] = option(
-        {}, "the model's own arguments, e.g. backbone=resnet18 output_stride=16; dbb=true trains with Diverse Branch Blocks", flag="set"
+        {},
+        "the model's own arguments, e.g. backbone=resnet18 output_stride=16; dbb=true trains with Diverse Branch Blocks",
+        flag="set",
     )
     weights: str | None = option(None, "start from these weights: a catalogue name, a file or a hub address")
     backbone_weights: str | None = option(None, "the same for the backbone alone: its file, or timm:NAME")
