@@ -21,11 +21,6 @@ DILATED = [name for name in CLASSIFIERS if "output_stride" in inspect.signature(
 SIZES = [(97, 129), (32, 32), (64, 33)]
 
 
-def size_for(backbone: Backbone, height: int, width: int) -> tuple[int, int]:
-    """That size, or the only one that the backbone takes."""
-    return backbone.fixed_size or (height, width)
-
-
 def assert_pyramid(backbone: Backbone, features: list[Tensor], size: tuple[int, int]) -> None:
     assert len(features) == len(backbone.channels) == len(backbone.strides) == len(backbone.out_indices)
     assert list(backbone.strides) == sorted(backbone.strides)
