@@ -287,12 +287,13 @@ Carriers = Mapping[str, Callable[[str, Tensor], Tensor]]
 def carriers(model: torch.nn.Module, prefix: str = "") -> Carriers:
     """Key of each parameter whose module can `carry(name, tensor)` one of another size over: tables of positions that were
     learned on another grid -> that method.  A tensor that it cannot carry it gives back as it is."""
-    return {
-        ".".join(filter(None, (prefix, path, name))): carry
-        for path, module in model.named_modules()
-        if callable(carry := getattr(module, "carry", None))
-        for name, _ in module.named_parameters(recurse=False)
-    }
+    found: dict[str, Callable[[str, Tensor], Tensor]] = {}
+    for path, module in model.named_modules():
+        carry: Any = getattr(module, "carry", None)
+        if carry is not None:
+            own = (name for name, _ in module.named_parameters(recurse=False))
+            found |= {".".join(filter(None, (prefix, path, name))): carry for name in own}
+    return found
 
 
 def fit(
