@@ -24,6 +24,7 @@ _PUBLIC = {
     "list_models": "registry",
     "model_card": "registry",
     "create_backbone": "backbones",
+    "insert_block": "registry",
     "load": "weights",
     "save": "weights",
     "from_pretrained": "weights",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from segmentarium.losses import build_loss as build_loss
     from segmentarium.matting import Portrait as Portrait
     from segmentarium.registry import create_model as create_model
+    from segmentarium.registry import insert_block as insert_block
     from segmentarium.registry import list_models as list_models
     from segmentarium.registry import model_card as model_card
     from segmentarium.training import TrainingOptions as TrainingOptions

@@ -115,7 +115,7 @@ def _needed(stored: Stored, target: nn.Module) -> set[str]:
     if isinstance(target, Backbone):
         bare["out_indices"] = target.out_indices
     with on_meta():
-        made = stored.entry.build(**stored.all_arguments | {key: value for key, value in bare.items() if key in takes})
+        made = stored.entry.built(stored.all_arguments | {key: value for key, value in bare.items() if key in takes})
     return set(made.state_dict())
 
 
@@ -150,6 +150,8 @@ def _fill(model: Any, part: str, taken: _Taken, strict: bool) -> LoadReport:
     classifies = isinstance(target, Backbone) and target.num_classes is not None
     heads = new_heads(model, report) if classifies else set()
     missing = [key.removeprefix(prefix) for key in report.missing]
+    if isinstance(target, Backbone):  # blocks put in by insert_block start new under a pretrained trunk
+        missing = [key for key in missing if not key.startswith("inserted.")]
     if classifies and taken.enough is not None:
         missing = [key for key in missing if key in taken.enough]
     lacking = missing or report.unexpected or any(key not in heads for key, _, _ in report.mismatched)
