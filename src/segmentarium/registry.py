@@ -105,11 +105,12 @@ class Entry:
             merged.setdefault("num_classes", self.card.num_classes)
         return merged
 
-    def built(self, arguments: Mapping[str, Any]) -> Any:
-        """What `build` makes of these arguments, with the blocks that "insertions" tells of put into its backbone."""
-        own = {key: value for key, value in arguments.items() if key != "insertions"}
-        made = self.build(**own)
-        for told in arguments.get("insertions", ()):
+    def make(self, **arguments: Any) -> Any:
+        """`build(**arguments)`.  One argument every network with a backbone has: `insertions`, the blocks that are put into
+        it, each told as to `insert_block`."""
+        insertions = arguments.pop("insertions", ())
+        made = self.build(**arguments)
+        for told in insertions:
             insert_block(made, **told)
         return made
 
@@ -119,7 +120,7 @@ class Entry:
         if self.kind == "classifier" and merged.get("num_classes") is None:
             merged["num_classes"] = self.card.num_classes
         check_arguments(self.build, self.name, merged)
-        built = self.built(merged)
+        built = self.make(**merged)
         if self.kind != "classifier":
             return built
         from segmentarium.contracts import Classifier

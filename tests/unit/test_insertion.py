@@ -71,7 +71,7 @@ def small(name: str, **arguments: Any) -> Any:
         ("coc_tiny", {}, 0, ["stages.0.0", "stages.0.1", "stages.0.2"]),
         ("timm:resnet26", {}, 2, ["body.layer2.0", "body.layer2.1"]),
         ("timm:convnext_atto", {}, 1, ["body.stages.1.blocks.0", "body.stages.1.blocks.1"]),
-        ("timm:mobilenetv3_small_050", {}, 3, ["body.blocks.2.0", "body.blocks.2.1", "body.blocks.2.2", "body.blocks.3.0", "body.blocks.3.1"]),
+        ("timm:mobilenetv3_small_050", {}, 3, [*(f"body.blocks.2.{i}" for i in range(3)), "body.blocks.3.0", "body.blocks.3.1"]),
         ("timm:hrnet_w18_small", {}, 2, ["body.incre_modules.1.0"]),
     ],
 )  # fmt: skip

@@ -115,7 +115,8 @@ def _needed(stored: Stored, target: nn.Module) -> set[str]:
     if isinstance(target, Backbone):
         bare["out_indices"] = target.out_indices
     with on_meta():
-        made = stored.entry.built(stored.all_arguments | {key: value for key, value in bare.items() if key in takes})
+        own = {key: value for key, value in bare.items() if key in takes}
+        made = stored.entry.make(**stored.all_arguments | own)
     return set(made.state_dict())
 
 

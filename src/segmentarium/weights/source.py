@@ -159,7 +159,7 @@ class Stored:
             raise CheckpointError(f"{self.label} says {size:g} in its arguments; its tensors have up to {largest}")
         try:
             with on_meta():
-                return self.entry.built(self.all_arguments).state_dict()
+                return self.entry.make(**self.all_arguments).state_dict()
         except Exception as error:  # whatever a stranger's values break, the file is at fault
             raise CheckpointError(
                 f"{self.label}: {self.entry.name} cannot be built with its arguments: {error}"
