@@ -1,4 +1,4 @@
-"""MSCAN: mmsegmentation's layout, which has no stored reference, against the authors', which has one.  test_layouts.py has that."""
+"""MSCAN: its mechanisms, and mmsegmentation's layout, which has no stored reference, against the authors', which has."""
 
 from __future__ import annotations
 
