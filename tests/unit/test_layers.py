@@ -256,22 +256,27 @@ def test_folding_leaves_no_hooks() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_reparameterize_calls_every_block_but_not_the_model() -> None:
+def test_reparameterize_calls_every_block_but_not_the_model_inner_ones_first() -> None:
     called: list[str] = []
 
     class Block(nn.Module):
-        def __init__(self, name: str) -> None:
+        def __init__(self, name: str, instead: nn.Module | None = None) -> None:
             super().__init__()
-            self.name = name
+            self.name, self.instead = name, (instead,)
 
-        def reparameterize(self) -> None:
+        def reparameterize(self) -> nn.Module | None:
             called.append(self.name)
+            return self.instead[0]
 
-    model = Block("model")
-    model.add_module("a", Block("a"))
-    model.add_module("b", nn.Sequential(Block("b")))
+    plain = nn.Identity()
+    inner = Block("inner", instead=plain)
+    model, outer = Block("model"), Block("outer")
+    model.add_module("outer", outer)
+    outer.add_module("inner", nn.Sequential(inner))
+    outer.add_module("again", inner)
     reparameterize(model)
-    assert called == ["a", "b"]
+    assert called == ["inner", "outer"]
+    assert outer.get_submodule("inner.0") is outer.get_submodule("again") is plain
 
 
 # transformers -----------------------------------------------------------------------------------------------------------

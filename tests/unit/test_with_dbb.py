@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 import segmentarium
 from segmentarium.backbones import create_backbone
-from segmentarium.benchmarking.size import parameters_millions
 from segmentarium.contracts import LabelledModel
 from segmentarium.layers.conv import DepthwiseConv2d
 from segmentarium.layers.fusion import reparameterize
@@ -225,7 +224,9 @@ def test_any_network_trains_with_blocks_and_deploys_without(name: str, tmp_path:
         assert relative_error(deployed(image), model(image)) < 1e-4
     assert not any(isinstance(part, DiverseBranch) for part in deployed.modules())
     plain = create_model(name, num_classes=3, **NETWORKS[name]).deploy()
-    assert parameters_millions(deployed) == pytest.approx(parameters_millions(plain), rel=1e-4)
+    counts = [sum(p.numel() for p in network.parameters()) for network in (deployed, plain)]
+    # the biases of two convolutions behind which SwiftNet has no norm
+    assert counts[0] == counts[1] + (256 if name == "swiftnet_mobilenet_v2" else 0)
     again = segmentarium.load(segmentarium.save(model, tmp_path / "model.safetensors"))
     assert again.given_arguments["dbb"] is True
     with torch.no_grad():

@@ -259,7 +259,7 @@ VARIANTS = {
     "d256": ((80, 160, 320, 640), (2, 2, 18, 2), (1, 4, 16, 128), 256, 86.9, 8.6, 80.83),
     "l256": ((96, 192, 384, 768), (2, 2, 18, 2), (1, 4, 32, 256), 256, 117.7, 11.5, 81.68),
 }
-SMALL = {"channels": (8, 16, 32, 64), "depths": (1, 1, 2, 1), "share_sets": (1, 2, 4, 8), "img_size": 64}
+SMALL = {"channels": [8, 16, 32, 64], "depths": [1, 1, 2, 1], "share_sets": [1, 2, 4, 8], "img_size": 64}
 for _name, (_channels, _depths, _sets, _size, _parameters, _flops, _top1) in VARIANTS.items():
     _card = Card(
         paper=PAPER,

@@ -178,11 +178,12 @@ class DiverseBranch(nn.Module):
             if any(2 * width > size for width, size in zip(padding, self.kernel_size, strict=True)):
                 x, padding = F.pad(x, (padding[1], padding[1], padding[0], padding[0])), (0, 0)
             return F.avg_pool2d(x, self.kernel_size, self.stride, tuple(padding))
+        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):  # see DepthwiseConv2d
+            with torch.autocast("cpu", enabled=False):
+                return self._average(x.float(), padding)
         channels = x.shape[1]
-        with torch.autocast(x.device.type, enabled=False):  # see DepthwiseConv2d
-            x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-            kernel = average_kernel(channels, self.kernel_size, channels, x)
-            return F.conv2d(x, kernel, None, self.stride, tuple(padding), self.dilation, channels)
+        kernel = average_kernel(channels, self.kernel_size, channels, x)
+        return F.conv2d(x, kernel, None, self.stride, tuple(padding), self.dilation, channels)
 
     def kernel_and_bias(self) -> tuple[Tensor, Tensor]:
         """Of the one convolution that the block is in evaluation."""
