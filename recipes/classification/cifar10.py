@@ -7,6 +7,7 @@
 
 Pictures of 32 pixels are shown at 64, since the network divides sides by 32.  A tenth of train, by hash, is val; test is left for
 the end.
+Cost: 1,200 steps, 77,000 pictures at 11 M multiply-adds forward: 2.5e12 in all.
 """
 
 from segmentarium.training import TrainingOptions

@@ -71,7 +71,7 @@ def test_a_point_gets_from_its_cluster_alone() -> None:
 def test_places_go_from_minus_a_half_to_a_half() -> None:
     reducer = PointReducer(3, 2)
     reducer.colour.weight.zero_()
-    reducer.colour.bias.zero_()
+    reducer.colour.bias = None
     reducer.place.weight.zero_()
     reducer.place.weight[0, 0, 0, 0] = reducer.place.weight[1, 1, 3, 3] = (
         1.0  # a patch's first row, and its last column

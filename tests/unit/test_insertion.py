@@ -215,13 +215,14 @@ def test_it_exports_and_compiles() -> None:
 
 def test_wrong_places_are_answered() -> None:
     backbone = create_backbone("resnet18", width=8)
-    for arguments, message in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"stage": 5}, r"stage is 5; ResNet has the features 0 to 4, of strides 2, 4, 8, 16, 32"),
         ({"stage": 0}, r"ResNet has no blocks that give maps of 8 channels at stride 2"),
         ({"stage": 3, "at": (2,)}, r"at is \(2,\); the stage has the blocks 0 to 1"),
         ({"stage": 3, "at": "all"}, r'at is \'all\'; give "every", "last"'),
         ({"stage": 3, "after": "conv3"}, r"after is 'conv3'.*theirs: conv1, conv2, shortcut"),
-    ):
+    )
+    for arguments, message in cases:
         with pytest.raises(ValueError, match=message):
             insert_block(backbone, block=Zero, **arguments)
     insert_block(backbone, 3, Zero)

@@ -90,12 +90,12 @@ class Cluster(nn.Module):
 
     def gather(self, point: Tensor, value: Tensor, centre: Tensor, value_centre: Tensor) -> Tensor:
         """Points and their values (R, N, D), centres and theirs (R, M, D) -> what their clusters give the points (R, N, D)."""
+        # a point's own length, β and the sigmoid do not change which centre it is most like: only the best needs them
+        best, chosen = (self.alpha * F.normalize(centre, dim=-1) @ point.transpose(1, 2)).max(1, keepdim=True)
         lengths = torch.linalg.vector_norm(point, dim=-1).clamp_min(1e-12)
-        likeness = F.normalize(centre, dim=-1) @ point.transpose(1, 2) / lengths[:, None]  # cosines (R, M, N)
-        # the sigmoid keeps their order, so that only the best of each point needs one
-        best, chosen = (self.beta + self.alpha * likeness).max(1, keepdim=True)  # (R, 1, N)
+        likeness = (self.beta + best / lengths[:, None]).sigmoid()  # (R, 1, N)
         numbers = torch.arange(centre.shape[1], device=centre.device)[:, None]
-        weight = torch.where(chosen == numbers, best.sigmoid(), 0.0)  # (R, M, N)
+        weight = torch.where(chosen == numbers, likeness, 0.0)  # (R, M, N): each point with its centre alone
         clusters = (weight @ value + value_centre) / (weight.sum(-1, keepdim=True) + 1)
         return weight.transpose(1, 2) @ clusters
 
@@ -134,7 +134,7 @@ class Block(nn.Module):
         for layer, scale in ((self.cluster.proj, self.scale1), (self.mlp.fc2, self.scale2)):
             if scale is not None:
                 layer.weight *= scale[:, None]
-                layer.bias *= scale
+                layer.bias.mul_(scale)
         self.scale1 = self.scale2 = None
 
 
@@ -247,12 +247,11 @@ PAPER = Paper(
 )
 
 
-def _card(top1: float, parameters: float, flops: float | None, counted: tuple[float, float]) -> Card:
-    limits = {
-        "parameters": f"the public code's network has {counted[0]} M, of which the published number leaves out the classifier"
-    }
+def _card(top1: float, parameters: float, flops: float | None, counted: tuple[float, float, float]) -> Card:
+    whole, bare, work = counted
+    limits = {"parameters": f"the public code's network has {whole} M, and {bare} M without its classifier"}
     if flops is not None:
-        limits["flops"] = f"the layers of the public code come to {counted[1]} G multiply-adds"
+        limits["flops"] = f"the layers of the public code come to {work} G multiply-adds"
     return Card(
         paper=PAPER,
         parameters=parameters,
@@ -266,9 +265,11 @@ def _card(top1: float, parameters: float, flops: float | None, counted: tuple[fl
 
 WIDE = {"embed_dims": (64, 128, 320, 512), "head_width": 32}
 PLAIN = {"proposals": (4, 4, 2, 2), "folds": (1, 1, 1, 1)}
-TINY = {"embed_dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1), "heads": (2, 2, 2, 2), "head_width": 8}
+TINY = {"embed_dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "heads": [2, 2, 2, 2], "head_width": 8}
 MEDIUM = {"depths": (4, 4, 12, 4), "heads": (6, 6, 12, 12), **WIDE}
-register("coc_tiny", ContextCluster, _card(73.2, 5.3, 1.0, (5.57, 1.10)), tiny=TINY)
-register("coc_tiny_plain", ContextCluster, _card(73.8, 5.3, None, (5.57, 1.15)), tiny=TINY, **PLAIN)
-register("coc_small", ContextCluster, _card(78.1, 14.0, 2.6, (14.66, 2.78)), tiny=TINY, depths=(2, 2, 6, 2), **WIDE)
-register("coc_medium", ContextCluster, _card(81.2, 27.9, 5.5, (29.29, 5.92)), tiny=TINY, **MEDIUM)
+register("coc_tiny", ContextCluster, _card(73.2, 5.3, 1.0, (5.57, 5.25, 1.10)), tiny=TINY)
+register("coc_tiny_plain", ContextCluster, _card(73.8, 5.3, None, (5.57, 5.25, 1.15)), tiny=TINY, **PLAIN)
+register(
+    "coc_small", ContextCluster, _card(78.1, 14.0, 2.6, (14.66, 14.14, 2.78)), tiny=TINY, depths=(2, 2, 6, 2), **WIDE
+)
+register("coc_medium", ContextCluster, _card(81.2, 27.9, 5.5, (29.29, 28.78, 5.92)), tiny=TINY, **MEDIUM)

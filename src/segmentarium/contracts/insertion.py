@@ -66,7 +66,7 @@ def places(backbone: Backbone, stage: int, at: At = "every", after: str = "") ->
     shapes = _observe(backbone)
     channels, stride = backbone.all_channels[stage], backbone.all_strides[stage]
     height, width = (-(-side // stride) for side in backbone.fixed_size or PROBED)
-    layouts = {(channels, height, width): False, (height, width, channels): True}
+    layouts: dict[tuple[int, ...], bool] = {(channels, height, width): False, (height, width, channels): True}
     fitting = [name for name, shape in shapes.items() if shape in layouts and _is_block(backbone, name)]
     found = [name for name in fitting if not any(other.startswith(f"{name}.") for other in fitting)]
     if not found:
