@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,10 +44,10 @@ WIDTH = 64  # channels of the token blocks
 def sinusoids(count: int, channels: int) -> Tensor:
     """(1, count, channels): sines in even channels, cosines in odd ones, of place / 10000^(2·⌊c/2⌋ / channels)
     (1706.03762, section 3.5)."""
-    place = torch.arange(count, dtype=torch.float64).unsqueeze(1)
-    channel = torch.arange(channels)
-    angle = place / 10000 ** (2 * (channel // 2).double() / channels)
-    return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float().unsqueeze(0)
+    channel = np.arange(channels)
+    angle = np.arange(count)[:, None] / 10000 ** (2 * (channel // 2) / channels)
+    table = np.where(channel % 2 == 0, np.sin(angle), np.cos(angle))
+    return torch.tensor(table[None], dtype=torch.float32)
 
 
 class SoftSplit(nn.Module):

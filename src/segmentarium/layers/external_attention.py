@@ -30,10 +30,9 @@ def normalise_twice(scores: Tensor, places: int, units: int) -> Tensor:
     return (weights / (1e-9 + weights.sum(units, keepdim=True))).to(scores.dtype)
 
 
-@torch.no_grad()
 def tie(value: nn.Linear, key: nn.Linear) -> None:
     """Both memories start with the same numbers, M_v = M_kᵀ."""
-    value.weight.copy_(key.weight.T)
+    value.weight = nn.Parameter(key.weight.detach().T.clone(memory_format=torch.contiguous_format))
 
 
 def compose(second: nn.Linear, first: nn.Linear) -> nn.Linear:

@@ -10,6 +10,7 @@ wide deep stem at output stride 8 whose last stage has the dilations 2, 8, 16 (a
 `backbone_arguments={"multigrid": (1, 4, 8)}`).  Both memories start with the same numbers and part from the first step on.
 What we change: in `deploy()` the 1×1 layers around the memories are taken into them, which is exact.
 
+Published: weights for PASCAL VOC 2012, whose test score stands on that benchmark's page alone.
 Recipe for PASCAL VOC 2012, as in the public code: ResNet-101, SGD with momentum 0.9, rate 9e-3, twice that for biases, decay 1e-4
 of weights alone, poly 0.9 (changed every tenth step), 45,000 steps of 16 crops of 513×513 pixels, scales 0.5 to 2.0 in tenths,
 plain cross entropy; tested at scales 0.5 to 1.75 with mirror images.
