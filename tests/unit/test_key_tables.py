@@ -69,6 +69,20 @@ def test_an_incomplete_stack_is_unexpected() -> None:
     assert to_ours({"attn.k": torch.ones(2)}, rules, {"qk": (4,)})[1] == ["attn.k"]
 
 
+def test_one_tensor_under_two_keys_is_held_once_and_comes_back_twice() -> None:
+    rule = Rule(("key.{}", "query.{}"), "shared.{}", tied=True)
+    weight = torch.randn(4, 3)
+    theirs = {"key.weight": weight, "query.weight": weight.clone()}
+    ours, unexpected, _ = to_ours(theirs, [rule], {"shared.weight": (4, 3)})
+    assert unexpected == []
+    assert torch.equal(ours["shared.weight"], weight)
+    back = to_theirs(ours, [rule])
+    assert back.keys() == theirs.keys()
+    assert all(torch.equal(back[key], weight) for key in theirs)
+    parted = theirs | {"query.weight": weight + 1}  # ours has no place for two
+    assert to_ours(parted, [rule], {})[:2] == ({}, ["key.weight"])
+
+
 def test_a_pointwise_convolution_is_a_linear_layer_and_back() -> None:
     state = {"mlp.fc.weight": torch.randn(8, 4, 1, 1), "mlp.fc.bias": torch.randn(8)}
     rules = [Rule("mlp.fc.{*}", "linear.{*}", theirs_ndim=4)]

@@ -55,4 +55,4 @@ def can_have(backbone: str | nn.Module, output_stride: int) -> bool:
         from segmentarium.backbones.timm import can_be_dilated
 
         return can_be_dilated(backbone.removeprefix("timm:"), output_stride)
-    return backbone in list_models(kind="classifier") and entry(backbone).takes("output_stride")
+    return _registered(backbone) and entry(backbone).takes("output_stride")

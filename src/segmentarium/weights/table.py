@@ -29,7 +29,7 @@ class Rule:
     3: theirs is a factor (C, 1, 1) for each channel of a map where ours is a vector.
     `bgr=1`: the last three entries along dimension 1 belong to the channels of an image that theirs reads blue first;
     they are turned round, since ours reads red first.  `axes=(sizes, order)`: theirs counts its last dimension by axes of
-    these sizes (one may be -1); ours has them in this order.
+    these sizes (one may be -1); ours has them in this order.  `tied`: theirs holds one tensor under several keys, ours once.
     """
 
     theirs: Keys
@@ -38,6 +38,7 @@ class Rule:
     bgr: int | None = None
     axes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     dim: int = 0
+    tied: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,11 @@ def _restore(tensor: Tensor, sizes: tuple[int, ...], order: tuple[int, ...]) -> 
     return _reorder(tensor, tuple(sizes[axis] for axis in order), back)
 
 
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same; of those without numbers, whether they could."""
+    return a.shape == b.shape and (a.is_meta or b.is_meta or torch.equal(a, b))
+
+
 def to_ours(
     state: Mapping[str, Tensor], rules: Iterable[Rule], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, Tensor], list[str], list[str]]:
@@ -220,6 +226,11 @@ def to_ours(
         if any(source not in state for source in sources):
             failed.append(key)
             continue
+        if rule.tied:
+            if not all(_same(tensor, state[source]) for source in sources):
+                failed.append(key)
+                continue
+            sources = sources[:1]
         whole = tensor if len(sources) == 1 else torch.cat([state[source] for source in sources], rule.dim)
         if rule.theirs_ndim is not None and whole.ndim > 1:
             whole = whole.flatten(0 if rule.theirs_ndim == 3 else 1)
@@ -264,7 +275,10 @@ def to_theirs(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, T
             if rule.axes is not None:
                 whole = _restore(whole, *rule.axes)
             targets = [_fill(text, parts) for text in _side(rule.theirs)]
-            parts_of_whole = (whole,) if len(targets) == 1 else whole.chunk(len(targets), rule.dim)
+            if rule.tied:
+                parts_of_whole: tuple[Tensor, ...] = (whole,) * len(targets)
+            else:
+                parts_of_whole = (whole,) if len(targets) == 1 else whole.chunk(len(targets), rule.dim)
             theirs.update(zip(targets, parts_of_whole, strict=True))
             break
         else:
