@@ -17,9 +17,10 @@ from segmentarium.backbones import create_backbone
 from segmentarium.contracts import Backbone
 from segmentarium.layers.pooling import adaptive_average_pool
 from segmentarium.layers.resize import resize
-from segmentarium.registry import entry
+from segmentarium.meta import on_meta
+from segmentarium.registry import create_model, entry
 from segmentarium.weights.layouts import get_layout, recognise
-from segmentarium.weights.table import Layout, LoadReport, Output, load_state, to_theirs
+from segmentarium.weights.table import Layout, LoadReport, Output, fit, load_state, to_theirs
 
 TOLERANCE = 1e-4
 
@@ -91,6 +92,27 @@ def golden_state(golden: ModuleType, name: str) -> tuple[dict[str, Tensor], dict
 def example(golden: ModuleType, description: dict, name: str) -> Tensor:
     """The golden's input called `name`."""
     return torch.from_numpy(golden.example_input(name, tuple(description["inputs"][name])))
+
+
+def as_theirs(name: str, model: str, dropped: Mapping[str, tuple[int, ...]] | None = None, **arguments: Any) -> None:
+    """A whole network's keys in the layout `name`, by its table read backwards, on the meta device: recognised, and read back to
+    the same network; so that every tensor of the network has a key of theirs, and all that its arguments say is read off.
+
+    dropped   keys with shapes that theirs has beside
+    """
+    layout = get_layout(name)
+    with on_meta():
+        wanted = create_model(model, **arguments)
+    state = to_theirs(wanted.state_dict(), layout.rules)
+    state |= {key: torch.empty(shape, device="meta") for key, shape in (dropped or {}).items()}
+    assert recognise(state) is layout
+    with on_meta():
+        again = entry(layout.model).build(**{**entry(layout.model).arguments, **layout.arguments(state)})
+    shapes = {key: value.shape for key, value in wanted.state_dict().items()}
+    assert {key: value.shape for key, value in again.state_dict().items()} == shapes
+    _, report = fit(again.state_dict(), state, layout.rules)
+    assert report.complete
+    assert set(report.dropped) == set(dropped or {})
 
 
 @dataclass

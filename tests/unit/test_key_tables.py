@@ -101,6 +101,13 @@ def test_factors_of_a_map_s_channels_are_a_vector_and_back() -> None:
     assert torch.equal(to_theirs(ours, [rule])["scale"], theirs["scale"])
 
 
+def test_a_scalar_is_a_vector_of_one_and_back() -> None:
+    rule = Rule("gamma.scale", "gamma", theirs_ndim=0)
+    ours, unexpected, _ = to_ours({"gamma.scale": torch.tensor(0.5)}, [rule], {"gamma": (1,)})
+    assert (ours["gamma"].tolist(), unexpected) == ([0.5], [])
+    assert to_theirs(ours, [rule])["gamma.scale"].shape == ()
+
+
 def test_weights_for_blue_first_are_turned_round_and_back() -> None:
     """theirs sees the image beside two features, blue first; ours sees it red first."""
     theirs = {"norm.weight": torch.arange(5.0), "conv.weight": torch.randn(4, 5, 3, 3), "norm.count": torch.tensor(7)}

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+SCORES = 2**21  # that `attend_bounded` holds at a time: 8 MB in float32
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
@@ -14,6 +20,51 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor |
     """
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2).flatten(2)
+
+
+def attend_bounded(query: Tensor, key: Tensor, value: Tensor, scale: float = 1.0) -> Tensor:
+    """(B, N, D), (B, M, D), (B, M, C) -> (B, N, C): softmax(scale q kᵀ) v in one head, without the N×M scores in memory.
+
+    PyTorch's fused kernel does it; on the processor it wants D = C, and without that computes naively.  There the queries
+    go in chunks of at most `SCORES` scores, whose gradients compute them again.
+    """
+    rows = max(1, SCORES // (key.shape[0] * key.shape[1]))
+    fused = query.device.type == "cuda" or query.shape[-1] == value.shape[-1]
+    if fused or torch.compiler.is_compiling() or query.shape[1] <= rows:
+        stacked = (x[:, None] for x in (query, key, value))
+        return F.scaled_dot_product_attention(*stacked, scale=scale)[:, 0]
+    return _Chunks.apply(query, key, value, scale, rows)  # type: ignore[return-value]
+
+
+class _Chunks(torch.autograd.Function):
+    """Attention of `rows` queries at a time; the gradients compute the scores again instead of keeping them."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, rows: int) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.scale, ctx.rows = scale, rows
+        return torch.cat([_weights(chunk, key, scale).to(value.dtype) @ value for chunk in query.split(rows, 1)], 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value = ctx.saved_tensors
+        of_query, of_key, of_value = [], torch.zeros_like(key), torch.zeros_like(value)
+        slopes = slope.to(value.dtype).split(ctx.rows, 1)
+        for chunk, given in zip(query.split(ctx.rows, 1), slopes, strict=True):
+            weights = _weights(chunk, key, ctx.scale)
+            of_value += weights.to(value.dtype).transpose(1, 2) @ given
+            inner = weights * (given @ value.transpose(1, 2))
+            inner = ctx.scale * (inner - weights * inner.sum(2, keepdim=True)).to(key.dtype)
+            of_query.append(inner @ key)
+            of_key += inner.transpose(1, 2) @ chunk
+        return torch.cat(of_query, 1), of_key, of_value, None, None
+
+
+def _weights(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """softmax(scale q kᵀ) in float32 or better"""
+    scores = scale * query @ key.transpose(1, 2)
+    return scores.softmax(2, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
 class Attention(nn.Module):

@@ -3,6 +3,7 @@
 from segmentarium.losses.base import PixelLoss, check_target
 from segmentarium.losses.boundary_band import OnBoundary
 from segmentarium.losses.boundary_focal import BoundaryAwareFocal
+from segmentarium.losses.category_consistency import CategoryConsistency
 from segmentarium.losses.class_boundary import ClassBoundary
 from segmentarium.losses.class_presence import ClassPresence
 from segmentarium.losses.connectivity import Connectivity
@@ -22,6 +23,7 @@ from segmentarium.losses.weighting import class_weights
 __all__ = [
     "LOSSES",
     "BoundaryAwareFocal",
+    "CategoryConsistency",
     "ClassBoundary",
     "ClassPresence",
     "Connectivity",
