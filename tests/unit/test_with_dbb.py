@@ -148,6 +148,7 @@ def test_what_is_left_alone_is_said_with_the_reason() -> None:
         "up": "a transposed convolution",
     }
     assert str(done).splitlines()[0] == "Diverse Branch Blocks in place of 2 of 7 k×k convolutions"
+    assert "left alone: tied, tie: it shares its weights with another" in str(done).splitlines()
     assert relative_error(network(image), expected) < 1e-5
     assert with_dbb(network).replaced == ()  # what has blocks keeps them
     reparameterize(network)

@@ -241,7 +241,12 @@ class Blocks:
     def __str__(self) -> str:
         whole = len(self.replaced) + len(self.left)
         lines = [f"Diverse Branch Blocks in place of {len(self.replaced)} of {whole} k×k convolutions"]
-        return "\n".join([*lines, *(f"left alone: {name}: {why}" for name, why in self.left.items())])
+        for why in dict.fromkeys(self.left.values()):
+            names = [name for name in self.left if self.left[name] == why]
+            lines.append(
+                f"left alone: {', '.join(names[:3])}{f' and {len(names) - 3} more' if names[3:] else ''}: {why}"
+            )
+        return "\n".join(lines)
 
 
 def with_dbb(model: nn.Module, only: str = "*") -> Blocks:
