@@ -25,6 +25,7 @@ _PUBLIC = {
     "model_card": "registry",
     "create_backbone": "backbones",
     "with_dbb": "reparameterize",
+    "insert_block": "registry",
     "load": "weights",
     "save": "weights",
     "from_pretrained": "weights",
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from segmentarium.losses import build_loss as build_loss
     from segmentarium.matting import Portrait as Portrait
     from segmentarium.registry import create_model as create_model
+    from segmentarium.registry import insert_block as insert_block
     from segmentarium.registry import list_models as list_models
     from segmentarium.registry import model_card as model_card
     from segmentarium.reparameterize import with_dbb as with_dbb

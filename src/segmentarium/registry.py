@@ -22,7 +22,10 @@ from segmentarium.checks import did_you_mean
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from segmentarium.contracts import Model
+    from torch import nn
+
+    from segmentarium.contracts import Backbone, Model
+    from segmentarium.contracts.insertion import At
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,14 @@ class Entry:
         return merged
 
     def make(self, **arguments: Any) -> Any:
-        """`build(**arguments)`.  One argument every network has: `dbb=True` puts Diverse Branch Blocks in place of its k×k
-        convolutions, `dbb="backbone.*"` of those whose names fit (`segmentarium.with_dbb`)."""
-        dbb = arguments.pop("dbb", False)
-        return _with_blocks(self.build(**arguments), dbb)
+        """`build(**arguments)`.  Two arguments every network has: `insertions`, the blocks that are put into its backbone, each
+        told as to `insert_block`; and `dbb=True`, which then puts Diverse Branch Blocks in place of its k×k convolutions, or
+        `dbb="backbone.*"` of those whose names fit (`segmentarium.with_dbb`)."""
+        dbb, insertions = arguments.pop("dbb", False), arguments.pop("insertions", ())
+        made = self.build(**arguments)
+        for told in insertions:
+            insert_block(made, **told)
+        return _with_blocks(made, dbb)
 
     def model(self, **arguments: Any) -> Model:
         """The model with these arguments over the variant's own; without a number of classes, with the published one."""
@@ -197,7 +204,7 @@ def check_arguments(build: Callable[..., Any], name: str, arguments: dict[str, A
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
     for given in arguments:
-        if given in parameters or given == "dbb":  # see `Entry.make`
+        if given in parameters or given in ("dbb", "insertions"):  # see `Entry.make`
             continue
         right = SPELLINGS.get(given)
         if right in parameters:
@@ -268,7 +275,8 @@ def create_model(
     backbone_weights  the same for the backbone alone: a file of one, of a classifier or of a model that has it, or "timm:NAME"
     arguments         those of the model's class: num_classes, in_channels, backbone, output_stride, ...; without num_classes
                       there are as many as published.  For all of them: `dbb=True`, Diverse Branch Blocks in place of the
-                      k×k convolutions (`segmentarium.with_dbb`), which start with the weights of a plain network, if given
+                      k×k convolutions (`segmentarium.with_dbb`), which start with the weights of a plain network, if given;
+                      insertions=[{"stage": 3, "block": NAME, ...}, ...] puts blocks into the backbone, see `insert_block`
 
     Raises KeyError for an unknown name and TypeError for an unknown argument, each naming what was probably meant.
     """
@@ -301,6 +309,68 @@ def create_model(
 
         load_part(model, "backbone", backbone_weights)
     return model if model.given_arguments.get("dbb") else _with_blocks(model, dbb)
+
+
+_BLOCKS: dict[str, Callable[..., nn.Module]] = {}
+
+
+def register_block(name: str, build: Callable[..., nn.Module]) -> None:
+    """Names a block that papers put inside trunks: `build(channels, **arguments)` keeps the shape of (B, channels, H, W).
+
+    A paper's block has the name of its paper's model, in whose file it is registered: so it is found without being imported.
+    """
+    if name in _BLOCKS:
+        raise ValueError(f"block {name!r} is registered twice")
+    _BLOCKS[name] = build
+
+
+def insert_block(
+    target: Model | Backbone,
+    stage: int,
+    block: str | Callable[..., nn.Module],
+    *,
+    at: At = "last",
+    after: str = "",
+    **arguments: Any,
+) -> list[str]:
+    """Puts a block behind blocks of a backbone's stage, in place -> the paths of the modules that it stands behind.
+
+        insert_block(model, 3, "gcnet", at="every", after="conv3", ratio=0.25)
+        insert_block(backbone, 2, lambda channels: MyBlock(channels), at=(-2,))
+
+    target     a backbone, or a model that has one.  Its keys stay; the new ones begin with "inserted."
+    stage      index of the feature, as in `out_indices`.  Of a network of branches: all blocks of that resolution
+    block      a registered name, or what makes a module of a number of channels: (B, C, H, W) -> the same shape
+    at         behind the "last" block of the stage, behind "every" one, or behind these, counted from 0, or from the end: -1
+    after      a submodule of each block, such as "conv3": the new block stands behind it, before the shortcut joins
+    arguments  of the block's own, beside the channels
+
+    A file of a model rebuilds blocks that were given by name.  Raises ValueError for a place that is not there, KeyError for
+    an unknown name.
+    """
+    from segmentarium.contracts import Backbone
+    from segmentarium.contracts.insertion import places, put_behind
+
+    backbone = target if isinstance(target, Backbone) else getattr(target, "backbone", None)
+    if not isinstance(backbone, Backbone):
+        raise ValueError(f"{type(target).__name__} has no backbone of ours or timm's that a block could be put into")
+    build = _block(block) if isinstance(block, str) else block
+    found = places(backbone, stage, at, after)
+    for place in found:
+        put_behind(backbone, place, build(place.channels, **arguments))
+    if target is not backbone:
+        told = {"stage": stage, "block": block, "at": at, "after": after, **arguments}
+        given = target.given_arguments  # type: ignore[union-attr]
+        target.given_arguments = {**given, "insertions": [*given.get("insertions", ()), told]}  # type: ignore[union-attr]
+    return [place.name for place in found]
+
+
+def _block(name: str) -> Callable[..., nn.Module]:
+    if name not in _BLOCKS and name in known():
+        entry(name)  # imports the paper's file, which registers it
+    if name not in _BLOCKS:
+        raise KeyError(f"no block is called {name!r}{did_you_mean(name, sorted(_BLOCKS))}")
+    return _BLOCKS[name]
 
 
 def list_models(pattern: str = "*", *, family: str | None = None, kind: str | None = None) -> list[str]:

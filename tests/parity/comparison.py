@@ -115,7 +115,9 @@ class Loaded:
         with torch.inference_mode():
             if isinstance(self.model, Backbone):
                 found = {f"feature {i}": feature for i, feature in enumerate(self.model(self.image))}
-                return found | {"classify": self.model.classify(self.image)}
+                return (
+                    found if self.model.num_classes is None else found | {"classify": self.model.classify(self.image)}
+                )
             return self.model.forward_train(self.image) | {"forward": self.model(self.image)}
 
     def error(self, array: str, output: str | Output) -> float:

@@ -72,7 +72,7 @@ def test_the_spline_is_scipy_s_through_places_in_a_geometric_series(given: int, 
 
 
 def test_tables_of_another_grid_are_carried_over(tmp_path: Path) -> None:
-    small = create_model("beit_b", **SMALL, image_size=64, num_classes=3)
+    small: Any = create_model("beit_b", **SMALL, image_size=64, num_classes=3)
     for parameter in small.backbone.positions.parameters():
         nn.init.normal_(parameter)
     path = save(small, tmp_path / "beit.safetensors")

@@ -24,6 +24,7 @@ PUBLIC = {
     "combinations",
     "compare",
     "create_backbone",
+    "insert_block",
     "create_model",
     "evaluate",
     "export_model",

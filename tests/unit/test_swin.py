@@ -105,7 +105,7 @@ def test_four_places_become_one_column_by_column() -> None:
 
 def test_features_have_norms_where_there_is_no_classifier(tmp_path: Path) -> None:
     """A classifier's weights fill a backbone but for the norms that it has not, which stay as they are."""
-    classifier = create_model("swin_t", **SMALL, num_classes=3)
+    classifier: Any = create_model("swin_t", **SMALL, num_classes=3)
     save(classifier, tmp_path / "swin.safetensors")
     backbone: Any = create_backbone("swin_t", **SMALL)
     report = load_part(backbone, "", tmp_path / "swin.safetensors")
@@ -121,7 +121,7 @@ def test_features_have_norms_where_there_is_no_classifier(tmp_path: Path) -> Non
 
 
 def test_tables_of_another_window_are_interpolated(tmp_path: Path) -> None:
-    small = create_model("swin_t", **SMALL, window=3, num_classes=3)
+    small: Any = create_model("swin_t", **SMALL, window=3, num_classes=3)
     path = save(small, tmp_path / "swin.safetensors")
     with pytest.warns(UserWarning, match=r"from a table of another grid: stages.0.blocks.0.attention.table"):
         large: Any = create_model("swin_t", weights=path, **SMALL, window=5)

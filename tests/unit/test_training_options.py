@@ -72,7 +72,9 @@ def test_recipe_without_the_function_is_refused(tmp_path: Path) -> None:
         load_recipe(tmp_path / "absent.py")
 
 
-@pytest.mark.parametrize("path", recipe_files([REPOSITORY / "recipes"]), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", recipe_files([REPOSITORY / "recipes", REPOSITORY / "recipes/classification"]), ids=lambda path: path.stem
+)
 def test_shipped_recipes_say_how_they_are_run(path: Path) -> None:
     assert all(stage.max_steps > 0 for stage in load_recipe(path))
     documentation = ast.get_docstring(ast.parse(path.read_text("utf-8")))

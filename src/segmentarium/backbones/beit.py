@@ -208,9 +208,10 @@ class BEiT(Backbone):
         nn.init.trunc_normal_(self.class_token, std=0.02)
         if self.mask_token is not None:
             nn.init.trunc_normal_(self.mask_token, std=0.02)
-        for i, block in enumerate(self.blocks):
-            for linear in (block.attention.proj, block.mlp.fc2):
-                nn.init.trunc_normal_(linear.weight, std=0.02 / math.sqrt(2 * (i + 1)))  # section 2.5
+        for name, parameter in self.blocks.named_parameters():
+            if name.endswith(("attention.proj.weight", "mlp.fc2.weight")):  # the deeper, the smaller (section 2.5)
+                depth = int(name.partition(".")[0]) + 1
+                nn.init.trunc_normal_(parameter, std=0.02 / math.sqrt(2 * depth))
 
     def _taps(self, image: Tensor, hidden: Tensor | None, indices: Sequence[int]) -> tuple[list[Tensor], int, int]:
         """The tokens (B, 1 + N, D) behind the blocks `indices`, and the rows and columns of their patches."""

@@ -22,7 +22,7 @@ W48 79.3, W64 79.5.  The authors' GFLOPs are in units of 2^30; the cards have mm
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,8 +76,8 @@ class Exchange(nn.Module):
         """One feature a branch, finest first -> the first `outputs` of them, exchanged."""
         given = [branch(x) for branch, x in zip(self.branches, features, strict=True)]
         made = []
-        for target, paths in enumerate(self.fuse):
-            own = given[target]
+        for target, own in enumerate(given[: len(self.fuse)]):
+            paths: Any = self.fuse[target]
             total = own
             for source, path in enumerate(paths):
                 if source == target:
@@ -89,6 +89,15 @@ class Exchange(nn.Module):
                 total = own + part if total is own else total.add_(part)
             made.append(F.relu(total, inplace=True))
         return made
+
+
+class Start(nn.ModuleList):
+    """What begins a stage's new branches, of the coarsest feature before it."""
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """The features before the stage, finest first -> those of its branches."""
+        kept = [] if len(self) == 2 else features  # the first two branches both start anew
+        return [*kept, *(branch(features[-1]) for branch in self)]
 
 
 class Head(nn.Module):
@@ -148,11 +157,9 @@ class HRNet(Backbone):
             *(Bottleneck(wide if i else 64, bottleneck_width, 1, (1, 1), False) for i in range(bottlenecks))
         )
         widths = [width << i for i in range(4)]
-        # the first two branches both start from layer1; each later one from the coarsest before it
-        self.transitions = nn.ModuleList(
-            [nn.ModuleList([ConvNormAct(wide, widths[0]), ConvNormAct(wide, widths[1], 3, 2)])]
-        )
-        self.transitions += [nn.ModuleList([ConvNormAct(widths[i], widths[i + 1], 3, 2)]) for i in (1, 2)]
+        first = Start([ConvNormAct(wide, widths[0]), ConvNormAct(wide, widths[1], 3, 2)])
+        later = [Start([ConvNormAct(widths[i], widths[i + 1], 3, 2)]) for i in (1, 2)]
+        self.transitions = nn.ModuleList([first, *later])
         needed = 4 if num_classes is not None else max(out_indices, default=0) + 1
         self.stages = nn.ModuleList()
         for stage, count in enumerate(modules):
@@ -160,21 +167,16 @@ class HRNet(Backbone):
             outputs = [branches] * count
             if branches == 4:
                 outputs[-1] = min(needed, 4)
-            self.stages.append(nn.ModuleList(Exchange(widths[:branches], blocks, o, upsample) for o in outputs))
+            self.stages.append(nn.Sequential(*(Exchange(widths[:branches], blocks, o, upsample) for o in outputs)))
         self.head = None if num_classes is None else Head(widths, head_width, head_bias)
         init_convs(self, mode="fan_out")
         self.describe(widths, STRIDES, out_indices, head=64 * head_width)
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
         """-> the branches, as far as `out_indices` needs them"""
-        x = self.layer1(self.stem(image))
-        features = [x]
+        features = [self.layer1(self.stem(image))]
         for start, stage in zip(self.transitions, self.stages, strict=True):
-            last = features[-1]
-            kept = [] if len(start) == 2 else features
-            features = [*kept, *(branch(last) for branch in start)]
-            for module in stage:
-                features = module(features)
+            features = stage(start(features))
         return features
 
     def embed(self, image: Tensor) -> Tensor:

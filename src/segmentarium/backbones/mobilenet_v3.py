@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -241,7 +242,7 @@ LIMITS = {
     }
 }
 # table 3, and the README of the authors' code for the minimalistic forms; Small at half the width is timm's
-for _name, _parameters, _flops, _top1, _arguments in (
+VARIANTS: tuple[tuple[str, float, float | None, float, dict[str, Any]], ...] = (
     ("large", 5.48, 0.219, 75.2, {"arch": "large"}),
     ("large_075", 3.99, 0.155, 73.3, {"arch": "large", "width": 0.75}),
     ("large_minimal", 3.92, 0.209, 72.3, {"arch": "large", "minimal": True}),
@@ -249,7 +250,8 @@ for _name, _parameters, _flops, _top1, _arguments in (
     ("small_075", 2.04, 0.044, 65.4, {"arch": "small", "width": 0.75}),
     ("small_050", 1.59, None, 57.9, {"arch": "small", "width": 0.5}),
     ("small_minimal", 2.04, 0.065, 61.9, {"arch": "small", "minimal": True}),
-):
+)
+for _name, _parameters, _flops, _top1, _arguments in VARIANTS:
     register(
         f"mobilenet_v3_{_name}",
         MobileNetV3,

@@ -34,7 +34,7 @@ from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.pooling import PooledBatchNorm, global_average_pool
 from segmentarium.registry import Card, Paper, register
 
-DEPTHS = {
+DEPTHS: dict[int, tuple[int, ...]] = {
     14: (1, 1, 1, 1),
     26: (2, 2, 2, 2),
     50: (3, 4, 6, 3),

@@ -21,7 +21,8 @@ class Backbone(nn.Module):
     `classify` the class scores, where it was built with `num_classes`.
 
     channels, strides   of each feature that `forward` gives
-    out_indices         which of the pyramid's features these are
+    all_channels, …     of each feature of the pyramid
+    out_indices         which of the pyramid's features `forward` gives
     num_classes         of `classify`; None: it has no classifier
     preprocessing       what its weights want of a picture
     """
@@ -31,6 +32,8 @@ class Backbone(nn.Module):
     fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+    all_channels: tuple[int, ...] = ()
+    all_strides: tuple[int, ...] = ()
 
     def __init__(self, *, in_channels: int = 3, num_classes: int | None = None) -> None:
         super().__init__()
@@ -59,6 +62,7 @@ class Backbone(nn.Module):
                 f"out_indices is {tuple(out_indices)}; give some of {', '.join(map(str, known))}, "
                 f"the features of strides {', '.join(map(str, strides))}"
             )
+        self.all_channels, self.all_strides = tuple(channels), tuple(strides)
         self.out_indices = tuple(sorted(out_indices))
         self.channels = tuple(channels[i] for i in self.out_indices)
         self.strides = tuple(strides[i] for i in self.out_indices)
@@ -125,3 +129,13 @@ class Backbone(nn.Module):
     def layer_of(self, name: str) -> int:
         """How deep the parameter `name` stands: 0 the stem, `num_layers` the classifier."""
         raise NotImplementedError(f"{type(self).__name__} does not say how deep its layers stand")
+
+    def depth_of(self, name: str) -> int:
+        """`layer_of` for blocks put in later, too (`insert_block`): they are as deep as what they stand behind."""
+        part, _, rest = name.partition(".")
+        if part != "inserted":
+            return self.layer_of(name)
+        place = rest.partition(".")[0]
+        return max(
+            self.layer_of(key) for key, _ in self.named_parameters() if key.replace(".", "_").startswith(f"{place}_")
+        )

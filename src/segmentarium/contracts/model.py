@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from segmentarium.contracts.insertion import hooked
 from segmentarium.layers.fusion import fold_batch_norm, reparameterize
 from segmentarium.layers.resize import labels_at, resize
 from segmentarium.losses import PixelLoss
@@ -134,8 +135,14 @@ class Model(nn.Module):
             owner = model.get_submodule(parent)
             if hasattr(owner, name):  # built without it, or deployed before
                 delattr(owner, name)
+        inserted = hooked(model)
         reparameterize(model)
         fold_batch_norm(model, model.example())
+        if hooked(model) < inserted:
+            raise ValueError(
+                "a block was inserted behind a module that deploy() takes away, such as a norm of its own; "
+                "insert it behind the whole block, or behind a convolution"
+            )
         return model.requires_grad_(False)
 
 

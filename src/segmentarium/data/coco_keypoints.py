@@ -28,6 +28,7 @@ from segmentarium.data.transforms import IMAGENET_MEAN, IMAGENET_STD, ToModelInp
 from segmentarium.palette import default_palette
 
 SPLITS = ("train", "val")
+LICENCE = "CC BY 4.0 (COCO's annotations); pictures: each its own"
 MARGIN = 1.25  # of a box, so that the crop shows what is around it
 
 
@@ -71,14 +72,14 @@ class CocoKeypoints(PictureDataset):
         category = next((c for c in content.get("categories", ()) if c.get("keypoints")), None)
         if category is None:
             raise ValueError(f"{path} names no joints: none of its categories has a list 'keypoints'")
-        joints = tuple(category["keypoints"])
+        joints, official = tuple(category["keypoints"]), path.name.startswith("person_keypoints")
         super().__init__(
             DatasetInfo(
                 f"{root.resolve().name} keypoints",
                 joints,
                 default_palette(len(joints)),
-                licence="CC BY 4.0 (COCO's annotations); pictures: each its own",
-                url="https://cocodataset.org",
+                licence=LICENCE if official else "your own",
+                url="https://cocodataset.org" if official else "",
             ),
             transform,
             cache,

@@ -45,6 +45,8 @@ def fold_joined(norm: nn.BatchNorm2d, convs: Iterable[nn.Conv2d]) -> None:
 
 def _foldable(conv: nn.Module | None) -> bool:
     # the weights of a transposed convolution in groups hold its outputs along two dimensions
+    if conv is None or conv._forward_hooks:
+        return False
     return isinstance(conv, nn.Conv2d) or (isinstance(conv, nn.ConvTranspose2d) and conv.groups == 1)
 
 
@@ -58,7 +60,7 @@ def fold_batch_norm(
 
     Which norm follows which convolution is seen by running `example`, its input or inputs, through it, so it works for any model,
     timm's too.  These stay as they are: a convolution that feeds two norms, or a norm only in some of its calls; a norm
-    fed by two convolutions; a norm whose input was changed in place after the convolution.
+    fed by two convolutions; a norm whose input was changed in place after the convolution, or by a hook of somebody else.
     """
     # id of an output -> its convolution, the tensor (kept alive, so that the id stays its own) and its version
     produced: dict[int, tuple[nn.Module, Tensor, int]] = {}
@@ -110,6 +112,7 @@ def fold_batch_norm(
         # timm's BatchNormAct2d, a batch norm too, carries the activation that follows it
         activation = getattr(norm, "act", None)
         folded[norm] = activation if isinstance(activation, nn.Module) else nn.Identity()
+        folded[norm]._forward_hooks.update(norm._forward_hooks)
     for parent in model.modules():
         for name, child in list(parent._modules.items()):  # named_children leaves out a module's second name
             if child in folded:

@@ -43,6 +43,11 @@ def _windows(length: int, window: int, step: int, like: Tensor) -> Tensor:
     return ((pixel >= start) & (pixel < start + window)).to(like.dtype) / window
 
 
+def _least(size: int, side: int) -> int:
+    """The smaller one, of a side that is open in a graph, too."""
+    return torch.sym_min(size, side)  # type: ignore[return-value]
+
+
 def windowed_average(x: Tensor, size: int, stride: tuple[int, int] = POOL_STRIDE) -> Tensor:
     """(B, C, H, W) -> averages over windows of size×size pixels, or of as many as there are.
 
@@ -51,8 +56,8 @@ def windowed_average(x: Tensor, size: int, stride: tuple[int, int] = POOL_STRIDE
     height, width = x.shape[-2:]
     if not torch.compiler.is_exporting():
         return F.avg_pool2d(x, (min(size, height), min(size, width)), stride)
-    rows = _windows(height, torch.sym_min(size, height), stride[0], x)
-    columns = _windows(width, torch.sym_min(size, width), stride[1], x)
+    rows = _windows(height, _least(size, height), stride[0], x)
+    columns = _windows(width, _least(size, width), stride[1], x)
     return rows @ x @ columns.transpose(0, 1)
 
 
@@ -187,5 +192,5 @@ for _size, _score in (("large", 69.54), ("small", 64.11)):
         LRASPPJoinDecoder,
         Card(paper=PAPER, num_classes=19, scores={"Cityscapes val mIoU": _score}),
         backbone=f"mobilenet_v3_{_size}",
-        backbone_arguments={"contract_dilation": False, "same_padding": True, "out_indices": (0, 1, 4)},
+        backbone_arguments={"contract_dilation": False, "same_padding": True, "out_indices": [0, 1, 4]},
     )

@@ -40,7 +40,7 @@ def parameter_groups(model: nn.Module, options: TrainingOptions) -> list[dict]:
         scale = factor if name.startswith("backbone.") and name not in heads else 1.0
         for prefix, part in backbones.items():
             if options.layer_decay is not None and name.startswith(prefix):
-                scale *= options.layer_decay ** (part.num_layers - part.layer_of(name.removeprefix(prefix)))
+                scale *= options.layer_decay ** (part.num_layers - part.depth_of(name.removeprefix(prefix)))
         decayed = (parameter.ndim > 1 or options.decay_norm_bias) and name not in spared
         groups.setdefault((options.learning_rate * scale, decayed), []).append(parameter)
     return [
@@ -56,7 +56,7 @@ def head_of(backbone: Backbone) -> set[str]:
     names = [name for name, _ in backbone.named_parameters()]
     own = {name for name in names if name.startswith("classifier.")}  # timm's stands in the body
     deepest = backbone.num_layers
-    return own or {name for name in names if deepest and backbone.layer_of(name) == deepest}
+    return own or {name for name in names if deepest and backbone.depth_of(name) == deepest}
 
 
 def build_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:

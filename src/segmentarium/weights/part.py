@@ -116,7 +116,8 @@ def _needed(stored: Stored, target: nn.Module) -> set[str]:
     if isinstance(target, Backbone):
         bare["out_indices"] = target.out_indices
     with on_meta():
-        made = stored.entry.make(**stored.all_arguments | {key: value for key, value in bare.items() if key in takes})
+        own = {key: value for key, value in bare.items() if key in takes}
+        made = stored.entry.make(**stored.all_arguments | own)
     return set(made.state_dict())
 
 
@@ -152,8 +153,10 @@ def _fill(model: Any, part: str, taken: _Taken, strict: bool) -> LoadReport:
     # a classifier of other classes, or of none, keeps its own head
     classifies = isinstance(target, Backbone) and target.num_classes is not None
     heads = new_heads(model, report) if classifies else set()
-    new = target.not_pretrained() if isinstance(target, Backbone) else set()
-    missing = [key for whole in report.missing if (key := whole.removeprefix(prefix)) not in new]
+    missing = [key.removeprefix(prefix) for key in report.missing]
+    if isinstance(target, Backbone):  # blocks put in by insert_block start new under a pretrained trunk, and some norms
+        new = target.not_pretrained()
+        missing = [key for key in missing if key not in new and not key.startswith("inserted.")]
     if classifies and taken.enough is not None:
         missing = [key for key in missing if key in taken.enough]
     lacking = missing or report.unexpected or any(key not in heads for key, _, _ in report.mismatched)

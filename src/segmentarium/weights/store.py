@@ -38,6 +38,12 @@ def header_of(model: Model, **facts: Any) -> dict[str, Any]:
                 f"{model.registered_name} was built with a module as its {key}, so a file could not rebuild it; "
                 f"give {key} by name, or save its state_dict() yourself"
             )
+    for told in model.given_arguments.get("insertions", ()):
+        if not isinstance(told["block"], str):
+            raise ValueError(
+                f"{model.registered_name} has a block in its backbone that has no name, so a file could not rebuild it; "
+                "register_block(NAME, ...) and insert it by that name, or save its state_dict() yourself"
+            )
     made_by = {"format": 1, "model": model.registered_name, "arguments": model.given_arguments}
     said = model.labels() | {"preprocessing": model.preprocessing.as_dict()}
     return made_by | said | {"dataset": None, "metrics": {}, "licences": {}} | facts

@@ -23,7 +23,8 @@ class Rule:
     """One line of a key table: `theirs` -> `ours`.
 
     `{}` stands for one part of a key (between dots), `{*}` for any rest; they are carried over in order.
-    Several keys on a side are one tensor cut along its first dimension (query, key, value against their stack).
+    Several keys on a side are one tensor cut along its first dimension (query, key, value against their stack), or along
+    `dim` (a convolution of an image with further channels against two convolutions).
     `ours=None`: a key that we do not keep, on purpose.  `theirs_ndim=4`: theirs is a 1×1 convolution where ours is linear;
     3: theirs is a factor (C, 1, 1) for each channel of a map where ours is a vector.
     `bgr=1`: the last three entries along dimension 1 belong to the channels of an image that theirs reads blue first;
@@ -36,6 +37,7 @@ class Rule:
     theirs_ndim: int | None = None
     bgr: int | None = None
     axes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    dim: int = 0
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ def to_ours(
         if any(source not in state for source in sources):
             failed.append(key)
             continue
-        whole = tensor if len(sources) == 1 else torch.cat([state[source] for source in sources])
+        whole = tensor if len(sources) == 1 else torch.cat([state[source] for source in sources], rule.dim)
         if rule.theirs_ndim is not None and whole.ndim > 1:
             whole = whole.flatten(0 if rule.theirs_ndim == 3 else 1)
         if rule.bgr is not None:
@@ -234,8 +236,8 @@ def to_ours(
         targets = [_fill(text, parts) for text in _side(rule.ours)]
         if len(targets) == 1:
             ours[targets[0]] = whole
-        elif all(target in shapes for target in targets) and whole.shape[0] == sum(shapes[t][0] for t in targets):
-            ours.update(zip(targets, whole.split([shapes[t][0] for t in targets]), strict=True))
+        elif all(t in shapes for t in targets) and whole.shape[rule.dim] == sum(shapes[t][rule.dim] for t in targets):
+            ours.update(zip(targets, whole.split([shapes[t][rule.dim] for t in targets], rule.dim), strict=True))
         else:
             failed.append(key)
     # the second and third keys of a stack match no pattern of their own: they were used with the first
@@ -254,7 +256,7 @@ def to_theirs(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, T
                 continue
             parts = match.groups()
             sources = [_fill(text, parts) for text in _side(rule.ours)]
-            whole = tensor if len(sources) == 1 else torch.cat([state[source] for source in sources])
+            whole = tensor if len(sources) == 1 else torch.cat([state[source] for source in sources], rule.dim)
             if rule.theirs_ndim is not None and (whole.ndim > 1 or rule.theirs_ndim == 3):
                 whole = whole.reshape(*whole.shape, *(1,) * (rule.theirs_ndim - whole.ndim))
             if rule.bgr is not None:
@@ -262,7 +264,7 @@ def to_theirs(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, T
             if rule.axes is not None:
                 whole = _restore(whole, *rule.axes)
             targets = [_fill(text, parts) for text in _side(rule.theirs)]
-            parts_of_whole = (whole,) if len(targets) == 1 else whole.chunk(len(targets))
+            parts_of_whole = (whole,) if len(targets) == 1 else whole.chunk(len(targets), rule.dim)
             theirs.update(zip(targets, parts_of_whole, strict=True))
             break
         else:
@@ -287,12 +289,13 @@ Carriers = Mapping[str, Callable[[str, Tensor], Tensor]]
 def carriers(model: torch.nn.Module, prefix: str = "") -> Carriers:
     """Key of each parameter whose module can `carry(name, tensor)` one of another size over: tables of positions that were
     learned on another grid -> that method.  A tensor that it cannot carry it gives back as it is."""
-    return {
-        ".".join(filter(None, (prefix, path, name))): carry
-        for path, module in model.named_modules()
-        if callable(carry := getattr(module, "carry", None))
-        for name, _ in module.named_parameters(recurse=False)
-    }
+    found: dict[str, Callable[[str, Tensor], Tensor]] = {}
+    for path, module in model.named_modules():
+        carry: Any = getattr(module, "carry", None)
+        if carry is not None:
+            own = (name for name, _ in module.named_parameters(recurse=False))
+            found |= {".".join(filter(None, (prefix, path, name))): carry for name in own}
+    return found
 
 
 def fit(

@@ -56,7 +56,7 @@ class KeypointTask:
         for dataset in (self.train_set, self.val_set):
             for index in range(min(LOOKED_AT, len(dataset))):
                 dataset.sample(index)
-        seen = sum(person.joints[:, 2] for person in self.train_set.items)
+        seen = np.sum([person.joints[:, 2] for person in self.train_set.items], 0)
         missing = [name for name, count in zip(self.train_set.info.classes, seen, strict=True) if not count]
         if missing:
             yield f"warning: {', '.join(missing[:6])} labelled nowhere in {self.options.train_split!r}: it cannot be learnt"

@@ -109,7 +109,7 @@ def arguments_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _arguments(rules: Sequence[Rule], also: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _arguments(rules: Sequence[Rule], also: dict[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
     state[str(rules[0].theirs)]  # the stem's: another network's keys end here
     tensors, _, _ = to_ours(state, rules, {})
     classes = outputs_of(tensors, "classifier.weight")
@@ -118,9 +118,7 @@ def _arguments(rules: Sequence[Rule], also: Mapping[str, Any], state: Mapping[st
     return arguments_of(tensors) | {"num_classes": classes} | final | also
 
 
-def _layout(
-    name: str, rules: Sequence[Rule], source: str, also: Mapping[str, Any] | None = None, **more: Any
-) -> Layout:
+def _layout(name: str, rules: Sequence[Rule], source: str, also: dict[str, Any] | None = None, **more: Any) -> Layout:
     """also   arguments that no shape tells"""
     table = tuple(rules)
     arguments = partial(_arguments, table, also or {})

@@ -95,9 +95,7 @@ def arguments_of(arch: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 TENSORFLOW = {"norm_eps": 1e-3, "same_padding": True}
 
 
-def _arguments(
-    arch: str, rules: Sequence[Rule], also: Mapping[str, Any], state: Mapping[str, Tensor]
-) -> dict[str, Any]:
+def _arguments(arch: str, rules: Sequence[Rule], also: dict[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
     state[str(rules[0].theirs).replace("{}", "weight")]  # the stem's: another network's keys end here
     tensors, _, _ = to_ours(state, rules, {})
     read = arguments_of(arch, tensors)

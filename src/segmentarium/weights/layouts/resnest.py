@@ -37,6 +37,8 @@ def resnest_arguments(state: Mapping[str, Tensor], prefix: str = "", *, stem: St
     inner = state[f"{prefix}layer1.0.conv1.weight"].shape[0]
     outputs, inputs = state[f"{prefix}layer1.0.conv2.conv.weight"].shape[:2]
     radix = outputs // inner
+    if outputs % inner or inner % (inputs * radix):
+        raise ValueError(f"a convolution of {inner} channels to {outputs}, {inputs} to a group, has no splits")
     cardinality = inner // (inputs * radix)
     last, first = state[prefix + LAST[stem]], state[prefix + FIRST[stem]]
     return {
