@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts.backbone import Backbone
 from segmentarium.layers.norm import channels_first, channels_last
+
+if TYPE_CHECKING:
+    from segmentarium.contracts.backbone import Backbone
 
 At = Literal["every", "last"] | int | Sequence[int]
 PROBED = (96, 160)  # pixels: divisible by the usual strides, and no square
