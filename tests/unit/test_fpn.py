@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from segmentarium.layers.fpn import top_down
+from segmentarium.layers.fpn import PyramidSum, top_down
 from segmentarium.semantic.fpn import FPNDecoder
 
 
@@ -22,8 +22,7 @@ def test_a_level_is_the_sum_of_itself_and_all_coarser_ones() -> None:
 
 def test_convolutions_of_a_level_are_its_halvings() -> None:
     def convolutions(strides: tuple[int, ...]) -> list[int]:
-        decoder = FPNDecoder(channels=(4,) * len(strides), strides=strides, num_classes=2, pyramid_channels=4)
-        return [len(head.convs) for head in decoder.heads]
+        return [len(convs) for convs in PyramidSum(4, strides, 4).levels]
 
     assert convolutions((4, 8, 16, 32)) == [1, 1, 2, 3]
     assert convolutions((4, 8, 8, 8)) == [1, 1, 1, 1]

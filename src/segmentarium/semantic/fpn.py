@@ -17,34 +17,15 @@ Recipes of mmsegmentation: SGD 0.9, learning rate 0.01, weight decay 5e-4, poly 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from segmentarium.composition import register_decoder
 from segmentarium.contracts import Decoder
-from segmentarium.layers.conv import ConvNormAct
-from segmentarium.layers.fpn import FeaturePyramid
+from segmentarium.layers.fpn import FeaturePyramid, PyramidSum
 from segmentarium.layers.init import init_classifier
-from segmentarium.layers.resize import resize
 from segmentarium.registry import Card, Paper
-
-
-class ScaleHead(nn.Module):
-    """(B, C, h, w) -> (B, width, h · 2^halvings, w · 2^halvings): convolutions, each with an upsampling behind it (figure 3)."""
-
-    def __init__(self, in_channels: int, width: int, halvings: int) -> None:
-        super().__init__()
-        self.upsample = halvings > 0
-        self.convs = nn.ModuleList(ConvNormAct(width if i else in_channels, width) for i in range(max(halvings, 1)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for conv in self.convs:
-            x = conv(x)
-            if self.upsample:
-                x = resize(x, (2 * x.shape[-2], 2 * x.shape[-1]))
-        return x
 
 
 class FPNDecoder(Decoder):
@@ -65,17 +46,12 @@ class FPNDecoder(Decoder):
     ) -> None:
         super().__init__()
         self.pyramid = FeaturePyramid(channels, pyramid_channels)
-        self.heads = nn.ModuleList(
-            ScaleHead(pyramid_channels, decoder_channels, int(math.log2(stride / strides[0]))) for stride in strides
-        )
+        self.fuse = PyramidSum(pyramid_channels, strides, decoder_channels)
         self.dropout = nn.Dropout2d(0.1)
         self.classifier = init_classifier(nn.Conv2d(decoder_channels, num_classes, 1))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        finest, *others = (head(x) for head, x in zip(self.heads, self.pyramid(features), strict=True))
-        for x in others:
-            finest = finest + resize(x, finest.shape[-2:])
-        return self.classifier(self.dropout(finest))
+        return self.classifier(self.dropout(self.fuse(self.pyramid(features))))
 
 
 PAPER = Paper(

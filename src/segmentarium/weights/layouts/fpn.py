@@ -32,7 +32,7 @@ def mmseg_head(theirs: str = "decode_head.", ours: str = "decoder.") -> list[Rul
     """Prefixes ending in a dot; between two of their convolutions stands an upsampling."""
     rules = [Rule(f"{theirs}conv_seg.{{}}", f"{ours}classifier.{{}}")]
     for i in range(4):
-        rules += conv_bn(f"{theirs}scale_heads.{{}}.{2 * i}", f"{ours}heads.{{}}.convs.{i}")
+        rules += conv_bn(f"{theirs}scale_heads.{{}}.{2 * i}", f"{ours}fuse.levels.{{}}.{i}")
     return rules
 
 
