@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from segmentarium.backbones import can_have, create_backbone
 from segmentarium.contracts import Decoder, SegmentationModel, Term
 from segmentarium.layers.fcn_head import FCNHead
-from segmentarium.layers.pyramid_neck import PyramidNeck
+from segmentarium.layers.pyramid_neck import MultiLevelNeck, PyramidNeck
 from segmentarium.losses import CrossEntropy
 from segmentarium.meta import on_meta
 from segmentarium.registry import Card, create_model, entry, known, register
 
 OutputStride = int | Literal["auto"] | None
+NECKS = {"pyramid": PyramidNeck, "multilevel": MultiLevelNeck}
 
 
 class EncoderDecoder(SegmentationModel):
@@ -28,9 +29,11 @@ class EncoderDecoder(SegmentationModel):
     decoder             the decoder's class
     backbone            ours by name, timm's as "timm:NAME", or a `Backbone`
     output_stride       of the backbone: 8, 16, 32; None: its own; "auto": what the decoder prefers, where the backbone can
-    neck                "pyramid" makes features of strides 4 to 32 out of a plain transformer's; None: none
+    neck                makes features of strides 4 to 32 out of a plain transformer's: "pyramid" by transposed convolutions
+                        (BEiT's), "multilevel" by interpolation between convolutions (mmsegmentation's); None: none
     auxiliary           supervise the last feature but one too, with 0.4 of the weight (PSPNet, section 3.3); None: as the
                         decoder's paper does
+    auxiliary_arguments further arguments of that FCN head: decoder_channels, convs, index of another feature
     backbone_arguments  further arguments of the backbone's class, such as drop_path, or pretrained=True for timm's
     own                 the decoder's own arguments
     """
@@ -43,8 +46,9 @@ class EncoderDecoder(SegmentationModel):
         backbone: str | nn.Module = "resnet50",
         in_channels: int = 3,
         output_stride: OutputStride = "auto",
-        neck: Literal["pyramid"] | None = None,
+        neck: Literal["pyramid", "multilevel"] | None = None,
         auxiliary: bool | None = None,
+        auxiliary_arguments: Mapping[str, Any] | None = None,
         backbone_arguments: Mapping[str, Any] | None = None,
         **own: Any,
     ) -> None:
@@ -58,17 +62,17 @@ class EncoderDecoder(SegmentationModel):
         )
         self.fixed_size = self.backbone.fixed_size
         self.preprocessing = self.backbone.preprocessing.for_channels(in_channels)
-        if neck not in (None, "pyramid"):
-            raise ValueError(f"neck is {neck!r}; give 'pyramid' or None")
-        self.neck = PyramidNeck(self.backbone.channels, self.backbone.strides) if neck else None
+        if neck is not None and neck not in NECKS:
+            raise ValueError(f"neck is {neck!r}; give {' or '.join(map(repr, NECKS))}, or None")
+        self.neck = NECKS[neck](self.backbone.channels, self.backbone.strides) if neck else None
         channels, strides = (self.neck or self.backbone).channels, (self.neck or self.backbone).strides
         self.decoder = decoder(channels=channels, strides=strides, num_classes=num_classes, **own)
         self.align_corners = self.decoder.align_corners
         self.auxiliary = nn.ModuleDict()
         objective = self.decoder.objective()
         if decoder.auxiliary if auxiliary is None else auxiliary:
-            index = -2 if len(channels) > 1 else -1
-            self.auxiliary["aux"] = FCNHead(channels=channels, num_classes=num_classes, index=index)
+            places = {"index": -2 if len(channels) > 1 else -1, **(auxiliary_arguments or {})}
+            self.auxiliary["aux"] = FCNHead(channels=channels, num_classes=num_classes, **places)
             objective = (*objective, Term("aux", 0.4, CrossEntropy(), of=("aux",)))
         self.training_only = ("auxiliary", *(f"decoder.{path}" for path in self.decoder.training_only))
         self.set_objective(*objective)

@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmentarium.backbones import create_backbone
 from segmentarium.contracts import Backbone
-from segmentarium.layers.pooling import adaptive_average_pool
 from segmentarium.layers.resize import resize
 from segmentarium.meta import on_meta
 from segmentarium.registry import create_model, entry
@@ -171,32 +169,3 @@ def loaded(golden: ModuleType, layout_name: str, name: str) -> Loaded:
     if layout.blue_first:
         image = image.flip(1)
     return Loaded(layout, name, model, state, report, description, arrays, image)
-
-
-def mmcv_conv(x: Tensor, state: Mapping[str, Tensor], key: str) -> Tensor:
-    """mmcv's ConvModule, by its tensors."""
-    weight = state[f"{key}.conv.weight"]
-    x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-    mean, var, scale, bias = (state[f"{key}.bn.{kind}"] for kind in ("running_mean", "running_var", "weight", "bias"))
-    return F.batch_norm(x, mean, var, scale, bias).relu()
-
-
-def mmseg_upernet(features: list[Tensor], state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """mmsegmentation's UPerHead and FCNHead by their tensors: class scores of the finest feature's size, and of the third's."""
-
-    def score(x: Tensor, head: str) -> Tensor:
-        return F.conv2d(x, state[f"{head}.conv_seg.weight"], state[f"{head}.conv_seg.bias"])
-
-    deepest, head = features[-1], "decode_head"
-    pooled = [
-        resize(mmcv_conv(adaptive_average_pool(deepest, bins), state, f"{head}.psp_modules.{i}.1"), deepest.shape[-2:])
-        for i, bins in enumerate((1, 2, 3, 6))
-    ]
-    maps = [mmcv_conv(x, state, f"{head}.lateral_convs.{i}") for i, x in enumerate(features[:-1])]
-    maps.append(mmcv_conv(torch.cat([deepest, *pooled], 1), state, f"{head}.bottleneck"))
-    for i in (2, 1, 0):
-        maps[i] = maps[i] + resize(maps[i + 1], maps[i].shape[-2:])
-    maps = [*(mmcv_conv(x, state, f"{head}.fpn_convs.{i}") for i, x in enumerate(maps[:-1])), maps[-1]]
-    whole = torch.cat([resize(x, maps[0].shape[-2:]) for x in maps], 1)
-    auxiliary = mmcv_conv(features[2], state, "auxiliary_head.convs.0")
-    return score(mmcv_conv(whole, state, f"{head}.fpn_bottleneck"), head), score(auxiliary, "auxiliary_head")

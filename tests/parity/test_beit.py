@@ -1,4 +1,4 @@
-"""BEiT live against timm and transformers, against unilm's stored pretraining, and against a stored network of mmsegmentation."""
+"""BEiT live against timm and transformers, and against unilm's stored pretraining."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from torch import Tensor
 from segmentarium.backbones import create_backbone
 from segmentarium.registry import entry, variant_of
 from segmentarium.weights.layouts import get_layout, recognise
-from segmentarium.weights.layouts.beit import openmmlab_rules, transformers_rules, unilm_rules
+from segmentarium.weights.layouts.beit import transformers_rules, unilm_rules
 from segmentarium.weights.table import Rule, load_state, to_theirs
-from tests.parity.comparison import TOLERANCE, example, golden_state, mmseg_upernet, relative_error, stir
+from tests.parity.comparison import TOLERANCE, example, golden_state, relative_error, stir
 
 SMALL: dict[str, Any] = {"embed_dim": 64, "depth": 3, "heads": 4}
 
@@ -111,30 +111,6 @@ def test_hidden_patches_are_foreseen_as_by_transformers(tmp_path: Path) -> None:
     tokens = theirs.layernorm(ours.encode(image, hidden))
     reference = theirs(image, bool_masked_pos=hidden.flatten(1)).logits
     assert relative_error(theirs.lm_head(tokens[:, 1:]), reference) <= TOLERANCE
-
-
-@torch.inference_mode()
-def test_equals_mmsegmentation_under_its_heads(golden: ModuleType) -> None:
-    state, description, arrays = golden_state(golden, "transformer/upernet-beit-mmseg")
-    trunk = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-    ours: Any = create_backbone("beit_b", embed_dim=192, depth=4, heads=3, image_size=(64, 96)).eval()
-    assert ours.out_indices == (0, 1, 2, 3)
-    report = load_state(ours, trunk, rules=openmmlab_rules())
-    assert set(report.dropped) == {key for key in trunk if key.endswith("index")}
-    back = to_theirs(ours.state_dict(), openmmlab_rules())
-    assert all(torch.equal(back[key], trunk[key]) for key in trunk.keys() - set(report.dropped))
-
-    def enlarge(x: Tensor, key: str) -> Tensor:
-        return F.conv_transpose2d(x, state[f"neck.{key}.weight"], state[f"neck.{key}.bias"], 2)
-
-    first, second, third, fourth = ours(example(golden, description, "image"))
-    mean, var, weight, bias = (
-        state[f"neck.upsample_4x.1.{kind}"] for kind in ("running_mean", "running_var", "weight", "bias")
-    )
-    first = F.gelu(F.batch_norm(enlarge(first, "upsample_4x.0"), mean, var, weight, bias))
-    features = [enlarge(first, "upsample_4x.3"), enlarge(second, "upsample_2x.0"), third, F.max_pool2d(fourth, 2)]
-    for array, scores in zip(("out/low", "out/aux"), mmseg_upernet(features, state), strict=True):
-        assert relative_error(scores, torch.from_numpy(arrays[array])) <= TOLERANCE
 
 
 def test_openmmlab_s_files_are_recognised() -> None:

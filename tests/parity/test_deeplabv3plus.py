@@ -7,13 +7,12 @@ from types import ModuleType
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from torch import nn
 
 from segmentarium import create_model
-from segmentarium.semantic.deeplabv3plus import ASPP, DeepLabV3PlusDecoder
+from segmentarium.semantic.deeplabv3plus import DeepLabV3PlusDecoder
 from segmentarium.weights.layouts import get_layout, recognise
-from segmentarium.weights.layouts.deeplabv3plus import aspp_rules, mmseg_head
-from segmentarium.weights.table import Rule, load_state
+from segmentarium.weights.layouts.deeplabv3plus import mmseg_head
+from segmentarium.weights.table import load_state
 from tests.parity.comparison import example, golden_state, randomise, relative_error
 
 
@@ -30,20 +29,6 @@ def test_head_equals_mmsegmentation(golden: ModuleType) -> None:
     ).eval()
     load_state(head, state, rules=mmseg_head("", ""))
     logits = head([example(golden, description, "c1"), example(golden, description, "c4")])
-    assert golden.relative_error(logits.numpy(), outputs["out"]) < 1e-4
-
-
-@torch.inference_mode()
-def test_plain_pyramid_equals_mmsegmentation(golden: ModuleType) -> None:
-    state, description, outputs = golden_state(golden, "semantic/deeplabv3-aspp-head")
-    head = nn.ModuleDict(
-        {
-            "aspp": ASPP(48, 16, (12, 24, 36), separable_convs=False, projection_kernel=3),
-            "classifier": nn.Conv2d(16, 5, 1),
-        }
-    ).eval()
-    load_state(head, state, rules=[*aspp_rules("", "aspp."), Rule("conv_seg.{}", "classifier.{}")])
-    logits = head["classifier"](head["aspp"](example(golden, description, "c4")))
     assert golden.relative_error(logits.numpy(), outputs["out"]) < 1e-4
 
 

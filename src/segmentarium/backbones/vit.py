@@ -54,6 +54,7 @@ class VisionTransformer(PlainBackbone):
     norm_eps        epsilon of the layer norms: 1e-6 is the authors', timm's and torchvision's, 1e-12 transformers'
     drop_path       stochastic depth of the last block; it grows linearly from 0 at the first
     final_norm      whether the last block's feature passes the final norm (Segmenter, SETR), or comes as it is (DPT, UPerNet)
+    antialias       how the table is interpolated: with antialiasing as in timm, or without (mmsegmentation, transformers)
     stem            a network before the patches, with `channels` and `stride`; None: the patches are the image's
     out_indices     blocks whose features come out; None: four in equal steps, up to the last
     num_classes     classes of `classify`; None: no classifier
@@ -76,6 +77,7 @@ class VisionTransformer(PlainBackbone):
         in_channels: int = 3,
         drop_path: float = 0.0,
         final_norm: bool = True,
+        antialias: bool = True,
         stem: Any = None,
         out_indices: Sequence[int] | None = None,
         num_classes: int | None = None,
@@ -83,7 +85,7 @@ class VisionTransformer(PlainBackbone):
         super().__init__(in_channels=in_channels, num_classes=num_classes)
         if pool == "token" and not class_token:
             raise ValueError('pool is "token" and class_token is False; give pool="mean" where there is no class token')
-        self.pool, self.norm_last = pool, final_norm
+        self.pool, self.norm_last, self.antialias = pool, final_norm, antialias
         self.prefix_tokens = int(class_token) + registers
         self._placed = int(class_token and class_position)  # prefix tokens with a row in the table
         channels, self.stride = (in_channels, patch) if stem is None else (stem.channels, stem.stride * patch)
@@ -119,7 +121,7 @@ class VisionTransformer(PlainBackbone):
     def place(self, patches: Tensor) -> Tensor:
         """(B, h, w, D) -> (B, P + h·w, D): the patches where they stand, behind class token and registers"""
         size, placed = patches.shape[1:3], self._placed
-        table = resize_positions(self.positions, self.grid, size, prefix=placed)
+        table = resize_positions(self.positions, self.grid, size, prefix=placed, antialias=self.antialias)
         tokens = patches.flatten(1, 2) + table[:, placed:]
         first = [] if self.class_token is None else [self.class_token + table[:, :1] if placed else self.class_token]
         first += [] if self.registers is None else [self.registers]
@@ -142,7 +144,7 @@ class VisionTransformer(PlainBackbone):
         side = math.isqrt(max(tensor.shape[1] - self._placed, 0)) if name == "positions" and tensor.ndim == 3 else 0
         if side == 0 or side * side + self._placed != tensor.shape[1]:
             return tensor
-        return resize_positions(tensor, (side, side), self.grid, prefix=self._placed)
+        return resize_positions(tensor, (side, side), self.grid, prefix=self._placed, antialias=self.antialias)
 
     def no_weight_decay(self) -> set[str]:
         return {name for name, _ in self.named_parameters(recurse=False)}

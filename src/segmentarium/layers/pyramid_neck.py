@@ -1,13 +1,17 @@
-"""Features of one stride, a plain transformer's, to a pyramid (ViTDet and mmsegmentation's Feature2Pyramid)."""
+"""Features of one stride, a plain transformer's, to a pyramid."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmentarium.layers.resize import resize
 
-class PyramidNeck(nn.Module):
+
+class Neck(nn.Module):
     """Four features of one stride -> strides of a quarter, a half, once and twice that: 4, 8, 16, 32 for patches of 16.
 
     Fewer features than four: the last is used again.  `channels` and `strides` are those of what comes out.
@@ -17,23 +21,59 @@ class PyramidNeck(nn.Module):
         super().__init__()
         if len(set(strides)) != 1 or strides[0] % 4:
             raise ValueError(
-                f"the backbone has features of strides {tuple(strides)}; the pyramid neck is for plain transformers, whose "
+                f"the backbone has features of strides {tuple(strides)}; a neck is for plain transformers, whose "
                 "features all have one stride, a multiple of 4"
             )
         self.picked = [min(i, len(channels) - 1) for i in range(4)]
-        widths = [channels[i] for i in self.picked]
-        self.channels = tuple(widths)
+        self.channels = tuple(channels[i] for i in self.picked)
         self.strides = (strides[0] // 4, strides[0] // 2, strides[0], strides[0] * 2)
-        self.to_quarter = nn.Sequential(
-            nn.ConvTranspose2d(widths[0], widths[0], 2, 2),
-            nn.BatchNorm2d(widths[0]),
-            nn.GELU(),
-            nn.ConvTranspose2d(widths[0], widths[0], 2, 2),
-        )
-        self.to_half = nn.ConvTranspose2d(widths[1], widths[1], 2, 2)
-        self.to_twice = nn.MaxPool2d(2, 2, ceil_mode=True)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """[(B, C, h, w), …] -> [(B, C, 4h, 4w), (B, C, 2h, 2w), (B, C, h, w), (B, C, h/2, w/2)]"""
+        raise NotImplementedError
+
+
+class PyramidNeck(Neck):
+    """By transposed convolutions and a maximum (BEiT's, ViTDet's; mmsegmentation's Feature2Pyramid)."""
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__(channels, strides)
+        fine, half, *_ = self.channels
+        self.to_quarter = nn.Sequential(
+            nn.ConvTranspose2d(fine, fine, 2, 2),
+            nn.BatchNorm2d(fine),
+            nn.GELU(),
+            nn.ConvTranspose2d(fine, fine, 2, 2),
+        )
+        self.to_half = nn.ConvTranspose2d(half, half, 2, 2)
+        self.to_twice = nn.MaxPool2d(2, 2, ceil_mode=True)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         fine, half, same, coarse = (features[i] for i in self.picked)
         return [self.to_quarter(fine), self.to_half(half), same, self.to_twice(coarse)]
+
+
+class MultiLevelNeck(Neck):
+    """By bilinear interpolation between a 1×1 and a 3×3 convolution (mmsegmentation's, under its ViT and DeiT).
+
+    Bilinear reduction by two is the mean of 2×2 places; the last row and column of odd sizes are left out, as theirs are.
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__(channels, strides)
+        width = channels[-1]
+        self.laterals = nn.ModuleList(nn.Conv2d(inputs, width, 1) for inputs in self.channels)
+        self.outputs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in self.channels)
+        self.channels = (width,) * 4
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        fine, half, same, coarse = (lateral(features[i]) for lateral, i in zip(self.laterals, self.picked, strict=True))
+        height, width = coarse.shape[-2:]
+        single = not torch.compiler.is_exporting() and min(height, width) < 2  # a side of one place keeps it
+        maps = [
+            resize(fine, (4 * fine.shape[-2], 4 * fine.shape[-1])),
+            resize(half, (2 * half.shape[-2], 2 * half.shape[-1])),
+            same,
+            F.avg_pool2d(coarse, 2, ceil_mode=single),
+        ]
+        return [output(x) for output, x in zip(self.outputs, maps, strict=True)]

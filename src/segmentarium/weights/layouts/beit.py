@@ -94,7 +94,8 @@ def beit_arguments(
     embedding: str = "patch_embed.proj.weight",
     head: str = "head.weight",
 ) -> dict[str, Any]:
-    """The arguments of a BEiT, read off the shapes; ValueError for a table of no square grid, which may be of several.
+    """The arguments of a BEiT, read off the shapes.  A table of no square grid is taken for that of the rectangle nearest to
+    one, wider than high.
 
     blocks      what the blocks' keys begin with
     embedding   the convolution of patches
@@ -103,15 +104,14 @@ def beit_arguments(
     tables = [key for key in state if key.endswith("relative_position_bias_table")]
     table, patches = state[tables[0]], state[embedding]
     steps = table.shape[0] - 3
-    side = math.isqrt(steps)
-    if side * side != steps:
-        raise ValueError(f"the tables have {steps} rows, which are of no square grid; give image_size")
+    down = next(rows for rows in range(math.isqrt(steps), 0, -1) if steps % rows == 0)
+    height, width = ((steps + 1) // 2 * patches.shape[-1] for steps in (down, steps // down))
     depth = len({key[len(blocks) :].split(".")[0] for key in state if key.startswith(blocks)})
     return {
         "embed_dim": patches.shape[0],
         "depth": depth,
         "heads": table.shape[1],
-        "image_size": (side + 1) // 2 * patches.shape[-1],
+        "image_size": height if height == width else (height, width),
         "shared_bias": len(tables) == 1 and not tables[0].startswith(blocks),
         "layer_scale": 1e-5 if depth > 12 else 0.1,  # where it started; the files have where it went
         "in_channels": patches.shape[1],
