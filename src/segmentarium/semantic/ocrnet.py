@@ -22,12 +22,14 @@ all: HR18s 37.19 and 38.40, HR18 39.32 and 40.80, HR48 43.25 and 44.88.
 Recipes.  Authors, Cityscapes: SGD, momentum 0.9, rate 0.01, decay 5e-4, poly 0.9, 484 epochs of batch 12, crops of 512×1024,
 scales 0.5 to 2, plain cross entropy; ADE20K: rate 0.02, decay 1e-4, batch 16, 120 epochs, crops of 520×520, hard examples (0.9,
 at least 131,072 pixels).  mmsegmentation: rate 0.01, decay 5e-4, poly 0.9 to 1e-4; Cityscapes 512×1024, batch 8, 80k or 160k
-steps (ResNet-101: batch 16, rate 0.02); ADE20K 512×512, batch 16, 80k or 160k; VOC with extra masks 512×512, batch 16, 20k or 40k.
+steps (ResNet-101: batch 16, rate 0.02); ADE20K 512×512, batch 16, 80k or 160k; VOC with extra masks 512×512, batch 16, 20k or
+40k.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +73,7 @@ class ObjectAttention(nn.Module):
         super().__init__()
 
         def projection(*widths: int) -> list[ConvNormAct]:
-            return [ConvNormAct(a, b, 1, bias=bias) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+            return [ConvNormAct(a, b, 1, bias=bias) for a, b in pairwise(widths)]
 
         self.query = nn.Sequential(*projection(channels, width, width))
         self.key = nn.Sequential(*projection(channels, width, width))

@@ -14,7 +14,7 @@ What we change: ignored points count neither in the loss nor in its mean; mmsegm
 there is no second, a point is as unsure as its logit is near 0 (-|logit|), as in the authors' mask heads.  A feature finer than
 1/4 is left out.
 
-Published (mmsegmentation, single scale): Cityscapes val ResNet-50 76.47, ResNet-101 78.3 (80k); ADE20K val 37.64 and 40.02 (160k).
+Published (mmsegmentation, single scale): Cityscapes val ResNet-50 76.47, ResNet-101 78.3 (80k); ADE20K val 37.64, 40.02 (160k).
 The authors, in detectron2: Cityscapes val 78.9 (ResNet-101); those weights stand on a ResNet with other strides, and do not load.
 
 Recipe of mmsegmentation: SGD, momentum 0.9, rate 0.01, decay 5e-4, poly 0.9 to 1e-4, 200 steps of warm-up; Cityscapes 512×1024,
@@ -65,6 +65,12 @@ def choose_points(logits: Tensor, candidates: Tensor, random: Tensor, count: int
     """The `count` candidates (B, M, 2) where logits (B, K, H, W) are least sure, and `random` (B, R, 2) -> (B, count + R, 2)."""
     least = uncertainty(read_points(logits, candidates)).topk(count, 1).indices
     return torch.cat([candidates.gather(1, least.unsqueeze(2).expand(-1, -1, 2)), random], 1)
+
+
+def cell_centres(height: int, width: int, like: Tensor) -> Tensor:
+    """(height · width, 2): x and y of the cells of a grid over [0, 1]², row by row."""
+    x, y = ((torch.arange(size, device=like.device) + 0.5) / size for size in (width, height))
+    return torch.stack([x.expand(height, width), y.unsqueeze(1).expand(height, width)], 2).flatten(0, 1)
 
 
 class PointHead(nn.Module):
@@ -169,9 +175,7 @@ class PointRendDecoder(Decoder):
             height, width = refined.shape[-2:]
             count = torch.sym_min(self.step_points, height * width)
             places = uncertainty(refined).flatten(1).topk(count, 1, sorted=False).indices
-            x = (places % width + 0.5) / width
-            y = (places // width + 0.5) / height
-            logits = self.score(torch.stack([x, y], 2), fine, coarse)
+            logits = self.score(cell_centres(height, width, refined)[places], fine, coarse)
             places = places.unsqueeze(1).expand(-1, logits.shape[1], -1)
             refined = refined.flatten(2).scatter(2, places, logits.to(refined.dtype)).unflatten(2, (height, width))
         return refined
