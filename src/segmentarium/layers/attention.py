@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 SCORES = 2**21  # that `attend_bounded` holds at a time: 8 MB in float32
 
@@ -31,14 +33,38 @@ def attend_bounded(query: Tensor, key: Tensor, value: Tensor, scale: float = 1.0
     if fused or torch.compiler.is_compiling() or query.shape[1] <= rows:
         stacked = (x[:, None] for x in (query, key, value))
         return F.scaled_dot_product_attention(*stacked, scale=scale)[:, 0]
-    chunks = query.split(rows, 1)
-    if torch.is_grad_enabled():
-        return torch.cat([checkpoint(_attend, chunk, key, value, scale, use_reentrant=False) for chunk in chunks], 1)
-    return torch.cat([_attend(chunk, key, value, scale) for chunk in chunks], 1)
+    return _Chunks.apply(query, key, value, scale, rows)  # type: ignore[return-value]
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    return (scale * query @ key.transpose(1, 2)).softmax(-1) @ value
+class _Chunks(torch.autograd.Function):
+    """Attention of `rows` queries at a time; the gradients compute the scores again instead of keeping them."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, rows: int) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.scale, ctx.rows = scale, rows
+        return torch.cat([_weights(chunk, key, scale).to(value.dtype) @ value for chunk in query.split(rows, 1)], 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value = ctx.saved_tensors
+        of_query, of_key, of_value = [], torch.zeros_like(key), torch.zeros_like(value)
+        slopes = slope.to(value.dtype).split(ctx.rows, 1)
+        for chunk, given in zip(query.split(ctx.rows, 1), slopes, strict=True):
+            weights = _weights(chunk, key, ctx.scale)
+            of_value += weights.to(value.dtype).transpose(1, 2) @ given
+            inner = weights * (given @ value.transpose(1, 2))
+            inner = ctx.scale * (inner - weights * inner.sum(2, keepdim=True)).to(key.dtype)
+            of_query.append(inner @ key)
+            of_key += inner.transpose(1, 2) @ chunk
+        return torch.cat(of_query, 1), of_key, of_value, None, None
+
+
+def _weights(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """softmax(scale q kᵀ) in float32 or better"""
+    scores = scale * query @ key.transpose(1, 2)
+    return scores.softmax(2, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
 class Attention(nn.Module):

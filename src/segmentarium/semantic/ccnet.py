@@ -2,27 +2,28 @@
 
 Weights of the authors' code (MIT) and of mmsegmentation (Apache-2.0) load.
 
-Criss-cross attention compares a pixel with the H + W - 1 others of its row and column instead of all H·W.  The same layer, with the
-same weights, is applied again: what the first pass brought into the crossing of a row and a column the second one brings to every
-pixel.  Three passes gain little more.
+Criss-cross attention compares a pixel with the H + W - 1 others of its row and column instead of all H·W.  The same layer, with
+the same weights, is applied again: what the first pass brought to the crossings of rows and columns the second one brings to
+every pixel.  Three passes gain little more.
 
 What the public code does and the paper does not say: the pixel itself is in its row and in its column; in the column it is left
-out, by minus infinity before the one softmax over both.  Products are not scaled.  `ccnet` is the authors' network: a ResNet with a
-wide deep stem, the head's activations leaky (0.01) as their in-place norm has them by default, images blue first and not scaled; its
-pooling rounds up, which at the sides it was trained at (769) is the same.  Their auxiliary head is twice as wide as ours
-and has a bias in front of its norm; it is not loaded.  `ccnet_resnet50` and `ccnet_resnet101` are mmsegmentation's: narrower stem, ReLU.
+out, by minus infinity before the one softmax over both.  Products are not scaled.  `ccnet` is the authors' network: a ResNet
+with a wide deep stem, the head's activations leaky (0.01) as their in-place norm has them by default, images blue first and
+not scaled; its pooling rounds up, which at the sides it was trained at (769) is the same.  Their auxiliary head is twice as
+wide as ours and has a bias in front of its norm; it is not loaded.  `ccnet_resnet50` and `ccnet_resnet101` are
+mmsegmentation's: narrower stem, ReLU.  What it counts of ignored pixels: semantic/danet.py.
 What we change: in `deploy()` queries, keys, values and γ are one layer.
 
-`consistent=True` adds the journal version's category-consistent loss on the attention's result, for which there is no public code
-(losses/category_consistency.py); `ccnet_v2` has it.  The feature it takes, 16 channels made by a 1×1 convolution that only training
-has, is our reading.
+`consistent=True` adds the journal version's category-consistent loss on the attention's result, for which there is no public
+code (losses/category_consistency.py); `ccnet_v2` has it.  The feature it takes, 16 channels made by a 1×1 convolution that only
+training has, is our reading.
 
-Published: Cityscapes val, R101: 75.1 without attention, 78.0, 79.8 and 80.2 with one, two and three passes, 80.5 with two and the
-loss (journal); the code's weights 77.91 (R=1), 79.74 (R=2), 80.0 (R=2, OHEM), single scale; ADE20K 45.76 (journal, multi-scale).
+Published: Cityscapes val, R101: 75.1 without attention, 78.0, 79.8 and 80.2 with one, two and three passes, 80.5 with two and
+the loss (journal); the authors' weights 77.91 (R=1), 79.74 (R=2), 80.0 (R=2, OHEM), single scale; ADE20K 45.76 (journal).
 mmsegmentation, single scale, ResNet-50/101: Cityscapes 79.03/78.87, ADE20K (160k) 42.08/43.71, VOC 2012 aug (40k) 75.96/77.87.
 Two passes cost 16.5 GFLOPs and 127 MB where a non-local block costs 108 and 1411 (journal).
-Recipes: the authors', Cityscapes: SGD 0.9, rate 0.01, poly 0.9, decay 1e-4, 60,000 steps of 8 crops of 769×769, cross entropy or OHEM (0.7,
-100,000 kept), auxiliary 0.4.  mmsegmentation's as its DANet's (semantic/danet.py).
+Recipes: the authors', Cityscapes: SGD 0.9, rate 0.01, poly 0.9, decay 1e-4, 60,000 steps of 8 crops of 769×769, cross entropy or
+OHEM (0.7, 100,000 kept), auxiliary 0.4.  mmsegmentation's as its DANet's.
 """
 
 from __future__ import annotations

@@ -7,19 +7,19 @@ similar ones have, however far away; channel attention adds to each channel what
 and in training each branch alone, too: three losses of equal weight.
 
 What the public code does and the paper does not say: queries and keys have an eighth of the channels, and their products are
-not scaled; the softmax of channels is that of the *negated* products, so that a channel looks at those unlike itself (the paper's
-equation 3 has no sign).  `danet` is the authors' network: the plain ResNet-101 whose last stage has the dilations 4, 8 and 16,
-corners aligned, no auxiliary head.  `danet_resnet50` and `danet_resnet101` are mmsegmentation's: a deep stem, no multigrid, corners
-not aligned (its models for 769×769 align them), an auxiliary head with 0.4.  mmsegmentation divides its cross entropy by all
-pixels, ignored ones too; here they count nowhere (`losses.CrossEntropy(average="all")` is its way).
+not scaled; the softmax of channels is that of the *negated* products, so that a channel looks at those unlike itself.
+`danet` is the authors' network: the plain ResNet-101 whose last stage has the dilations 4, 8 and 16, corners aligned, no
+auxiliary head.  `danet_resnet50` and `danet_resnet101` are mmsegmentation's: a deep stem, no multigrid, corners not aligned (its
+models for 769×769 align them), an auxiliary head with 0.4.  mmsegmentation divides its cross entropy by all pixels, ignored
+ones too; here they count nowhere (`losses.CrossEntropy(average="all")` is its way).
 What we change: the scores of all pairs of pixels never stand in memory; channel attention and its shortcut are one product of
 C×C and C×HW, and C×C is computed in float32; in `deploy()` queries, keys, values and γ are one layer.
 
-Published: Cityscapes test 81.5, val 79.93 (the code's README, single scale, ResNet-101), PASCAL Context 52.6 and COCO Stuff 39.7
-(paper); mmsegmentation, single scale, ResNet-50/101: Cityscapes 79.34/80.41, ADE20K (160k) 42.45/44.17, VOC 2012 aug (40k)
-76.37/76.51.
-Recipes: the authors', Cityscapes: SGD 0.9, rate 0.01 at 8 pictures a step, decay 1e-4, poly, 180 epochs.  mmsegmentation's: SGD 0.9, rate 0.01, decay 5e-4, poly 0.9 down to 1e-4, scales 0.5 to 2, flips, photometric distortion;
-ADE20K 512×512, 16 a step, 80k or 160k steps; Cityscapes 512×1024, 8 a step, 40k or 80k; VOC aug 512×512, 16 a step, 20k or 40k.
+Published: Cityscapes test 81.5 (abstract), val 79.93 (authors' weights, single scale, ResNet-101); mmsegmentation, single
+scale, ResNet-50/101: Cityscapes 79.34/80.41, ADE20K (160k) 42.45/44.17, VOC 2012 aug (40k) 76.37/76.51.
+Recipes: the authors', Cityscapes: SGD 0.9, rate 0.01 at 8 pictures a step, decay 1e-4, poly, 180 epochs.  mmsegmentation's: SGD
+0.9, rate 0.01, decay 5e-4, poly 0.9 down to 1e-4, scales 0.5 to 2, flips, photometric distortion; ADE20K 512×512, 16 a step, 80k
+or 160k steps; Cityscapes 512×1024, 8 a step, 40k or 80k; VOC aug 512×512, 16 a step, 20k or 40k.
 """
 
 from __future__ import annotations

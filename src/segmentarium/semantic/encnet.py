@@ -2,24 +2,24 @@
 
 Weights of the authors' code (MIT) and of mmsegmentation (Apache-2.0) load.
 
-Every pixel of the deepest feature is assigned softly to K learned codewords; the sums of what is left of them, their residuals, encode
-the picture as a whole.  From this code one layer makes a factor for every channel, and in training another tells which classes
-occur (semantic encoding loss, 0.2): small things count as much there as large ones.
+Every pixel of the deepest feature is assigned softly to K learned codewords; what is left of it, its residual, is summed up by
+codeword and encodes the picture as a whole.  From this code one layer makes a factor for every channel, and in training another
+tells which classes occur (semantic encoding loss, 0.2): small things count as much there as large ones.
 
 What the public code does and the paper does not say: the codes pass a batch norm over the codewords and a ReLU, and their mean
 is the encoding; a channel is multiplied by 1 + σ(…), that is, added to what it was; the smoothing factors of the assignment
 start between -1 and 0.  The lateral form (the authors' PASCAL Context models) sees the two features before the deepest, too.
 `encnet` is the authors' network: a ResNet with a wide deep stem, corners aligned; their auxiliary head counts 0.2, here 0.4.
-`encnet_resnet50` and `encnet_resnet101` are mmsegmentation's: narrower stem, corners not aligned (its models for 769×769 align them).
-Class presence: neither code counts 255; here pictures without any label are left out, too.  mmsegmentation divides its cross
-entropy by all pixels, ignored ones too; here they count nowhere (`losses.CrossEntropy(average="all")` is its way).
+`encnet_resnet50` and `encnet_resnet101` are mmsegmentation's: narrower stem, corners not aligned (its models for 769×769 align
+them).  Class presence: neither code counts 255; here pictures without any label are left out, too.  What mmsegmentation counts of
+ignored pixels in its cross entropy: semantic/danet.py.
 What we change: distances to codewords come from the expanded square, so that the B×HW×K×C residuals never stand in memory; the
 ReLU after the factors is left out, since both are positive already.
 
-Published: PASCAL Context 51.7, VOC 2012 test 85.9 (paper, ResNet-101, multi-scale); the authors' code, multi-scale: PASCAL Context
-51.0/54.1 (59 classes), ADE20K 41.5/44.4 (ResNet-50/101); mmsegmentation, single scale, ResNet-50/101: Cityscapes 77.94/78.55,
-ADE20K (160k) 40.10/42.61.
-Recipes: the authors' crops are 480×480, of ADE20K with ResNet-101 576×576, SGD 0.9, poly 0.9, decay 1e-4.  mmsegmentation's as its
+Published: PASCAL Context 51.7, VOC 2012 test 85.9 (abstract); the authors' weights, ResNet-50/101, multi-scale: PASCAL Context
+51.0/54.1 (59 classes), ADE20K 41.5/44.4; mmsegmentation, single scale, ResNet-50/101: Cityscapes 77.94/78.55, ADE20K (160k)
+40.10/42.61.
+Recipes: the authors' crops are 480×480, of ADE20K with ResNet-101 576×576, SGD 0.9, poly, decay 1e-4.  mmsegmentation's as its
 DANet's (semantic/danet.py).
 """
 

@@ -1,8 +1,8 @@
 """CCNet as the authors' code and as mmsegmentation store it.
 
-The heads' keys are those of stored references.  No whole file of the authors' was at hand: how the backbone and the auxiliary head
-are called is read in their code.  Their in-place norm multiplies by |weight| + 1e-5, ours by the weight: a file with negative
-weights would have to be changed before it is read.
+The heads' keys are those of stored references.  No whole file of the authors' was at hand: how the backbone and the auxiliary
+head are called is read in their code.  Their in-place norm multiplies by |weight| + 1e-5, ours by the weight: a file with
+negative weights would have to be changed before it is read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """DANet as the authors' code and as mmsegmentation store it.
 
-The heads' keys are those of stored references.  No whole file of the authors' was at hand: where the backbone lies ("pretrained.")
-is read in their code, which is PyTorch-Encoding's.
+The heads' keys are those of stored references.  No whole file of the authors' was at hand: where the backbone lies
+("pretrained.") is read in their code, which is PyTorch-Encoding's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """EncNet as PyTorch-Encoding, the authors' code, and as mmsegmentation store it.
 
-The heads' keys are those of stored references.  No whole file of the authors' was at hand: where the backbone ("pretrained.") and the
-auxiliary head ("auxlayer.") lie is read in their code, and stored of ShelfNet's, which is made of it.
+The heads' keys are those of stored references.  No whole file of the authors' was at hand: where the backbone
+("pretrained.") and the auxiliary head ("auxlayer.") lie is read in their code, and stored of ShelfNet's, which is made of it.
 """
 
 from __future__ import annotations
