@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from segmentarium.meta import on_meta
 from segmentarium.registry import create_model
 from segmentarium.semantic.ocrnet import OCRDecoder
+from segmentarium.weights.layouts import get_layout
 from segmentarium.weights.layouts.ocrnet import authors_heads, mmseg_heads
 from segmentarium.weights.source import open_weights
 from segmentarium.weights.table import load_state, to_theirs
@@ -81,8 +83,6 @@ def test_the_authors_heads(golden: ModuleType) -> None:
     ],
 )
 def test_whole_checkpoints_are_recognised(name: str, layout: str, arguments: dict) -> None:
-    from segmentarium.weights.layouts import get_layout
-
     with on_meta():
         model = create_model(name, num_classes=7, **arguments)
     theirs = to_theirs(model.state_dict(), get_layout(layout).rules)
@@ -97,7 +97,8 @@ def test_whole_checkpoints_are_recognised(name: str, layout: str, arguments: dic
 
 def test_published_parameters() -> None:
     with on_meta():
-        resnet, hrnet = (create_model(f"ocrnet_{name}", num_classes=19).decoder for name in ("resnet50", "hr18"))
+        models: list[Any] = [create_model(f"ocrnet_{name}", num_classes=19) for name in ("resnet50", "hr18")]
+    resnet, hrnet = (model.decoder for model in models)
     assert sum(p.numel() for p in resnet.coarse.parameters()) == 2_364_691
     assert sum(p.numel() for p in resnet.parameters()) == 2_364_691 + 10_632_211
     assert round(sum(p.numel() for p in hrnet.parameters()) / 1e6, 4) == 2.5178

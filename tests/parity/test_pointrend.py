@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,7 +48,7 @@ def test_training_points_their_scores_and_loss(golden: ModuleType) -> None:
 @torch.inference_mode()
 def test_subdivision(golden: ModuleType) -> None:
     state, description, arrays = golden_state(golden, "semantic/pointrend-inference")
-    decoder = PointRendDecoder(
+    decoder: Any = PointRendDecoder(
         channels=(16,) * 4,
         strides=STRIDES,
         num_classes=5,
@@ -87,9 +88,9 @@ def test_semantic_fpn(golden: ModuleType) -> None:
 
 
 def test_whole_checkpoints_are_recognised() -> None:
-    for depth in (50, 101):
+    for depth in (101, 50):
         with on_meta():
-            model = create_model(f"pointrend_resnet{depth}", num_classes=19)
+            model: Any = create_model(f"pointrend_resnet{depth}", num_classes=19)
         theirs = to_theirs(model.state_dict(), get_layout("pointrend/mmseg").rules)
         assert {"decode_head.0.scale_heads.3.4.bn.weight", "decode_head.1.fc_seg.bias"} <= theirs.keys()
         stored = open_weights(theirs)

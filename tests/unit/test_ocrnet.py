@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -30,7 +32,7 @@ def test_a_region_is_the_mean_of_its_pixels() -> None:
 @torch.no_grad()
 def test_attention_is_the_papers() -> None:
     """Widening the regions' values instead of the pixels' answers is the same function, and so is the folded form."""
-    block = randomise(ObjectAttention(12, 6))
+    block: Any = randomise(ObjectAttention(12, 6))
     pixels, regions = torch.randn(2, 12, 9, 11), torch.randn(2, 12, 5, 1)
     query, key, value = block.query(pixels), block.key(regions)[..., 0], block.value(regions)[..., 0]
     share = (torch.einsum("bchw,bck->bkhw", query, key) * 6**-0.5).softmax(1)
@@ -50,7 +52,9 @@ def test_regions_come_from_the_coarse_head_and_teach_it() -> None:
     features = [torch.randn(1, 8, 6, 6), torch.randn(1, 16, 6, 6)]
     decoder.classifier.weight.data.normal_()
     decoder(features).square().sum().backward()
-    assert decoder.coarse.classifier.weight.grad.abs().max() > 0
+    taught = decoder.coarse.classifier.weight.grad
+    assert taught is not None
+    assert taught.abs().max() > 0
     # the pixels' own feature is the deepest: the other acts through the regions alone
     before = decoder(features)
     decoder.coarse.classifier.weight.data.zero_()  # every region is all of the image
@@ -62,7 +66,7 @@ def test_regions_come_from_the_coarse_head_and_teach_it() -> None:
 @torch.no_grad()
 def test_one_class_has_a_background_too(joined: bool) -> None:
     """With one region alone every pixel would get the same answer."""
-    decoder = randomise(
+    decoder: Any = randomise(
         OCRDecoder(channels=(8, 16), strides=(8, 16), num_classes=1, joined=joined, width=12, key_channels=6)
     )
     seen = []

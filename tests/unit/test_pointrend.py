@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from segmentarium.semantic.pointrend import PointLoss, PointRendDecoder, choose_points, read_points, uncertainty
 
-FEATURES = {"channels": (8, 16), "strides": (4, 8), "pyramid_channels": 8, "width": 8, "point_width": 8}
+FEATURES: dict[str, Any] = {"channels": (8, 16), "strides": (4, 8), "pyramid_channels": 8, "width": 8, "point_width": 8}
 
 
 @pytest.mark.parametrize("classes", [2, 3, 19])
@@ -64,7 +66,7 @@ def test_the_loss_reads_the_label_under_each_point_and_skips_255() -> None:
 
 @torch.no_grad()
 def test_only_the_least_sure_points_are_drawn_anew() -> None:
-    decoder = PointRendDecoder(**FEATURES, num_classes=3, steps=1, step_points=20).eval()
+    decoder: Any = PointRendDecoder(**FEATURES, num_classes=3, steps=1, step_points=20).eval()
     fine, coarse = torch.randn(2, 8, 6, 7), torch.randn(2, 3, 6, 7)
     doubled = F.interpolate(coarse, scale_factor=2.0, mode="bilinear")
     refined = decoder.refine(fine, coarse)
@@ -82,7 +84,7 @@ def test_only_the_least_sure_points_are_drawn_anew() -> None:
 @torch.no_grad()
 def test_steps_follow_the_stride_and_points_the_map() -> None:
     assert PointRendDecoder(**{**FEATURES, "strides": (2, 4)}, num_classes=3).finest == 1
-    tall = PointRendDecoder(**{**FEATURES, "strides": (16, 16)}, num_classes=3).eval()
+    tall: Any = PointRendDecoder(**{**FEATURES, "strides": (16, 16)}, num_classes=3).eval()
     assert tall([torch.randn(1, 8, 4, 5), torch.randn(1, 16, 4, 5)]).shape == (1, 3, 16, 20)  # fewer places than points
     assert PointRendDecoder(**{**FEATURES, "strides": (4, 8)}, num_classes=3, steps=5).steps == 2
     with pytest.raises(ValueError, match="importance 2"):
@@ -96,6 +98,7 @@ def test_both_heads_learn_from_the_points() -> None:
     assert outputs["points"].shape == (2, 16, 2)
     assert not outputs["points"].requires_grad
     PointLoss()(outputs["points"], outputs["point_logits"], torch.randint(0, 3, (2, 32, 32))).backward()
-    for layer in (decoder.head.layers[0], decoder.classifier, decoder.pyramid.laterals[1]):
+    layers: list[Any] = [decoder.head.layers[0], decoder.classifier, decoder.pyramid.laterals[1]]
+    for layer in layers:
         assert layer.weight.grad is not None
         assert layer.weight.grad.abs().max() > 0

@@ -218,7 +218,8 @@ VARIANTS = {
     "w48": (48, FULL, 77.47, 17.36, 79.3),
     "w64": (64, FULL, 128.06, 29.00, 79.5),
 }
-TINY = {"width": 8, "modules": (1, 1, 2), "blocks": 1, "bottlenecks": 1, "bottleneck_width": 8, "head_width": 4}
+# lists, as a file gives them back
+TINY = {"width": 8, "modules": [1, 1, 2], "blocks": 1, "bottlenecks": 1, "bottleneck_width": 8, "head_width": 4}
 for _name, (_width, _depths, _parameters, _flops, _top1) in VARIANTS.items():
     _card = Card(
         paper=PAPER,

@@ -26,8 +26,8 @@ class Rule:
     Several keys on a side are one tensor cut along its first dimension (query, key, value against their stack), or along
     `dim` (a convolution of an image with further channels against two convolutions).
     `ours=None`: a key that we do not keep, on purpose.  `theirs_ndim=4`: theirs is a 1×1 convolution where ours is linear;
-    3: theirs is a factor (C, 1, 1) for each channel of a map where ours is a vector; 0: theirs is a scalar where ours is a
-    vector of one.
+    3: theirs is a factor (C, 1, 1) for each channel of a map where ours is a vector, or a convolution along one dimension;
+    0: theirs is a scalar where ours is a vector of one.
     `bgr=1`: the last three entries along dimension 1 belong to the channels of an image that theirs reads blue first;
     they are turned round, since ours reads red first.  `axes=(sizes, order)`: theirs counts its last dimension by axes of
     these sizes (one may be -1); ours has them in this order.  `tied`: theirs holds one tensor under several keys, ours once.
@@ -236,7 +236,7 @@ def to_ours(
         if rule.theirs_ndim == 0 and whole.ndim == 0:
             whole = whole.reshape(1)
         elif rule.theirs_ndim is not None and whole.ndim > 1:
-            whole = whole.flatten(0 if rule.theirs_ndim == 3 else 1)
+            whole = whole.flatten(0 if rule.theirs_ndim == 3 and whole.shape[1:] == (1, 1) else 1)
         if rule.bgr is not None:
             if whole.ndim > rule.bgr and whole.shape[rule.bgr] < 3:
                 failed.append(key)

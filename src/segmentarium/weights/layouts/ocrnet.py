@@ -119,15 +119,6 @@ def _hrnet_arguments(state: Mapping[str, Tensor], prefix: str, trunk: str, pixel
     }
 
 
-OPENSEG_RESNET = {
-    "pixels": "conv_3x3",
-    "attention": "spatial_ocr_head",
-    "head": "head",
-    "coarse": "dsn_head",
-    "inner": "1.0",
-}
-
-
 def _openseg_resnet() -> list[Rule]:
     rules = block_rules("backbone.", "backbone.")
     for i in (1, 2, 3):
@@ -179,7 +170,12 @@ LAYOUTS = (
     Layout(
         "ocrnet/openseg",
         "ocrnet_resnet101",
-        (*_openseg_resnet(), *authors_heads(**OPENSEG_RESNET)),
+        (
+            *_openseg_resnet(),
+            *authors_heads(
+                pixels="conv_3x3", attention="spatial_ocr_head", head="head", coarse="dsn_head", inner="1.0"
+            ),
+        ),
         _openseg_resnet_arguments,
         OPENSEG,
     ),
