@@ -25,7 +25,7 @@ CASES = [(layout.name, name) for layout in layouts().values() for name in layout
 # whole networks; a backbone's features and class scores are compared above, and its own file deploys it
 NETWORKS = [case for case in CASES if entry(layouts()[case[0]].model).kind != "classifier"]
 # heads that theirs uses in training alone, and its stored outputs are those of inference
-NOT_STORED = {"semantic/pspnet-semseg-r50": {"aux"}}
+NOT_STORED = {"semantic/pspnet-semseg-r50": {"aux"}, "semantic/spnet-r50": {"aux"}}
 # stored arrays from within the network: its own file compares them
 WITHIN = {
     "realtime/regseg-exp48-decoder26": {"out/body4", "out/body8", "out/body16"},

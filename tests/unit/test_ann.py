@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from segmentarium.meta import on_meta
 from segmentarium.registry import create_model
 from segmentarium.semantic.ann import ANNDecoder, AsymmetricNonLocal, sample
 from tests.parity.comparison import exercised, randomise, relative_error
@@ -96,6 +97,6 @@ def test_it_needs_two_features() -> None:
 
 
 def test_published_parameters() -> None:
-    with torch.device("meta"):
+    with on_meta():
         model = create_model("ann", num_classes=19)
     assert sum(p.numel() for p in model.decoder.parameters()) == 20_336_659

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from segmentarium.backbones import create_backbone
+from segmentarium.meta import on_meta
 from segmentarium.registry import create_model, insert_block
 from segmentarium.semantic.gcnet import GlobalContext
 from tests.parity.comparison import exercised
@@ -106,7 +107,7 @@ def test_what_it_cannot_be_is_answered() -> None:
 
 
 def test_the_block_stands_between_the_convolutions_of_an_fcn_head() -> None:
-    with torch.device("meta"):
+    with on_meta():
         model = create_model("gcnet", num_classes=19)
     assert sum(p.numel() for p in model.decoder.parameters()) == 23_738_260
     assert [type(layer).__name__ for layer in model.decoder.convs] == ["ConvNormAct", "GlobalContext", "ConvNormAct"]

@@ -12,6 +12,7 @@ from torch import Tensor
 from segmentarium.backbones import create_backbone
 from segmentarium.contracts.insertion import hooked
 from segmentarium.layers.strip_pooling import StripConvs, StripPooling, pool_strips
+from segmentarium.meta import on_meta
 from segmentarium.registry import create_model, insert_block
 from segmentarium.semantic.spnet import MixedPooling
 from tests.parity.comparison import exercised, randomise
@@ -72,12 +73,12 @@ def test_without_its_long_range_mixed_pooling_sees_squares_alone() -> None:
 
 
 def test_where_the_modules_stand_in_the_trunk() -> None:
-    with torch.device("meta"):
+    with on_meta():
         trunk: Any = create_backbone("resnet50_spm")
     names = sorted(name.removesuffix("_conv2") for name in trunk.inserted)
     assert names == ["layer1_2", "layer2_3", "layer3_5", "layer4_0", "layer4_1", "layer4_2"]
     assert hooked(trunk) == 6
-    with pytest.raises(ValueError, match="give depth 50, 101 or 152"), torch.device("meta"):
+    with pytest.raises(ValueError, match="give depth 50, 101 or 152"), on_meta():
         create_backbone("resnet50_spm", depth=18)
 
 
@@ -100,7 +101,7 @@ def test_the_block_stands_in_other_trunks() -> None:
 
 
 def test_counted_in_the_authors_code() -> None:
-    with torch.device("meta"):
+    with on_meta():
         model = create_model("spnet", num_classes=5)
         head = create_model("spnet", num_classes=19).decoder
     assert sum(p.numel() for p in model.parameters()) == 47_726_474
