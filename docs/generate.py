@@ -11,7 +11,6 @@ arguments and shapes of its classes, and the layouts of its weights, all read fr
 
 from __future__ import annotations
 
-import ast
 import functools
 import importlib
 import inspect
@@ -42,21 +41,12 @@ SHAPE = (256, 512)
 
 
 def model_modules() -> list[str]:
-    """The modules below segmentarium that call `register` or `register_decoder` when they are imported."""
-    found = []
+    """The modules below segmentarium that register models when they are imported."""
+    calling = []
     for path in sorted(SOURCE.rglob("*.py")):
-        text = path.read_text(encoding="utf-8")
-        if "register" in text and any(_registers(statement) for statement in ast.parse(text).body):
-            found.append(".".join(path.relative_to(SOURCE).with_suffix("").parts))
-    return found
-
-
-def _registers(statement: ast.stmt) -> bool:
-    """Whether a statement of a module registers something; what stands in functions and classes is not run."""
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return False
-    calls = (node.func for node in ast.walk(statement) if isinstance(node, ast.Call))
-    return any(isinstance(name, ast.Name) and name.id in ("register", "register_decoder") for name in calls)
+        if re.search(r"\bregister(_decoder)?\(", path.read_text(encoding="utf-8")):
+            calling.append(".".join(path.relative_to(SOURCE).with_suffix("").parts))
+    return [module for module in calling if registered(module)]
 
 
 @functools.cache
