@@ -43,9 +43,9 @@ def recipe() -> list[TrainingOptions]:
         rotate=8.0,
         degrade=0.05,
         class_mix=0.15,
-        max_steps=1400,
+        max_steps=900,
         learning_rate=1.2e-3,
         warmup_steps=20,
-        val_every=350,
+        val_every=300,
     )
     return [wide, in_use]

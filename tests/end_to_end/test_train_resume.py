@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -128,6 +129,28 @@ def test_clean_stop_saves_and_says_so(
     assert signal.getsignal(number) is before
     assert checkpoint(result)["step"] == 9
     assert_same_run(checkpoint(train(options.replace(resume=True))), straight)
+
+
+def test_a_signal_to_the_whole_group_leaves_the_workers_alive(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segmentarium.training.loop import Training
+
+    report, workers = Training.report, []
+
+    def report_then_signal(self: Training) -> None:
+        report(self)
+        if self.step == 9:  # as a cluster does it
+            workers.extend(multiprocessing.active_children())
+            subprocess.run(["kill", "-TERM", *(str(worker.pid) for worker in workers)], check=True)
+            time.sleep(0.3)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Training, "report", report_then_signal)
+    result = train(options_for(folder, tmp_path / "out", save_every=100))
+    assert workers
+    assert (result.signal, result.steps) == (signal.SIGTERM, 9)
+    assert checkpoint(result)["step"] == 9
 
 
 def test_stop_during_evaluation_does_it_after_resuming(

@@ -46,9 +46,11 @@ def worker_count(options: TrainingOptions, processes: int = 1) -> int:
     return max(1, min(8, cores // processes - 1))
 
 
-def _ignore_interrupt(_: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process decides, and still needs its workers for that.
+def _outlive_signals(_: int) -> None:
+    # Ctrl-C, and the SIGTERM of a cluster, reach the whole process group; the main process decides, and still needs its
+    # workers for that.  A second SIGTERM is its own, to a worker that hangs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
 
 def _collate(samples: list[Batch]) -> Batch:
@@ -78,7 +80,7 @@ def endless(stream: Any, options: TrainingOptions, fabric: Fabric, micro_batch: 
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_outlive_signals,
         prefetch_factor=4 if workers else None,
     )
     return TimedLoader(loader)
