@@ -83,7 +83,7 @@ def test_classify_is_what_the_classifier_gives(name: str) -> None:
 def test_layers_have_depths(name: str) -> None:
     """From the stem's 0 to the classifier's `num_layers`, none left out."""
     backbone = create_backbone(name, num_classes=3)
-    depths = {key: backbone.layer_of(key) for key, _ in backbone.named_parameters()}
+    depths = {key: backbone.depth_of(key) for key, _ in backbone.named_parameters()}
     assert sorted(set(depths.values())) == list(range(backbone.num_layers + 1))
     assert (next(iter(depths.values())), list(depths.values())[-1]) == (0, backbone.num_layers)
     assert backbone.no_weight_decay() <= depths.keys()

@@ -18,12 +18,15 @@ BACKBONES = [
 ]
 VIT = "timm:vit_tiny_patch16_224"
 UNDILATED = ["mit_b0", VIT, "timm:swin_tiny_patch4_window7_224", "timm:hrnet_w18_small"]
+PYRAMIDS = [name for name in BACKBONES if name != VIT]
 
 # one name of each decoder: of variants that differ in their backbone alone, the smallest
 NAMES = [name for name in list_models(kind="segmenter") if entry(name).takes("backbone")]
-DECODERS = [
-    name for name in NAMES if not name.endswith(("resnet50", "resnet101", "34", "50", "101", "_b1", "_b3", "_b4"))
-]
+LARGER = ("resnet50", "resnet101", "34", "50", "101", "_b1", "_b3", "_b4", "_384", "_ln", "beit_large")
+LARGER += tuple(
+    f"upernet_{trunk}_{size}" for trunk in ("swin", "convnext") for size in ("small", "base", "large", "xlarge")
+)
+DECODERS = [name for name in NAMES if not name.endswith(LARGER)]
 
 NOT_PYRAMID = "a plain transformer has features of one stride"
 # decoder -> backbones that it cannot stand on, why, and what it says
@@ -39,6 +42,8 @@ REFUSED: dict[str, tuple[list[str], str, str]] = {
     "shelfnet18": ([VIT], NOT_PYRAMID, "has no feature of stride 8, which is needed"),
     "stdc1": ([VIT], NOT_PYRAMID, "has no feature of stride 8, which is needed"),
     "stdc2": ([VIT], NOT_PYRAMID, "has no feature of stride 8, which is needed"),
+    "upernet_beit_base": (PYRAMIDS, "its neck is for a plain transformer", "a neck is for plain transformers"),
+    "upernet_vit_base": (PYRAMIDS, "its neck is for a plain transformer", "a neck is for plain transformers"),
     "swiftnet": ([VIT], NOT_PYRAMID, "has no feature of stride 4, which is needed"),
     "swiftnet_mobilenet_v2": ([VIT], NOT_PYRAMID, "has no feature of stride 4, which is needed"),
 }

@@ -90,6 +90,8 @@ def test_recognised_and_reversible(case: Loaded) -> None:
 @torch.inference_mode()
 def test_the_deployed_form_is_equal(case: Loaded) -> None:
     if isinstance(case.model, Backbone):
+        if case.model.num_classes is None:
+            return  # a trunk alone: the classifier's golden deploys it
         deployed = Classifier(case.model).eval().deploy()
         assert relative_error(deployed(case.image), case.outputs["classify"]) <= TOLERANCE
         return

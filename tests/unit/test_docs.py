@@ -44,13 +44,17 @@ def test_every_module_that_registers_is_found(
     (tmp_path / "room").mkdir()
     texts = {
         "new": "for size in (1, 2):\n    register(f'a{size}', Net, card)\n",
-        "decoder": "register_decoder('b', Net, card)\n",
-        "registry": "def register(name): ...\ndef other():\n    register('c')\n",
+        "helped": "def _register(name): register_decoder(name, Net, card)\n_register('b')\n",
+        "registry": "def register(name): ...\n",
+        "other": "no_register = 1\n",
     }
     for name, text in texts.items():
         (tmp_path / "room" / f"{name}.py").write_text(text)
     monkeypatch.setattr(generator, "SOURCE", tmp_path)
-    assert generator.model_modules() == ["room.decoder", "room.new"]
+    asked: list[str] = []
+    monkeypatch.setattr(generator, "registered", lambda module: asked.append(module) or module != "room.registry")
+    assert generator.model_modules() == ["room.helped", "room.new"]
+    assert asked == ["room.helped", "room.new", "room.registry"]  # the others call nothing of the kind
 
 
 def test_models_json_is_in_the_order_of_modules_and_of_their_registering(files: dict[Path, str]) -> None:

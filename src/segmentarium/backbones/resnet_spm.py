@@ -6,7 +6,9 @@ stored outputs and keys of that code.
 A strip pooling module (layers/strip_pooling.py) stands behind the 3×3 convolution of the last bottleneck of each stage, and of
 every bottleneck of the last one.  The ResNet has a wide deep stem; dilated to output stride 8, the blocks of the last stage have
 the rates 4, 8, 16, which is to say `multigrid=(4, 8, 16)`; that is what the network has, and a classifier has not.
-What we change: nothing.  Their weights are of ImageNet; no score is published with them.
+What we change: nothing.
+
+Published: no score of the trunk alone; its weights are of ImageNet.
 """
 
 from __future__ import annotations

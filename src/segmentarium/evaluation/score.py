@@ -256,7 +256,7 @@ def _several(scales: Sequence[float]) -> bool:
 
 def _refuse(source: str, kind: str, dataset: Any, other: type, **options: Any) -> None:
     """Raises for the data and the options that are of another kind of model."""
-    if isinstance(dataset, other) or dataset.task == "keypoints":
+    if isinstance(dataset, other) or getattr(dataset, "task", "") == "keypoints":
         labels = {"segmentation": "a class for every pixel", "classification": "a class for every picture"}
         raise TypeError(
             f"{source} is a {kind}, but data set {dataset.info.name!r} is of {dataset.task}: "

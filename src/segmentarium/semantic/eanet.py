@@ -73,7 +73,7 @@ PAPER = Paper(
     code="https://github.com/MenghaoGuo/EANet",
     code_licence="none stated",
 )
-RATES = {"contract_dilation": True, "multigrid": (2, 8, 16)}
+RATES = {"contract_dilation": True, "multigrid": [2, 8, 16]}
 register_decoder(
     "eanet", EADecoder, Card(paper=PAPER, num_classes=21), backbone="resnet101_v1s", backbone_arguments=RATES
 )

@@ -109,5 +109,5 @@ for _depth, _card in (
         SPDecoder,
         _card,
         backbone=f"resnet{_depth}_spm",
-        backbone_arguments={"multigrid": (4, 8, 16)},
+        backbone_arguments={"multigrid": [4, 8, 16]},
     )

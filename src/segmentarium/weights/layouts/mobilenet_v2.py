@@ -99,12 +99,11 @@ def transformers_rules(theirs: str = "mobilenet_v2.", ours: str = "") -> list[Ru
 
 def arguments_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Coefficients and input channels, read off our keys of a whole row of stages."""
-    deepest = STAGES[-1][1]
-    last = tensors[f"stages.{len(STAGES) - 1}.0.project.conv.weight"]
+    number = max(i for i in range(len(STAGES)) if f"stages.{i}.0.project.conv.weight" in tensors)  # a file may end early
     blocks = sum(key.endswith("project.conv.weight") for key in tensors)
     return {
-        "width": last.shape[0] / deepest,
-        "depth": DEPTHS[blocks],
+        "width": tensors[f"stages.{number}.0.project.conv.weight"].shape[0] / STAGES[number][1],
+        "depth": DEPTHS.get(blocks, 1.0),
         "in_channels": tensors["stem.conv.weight"].shape[1],
     }
 
