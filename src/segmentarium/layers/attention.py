@@ -28,12 +28,12 @@ def attend_bounded(query: Tensor, key: Tensor, value: Tensor, scale: float = 1.0
     PyTorch's fused kernel does it; on the processor it wants D = C, and without that computes naively.  There the queries
     go in chunks of at most `SCORES` scores, whose gradients compute them again.
     """
-    rows = max(1, SCORES // (key.shape[0] * key.shape[1]))
     fused = query.device.type == "cuda" or query.shape[-1] == value.shape[-1]
-    if fused or torch.compiler.is_compiling() or query.shape[1] <= rows:
-        stacked = (x[:, None] for x in (query, key, value))
-        return F.scaled_dot_product_attention(*stacked, scale=scale)[:, 0]
-    return _Chunks.apply(query, key, value, scale, rows)  # type: ignore[return-value]
+    if not fused and not torch.compiler.is_compiling():  # a graph keeps its sizes open, and leaves this to its engine
+        rows = max(1, SCORES // (key.shape[0] * key.shape[1]))
+        if query.shape[1] > rows:
+            return _Chunks.apply(query, key, value, scale, rows)  # type: ignore[return-value]
+    return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=scale)[:, 0]
 
 
 class _Chunks(torch.autograd.Function):

@@ -45,7 +45,7 @@ class PositionAttention(GatedAttention):
     """Each place sees all places (section 3.2)."""
 
     def look(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        seen = attend_bounded(*(x.flatten(1, 2) for x in (query, key, value)))
+        seen = attend_bounded(query.flatten(1, 2), key.flatten(1, 2), value.flatten(1, 2))
         return seen.unflatten(1, query.shape[1:3])
 
 
