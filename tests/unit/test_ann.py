@@ -98,5 +98,5 @@ def test_it_needs_two_features() -> None:
 
 def test_published_parameters() -> None:
     with on_meta():
-        model = create_model("ann", num_classes=19)
+        model: Any = create_model("ann", num_classes=19)
     assert sum(p.numel() for p in model.decoder.parameters()) == 20_336_659

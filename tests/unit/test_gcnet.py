@@ -108,6 +108,6 @@ def test_what_it_cannot_be_is_answered() -> None:
 
 def test_the_block_stands_between_the_convolutions_of_an_fcn_head() -> None:
     with on_meta():
-        model = create_model("gcnet", num_classes=19)
+        model: Any = create_model("gcnet", num_classes=19)
     assert sum(p.numel() for p in model.decoder.parameters()) == 23_738_260
     assert [type(layer).__name__ for layer in model.decoder.convs] == ["ConvNormAct", "GlobalContext", "ConvNormAct"]
