@@ -14,8 +14,8 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from person_bodies_data import PEDESTRIANS, coco_instances, coco_panoptic, held_back, names_of
+from PIL import Image
 
 
 def empty(root: Path) -> list[tuple[str, Path, tuple[int, int]]]:

@@ -135,7 +135,9 @@ class Portrait:
         if quality not in get_args(Quality):
             raise ValueError(f"quality is {quality!r}; give standard or high")
         if quality == "high" and model != STANDARD:
-            raise ValueError(f"quality high is {HIGH} in place of {STANDARD}; a model of your own has the quality it has")
+            raise ValueError(
+                f"quality high is {HIGH} in place of {STANDARD}; a model of your own has the quality it has"
+            )
         self.predictor, self._standard = self._predictors(model, quality, options)
         if self.predictor.foreground is None:
             raise ValueError(no_foreground(self.predictor.classes))
