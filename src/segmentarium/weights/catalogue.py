@@ -31,6 +31,7 @@ CATALOGUE: tuple[Weights, ...] = (
         alias="person_bodies",
         exported="person_bodies.onnx",
     ),
+    Weights("deeplabv3plus.people", "deeplabv3plus", "person_large.safetensors", alias="person_large"),
     Weights("deeplabv3plus.camvid", "deeplabv3plus", "street.safetensors", alias="street"),
 )
 
