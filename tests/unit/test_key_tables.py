@@ -184,7 +184,7 @@ import torch
 from segmentarium.registry import entry
 from segmentarium.weights.layouts import layouts, shapes_of
 for layout in layouts().values():
-    wanted = "joints" if entry(layout.model).kind == "keypoints" else "num_classes"
+    wanted = "num_joints" if entry(layout.model).kind == "keypoints" else "num_classes"
     shapes = shapes_of(layout.model, {wanted: 3})
     assert all(tensor.is_meta for tensor in shapes.values()), layout.name
 assert "torch._dynamo" not in sys.modules, "the compiler was imported"

@@ -99,7 +99,9 @@ def test_the_weights_bring_their_own_classes(model: SegmentationModel, path: Pat
 
 @pytest.mark.parametrize("in_channels", [1, 4])
 def test_a_model_of_other_channels_takes_the_weights_and_says_so(path: Path, in_channels: int) -> None:
-    with pytest.warns(UserWarning, match="adapted to the input channels, or from a table of another grid: stem.conv.weight"):
+    with pytest.warns(
+        UserWarning, match="adapted to the input channels, or from a table of another grid: stem.conv.weight"
+    ):
         made = create_model("pphumanseg", weights=str(path), in_channels=in_channels)
     stored, _ = read_file(path)
     assert torch.equal(made.stem.conv.weight, adapt_input_channels(stored["stem.conv.weight"], in_channels))

@@ -1,4 +1,4 @@
-"""ResNet with strip pooling modules, as SPNet stands on it (Hou et al., CVPR 2020).
+"""ResNet with strip pooling modules, as SPNet stands on it.
 
 The authors' code says that it is for non-commercial use; this file was written from the paper, and for what it leaves open from
 stored outputs and keys of that code.

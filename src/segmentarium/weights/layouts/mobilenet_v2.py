@@ -99,7 +99,9 @@ def transformers_rules(theirs: str = "mobilenet_v2.", ours: str = "") -> list[Ru
 
 def arguments_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Coefficients and input channels, read off our keys of a whole row of stages."""
-    number = max(i for i in range(len(STAGES)) if f"stages.{i}.0.project.conv.weight" in tensors)  # a file may end early
+    number = max(
+        i for i in range(len(STAGES)) if f"stages.{i}.0.project.conv.weight" in tensors
+    )  # a file may end early
     blocks = sum(key.endswith("project.conv.weight") for key in tensors)
     return {
         "width": tensors[f"stages.{number}.0.project.conv.weight"].shape[0] / STAGES[number][1],
