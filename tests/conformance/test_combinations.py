@@ -18,18 +18,23 @@ BACKBONES = [
 ]
 VIT = "timm:vit_tiny_patch16_224"
 UNDILATED = ["mit_b0", VIT, "timm:swin_tiny_patch4_window7_224", "timm:hrnet_w18_small"]
+PYRAMIDS = [name for name in BACKBONES if name != VIT]
 
 # one name of each decoder: of variants that differ in their backbone alone, the smallest
 NAMES = [name for name in list_models(kind="segmenter") if entry(name).takes("backbone")]
-DECODERS = [
-    name for name in NAMES if not name.endswith(("resnet50", "resnet101", "34", "50", "101", "_b1", "_b3", "_b4"))
-]
+LARGER = ("resnet50", "resnet101", "34", "50", "101", "_b1", "_b3", "_b4", "_384", "_ln", "beit_large")
+LARGER += tuple(
+    f"upernet_{trunk}_{size}" for trunk in ("swin", "convnext") for size in ("small", "base", "large", "xlarge")
+)
+DECODERS = [name for name in NAMES if not name.endswith(LARGER)] + ["deeplabv3_cascade_resnet50", "fpn_resnet50"]
 
 NOT_PYRAMID = "a plain transformer has features of one stride"
 # decoder -> backbones that it cannot stand on, why, and what it says
 REFUSED: dict[str, tuple[list[str], str, str]] = {
     "bisenet_resnet18": ([VIT], NOT_PYRAMID, "has no feature of stride 32, which is needed"),
     "bisenet_xception39": ([VIT], NOT_PYRAMID, "has no feature of stride 32, which is needed"),
+    "deeplabv3_resnet18": (UNDILATED, "the variant has output stride 8", r"output stride .*8"),
+    "deeplabv3_resnet101_mg124": (UNDILATED, "the variant has output stride 16", r"output stride .*16"),
     "deeplabv3plus_resnet18": (UNDILATED, "the variant has output stride 8", r"output stride .*8"),
     "fanet18": (["mobilenet_v2", "mit_b0", VIT], "its width doubles with each feature", "each with twice the channels"),
     "icnet_resnet18": (BACKBONES[1:], "the cascade cuts a ResNet in two", "the cascade cuts a ResNet in two"),
@@ -39,6 +44,8 @@ REFUSED: dict[str, tuple[list[str], str, str]] = {
     "shelfnet18": ([VIT], NOT_PYRAMID, "has no feature of stride 8, which is needed"),
     "stdc1": ([VIT], NOT_PYRAMID, "has no feature of stride 8, which is needed"),
     "stdc2": ([VIT], NOT_PYRAMID, "has no feature of stride 8, which is needed"),
+    "upernet_beit_base": (PYRAMIDS, "its neck is for a plain transformer", "a neck is for plain transformers"),
+    "upernet_vit_base": (PYRAMIDS, "its neck is for a plain transformer", "a neck is for plain transformers"),
     "swiftnet": ([VIT], NOT_PYRAMID, "has no feature of stride 4, which is needed"),
     "swiftnet_mobilenet_v2": ([VIT], NOT_PYRAMID, "has no feature of stride 4, which is needed"),
 }
