@@ -3,8 +3,8 @@
 The authors' code is for TensorFlow.  Weights of mmsegmentation, transformers (both Apache-2.0), torchvision (BSD-3),
 segmentation-models-pytorch (MIT) and VainF/DeepLabV3Plus-Pytorch (MIT) load.
 
-Parallel (`DeepLabV3Decoder`): a 1×1 and three dilated 3×3 convolutions look at the deepest feature, and its mean joins them, since
-a 3×3 convolution of a rate near the map's size sees its centre alone: all other taps fall outside.  Cascaded (`CascadedDecoder`):
+Parallel (`DeepLabV3Decoder`): a 1×1 and three dilated 3×3 convolutions look at the deepest feature, and its mean joins them: a
+3×3 convolution of a rate near the map's size sees its centre alone: all other taps fall outside.  Cascaded (`CascadedDecoder`):
 three more copies of the last stage of a ResNet go deeper at the same resolution, the rate doubled from one to the next.  In both,
 the three blocks of a stage have rates of their own, unit rates ("multi-grid") times the stage's.
 
