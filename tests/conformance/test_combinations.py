@@ -26,13 +26,15 @@ LARGER = ("resnet50", "resnet101", "34", "50", "101", "_b1", "_b3", "_b4", "_384
 LARGER += tuple(
     f"upernet_{trunk}_{size}" for trunk in ("swin", "convnext") for size in ("small", "base", "large", "xlarge")
 )
-DECODERS = [name for name in NAMES if not name.endswith(LARGER)]
+DECODERS = [name for name in NAMES if not name.endswith(LARGER)] + ["deeplabv3_cascade_resnet50", "fpn_resnet50"]
 
 NOT_PYRAMID = "a plain transformer has features of one stride"
 # decoder -> backbones that it cannot stand on, why, and what it says
 REFUSED: dict[str, tuple[list[str], str, str]] = {
     "bisenet_resnet18": ([VIT], NOT_PYRAMID, "has no feature of stride 32, which is needed"),
     "bisenet_xception39": ([VIT], NOT_PYRAMID, "has no feature of stride 32, which is needed"),
+    "deeplabv3_resnet18": (UNDILATED, "the variant has output stride 8", r"output stride .*8"),
+    "deeplabv3_resnet101_mg124": (UNDILATED, "the variant has output stride 16", r"output stride .*16"),
     "deeplabv3plus_resnet18": (UNDILATED, "the variant has output stride 8", r"output stride .*8"),
     "fanet18": (["mobilenet_v2", "mit_b0", VIT], "its width doubles with each feature", "each with twice the channels"),
     "icnet_resnet18": (BACKBONES[1:], "the cascade cuts a ResNet in two", "the cascade cuts a ResNet in two"),

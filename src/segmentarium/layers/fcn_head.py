@@ -32,6 +32,10 @@ class FCNHead(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        if not -len(channels) <= index < len(channels):
+            raise ValueError(
+                f"index is {index}; the backbone has {len(channels)} features: give another, or auxiliary=False"
+            )
         self.index = index
         inputs = channels[index]
         width = decoder_channels or inputs // 4

@@ -87,7 +87,7 @@ PAPER = Paper(
     code_licence="MIT",
 )
 ADE, FROM_22K, CITYSCAPES = "ADE20K val mIoU", "ADE20K val mIoU (from ImageNet-22k)", "Cityscapes val mIoU"
-AUXILIARY = {"decoder_channels": 256, "index": 2}
+AUXILIARY = {"decoder_channels": 256}
 
 
 def _register(
@@ -157,7 +157,7 @@ for _suffix, _normed, _score in (("", False, 46.75), ("_ln", True, 47.73)):
         "vit_base_patch16_384",
         {FROM_22K: _score},
         neck="multilevel",
-        auxiliary_arguments={**AUXILIARY, "index": 3},
+        auxiliary_arguments={**AUXILIARY, "index": -1},
         backbone_arguments={
             "image_size": 512,
             "final_norm": _normed,

@@ -103,7 +103,7 @@ def _heads(state: Mapping[str, Tensor], classifier: str = "conv_seg") -> dict[st
         "auxiliary": auxiliary is not None,
     }
     if auxiliary is not None:
-        found["auxiliary_arguments"] = {"decoder_channels": auxiliary.shape[1], "index": 2}
+        found["auxiliary_arguments"] = {"decoder_channels": auxiliary.shape[1]}
     return found
 
 
@@ -149,7 +149,7 @@ def _vit_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     found = _arguments(state, "vit_base_patch16_384", read, final_norm=normed, antialias=False)
     found["backbone_arguments"]["out_indices"] = tuple(quarters(found["backbone_arguments"]["depth"]))
     if "auxiliary_arguments" in found:
-        found["auxiliary_arguments"]["index"] = 3
+        found["auxiliary_arguments"]["index"] = -1
     return {**found, "neck": "multilevel" if "neck.convs.0.conv.weight" in state else None}
 
 
