@@ -177,10 +177,10 @@ register_decoder(
     DeepLabV3Decoder,
     Card(paper=PAPER, num_classes=21, scores={VOC: 77.21}),
     backbone="resnet101",
-    backbone_arguments={"multigrid": (2, 4, 8)},
+    backbone_arguments={"multigrid": [2, 4, 8]},
     auxiliary=False,
 )
-for _depth, _multigrid, _score in ((50, (2, 2, 2), 73.88), (101, (2, 4, 2), 76.66)):
+for _depth, _multigrid, _score in ((50, [2, 2, 2], 73.88), (101, [2, 4, 2], 76.66)):
     register_decoder(
         f"deeplabv3_cascade_resnet{_depth}",
         CascadedDecoder,
@@ -199,7 +199,7 @@ for _name, _depth, _parameters, _scores, _arguments in (
         101,
         87.10,
         {CITYSCAPES: 78.36},
-        {"output_stride": 16, "backbone_arguments": {"multigrid": (1, 2, 4)}},
+        {"output_stride": 16, "backbone_arguments": {"multigrid": [1, 2, 4]}},
     ),
 ):
     register_decoder(
