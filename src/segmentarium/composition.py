@@ -17,7 +17,7 @@ from segmentarium.layers.fcn_head import FCNHead
 from segmentarium.layers.pyramid_neck import MultiLevelNeck, PyramidNeck
 from segmentarium.losses import CrossEntropy
 from segmentarium.meta import on_meta
-from segmentarium.registry import Card, create_model, entry, known, register
+from segmentarium.registry import Card, Paper, create_model, entry, known, register
 
 OutputStride = int | Literal["auto"] | None
 NECKS = {"pyramid": PyramidNeck, "multilevel": MultiLevelNeck}
@@ -108,6 +108,24 @@ def register_decoder(
 ) -> None:
     """`create_model(name)` is the decoder on the backbone of `arguments`, or on the one that the user names."""
     register(name, composed(decoder), card, tiny=tiny, **arguments)
+
+
+def register_mmsegmentation(
+    decoder: type[Decoder], paper: Paper, variants: Mapping[str, tuple[int, float, float, float]], **arguments: Any
+) -> None:
+    """A decoder on mmsegmentation's dilated ResNets, as it publishes most of them.
+
+    variants   name -> the ResNet's depth, millions of parameters in training, and the mean IoU on Cityscapes' and ADE20K's val
+    """
+    for name, (depth, parameters, cityscapes, ade) in variants.items():
+        card = Card(
+            paper=paper,
+            parameters=parameters,
+            parameters_of="training",
+            num_classes=19,
+            scores={"Cityscapes val mIoU": cityscapes, "ADE20K val mIoU": ade},
+        )
+        register_decoder(name, decoder, card, backbone=f"resnet{depth}_v1c", **arguments)
 
 
 # A backbone of each of timm's ways to make features: a convolutional network, a plain transformer, one with windows, branches.

@@ -125,10 +125,19 @@ class Backbone(nn.Module):
         return set()
 
     num_layers: int = 0  # depth in the sense of layer-wise learning rates; 0: the family does not say
+    layer_row: ClassVar[str] = ""  # the list of modules each of which is a layer, where all layers stand in one
 
     def layer_of(self, name: str) -> int:
-        """How deep the parameter `name` stands: 0 the stem, `num_layers` the classifier."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how deep its layers stand")
+        """How deep the parameter `name` stands: 0 the stem, `num_layers` the classifier.
+
+        Of a family with a `layer_row`: what is no `stem` and not in the row stands with the classifier.
+        """
+        if not self.layer_row:
+            raise NotImplementedError(f"{type(self).__name__} does not say how deep its layers stand")
+        part, _, rest = name.partition(".")
+        if part == self.layer_row:
+            return int(rest.partition(".")[0]) + 1
+        return 0 if part == "stem" else self.num_layers
 
     def depth_of(self, name: str) -> int:
         """`layer_of` for blocks put in later, too (`insert_block`): they are as deep as what they stand behind."""
