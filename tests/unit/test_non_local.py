@@ -67,12 +67,10 @@ def test_sampled_keys_are_the_greatest_of_four(form: str) -> None:
     def greatest(y: Tensor) -> Tensor:
         return torch.stack([y[:, i:4:2, j::2] for i in (0, 1) for j in (0, 1)]).amax(0)
 
-    if form == "concatenation":  # the greatest of numbers that φ's channels were already summed up to
-        key = greatest(made.key(x.permute(0, 2, 3, 1)) @ made.pair.weight[0, 6:, None])
-        assert made.context(x.permute(0, 2, 3, 1)).shape == (2, 40, 6)
-        assert key.shape == (2, 2, 4, 1)
-        return
-    assert relative_error(made(x), naive(made, x, greatest)) < 1e-4
+    expected = naive(made, x, greatest)
+    assert relative_error(made(x), expected) < 1e-4
+    made.reparameterize()
+    assert relative_error(made(x), expected) < 1e-4
 
 
 @torch.no_grad()
@@ -97,8 +95,8 @@ def test_gradients_of_the_concatenation_are_those_of_its_pairs() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("name", "layers"), [("nonlocal", 2), ("dnlnet", 2)])
-def test_a_block_in_a_trunk_starts_as_the_identity_and_learns(name: str, layers: int) -> None:
+@pytest.mark.parametrize("name", ["nonlocal", "dnlnet"])
+def test_a_block_in_a_trunk_starts_as_the_identity_and_learns(name: str) -> None:
     backbone = create_backbone("resnet50", width=8).eval()
     image = torch.rand(1, 3, 64, 64)
     before = backbone(image)

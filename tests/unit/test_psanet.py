@@ -105,7 +105,7 @@ def test_the_compact_mask_counts_by_absolute_places() -> None:
         scores = made.mask(made.hidden(reduced)).flatten(2)[0]  # (for whom, who)
         weights = scores.softmax(1).T if distribute else scores.softmax(0)
         assert relative_error(made(x, (4, 5), 1)[0].flatten(1), reduced[0].flatten(1) @ weights) < 1e-5
-        with pytest.raises(ValueError, match="the map is 5×5 and the compact mask 4×5: .*sliding windows"):
+        with pytest.raises(ValueError, match=r"the map is 5×5 and the compact mask 4×5: .*sliding windows"):
             made(torch.randn(1, 8, 5, 5), (5, 5), 1)
 
 

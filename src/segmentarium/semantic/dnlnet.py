@@ -3,8 +3,8 @@
 Weights of mmsegmentation (Apache-2.0) load.
 
 The score of a pair, qᵢᵀkⱼ, is (qᵢ - q̄)ᵀ(kⱼ - k̄), in which only differences from the mean count, plus q̄ᵀkⱼ, which asks the same of
-every place j whoever i is.  Multiplied in one softmax the two hinder each other.  Here each has a softmax of its own, and the second
-a layer of its own (semantic/non_local.py is the block that was taken apart; in semantic/gcnet.py the second is alone):
+every place j whoever i is.  Multiplied in one softmax the two hinder each other.  Here each has a softmax of its own, and the
+second a layer of its own (semantic/non_local.py is the block that was taken apart; in semantic/gcnet.py the second is alone):
 
     yᵢ = Σⱼ softmax((qᵢ - q̄)ᵀ(kⱼ - k̄) / (τ √d)) gⱼ + Σⱼ softmax(m xⱼ) gⱼ
 

@@ -12,16 +12,16 @@ places are before the last block of conv4, or five of them, behind every other b
 
 The norm behind the last layer starts with factors of zero, so that a block put into a trained network changes nothing.
 
-What the public code does and the paper does not say: mmsegmentation divides the products of the embedded form by √(C/2) (`scaled`;
-the paper's own video networks do too, the formula does not) and leaves those of the Gaussian as they are, which makes its softmax
-nearly one of itself; its layers θ, φ and g have biases.  What we change, exactly: no N×N scores stand in memory.  Dot products
-are associative: φᵀg first, a matrix of C/2 × C/2.  The softmax forms go through fused attention, or in chunks.  Of the
-concatenation ReLU(aᵢ + bⱼ), numbers a and b for each place, sums over j come from sums over the sorted b, in N log N steps.
-In `deploy()` θ, φ and g are one layer, in which θ and φ of the concatenation are the two numbers.
+What the public code does and the paper does not say: mmsegmentation divides the products of the embedded form by √(C/2)
+(`scaled`), those of the Gaussian by nothing; its layers θ, φ and g have biases.  What we change, exactly: no N×N scores stand in
+memory.  Dot products are associative: φᵀg first, a matrix of C/2 × C/2.  The softmax forms go through fused attention, or in
+chunks.  Of the concatenation's ReLU(aᵢ + bⱼ), a number a and a number b for each place, the sums over j are sums over the first
+few of the sorted b, which takes N log N steps.  In `deploy()` θ, φ and g are one layer, and of the concatenation that layer gives
+a and b.
 
-Published: Kinetics top-1 with ResNet-50 71.8 without, 72.7 with one block, 73.8 with five; COCO Mask R-CNN (ResNet-50) box AP 38.0,
-39.0 with one block.  mmsegmentation (embedded), single scale, ResNet-50/101: Cityscapes val 78.01/78.93, ADE20K (160k) 42.03/44.63,
-VOC 2012 with extra labels (40k) 76.65/78.27.
+Published: Kinetics top-1 with ResNet-50 71.8 without, 72.7 with one block, 73.8 with five; COCO Mask R-CNN (ResNet-50) box AP
+38.0, 39.0 with one block.  mmsegmentation (embedded), single scale, ResNet-50/101: Cityscapes val 78.01/78.93, ADE20K (160k)
+42.03/44.63, VOC 2012 with extra labels (40k) 76.65/78.27.
 Recipes (mmsegmentation): SGD with momentum 0.9, rate 0.01, decay 5e-4, poly 0.9 to 1e-4, auxiliary head 0.4; Cityscapes 80,000
 steps of 8 crops of 512×1024 pixels, ADE20K 160,000 of 16 of 512×512, VOC 2012 with extra labels 40,000 of 16 of 512×512.
 """
@@ -114,21 +114,19 @@ class NonLocal(nn.Module):
         """(B, H, W, C) -> what asks, what is asked, and the values, all (B, H, W, ·)"""
         if self.joined is not None:
             parts = self.joined(places).split(self.widths, -1)
-            return parts if len(parts) == 3 else (places, places, parts[0])
-        if self.query is None or self.key is None:
-            return places, places, self.value(places)
-        query, key = self.query(places), self.key(places)
+            query, key, value = parts if len(parts) == 3 else (places, places, parts[0])
+        else:
+            query, key, value = (layer(places) if layer else places for layer in (self.query, self.key, self.value))
+        if self.subsample:
+            key, value = (channels_last(F.max_pool2d(channels_first(x), 2)) for x in (key, value))
         if self.pair is not None:
             left, right = self.pair.weight.chunk(2, 1)
             query, key = F.linear(query, left), F.linear(key, right)
-        return query, key, self.value(places)
+        return query, key, value
 
     def context(self, places: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, HW, inner): y of the paper"""
-        query, key, value = self.embed(places)
-        if self.subsample:
-            key, value = (channels_last(F.max_pool2d(channels_first(x), 2)) for x in (key, value))
-        query, key, value = (x.flatten(1, 2) for x in (query, key, value))
+        query, key, value = (x.flatten(1, 2) for x in self.embed(places))
         if "gaussian" in self.form:
             return attend_bounded(query, key, value, self.scale)
         with autocast_off(places.device):  # sums over all places
@@ -147,9 +145,9 @@ class NonLocal(nn.Module):
     @torch.no_grad()
     def reparameterize(self) -> None:
         """One layer for all that is linear in the places."""
-        layers = [layer for layer in (self.query, self.key, self.value) if isinstance(layer, nn.Linear)]
-        if self.joined is not None:
+        if self.joined is not None or (self.pair is not None and self.subsample):
             return
+        layers = [layer for layer in (self.query, self.key, self.value) if isinstance(layer, nn.Linear)]
         pairs = [(layer.weight, layer.bias) for layer in layers]
         if self.pair is not None:
             for i, half in enumerate(self.pair.weight.chunk(2, 1)):

@@ -1,6 +1,6 @@
 """PSANet: each place says how much it wants from every other place, and how much it gives, by how the two stand to each other.
 
-Weights of the authors' PyTorch code (MIT) and of mmsegmentation (Apache-2.0) load; the authors' first code and its weights are for
+Weights of the authors' PyTorch code (MIT) and of mmsegmentation (Apache-2.0) load; the authors' first code and weights are for
 Caffe.
 
 From its own feature alone a place predicts a map of scores over all relative positions, of (2H - 1)·(2W - 1) entries for a map of
@@ -14,12 +14,12 @@ beyond the mask score 0, as in the public code, and are neither learned nor left
 inference) serve any picture as trained.  The compact form, whose mask is counted by absolute places, takes that one size.
 
 What the public code does and the paper does not say: a softmax over all places, where the paper divides by their number
-(`softmax=False`).  mmsegmentation ("mmseg"): the 1×1 convolution after the attention has a padding of 1, so that its result is two
-places larger before it is resized; a map of which a side is even is shrunk with corners not aligned; its compact forms of "collect"
-and "distribute" alone are exchanged (not here).  The authors' code ("authors") wants sides of 8 n + 1 pixels; here other sizes
-are resized to the feature's.
-What we change, exactly: without gradients each row of places is multiplied with only those scores that lie within the map, half of
-the mask, and read through strides instead of being copied place by place; large maps go in chunks of rows.
+(`softmax=False`).  mmsegmentation ("mmseg"): the 1×1 convolution after the attention has a padding of 1, so that its result is
+two places larger before it is resized; a map of which a side is even is shrunk with corners not aligned; its compact forms of
+"collect" and "distribute" alone are exchanged (not here).  The authors' code ("authors") wants sides of 8 n + 1 pixels; here what
+comes of other sizes is resized to the feature's.
+What we change, exactly: without gradients each row of places is multiplied only with the rows of the mask that lie within the
+map, half of them, and read through strides instead of being copied place by place; large maps go in chunks of rows.
 
 Published (authors, ResNet-50/101, single scale): ADE20K val 42.29/43.37, VOC 2012 77.25/78.70, Cityscapes val 77.45 (ResNet-50);
 paper, Cityscapes test 80.1.  mmsegmentation, ResNet-50/101: Cityscapes 77.24/79.31, ADE20K (160k) 41.67/43.74, VOC 2012 (40k)
@@ -154,9 +154,8 @@ class PointwiseAttention(nn.Module):
             return channels_first(self._compact(asked, values))
         height, width = x.shape[-2:]
         table = self.table(height, width)
-        if not x.is_meta and torch.is_autocast_enabled(
-            x.device.type
-        ):  # before windows of it are taken, of which each would be a copy
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+            # before windows of it are taken: each of them would be a copy
             table = table.to(torch.get_autocast_dtype(x.device.type))
         if torch.compiler.is_compiling():
             return channels_first(self._rows(asked, values, table, 0, height))

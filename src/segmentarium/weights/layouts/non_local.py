@@ -1,12 +1,13 @@
 """Non-local and disentangled non-local heads as mmsegmentation stores them.
 
-The heads' keys are those of stored references.  How often inside channels are reduced, and that the plain block is not scaled or
-takes another temperature, no key of the gaussian form tells; the published ones are as the defaults.
+The heads' keys are those of stored references.  Whether products are scaled, the temperature, and whether a block with θ and φ is
+a dot product, no key tells: the published ones are as the defaults.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -45,8 +46,8 @@ def mmseg_head(block: str, theirs: str = "decode_head.", ours: str = "decoder.")
     ]
 
 
-def _arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    inner, channels = next(value for key, value in state.items() if key.endswith("nl_block.g.conv.weight")).shape[:2]
+def _arguments(block: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    inner, channels = state[f"decode_head.{block}.g.conv.weight"].shape[:2]
     return {**mmseg_resnet_arguments(state), "decoder_channels": channels, "reduction": channels // inner}
 
 
@@ -56,14 +57,15 @@ def _form_and_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     form = "embedded_gaussian" if f"{block}theta.conv.weight" in state else "gaussian"
     if f"{block}concat_project.conv.weight" in state:
         form = "concatenation"
-    return {**_arguments(state), "form": form}
+    return {**_arguments("nl_block", state), "form": form}
 
 
+_dnl_arguments = partial(_arguments, "dnl_block")
 SOURCE = "https://github.com/open-mmlab/mmsegmentation"
 _NONLOCAL, _DNL = mmseg_head("nl_block"), mmseg_head("dnl_block")
 LAYOUTS = (
     Layout("nonlocal/mmseg", "nonlocal", mmseg_resnet_segmenter(_NONLOCAL), _form_and_arguments, SOURCE),
     *mmseg_on_other_backbones("nonlocal", "nonlocal", _NONLOCAL, _form_and_arguments),
-    Layout("dnlnet/mmseg", "dnlnet", mmseg_resnet_segmenter(_DNL), _arguments, SOURCE),
-    *mmseg_on_other_backbones("dnlnet", "dnlnet", _DNL, _arguments),
+    Layout("dnlnet/mmseg", "dnlnet", mmseg_resnet_segmenter(_DNL), _dnl_arguments, SOURCE),
+    *mmseg_on_other_backbones("dnlnet", "dnlnet", _DNL, _dnl_arguments),
 )
