@@ -2,8 +2,8 @@
 
 The keys of semseg's module and of mmsegmentation's head are those of stored references; the rest of semseg's network is that of
 its PSPNet.  A checkpoint tells the entries of its mask, not its sides: of a mask that is not square, give `mask_size`.  Whether
-it is compact, "collect" or "distribute" where there is one branch, and how much the map is shrunk, no key tells: the published ones
-are as the defaults.
+it is compact, "collect" or "distribute" where there is one branch, and how much the map is shrunk, no key tells: the published
+ones are as the defaults.
 """
 
 from __future__ import annotations
