@@ -52,8 +52,8 @@ SCORES = 2**24  # that stand in memory at a time: 64 MB in float32
 
 def _skew(x: Tensor, count: int) -> Tensor:
     """(…, n, n + count - 1) -> (…, n, count), a copy: [i, j] of the result is [i, i + j]."""
-    rows = x.shape[-2]
-    return F.pad(x.flatten(-2), (0, rows)).unflatten(-1, (rows, -1))[..., :count]
+    rows, steps = x.shape[-2:]
+    return F.pad(x.flatten(-2), (0, rows)).unflatten(-1, (rows, steps + 1))[..., :count]
 
 
 def relative_scores(places: Tensor, table: Tensor, count: int) -> Tensor:
@@ -178,7 +178,7 @@ def _resized(x: Tensor, size: Sequence[int], aligned: int) -> Tensor:
     """Bilinear, with corners aligned if `aligned` is 1; whether it is may hang on the size, which an export leaves open."""
     if isinstance(aligned, torch.SymInt):
         both = (resize(x, size, align_corners=corners) for corners in (True, False))
-        return aligned * next(both) + (1 - aligned) * next(both)
+        return next(both) * aligned + next(both) * (1 - aligned)
     return resize(x, size, align_corners=bool(aligned))
 
 
