@@ -4,6 +4,7 @@ from segmentarium.losses.base import PixelLoss, check_target
 from segmentarium.losses.boundary_band import OnBoundary
 from segmentarium.losses.boundary_focal import BoundaryAwareFocal
 from segmentarium.losses.class_boundary import ClassBoundary
+from segmentarium.losses.class_masks import ClassMaskDice, ClassMaskFocal, ClassOrNone
 from segmentarium.losses.class_presence import ClassPresence
 from segmentarium.losses.connectivity import Connectivity
 from segmentarium.losses.consistency import Consistency
@@ -23,6 +24,9 @@ __all__ = [
     "LOSSES",
     "BoundaryAwareFocal",
     "ClassBoundary",
+    "ClassMaskDice",
+    "ClassMaskFocal",
+    "ClassOrNone",
     "ClassPresence",
     "Connectivity",
     "Consistency",
