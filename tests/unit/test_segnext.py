@@ -12,7 +12,14 @@ from segmentarium.semantic.segnext import Hamburger, LightHamDecoder, factorise
 
 def decoder(**arguments: object) -> LightHamDecoder:
     torch.manual_seed(0)
-    given = {"channels": (4, 8, 12, 16), "strides": (4, 8, 16, 32), "num_classes": 3, "width": 32, "rank": 4, **arguments}
+    given = {
+        "channels": (4, 8, 12, 16),
+        "strides": (4, 8, 16, 32),
+        "num_classes": 3,
+        "width": 32,
+        "rank": 4,
+        **arguments,
+    }
     return LightHamDecoder(**given)
 
 

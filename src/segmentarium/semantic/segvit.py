@@ -78,12 +78,12 @@ class Stage(nn.Module):
         return self.layers[-1].with_scores(queries, memory)
 
 
-def semantic_logits(class_logits: Tensor, masks: Tensor) -> Tensor:
+def semantic_logits(class_logits: Tensor, masks: Tensor, *, binary: bool) -> Tensor:
     """Answers (B, K, K + 1) and mask logits (B, K, h, w) -> (B, K, h, w): the logarithm of each class's probability times
-    mask, summed over the queries (equation 6); of one class the logit of that product."""
+    mask, summed over the queries (equation 6); `binary`: of a lone foreground the logit of that product."""
     probability = class_logits.float().softmax(-1)[..., :-1]
     scores = probability.mT @ masks.float().sigmoid().flatten(2)
-    if scores.shape[1] == 1:
+    if binary:
         scores = scores.clamp(TINIEST, 1 - TINIEST)
         logits = scores.log() - (1 - scores).log()
     else:
@@ -132,18 +132,20 @@ class SegViTDecoder(Decoder):
         if stages < 1 or layers < 1:
             raise ValueError(f"stages is {stages} and layers {layers}; give 1 or more")
         if stages > len(channels):
-            raise ValueError(f"stages is {stages}; this backbone has {len(channels)} features: give out_indices, or fewer")
+            raise ValueError(
+                f"stages is {stages}; this backbone has {len(channels)} features: give out_indices, or fewer"
+            )
         self.stride = strides[-stages]
         self.one_class, self.ignored = num_classes == 1, ignored
         self.class_tokens = nn.Parameter(torch.empty(num_classes, width).normal_())
         self.stages = nn.ModuleList(Stage(c, width, heads, layers, dropout) for c in reversed(channels[-stages:]))
         self.classify = init_classifier(nn.Linear(width, num_classes + 1))
 
-    def _run(self, features: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def every_stage(self, features: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Of each stage the class tokens and the masks so far, at the finest of the features' strides."""
         taken = features[-len(self.stages) :]
         size, masks = taken[0].shape[-2:], None
-        tokens = self.class_tokens.expand(taken[0].shape[0], -1, -1)
+        tokens = self.class_tokens.repeat(taken[0].shape[0], 1, 1)
         for stage, feature in zip(self.stages, reversed(taken), strict=True):
             tokens, scores = stage.with_scores(tokens, feature)
             scores = resize(scores.unflatten(2, feature.shape[-2:]), size)
@@ -151,12 +153,12 @@ class SegViTDecoder(Decoder):
             yield tokens, masks
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        *_, (tokens, masks) = self._run(features)
-        return semantic_logits(self.classify(tokens), enlarge(masks, self.stride))
+        *_, (tokens, masks) = self.every_stage(features)
+        return semantic_logits(self.classify(tokens), enlarge(masks, self.stride), binary=self.one_class)
 
     def forward_train(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """ "logits" are the last stage's masks (B, K, h, w), "class_logits" (B, K, K + 1) its answers; "masks_0", … the others'."""
-        return supervised([(self.classify(tokens), masks) for tokens, masks in self._run(features)])
+        return supervised([(self.classify(tokens), masks) for tokens, masks in self.every_stage(features)])
 
     def objective(self) -> tuple[Term, ...]:
         return tuple(mask_objective(suffixes(len(self.stages)), self.ignored, int(self.one_class)))
@@ -211,7 +213,7 @@ class AttentionToMask(nn.Module):
 
     def forward(self, memory: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(B, h·w, width), (h, w) -> the last layer's answers (B, K, K + 1) and masks (B, K, h, w)"""
-        tokens = self.class_tokens.expand(memory.shape[0], -1, -1)
+        tokens = self.class_tokens.repeat(memory.shape[0], 1, 1)
         for layer in self.layers[:-1]:
             tokens = layer(tokens, memory)
         tokens, scores = self.layers[-1].with_scores(tokens, memory)
@@ -219,7 +221,7 @@ class AttentionToMask(nn.Module):
 
     def every_layer(self, memory: Tensor, size: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         """The same of every layer."""
-        tokens, found = self.class_tokens.expand(memory.shape[0], -1, -1), []
+        tokens, found = self.class_tokens.repeat(memory.shape[0], 1, 1), []
         for layer in self.layers:
             tokens, scores = layer.with_scores(tokens, memory)
             found.append((self.classify(tokens), scores.unflatten(2, size)))
@@ -249,7 +251,9 @@ class ShrunkSegViTDecoder(Decoder):
     ) -> None:
         super().__init__()
         if len(channels) < 2:
-            raise ValueError("the backbone has one feature; a shallow and a deep one are needed: give out_indices of two")
+            raise ValueError(
+                "the backbone has one feature; a shallow and a deep one are needed: give out_indices of two"
+            )
         if layers < 1:
             raise ValueError(f"layers is {layers}; give 1 or more")
         self.stride, self.one_class, self.ignored = strides[-2], num_classes == 1, ignored
@@ -261,14 +265,14 @@ class ShrunkSegViTDecoder(Decoder):
         """-> the queries of the shallow feature's grid when they have asked, (B, h·w, width), and (h, w)"""
         shallow = features[-2]
         size = (shallow.shape[-2], shallow.shape[-1])
-        queries = self.queries(size).expand(shallow.shape[0], -1, -1)
+        queries = self.queries(size).repeat(shallow.shape[0], 1, 1)
         for stage, feature in zip(self.stages, features[-2:], strict=True):
             queries = stage(queries, feature)
         return queries, size
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         answers, masks = self.masks(*self.upsampled(features))
-        return semantic_logits(answers, enlarge(masks, self.stride))
+        return semantic_logits(answers, enlarge(masks, self.stride), binary=self.one_class)
 
     def forward_train(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """ "logits" are the last layer's masks (B, K, h, w), "class_logits" (B, K, K + 1) its answers; "masks_0", … the others'."""

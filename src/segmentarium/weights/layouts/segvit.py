@@ -67,7 +67,9 @@ def _arguments(state: Mapping[str, Tensor], *, shrunk: bool) -> dict[str, Any]:
     trunk = vit_arguments(state, **MMPRETRAIN_KEYS)
     channels, depth = trunk.pop("in_channels"), trunk["depth"]
     stages = _count(state, f"{HEAD}.input_proj_{{}}.weight", 1)
-    size = next((name for name in ("base", "large") if SIZES[name] == (trunk["embed_dim"], depth, trunk["heads"])), None)
+    size = next(
+        (name for name in ("base", "large") if SIZES[name] == (trunk["embed_dim"], depth, trunk["heads"])), None
+    )
     known = {("base", False): BASE, ("large", False): LARGE, ("large", True): SHRUNK}.get((size or "", shrunk))
     if known is not None:
         trunk = {**known, "image_size": trunk["image_size"]}
