@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import segmentarium
 from segmentarium.backbones.vit import VisionTransformer
+from segmentarium.export import export_formats
 from segmentarium.registry import create_model, entry
 from segmentarium.semantic.segvitv2 import PatchEdges, SegViTv2, grid_and_edges
 
@@ -127,6 +128,19 @@ def test_the_trunk_costs_up_to_half_less_and_every_patch_gets_a_query() -> None:
     assert network.shrunk is not None
     queries, size, found = network.shrunk(network.backbone, image)
     assert (size, queries.shape[1], found.shape) == ((16, 16), 256, (1, 1, 16, 16))
+
+
+def test_the_exported_form_masks_what_the_other_leaves_out(tmp_path: Path) -> None:
+    network = model()
+    set_some_edges(network, torch.randn(2, 3, 64, 96))
+    reports = export_formats(
+        network,
+        tmp_path / "model",
+        formats=("onnx",),
+        sizes=((80, 112), (64, 96)),
+        images=[torch.rand(3, 96, 112)],
+    )
+    assert all(report.relative_error <= 1e-4 for report in reports)
 
 
 def test_a_patch_is_an_edge_if_it_shows_two_labels() -> None:

@@ -11,8 +11,8 @@ What the code does and the paper does not say: the classifier of the public fine
 implementations differ in the epsilon of their layer norms, and in how they interpolate the table (here and in timm bicubically
 with antialiasing; without in mmsegmentation and transformers).  Register tokens (2309.16588) have no positions.
 What we change: any size of an image is taken, padded below and to the right to whole patches, and the features are maps: of four
-blocks in equal steps unless others are named.  `shrink` is SegViT's (2210.05844, section 3.3): at that block only every second token
-in both directions asks, so that it and all behind it have a quarter of the tokens, and the weights are the same.
+blocks in equal steps unless others are named.  `shrink` is SegViT's (2210.05844, section 3.3): at that block only every second
+token in both directions asks, so that it and all behind it have a quarter of the tokens, and the weights are the same.
 
 Published (ImageNet top-1, fine-tuned from ImageNet-21k at 384 pixels, timm's measurement): Ti/16 78.4 (5.8 M parameters),
 S/16 83.8 (22 M), B/16 86.0 (86 M), L/16 87.1 (307 M); H/14 88.55 from JFT-300M at 518 (632 M).

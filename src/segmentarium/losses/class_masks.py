@@ -1,7 +1,7 @@
 """Losses of masks that belong to classes from the beginning: query c is class c, or nothing (SegViT, arXiv 2210.05844).
 
-There is no matching: where the picture shows class c, query c must say so and its mask must cover it; where it does not, the query
-must say "none", and its mask is free.
+There is no matching: where the picture shows class c, query c must say so and its mask must cover it; where it does not, the
+query must say "none", and its mask is free.
 """
 
 from __future__ import annotations

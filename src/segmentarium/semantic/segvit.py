@@ -13,13 +13,13 @@ What the public code does and the paper does not say: masks are the scores of a 
 the stages' are summed, while the shrunk form's three layers each give a mask of their own; class tokens and features have no
 positions; the class token of the transformer is dropped before its blocks, and there is no final norm.  Masks are enlarged before
 the sigmoid.  Ignored pixels are outside of every mask (`ignored="background"`), and absent classes weigh a tenth.
-What we change: any grid, where that head wants squares of one size (the queries' table is interpolated), and any backbone; ignored
-pixels count nowhere; the answer is the logarithm of the published score, class probability times mask, so that it is a logit
-with the same order; attention weights have no dropout, all that stands behind them has.
+What we change: any grid, where that head wants squares of one size (the queries' table is interpolated), and any backbone;
+ignored pixels count nowhere; the answer is the logarithm of the published score, class probability times mask, so that it is a
+logit with the same order; attention weights have no dropout, all that stands behind them has.
 In training "logits" are the masks: the score has no term of its own.
 
-Published (ADE20K val, single / multi-scale, 1e9 multiply-adds): B 51.3/53.0, 120.9; L shrunk 53.9/55.1, 373.5; L 54.6/55.2, 637.9.
-COCO-Stuff-10k: L shrunk 49.1/49.4, L 49.9/50.3.  Pascal Context, 59 classes: L shrunk 62.3/63.7, L 64.1/65.3.
+Published (ADE20K val, single / multi-scale, 1e9 multiply-adds): B 51.3/53.0, 120.9; L shrunk 53.9/55.1, 373.5; L 54.6/55.2,
+637.9.  COCO-Stuff-10k: L shrunk 49.1/49.4, L 49.9/50.3.  Pascal Context, 59 classes: L shrunk 62.3/63.7, L 64.1/65.3.
 Recipe, as in the public code: ViT weights of 2106.10270 at 384 pixels; AdamW at 2e-5, ten times that for the decoder, decay 0.01
 but for norms, poly 1.0, 1,500 steps of warm-up, gradients clipped at 35, batch 16.  ADE20K: crops of 512×512 (L 640×640), 160,000
 steps; COCO-Stuff: 512×512, 80,000 steps, decay 0.02, poly 2.0; Pascal Context: 480×480, 80,000 steps, decay 0.03.  Tested in
@@ -157,7 +157,7 @@ class SegViTDecoder(Decoder):
         return semantic_logits(self.classify(tokens), enlarge(masks, self.stride), binary=self.one_class)
 
     def forward_train(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
-        """ "logits" are the last stage's masks (B, K, h, w), "class_logits" (B, K, K + 1) its answers; "masks_0", … the others'."""
+        """ "logits" are the last stage's masks (B, K, h, w), "class_logits" (B, K, K + 1) its answers; "masks_0", … others'."""
         return supervised([(self.classify(tokens), masks) for tokens, masks in self.every_stage(features)])
 
     def objective(self) -> tuple[Term, ...]:
@@ -190,9 +190,9 @@ class GridQueries(nn.Module):
         rows, columns = self.grid = (int(grid[0]), int(grid[1]))
         self.table = nn.Parameter(torch.empty(rows * columns, width).normal_())
 
-    def forward(self, size: Sequence[int]) -> Tensor:
-        """(h, w) -> (1, h·w, width)"""
-        return resize_positions(self.table[None], self.grid, size, antialias=False)
+    def forward(self, size: Sequence[int], batch: int) -> Tensor:
+        """(h, w) -> (batch, h·w, width)"""
+        return resize_positions(self.table[None], self.grid, size, antialias=False).repeat(batch, 1, 1)
 
     def carry(self, name: str, tensor: Tensor) -> Tensor:
         """The table of another, square, grid for this one; other tensors as they are."""
@@ -265,7 +265,7 @@ class ShrunkSegViTDecoder(Decoder):
         """-> the queries of the shallow feature's grid when they have asked, (B, h·w, width), and (h, w)"""
         shallow = features[-2]
         size = (shallow.shape[-2], shallow.shape[-1])
-        queries = self.queries(size).repeat(shallow.shape[0], 1, 1)
+        queries = self.queries(size, shallow.shape[0])
         for stage, feature in zip(self.stages, features[-2:], strict=True):
             queries = stage(queries, feature)
         return queries, size
@@ -275,7 +275,7 @@ class ShrunkSegViTDecoder(Decoder):
         return semantic_logits(answers, enlarge(masks, self.stride), binary=self.one_class)
 
     def forward_train(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
-        """ "logits" are the last layer's masks (B, K, h, w), "class_logits" (B, K, K + 1) its answers; "masks_0", … the others'."""
+        """ "logits" are the last layer's masks (B, K, h, w), "class_logits" (B, K, K + 1) its answers; "masks_0", … others'."""
         return supervised(self.masks.every_layer(*self.upsampled(features)))
 
     def objective(self) -> tuple[Term, ...]:

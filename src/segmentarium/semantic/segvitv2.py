@@ -8,14 +8,14 @@ forgetting.
 What is told and not certain: EQD keeps SegViT's grid of every second token and adds those that a light head marks as edges, a
 multilayer perceptron with a binary loss of its own (weight 0.4, threshold 0.7); in continual learning the trunk and what belongs
 to old tasks are frozen, and each step adds class tokens and a decoder.
-What was chosen here: a patch is an edge if it shows two labels; the head is two layers on the tokens before the block that shrinks;
-of the tokens off the grid at most one in three is kept (the likeliest), so that the trunk behind has half of all at most, in
-exported graphs too, where that number is fixed and the rest is masked; queries of the full grid ask the tokens before and behind, as
-SegViT's; a new task's layers start as the last task's; scores of all tasks are compared as they are, since each is a probability.
-Labels of old tasks' classes are outside of a new task's masks.
+What was chosen here: a patch is an edge if it shows two labels; the head is two layers on the tokens before the block that
+shrinks; of the tokens off the grid at most one in three is kept (the likeliest), so that the trunk behind has half at most,
+in exported graphs too, where that number is fixed and the rest is masked; queries of the full grid ask the tokens before and
+behind, as SegViT's; a new task's layers start as the last task's; scores of all tasks are compared as they are, since each is a
+probability.  Labels of old tasks' classes are outside of a new task's masks.
 
-Published (multi-scale, BEiT-v2-L, which the weights are not public of): ADE20K val 58.2, COCO-Stuff-10k 53.5, Pascal Context 67.14;
-shrunk 55.7 (ADE20K, from the paper's figure).
+Published (multi-scale, BEiT-v2-L; no weights): ADE20K val 58.2, COCO-Stuff-10k 53.5, Pascal Context 67.14; shrunk 55.7 (ADE20K,
+from the paper's figure).
 Recipe: SegViT's.  Continual on ADE20K: 100 classes and 50 more, 100 and five times 10, 50 and twice 50.
 """
 
@@ -56,8 +56,8 @@ from segmentarium.semantic.segvit import (
 
 
 class PatchEdges(nn.Module):
-    """Binary cross entropy of one logit a patch against whether it shows two labels; ignored pixels show none, and patches of them
-    alone count nowhere."""
+    """Binary cross entropy of one logit a patch against whether it shows two labels; ignored pixels show none, and patches of
+    them alone count nowhere."""
 
     def __init__(self, stride: int, ignore_index: int = IGNORE_INDEX) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class ShrunkPlusPlus(nn.Module):
     def forward(self, backbone: PlainBackbone, image: Tensor) -> tuple[Tensor, tuple[int, int], Tensor]:
         """-> queries (B, h·w, width), (h, w), and the edges' logits (B, 1, h, w)"""
         shallow, deep, mask, edges, size = self.encode(backbone, image)
-        queries = self.stages[0](self.queries(size).repeat(image.shape[0], 1, 1), shallow)
+        queries = self.stages[0](self.queries(size, image.shape[0]), shallow)
         queries = self.stages[1](queries, deep, None if mask is None else mask[:, None, None])
         return queries, size, edges.unflatten(1, size)[:, None]
 
@@ -312,8 +312,8 @@ class SegViTv2(SegmentationModel):
         return torch.cat(scores, 1)
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
-        """ "logits" are the masks (B, k, h, w) of the last task's k classes, "class_logits" (B, k, k + 1) its answers, "masks_0", …
-        those before the last stage or layer, "edges" (B, 1, h, w)."""
+        """ "logits" are the masks (B, k, h, w) of the last task's k classes, "class_logits" (B, k, k + 1) its answers, "masks_0",
+        … those before the last stage or layer, "edges" (B, 1, h, w)."""
         given, edges = self._trunk(image)
         outputs = supervised(self._found(self.tasks[-1], given))
         return outputs | ({"edges": edges} if edges is not None and self._edges_learn() else {})
@@ -325,8 +325,8 @@ def _plain(backbone: nn.Module, shrink: int) -> PlainBackbone:
     plain = [isinstance(block, TransformerBlock) and isinstance(block.attention, Attention) for block in blocks]
     if not isinstance(backbone, PlainBackbone) or not all(plain) or getattr(backbone, "shrink", None) is not None:
         raise ValueError(
-            f"Shrunk++ runs the blocks of a plain transformer, and {type(backbone).__name__} is none: give shrink=None, or one of "
-            "our ViT, built without shrink"
+            f"Shrunk++ runs the blocks of a plain transformer, and {type(backbone).__name__} is none: give shrink=None, or one "
+            "of our ViT, built without shrink"
         )
     if shrink not in range(len(blocks)):
         raise ValueError(f"shrink is {shrink}; give a block, 0 to {len(blocks) - 1}, or None")
