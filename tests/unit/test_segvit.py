@@ -97,13 +97,13 @@ def test_a_class_token_that_no_block_sees_is_kept_and_changes_nothing() -> None:
 
 def test_the_shrunk_form_gives_the_whole_grid_back() -> None:
     model = create_model("segvit_shrunk_vit_large", num_classes=3, **entry("segvit_shrunk_vit_large").tiny_arguments())
-    image = torch.randn(1, 3, 80, 112)
+    image = torch.randn(1, 3, 40, 56)
     shallow, deep = model.features(image)
     assert deep.shape[2] * deep.shape[3] * 2 < shallow.shape[2] * shallow.shape[3]
     queries, size = model.decoder.upsampled([shallow, deep])
     assert (size, queries.shape[1]) == ((5, 7), 35)
     assert model.forward_train(image)["logits"].shape == (1, 3, 5, 7)
-    assert model(image).shape == (1, 3, 80, 112)
+    assert model(image).shape == (1, 3, 40, 56)
 
 
 def test_queries_of_another_grid_are_interpolated_and_carried() -> None:

@@ -68,7 +68,7 @@ def test_without_edges_it_is_the_shrinking_of_the_first_version() -> None:
     network = model()
     set_edges(network, -9.0)
     assert network.shrunk is not None
-    image = torch.randn(2, 3, 80, 112)
+    image = torch.randn(2, 3, 40, 56)
     shallow, deep, mask, _, size = network.shrunk.encode(network.backbone, image)
     told = entry(SHRUNK).tiny_arguments()["backbone_arguments"]
     first = VisionTransformer(**told, shrink=2, out_indices=(1, 3)).eval()
@@ -82,7 +82,7 @@ def test_without_edges_it_is_the_shrinking_of_the_first_version() -> None:
 
 @torch.inference_mode()
 def test_pictures_of_one_batch_keep_different_tokens_and_do_not_disturb_each_other() -> None:
-    network, image = model(), torch.randn(3, 3, 96, 96)
+    network, image = model(), torch.randn(3, 3, 48, 48)
     set_some_edges(network, image)
     assert network.shrunk is not None
     *_, mask, _, _ = network.shrunk.encode(network.backbone, image)
@@ -95,7 +95,7 @@ def test_pictures_of_one_batch_keep_different_tokens_and_do_not_disturb_each_oth
 @torch.inference_mode()
 def test_tokens_that_are_not_kept_have_no_say() -> None:
     """The exported form runs a fixed number of tokens and masks the rest; the other runs only those that stay."""
-    network, image = model(), torch.randn(2, 3, 80, 112)
+    network, image = model(), torch.randn(2, 3, 40, 56)
     set_some_edges(network, image)
     trimmed = network(image)
     with pytest.MonkeyPatch.context() as patch:
@@ -106,7 +106,7 @@ def test_tokens_that_are_not_kept_have_no_say() -> None:
 
 @torch.no_grad()
 def test_the_trunk_costs_up_to_half_less_and_every_patch_gets_a_query() -> None:
-    image = torch.randn(1, 3, 256, 256)
+    image = torch.randn(1, 3, 128, 128)
     network = model()
 
     def cost(logit: float | None) -> float:
@@ -132,13 +132,13 @@ def test_the_trunk_costs_up_to_half_less_and_every_patch_gets_a_query() -> None:
 
 def test_the_exported_form_masks_what_the_other_leaves_out(tmp_path: Path) -> None:
     network = model()
-    set_some_edges(network, torch.randn(2, 3, 64, 96))
+    set_some_edges(network, torch.randn(2, 3, 32, 48))
     reports = export_formats(
         network,
         tmp_path / "model",
         formats=("onnx",),
-        sizes=((80, 112), (64, 96)),
-        images=[torch.rand(3, 96, 112)],
+        sizes=((40, 56), (33, 65)),
+        images=[torch.rand(3, 64, 80)],
     )
     assert all(report.relative_error <= 1e-4 for report in reports)
 

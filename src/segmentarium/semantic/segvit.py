@@ -296,15 +296,15 @@ PLAIN: Mapping[str, Any] = {"class_token": "unseen", "pool": "mean", "final_norm
 BASE = {**PLAIN, "image_size": 512, "drop_path": 0.1, "out_indices": (5, 7, 11)}
 LARGE = {**PLAIN, "image_size": 640, "drop_path": 0.3, "out_indices": (7, 15, 23)}
 SHRUNK = {**LARGE, "shrink": 8, "out_indices": (7, 23)}
-# in the tiny form the taps are at the blocks that it has
-TINY_PLAIN: Mapping[str, Any] = {**PLAIN, "embed_dim": 32, "depth": 4, "heads": 2, "image_size": 64}
-TINY = {"backbone_arguments": {**TINY_PLAIN, "out_indices": (1, 2, 3)}, "width": 32, "heads": 4, "layers": 2}
+# in the tiny form the taps are at the blocks that it has, and patches are small, as masks are no finer
+TINY_PLAIN: Mapping[str, Any] = {**PLAIN, "embed_dim": 64, "depth": 4, "heads": 2, "patch": 8, "image_size": 64}
+TINY = {"backbone_arguments": {**TINY_PLAIN, "out_indices": (1, 2, 3)}, "width": 64, "heads": 4, "layers": 2}
 TINY_SHRUNK = {
     "backbone_arguments": {**TINY_PLAIN, "shrink": 2, "out_indices": (1, 3)},
-    "width": 32,
+    "width": 64,
     "heads": 4,
     "layers": 2,
-    "grid": 4,
+    "grid": 8,
 }
 ADE = "ADE20K val mIoU (single scale)"
 register_decoder(

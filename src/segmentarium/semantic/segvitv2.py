@@ -340,7 +340,7 @@ PAPER = Paper(
     year=2023,
     url="https://arxiv.org/abs/2306.06289",
 )
-TINY = {"width": 32, "heads": 4, "layers": 2}
+TINY = {"width": 64, "heads": 4, "layers": 2}
 register(
     "segvitv2_vit_base",
     SegViTv2,
@@ -353,7 +353,7 @@ register(
     "segvitv2_shrunk_vit_large",
     SegViTv2,
     Card(paper=PAPER, num_classes=150),
-    tiny={**TINY, "backbone_arguments": TINY_PLAIN, "shrink": 2, "grid": 4},
+    tiny={**TINY, "backbone_arguments": TINY_PLAIN, "shrink": 2, "grid": 8},
     backbone="vit_large_patch16_384",
     backbone_arguments={key: value for key, value in LARGE.items() if key != "out_indices"},
     shrink=8,
