@@ -234,7 +234,7 @@ VARIANTS: dict[str, tuple[tuple[int, int, int, int], tuple[int, int, int, int], 
     "b": (WIDE, (3, 3, 12, 3), 0.1, 26.8, 83.0),
     "l": (WIDE, (3, 5, 27, 3), 0.3, 45.2, 83.9),
 }
-TINY = {"embed_dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1)}
+TINY = {"embed_dims": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
 for size, (embed_dims, depths, drop_path, parameters, top1) in VARIANTS.items():
     card = Card(paper=PAPER, parameters=parameters, num_classes=1000, scores={"ImageNet top-1": top1})
     register(f"mscan_{size}", MSCAN, card, tiny=TINY, embed_dims=embed_dims, depths=depths, drop_path=drop_path)

@@ -95,7 +95,7 @@ class VisionTransformer(PlainBackbone):
         if class_token not in (True, False, "unseen"):
             raise ValueError(f"class_token is {class_token!r}; give True, False or 'unseen'")
         if pool == "token" and class_token is not True:
-            raise ValueError(f'pool is "token" and class_token is {class_token!r}; give pool="mean" where none is seen')
+            raise ValueError(f'pool is "token" and class_token is {class_token!r}; give pool="mean" where there is no class token')
         if shrink is not None and shrink not in range(depth):
             raise ValueError(f"shrink is {shrink}; give a block, 0 to {depth - 1}, or None")
         self.pool, self.norm_last, self.shrink = pool, final_norm, shrink
@@ -142,6 +142,7 @@ class VisionTransformer(PlainBackbone):
         tokens = patches.flatten(1, 2) + table[:, placed:]
         first = []
         if self._token_seen:
+            assert self.class_token is not None
             first = [self.class_token + table[:, :1] if placed else self.class_token]
         first += [] if self.registers is None else [self.registers]
         return torch.cat([*(x.expand(tokens.shape[0], -1, -1) for x in first), tokens], 1) if first else tokens
@@ -159,7 +160,9 @@ class VisionTransformer(PlainBackbone):
     def run_block(self, index: int, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         if index != self.shrink:
             return self.blocks[index](tokens)
-        return self.blocks[index].shrink(tokens, partial(every_second, size=size, prefix=self.prefix_tokens))
+        block = self.blocks[index]
+        assert isinstance(block, TransformerBlock)
+        return block.shrink(tokens, partial(every_second, size=size, prefix=self.prefix_tokens))
 
     def embed(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D): the class token, or the mean of the patches, behind all blocks and the final norm"""

@@ -75,7 +75,7 @@ class Stage(nn.Module):
         memory = self.memory(feature)
         for layer in self.layers[:-1]:
             queries = layer(queries, memory)
-        return self.layers[-1].with_scores(queries, memory)
+        return self.layers[-1].with_scores(queries, memory)  # type: ignore[operator]
 
 
 def semantic_logits(class_logits: Tensor, masks: Tensor, *, binary: bool) -> Tensor:
@@ -115,6 +115,8 @@ class SegViTDecoder(Decoder):
     ignored  what ignored pixels are to the losses: "excluded", or "background", the authors' way
     """
 
+    ignored: Ignored
+
     def __init__(
         self,
         *,
@@ -147,7 +149,7 @@ class SegViTDecoder(Decoder):
         size, masks = taken[0].shape[-2:], None
         tokens = self.class_tokens.repeat(taken[0].shape[0], 1, 1)
         for stage, feature in zip(self.stages, reversed(taken), strict=True):
-            tokens, scores = stage.with_scores(tokens, feature)
+            tokens, scores = stage.with_scores(tokens, feature)  # type: ignore[operator]
             scores = resize(scores.unflatten(2, feature.shape[-2:]), size)
             masks = scores if masks is None else masks + scores
             yield tokens, masks
@@ -216,14 +218,14 @@ class AttentionToMask(nn.Module):
         tokens = self.class_tokens.repeat(memory.shape[0], 1, 1)
         for layer in self.layers[:-1]:
             tokens = layer(tokens, memory)
-        tokens, scores = self.layers[-1].with_scores(tokens, memory)
+        tokens, scores = self.layers[-1].with_scores(tokens, memory)  # type: ignore[operator]
         return self.classify(tokens), scores.unflatten(2, size)
 
     def every_layer(self, memory: Tensor, size: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         """The same of every layer."""
         tokens, found = self.class_tokens.repeat(memory.shape[0], 1, 1), []
         for layer in self.layers:
-            tokens, scores = layer.with_scores(tokens, memory)
+            tokens, scores = layer.with_scores(tokens, memory)  # type: ignore[operator]
             found.append((self.classify(tokens), scores.unflatten(2, size)))
         return found
 
@@ -235,6 +237,8 @@ class ShrunkSegViTDecoder(Decoder):
     grid     (height, width) of the learned queries, or both in one; they are interpolated to the shallow feature's
     width, heads, layers, ignored   as `SegViTDecoder` has them
     """
+
+    ignored: Ignored
 
     def __init__(
         self,
@@ -298,9 +302,9 @@ LARGE = {**PLAIN, "image_size": 640, "drop_path": 0.3, "out_indices": (7, 15, 23
 SHRUNK = {**LARGE, "shrink": 8, "out_indices": (7, 23)}
 # in the tiny form the taps are at the blocks that it has, and patches are small, as masks are no finer
 TINY_PLAIN: Mapping[str, Any] = {**PLAIN, "embed_dim": 64, "depth": 4, "heads": 2, "patch": 8, "image_size": 64}
-TINY = {"backbone_arguments": {**TINY_PLAIN, "out_indices": (1, 2, 3)}, "width": 64, "heads": 4, "layers": 2}
+TINY = {"backbone_arguments": {**TINY_PLAIN, "out_indices": [1, 2, 3]}, "width": 64, "heads": 4, "layers": 2}
 TINY_SHRUNK = {
-    "backbone_arguments": {**TINY_PLAIN, "shrink": 2, "out_indices": (1, 3)},
+    "backbone_arguments": {**TINY_PLAIN, "shrink": 2, "out_indices": [1, 3]},
     "width": 64,
     "heads": 4,
     "layers": 2,

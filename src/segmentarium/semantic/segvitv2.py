@@ -345,7 +345,7 @@ register(
     "segvitv2_vit_base",
     SegViTv2,
     Card(paper=PAPER, num_classes=150),
-    tiny={**TINY, "backbone_arguments": {**TINY_PLAIN, "out_indices": (1, 2, 3)}},
+    tiny={**TINY, "backbone_arguments": {**TINY_PLAIN, "out_indices": [1, 2, 3]}},
     backbone="vit_base_patch16_384",
     backbone_arguments=BASE,
 )
