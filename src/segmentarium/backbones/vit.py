@@ -95,7 +95,9 @@ class VisionTransformer(PlainBackbone):
         if class_token not in (True, False, "unseen"):
             raise ValueError(f"class_token is {class_token!r}; give True, False or 'unseen'")
         if pool == "token" and class_token is not True:
-            raise ValueError(f'pool is "token" and class_token is {class_token!r}; give pool="mean" where there is no class token')
+            raise ValueError(
+                f'pool is "token" and class_token is {class_token!r}; give pool="mean" where there is no class token'
+            )
         if shrink is not None and shrink not in range(depth):
             raise ValueError(f"shrink is {shrink}; give a block, 0 to {depth - 1}, or None")
         self.pool, self.norm_last, self.shrink = pool, final_norm, shrink
