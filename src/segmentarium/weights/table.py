@@ -50,12 +50,14 @@ class Output:
     resized   brought to the image's size, as theirs returns it
     step      every step-th row and column is stored
     log       theirs are log-probabilities
+    exp       theirs are probabilities, ours their logarithms
     """
 
     name: str
     resized: bool = False
     step: int = 1
     log: bool = False
+    exp: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Golden:
     dropped     shell patterns of all keys in this reference that we do not keep
     computed    keys of fixed tables that theirs counts among its parameters and ours computes; they are not stored
     pixels      (scale, offset): theirs takes scale * input + offset, as values of 0 to 255, and normalises it itself
+    prepare     what is done to our model with the reference's inputs, by name, of which the first is the image
     """
 
     outputs: Mapping[str, str | Output]
@@ -74,6 +77,7 @@ class Golden:
     dropped: tuple[str, ...] = ()
     computed: tuple[str, ...] = ()
     pixels: tuple[float, float] | None = None
+    prepare: Callable[[torch.nn.Module, Mapping[str, Tensor]], None] | None = None
 
 
 @dataclass(frozen=True)
