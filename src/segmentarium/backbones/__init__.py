@@ -56,3 +56,11 @@ def can_have(backbone: str | nn.Module, output_stride: int) -> bool:
 
         return can_be_dilated(backbone.removeprefix("timm:"), output_stride)
     return backbone in list_models(kind="classifier") and entry(backbone).takes("output_stride")
+
+
+def can_take(backbone: str, argument: str) -> bool:
+    """Whether `create_backbone(backbone, …)` has that argument; False for a name that is unknown."""
+    try:
+        return entry(backbone).takes(argument)
+    except KeyError:
+        return False

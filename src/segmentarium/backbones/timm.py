@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmentarium.backbones.plain import quarters
 from segmentarium.contracts import Backbone, Preprocessing
 from segmentarium.registry import Card, Entry, Paper, did_you_mean
 
@@ -41,7 +42,8 @@ class TimmBackbone(Backbone):
     img_size       height and width, or both in one: of the grid that a transformer's positions are learned on.  Models that
                    do not take any size need it, and then take that size alone
     out_indices    timm's numbering; None: every feature of stride 4 or more (a plain transformer has one stride only:
-                   its features are the last three blocks', and decoders take the last)
+                   its features are those of four blocks in equal steps, up to the last)
+    final_norm     whether the features of a plain transformer pass its final norm; pyramids are as timm has them
     num_classes    classes of `classify`, by timm's head; None: no head, and no layers behind the last feature asked for
 
     A model that rounds sizes down (ConvNeXt) or needs whole patches gets an image padded below and to the right, with zeros,
@@ -57,6 +59,7 @@ class TimmBackbone(Backbone):
         pretrained: bool = False,
         img_size: int | Sequence[int] | None = None,
         out_indices: Sequence[int] | None = None,
+        final_norm: bool = False,
         num_classes: int | None = None,
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
@@ -70,6 +73,10 @@ class TimmBackbone(Backbone):
         }
         self.body: Any = _create(name, arguments)
         self.describe(found.channels, found.strides, found.out_indices, head=nn.Identity())  # timm's stands in the body
+        takes = inspect.signature(self.body.forward_intermediates).parameters
+        if "return_prefix_tokens" in takes and len(set(found.strides)) == 1:
+            self.prefix_tokens = getattr(self.body, "num_prefix_tokens", None)
+        self._options = {"norm": True} if final_norm and self.prefix_tokens is not None else {}
         self.fixed_size, self._multiple = found.fixed_size, found.multiple
         config = self.body.pretrained_cfg
         self.preprocessing = Preprocessing(
@@ -79,7 +86,7 @@ class TimmBackbone(Backbone):
             crop_ratio=config["crop_pct"],
         )
         if num_classes is None:
-            self.body.prune_intermediate_layers(list(self.out_indices), prune_norm=True)
+            self.body.prune_intermediate_layers(list(self.out_indices), prune_norm=not self._options)
         self._depths: dict[str, int] = {}
         if hasattr(self.body, "group_matcher"):
             from timm.models import group_parameters
@@ -115,7 +122,7 @@ class TimmBackbone(Backbone):
         return feature[..., :height, :width]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        features = self._features(image, self.out_indices)
+        features = self._features(image, self.out_indices, **self._options)
         return [self._cropped(x, image, stride) for x, stride in zip(features, self.strides, strict=True)]
 
     def embed(self, image: Tensor) -> Tensor:
@@ -128,13 +135,12 @@ class TimmBackbone(Backbone):
         return super().classify(image) if self.num_classes is None else self.body(self._whole(image))
 
     def forward_tokens(self, image: Tensor, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        takes = inspect.signature(self.body.forward_intermediates).parameters
-        if "return_prefix_tokens" not in takes or not hasattr(self.body, "num_prefix_tokens"):
+        if self.prefix_tokens is None:
             return super().forward_tokens(image, indices)
         blocks = len(self.body.blocks)
         if not indices or any(index not in range(blocks) for index in indices) or list(indices) != sorted(set(indices)):
             raise ValueError(f"the blocks to tap are {tuple(indices)}; give some of 0 to {blocks - 1}, in their order")
-        taps = self._features(image, indices, return_prefix_tokens=True)
+        taps = self._features(image, indices, return_prefix_tokens=True, **self._options)
         pairs = [tap if isinstance(tap, tuple) else (tap, tap.flatten(2).transpose(1, 2)[:, :0]) for tap in taps]
         return [(self._cropped(grid, image, self.strides[-1]), prefix) for grid, prefix in pairs]
 
@@ -193,7 +199,8 @@ def _examine(
         )
     if out_indices is None:
         plain = len(set(strides)) == 1
-        out_indices = tuple(i for i, s in enumerate(strides) if s >= 4 and (i >= len(strides) - 3 or not plain))
+        wanted = quarters(len(strides)) if plain else range(len(strides))
+        out_indices = tuple(i for i in wanted if strides[i] >= 4)
         if not out_indices:
             raise ValueError(f"timm's {name!r} has features of strides {strides}; a backbone needs one of 4 or more")
     if not out_indices or any(i not in range(len(strides)) for i in out_indices):

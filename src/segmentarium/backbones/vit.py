@@ -49,11 +49,14 @@ class VisionTransformer(PlainBackbone):
     class_token     False: there is none, and `pool` must be "mean"
     registers       tokens between class token and patches that belong to nothing
     class_position  whether the class token has a row in the table of positions
+    distilled       a second token behind the class token, with a row of its own, that learned from a teacher (DeiT, 2012.12877)
     pool            what the classifier sees, behind the final norm: "token" the class token, "mean" the mean of the patches
     layer_scale     at which factors of the residual branches start; None: there are none
     norm_eps        epsilon of the layer norms: 1e-6 is the authors', timm's and torchvision's, 1e-12 transformers'
     drop_path       stochastic depth of the last block; it grows linearly from 0 at the first
     final_norm      whether the last block's feature passes the final norm (Segmenter, SETR), or comes as it is (DPT, UPerNet)
+    interpolation   of the table at another size: "bilinear" is DPT's and Segmenter's
+    antialias       how the table is interpolated: with antialiasing as in timm, or without (mmsegmentation, transformers)
     stem            a network before the patches, with `channels` and `stride`; None: the patches are the image's
     out_indices     blocks whose features come out; None: four in equal steps, up to the last
     num_classes     classes of `classify`; None: no classifier
@@ -70,12 +73,15 @@ class VisionTransformer(PlainBackbone):
         class_token: bool = True,
         registers: int = 0,
         class_position: bool = True,
+        distilled: bool = False,
         pool: Literal["token", "mean"] = "token",
         layer_scale: float | None = None,
         norm_eps: float = 1e-6,
         in_channels: int = 3,
         drop_path: float = 0.0,
         final_norm: bool = True,
+        interpolation: Literal["bicubic", "bilinear"] = "bicubic",
+        antialias: bool = True,
         stem: Any = None,
         out_indices: Sequence[int] | None = None,
         num_classes: int | None = None,
@@ -83,9 +89,14 @@ class VisionTransformer(PlainBackbone):
         super().__init__(in_channels=in_channels, num_classes=num_classes)
         if pool == "token" and not class_token:
             raise ValueError('pool is "token" and class_token is False; give pool="mean" where there is no class token')
+        if distilled and not (class_token and class_position):
+            raise ValueError(
+                "distilled is True: its token stands behind a class token that has a position; leave those on"
+            )
         self.pool, self.norm_last = pool, final_norm
-        self.prefix_tokens = int(class_token) + registers
-        self._placed = int(class_token and class_position)  # prefix tokens with a row in the table
+        self.resizing: dict[str, Any] = {"mode": interpolation, "antialias": antialias}
+        self.prefix_tokens = int(class_token) + int(distilled) + registers
+        self._placed = int(class_token and class_position) + int(distilled)  # prefix tokens with a row in the table
         channels, self.stride = (in_channels, patch) if stem is None else (stem.channels, stem.stride * patch)
         self.grid = rows, columns = grid_of(image_size, self.stride)
         height, width = two(image_size)
@@ -94,6 +105,7 @@ class VisionTransformer(PlainBackbone):
         self.stem = stem
         self.embedding = PatchEmbedding(channels, embed_dim, patch)
         self.class_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
+        self.distillation_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if distilled else None
         self.registers = nn.Parameter(torch.zeros(1, registers, embed_dim)) if registers else None
         self.positions = nn.Parameter(torch.zeros(1, self._placed + rows * columns, embed_dim))
         (drops,) = drop_path_rates(drop_path, (depth,))
@@ -111,7 +123,7 @@ class VisionTransformer(PlainBackbone):
         normed = final_norm or num_classes is not None
         self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if normed else nn.Identity()
         init_truncated(self.embedding, self.blocks)
-        for table in (self.class_token, self.registers, self.positions):
+        for table in (self.class_token, self.distillation_token, self.registers, self.positions):
             if table is not None:
                 nn.init.trunc_normal_(table, std=0.02)
         self.describe_blocks(embed_dim, self.stride, out_indices)
@@ -119,9 +131,10 @@ class VisionTransformer(PlainBackbone):
     def place(self, patches: Tensor) -> Tensor:
         """(B, h, w, D) -> (B, P + h·w, D): the patches where they stand, behind class token and registers"""
         size, placed = patches.shape[1:3], self._placed
-        table = resize_positions(self.positions, self.grid, size, prefix=placed)
+        table = resize_positions(self.positions, self.grid, size, prefix=placed, **self.resizing)
         tokens = patches.flatten(1, 2) + table[:, placed:]
         first = [] if self.class_token is None else [self.class_token + table[:, :1] if placed else self.class_token]
+        first += [] if self.distillation_token is None else [self.distillation_token + table[:, 1:2]]
         first += [] if self.registers is None else [self.registers]
         return torch.cat([*(x.expand(tokens.shape[0], -1, -1) for x in first), tokens], 1) if first else tokens
 
@@ -142,7 +155,7 @@ class VisionTransformer(PlainBackbone):
         side = math.isqrt(max(tensor.shape[1] - self._placed, 0)) if name == "positions" and tensor.ndim == 3 else 0
         if side == 0 or side * side + self._placed != tensor.shape[1]:
             return tensor
-        return resize_positions(tensor, (side, side), self.grid, prefix=self._placed)
+        return resize_positions(tensor, (side, side), self.grid, prefix=self._placed, **self.resizing)
 
     def no_weight_decay(self) -> set[str]:
         return {name for name, _ in self.named_parameters(recurse=False)}
