@@ -21,9 +21,9 @@ def resize_positions(
 ) -> Tensor:
     """A table (1, prefix + h·w, C), learned on `grid` = (h, w), -> (1, prefix + H·W, C) for `size` = (H, W).
 
-    Rows of the `prefix` tokens (the class token's first) stay as they are; the others are interpolated, bicubically or bilinearly:
-    with antialiasing, as timm does, or without, as the authors of many transformers do (another kernel, even where they get
-    more).  The same table where the sizes agree.
+    Rows of the `prefix` tokens (the class token's first) stay as they are; the others are interpolated, bicubically unless
+    `mode` says otherwise: with antialiasing, as timm does, or without, as the authors of many transformers do (another kernel,
+    even where they get more).  The same table where the sizes agree.
 
     Raises ValueError for a table that has not as many rows.
     """

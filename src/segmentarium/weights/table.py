@@ -28,7 +28,8 @@ class Rule:
     3: theirs is a factor (C, 1, 1) for each channel of a map where ours is a vector.
     `bgr=1`: the last three entries along dimension 1 belong to the channels of an image that theirs reads blue first;
     they are turned round, since ours reads red first.  `axes=(sizes, order)`: theirs counts its last dimension by axes of
-    these sizes (one may be -1); ours has them in this order.
+    these sizes (one may be -1); ours has them in this order.  `transposed`: theirs is a matrix that vectors are multiplied by
+    from the left, ours a linear layer's.
     """
 
     theirs: Keys
@@ -36,6 +37,7 @@ class Rule:
     theirs_ndim: int | None = None
     bgr: int | None = None
     axes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    transposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Layout:
     facts(state) is what a file of ours would say in its header of such weights, where their publication says it: classes
     with palette, preprocessing (`Preprocessing.as_dict()`), dataset, licences.
     goldens: stored outputs of that implementation, by name ("realtime/bisenetv2-mmseg").
+    beside: the name of a YAML file that their programs write beside a checkpoint; where one lies there, told(what it says,
+    arguments) gives the arguments and facts that it adds.
     """
 
     name: str
@@ -89,6 +93,11 @@ class Layout:
     source: str = ""
     facts: Callable[[Mapping[str, Tensor]], dict[str, Any]] = lambda state: {}
     goldens: Mapping[str, Golden] = field(default_factory=dict)
+    beside: str = ""
+    told: Callable[[Any, dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]] = lambda said, arguments: (
+        arguments,
+        {},
+    )
 
     @property
     def blue_first(self) -> bool:
@@ -231,6 +240,8 @@ def to_ours(
                 failed.append(key)
                 continue
             whole = _reorder(whole, *rule.axes)
+        if rule.transposed:
+            whole = whole.mT.contiguous()
         targets = [_fill(text, parts) for text in _side(rule.ours)]
         if len(targets) == 1:
             ours[targets[0]] = whole
@@ -261,6 +272,8 @@ def to_theirs(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, T
                 whole = _turn_round(whole, rule.bgr)
             if rule.axes is not None:
                 whole = _restore(whole, *rule.axes)
+            if rule.transposed:
+                whole = whole.mT.contiguous()
             targets = [_fill(text, parts) for text in _side(rule.theirs)]
             parts_of_whole = (whole,) if len(targets) == 1 else whole.chunk(len(targets))
             theirs.update(zip(targets, parts_of_whole, strict=True))
