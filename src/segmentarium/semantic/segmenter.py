@@ -20,7 +20,7 @@ Published (ADE20K val, single and multi-scale): mask transformer Ti/16 38.1, 38.
 The authors': SGD, momentum 0.9, no weight decay, polynomial decay of power 0.9 down to 1e-5, stochastic depth 0.1, random scales
 of 0.5 to 2: ADE20K batch of 8, 160 000 iterations, rate 1e-3, crops and windows of 512 (L: 640); Cityscapes batch of 8, 80 000,
 1e-2, crops of 768, windows of 768 every 512; Pascal-Context batch of 16, 80 000, 1e-3, windows of 480 every 320.
-`inference.windows.sliding(..., tile, overlap=tile - stride, blend="mean")` is their sliding window.
+`inference.windows.sliding(..., window, window - stride, "mean", spread=False)` is their sliding window.
 """
 
 from __future__ import annotations

@@ -112,6 +112,7 @@ def _smp() -> list[Rule]:
     rules = [
         Rule("encoder.model.norm.{*}", None),
         Rule("encoder.model.fc_norm.{*}", None),
+        Rule("encoder.model.head.{*}", None),
         *timm_rules("encoder.model.", "backbone."),
         rest("decoder.projection_blocks.{}.project.0", "decoder.reassemble.{}.readout"),
         rest("decoder.reassemble_blocks.{}.project_to_out_channel", "decoder.reassemble.{}.project"),

@@ -44,7 +44,7 @@ MMPRETRAIN_BLOCK = {
 }
 
 
-def sized(own: Mapping[str, Any], patch: int, image_size: int, **more: Any) -> dict[str, Any]:
+def sized(own: Mapping[str, Any], patch: int, image_size: int, /, **more: Any) -> dict[str, Any]:
     """What `vit_arguments` gives, as arguments of a network that stands on it: a registered name, and what it has otherwise.
 
     patch, image_size   of the registered ViTs to choose among
