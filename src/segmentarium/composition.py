@@ -56,6 +56,8 @@ class EncoderDecoder(SegmentationModel):
             output_stride = wish if wish is not None and can_have(backbone, wish) else None
         if decoder.final_norm is not None and isinstance(backbone, str) and can_take(backbone, "final_norm"):
             arguments.setdefault("final_norm", decoder.final_norm)
+        if decoder.takes_prefix and isinstance(backbone, str) and backbone.startswith("timm:"):
+            arguments.setdefault("out_indices", "quarters")  # as our own plain transformers have it
         self.backbone = create_backbone(
             backbone, in_channels=in_channels, **{"output_stride": output_stride, **arguments}
         )

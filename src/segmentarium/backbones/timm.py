@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,8 @@ class TimmBackbone(Backbone):
     img_size       height and width, or both in one: of the grid that a transformer's positions are learned on.  Models that
                    do not take any size need it, and then take that size alone
     out_indices    timm's numbering; None: every feature of stride 4 or more (a plain transformer has one stride only:
-                   its features are those of four blocks in equal steps, up to the last)
+                   its features are the last three blocks', and decoders take the last); "quarters": the same, but of a plain
+                   transformer four blocks in equal steps, up to the last
     final_norm     whether the features of a plain transformer pass its final norm; pyramids are as timm has them
     num_classes    classes of `classify`, by timm's head; None: no head, and no layers behind the last feature asked for
 
@@ -58,13 +59,14 @@ class TimmBackbone(Backbone):
         output_stride: int | None = None,
         pretrained: bool = False,
         img_size: int | Sequence[int] | None = None,
-        out_indices: Sequence[int] | None = None,
+        out_indices: Sequence[int] | Literal["quarters"] | None = None,
         final_norm: bool = False,
         num_classes: int | None = None,
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
         size = None if img_size is None else (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        found = _examine(name, output_stride, size, None if out_indices is None else tuple(out_indices))
+        asked = out_indices if out_indices is None or isinstance(out_indices, str) else tuple(out_indices)
+        found = _examine(name, output_stride, size, asked)
         arguments = {
             **found.options,
             "in_chans": in_channels,
@@ -179,7 +181,7 @@ class _Found:
 
 @cache
 def _examine(
-    name: str, output_stride: int | None, img_size: tuple[int, ...] | None, out_indices: tuple[int, ...] | None
+    name: str, output_stride: int | None, img_size: tuple[int, ...] | None, out_indices: tuple[int, ...] | str | None
 ) -> _Found:
     """Builds the model on the meta device and runs it, at an odd size, at whole strides, at its own size: the first that works.
 
@@ -197,10 +199,13 @@ def _examine(
         raise ValueError(
             f"timm's {name!r} cannot have output stride {output_stride}; its deepest feature has {max(strides)}"
         )
-    if out_indices is None:
-        plain = len(set(strides)) == 1
-        wanted = quarters(len(strides)) if plain else range(len(strides))
-        out_indices = tuple(i for i in wanted if strides[i] >= 4)
+    if isinstance(out_indices, str) and out_indices != "quarters":
+        raise ValueError(f"out_indices is {out_indices!r}; give indices, 'quarters' or None")
+    if out_indices is None or isinstance(out_indices, str):
+        offered: Sequence[int] = range(len(strides))
+        if len(set(strides)) == 1:
+            offered = quarters(len(strides)) if out_indices else offered[-3:]
+        out_indices = tuple(i for i in offered if strides[i] >= 4)
         if not out_indices:
             raise ValueError(f"timm's {name!r} has features of strides {strides}; a backbone needs one of 4 or more")
     if not out_indices or any(i not in range(len(strides)) for i in out_indices):

@@ -220,7 +220,7 @@ PAPER = Paper(
     code="https://github.com/isl-org/DPT",
     code_licence="MIT",
 )
-TINY = {"decoder_channels": 16, "widths": (8, 8, 16, 32)}
+TINY = {"decoder_channels": 16, "widths": [8, 8, 16, 32]}
 BILINEAR = {"interpolation": "bilinear", "antialias": False}
 HYBRID = {**BILINEAR, "filter_eps": (0.0, 1e-5)}
 register_decoder(
@@ -245,11 +245,10 @@ register_decoder(
     DPTDecoder,
     Card(paper=PAPER, num_classes=150, scores={"ADE20K val mIoU (single scale)": 49.02}),
     tiny={
-        "decoder_channels": 16,
-        "widths": (8, 8, 16, 32),
+        **TINY,
         "backbone_arguments": {
             **HYBRID,
-            "stem_blocks": (1, 1, 1),
+            "stem_blocks": [1, 1, 1],
             "stem_width": 32,
             "embed_dim": 32,
             "depth": 4,

@@ -228,7 +228,7 @@ def _beside(path: Path, table: Layout, arguments: dict[str, Any]) -> tuple[dict[
     class Plain(yaml.SafeLoader):
         """Their programs write tuples."""
 
-    Plain.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node))
+    Plain.add_constructor("tag:yaml.org,2002:python/tuple", Plain.construct_yaml_seq)
     try:
         return table.told(yaml.load(path.read_text("utf-8"), Plain), arguments)
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:

@@ -177,7 +177,8 @@ def _transformers_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    own = vit_arguments(state, **{name: f"backbone.{key}" for name, key in OPENMMLAB_KEYS.items()})
+    keys: dict[str, Any] = {name: f"backbone.{key}" for name, key in OPENMMLAB_KEYS.items()}
+    own = vit_arguments(state, **keys)
     found = _decoder(
         state,
         [f"decode_head.convs.{i}.conv.weight" for i in LEVELS],
@@ -189,7 +190,8 @@ def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _smp_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    own = vit_arguments(state, **{name: f"encoder.model.{key}" for name, key in TIMM_KEYS.items()})
+    keys: dict[str, Any] = {name: f"encoder.model.{key}" for name, key in TIMM_KEYS.items()}
+    own = vit_arguments(state, **keys)
     found = _decoder(
         state,
         [f"decoder.reassemble_blocks.{i}.project_to_feature_dim.weight" for i in LEVELS],
