@@ -36,6 +36,14 @@ REFUSED: dict[str, tuple[list[str], str, str]] = {
     "deeplabv3_resnet18": (UNDILATED, "the variant has output stride 8", r"output stride .*8"),
     "deeplabv3_resnet101_mg124": (UNDILATED, "the variant has output stride 16", r"output stride .*16"),
     "deeplabv3plus_resnet18": (UNDILATED, "the variant has output stride 8", r"output stride .*8"),
+    **dict.fromkeys(
+        ("dpt_base", "dpt_large", "dpt_hybrid"),
+        (
+            [name for name in BACKBONES if name != VIT],
+            "it reads the class token",
+            "give readout='ignore', or a transformer",
+        ),
+    ),
     "fanet18": (["mobilenet_v2", "mit_b0", VIT], "its width doubles with each feature", "each with twice the channels"),
     "icnet_resnet18": (BACKBONES[1:], "the cascade cuts a ResNet in two", "the cascade cuts a ResNet in two"),
     "msfnet": ([VIT], NOT_PYRAMID, "the fusion wants 4, 8, 16, 32"),

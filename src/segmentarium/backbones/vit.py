@@ -58,11 +58,13 @@ class VisionTransformer(PlainBackbone):
                     block sees them (mmsegmentation's `with_cls_token=False`)
     registers       tokens between class token and patches that belong to nothing
     class_position  whether the class token has a row in the table of positions
+    distilled       a second token behind the class token, with a row of its own, that learned from a teacher (DeiT, 2012.12877)
     pool            what the classifier sees, behind the final norm: "token" the class token, "mean" the mean of the patches
     layer_scale     at which factors of the residual branches start; None: there are none
     norm_eps        epsilon of the layer norms: 1e-6 is the authors', timm's and torchvision's, 1e-12 transformers'
     drop_path       stochastic depth of the last block; it grows linearly from 0 at the first
     final_norm      whether the last block's feature passes the final norm (Segmenter, SETR), or comes as it is (DPT, UPerNet)
+    interpolation   of the table at another size: "bilinear" is DPT's and Segmenter's
     antialias       how the table is interpolated: with antialiasing as in timm, or without (mmsegmentation, transformers)
     stem            a network before the patches, with `channels` and `stride`; None: the patches are the image's
     shrink          block from which on every second token stays, in both directions; None: all stay
@@ -81,12 +83,14 @@ class VisionTransformer(PlainBackbone):
         class_token: bool | Literal["unseen"] = True,
         registers: int = 0,
         class_position: bool = True,
+        distilled: bool = False,
         pool: Literal["token", "mean"] = "token",
         layer_scale: float | None = None,
         norm_eps: float = 1e-6,
         in_channels: int = 3,
         drop_path: float = 0.0,
         final_norm: bool = True,
+        interpolation: Literal["bicubic", "bilinear"] = "bicubic",
         antialias: bool = True,
         stem: Any = None,
         shrink: int | None = None,
@@ -100,12 +104,17 @@ class VisionTransformer(PlainBackbone):
             raise ValueError(
                 f'pool is "token" and class_token is {class_token!r}; give pool="mean" where there is no class token'
             )
+        if distilled and not (class_token is True and class_position):
+            raise ValueError(
+                "distilled is True: its token stands behind a class token that has a position; leave those on"
+            )
         if shrink is not None and shrink not in range(depth):
             raise ValueError(f"shrink is {shrink}; give a block, 0 to {depth - 1}, or None")
-        self.pool, self.norm_last, self.shrink, self.antialias = pool, final_norm, shrink, antialias
+        self.pool, self.norm_last, self.shrink = pool, final_norm, shrink
+        self.resizing: dict[str, Any] = {"mode": interpolation, "antialias": antialias}
         self._token_seen = class_token is True
-        self.prefix_tokens = int(self._token_seen) + registers
-        self._placed = int(bool(class_token) and class_position)  # rows before those of the patches in the table
+        self.prefix_tokens = int(self._token_seen) + int(distilled) + registers
+        self._placed = int(bool(class_token) and class_position) + int(distilled)  # rows before those of the patches
         channels, self.stride = (in_channels, patch) if stem is None else (stem.channels, stem.stride * patch)
         self.grid = rows, columns = grid_of(image_size, self.stride)
         height, width = two(image_size)
@@ -117,6 +126,7 @@ class VisionTransformer(PlainBackbone):
             self.register_buffer("class_token", torch.zeros(1, 1, embed_dim))
         else:
             self.class_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
+        self.distillation_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if distilled else None
         self.registers = nn.Parameter(torch.zeros(1, registers, embed_dim)) if registers else None
         self.positions = nn.Parameter(torch.zeros(1, self._placed + rows * columns, embed_dim))
         (drops,) = drop_path_rates(drop_path, (depth,))
@@ -134,7 +144,7 @@ class VisionTransformer(PlainBackbone):
         normed = final_norm or num_classes is not None
         self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if normed else nn.Identity()
         init_truncated(self.embedding, self.blocks)
-        for table in (self.class_token, self.registers, self.positions):
+        for table in (self.class_token, self.distillation_token, self.registers, self.positions):
             if isinstance(table, nn.Parameter):
                 nn.init.trunc_normal_(table, std=0.02)
         self.describe_blocks(embed_dim, self.stride, out_indices)
@@ -142,12 +152,13 @@ class VisionTransformer(PlainBackbone):
     def place(self, patches: Tensor) -> Tensor:
         """(B, h, w, D) -> (B, P + h·w, D): the patches where they stand, behind class token and registers"""
         size, placed = patches.shape[1:3], self._placed
-        table = resize_positions(self.positions, self.grid, size, prefix=placed, antialias=self.antialias)
+        table = resize_positions(self.positions, self.grid, size, prefix=placed, **self.resizing)
         tokens = patches.flatten(1, 2) + table[:, placed:]
         first = []
         if self._token_seen:
             assert self.class_token is not None
             first = [self.class_token + table[:, :1] if placed else self.class_token]
+        first += [] if self.distillation_token is None else [self.distillation_token + table[:, 1:2]]
         first += [] if self.registers is None else [self.registers]
         return torch.cat([*(x.expand(tokens.shape[0], -1, -1) for x in first), tokens], 1) if first else tokens
 
@@ -180,7 +191,7 @@ class VisionTransformer(PlainBackbone):
         side = math.isqrt(max(tensor.shape[1] - self._placed, 0)) if name == "positions" and tensor.ndim == 3 else 0
         if side == 0 or side * side + self._placed != tensor.shape[1]:
             return tensor
-        return resize_positions(tensor, (side, side), self.grid, prefix=self._placed, antialias=self.antialias)
+        return resize_positions(tensor, (side, side), self.grid, prefix=self._placed, **self.resizing)
 
     def no_weight_decay(self) -> set[str]:
         return {name for name, _ in self.named_parameters(recurse=False)}

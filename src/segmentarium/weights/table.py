@@ -31,6 +31,7 @@ class Rule:
     `bgr=1`: the last three entries along dimension 1 belong to the channels of an image that theirs reads blue first;
     they are turned round, since ours reads red first.  `axes=(sizes, order)`: theirs counts its last dimension by axes of
     these sizes (one may be -1); ours has them in this order.  `tied`: theirs holds one tensor under several keys, ours once.
+    `transposed`: theirs is a matrix that vectors are multiplied by from the left, ours a linear layer's.
     """
 
     theirs: Keys
@@ -40,6 +41,7 @@ class Rule:
     axes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     dim: int = 0
     tied: bool = False
+    transposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Layout:
     facts(state) is what a file of ours would say in its header of such weights, where their publication says it: classes
     with palette, preprocessing (`Preprocessing.as_dict()`), dataset, licences.
     goldens: stored outputs of that implementation, by name ("realtime/bisenetv2-mmseg").
+    beside: the name of a YAML file that their programs write beside a checkpoint; where one lies there, told(what it says,
+    arguments) gives the arguments and facts that it adds.
     """
 
     name: str
@@ -97,6 +101,11 @@ class Layout:
     source: str = ""
     facts: Callable[[Mapping[str, Tensor]], dict[str, Any]] = lambda state: {}
     goldens: Mapping[str, Golden] = field(default_factory=dict)
+    beside: str = ""
+    told: Callable[[Any, dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]] = lambda said, arguments: (
+        arguments,
+        {},
+    )
 
     @property
     def blue_first(self) -> bool:
@@ -251,6 +260,8 @@ def to_ours(
                 failed.append(key)
                 continue
             whole = _reorder(whole, *rule.axes)
+        if rule.transposed:
+            whole = whole.mT.contiguous()
         targets = [_fill(text, parts) for text in _side(rule.ours)]
         if len(targets) == 1:
             ours[targets[0]] = whole
@@ -283,6 +294,8 @@ def to_theirs(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, T
                 whole = _turn_round(whole, rule.bgr)
             if rule.axes is not None:
                 whole = _restore(whole, *rule.axes)
+            if rule.transposed:
+                whole = whole.mT.contiguous()
             targets = [_fill(text, parts) for text in _side(rule.theirs)]
             if rule.tied:
                 parts_of_whole: tuple[Tensor, ...] = (whole,) * len(targets)
