@@ -34,14 +34,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.composition import register_decoder
+from segmentarium.composition import register_mmsegmentation
 from segmentarium.layers.attention import attend_bounded
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.external_attention import linear
 from segmentarium.layers.init import init_convs
 from segmentarium.layers.norm import channels_first, channels_last
 from segmentarium.layers.precision import autocast_off
-from segmentarium.registry import Card, Paper, register_block
+from segmentarium.registry import Paper, register_block
 from segmentarium.semantic.fcn import FCNDecoder
 
 FORMS = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
@@ -198,16 +198,11 @@ PAPER = Paper(
 )
 register_block("nonlocal", NonLocal)
 # mmsegmentation's
-for _depth, _parameters, _cityscapes, _ade in ((50, 50.02, 78.01, 42.03), (101, 69.01, 78.93, 44.63)):
-    register_decoder(
-        "nonlocal" if _depth == 50 else f"nonlocal_resnet{_depth}",
-        NonLocalDecoder,
-        Card(
-            paper=PAPER,
-            parameters=_parameters,
-            parameters_of="training",
-            num_classes=19,
-            scores={"Cityscapes val mIoU": _cityscapes, "ADE20K val mIoU": _ade},
-        ),
-        backbone=f"resnet{_depth}_v1c",
-    )
+register_mmsegmentation(
+    NonLocalDecoder,
+    PAPER,
+    {
+        "nonlocal": (50, 50.02, 78.01, 42.03),
+        "nonlocal_resnet101": (101, 69.01, 78.93, 44.63),
+    },
+)

@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from segmentarium.composition import register_decoder
+from segmentarium.composition import register_decoder, register_mmsegmentation
 from segmentarium.contracts import Decoder
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.init import init_classifier
@@ -275,19 +275,14 @@ register_decoder(
     backbone="resnet50_v1s",
 )
 # mmsegmentation's, 769×769
-for _depth, _parameters, _cityscapes, _ade in ((50, 59.14, 77.24, 41.67), (101, 78.13, 79.31, 43.74)):
-    register_decoder(
-        f"psanet_resnet{_depth}",
-        PSADecoder,
-        Card(
-            paper=PAPER,
-            parameters=_parameters,
-            parameters_of="training",
-            num_classes=19,
-            scores={"Cityscapes val mIoU": _cityscapes, "ADE20K val mIoU": _ade},
-        ),
-        backbone=f"resnet{_depth}_v1c",
-        mask_size=(97, 97),
-        form="mmseg",
-        align_corners=False,
-    )
+register_mmsegmentation(
+    PSADecoder,
+    PAPER,
+    {
+        "psanet_resnet50": (50, 59.14, 77.24, 41.67),
+        "psanet_resnet101": (101, 78.13, 79.31, 43.74),
+    },
+    mask_size=(97, 97),
+    form="mmseg",
+    align_corners=False,
+)
