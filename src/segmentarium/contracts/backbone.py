@@ -25,11 +25,13 @@ class Backbone(nn.Module):
     out_indices         which of the pyramid's features `forward` gives
     num_classes         of `classify`; None: it has no classifier
     preprocessing       what its weights want of a picture
+    prefix_tokens       of a plain transformer: tokens before those of the map, such as the class token; None: it is none
     """
 
     kind: ClassVar[str] = "classifier"  # of the model that `create_model` makes of it
     preprocessing: Preprocessing = Preprocessing()
     fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more
+    prefix_tokens: int | None = None
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     all_channels: tuple[int, ...] = ()
@@ -105,6 +107,18 @@ class Backbone(nn.Module):
         """(B, C, H, W) -> of the blocks `indices` of a plain transformer: the map (B, D, h, w) and its prefix tokens
         (B, P, D), such as the class token.  ValueError for a network that is none."""
         raise ValueError(f"{type(self).__name__} is no plain transformer; it has no blocks of tokens to tap")
+
+    @property
+    def prefixes(self) -> tuple[int, ...]:
+        """How many prefix tokens each feature of `forward` comes with."""
+        return (self.prefix_tokens or 0,) * len(self.out_indices)
+
+    def forward_with_prefix(self, image: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+        """(B, C, H, W) -> the features of `forward`, and the prefix tokens (B, P, channels) of each; None: it has none"""
+        if not self.prefix_tokens:
+            return self(image), [None] * len(self.out_indices)
+        taps = self.forward_tokens(image, self.out_indices)
+        return [feature for feature, _ in taps], [prefix for _, prefix in taps]
 
     def at(self, stride: int) -> int:
         """Index of the deepest feature of that stride (a dilated backbone has several); ValueError where there is none."""
