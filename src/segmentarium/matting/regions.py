@@ -66,7 +66,8 @@ def with_held(probability: np.ndarray, hold: Hold) -> np.ndarray:
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     doubt = ((probability > low) & (probability <= high)).astype(np.uint8)
     thick = cv2.morphologyEx(doubt, cv2.MORPH_OPEN, disc)
-    count, parts, facts, _ = cv2.connectedComponentsWithStats(thick, connectivity=8)
+    count, found, facts, _ = cv2.connectedComponentsWithStats(thick, connectivity=8)
+    parts = found.astype(np.intp)
     if hold == "drop":
         things = facts[:, cv2.CC_STAT_AREA] <= HELD * person.sum()
     else:

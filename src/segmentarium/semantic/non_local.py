@@ -148,7 +148,7 @@ class NonLocal(nn.Module):
         if self.joined is not None or (self.pair is not None and self.subsample):
             return
         layers = [layer for layer in (self.query, self.key, self.value) if isinstance(layer, nn.Linear)]
-        pairs = [(layer.weight, layer.bias) for layer in layers]
+        pairs: list[tuple[Tensor, Tensor]] = [(layer.weight, layer.bias) for layer in layers]
         if self.pair is not None:
             for i, half in enumerate(self.pair.weight.chunk(2, 1)):
                 pairs[i] = (half @ pairs[i][0], half @ pairs[i][1])

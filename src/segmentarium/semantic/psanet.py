@@ -205,7 +205,7 @@ class PSADecoder(Decoder):
         channels: Sequence[int],
         strides: Sequence[int],
         num_classes: int,
-        mask_size: tuple[int, int] = (89, 89),
+        mask_size: Sequence[int] = (89, 89),
         direction: str = "both",
         compact: bool = False,
         shrink: int = 2,
@@ -220,7 +220,6 @@ class PSADecoder(Decoder):
             raise ValueError(f"direction is {direction!r}; give one of {', '.join(map(repr, DIRECTIONS))}")
         if form not in FORMS:
             raise ValueError(f"form is {form!r}; give one of {', '.join(map(repr, FORMS))}")
-        mask_size = tuple(mask_size)  # a file has a list
         if len(mask_size) != 2 or min(mask_size) < 1 or shrink < 1:
             raise ValueError(
                 f"mask_size is {mask_size} and shrink {shrink}; give (height, width) and a factor, 1 or more"
@@ -231,7 +230,12 @@ class PSADecoder(Decoder):
         self.attention = nn.ModuleDict(
             {
                 name: PointwiseAttention(
-                    inputs, width, mask_size, distribute=name == "distribute", compact=compact, softmax=softmax
+                    inputs,
+                    width,
+                    (mask_size[0], mask_size[1]),
+                    distribute=name == "distribute",
+                    compact=compact,
+                    softmax=softmax,
                 )
                 for name in (DIRECTIONS[:2] if direction == "both" else (direction,))
             }

@@ -37,6 +37,9 @@ def with_teacher(model: Any, options: TrainingOptions) -> Teacher | None:
 class Teacher(nn.Module):
     """A model that is ready for inference, for pictures that were normalised for another."""
 
+    ratio: Tensor
+    shift: Tensor
+
     def __init__(self, model: SegmentationModel, pupil: SegmentationModel) -> None:
         super().__init__()
         self.model = model
