@@ -1,8 +1,9 @@
 """UPerNet as mmsegmentation, the authors of Swin, ConvNeXt and BEiT, transformers and segmentation-models-pytorch (smp) store it.
 
 The authors' code is mmsegmentation's of an earlier version: its heads have the same keys.  Their backbones' keys are those of
-their classifiers, with a norm for each feature; BEiT's has its neck inside.  ResNet's table rests on mmsegmentation's code, the
-others of mmsegmentation on stored networks, those of transformers and smp on the packages.
+their classifiers, with a norm for each feature; BEiT's has its neck inside.  ResNet's and MAE's tables were compared with
+mmsegmentation's own networks of random weights, once; the others of mmsegmentation rest on stored networks, those of
+transformers and smp on the packages.
 
 transformers counts the blocks that BEiT's features come from two too few, so that its outputs of the authors' weights are not the
 authors'; ours are.  smp's norms of features have an epsilon of 1e-6 where Swin's, whose weights they hold, have 1e-5.
@@ -18,7 +19,8 @@ from typing import Any
 from torch import Tensor
 
 from segmentarium.backbones.plain import quarters
-from segmentarium.weights.layouts.beit import beit_arguments, openmmlab_rules, unilm_rules
+from segmentarium.preprocessing import Preprocessing
+from segmentarium.weights.layouts.beit import beit_arguments, mae_rules, openmmlab_rules, unilm_rules
 from segmentarium.weights.layouts.beit import transformers_rules as beit_transformers_rules
 from segmentarium.weights.layouts.convnext import authors_rules, convnext_arguments, mmpretrain_rules, timm_rules
 from segmentarium.weights.layouts.convnext import transformers_rules as convnext_transformers_rules
@@ -143,6 +145,13 @@ def _beit_arguments(state: Mapping[str, Tensor], read: Read, **more: Any) -> dic
     return {**found, "neck": "pyramid", "backbone_arguments": {**own, "out_indices": taps}}
 
 
+def _mae_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    own = _within("backbone.", state)
+    own["pos_embed"], own["layers.0.attn.qkv.bias"]  # a BEiT's keys end here
+    read = partial(beit_arguments, blocks="layers.", embedding="patch_embed.projection.weight")
+    return _beit_arguments(state, read, absolute=True, key_bias=True)
+
+
 def _vit_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     normed = "backbone.ln1.weight" in state
     read = partial(vit_arguments, **OPENMMLAB_KEYS)
@@ -182,6 +191,11 @@ def _flat(rules: list[Rule]) -> list[Rule]:
     return found
 
 
+def imagenet(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Their images are normalised as for ImageNet's other networks, which a BEiT's are not."""
+    return {"preprocessing": Preprocessing().as_dict()}
+
+
 def _norms(theirs: str) -> list[Rule]:
     """Of the features.  theirs: {} for the number"""
     return [rest(theirs.format(i), f"backbone.norms.{i}") for i in LEVELS]
@@ -198,10 +212,10 @@ AUTHORS_CONVNEXT = {"stem": "downsample_layers.0.0.weight", "factors": "stages.{
 
 
 def _layout(
-    name: str, model: str, rules: list[Rule], arguments: Read, source: str, golden: str | None = None
+    name: str, model: str, rules: list[Rule], arguments: Read, source: str, golden: str | None = None, **more: Any
 ) -> Layout:
     goldens = {golden: Golden(OUTPUTS)} if golden else {}
-    return Layout(f"upernet/{name}", model, tuple(rules), arguments, source, goldens=goldens)
+    return Layout(f"upernet/{name}", model, tuple(rules), arguments, source, goldens=goldens, **more)
 
 
 LAYOUTS = (
@@ -326,6 +340,15 @@ LAYOUTS = (
         ),
         MMSEG,
         "transformer/upernet-beit-mmseg",
+        facts=imagenet,
+    ),
+    _layout(
+        "mmseg_mae",
+        BEIT,
+        [*mae_rules("backbone.", "backbone."), *pyramid_neck(), *HEADS],
+        _mae_arguments,
+        MMSEG,
+        facts=imagenet,
     ),
     _layout(
         "unilm_beit",
