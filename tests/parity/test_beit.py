@@ -137,7 +137,7 @@ def test_absolute_places_and_a_bias_of_keys_equal_timm() -> None:
             init_values=0.1,
             use_abs_pos_emb=True,
             use_rel_pos_bias=True,
-        )  # fmt: skip
+        )
     )
     theirs.pos_embed.data.normal_()
     state = theirs.state_dict()
