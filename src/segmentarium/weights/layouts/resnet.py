@@ -57,6 +57,30 @@ def resnet_rules(
     return _stem(theirs, ours, stem) + block_rules(theirs, ours, average_shortcut=average_shortcut)
 
 
+def detectron2_conv(theirs: str, ours: str) -> list[Rule]:
+    """A convolution that has its norm inside."""
+    return [Rule(f"{theirs}.weight", f"{ours}.conv.weight"), Rule(f"{theirs}.norm.{{}}", f"{ours}.norm.{{}}")]
+
+
+def detectron2_rules(theirs: str = "", ours: str = "") -> list[Rule]:
+    """detectron2's, with one convolution or three in the stem; prefixes ending in a dot.  What its networks know of the images'
+    mean and deviation lies in their files, too."""
+    rules = [Rule(key, None) for key in ("pixel_mean", "pixel_std")]
+    rules += [rule for i in (1, 2, 3) for rule in detectron2_conv(f"{theirs}stem.conv{i}", f"{ours}stem.{i - 1}")]
+    for stage in (1, 2, 3, 4):
+        block, mine = f"{theirs}res{stage + 1}.{{}}", f"{ours}layer{stage}.{{}}"
+        for i in (1, 2, 3):
+            rules += detectron2_conv(f"{block}.conv{i}", f"{mine}.conv{i}")
+        rules += detectron2_conv(f"{block}.shortcut", f"{mine}.shortcut")
+    return rules
+
+
+def detectron2_depth(state: Mapping[str, Tensor], prefix: str = "") -> int:
+    """KeyError where there is no ResNet of detectron2's under `prefix`."""
+    a, b, c, d = (len({k.split(".")[0] for k in _under(state, f"{prefix}res{i}.")}) for i in (2, 3, 4, 5))
+    return DEPTHS[(a, b, c, d), f"{prefix}res2.0.conv3.weight" in state]
+
+
 def blocks_of(state: Mapping[str, Tensor], prefix: str = "") -> tuple[int, int, int, int]:
     """How many blocks each layer has."""
     a, b, c, d = (len({k.split(".")[0] for k in _under(state, f"{prefix}layer{i}.")}) for i in (1, 2, 3, 4))
