@@ -1,4 +1,4 @@
-"""FCN against mmsegmentation's recorded head, torchvision, and PyTorch-Encoding's arrangement of timm's and torchvision's parts."""
+"""FCN against mmsegmentation's recorded head, torchvision, and PyTorch-Encoding's arrangement of other packages' parts."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def test_equals_encoding() -> None:
     assert layout.name == "fcn/encoding"
     ours = create_model("fcn", **layout.arguments(state)).eval()
     assert load_state(ours, state, rules=layout.rules).complete
-    image = torch.randn(1, 3, 65, 97)
+    image = torch.randn(1, 3, 49, 65)
     third, last = trunk(image)
     outputs, scores = ours.forward_train(image), heads["head"](last)
     assert relative_error(outputs["logits"], scores) <= TOLERANCE
     assert relative_error(outputs["aux"], heads["auxlayer"](third)) <= TOLERANCE
-    whole = torch.nn.functional.interpolate(scores, (65, 97), mode="bilinear", align_corners=True)
+    whole = torch.nn.functional.interpolate(scores, (49, 65), mode="bilinear", align_corners=True)
     assert relative_error(ours(image), whole) <= TOLERANCE
     back = to_theirs(ours.state_dict(), layout.rules)
     assert back.keys() == state.keys()
