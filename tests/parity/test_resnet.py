@@ -112,8 +112,12 @@ def test_equals_smp_s_encoder(name: str) -> None:
     ("layout_name", "name", "keys"),
     [
         ("resnet/mmpretrain", "resnet34", {"backbone.conv1.weight", "backbone.bn1.running_var", "head.fc.bias"}),
-        ("resnet/mmpretrain_v1c", "resnet50_v1c", {"backbone.stem.3.weight", "backbone.layer2.0.downsample.1.bias"}),
-        ("resnet/mmpretrain_v1d", "resnet101_v1d", {"backbone.stem.7.bias", "backbone.layer2.0.downsample.2.bias"}),
+        (
+            "resnet/mmpretrain_v1c",
+            "resnet50_v1c",
+            {"backbone.stem.1.conv.weight", "backbone.layer2.0.downsample.1.bias"},
+        ),
+        ("resnet/mmpretrain_v1d", "resnet101_v1d", {"backbone.stem.2.bn.bias", "backbone.layer2.0.downsample.2.bias"}),
         ("resnet/mmseg", "resnet18_v1c", {"stem.0.weight", "layer1.0.bn2.weight", "fc.weight"}),
     ],
 )

@@ -16,19 +16,21 @@ from torch import Tensor
 from segmentarium.backbones.resnet import BLOCKS, Bottleneck
 from segmentarium.weights.table import Layout, Rule, outputs_of, to_ours
 
-Stem = Literal["plain", "timm", "mmseg"]
+Stem = Literal["plain", "timm", "mmseg", "mmpretrain"]
 DEPTHS = {(blocks, block is Bottleneck): depth for depth, (block, blocks) in BLOCKS.items()}
 
 
+STEMS = {  # convolutions and their norms
+    "plain": [("conv1", "bn1")],
+    "timm": [("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1")],
+    "mmseg": [("stem.0", "stem.1"), ("stem.3", "stem.4"), ("stem.6", "stem.7")],
+    "mmpretrain": [(f"stem.{i}.conv", f"stem.{i}.bn") for i in range(3)],
+}
+
+
 def _stem(theirs: str, ours: str, stem: Stem) -> list[Rule]:
-    if stem == "plain":
-        pairs = [("conv1", "bn1")]
-    elif stem == "timm":
-        pairs = [("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1")]
-    else:
-        pairs = [("stem.0", "stem.1"), ("stem.3", "stem.4"), ("stem.6", "stem.7")]
     rules = []
-    for i, (conv, norm) in enumerate(pairs):
+    for i, (conv, norm) in enumerate(STEMS[stem]):
         rules += [Rule(f"{theirs}{conv}.weight", f"{ours}stem.{i}.conv.weight")]
         rules += [Rule(f"{theirs}{norm}.{{*}}", f"{ours}stem.{i}.norm.{{*}}")]
     return rules
@@ -131,9 +133,9 @@ def _arguments(state: Mapping[str, Tensor], prefix: str = "", head: str = "fc") 
 
 
 def _deep_arguments(
-    state: Mapping[str, Tensor], stem: str = "conv1", prefix: str = "", head: str = "fc"
+    state: Mapping[str, Tensor], stem: Stem = "timm", prefix: str = "", head: str = "fc"
 ) -> dict[str, Any]:
-    filters = [state[f"{prefix}{stem}.{i}.weight"] for i in (0, 3, 6)]
+    filters = [state[f"{prefix}{conv}.weight"] for conv, _ in STEMS[stem]]
     return {
         "depth": resnet_depth(state, prefix),
         "in_channels": filters[0].shape[1],
@@ -156,7 +158,7 @@ FC, HEAD_FC = Rule("fc.{}", "classifier.{}"), Rule("head.fc.{}", "classifier.{}"
 TRANSFORMERS = _transformers()
 TIMM = "https://github.com/huggingface/pytorch-image-models"
 OPENMMLAB = "https://github.com/open-mmlab"
-mmpretrain = partial(_deep_arguments, stem="stem", prefix="backbone.", head="head.fc")
+mmpretrain = partial(_deep_arguments, stem="mmpretrain", prefix="backbone.", head="head.fc")
 LAYOUTS = (
     Layout("resnet/torchvision", "resnet50", (*resnet_rules(), FC), _arguments, "https://github.com/pytorch/vision"),
     Layout("resnet/timm_v1c", "resnet50_v1c", (*resnet_rules(stem="timm"), FC), _deep_arguments, TIMM),
@@ -184,14 +186,20 @@ LAYOUTS = (
     Layout(
         "resnet/mmpretrain_v1c",
         "resnet50_v1c",
-        (*resnet_rules("backbone.", stem="mmseg"), HEAD_FC),
+        (*resnet_rules("backbone.", stem="mmpretrain"), HEAD_FC),
         mmpretrain,
         f"{OPENMMLAB}/mmpretrain",
     ),
     Layout(
         "resnet/mmpretrain_v1d",
         "resnet50_v1d",
-        (*resnet_rules("backbone.", stem="mmseg", average_shortcut=True), HEAD_FC),
+        (
+            # where nothing is strided, no pooling stands in its row
+            Rule("backbone.layer1.0.downsample.0.weight", "layer1.0.shortcut.1.conv.weight"),
+            Rule("backbone.layer1.0.downsample.1.{}", "layer1.0.shortcut.1.norm.{}"),
+            *resnet_rules("backbone.", stem="mmpretrain", average_shortcut=True),
+            HEAD_FC,
+        ),
         mmpretrain,
         f"{OPENMMLAB}/mmpretrain",
     ),
@@ -199,7 +207,7 @@ LAYOUTS = (
         "resnet/mmseg",  # the files that its ResNetV1c starts from
         "resnet50_v1c",
         (*resnet_rules(stem="mmseg"), FC),
-        partial(_deep_arguments, stem="stem"),
+        partial(_deep_arguments, stem="mmseg"),
         f"{OPENMMLAB}/mmsegmentation",
     ),
 )

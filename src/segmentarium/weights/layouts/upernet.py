@@ -1,9 +1,10 @@
-"""UPerNet as mmsegmentation, the authors of Swin, ConvNeXt and BEiT, transformers and segmentation-models-pytorch (smp) store it.
+"""UPerNet as mmsegmentation, the authors of Swin, ConvNeXt, BEiT and LV-ViT, transformers and segmentation-models-pytorch
+(smp) store it.
 
 The authors' code is mmsegmentation's of an earlier version: its heads have the same keys.  Their backbones' keys are those of
-their classifiers, with a norm for each feature; BEiT's has its neck inside.  ResNet's and MAE's tables were compared with
-mmsegmentation's own networks of random weights, once; the others of mmsegmentation rest on stored networks, those of
-transformers and smp on the packages.
+their classifiers, with a norm for each feature; BEiT's and LV-ViT's have their necks inside.  ResNet's and MAE's tables were
+compared with mmsegmentation's own networks of random weights, once; the others of mmsegmentation rest on stored networks, those
+of transformers and smp on the packages, LV-ViT's on its code.
 
 transformers counts the blocks that BEiT's features come from two too few, so that its outputs of the authors' weights are not the
 authors'; ours are.  smp's norms of features have an epsilon of 1e-6 where Swin's, whose weights they hold, have 1e-5.
@@ -24,7 +25,8 @@ from segmentarium.weights.layouts.beit import beit_arguments, mae_rules, openmml
 from segmentarium.weights.layouts.beit import transformers_rules as beit_transformers_rules
 from segmentarium.weights.layouts.convnext import authors_rules, convnext_arguments, mmpretrain_rules, timm_rules
 from segmentarium.weights.layouts.convnext import transformers_rules as convnext_transformers_rules
-from segmentarium.weights.layouts.parts import conv_bn, mmseg_fcn_head, rest
+from segmentarium.weights.layouts.lvvit import lvvit_arguments, lvvit_rules
+from segmentarium.weights.layouts.parts import conv_bn, mmseg_fcn_head, neighbours, rest
 from segmentarium.weights.layouts.resnet import resnet_name, resnet_rules
 from segmentarium.weights.layouts.swin import microsoft_rules, mmseg_rules, swin_arguments
 from segmentarium.weights.layouts.swin import transformers_rules as swin_transformers_rules
@@ -150,6 +152,31 @@ def _mae_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     own["pos_embed"], own["layers.0.attn.qkv.bias"]  # a BEiT's keys end here
     read = partial(beit_arguments, blocks="layers.", embedding="patch_embed.projection.weight")
     return _beit_arguments(state, read, absolute=True, key_bias=True)
+
+
+def _lvvit_neck(theirs: str = "backbone.side_layer", ours: str = "neck.") -> list[Rule]:
+    """Convolution, norm and ReLU one after the other."""
+    rules: list[Rule] = []
+    for i in LEVELS:
+        layer = f"{theirs}{i + 1}"
+        rules += neighbours(layer, f"{ours}project.{i}", 3 if i < 2 else 0)
+        if i < 2:
+            rules += [rest(f"{layer}.{place}", f"{ours}enlarge.{i}.{place}") for place in (0, 1)]
+    return rules
+
+
+def _lvvit_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Blocks and divisor are in no key: they are those of its configurations, of which L's divides by 1."""
+    found = _arguments(state, "lvvit_s", lvvit_arguments, final_norm=False)
+    own = found["backbone_arguments"]
+    if own["embed_dim"] == 768:
+        own["divisor"] = 1.0
+    depth = own["depth"]
+    return {
+        **found,
+        "neck": "projected",
+        "backbone_arguments": {**own, "out_indices": tuple(range(depth - 10, depth, 3))},
+    }
 
 
 def _vit_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -376,6 +403,13 @@ LAYOUTS = (
             classifier="classifier",
         ),
         TRANSFORMERS,
+    ),
+    _layout(
+        "authors_lvvit",
+        "upernet_vit_base",
+        [*_lvvit_neck(), *lvvit_rules("backbone.", "backbone."), *HEADS],
+        _lvvit_arguments,
+        "https://github.com/zihangJiang/TokenLabeling",
     ),
     _layout(
         "mmseg_vit",
