@@ -118,6 +118,7 @@ def test_equals_smp_s_encoder(name: str) -> None:
             {"backbone.stem.1.conv.weight", "backbone.layer2.0.downsample.1.bias"},
         ),
         ("resnet/mmpretrain_v1d", "resnet101_v1d", {"backbone.stem.2.bn.bias", "backbone.layer2.0.downsample.2.bias"}),
+        ("resnet/mmpretrain_v1d", "resnet50_v1d", {"backbone.layer1.0.downsample.0.weight"}),  # that does not pool
         ("resnet/mmseg", "resnet18_v1c", {"stem.0.weight", "layer1.0.bn2.weight", "fc.weight"}),
     ],
 )

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from segmentarium import create_model
-from segmentarium.layers.pyramid_neck import PyramidNeck
+from segmentarium.layers.pyramid_neck import ProjectedNeck, PyramidNeck
 from segmentarium.meta import on_meta
 from segmentarium.registry import entry
 from segmentarium.semantic.upernet import UPerDecoder
@@ -157,6 +157,42 @@ def test_mmsegmentation_s_mae() -> None:
     own = {"absolute": True, "key_bias": True, "image_size": 512, "out_indices": (3, 5, 7, 11)}
     as_theirs("upernet/mmseg_mae", "upernet_beit_base", num_classes=150, decoder_channels=768, backbone_arguments=own)
     assert get_layout("upernet/mmseg_mae").facts({})["preprocessing"]["mean"] == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize(("size", "divisor"), [("s", 2.0), ("m", 2.0), ("l", 1.0)])
+def test_lvvit_s_networks(size: str, divisor: float) -> None:
+    depth = {"s": 16, "m": 20, "l": 24}[size]
+    own = {"final_norm": False, "divisor": divisor, "out_indices": tuple(range(depth - 10, depth, 3))}
+    told = {"neck": "projected", "auxiliary_arguments": {"decoder_channels": 256}, "decoder_channels": 256}
+    name, arguments = "upernet/authors_lvvit", {"backbone": f"lvvit_{size}", "backbone_arguments": own, **told}
+    as_theirs(name, "upernet_vit_base", num_classes=150, **arguments)
+    with on_meta():
+        state = to_theirs(create_model("upernet_vit_base", **arguments).state_dict(), get_layout(name).rules)
+    assert {
+        "backbone.side_layer1.3.weight",
+        "backbone.side_layer2.0.weight",
+        "backbone.side_layer4.1.bias",
+    } <= state.keys()
+    read = get_layout(name).arguments(state)["backbone_arguments"]
+    assert own.items() <= read.items()
+
+
+@torch.inference_mode()
+def test_the_neck_of_lvvit_by_its_definition() -> None:
+    neck = randomise(ProjectedNeck((8,) * 4, (16,) * 4, width=24))
+    assert (neck.channels, neck.strides) == ((8, 8, 8, 24), (4, 8, 16, 16))
+    features = [torch.randn(2, 8, 3, 5) for _ in range(4)]
+    for i, made in enumerate(neck(features)):
+        x = features[i]
+        for module in (
+            *(neck.enlarge[i] if i < 2 else ()),
+            neck.project[i].conv,
+            neck.project[i].norm,
+            torch.nn.ReLU(),
+        ):
+            x = module(x)
+        assert torch.equal(made, x)
+        assert made.shape[-2:] == tuple(16 * side // neck.strides[i] for side in (3, 5))
 
 
 @pytest.mark.parametrize(
