@@ -96,16 +96,14 @@ def decoders() -> list[Entry]:
 
 
 def narrowed(decoder: Entry) -> dict[str, Any]:
-    """Its widths, brought to 64: those of its own that are `width` or `decoder_channels`, and all others that are greater."""
+    """Its own widths, brought to 64: `width` and `decoder_channels` in any case, others that are greater."""
     found = {}
-    shared = inspect.signature(EncoderDecoder).parameters
     for name, parameter in inspect.signature(decoder.build).parameters.items():
         value = decoder.arguments.get(name, parameter.default)
-        if name in ("width", "decoder_channels"):
+        greater = isinstance(value, int) and value > WIDTH
+        if name in ("width", "decoder_channels") or (greater and name.endswith(("_channels", "_width", "_dim"))):
             found[name] = WIDTH
-        elif name.endswith(("_channels", "_width", "_dim")) and isinstance(value, int) and value > WIDTH:
-            found[name] = WIDTH
-    return {name: value for name, value in found.items() if name not in shared}
+    return found
 
 
 def rows() -> list[Row]:
@@ -205,9 +203,7 @@ def table(chosen: Sequence[Row], seeds: Sequence[int], steps: int, name: str, lo
     """Markdown: of each row the mean over the seeds, in brackets least and greatest."""
     lines = finished(log)
     done = {
-        row.name: [
-            line for line in lines if line["run"] == identity(row, steps, name) and line["seed"] in seeds
-        ]
+        row.name: [line for line in lines if line["run"] == identity(row, steps, name) and line["seed"] in seeds]
         for row in chosen
     }
     yield "| head | mIoU | against | difference | pixels right | boundary IoU | parameters (M) | ms |"
@@ -242,7 +238,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", default="../shared/data/camvid")
     parser.add_argument("--train-split", default="trainval")
     parser.add_argument("--test-split", default="test")
-    parser.add_argument("--trunk", help="weights of a network whose backbone serves as the trunk (default: trained here)")
+    parser.add_argument(
+        "--trunk", help="weights of a network whose backbone serves as the trunk (default: trained here)"
+    )
     parser.add_argument("--pictures", type=int, help="of each split, at most (default: all)")
     parser.add_argument("--table", action="store_true", help="print what is done, and do nothing")
     options = parser.parse_args(words)
@@ -271,9 +269,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 continue
             with log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"run": told, "seed": seed, **found}) + "\n")
-            print(
-                f"{row.name}, seed {seed}: mIoU {100 * found['miou']:.2f}, {found['cpu_seconds']:.0f} s", flush=True
-            )
+            print(f"{row.name}, seed {seed}: mIoU {100 * found['miou']:.2f}, {found['cpu_seconds']:.0f} s", flush=True)
     print(*table(chosen, options.seeds, options.steps, name, log), sep="\n")
     print(*(f"failed: {what}" for what in failed), sep="\n", end="" if not failed else "\n")
     return 1 if failed else 0

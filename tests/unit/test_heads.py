@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.training_material import labelled_folder
 
 from benchmarks import heads
 from benchmarks.stored import Given
 from segmentarium import create_model, save
+from tests.unit.training_material import labelled_folder
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from torch import nn
 from segmentarium.cli.train import add_arguments, options_of
 from segmentarium.comparison.candidates import recipe_files
 from segmentarium.contracts import Backbone
-from segmentarium.training import TrainingOptions, load_recipe
+from segmentarium.training import TrainingOptions, load_recipe, load_recipes
 from segmentarium.training.optimizer import AveragedModel, build_optimizer, parameter_groups, rate_factor
 from segmentarium.training.options import changed_options, command_of
 from segmentarium.training.preflight import divide_batch
@@ -76,9 +76,11 @@ def test_recipe_without_the_function_is_refused(tmp_path: Path) -> None:
     "path", recipe_files([REPOSITORY / "recipes", REPOSITORY / "recipes/classification"]), ids=lambda path: path.stem
 )
 def test_shipped_recipes_say_how_they_are_run(path: Path) -> None:
-    assert all(stage.max_steps > 0 for stage in load_recipe(path))
+    recipes = load_recipes(path)
+    assert all(stage.max_steps > 0 for stages in recipes.values() for stage in stages)
     documentation = ast.get_docstring(ast.parse(path.read_text("utf-8")))
-    assert "segmentarium train --recipe" in (documentation or "")
+    verb = "train --recipe" if len(recipes) == 1 else "compare --recipes"
+    assert f"segmentarium {verb}" in (documentation or "")
 
 
 def test_plain_data_round_trip() -> None:
