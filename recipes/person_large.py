@@ -6,8 +6,8 @@
     segmentarium train --recipe recipes/person_large.py
 
 Run as a program it writes the untrained model with the pretrained trunk, where the first stage starts.  The first stage shows
-people eight times larger and smaller, grey, blurred and in bad light; the second, pictures nearly as they are in use.  The last
-averaged weights are the result.  Cost and result: docs/results.md.
+people eight times larger and smaller, grey, blurred and in bad light; the second and third, pictures nearly as they are in
+use.  The last averaged weights are the result.  Cost and result: docs/results.md.
 """
 
 from pathlib import Path
@@ -75,7 +75,8 @@ def recipe() -> list[TrainingOptions]:
         ema=0.997,
         val_every=250,
     )
-    return [wide, in_use]
+    longer = in_use.replace(max_steps=1300, learning_rate=6e-4, val_every=325)
+    return [wide, in_use, longer]
 
 
 def write_start() -> None:
