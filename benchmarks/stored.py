@@ -200,6 +200,26 @@ def score_head(model: SegmentationModel, store: Store) -> dict[str, Any]:
 
 
 @torch.inference_mode()
+def presence_auc(model: SegmentationModel, store: Store) -> float | None:
+    """How well scores of whole pictures tell those with a class from those without: the area under the ROC curve, averaged over
+    the classes that some pictures show and others do not.  None: the decoder gives no "presence", or there is no such class.
+    """
+    if not any("presence" in term.of for term in model.objective):
+        return None
+    scores, shown = [], []
+    for index in range(len(store)):
+        image = [x[None] for x in store.features(index)]
+        scores.append(model.forward_train(image)["presence"][0])  # type: ignore[arg-type]
+        shown.append(torch.bincount(store.mask(index).flatten(), minlength=256)[: len(store.classes)] > 0)
+    areas = []
+    for score, there in zip(torch.stack(scores).T, torch.stack(shown).T, strict=True):
+        higher = score[there][:, None] - score[~there]
+        if higher.numel():
+            areas.append(((higher > 0).float() + 0.5 * (higher == 0).float()).mean())
+    return float(torch.stack(areas).mean()) if areas else None
+
+
+@torch.inference_mode()
 def milliseconds(model: SegmentationModel, features: list[Tensor], calls: int = 10) -> float:
     """Of the logits of one picture: the least of so many calls, since other work only adds to it."""
     image = [x[None].contiguous(memory_format=torch.channels_last) for x in features]

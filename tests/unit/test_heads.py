@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from benchmarks import heads
-from benchmarks.stored import Given
+from benchmarks.stored import Given, Store, presence_auc
 from segmentarium import create_model, save
+from segmentarium.contracts import Term
 from tests.unit.training_material import labelled_folder
 
 
@@ -54,6 +57,22 @@ def test_every_row_stands_on_given_features() -> None:
         with torch.device("meta"):
             model = create_model(row.model, backbone=given, num_classes=3, auxiliary=False, **row.arguments)
         assert set(row.without) < {term.name for term in model.objective} or not row.without
+
+
+def test_presence_is_ranked_by_class(tmp_path: Path) -> None:
+    class Told:
+        objective = (Term("presence", 1.0, nn.Identity(), of=("presence",)),)
+
+        def forward_train(self, image: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {"presence": image[0][:, :3, 0, 0]}
+
+    masks = np.array([[[0, 1]], [[0, 0]], [[0, 255]], [[0, 1]]], np.uint8)
+    scores = np.array([[0, 3, 1], [0, 1, 2], [0, 2, 3], [0, 2, 4]], np.float16)
+    np.save(tmp_path / "masks.npy", masks)
+    np.save(tmp_path / "level0.npy", scores[:, None, None])
+    (tmp_path / "facts.json").write_text(json.dumps({"channels": [3], "strides": [4], "classes": ["a", "b", "c"]}))
+    # class 0 is everywhere and 2 nowhere; of the pairs with and without 1, 3 > 1, 3 > 2, 2 > 1 and 2 = 2
+    assert presence_auc(Told(), Store(tmp_path)) == 3.5 / 4  # type: ignore[arg-type]
 
 
 def test_a_term_that_is_not_there_cannot_be_left_out(trunk: list[str], capsys: pytest.CaptureFixture) -> None:
