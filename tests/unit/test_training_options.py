@@ -106,6 +106,9 @@ def test_only_options_that_change_the_weights_count_as_changed() -> None:
     old = TrainingOptions()
     new = old.replace(workers=3, log_every=1, output="x", learning_rate=0.5, max_steps=9)
     assert changed_options(old.as_dict(), new.as_dict()) == {"learning_rate": (0.01, 0.5), "max_steps": (40_000, 9)}
+    before = {name: value for name, value in old.as_dict().items() if name != "degrade"}  # of a version without it
+    assert changed_options(before, old.as_dict()) == {}
+    assert changed_options(before, old.replace(degrade=0.5).as_dict()) == {"degrade": (0.0, 0.5)}
 
 
 @pytest.mark.parametrize(
