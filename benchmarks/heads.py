@@ -277,7 +277,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--table", action="store_true", help="print what is done, and do nothing")
     options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
-    logging.getLogger("lightning").setLevel(logging.WARNING)  # a line about precision for every head
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # a line about precision for every head
     chosen = [row for row in rows() if any(fnmatch.fnmatch(row.name, pattern) for pattern in options.heads)]
     print(describe(machine_facts()))
     train_set, test_set, name = features(options)

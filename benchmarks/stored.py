@@ -41,7 +41,7 @@ class Given(Backbone):
 
     def forward(self, image: Tensor | list[Tensor]) -> list[Tensor]:
         if not isinstance(image, Tensor):
-            return [x.contiguous(memory_format=torch.channels_last) for x in image]
+            return image
         height, width = image.shape[-2:]
         return [
             image.new_zeros(len(image), channels, -(-height // stride), -(-width // stride))
