@@ -45,7 +45,9 @@ def test_rows_are_trained_once_and_held_against_each_other(trunk: list[str], cap
     with log.open("a") as file:
         file.write('{"run": {"na')  # cut off
     assert heads.main([*words, "--table"]) == 0
-    assert "parsenet: no L2 norms" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    times = json.loads((log.parent / "times.json").read_text())["ms"]
+    assert all(f"| {times[name]:.1f} |" in printed for name in ("fcn", "parsenet", "parsenet: no L2 norms"))
 
 
 def test_every_row_stands_on_given_features() -> None:
