@@ -309,8 +309,9 @@ def main(words: Sequence[str] | None = None) -> int:
                 failed.append(f"{row.name}, seed {seed}")
                 traceback.print_exc()
                 continue
+            cut_off = log.is_file() and not log.read_bytes().endswith(b"\n")
             with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"run": told, "seed": seed, **found}) + "\n")
+                file.write("\n" * cut_off + json.dumps({"run": told, "seed": seed, **found}) + "\n")
             print(f"{row.name}, seed {seed}: mIoU {100 * found['miou']:.2f}, {found['cpu_seconds']:.0f} s", flush=True)
     if not options.table:
         there = {line["run"]["name"] for line in finished(log)}
