@@ -6,7 +6,7 @@ One trunk (`recipes/trunk.py`: ResNet-18, output stride 8) is trained once, its 
 picture mirrored, are kept as float16, and each decoder is trained on whole pictures with all its widths brought to 64.  Rows
 below a decoder's are the same decoder with one mechanism changed: what that costs or brings is the paper's claim, small.
 
-Each run is a line of OUT/heads.jsonl; started again, the program does what is missing.
+Each run is a line of OUT/heads.jsonl; started again, the program does what is missing, and times all heads anew, in turns.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from segmentarium import create_model
 from segmentarium.benchmarking.machine import describe, machine_facts
 from segmentarium.composition import EncoderDecoder
 from segmentarium.data import build_dataset
+from segmentarium.files import write_json
 from segmentarium.registry import Entry, entry, known
 from segmentarium.training import TrainingOptions, load_recipe, train
 from segmentarium.training.options import LAST
@@ -41,6 +42,7 @@ BASELINE = "fcn"
 STRIDE = 8  # of the trunk
 WIDTH = 64  # of every head: a quarter of the trunk's channels, as most take by themselves
 BATCH = 4  # whole pictures
+LOG, TIMES = "heads.jsonl", "times.json"  # in the folder of the results
 
 
 @dataclass(frozen=True)
@@ -178,10 +180,8 @@ def trained_trunk(options: argparse.Namespace) -> str:
     return str(result.last_weights)
 
 
-def run(row: Row, seed: int, steps: int, train_set: Store, test_set: Store) -> dict[str, Any]:
-    """Trains and scores one head."""
-    started = time.process_time()
-    options = TrainingOptions(
+def training_options(row: Row, seed: int, steps: int) -> TrainingOptions:
+    return TrainingOptions(
         model=row.model,
         model_arguments=row.arguments,
         max_steps=steps,
@@ -194,17 +194,21 @@ def run(row: Row, seed: int, steps: int, train_set: Store, test_set: Store) -> d
         ema=0.98,
         seed=seed,
         accelerator="cpu",
-        channels_last=False,  # the features are a list, and brought to it by who takes them
+        channels_last=False,  # of tensors, and the features are a list of them
         workers=0,
     )
-    trained, loss = train_head(HeadTask(options, train_set, row.without))
+
+
+def run(row: Row, seed: int, steps: int, train_set: Store, test_set: Store) -> dict[str, Any]:
+    """Trains and scores one head."""
+    started = time.process_time()
+    trained, loss = train_head(HeadTask(training_options(row, seed, steps), train_set, row.without))
     model = trained.deploy().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return {
         **score_head(model, test_set),
         "presence_auc": presence_auc(trained, test_set),
         "loss": loss,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "ms": milliseconds(model, test_set.features(0)),
         "cpu_seconds": time.process_time() - started,
     }
 
@@ -227,9 +231,14 @@ def finished(log: Path) -> list[dict[str, Any]]:
     return found
 
 
-def table(chosen: Sequence[Row], seeds: Sequence[int], steps: int, name: str, log: Path) -> Iterator[str]:
+def read_times(out: Path) -> dict[str, float]:
+    path = out / TIMES
+    return json.loads(path.read_text("utf-8"))["ms"] if path.is_file() else {}
+
+
+def table(chosen: Sequence[Row], seeds: Sequence[int], steps: int, name: str, out: Path) -> Iterator[str]:
     """Markdown: of each row the mean over the seeds, in brackets least and greatest."""
-    lines = finished(log)
+    lines, times = finished(out / LOG), read_times(out)
     done = {
         row.name: [line for line in lines if line["run"] == identity(row, steps, name) and line["seed"] in seeds]
         for row in chosen
@@ -247,7 +256,7 @@ def table(chosen: Sequence[Row], seeds: Sequence[int], steps: int, name: str, lo
             f"| {row.name} | {100 * mean(runs, 'miou'):.2f} ({least:.2f}–{greatest:.2f}) "
             f"| {row.against if other else ''} | {difference} | {100 * mean(runs, 'aacc'):.2f} "
             f"| {100 * mean(runs, 'boundary_iou'):.2f} | {runs[0]['parameters'] / 1e6:.3f} "
-            f"| {min(run['ms'] for run in runs):.1f} |"
+            f"| {f'{times[row.name]:.1f}' if row.name in times else ''} |"
         )
     for row in chosen:
         told = [run for run in done[row.name] if run["presence_auc"] is not None]
@@ -277,7 +286,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--table", action="store_true", help="print what is done, and do nothing")
     options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # a line about precision for every head
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # a line for every head
     chosen = [row for row in rows() if any(fnmatch.fnmatch(row.name, pattern) for pattern in options.heads)]
     print(describe(machine_facts()))
     train_set, test_set, name = features(options)
@@ -286,7 +295,7 @@ def main(words: Sequence[str] | None = None) -> int:
         f"{train_set.gigabytes + test_set.gigabytes:.2f} GB",
         flush=True,
     )
-    log = options.out / "heads.jsonl"
+    log = options.out / LOG
     known_runs = [(line["run"], line["seed"]) for line in finished(log)]
     failed = []
     for seed in options.seeds if not options.table else ():
@@ -300,10 +309,21 @@ def main(words: Sequence[str] | None = None) -> int:
                 failed.append(f"{row.name}, seed {seed}")
                 traceback.print_exc()
                 continue
+            cut_off = log.is_file() and not log.read_bytes().endswith(b"\n")
             with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"run": told, "seed": seed, **found}) + "\n")
+                file.write("\n" * cut_off + json.dumps({"run": told, "seed": seed, **found}) + "\n")
             print(f"{row.name}, seed {seed}: mIoU {100 * found['miou']:.2f}, {found['cpu_seconds']:.0f} s", flush=True)
-    print(*table(chosen, options.seeds, options.steps, name, log), sep="\n")
+    if not options.table:
+        there = {line["run"]["name"] for line in finished(log)}
+        tasks = {
+            row.name: HeadTask(training_options(row, 0, 1), test_set, row.without)
+            for row in chosen
+            if row.name in there
+        }
+        write_json(
+            options.out / TIMES, {"machine": machine_facts(), "ms": read_times(options.out) | milliseconds(tasks)}
+        )
+    print(*table(chosen, options.seeds, options.steps, name, options.out), sep="\n")
     print(*(f"failed: {what}" for what in failed), sep="\n", end="" if not failed else "\n")
     return 1 if failed else 0
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from segmentarium import create_model
+from segmentarium.benchmarking import alternate
 from segmentarium.contracts import Backbone, SegmentationModel
 from segmentarium.data import SegmentationDataset
 from segmentarium.layers.resize import labels_at, resize
@@ -78,10 +79,11 @@ class Store(Dataset[dict[str, Any]]):
         """(1, H, W)"""
         return torch.from_numpy(self.masks[index].copy())[None]
 
+    @cached_property
     def class_weights(self) -> Tensor:
         """(K,) by ENet's formula"""
-        counts = np.bincount(self.masks.reshape(-1), minlength=256)[: len(self.classes)]
-        return class_weights(torch.from_numpy(counts), "enet", offset=WEIGHT_OFFSET)
+        counts = sum(torch.bincount(self.mask(index).flatten(), minlength=256) for index in range(len(self)))
+        return class_weights(counts[: len(self.classes)], "enet", offset=WEIGHT_OFFSET)  # type: ignore[index]
 
     @property
     def gigabytes(self) -> float:
@@ -146,7 +148,6 @@ class HeadTask:
 
     def __init__(self, options: TrainingOptions, store: Store, without: Sequence[str] = ()) -> None:
         self.options, self.store, self.without = options, store, tuple(without)
-        self.weights = store.class_weights()
 
     def model(self) -> SegmentationModel:
         model: Any = create_model(
@@ -156,7 +157,7 @@ class HeadTask:
             auxiliary=False,  # on features that stand still it teaches nobody
             **self.options.model_arguments,
         )
-        model.set_class_weights(self.weights)
+        model.set_class_weights(self.store.class_weights)
         unknown = set(self.without) - {term.name for term in model.objective}
         if unknown:
             raise ValueError(f"{self.options.model} has no term {', '.join(unknown)} that could be left out")
@@ -220,13 +221,11 @@ def presence_auc(model: SegmentationModel, store: Store) -> float | None:
 
 
 @torch.inference_mode()
-def milliseconds(model: SegmentationModel, features: list[Tensor], calls: int = 10) -> float:
-    """Of the logits of one picture: the least of so many calls, since other work only adds to it."""
-    image = [x[None].contiguous(memory_format=torch.channels_last) for x in features]
-    return 1e3 * min(_seconds(lambda: model.logits(image)) for _ in range(calls))  # type: ignore[arg-type]
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+def milliseconds(tasks: Mapping[str, HeadTask], rounds: int = 10) -> dict[str, float]:
+    """Of the deployed heads' logits on one picture, in turns: the least of so many rounds, since other work only adds to it."""
+    calls = {}
+    for name, task in tasks.items():
+        model: Any = task.model().deploy().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        image = [x[None].contiguous(memory_format=torch.channels_last) for x in task.store.features(0)]
+        calls[name] = partial(model.logits, image)
+    return {name: 1e3 * min(seconds) for name, seconds in alternate(calls, warmup=1, rounds=rounds).items()}
