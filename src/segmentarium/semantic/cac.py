@@ -35,7 +35,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from segmentarium.composition import EncoderDecoder, register_decoder
 from segmentarium.contracts import Decoder, Term
@@ -192,26 +191,27 @@ class ContextAware(Decoder):
 def last_step(decoder: Decoder, channels: Sequence[int], strides: Sequence[int]) -> tuple[nn.Conv2d, nn.Module | None]:
     """The 1×1 convolution that a decoder ends with, and the dropout that stands in front of it, if one does there alone.
 
-    It is seen by running the decoder, on shapes without numbers.  ValueError where the last step is another.
+    It is seen by running the decoder once on small features; one without numbers is believed, and its dropout stays.  ValueError
+    where the last step is another.
     """
     conv = getattr(decoder, "classifier", None)
-    refusal = f"{type(decoder).__name__} does not end with a 1×1 convolution called `classifier`, which the context could change"
+    refusal = (
+        f"{type(decoder).__name__} does not end with a 1×1 convolution called `classifier`, which the context could change; "
+        "give a decoder that does, such as FCN's"
+    )
     plain = not decoder.takes_prefix and decoder.covers is None  # features in, a map of the whole image out
     if not plain or not isinstance(conv, nn.Conv2d) or conv.kernel_size != (1, 1):
         raise ValueError(refusal)
+    if conv.weight.is_meta:
+        return conv, None
     calls: list[tuple[nn.Module, Tensor, Tensor]] = []
     watched = [m for m in decoder.modules() if m is conv or isinstance(m, nn.Dropout | nn.Dropout2d)]
     handles = [m.register_forward_hook(lambda m, given, output: calls.append((m, given[0], output))) for m in watched]
-    numbers = {key: value.to("meta") for key, value in (*decoder.named_parameters(), *decoder.named_buffers())}
-    sides = [max(1, 256 // stride) for stride in strides]
-    features = [
-        torch.empty(1, c, side, side, device="meta", dtype=conv.weight.dtype)
-        for c, side in zip(channels, sides, strict=True)
-    ]
     training = decoder.training
     try:
         with torch.no_grad():
-            scores = functional_call(decoder.eval(), numbers, (features,))
+            sides = [max(1, 64 // stride) for stride in strides]
+            scores = decoder.eval()([conv.weight.new_zeros(1, c, n, n) for c, n in zip(channels, sides, strict=True)])
     finally:
         decoder.train(training)
         for handle in handles:

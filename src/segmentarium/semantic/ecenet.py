@@ -227,8 +227,8 @@ class ECEDecoder(Decoder):
         return self._look(features)[0]
 
     def forward_train(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
-        """ "masks" (B, K, h, w) are those of all levels but the finest; "seen_0", … (B, h·w) of the diverse part of each level say
-        how much the channel that looks most at a place does so."""
+        """ "masks" (B, K, h, w) are those of all levels but the finest; "seen_0", … (B, h·w) say of each level's diverse part how
+        much the channel that looks most at a place does so."""
         logits, coarse, diverse = self._look(features)
         return {"logits": logits, "masks": coarse} | {f"seen_{i}": most_seen(x) for i, x in enumerate(diverse)}
 
