@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy, EntropyDistillation
+from segmentarium.meta import on_meta
 from segmentarium.semantic.cac import context_aware
 from segmentarium.semantic.fcn import FCNDecoder
 from segmentarium.weights.layouts.cac import context_rules
@@ -62,6 +63,13 @@ def test_distillation_and_its_gradient(golden: ModuleType) -> None:
     assert float(loss.detach()) == pytest.approx(float(arrays["out/loss"]), rel=TOLERANCE)
     (slope,) = torch.autograd.grad(loss, student)
     assert relative_error(100 * slope, torch.from_numpy(arrays["out/grad"])) <= TOLERANCE
+
+
+def test_published_parameters() -> None:
+    with on_meta():
+        told = {"decoder_channels": 512, "convs": 2, "concatenate": True}
+        head = context_aware(FCNDecoder)(channels=(2048,), strides=(8,), num_classes=19, **told)
+    assert round(sum(p.numel() for p in head.parameters()) / 1e6, 4) == 24.3932  # as counted in the authors' code
 
 
 @pytest.mark.parametrize(

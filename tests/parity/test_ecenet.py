@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from segmentarium.meta import on_meta
 from segmentarium.semantic.ecenet import ECEDecoder, FeatureReconstruction
 from segmentarium.weights.layouts.ecenet import head_rules, reconstruction_rules
 from segmentarium.weights.table import load_state, to_theirs
@@ -43,6 +44,12 @@ def test_heads(golden: ModuleType, name: str, query_act: bool) -> None:
     for array, output in stored.items():
         assert relative_error(outputs[output], torch.from_numpy(arrays[array])) <= TOLERANCE, array
     assert torch.equal(head(features), outputs["logits"])
+
+
+def test_published_parameters() -> None:
+    with on_meta():
+        head = ECEDecoder(channels=(256, 512, 1024, 2048), strides=(4, 8, 16, 32), num_classes=19)
+    assert round(sum(p.numel() for p in head.parameters()) / 1e6, 4) == 17.4603  # as counted in the port's code
 
 
 def test_the_whole_network_is_recognised() -> None:

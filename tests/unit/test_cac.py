@@ -158,7 +158,8 @@ def test_nothing_of_the_oracle_survives_deploy() -> None:
 # which networks ---------------------------------------------------------------------------------------------------------
 
 TAKE_IT = (
-    "fcn", "deeplabv3plus", "upernet_resnet50", "ocrnet_resnet50", "pspnet", "fpn_resnet50", "ccnet_v2", "danet", "encnet", "segformer_b0",
+    "fcn", "deeplabv3plus", "upernet_resnet50", "ocrnet_resnet50", "pspnet", "fpn_resnet50", "ccnet_v2", "danet", "encnet",
+    "segformer_b0",
 )  # fmt: skip
 
 

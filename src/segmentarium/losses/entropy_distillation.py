@@ -13,7 +13,7 @@ class EntropyDistillation(nn.Module):
     """Cross entropy of a student against a mean of a teacher's probabilities and the labels; no gradient reaches the teacher.
 
     A pixel weighs as much as the entropy of the teacher's probabilities there.  The pixels of one class give one mean, whatever
-    their number, and the classes that occur in the batch give the mean of those (section 3.3; the authors' code has cross
+    their number, and the classes that occur in the batch give the mean of those (the authors' code has cross
     entropy, which is the KL divergence but for a constant, and the labels in the target).
 
     Args:

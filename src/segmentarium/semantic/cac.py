@@ -4,9 +4,9 @@ Weights of the authors' code (Apache-2.0), which stands on mmsegmentation, load.
 
 A 1×1 convolution that classifies has the same weights for every picture.  Here its first guess gathers a prototype of each class
 in this picture, the mean of the features weighted by the class's probability; prototype and weights together, through a small
-network, give the classifier of this picture, and the cosine between it and a feature, times 15, is the score (section 3.2).  In
+network, give the classifier of this picture, and the cosine between it and a feature, times 15, is the score.  In
 training an oracle does the same with prototypes from the labels, by a network of its own; the guess, the oracle and the answer
-have a cross entropy each, and the answer imitates the oracle, most where that is unsure, all classes alike (section 3.3).
+have a cross entropy each, and the answer imitates the oracle, most where that is unsure, all classes alike.
 
     model = with_cac(create_model("pspnet_resnet50", num_classes=7))      # or create_model(..., context_aware=True)
 
@@ -175,7 +175,7 @@ class ContextAware(Decoder):
         return outputs | {"logits": self.refine(feature, plain), "plain": plain, "feature": feature}
 
     def own_terms(self) -> tuple[Term, ...]:
-        """What is supervised beside the answer and what the decoder has of its own (equation 7, all weights 1)."""
+        """What is supervised beside the answer and what the decoder has of its own, all with weight 1."""
         oracle = OracleCrossEntropy(self.oracle_scores, self.align_corners)
         mimic = OracleDistillation(self.oracle_scores)
         return (
