@@ -20,7 +20,7 @@ from segmentarium.semantic.upernet import UPerDecoder
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.layouts.upernet import mmseg_head, pyramid_neck
 from segmentarium.weights.table import load_state, to_theirs
-from tests.parity.comparison import TOLERANCE, example, exercised, golden_state, randomise, relative_error
+from tests.parity.comparison import TOLERANCE, as_theirs, example, exercised, golden_state, randomise, relative_error
 
 
 def carried_over(state: dict[str, Tensor], name: str, **told: Any) -> Any:
@@ -150,6 +150,13 @@ def test_the_other_layouts_are_recognised(layout_name: str, variant: str, key: s
         again = create_model(layout.model, **arguments)
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
     assert (again.backbone.out_indices, again.neck is None) == (model.backbone.out_indices, model.neck is None)
+
+
+def test_mmsegmentation_s_mae() -> None:
+    """A BEiT with places of patches and a bias of keys, whose images are normalised as for ImageNet's networks."""
+    own = {"absolute": True, "key_bias": True, "image_size": 512, "out_indices": (3, 5, 7, 11)}
+    as_theirs("upernet/mmseg_mae", "upernet_beit_base", num_classes=150, decoder_channels=768, backbone_arguments=own)
+    assert get_layout("upernet/mmseg_mae").facts({})["preprocessing"]["mean"] == (0.485, 0.456, 0.406)
 
 
 @pytest.mark.parametrize(

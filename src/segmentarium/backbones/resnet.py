@@ -100,6 +100,7 @@ class Bottleneck(ResidualBlock):
 
 BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {  # table 1 of the paper
     18: (BasicBlock, (2, 2, 2, 2)),
+    26: (Bottleneck, (2, 2, 2, 2)),  # not the paper's: timm's and transformers'
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
     101: (Bottleneck, (3, 4, 23, 3)),
@@ -190,7 +191,7 @@ class ResidualNet(Backbone):
 
 
 class ResNet(ResidualNet):
-    """A residual network of 18, 34, 50, 101 or 152 layers.
+    """A residual network of 18, 26, 34, 50, 101 or 152 layers.
 
     width              channels of the stem and the first stage, doubled from stage to stage; 64 as published
     output_stride      32 as published; 16 or 8: later stages dilated instead of strided
@@ -271,6 +272,7 @@ def _card(parameters: float | None = None, flops: float | None = None, top1: flo
 # millions of parameters and 1e9 multiply-adds as torchvision (plain) and timm (v1c, v1d, v1s) publish them
 for _depth, _parameters, _flops, _top1 in (
     (18, 11.69, 1.81, 72.12),
+    (26, 16.00, 2.36, None),
     (34, 21.80, 3.66, 74.97),
     (50, 25.56, 4.09, 77.15),
     (101, 44.55, 7.80, 78.25),
