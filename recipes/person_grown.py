@@ -70,7 +70,7 @@ def write_start() -> None:
     """person_bodies with two more blocks that do nothing yet."""
     torch.manual_seed(0)
     small = segmentarium.load("person_bodies")
-    grown = segmentarium.create_model(num_classes=2, **GROWN)
+    grown = segmentarium.create_model("deeplabv3plus", num_classes=2, **GROWN)
     missing = grown.load_state_dict(small.state_dict(), strict=False).missing_keys
     for name, value in grown.named_parameters():
         if name in missing and name.endswith("project.norm.weight"):

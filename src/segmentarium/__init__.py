@@ -25,6 +25,7 @@ _PUBLIC = {
     "model_card": "registry",
     "create_backbone": "backbones",
     "with_dbb": "reparameterize",
+    "with_cac": "semantic.cac",
     "insert_block": "registry",
     "load": "weights",
     "save": "weights",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from segmentarium.registry import list_models as list_models
     from segmentarium.registry import model_card as model_card
     from segmentarium.reparameterize import with_dbb as with_dbb
+    from segmentarium.semantic.cac import with_cac as with_cac
     from segmentarium.training import TrainingOptions as TrainingOptions
     from segmentarium.training import train as train
     from segmentarium.web import export_web as export_web

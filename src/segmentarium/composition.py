@@ -37,6 +37,7 @@ class EncoderDecoder(SegmentationModel):
                         decoder's paper does
     auxiliary_arguments further arguments of that FCN head: decoder_channels, convs, index of another feature
     backbone_arguments  further arguments of the backbone's class, such as drop_path, or pretrained=True for timm's
+    context_aware       the classifier is made for each picture (`semantic.cac.with_cac`)
     own                 the decoder's own arguments
     """
 
@@ -52,9 +53,14 @@ class EncoderDecoder(SegmentationModel):
         auxiliary: bool | None = None,
         auxiliary_arguments: Mapping[str, Any] | None = None,
         backbone_arguments: Mapping[str, Any] | None = None,
+        context_aware: bool = False,
         **own: Any,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
+        if context_aware:
+            from segmentarium.semantic import cac
+
+            decoder = cac.context_aware(decoder)
         arguments = dict(backbone_arguments or {})
         if output_stride == "auto":  # a preference of the decoder's; what the user typed is an order
             wish = decoder.prefers_output_stride

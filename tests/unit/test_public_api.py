@@ -38,6 +38,7 @@ PUBLIC = {
     "save",
     "serve",
     "train",
+    "with_cac",
     "with_dbb",
 }
 # verb of the command line -> the function or class that it calls

@@ -88,6 +88,7 @@ PAPER = Paper(
     year=2020,
     url="https://arxiv.org/abs/2006.06668",
     code="https://github.com/yinmh17/DNL-Semantic-Segmentation",
+    code_licence="Apache-2.0",
 )
 register_block("dnlnet", DisentangledNonLocal)
 # mmsegmentation's

@@ -118,6 +118,9 @@ PAPER = Paper(
     code="https://github.com/rstrudel/segmenter",
     code_licence="MIT",
 )
+LOUD = {
+    "start": "the norm over a patch's scores gives them a deviation of 1 from the first step, as in the authors' code"
+}
 AUTHORS = {"image_size": 512, "norm_eps": 1e-5, "interpolation": "bilinear", "antialias": False}
 DEIT = {**AUTHORS, "distilled": True}
 ADE, MMSEG = "ADE20K val mIoU (single scale)", "ADE20K val mIoU (single scale, mmsegmentation)"
@@ -135,7 +138,7 @@ for _name, _decoder, _backbone, _arguments, _scores in (
     register_decoder(
         f"segmenter_{_name}",
         _decoder,
-        Card(paper=PAPER, num_classes=150, scores=_scores),
+        Card(paper=PAPER, num_classes=150, scores=_scores, limits=LOUD if _decoder is MaskTransformer else {}),
         backbone=_backbone,
         backbone_arguments=_arguments,
     )
