@@ -141,6 +141,9 @@ def test_the_openmmlab_tables_give_the_same() -> None:
         relative_error(recognised(openmmlab(state, mmseg=False), "vit/mmpretrain").classify(IMAGE), theirs(IMAGE))
         < 1e-4
     )
+    bare = openmmlab(state, mmseg=True)
+    assert bare.pop("patch_embed.projection.bias").any()  # as its 1.x makes them
+    assert recognised(bare, "vit/mmseg").embedding.proj.bias is None
     ours = recognised(openmmlab(state, mmseg=True), "vit/mmseg", out_indices=(2,))
     (told,) = theirs.forward_intermediates(IMAGE, indices=[2], intermediates_only=True, norm=True)
     assert relative_error(ours(IMAGE)[0], told) < 1e-4

@@ -57,6 +57,7 @@ def sized(own: Mapping[str, Any], patch: int, image_size: int, /, **more: Any) -
     known = {sizes: name for name, sizes in SIZES.items()}
     backbone = f"vit_{known.get(size, 'base')}_patch{patch}_{image_size}"
     kept = {name: own[name] for name in ("embed_dim", "depth", "heads")} if size not in known else {}
+    kept |= {name: own[name] for name in ("patch_bias",) if name in own}
     kept |= {name: own[name] for name, usual in (("patch", patch), ("image_size", image_size)) if own[name] != usual}
     return {"backbone": backbone, "backbone_arguments": {**kept, **more}, "in_channels": own["in_channels"]}
 
@@ -141,7 +142,8 @@ def transformers_rules(theirs: str = "vit.", ours: str = "") -> list[Rule]:
 def vit_arguments(
     state: Mapping[str, Tensor], *, patches: str, positions: str, token: str, block: str, stride: int = 1, more: int = 0
 ) -> dict[str, Any]:
-    """embed_dim, depth, heads, patch, image_size and in_channels; the grid is taken for a square.
+    """embed_dim, depth, heads, patch, image_size and in_channels, and patch_bias where there is none; the grid is taken for a
+    square.
 
     patches, positions, token   keys of the patch embedding's filters, of the table, of the class token
     block                       key of a parameter of block {}
@@ -166,6 +168,7 @@ def vit_arguments(
         "patch": filters.shape[-1],
         "image_size": side * filters.shape[-1] * stride,
         "in_channels": filters.shape[1],
+        **({} if patches.replace("weight", "bias") in state else {"patch_bias": False}),
     }
 
 
