@@ -70,6 +70,8 @@ def _header(text: str, path: Path) -> dict[str, Any]:
             facts += [isinstance(header["classes"], list), all(isinstance(name, str) for name in header["classes"])]
         if "joints" in header:
             facts += [isinstance(header["joints"], list), all(isinstance(name, str) for name in header["joints"])]
+        if "things" in header:
+            facts += [all(isinstance(index, int) and 0 <= index < len(header["classes"]) for index in header["things"])]
         if "palette" in header:
             palette = header["palette"]
             facts += [len(palette) == len(header["classes"])]
@@ -79,7 +81,7 @@ def _header(text: str, path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} has a header that is none of ours ({type(error).__name__}: {error})") from None
     if not all(facts):
-        raise CheckpointError(f"{path} has a header whose model, arguments, classes, joints or palette are none")
+        raise CheckpointError(f"{path} has a header whose model, arguments, classes, joints, things or palette are none")
     return header
 
 
