@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from segmentarium.preprocessing import Preprocessing
 from segmentarium.registry import Entry, entry, variant_of, without_fetching
 from segmentarium.weights import catalogue
 from segmentarium.weights.layouts import arguments_of, get_layout, recognise
+from segmentarium.weights.numpy_pickle import read_numpy_pickle
 from segmentarium.weights.table import Layout, Rule
 
 HEADER = "segmentarium"
@@ -32,7 +34,8 @@ class CheckpointError(ValueError):
 def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """State dict and our header (None: not our file) of a .safetensors file or a pickled checkpoint.
 
-    Pickles are read with weights_only=True: a file with code in it is refused.  Raises FileNotFoundError, CheckpointError.
+    Pickles are read with weights_only=True, detectron2's (.pkl) by a reader of ours: a file with code in it is refused.  Raises
+    FileNotFoundError, CheckpointError.
     """
     path = Path(path)
     if not path.is_file():
@@ -50,7 +53,10 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | Non
             ) from None
         return state, _header(metadata[HEADER], path) if HEADER in metadata else None
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".pkl" and not zipfile.is_zipfile(path):  # PyTorch writes archives
+            loaded = read_numpy_pickle(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors ({str(error).splitlines()[0]}); it could run code when opened and is refused. "
