@@ -34,9 +34,7 @@ class SetLoss(nn.Module):
     A subclass says where masks are compared (`compared`) and how the cost of a pixel goes (`pixel_costs`).
     """
 
-    def __init__(
-        self, costs: Mapping[str, float], *, no_object: float = 0.1, count_ignored: bool = False
-    ) -> None:
+    def __init__(self, costs: Mapping[str, float], *, no_object: float = 0.1, count_ignored: bool = False) -> None:
         super().__init__()
         if sorted(costs) != ["class", "dice", "mask"] or not no_object > 0:
             raise ValueError(
@@ -229,9 +227,7 @@ class PointSetLoss(SetLoss):
         count, device = len(logits), logits.device
         candidates = torch.rand(count, self.candidates, 2, device=device)
         unsure = uncertainty(read_points(logits, candidates))
-        weights = [
-            counted(picture, own) for picture, own in zip(pictures, candidates.split(counts), strict=True)
-        ]
+        weights = [counted(picture, own) for picture, own in zip(pictures, candidates.split(counts), strict=True)]
         unsure = unsure.masked_fill(torch.cat(weights) == 0, -torch.inf)
         least = unsure.topk(self.unsure, 1).indices
         taken = candidates.gather(1, least[..., None].expand(-1, -1, 2))
@@ -242,7 +238,8 @@ def counted(picture: Segments, points: Tensor) -> Tensor:
     """Points (M, P, 2) -> (M, P) in [0, 1]: the share of the four pixels around each that counts."""
     if picture.valid is None:
         return torch.ones(points.shape[:2], device=points.device)
-    return 1 - read_masks(~picture.valid[None], points.flatten(0, 1)[None])[0].unflatten(0, points.shape[:2])
+    ignored = read_masks(~picture.valid[None], points.flatten(0, 1)[None])[0].unflatten(0, points.shape[:2])
+    return (1 - ignored).masked_fill(ignored > 1 - 1e-6, 0.0)  # shares are rounded
 
 
 def read_truth(picture: Segments, masks: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,8 @@ the pixel decoder; coarser maps are repeated, not interpolated; one layer norm s
 panoptic models have six layers of a transformer encoder on the coarsest feature (`encoder_layers=6`), whose output goes both
 ways.  Their test pads pictures to multiples of 32.  Pixels without a label are background in every mask, and pay.
 What we change: such pixels count nowhere, neither in the matching nor in the loss, and a picture of nothing else costs nothing
-(`count_ignored=True`: theirs).  Nothing is padded; at multiples of 32 that is the same.  Batch norms of a ResNet are trained; theirs
-are frozen.
+(`count_ignored=True`: theirs).  Nothing is padded; at multiples of 32 that is the same.  Batch norms of a ResNet are trained;
+theirs are frozen.
 
 Published: ADE20K val mIoU 44.5 (ResNet-50), 45.5 (ResNet-101), 46.7, 49.8, 52.7, 54.1 (Swin T, S, B, L); COCO panoptic PQ 46.5
 (ResNet-50 with six encoder layers), 47.7, 49.7, 51.8, 52.7 (Swin T, S, B, L).
@@ -165,7 +165,7 @@ class MaskFormerDecoder(MaskDecoder):
         """The coarsest map (B, C, h, w) -> the queries after each layer, (B, Q, C)"""
         positions = sine_positions(memory.shape[-2:], memory.shape[1], memory)
         values = memory.flatten(2).transpose(1, 2)
-        keys, queries = values + positions, self.queries.expand(len(memory), -1, -1)
+        keys, queries = values + positions, self.queries.repeat(len(memory), 1, 1)
         found = [torch.zeros_like(queries)]
         for layer in self.layers:
             found.append(layer(found[-1], queries, keys, values))

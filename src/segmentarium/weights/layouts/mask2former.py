@@ -29,21 +29,26 @@ from segmentarium.weights.layouts.maskformer import (
     count,
     either,
     feed_forward,
-    golden_outputs,
+    golden,
     openmmlab_head,
     openmmlab_layer,
     openmmlab_sizes,
     read_sizes,
 )
 from segmentarium.weights.layouts.parts import neighbours, rest
-from segmentarium.weights.table import Golden, Layout, Rule
+from segmentarium.weights.table import Layout, Rule
 
 LAYER, ENCODER = "decoder.layers.{}", "decoder.pixels.encoder.{}"
 LEVELS = range(3)
 
 
 def _deformable(theirs: str, ours: str) -> list[Rule]:
-    names = {"sampling_offsets": "offsets", "attention_weights": "weights", "value_proj": "value", "output_proj": "proj"}
+    names = {
+        "sampling_offsets": "offsets",
+        "attention_weights": "weights",
+        "value_proj": "value",
+        "output_proj": "proj",
+    }
     return [rest(f"{theirs}.{name}", f"{ours}.{own}") for name, own in names.items()]
 
 
@@ -102,7 +107,9 @@ def _encoder(state: Mapping[str, Tensor], layers: str, *inner: str) -> dict[str,
 
 def _authors_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     head = "sem_seg_head.predictor."
-    pixels = "sem_seg_head.pixel_decoder." if "sem_seg_head.pixel_decoder.mask_features.weight" in state else "sem_seg_head."
+    pixels = (
+        "sem_seg_head.pixel_decoder." if "sem_seg_head.pixel_decoder.mask_features.weight" in state else "sem_seg_head."
+    )
     return {
         **read_sizes(
             state,
@@ -215,7 +222,7 @@ LAYOUTS = (
         _authors_rules(),
         _authors_arguments,
         "https://github.com/facebookresearch/Mask2Former",
-        goldens={"transformer/mask2former-r50": Golden(golden_outputs(9), dropped=("criterion.empty_weight",))},
+        goldens={"transformer/mask2former-r50": golden(9)},
     ),
     Layout(
         "mask2former/transformers",
@@ -225,9 +232,7 @@ LAYOUTS = (
         "https://github.com/huggingface/transformers",
     ),
     *(
-        Layout(
-            f"mask2former/{name}", MODEL, _openmmlab_rules(head), partial(_openmmlab_arguments, head=head), source
-        )
+        Layout(f"mask2former/{name}", MODEL, _openmmlab_rules(head), partial(_openmmlab_arguments, head=head), source)
         for name, head, source in OPENMMLAB
     ),
 )
