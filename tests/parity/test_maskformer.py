@@ -61,7 +61,7 @@ def test_the_loss_is_the_authors(golden: ModuleType) -> None:
     without = FocalSetLoss({"class": 1.0, "mask": 20.0, "dice": 1.0})(
         outputs["class_logits"], outputs["mask_logits"], labels
     )
-    assert float(without["mask"]) != pytest.approx(float(arrays["loss/loss_mask"]), rel=0.01)
+    assert float(without["mask"]) != pytest.approx(float(arrays["loss/loss_mask"]), rel=5e-4)
 
 
 # live -------------------------------------------------------------------------------------------------------------------
@@ -118,8 +118,9 @@ def test_equals_transformers(tmp_path: Path, trunk: str) -> None:
             embedding_size=16, hidden_sizes=[64, 128, 256, 512], depths=[3, 4, 6, 3], layer_type="bottleneck", **out
         )
     decoder = transformers.DetrConfig(
-        d_model=32, decoder_layers=3, decoder_attention_heads=4, decoder_ffn_dim=48, num_queries=5, encoder_layers=0
-    )
+        d_model=32, decoder_layers=3, decoder_attention_heads=4, decoder_ffn_dim=48, num_queries=5, encoder_layers=0,
+        auxiliary_loss=True,
+    )  # fmt: skip
     config = transformers.MaskFormerConfig(
         fpn_feature_size=32, mask_feature_size=64, backbone_config=backbone, decoder_config=decoder, num_labels=4,
         use_auxiliary_loss=True, output_auxiliary_logits=True,
@@ -139,11 +140,11 @@ def test_equals_transformers(tmp_path: Path, trunk: str) -> None:
         ("maskformer/authors", "maskformer_swin_large", {}),
         ("maskformer/authors", "maskformer_resnet101", {"num_classes": 847}),
         ("maskformer/authors_r101c", "maskformer_resnet101_v1s", {}),
-        ("maskformer/authors_encoder", "maskformer_resnet50_panoptic", {}),
+        ("maskformer/authors_encoder", "maskformer_resnet50_enc6", {}),
         ("maskformer/transformers", "maskformer_swin_base", {"num_classes": 133, "things": 80}),
         ("maskformer/transformers", "maskformer_resnet101", {}),
         ("maskformer/mmdet", "maskformer_swin_large", {"num_classes": 133, "things": 80}),
-        ("maskformer/mmdet_encoder", "maskformer_resnet50_panoptic", {}),
+        ("maskformer/mmdet_encoder", "maskformer_resnet50_enc6", {}),
         ("maskformer/mmseg", "maskformer_resnet50", {}),
         ("maskformer/mmseg", "maskformer_swin_small", {}),
     ],

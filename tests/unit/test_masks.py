@@ -27,7 +27,7 @@ from segmentarium.training.optimizer import parameter_groups
 from segmentarium.training.options import TrainingOptions
 from tests.conformance.subjects import photo
 
-NAMES = ("maskformer_resnet50", "maskformer_resnet50_panoptic", "mask2former_resnet50")
+NAMES = ("maskformer_resnet50", "maskformer_resnet50_enc6", "mask2former_resnet50")
 
 
 def tiny(name: str, **arguments: Any) -> Any:

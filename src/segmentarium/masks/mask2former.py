@@ -259,7 +259,9 @@ PAPER = Paper(
     code="https://github.com/facebookresearch/Mask2Former",
     code_licence="MIT",
 )
-FEWER = "fewer than published: the masks that steer attention are computed at the size of the level, with the same result"
+FEWER = (
+    "fewer than published: the masks that steer attention are computed at the size of the level, with the same result"
+)
 TINY = {
     "width": 32,
     "mask_channels": 32,

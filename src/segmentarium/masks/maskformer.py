@@ -227,7 +227,7 @@ for _name, _backbone, _side, _parameters, _flops, _ade, _coco in (
     )
 for _depth, _parameters, _coco, _ade in ((50, 45, 46.5, 34.7), (101, 64, 47.6, 35.7)):
     register_decoder(
-        f"maskformer_resnet{_depth}_panoptic",
+        f"maskformer_resnet{_depth}_enc6",
         MaskFormerDecoder,
         Card(
             paper=PAPER,

@@ -40,6 +40,7 @@ from segmentarium.weights.table import Layout, Rule
 
 LAYER, ENCODER = "decoder.layers.{}", "decoder.pixels.encoder.{}"
 LEVELS = range(3)
+OFFSETS = "self_attn.sampling_offsets.weight"
 
 
 def _deformable(theirs: str, ours: str) -> list[Rule]:
@@ -98,11 +99,14 @@ def _authors_rules() -> tuple[Rule, ...]:
     )
 
 
-def _encoder(state: Mapping[str, Tensor], layers: str, *inner: str) -> dict[str, Any]:
-    """Of the pixel decoder: its layers' prefix, and the key of the inner weight of a feed-forward network below it, or the key
-    that it has in another version."""
-    hidden = state[either(state, *(f"{layers}0.{key}" for key in inner))].shape[0]
-    return {"encoder_layers": count(state, layers), "encoder_hidden": hidden}
+def _encoder(state: Mapping[str, Tensor], layers: str, attention: str, *inner: str) -> dict[str, Any]:
+    """Of the pixel decoder: its layers' prefix; below it the key of the offsets, of four points in each of three levels, and that of
+    the inner weight of a feed-forward network, or what it is in another version."""
+    return {
+        "encoder_layers": count(state, layers),
+        "heads": state[f"{layers}0.{attention}"].shape[0] // (len(LEVELS) * 4 * 2),
+        "encoder_hidden": state[either(state, *(f"{layers}0.{key}" for key in inner))].shape[0],
+    }
 
 
 def _authors_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -119,7 +123,7 @@ def _authors_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
             f"{head}transformer_ffn_layers.",
             f"{head}transformer_ffn_layers.0.linear1.weight",
         ),
-        **_encoder(state, f"{pixels}transformer.encoder.layers.", "linear1.weight"),
+        **_encoder(state, f"{pixels}transformer.encoder.layers.", OFFSETS, "linear1.weight"),
         **authors_trunk(state),
     }
 
@@ -171,7 +175,7 @@ def _transformers_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
             layers,
             f"{layers}0.fc1.weight",
         ),
-        **_encoder(state, f"{pixels}encoder.layers.", "fc1.weight"),
+        **_encoder(state, f"{pixels}encoder.layers.", OFFSETS, "fc1.weight"),
         **transformers_trunk(state, ""),
     }
 
@@ -210,7 +214,9 @@ def _openmmlab_rules(head: str) -> tuple[Rule, ...]:
 
 def _openmmlab_arguments(state: Mapping[str, Tensor], head: str) -> dict[str, Any]:
     layers = f"{head}.pixel_decoder.encoder.layers."
-    encoder = _encoder(state, layers, "ffn.layers.0.0.weight", "ffns.0.layers.0.0.weight")
+    offsets = either(state, f"{layers}0.{OFFSETS}", f"{layers}0.attentions.0.sampling_offsets.weight")
+    inner = ("ffn.layers.0.0.weight", "ffns.0.layers.0.0.weight")
+    encoder = _encoder(state, layers, offsets.removeprefix(f"{layers}0."), *inner)
     return {**openmmlab_sizes(state, head), **encoder, **openmmlab_trunk(state)}
 
 

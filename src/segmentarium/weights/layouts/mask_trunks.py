@@ -94,7 +94,7 @@ def authors_rules(*, deep: bool = False) -> list[Rule]:
 
 
 def authors_trunk(state: Mapping[str, Tensor], *, deep: bool = False) -> dict[str, Any]:
-    if "backbone.patch_embed.proj.weight" in state:
+    if not deep and "backbone.patch_embed.proj.weight" in state:
         inner = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
         return _swin(swin_arguments(inner))
     stem = "backbone.stem.conv1_1.weight" if deep else "backbone.stem.conv1.weight"

@@ -246,7 +246,7 @@ def _openmmlab_arguments(state: Mapping[str, Tensor], head: str, *, encoder: boo
     return {**found, **openmmlab_trunk(state)}
 
 
-FPN, ENCODED = "maskformer_resnet50", "maskformer_resnet50_panoptic"
+FPN, ENCODED = "maskformer_resnet50", "maskformer_resnet50_enc6"
 AUTHORS = "https://github.com/facebookresearch/MaskFormer"
 OPENMMLAB = (
     ("mmdet", "panoptic_head", "https://github.com/open-mmlab/mmdetection"),
