@@ -25,12 +25,19 @@ CASES = [(layout.name, name) for layout in layouts().values() for name in layout
 # whole networks; a backbone's features and class scores are compared above, and its own file deploys it
 NETWORKS = [case for case in CASES if entry(layouts()[case[0]].model).kind != "classifier"]
 # heads that theirs uses in training alone, and its stored outputs are those of inference
-NOT_STORED = {"semantic/pspnet-semseg-r50": {"aux"}, "semantic/spnet-r50": {"aux"}}
+NOT_STORED = {
+    "semantic/pspnet-semseg-r50": {"aux"},
+    "semantic/spnet-r50": {"aux"},
+    "transformer/dpt-base-add": {"aux"},
+    "transformer/dpt-hybrid-ade": {"aux"},
+}
 # stored arrays from within the network: its own file compares them
 WITHIN = {
+    "transformer/segnext-tiny": {"out/low_train_steps"},
     "realtime/regseg-exp48-decoder26": {"out/body4", "out/body8", "out/body16"},
     "backbone/lvvit-s-eval": {"out/tokens"},
     "backbone/repmlpnet-small": {"out/fc3_weight", "out/fc3_bias"},
+    "transformer/dpt-hybrid-ade": {"out/logits_timm1"},
 }
 # the release's windows are for one size, larger than what deploy observes
 ONE_SIZE = {"realtime/icnet-caffe-full"}
@@ -78,6 +85,8 @@ def test_nothing_that_is_supervised_is_left_uncompared(case: Loaded) -> None:
     main = case.model.output_names[0]
     same = {name for name, output in outputs.items() if torch.equal(output, outputs[main])}
     assert outputs.keys() - compared - same - {main, "forward"} == NOT_STORED.get(case.name, set())
+    if {"forward", main} <= compared:  # what is returned may be more than the output that is supervised under that name
+        return
     whole = outputs[main]
     if case.model.kind == "segmenter":
         whole = resize(whole, size, align_corners=case.model.align_corners)

@@ -66,12 +66,12 @@ def drawn(arrays: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_loss_is_the_authors(golden: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs, labels, arrays = loss_golden(golden, "transformer/mask2former-loss")
     with on_meta():  # for its objective alone
-        model = create_model("mask2former_resnet50", num_classes=6, layers=2, drawn=40, count_ignored=True)
+        model = create_model("mask2former_resnet50", num_classes=6, layers=2, drawn=40, ignored="background")
     drawn(arrays, monkeypatch)
     weights = {"class": 2.0, "mask": 5.0, "dice": 5.0}
     assert_losses(model.criterion(outputs, {"mask": labels}), weights, arrays)
     drawn(arrays, monkeypatch)
-    loss = PointSetLoss(weights, points=40, count_ignored=True)
+    loss = PointSetLoss(weights, points=40, ignored="background")
     assert_matching(loss, outputs, labels, [arrays["match/0/0"], arrays["match/0/1"]])
 
 

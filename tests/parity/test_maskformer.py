@@ -53,9 +53,9 @@ def assert_matching(loss: SetLoss, outputs: dict[str, Tensor], labels: Tensor, s
 def test_the_loss_is_the_authors(golden: ModuleType) -> None:
     outputs, labels, arrays = loss_golden(golden, "transformer/maskformer-loss")
     with on_meta():  # for its objective alone
-        model = create_model("maskformer_resnet50", num_classes=6, layers=3, count_ignored=True)
+        model = create_model("maskformer_resnet50", num_classes=6, layers=3, ignored="background")
     assert_losses(model.criterion(outputs, {"mask": labels}), {"class": 1.0, "mask": 20.0, "dice": 1.0}, arrays)
-    loss = FocalSetLoss({"class": 1.0, "mask": 20.0, "dice": 1.0}, count_ignored=True)
+    loss = FocalSetLoss({"class": 1.0, "mask": 20.0, "dice": 1.0}, ignored="background")
     assert_matching(loss, outputs, labels, [arrays["match/0"], arrays["match/1"]])
     # and by default ignored pixels count nowhere
     without = FocalSetLoss({"class": 1.0, "mask": 20.0, "dice": 1.0})(

@@ -15,7 +15,7 @@ every mask, and pay.
 What we change: the mask that steers attention is the product of the query with the fine map brought to the level's size, instead
 of their product brought there: the same numbers, as both are linear, at a fraction of the work.  Deformable attention has a form
 of its own on processors (`layers/deformable_attention.py`).  Pixels without a label count nowhere: a drawn point counts for the
-share of its four pixels that is labelled, and a picture of nothing else costs nothing (`count_ignored=True`: theirs).
+share of its four pixels that is labelled, and a picture of nothing else costs nothing (`ignored="background"`: theirs).
 Nothing is padded; at multiples of 32 that is the same.  Batch norms of a ResNet are trained; theirs are frozen.
 
 Published: ADE20K val mIoU 47.2 (ResNet-50), 47.8 (ResNet-101), 47.7, 51.3, 53.9, 56.1 (Swin T, S, B, L); COCO panoptic PQ 51.9,
@@ -39,13 +39,14 @@ from segmentarium.composition import register_decoder
 from segmentarium.contracts import MaskDecoder, Term
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.deformable_attention import DeformableAttention, Sizes, at_levels, cell_places
-from segmentarium.layers.feature_pyramid import first_of_quarter
+from segmentarium.layers.fpn import first_of_quarter
 from segmentarium.layers.init import init_convs
 from segmentarium.layers.mask_head import MaskHead
 from segmentarium.layers.post_norm import AttentionHalf, FeedForwardHalf
 from segmentarium.layers.resize import resize
 from segmentarium.layers.sine_positions import sine_positions
 from segmentarium.losses import PointSetLoss
+from segmentarium.losses.class_masks import Ignored
 from segmentarium.registry import Card, Paper
 
 Norm = partial(nn.GroupNorm, 32)
@@ -162,7 +163,8 @@ class Mask2FormerDecoder(MaskDecoder):
     drawn            points at which masks are compared in training
     oversample       times as many are drawn for a matched mask,
     importance       of which this share of `drawn` is taken where the mask is least sure; the rest are arbitrary
-    count_ignored    ignored pixels are background in every mask, as the authors count them; else they count nowhere
+    ignored          "excluded": ignored pixels count nowhere; "background": they are background in every mask, as the authors
+                     count them
     """
 
     def __init__(
@@ -185,7 +187,7 @@ class Mask2FormerDecoder(MaskDecoder):
         drawn: int = 12544,
         oversample: float = 3.0,
         importance: float = 0.75,
-        count_ignored: bool = False,
+        ignored: Ignored = "excluded",
     ) -> None:
         super().__init__()
         if width % 32 or queries < 1 or layers < 0:
@@ -212,7 +214,7 @@ class Mask2FormerDecoder(MaskDecoder):
             "points": drawn,
             "oversample": oversample,
             "importance": importance,
-            "count_ignored": count_ignored,
+            "ignored": ignored,
         }
 
     def states(self, pixels: Tensor, levels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -224,5 +224,31 @@ def open_weights(source: str | Path | Mapping[str, Tensor], layout: str | None =
             raise CheckpointError(f"{label}: {error.args[0]}") from None
         return replace(stored, state=_renamed(stored))
     table = get_layout(layout) if layout else recognise(state)
-    found, arguments = variant_of(entry(table.model), arguments_of(table, state))
-    return Stored(label, state, found, arguments, table.facts(state), table)
+    arguments, facts = arguments_of(table, state), table.facts(state)
+    if not isinstance(source, Mapping) and table.beside:
+        arguments, more = _beside(locate(source).with_name(table.beside), table, arguments)
+        facts = facts | more
+    found, arguments = variant_of(entry(table.model), arguments)
+    return Stored(label, state, found, arguments, facts, table)
+
+
+def _beside(path: Path, table: Layout, arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the file beside a checkpoint adds, if it lies there.  Read as plain data: nothing in it is run."""
+    if not path.is_file():
+        return arguments, {}
+    try:
+        import yaml
+    except ImportError as error:
+        raise ImportError(f"reading {path} needs PyYAML: pip install pyyaml, or move the file away") from error
+
+    class Plain(yaml.SafeLoader):
+        """Their programs write tuples."""
+
+    Plain.add_constructor("tag:yaml.org,2002:python/tuple", Plain.construct_yaml_seq)
+    try:
+        return table.told(yaml.load(path.read_text("utf-8"), Plain), arguments)
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is not what {table.name} writes beside a checkpoint ({type(error).__name__}: {error}); repair it, or move "
+            "it away to load by the keys alone"
+        ) from None
