@@ -100,7 +100,7 @@ def _authors_rules() -> tuple[Rule, ...]:
 
 
 def _encoder(state: Mapping[str, Tensor], layers: str, attention: str, *inner: str) -> dict[str, Any]:
-    """Of the pixel decoder, by its layers' prefix, and below it the key of the offsets, of four points in each of three levels, and
+    """Of the pixel decoder, by its layers' prefix; below it: the key of the offsets, of four points in each of three levels, and
     that of a feed-forward network's inner weight, or what it is in another version."""
     return {
         "encoder_layers": count(state, layers),
