@@ -25,6 +25,7 @@ from segmentarium.weights.layouts.mask_trunks import (
 from segmentarium.weights.layouts.maskformer import (
     OPENMMLAB,
     UNUSED,
+    authors_facts,
     conv_gn,
     count,
     either,
@@ -228,6 +229,7 @@ LAYOUTS = (
         _authors_rules(),
         _authors_arguments,
         "https://github.com/facebookresearch/Mask2Former",
+        authors_facts,
         goldens={"transformer/mask2former-r50": golden(9)},
     ),
     Layout(
