@@ -1,13 +1,13 @@
-"""The shipped model person, last part: person_bodies grows by two blocks, to 0.95 M parameters, and learns from person_large.
+"""The shipped model person, eighth and ninth stage: `person.py`'s network grows by two blocks, and learns from person_large.
 
     python recipes/person_bodies_data.py --root DIR --out runs/person_grown_data --portraits 2 --scenes 2
     python recipes/person_grown.py
     segmentarium train --recipe recipes/person_grown.py
 
-Run as a program it writes the model where the first stage starts: person_bodies with one more block at 1/8 and one at 1/16
-whose last norms are zero, so that it still gives what person_bodies gives.  The first stage shows people eight times larger and
-smaller, grey, blurred and in bad light; the second, pictures nearly as they are in use.  The last averaged weights are the
-result.  Cost and result: docs/results.md.
+Run as a program it writes the model where the first stage starts: that of `person.py` with one more block at 1/8 and one at 1/16
+whose last norms are zero, so that it still gives the same.  The first stage shows people eight times larger and
+smaller, grey, blurred and in bad light; the second, pictures nearly as they are in use.  `person_average.py`
+goes on.  Cost and result: docs/results.md.
 """
 
 from pathlib import Path
@@ -67,9 +67,9 @@ def recipe() -> list[TrainingOptions]:
 
 
 def write_start() -> None:
-    """person_bodies with two more blocks that do nothing yet."""
+    """Two more blocks that do nothing yet."""
     torch.manual_seed(0)
-    small = segmentarium.load("person_bodies")
+    small = segmentarium.load("runs/person-7/last.safetensors")
     grown = segmentarium.create_model("deeplabv3plus", num_classes=2, **GROWN)
     missing = grown.load_state_dict(small.state_dict(), strict=False).missing_keys
     for name, value in grown.named_parameters():
