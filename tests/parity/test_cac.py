@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def corners(labels: torch.Tensor, size: torch.Size) -> torch.Tensor:
 def test_head_and_losses(golden: ModuleType) -> None:
     state, description, arrays = golden_state(golden, "semantic/cac-fcn-head")
     told = {"decoder_channels": 16, "convs": 1, "concatenate": True}
-    head = context_aware(FCNDecoder)(channels=(24,), strides=(8,), num_classes=5, **told).eval()
+    head: Any = context_aware(FCNDecoder)(channels=(24,), strides=(8,), num_classes=5, **told).eval()
     rules = [*context_rules("", ""), *mmseg_fcn_head("", "base.")]
     assert load_state(head, state, rules=rules).complete
     back = to_theirs(head.state_dict(), rules)

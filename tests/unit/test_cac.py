@@ -14,7 +14,7 @@ import segmentarium
 from segmentarium import create_model, with_cac, with_dbb
 from segmentarium.losses import EntropyDistillation
 from segmentarium.meta import on_meta
-from segmentarium.semantic.cac import ContextAware, context_aware
+from segmentarium.semantic.cac import context_aware
 from segmentarium.semantic.fcn import FCNDecoder
 from tests.parity.comparison import exercised
 
@@ -23,9 +23,8 @@ LABELS = (torch.arange(2 * 5 * 7) % 11 // 4).view(2, 5, 7)  # 0, 1 and 2 of 4 cl
 LABELS[0, :2] = 255
 
 
-def decoder(**told: Any) -> ContextAware:
-    made = context_aware(FCNDecoder)(channels=(12,), strides=(8,), num_classes=4, decoder_channels=8, **told)
-    return exercised(made)
+def decoder() -> Any:
+    return exercised(context_aware(FCNDecoder)(channels=(12,), strides=(8,), num_classes=4, decoder_channels=8))
 
 
 def network() -> Any:
@@ -128,7 +127,7 @@ def test_ignored_pixels_make_no_prototype_and_no_labels_leave_the_weights() -> N
 
 
 def test_the_oracle_is_asked_by_its_two_terms_and_by_nobody_else() -> None:
-    model = with_cac(network()).train()
+    model: Any = with_cac(network()).train()
     asked: list[bool] = []
     model.decoder.oracle.register_forward_hook(lambda *_: asked.append(torch.is_grad_enabled()))
     given = batch()
@@ -144,7 +143,7 @@ def test_the_oracle_is_asked_by_its_two_terms_and_by_nobody_else() -> None:
 
 @torch.no_grad()
 def test_nothing_of_the_oracle_survives_deploy() -> None:
-    model = with_cac(network()).eval()
+    model: Any = with_cac(network()).eval()
     image = batch()["image"]
     before = model(image)
     exercised(model.decoder.oracle)

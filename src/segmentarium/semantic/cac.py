@@ -204,9 +204,13 @@ def last_step(decoder: Decoder, channels: Sequence[int], strides: Sequence[int])
         raise ValueError(refusal)
     if conv.weight.is_meta:
         return conv, None
-    calls: list[tuple[nn.Module, Any, Any]] = []
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+
+    def note(module: nn.Module, given: tuple[Tensor], output: Tensor) -> None:
+        calls.append((module, given[0], output))
+
     watched = [m for m in decoder.modules() if m is conv or isinstance(m, nn.Dropout | nn.Dropout2d)]
-    handles = [m.register_forward_hook(lambda m, given, output: calls.append((m, given[0], output))) for m in watched]
+    handles = [module.register_forward_hook(note) for module in watched]
     training = decoder.training
     try:
         with torch.no_grad():
@@ -225,7 +229,7 @@ def last_step(decoder: Decoder, channels: Sequence[int], strides: Sequence[int])
 
 
 @cache
-def context_aware(base: type[Decoder]) -> type[ContextAware]:
+def context_aware(base: type[Decoder]) -> type[Decoder]:
     """The decoder's class with a context-aware classifier: it takes the same arguments."""
     if issubclass(base, ContextAware):
         return base
@@ -259,6 +263,7 @@ def with_cac(model: EncoderDecoder) -> EncoderDecoder:
     stands_on = model.neck or model.backbone
     aware = context_aware(type(model.decoder))
     decoder = aware.__new__(aware)
+    assert isinstance(decoder, ContextAware)
     ContextAware.__init__(decoder, model.decoder, stands_on.channels, stands_on.strides)
     model.decoder = decoder.train(model.training)
     model.training_only = ("auxiliary", *(f"decoder.{path}" for path in decoder.training_only))
