@@ -149,7 +149,7 @@ def _beit_arguments(state: Mapping[str, Tensor], read: Read, **more: Any) -> dic
 
 def _mae_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     own = _within("backbone.", state)
-    own["pos_embed"], own["layers.0.attn.qkv.bias"]  # a BEiT's keys end here
+    own["layers.0.attn.qkv.bias"]  # a BEiT's keys end here
     read = partial(beit_arguments, blocks="layers.", embedding="patch_embed.projection.weight")
     return _beit_arguments(state, read, absolute=True, key_bias=True)
 
