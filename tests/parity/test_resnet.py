@@ -97,6 +97,17 @@ def test_the_timm_of_26_layers() -> None:
         assert relative_error(ours.classify(image), theirs(image)) < 1e-4
 
 
+@torch.inference_mode()
+def test_strides_in_the_first_convolution_equal_the_moved_ones_of_torchvision() -> None:
+    theirs = randomise(torchvision.models.resnet50(weights=None, num_classes=10))
+    for layer in (theirs.layer2, theirs.layer3, theirs.layer4):
+        layer[0].conv1.stride, layer[0].conv2.stride = (2, 2), (1, 1)
+    ours = create_backbone("resnet50", num_classes=10, stride_first=True).eval()
+    load_state(ours, theirs.state_dict(), rules=get_layout("resnet/torchvision").rules)
+    image = torch.randn(1, 3, 65, 97)
+    assert relative_error(ours.classify(image), theirs(image)) < 1e-4
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 @torch.inference_mode()
 def test_equals_smp_s_encoder(name: str) -> None:
