@@ -30,6 +30,7 @@ _PUBLIC = {
     "load": "weights",
     "save": "weights",
     "from_pretrained": "weights",
+    "inspect_weights": "weights",
     "push_to_hub": "weights",
     "predict": "inference",
     "Predictor": "inference",
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from segmentarium.web import export_web as export_web
     from segmentarium.web import serve as serve
     from segmentarium.weights import from_pretrained as from_pretrained
+    from segmentarium.weights import inspect_weights as inspect_weights
     from segmentarium.weights import load as load
     from segmentarium.weights import push_to_hub as push_to_hub
     from segmentarium.weights import save as save
