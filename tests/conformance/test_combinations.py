@@ -27,6 +27,7 @@ LARGER += tuple(
     f"upernet_{trunk}_{size}" for trunk in ("swin", "convnext") for size in ("small", "base", "large", "xlarge")
 )
 DECODERS = [name for name in NAMES if not name.endswith(LARGER)] + ["deeplabv3_cascade_resnet50", "fpn_resnet50"]
+DECODERS += ["maskformer_resnet50", "mask2former_resnet50"]
 
 NOT_PYRAMID = "a plain transformer has features of one stride"
 # decoder -> backbones that it cannot stand on, why, and what it says

@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from segmentarium.contracts import Backbone, Classifier
+from segmentarium.contracts import Backbone, Classifier, MaskSet
 from segmentarium.layers.resize import resize
 from segmentarium.registry import entry, list_models
 from segmentarium.weights.layouts import layouts, recognise
@@ -61,8 +61,9 @@ def test_all_is_loaded_and_every_output_is_equal(case: Loaded) -> None:
     unused = sum(case.state[key].numel() for key in case.report.dropped if key.endswith(("weight", "bias")))
     shapes = {key: shape for key, shape, _ in case.description["state"]}
     unused += sum(math.prod(shapes[key]) for key in told.computed)
+    constants = [k for k in case.state if k.endswith(("weight", "bias")) and any(fnmatch(k, p) for p in told.frozen)]
     parameters = sum(parameter.numel() for parameter in case.model.parameters())
-    assert parameters == case.description["parameters"] - unused
+    assert parameters == case.description["parameters"] - unused + sum(case.state[key].numel() for key in constants)
 
     stored = {name for name in case.arrays if name == "out" or name.startswith("out/")}
     assert stored == told.outputs.keys() | WITHIN.get(case.name, set())
@@ -75,6 +76,12 @@ def test_nothing_that_is_supervised_is_left_uncompared(case: Loaded) -> None:
     told, outputs = case.layout.goldens[case.name].outputs, case.outputs
     compared = {output.name if isinstance(output, Output) else output for output in told.values()}
     # PortraitNet gives the logits of a copy in other light, which in inference is the image
+    size = case.image.shape[-2:]
+    if case.model.kind == "mask":
+        assert outputs.keys() == compared
+        masks = MaskSet(outputs["class_logits"], outputs["mask_logits"]).resized((size[0], size[1]))
+        assert torch.equal(outputs["forward"], masks.semantic())
+        return
     main = case.model.output_names[0]
     same = {name for name, output in outputs.items() if torch.equal(output, outputs[main])}
     assert outputs.keys() - compared - same - {main, "forward"} == NOT_STORED.get(case.name, set())
@@ -82,7 +89,7 @@ def test_nothing_that_is_supervised_is_left_uncompared(case: Loaded) -> None:
         return
     whole = outputs[main]
     if case.model.kind == "segmenter":
-        whole = resize(whole, case.image.shape[-2:], align_corners=case.model.align_corners)
+        whole = resize(whole, size, align_corners=case.model.align_corners)
     assert torch.equal(outputs["forward"], whole)
 
 

@@ -1,8 +1,8 @@
-"""What the rooms promise each other: `Model` and its kinds, `Term`, `Backbone`, `Decoder`."""
+"""What the rooms promise each other: `Model` and its kinds, `Term`, `Backbone`, `Decoder`, `MaskDecoder`."""
 
 from segmentarium.contracts.adopted import adopt
 from segmentarium.contracts.backbone import Backbone
-from segmentarium.contracts.decoder import Decoder
+from segmentarium.contracts.decoder import Decoder, MaskDecoder
 from segmentarium.contracts.kinds import (
     Classifier,
     Detector3d,
@@ -27,6 +27,7 @@ __all__ = [
     "KeypointModel",
     "Keypoints",
     "LabelledModel",
+    "MaskDecoder",
     "MaskModel",
     "MaskSet",
     "Model",

@@ -204,7 +204,7 @@ def last_step(decoder: Decoder, channels: Sequence[int], strides: Sequence[int])
         raise ValueError(refusal)
     if conv.weight.is_meta:
         return conv, None
-    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+    calls: list[tuple[nn.Module, Any, Any]] = []
     watched = [m for m in decoder.modules() if m is conv or isinstance(m, nn.Dropout | nn.Dropout2d)]
     handles = [m.register_forward_hook(lambda m, given, output: calls.append((m, given[0], output))) for m in watched]
     training = decoder.training

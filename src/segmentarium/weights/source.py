@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from segmentarium.preprocessing import Preprocessing
 from segmentarium.registry import Entry, entry, variant_of, without_fetching
 from segmentarium.weights import catalogue
 from segmentarium.weights.layouts import arguments_of, get_layout, recognise
+from segmentarium.weights.numpy_pickle import read_numpy_pickle
 from segmentarium.weights.table import Layout, Rule
 
 HEADER = "segmentarium"
@@ -32,7 +34,8 @@ class CheckpointError(ValueError):
 def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """State dict and our header (None: not our file) of a .safetensors file or a pickled checkpoint.
 
-    Pickles are read with weights_only=True: a file with code in it is refused.  Raises FileNotFoundError, CheckpointError.
+    Pickles are read with weights_only=True, detectron2's (.pkl) by a reader of ours: a file with code in it is refused.  Raises
+    FileNotFoundError, CheckpointError.
     """
     path = Path(path)
     if not path.is_file():
@@ -50,15 +53,24 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | Non
             ) from None
         return state, _header(metadata[HEADER], path) if HEADER in metadata else None
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = _unpickle(path)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors ({str(error).splitlines()[0]}); it could run code when opened and is refused. "
             "Ask for a safetensors file, or save its state_dict() again with torch.save"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
         raise CheckpointError(f"{path} is no checkpoint that PyTorch can read: {error}") from None
     return unwrap(loaded, path), None
+
+
+def _unpickle(path: Path) -> Any:
+    """What a pickle holds; arrays of detectron2's are tensors.  UnpicklingError for one that names more than is needed."""
+    if path.suffix == ".pkl":  # PyTorch's files may be called so too: archives, or a number first
+        with suppress(pickle.UnpicklingError):
+            if isinstance(loaded := read_numpy_pickle(path), Mapping):
+                return loaded
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _header(text: str, path: Path) -> dict[str, Any]:
@@ -70,6 +82,8 @@ def _header(text: str, path: Path) -> dict[str, Any]:
             facts += [isinstance(header["classes"], list), all(isinstance(name, str) for name in header["classes"])]
         if "joints" in header:
             facts += [isinstance(header["joints"], list), all(isinstance(name, str) for name in header["joints"])]
+        if "things" in header:
+            facts += [all(isinstance(index, int) and 0 <= index < len(header["classes"]) for index in header["things"])]
         if "palette" in header:
             palette = header["palette"]
             facts += [len(palette) == len(header["classes"])]
@@ -79,7 +93,9 @@ def _header(text: str, path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} has a header that is none of ours ({type(error).__name__}: {error})") from None
     if not all(facts):
-        raise CheckpointError(f"{path} has a header whose model, arguments, classes, joints or palette are none")
+        raise CheckpointError(
+            f"{path} has a header whose model, arguments, classes, joints, things or palette are none"
+        )
     return header
 
 

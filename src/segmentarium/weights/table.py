@@ -70,6 +70,7 @@ class Golden:
     arguments   of the model, where no key tells them
     dropped     shell patterns of all keys in this reference that we do not keep
     computed    keys of fixed tables that theirs counts among its parameters and ours computes; they are not stored
+    frozen      shell patterns of constants that ours counts among its parameters: norms that theirs does not train
     pixels      (scale, offset): theirs takes scale * input + offset, as values of 0 to 255, and normalises it itself
     prepare     what is done to our model with the reference's inputs, by name, of which the first is the image
     """
@@ -78,6 +79,7 @@ class Golden:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     computed: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
     pixels: tuple[float, float] | None = None
     prepare: Callable[[torch.nn.Module, Mapping[str, Tensor]], None] | None = None
 

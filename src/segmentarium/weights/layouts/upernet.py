@@ -149,7 +149,8 @@ def _beit_arguments(state: Mapping[str, Tensor], read: Read, **more: Any) -> dic
 
 def _mae_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     own = _within("backbone.", state)
-    own["layers.0.attn.qkv.bias"]  # a BEiT's keys end here
+    if not {"pos_embed", "layers.0.attn.qkv.bias"} <= own.keys():
+        raise KeyError("pos_embed, layers.0.attn.qkv.bias")  # these are a BEiT's keys
     read = partial(beit_arguments, blocks="layers.", embedding="patch_embed.projection.weight")
     return _beit_arguments(state, read, absolute=True, key_bias=True)
 
