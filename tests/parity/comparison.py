@@ -65,6 +65,21 @@ def recognised(state: Mapping[str, Tensor], name: str, **arguments: Any) -> Any:
 
 
 @torch.no_grad()
+def check_earlier_keys(name: str, replaced: Mapping[str, str]) -> None:
+    """Files of the layout `name` are read under the keys of an earlier version, too: replaced, text of today's -> theirs."""
+    layout = get_layout(name)
+    with on_meta():
+        state = to_theirs(create_model(layout.model).state_dict(), layout.rules)
+    earlier = {}
+    for key, value in state.items():
+        for now, then in replaced.items():
+            key = key.replace(now, then)
+        earlier[key] = value
+    assert earlier.keys() != state.keys()
+    assert recognise(earlier) is layout
+    assert layout.arguments(earlier) == layout.arguments(state)
+
+
 def stir(model: nn.Module) -> Any:
     """Nothing at its neutral value, and biases of places that matter."""
     for name, parameter in model.named_parameters():

@@ -17,10 +17,18 @@ from segmentarium.layers.deformable_attention import DeformableAttention, at_lev
 from segmentarium.losses import PointSetLoss
 from segmentarium.meta import on_meta
 from segmentarium.registry import entry
-from segmentarium.weights.layouts import get_layout, recognise
+from segmentarium.weights.layouts import get_layout
 from segmentarium.weights.layouts.mask2former import _deformable
 from segmentarium.weights.table import load_state, to_theirs
-from tests.parity.comparison import TOLERANCE, as_theirs, example, exercised, golden_state, relative_error
+from tests.parity.comparison import (
+    TOLERANCE,
+    as_theirs,
+    check_earlier_keys,
+    example,
+    exercised,
+    golden_state,
+    relative_error,
+)
 from tests.parity.test_maskformer import (
     assert_equals_transformers,
     assert_losses,
@@ -122,17 +130,7 @@ def test_files_of_earlier_versions_are_read() -> None:
         },
     }
     for name, replaced in changes.items():
-        layout = get_layout(name)
-        with on_meta():
-            state = to_theirs(create_model(layout.model).state_dict(), layout.rules)
-        earlier = {}
-        for key, value in state.items():
-            for now, then in replaced.items():
-                key = key.replace(now, then)
-            earlier[key] = value
-        assert earlier.keys() != state.keys()
-        assert recognise(earlier) is layout
-        assert layout.arguments(earlier) == layout.arguments(state)
+        check_earlier_keys(name, replaced)
 
 
 @torch.inference_mode()

@@ -17,9 +17,17 @@ from segmentarium import create_model
 from segmentarium.contracts import MaskSet
 from segmentarium.losses import FocalSetLoss, SetLoss, segments_of
 from segmentarium.meta import on_meta
-from segmentarium.weights.layouts import get_layout, recognise
+from segmentarium.weights.layouts import recognise
 from segmentarium.weights.table import load_state, to_theirs
-from tests.parity.comparison import TOLERANCE, as_theirs, example, exercised, randomise, relative_error
+from tests.parity.comparison import (
+    TOLERANCE,
+    as_theirs,
+    check_earlier_keys,
+    example,
+    exercised,
+    randomise,
+    relative_error,
+)
 
 NAMES = {"class": "ce", "mask": "mask", "dice": "dice"}
 
@@ -182,14 +190,4 @@ def test_files_of_earlier_versions_are_read() -> None:
         "maskformer/transformers": {"_attn.out_proj.": "_attn.o_proj.", ".fc1.": ".mlp.fc1.", ".fc2.": ".mlp.fc2."},
     }
     for name, replaced in changes.items():
-        layout = get_layout(name)
-        with on_meta():
-            state = to_theirs(create_model(layout.model).state_dict(), layout.rules)
-        earlier = {}
-        for key, value in state.items():
-            for now, then in replaced.items():
-                key = key.replace(now, then)
-            earlier[key] = value
-        assert earlier.keys() != state.keys()
-        assert recognise(earlier) is layout
-        assert layout.arguments(earlier) == layout.arguments(state)
+        check_earlier_keys(name, replaced)
