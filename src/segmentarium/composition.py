@@ -203,11 +203,15 @@ def register_decoder(
 
 
 def register_mmsegmentation(
-    decoder: type[Decoder], paper: Paper, variants: Mapping[str, tuple[int, float, float, float]], **arguments: Any
+    decoder: type[Decoder],
+    paper: Paper,
+    variants: Mapping[str, tuple[int, float, float, float | None]],
+    **arguments: Any,
 ) -> None:
     """A decoder on mmsegmentation's dilated ResNets, as it publishes most of them.
 
     variants   name -> the ResNet's depth, millions of parameters in training, and the mean IoU on Cityscapes' and ADE20K's val
+               (None: not published)
     """
     for name, (depth, parameters, cityscapes, ade) in variants.items():
         card = Card(
@@ -215,7 +219,7 @@ def register_mmsegmentation(
             parameters=parameters,
             parameters_of="training",
             num_classes=19,
-            scores={"Cityscapes val mIoU": cityscapes, "ADE20K val mIoU": ade},
+            scores={"Cityscapes val mIoU": cityscapes} | ({"ADE20K val mIoU": ade} if ade else {}),
         )
         register_decoder(name, decoder, card, backbone=f"resnet{depth}_v1c", **arguments)
 

@@ -22,9 +22,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from segmentarium.composition import register_decoder
+from segmentarium.composition import register_mmsegmentation
 from segmentarium.layers.attention import attend_bounded
-from segmentarium.registry import Card, Paper, register_block
+from segmentarium.registry import Paper, register_block
 from segmentarium.semantic.fcn import FCNDecoder
 from segmentarium.semantic.non_local import NonLocal
 
@@ -92,16 +92,11 @@ PAPER = Paper(
 )
 register_block("dnlnet", DisentangledNonLocal)
 # mmsegmentation's
-for _depth, _parameters, _score in ((50, 50.02, 79.33), (101, 69.01, 80.41)):
-    register_decoder(
-        "dnlnet" if _depth == 50 else f"dnlnet_resnet{_depth}",
-        DNLDecoder,
-        Card(
-            paper=PAPER,
-            parameters=_parameters,
-            parameters_of="training",
-            num_classes=19,
-            scores={"Cityscapes val mIoU": _score},
-        ),
-        backbone=f"resnet{_depth}_v1c",
-    )
+register_mmsegmentation(
+    DNLDecoder,
+    PAPER,
+    {
+        "dnlnet": (50, 50.02, 79.33, None),
+        "dnlnet_resnet101": (101, 69.01, 80.41, None),
+    },
+)

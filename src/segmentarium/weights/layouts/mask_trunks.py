@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from segmentarium.weights.layouts.parts import rest
-from segmentarium.weights.layouts.resnet import resnet_name, resnet_rules
+from segmentarium.weights.layouts.resnet import detectron2_conv, resnet_name, resnet_rules
 from segmentarium.weights.layouts.swin import microsoft_rules, mmseg_rules, swin_arguments, transformers_rules
 from segmentarium.weights.table import Rule
 
@@ -86,10 +86,7 @@ def authors_rules(*, deep: bool = False) -> list[Rule]:
         *((f"res{i + 2}.{{}}.conv{{}}", f"layer{i + 1}.{{}}.conv{{}}") for i in STAGES),
         *((f"res{i + 2}.{{}}.shortcut", f"layer{i + 1}.{{}}.shortcut") for i in STAGES),
     ):
-        rules += [
-            Rule(f"backbone.{theirs}.weight", f"backbone.{ours}.conv.weight"),
-            Rule(f"backbone.{theirs}.norm.{{}}", f"backbone.{ours}.norm.{{}}"),
-        ]
+        rules += detectron2_conv(f"backbone.{theirs}", f"backbone.{ours}")
     return [*rules, *microsoft_rules("backbone.", "backbone.", dense=True)]
 
 
