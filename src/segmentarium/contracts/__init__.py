@@ -13,7 +13,7 @@ from segmentarium.contracts.kinds import (
     SegmentationModel,
 )
 from segmentarium.contracts.model import Batch, LabelledModel, Model, Term
-from segmentarium.contracts.results import Instances, Keypoints, MaskSet, Panoptic, Segment
+from segmentarium.contracts.results import Instances, Keypoints, MaskSet, Panoptic, Segment, SegmentTarget
 from segmentarium.preprocessing import Preprocessing
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Preprocessing",
     "Pretrainer",
     "Segment",
+    "SegmentTarget",
     "SegmentationModel",
     "Term",
     "adopt",

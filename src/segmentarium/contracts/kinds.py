@@ -49,18 +49,24 @@ class SegmentationModel(ColouredModel):
 class MaskModel(ColouredModel):
     """(B, C, H, W) -> (B, K, H, W) semantic scores at the image's size, of masks and their classes.
 
-    A subclass gives `forward_masks`, at a resolution of its choice.  The scores are sums of probabilities, no logits.
+    A subclass gives `forward_masks`, at a resolution of its choice.  The scores are sums of probabilities, no logits; of a
+    single class they are lowered by a half, so that it has the pixels above 0, as of a sigmoid's logit.  A class is something
+    that a segment is; "no object" is none, so `num_classes=1` has one name.
+
+    things   the classes whose segments are told apart, by index; at first all
     """
 
     kind = "mask"
     output_names = ("scores",)
 
     def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
-        if num_classes == 1:
-            raise ValueError(
-                "num_classes is 1, which means one sigmoid logit, and a mask classifier takes a softmax over classes; give 2"
-            )
         super().__init__(num_classes=num_classes, in_channels=in_channels)
+        self.classes = self.classes[:num_classes]
+        self.palette = default_palette(num_classes + 1)[1:]  # black is for what is no segment
+        self.things: tuple[int, ...] = tuple(range(num_classes))
+
+    def labels(self) -> dict[str, Any]:
+        return super().labels() | {"things": list(self.things)}
 
     def forward_masks(self, image: Tensor) -> MaskSet:
         """(B, C, H, W) -> class_logits (B, Q, K + 1), mask_logits (B, Q, h, w)"""
@@ -68,7 +74,8 @@ class MaskModel(ColouredModel):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        return self.forward_masks(image).resized((height, width)).semantic()
+        scores = self.forward_masks(image).resized((height, width)).semantic()
+        return scores - 0.5 if self.num_classes == 1 else scores
 
 
 class Classifier(LabelledModel):

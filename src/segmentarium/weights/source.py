@@ -74,12 +74,16 @@ def _header(text: str, path: Path) -> dict[str, Any]:
             palette = header["palette"]
             facts += [len(palette) == len(header["classes"])]
             facts += [len(colour) == 3 and all(value in range(256) for value in colour) for colour in palette]
+        if "things" in header:
+            facts += [all(one in range(len(header["classes"])) for one in header["things"])]
         if "preprocessing" in header:
             Preprocessing.from_dict(header["preprocessing"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} has a header that is none of ours ({type(error).__name__}: {error})") from None
     if not all(facts):
-        raise CheckpointError(f"{path} has a header whose model, arguments, classes, joints or palette are none")
+        raise CheckpointError(
+            f"{path} has a header whose model, arguments, classes, things, joints or palette are none"
+        )
     return header
 
 

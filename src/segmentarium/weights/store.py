@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts import KeypointModel, LabelledModel, Model, Preprocessing, SegmentationModel
+from segmentarium.contracts import KeypointModel, LabelledModel, MaskModel, Model, Preprocessing, SegmentationModel
 from segmentarium.files import atomic_write
 from segmentarium.registry import Entry, remember
 from segmentarium.weights import catalogue
@@ -68,12 +68,14 @@ def save(model: Model, path: str | Path, *, dtype: torch.dtype | None = None, **
 
 
 def describe(model: Model, header: Mapping[str, Any]) -> None:
-    """Puts classes, palette, joints and preprocessing of a header on the model that was built from it."""
+    """Puts classes, palette, things, joints and preprocessing of a header on the model that was built from it."""
     model.weights_header = dict(header)
     if isinstance(model, LabelledModel) and "classes" in header:
         model.classes = tuple(header["classes"])
-    if isinstance(model, SegmentationModel) and "palette" in header:
+    if isinstance(model, SegmentationModel | MaskModel) and "palette" in header:
         model.palette = tuple((r, g, b) for r, g, b in header["palette"])
+    if isinstance(model, MaskModel) and "things" in header:
+        model.things = tuple(header["things"])
     if isinstance(model, KeypointModel) and "joints" in header:
         model.joints = tuple(header["joints"])
     if "preprocessing" in header:
@@ -159,7 +161,7 @@ def load_into(source: str | Path, found: Entry, arguments: Mapping[str, Any]) ->
         replaced = bool(report.mismatched)
     if stored.header:
         # another head has classes of its own; how images are prepared is the trunk's
-        facts = ("classes", "palette", "joints") if replaced else ()
+        facts = ("classes", "palette", "things", "joints") if replaced else ()
         describe(model, {key: value for key, value in stored.header.items() if key not in facts})
     if report.mismatched or report.adapted:
         warnings.warn(f"{source} was loaded into another shape of {found_as.name}:\n{report}", stacklevel=3)
