@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from segmentarium.benchmarking.size import count, meta_model
-from segmentarium.composition import EncoderDecoder
+from segmentarium.composition import OnBackbone
 from segmentarium.contracts import Backbone, Classifier
 from segmentarium.registry import Entry, Paper, registered
 from segmentarium.weights.catalogue import CATALOGUE
@@ -210,7 +210,7 @@ def descriptions(*classes: type) -> dict[str, str]:
 def argument_table(build: Callable[..., Any], cls: type) -> Iterator[str]:
     yield "| argument | default | |"
     yield "|---|---|---|"
-    parts = (cls,) if build is cls else (EncoderDecoder, cls)
+    parts = (cls,) if build is cls else (OnBackbone, build.func, cls)  # type: ignore[attr-defined]
     said = descriptions(*parts)
     for name, parameter in inspect.signature(build).parameters.items():
         default = "required" if parameter.default is inspect.Parameter.empty else f"`{parameter.default!r}`"

@@ -1,4 +1,4 @@
-"""`EncoderDecoder`: any decoder on any backbone, and how decoders get their names."""
+"""`EncoderDecoder` and `MaskClassifier`: any decoder on any backbone, and how decoders get their names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segmentarium.backbones import can_have, create_backbone
-from segmentarium.contracts import Decoder, SegmentationModel, Term
+from segmentarium.contracts import Decoder, LabelledModel, MaskDecoder, MaskModel, MaskSet, SegmentationModel, Term
 from segmentarium.layers.fcn_head import FCNHead
 from segmentarium.layers.pyramid_neck import MultiLevelNeck, PyramidNeck
 from segmentarium.losses import CrossEntropy
@@ -23,19 +23,60 @@ OutputStride = int | Literal["auto"] | None
 NECKS = {"pyramid": PyramidNeck, "multilevel": MultiLevelNeck}
 
 
-class EncoderDecoder(SegmentationModel):
-    """A backbone, a decoder on its features and, in training, an FCN head on the last feature but one.
+class OnBackbone(LabelledModel):
+    """What a network of a backbone and a decoder is, whatever kind of model it makes.
 
     decoder             the decoder's class
     backbone            ours by name, timm's as "timm:NAME", or a `Backbone`
     output_stride       of the backbone: 8, 16, 32; None: its own; "auto": what the decoder prefers, where the backbone can
     neck                makes features of strides 4 to 32 out of a plain transformer's: "pyramid" by transposed convolutions
                         (BEiT's), "multilevel" by interpolation between convolutions (mmsegmentation's); None: none
+    backbone_arguments  further arguments of the backbone's class, such as drop_path, or pretrained=True for timm's
+    own                 the decoder's own arguments
+    """
+
+    def stand(
+        self,
+        decoder: type[Decoder],
+        backbone: str | nn.Module,
+        output_stride: OutputStride,
+        neck: Literal["pyramid", "multilevel"] | None,
+        backbone_arguments: Mapping[str, Any] | None,
+        own: Mapping[str, Any],
+    ) -> Sequence[int]:
+        """Makes backbone, neck and decoder -> channels of the features that the decoder takes."""
+        arguments = dict(backbone_arguments or {})
+        if output_stride == "auto":  # a preference of the decoder's; what the user typed is an order
+            wish = decoder.prefers_output_stride
+            output_stride = wish if wish is not None and can_have(backbone, wish) else None
+        self.backbone = create_backbone(
+            backbone, in_channels=self.in_channels, **{"output_stride": output_stride, **arguments}
+        )
+        self.fixed_size = self.backbone.fixed_size
+        self.preprocessing = self.backbone.preprocessing.for_channels(self.in_channels)
+        if neck is not None and neck not in NECKS:
+            raise ValueError(f"neck is {neck!r}; give {' or '.join(map(repr, NECKS))}, or None")
+        self.neck = NECKS[neck](self.backbone.channels, self.backbone.strides) if neck else None
+        channels, strides = (self.neck or self.backbone).channels, (self.neck or self.backbone).strides
+        self.decoder = decoder(channels=channels, strides=strides, num_classes=self.num_classes, **own)
+        self.align_corners = self.decoder.align_corners
+        self.training_only = tuple(f"decoder.{path}" for path in self.decoder.training_only)
+        return channels
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> what the decoder takes"""
+        features = self.backbone(image)
+        return features if self.neck is None else self.neck(features)
+
+
+class EncoderDecoder(OnBackbone, SegmentationModel):
+    """A backbone, a decoder on its features and, in training, an FCN head on the last feature but one.
+
     auxiliary           supervise the last feature but one too, with 0.4 of the weight (PSPNet, section 3.3); None: as the
                         decoder's paper does
     auxiliary_arguments further arguments of that FCN head: decoder_channels, convs, index of another feature
-    backbone_arguments  further arguments of the backbone's class, such as drop_path, or pretrained=True for timm's
-    own                 the decoder's own arguments
+
+    The other arguments are `OnBackbone`'s.
     """
 
     def __init__(
@@ -53,34 +94,15 @@ class EncoderDecoder(SegmentationModel):
         **own: Any,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
-        arguments = dict(backbone_arguments or {})
-        if output_stride == "auto":  # a preference of the decoder's; what the user typed is an order
-            wish = decoder.prefers_output_stride
-            output_stride = wish if wish is not None and can_have(backbone, wish) else None
-        self.backbone = create_backbone(
-            backbone, in_channels=in_channels, **{"output_stride": output_stride, **arguments}
-        )
-        self.fixed_size = self.backbone.fixed_size
-        self.preprocessing = self.backbone.preprocessing.for_channels(in_channels)
-        if neck is not None and neck not in NECKS:
-            raise ValueError(f"neck is {neck!r}; give {' or '.join(map(repr, NECKS))}, or None")
-        self.neck = NECKS[neck](self.backbone.channels, self.backbone.strides) if neck else None
-        channels, strides = (self.neck or self.backbone).channels, (self.neck or self.backbone).strides
-        self.decoder = decoder(channels=channels, strides=strides, num_classes=num_classes, **own)
-        self.align_corners = self.decoder.align_corners
+        channels = self.stand(decoder, backbone, output_stride, neck, backbone_arguments, own)
         self.auxiliary = nn.ModuleDict()
         objective = self.decoder.objective()
         if decoder.auxiliary if auxiliary is None else auxiliary:
             places = {"index": -2 if len(channels) > 1 else -1, **(auxiliary_arguments or {})}
             self.auxiliary["aux"] = FCNHead(channels=channels, num_classes=num_classes, **places)
             objective = (*objective, Term("aux", 0.4, CrossEntropy(), of=("aux",)))
-        self.training_only = ("auxiliary", *(f"decoder.{path}" for path in self.decoder.training_only))
+        self.training_only = ("auxiliary", *self.training_only)
         self.set_objective(*objective)
-
-    def features(self, image: Tensor) -> list[Tensor]:
-        """(B, C, H, W) -> what the decoder takes"""
-        features = self.backbone(image)
-        return features if self.neck is None else self.neck(features)
 
     def logits(self, image: Tensor) -> Tensor:
         return self.decoder(self.features(image))
@@ -90,16 +112,50 @@ class EncoderDecoder(SegmentationModel):
         return self.decoder.forward_train(features) | {name: head(features) for name, head in self.auxiliary.items()}
 
 
+class MaskClassifier(OnBackbone, MaskModel):
+    """A backbone and a decoder that gives masks and their classes.
+
+    things              classes whose segments are told apart, by index, or how many of the first classes; None: all
+
+    The other arguments are `OnBackbone`'s.
+    """
+
+    def __init__(
+        self,
+        decoder: type[MaskDecoder],
+        *,
+        num_classes: int,
+        things: int | Sequence[int] | None = None,
+        backbone: str | nn.Module = "resnet50",
+        in_channels: int = 3,
+        output_stride: OutputStride = "auto",
+        neck: Literal["pyramid", "multilevel"] | None = None,
+        backbone_arguments: Mapping[str, Any] | None = None,
+        **own: Any,
+    ) -> None:
+        super().__init__(num_classes=num_classes, in_channels=in_channels, things=things)
+        self.stand(decoder, backbone, output_stride, neck, backbone_arguments, own)
+        self.set_objective(*self.decoder.objective())
+
+    def forward_masks(self, image: Tensor) -> MaskSet:
+        return MaskSet(*self.decoder(self.features(image)))
+
+    def forward_train(self, image: Tensor) -> dict[str, Tensor]:
+        return self.decoder.forward_train(self.features(image))
+
+
 @cache
-def composed(decoder: type[Decoder]) -> Callable[..., EncoderDecoder]:
-    """What builds `EncoderDecoder(decoder, …)`, with a signature that has the decoder's own arguments."""
-    build = partial(EncoderDecoder, decoder)
-    shared = inspect.signature(EncoderDecoder).parameters
+def composed(decoder: type[Decoder]) -> Callable[..., OnBackbone]:
+    """What builds `EncoderDecoder(decoder, …)`, of a mask decoder `MaskClassifier`, with a signature that has the decoder's own
+    arguments."""
+    composition = MaskClassifier if issubclass(decoder, MaskDecoder) else EncoderDecoder
+    build = partial(composition, decoder)
+    shared = inspect.signature(composition).parameters
     own = inspect.signature(decoder).parameters
     parameters = [shared[name] for name in list(shared)[1:] if name != "own"]
     parameters += [own[name] for name in own if name not in ("channels", "strides", "num_classes")]
     build.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    build.__doc__, build.kind = decoder.__doc__, EncoderDecoder.kind  # type: ignore[attr-defined]
+    build.__doc__, build.kind = decoder.__doc__, composition.kind  # type: ignore[attr-defined]
     return build
 
 

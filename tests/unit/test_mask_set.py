@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segmentarium.contracts import MaskSet, SegmentTarget
+from segmentarium.contracts import MaskSet
 from segmentarium.contracts.results import boxes_around
 from tests.unit.test_kinds import TinyMasks, filled, made
 
@@ -217,12 +217,6 @@ def test_nothing_to_see_and_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(panoptic.ids.flatten(), torch.arange(1, 501, dtype=torch.int32))
     assert len(everybody.instances(count=1000, threshold=0.5)[0]) == 500
     assert len(everybody.panoptic(())[0].segments) == 1
-
-
-def test_a_target_has_the_boxes_of_its_masks() -> None:
-    masks = torch.zeros(1, 4, 5, dtype=torch.bool)
-    masks[0, 1, 2:4] = True
-    assert SegmentTarget(torch.tensor([3]), masks).boxes.tolist() == [[2, 1, 4, 2]]
 
 
 def test_boxes_around_masks() -> None:

@@ -1,8 +1,8 @@
-"""What the rooms promise each other: `Model` and its kinds, `Term`, `Backbone`, `Decoder`."""
+"""What the rooms promise each other: `Model` and its kinds, `Term`, `Backbone`, `Decoder`, `MaskDecoder`."""
 
 from segmentarium.contracts.adopted import adopt
 from segmentarium.contracts.backbone import Backbone
-from segmentarium.contracts.decoder import Decoder
+from segmentarium.contracts.decoder import Decoder, MaskDecoder
 from segmentarium.contracts.kinds import (
     Classifier,
     Detector3d,
@@ -13,7 +13,7 @@ from segmentarium.contracts.kinds import (
     SegmentationModel,
 )
 from segmentarium.contracts.model import Batch, LabelledModel, Model, Term
-from segmentarium.contracts.results import Instances, Keypoints, MaskSet, Panoptic, Segment, SegmentTarget
+from segmentarium.contracts.results import Instances, Keypoints, MaskSet, Panoptic, Segment
 from segmentarium.preprocessing import Preprocessing
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "KeypointModel",
     "Keypoints",
     "LabelledModel",
+    "MaskDecoder",
     "MaskModel",
     "MaskSet",
     "Model",
@@ -34,7 +35,6 @@ __all__ = [
     "Preprocessing",
     "Pretrainer",
     "Segment",
-    "SegmentTarget",
     "SegmentationModel",
     "Term",
     "adopt",

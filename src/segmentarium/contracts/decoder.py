@@ -1,14 +1,18 @@
-"""`Decoder`: features to logits.  A paper on decoders is one of these; `EncoderDecoder` puts it on any backbone."""
+"""`Decoder`: features to logits; `MaskDecoder`: to masks and their classes.  A paper on decoders is one of these, and
+`segmentarium.composition` puts it on any backbone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from segmentarium.contracts.model import Term
 from segmentarium.losses import CrossEntropy
+
+SEGMENTS = ("segments", "mask")  # what masks are held against: segments, or those that a label map makes
 
 
 class Decoder(nn.Module):
@@ -38,3 +42,40 @@ class Decoder(nn.Module):
     def objective(self) -> tuple[Term, ...]:
         """Cross entropy of the logits, unless the paper has more."""
         return (Term("logits", 1.0, CrossEntropy()),)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay must leave alone besides norms and biases: learned queries."""
+        return set()
+
+
+class MaskDecoder(Decoder):
+    """Features, finest first, to Q masks with a class each (mask classification, 2107.06278).
+
+    A subclass gives `predictions` and `objective`, whose terms read the names that `forward_train` makes of them.
+    """
+
+    def predictions(self, features: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Of every supervised layer, the last one last: class logits (B, Q, K + 1), the last of them "no object", and mask
+        logits (B, Q, h, w)."""
+        raise NotImplementedError
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """[(B, channels[i], h_i, w_i), …] -> class logits (B, Q, K + 1), mask logits (B, Q, h, w)"""
+        return self.predictions(features)[-1]
+
+    def forward_train(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The last layer's "class_logits" and "mask_logits", and those of layer i before it with "_i" behind."""
+        *earlier, (class_logits, mask_logits) = self.predictions(features)
+        found = {"class_logits": class_logits, "mask_logits": mask_logits}
+        for i, (class_logits, mask_logits) in enumerate(earlier):
+            found |= {f"class_logits_{i}": class_logits, f"mask_logits_{i}": mask_logits}
+        return found
+
+    @staticmethod
+    def every_layer(count: int, weight: Mapping[str, float], loss: nn.Module) -> tuple[Term, ...]:
+        """The same loss on the last of `count` supervised layers and on each before it, each matched anew."""
+        last = Term("last", weight, loss, ("class_logits", "mask_logits"), SEGMENTS, "as is", classes=False)
+        earlier = (
+            replace(last, name=f"aux_{i}", of=(f"class_logits_{i}", f"mask_logits_{i}")) for i in range(count - 1)
+        )
+        return (last, *earlier)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,9 @@ from segmentarium.contracts.results import Instances, Keypoints, MaskSet
 from segmentarium.layers.resize import resize
 from segmentarium.losses import LabelCrossEntropy
 from segmentarium.palette import default_palette
+
+
+SURE = 0.01  # how near to 0 and 1 a score of one class counts: further on, its logit would only magnify rounding
 
 
 class ColouredModel(LabelledModel):
@@ -49,21 +53,27 @@ class SegmentationModel(ColouredModel):
 class MaskModel(ColouredModel):
     """(B, C, H, W) -> (B, K, H, W) semantic scores at the image's size, of masks and their classes.
 
-    A subclass gives `forward_masks`, at a resolution of its choice.  The scores are sums of probabilities, no logits; of a
-    single class they are lowered by a half, so that it has the pixels above 0, as of a sigmoid's logit.  A class is something
-    that a segment is; "no object" is none, so `num_classes=1` has one name.
+    A subclass gives `forward_masks`, at a resolution of its choice.  The scores are sums of probabilities, no logits.  A class
+    is a kind of segment and none stands for "nothing", so `num_classes=1` has one name; there `forward` gives a sigmoid logit,
+    as everywhere with one class: greater than 0 where the score is greater than a half.
 
-    things   the classes whose segments are told apart, by index; at first all
+    things   classes whose segments are told apart, by index, or how many of the first classes; None: all.  Those of the others
+             are one segment a picture
     """
 
     kind = "mask"
     output_names = ("scores",)
 
-    def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
+    def __init__(
+        self, *, num_classes: int, in_channels: int = 3, things: int | Collection[int] | None = None
+    ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.classes = self.classes[:num_classes]
-        self.palette = default_palette(num_classes + 1)[1:]  # black is for what is no segment
-        self.things: tuple[int, ...] = tuple(range(num_classes))
+        self.palette = default_palette(num_classes + 1)[1:]  # black is left to what is no segment
+        told = range(num_classes if things is None else things) if things is None or isinstance(things, int) else things
+        self.things: tuple[int, ...] = tuple(sorted(set(told)))
+        if any(index not in range(num_classes) for index in self.things):
+            raise ValueError(f"things is {things}; give indices of the {num_classes} classes, or how many of the first")
 
     def labels(self) -> dict[str, Any]:
         return super().labels() | {"things": list(self.things)}
@@ -75,7 +85,7 @@ class MaskModel(ColouredModel):
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
         scores = self.forward_masks(image).resized((height, width)).semantic()
-        return scores - 0.5 if self.num_classes == 1 else scores
+        return scores if self.num_classes > 1 else scores.clamp(SURE, 1 - SURE).logit()
 
 
 class Classifier(LabelledModel):

@@ -16,7 +16,8 @@ from segmentarium.layers.resize import labels_at, resize
 from segmentarium.losses import PixelLoss
 from segmentarium.preprocessing import Preprocessing
 
-Batch = Mapping[str, Any]  # "image" (B, C, H, W), "mask" (B, H, W), "label" (B,), … as the task has them
+# "image" (B, C, H, W), "mask" (B, H, W), "segments" (one `Segments` a picture), "label" (B,), … as the task has them
+Batch = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -24,21 +25,45 @@ class Term:
     """One part of a paper's objective: `weight` times `loss` of the outputs `of`, held against `on`.
 
     name     of the part, as the log has it
-    loss     module: (outputs in the order of `of`, target) -> float32 scalar
+    weight   of the loss; where it gives several, because they share what is dear (a matching): of each, by its name
+    loss     module: (outputs in the order of `of`, target) -> float32 scalar, or a mapping of such
     of       names of the outputs of `forward_train` that it reads
-    on       key of the batch that it is held against; None: the loss takes the outputs alone
+    on       key of the batch that it is held against, of several keys the first that the batch has; None: the loss takes the
+             outputs alone
     at       "target": outputs are brought to the target's height and width; "output": labels to the output's, by nearest
              neighbour; "as is"
     classes  the outputs score the classes: class weights reach the loss, and a run may put another loss in its place
     """
 
     name: str
-    weight: float
+    weight: float | Mapping[str, float]
     loss: nn.Module
     of: tuple[str, ...] = ("logits",)
-    on: str | None = "mask"
+    on: str | tuple[str, ...] | None = "mask"
     at: Literal["target", "output", "as is"] = "target"
     classes: bool = True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its losses in the log: its own, or with each part's behind it."""
+        return (self.name,) if isinstance(self.weight, int | float) else tuple(f"{self.name} {p}" for p in self.weight)
+
+    def target(self, batch: Batch) -> Any:
+        """What it is held against; KeyError where the batch has none of it."""
+        keys = (self.on,) if isinstance(self.on, str) else self.on or ()
+        found = next((key for key in keys if key in batch), None)
+        if found is None:
+            raise KeyError(f"the batch has {', '.join(batch)}; the term {self.name!r} is held against {' or '.join(keys)}")
+        return batch[found]
+
+    def weighted(self, found: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What its loss gave -> name of each in the log: weighted."""
+        if isinstance(self.weight, int | float):
+            assert isinstance(found, Tensor)
+            return {self.name: self.weight * found}
+        assert not isinstance(found, Tensor)
+        weights = self.weight.items()
+        return {name: weight * found[part] for name, (part, weight) in zip(self.names, weights, strict=True)}
 
 
 class Model(nn.Module):
@@ -104,20 +129,20 @@ class Model(nn.Module):
         self.losses = nn.ModuleDict({term.name: term.loss for term in terms})
 
     def criterion(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Outputs of `forward_train` and the batch -> name of each term: its weighted loss, a scalar."""
+        """Outputs of `forward_train` and the batch -> name of each loss (`Term.names`): weighted, a scalar."""
         if isinstance(batch, Tensor):
             raise TypeError("criterion takes a batch, such as {'mask': labels}, not the labels alone")
-        return {
-            term.name: term.weight * self.losses[term.name](*self._read(term, outputs, batch))
-            for term in self.objective
-        }
+        losses: dict[str, Tensor] = {}
+        for term in self.objective:
+            losses |= term.weighted(self.losses[term.name](*self._read(term, outputs, batch)))
+        return losses
 
     def _read(self, term: Term, outputs: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
         """What the term's loss takes, at one size."""
         given = [outputs[name] for name in term.of]
         if term.on is None:
             return given
-        target = batch[term.on]
+        target = term.target(batch)
         if term.at == "target":
             size = target.shape[-2:]
             given = [resize(output.float(), size, align_corners=self.align_corners) for output in given]

@@ -50,22 +50,6 @@ class Panoptic:
     segments: tuple[Segment, ...]
 
 
-class SegmentTarget(NamedTuple):
-    """What is to be learnt of one picture's segments.
-
-    labels   (N,) int64 class indices
-    masks    (N, H, W) bool; they may overlap
-    """
-
-    labels: Tensor
-    masks: Tensor
-
-    @property
-    def boxes(self) -> Tensor:
-        """(N, 4), see `boxes_around`; no mask may be empty."""
-        return boxes_around(self.masks)
-
-
 @dataclass(frozen=True)
 class MaskSet:
     """The answer of a mask classifier (arXiv 2107.06278): Q queries, each a class or none, and each a mask.

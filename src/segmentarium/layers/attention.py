@@ -12,14 +12,18 @@ from torch.autograd.function import once_differentiable
 SCORES = 2**21  # that `attend_bounded` holds at a time: 8 MB in float32
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
     """(B, N, C), and keys and values (B, M, C) -> (B, N, C): softmax(q kᵀ / √(C / heads)) v in each head (1706.03762, 3.2).
 
     bias   added before the softmax, or where it is bool True where a key may be seen; (N, M), or broadcast to
            (B, heads, N, M)
+    dropout   share of the weights that is drawn to be 0
     """
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2).flatten(2)
+    summed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+    return summed.transpose(1, 2).flatten(2)
 
 
 def attend_bounded(query: Tensor, key: Tensor, value: Tensor, scale: float = 1.0) -> Tensor:
@@ -85,3 +89,26 @@ class Attention(nn.Module):
         """bias as `attend` takes it: relative positions, a window's mask"""
         query, key, value = self.qkv(x).chunk(3, -1)
         return self.proj(attend(query, key, value, self.heads, bias))
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention of queries (B, N, C) over keys and values (B, M, C) that are given apart -> (B, N, C).
+
+    dropout   of the weights, in training
+    """
+
+    def __init__(self, channels: int, heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"{channels} channels cannot be shared by {heads} heads; give a number that divides them")
+        self.heads, self.dropout = heads, dropout
+        self.query, self.key, self.value, self.proj = (nn.Linear(channels, channels) for _ in range(4))
+        for layer in (self.query, self.key, self.value, self.proj):
+            # the first three as parts of one layer of three times the outputs, which they are elsewhere
+            nn.init.xavier_uniform_(layer.weight, gain=1.0 if layer is self.proj else 2**-0.5)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None = None) -> Tensor:
+        """seen: True where a key may be seen, broadcast to (B, heads, N, M)"""
+        query, key, value = self.query(query), self.key(key), self.value(value)
+        return self.proj(attend(query, key, value, self.heads, seen, self.dropout if self.training else 0.0))

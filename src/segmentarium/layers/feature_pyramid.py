@@ -13,6 +13,11 @@ from segmentarium.layers.init import init_convs
 from segmentarium.layers.resize import resize
 
 
+def first_of_quarter(strides: Sequence[int]) -> int:
+    """Number of the finest feature that is no finer than 1/4; 0 where all are."""
+    return next((i for i, stride in enumerate(strides) if stride >= 4), 0)
+
+
 class FeaturePyramid(nn.Module):
     """[(B, channels[i], h_i, w_i), …], finest first -> the same sizes, each `width` channels.
 

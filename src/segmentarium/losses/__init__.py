@@ -1,4 +1,5 @@
-"""Losses: logits (B, K, H, W) and labels (B, H, W) in, a float32 scalar out. One file an idea."""
+"""Losses: logits (B, K, H, W) and labels (B, H, W) in, a float32 scalar out; of masks with classes, segments in. One file an
+idea."""
 
 from segmentarium.losses.base import PixelLoss, check_target
 from segmentarium.losses.boundary_band import OnBoundary
@@ -17,6 +18,8 @@ from segmentarium.losses.joints_mse import JointsMSE, joint_heatmaps, weighted_m
 from segmentarium.losses.label_cross_entropy import LabelCrossEntropy
 from segmentarium.losses.lovasz import Lovasz
 from segmentarium.losses.ohem import OhemCrossEntropy
+from segmentarium.losses.segments import Segments, segments_of
+from segmentarium.losses.set_loss import FocalSetLoss, PointSetLoss, SetLoss
 from segmentarium.losses.token_labels import MixedLabelCrossEntropy, TokenLabelCrossEntropy
 from segmentarium.losses.weighting import class_weights
 
@@ -32,6 +35,7 @@ __all__ = [
     "DetailLoss",
     "Dice",
     "Focal",
+    "FocalSetLoss",
     "JointsMSE",
     "LabelCrossEntropy",
     "Lovasz",
@@ -39,11 +43,15 @@ __all__ = [
     "OhemCrossEntropy",
     "OnBoundary",
     "PixelLoss",
+    "PointSetLoss",
+    "Segments",
+    "SetLoss",
     "TokenLabelCrossEntropy",
     "WeightedSum",
     "build_loss",
     "check_target",
     "class_weights",
     "joint_heatmaps",
+    "segments_of",
     "weighted_mse",
 ]

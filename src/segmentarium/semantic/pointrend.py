@@ -31,33 +31,11 @@ from torch import Tensor, nn
 
 from segmentarium.composition import register_decoder
 from segmentarium.contracts import Decoder, Term
-from segmentarium.layers.feature_pyramid import FeaturePyramid, PyramidSum
+from segmentarium.layers.feature_pyramid import FeaturePyramid, PyramidSum, first_of_quarter
 from segmentarium.layers.init import init_classifier
+from segmentarium.layers.points import read_points, uncertainty
 from segmentarium.losses import CrossEntropy, PixelLoss
 from segmentarium.registry import Card, Paper
-
-
-def uncertainty(logits: Tensor) -> Tensor:
-    """(B, K, …) -> (B, …), 0 at most: the second best score minus the best; of one class, minus the logit's size."""
-    first, *others = logits.unbind(1)
-    if not others:
-        return -first.abs()
-    best, second = torch.maximum(first, others[0]), torch.minimum(first, others[0])
-    for score in others[1:]:  # whole maps at a time: many times faster than sorting the classes of each pixel
-        second = torch.maximum(second, torch.minimum(best, score))
-        best = torch.maximum(best, score)
-    return second - best
-
-
-def read_points(x: Tensor, points: Tensor, *, mode: str = "bilinear") -> Tensor:
-    """(B, C, H, W) at points (B, N, 2), each (x, y) in [0, 1] from one edge of the map to the other -> (B, C, N).
-
-    Bilinear between the centres of pixels, with zeros around the map, or the nearest pixel.
-    """
-    # positions need more bits than half precision has
-    grid = 2.0 * points.float().unsqueeze(2) - 1.0
-    read = F.grid_sample(x.float(), grid, mode=mode, padding_mode="zeros", align_corners=False)
-    return read.squeeze(3).to(x.dtype)
 
 
 @torch.no_grad()
@@ -147,7 +125,7 @@ class PointRendDecoder(Decoder):
                 f"points {points}, oversample {oversample}, importance {importance}, steps {steps}, step_points "
                 f"{step_points}; give 1 or more of each, a share from 0 to 1, and 0 or more steps"
             )
-        self.finest = next((i for i, stride in enumerate(strides) if stride >= 4), 0)
+        self.finest = first_of_quarter(strides)
         strides, channels = strides[self.finest :], channels[self.finest :]
         self.points, self.candidates = points, oversample * points
         self.unsure = int(importance * points)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from segmentarium.contracts import Backbone
+from segmentarium.contracts import Backbone, Decoder
 from segmentarium.training.options import TrainingOptions
 
 
@@ -19,7 +19,7 @@ def parameter_groups(model: nn.Module, options: TrainingOptions) -> list[dict]:
     Parameters under `backbone.`, but for a classifier's head, learn at a factor of the rate, and with `layer_decay` the slower
     the shallower they stand.  Biases and the parameters of normalisation layers (all that have one dimension or less) are not
     decayed, unless `decay_norm_bias`: decaying them has no use as regularisation, and hurts small networks.  What a backbone
-    names in `no_weight_decay` never is.
+    or a decoder names in `no_weight_decay` never is.
     """
     factor = options.backbone_lr_factor
     if factor is None:
@@ -31,7 +31,12 @@ def parameter_groups(model: nn.Module, options: TrainingOptions) -> list[dict]:
             f"layer_decay is {options.layer_decay}, but the model has no backbone that says how deep its layers stand; "
             "leave it out, or give backbone_lr_factor for the whole backbone"
         )
-    spared = {prefix + name for prefix, part in backbones.items() for name in part.no_weight_decay()}
+    spared = {
+        f"{path}.{name}"
+        for path, part in model.named_modules()
+        if isinstance(part, Backbone | Decoder)
+        for name in part.no_weight_decay()
+    }
     heads = {prefix + name for prefix, part in backbones.items() for name in head_of(part)}
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from segmentarium.preprocessing import Preprocessing
 from segmentarium.registry import Entry, entry, variant_of, without_fetching
 from segmentarium.weights import catalogue
 from segmentarium.weights.layouts import arguments_of, get_layout, recognise
+from segmentarium.weights.numpy_pickle import read_numpy_pickle
 from segmentarium.weights.table import Layout, Rule
 
 HEADER = "segmentarium"
@@ -32,7 +34,8 @@ class CheckpointError(ValueError):
 def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """State dict and our header (None: not our file) of a .safetensors file or a pickled checkpoint.
 
-    Pickles are read with weights_only=True: a file with code in it is refused.  Raises FileNotFoundError, CheckpointError.
+    Pickles are read with weights_only=True, detectron2's (.pkl) by a reader of ours: a file with code in it is refused.  Raises
+    FileNotFoundError, CheckpointError.
     """
     path = Path(path)
     if not path.is_file():
@@ -50,7 +53,10 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | Non
             ) from None
         return state, _header(metadata[HEADER], path) if HEADER in metadata else None
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".pkl" and not zipfile.is_zipfile(path):  # PyTorch writes archives
+            loaded = read_numpy_pickle(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors ({str(error).splitlines()[0]}); it could run code when opened and is refused. "
@@ -70,20 +76,18 @@ def _header(text: str, path: Path) -> dict[str, Any]:
             facts += [isinstance(header["classes"], list), all(isinstance(name, str) for name in header["classes"])]
         if "joints" in header:
             facts += [isinstance(header["joints"], list), all(isinstance(name, str) for name in header["joints"])]
+        if "things" in header:
+            facts += [all(isinstance(index, int) and 0 <= index < len(header["classes"]) for index in header["things"])]
         if "palette" in header:
             palette = header["palette"]
             facts += [len(palette) == len(header["classes"])]
             facts += [len(colour) == 3 and all(value in range(256) for value in colour) for colour in palette]
-        if "things" in header:
-            facts += [all(one in range(len(header["classes"])) for one in header["things"])]
         if "preprocessing" in header:
             Preprocessing.from_dict(header["preprocessing"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} has a header that is none of ours ({type(error).__name__}: {error})") from None
     if not all(facts):
-        raise CheckpointError(
-            f"{path} has a header whose model, arguments, classes, things, joints or palette are none"
-        )
+        raise CheckpointError(f"{path} has a header whose model, arguments, classes, joints, things or palette are none")
     return header
 
 

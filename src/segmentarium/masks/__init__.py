@@ -1,0 +1,1 @@
+"""Mask classification: a few masks, each with one class.  Semantic, instance and panoptic segmentation from one network."""
