@@ -70,6 +70,7 @@ class Outline(NamedTuple):
     """An object as an annotation draws it: by polygons, by runs, or by pixels.
 
     what       how messages call it: "annotation 12", "line 3"
+    label      its class; -1: void, whatever nobody has of it
     polygons   x, y, x, y, … in pixels
     rle        as COCO has it
     area, box  as the annotation says; None: those of the pixels.  The box is x0, y0, x1, y1
@@ -131,9 +132,20 @@ class SegmentDataset(PictureDataset):
         """
         raise NotImplementedError
 
+    def examine(self, item: SegmentItem, height: int, width: int, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
+        """`annotate`, where entries that are not of the form are an error as any other."""
+        try:
+            return self.annotate(item, height, width, tell)
+        except (SegmentError, ImageReadError):
+            raise
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+            message = f"{item.labels} has labels that are not of the form ({type(error).__name__}: {error})"
+            tell("error", "unreadable labels", message)
+        return np.zeros((1, height, width), np.int32), np.zeros(0, TABLE)
+
     def _decode(self, item: SegmentItem) -> tuple[np.ndarray, ...]:
         (image,) = super()._decode(item)
-        return image, *self.annotate(item, *image.shape[:2], _raise_errors(item))
+        return image, *self.examine(item, *image.shape[:2], _raise_errors(item))
 
     def _label(self, index: int, arrays: tuple[np.ndarray, ...]) -> Sample:
         from torchvision import tv_tensors
@@ -150,7 +162,11 @@ def _raise_errors(item: SegmentItem) -> Tell:
 
 
 def segment_info(
-    name: str, classes: Sequence[str], palette: Sequence[tuple[int, int, int]] = (), licence: str = "unknown", url: str = ""
+    name: str,
+    classes: Sequence[str],
+    palette: Sequence[tuple[int, int, int]] = (),
+    licence: str = "unknown",
+    url: str = "",
 ) -> DatasetInfo:
     """Facts of a data set of segments; without colours of their own the classes get such as are not black, which is nobody's."""
     colours = tuple(palette) or default_palette(len(classes) + 1)[1:]
@@ -159,14 +175,18 @@ def segment_info(
 
 def regions_of(table: np.ndarray) -> tuple[Region, ...]:
     """The rows of a table."""
-    rows = zip(table["label"].tolist(), table["crowd"].tolist(), table["area"].tolist(), table["box"].tolist(), strict=True)
+    rows = zip(
+        table["label"].tolist(), table["crowd"].tolist(), table["area"].tolist(), table["box"].tolist(), strict=True
+    )
     return tuple(Region(label, crowd, area, tuple(box)) for label, crowd, area, box in rows)
 
 
 def label_map(ids: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """As `Segmentation.label_map`, of ids (L, H, W) and the class (N,) of each number."""
     if num_classes > MAX_CLASSES:
-        raise ValueError(f"a map of classes holds one byte a pixel, and there are {num_classes} classes; {MAX_CLASSES} fit")
+        raise ValueError(
+            f"a map of classes holds one byte a pixel, and there are {num_classes} classes; {MAX_CLASSES} fit"
+        )
     values = np.full(len(labels) + 2, IGNORE_INDEX, np.uint8)  # void, nobody's, the segments
     values[1] = 0 if num_classes == 1 else IGNORE_INDEX
     values[2:] = 1 if num_classes == 1 else labels
@@ -180,10 +200,13 @@ def draw(outlines: Sequence[Outline], height: int, width: int, tell: Tell) -> tu
     """ids int32 (L, height, width) and table of the objects that have a pixel, in their order."""
     layers = [np.zeros((height, width), np.int32)]
     rows: list[tuple[int, bool, float, tuple[float, ...]]] = []
-    shared = 0
+    shared, void = 0, []
     for one in outlines:
         found = _pixels(one, height, width, tell)
         if found is None:
+            continue
+        if one.label == VOID:
+            void.append(found)
             continue
         if not found.mask.any():
             tell("warning", "empty", f"{one.what} has no pixel, and is left out")
@@ -196,6 +219,9 @@ def draw(outlines: Sequence[Outline], height: int, width: int, tell: Tell) -> tu
             taken.append(False)
         rows.append((one.label, one.crowd, *_measures(found, one.area, one.box)))
         layers[taken.index(False)][found.where][found.mask] = len(rows)
+    for found in void:
+        free = found.mask & np.all([layer[found.where] == NOBODY for layer in layers], 0)
+        layers[0][found.where][free] = VOID
     if shared:
         tell("warning", "overlap", f"{shared:,} pixels belong to more than one object")
     return np.stack(layers), np.array(rows, TABLE)
@@ -212,7 +238,16 @@ def _measures(
 def _pixels(one: Outline, height: int, width: int, tell: Tell) -> Patch | None:
     """The pixels of an object; None where an error was told."""
     if one.pixels is not None:
-        return one.pixels
+        top, left = max(0, one.pixels.top), max(0, one.pixels.left)
+        inside = one.pixels.mask[top - one.pixels.top :, left - one.pixels.left :][: height - top, : width - left]
+        if inside.sum() < one.pixels.mask.sum():
+            tell(
+                "warning",
+                "outside",
+                f"{one.what} reaches beyond the picture of {width} x {height}; it is cut off there",
+            )
+        inner = patch(inside)
+        return Patch(top + inner.top, left + inner.left, inner.mask)
     if one.rle is not None:
         try:
             mask = decode(one.rle)
@@ -233,10 +268,25 @@ def _pixels(one: Outline, height: int, width: int, tell: Tell) -> Patch | None:
             continue
         reach = max(-corners.min(), corners[::2].max() - width, corners[1::2].max() - height)
         if reach > 1:
-            message = f"{one.what} reaches {reach:.0f} pixels beyond the picture of {width} x {height}; it is cut off there"
+            message = (
+                f"{one.what} reaches {reach:.0f} pixels beyond the picture of {width} x {height}; it is cut off there"
+            )
             tell("warning", "outside", message)
         parts.append(polygon(corners, height, width))
     return united(parts)
+
+
+def merged(outlines: Sequence[Outline], groups: Sequence[Any], height: int, width: int, tell: Tell) -> list[Outline]:
+    """The same with those of one class and one group (None: of none) as one object in several pieces."""
+    pieces: dict[Any, list[Outline]] = {}
+    for place, (one, group) in enumerate(zip(outlines, groups, strict=True)):
+        pieces.setdefault(("alone", place) if group is None else (one.label, group), []).append(one)
+    result = []
+    for same in pieces.values():
+        found = [_pixels(one, height, width, tell) for one in same] if len(same) > 1 else []
+        pixels = united([one for one in found if one is not None])
+        result.append(Outline(same[0].what, same[0].label, pixels=pixels) if found else same[0])
+    return result
 
 
 def numbered(
@@ -254,7 +304,9 @@ def numbered(
     given      number -> area and box, as the annotation says
     """
     found, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    strange = {int(v): int(n) for v, n in zip(found, counts, strict=True) if int(v) not in segments and int(v) not in nothing}
+    strange = {
+        int(v): int(n) for v, n in zip(found, counts, strict=True) if int(v) not in segments and int(v) not in nothing
+    }
     if strange:
         shown = ", ".join(f"{value} ({count:,} px)" for value, count in list(strange.items())[:SHOWN])
         more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
@@ -265,7 +317,9 @@ def numbered(
     ids = target[place].reshape(values.shape)
     absent = [value for value in segments if value not in order]
     if absent:
-        shown = ", ".join(map(str, absent[:SHOWN])) + (f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else "")
+        shown = ", ".join(map(str, absent[:SHOWN])) + (
+            f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
+        )
         tell("warning", "empty", f"segments without a pixel, which are left out: {shown}")
     rows = []
     boxes = _boxes(ids, len(order))
