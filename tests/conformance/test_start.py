@@ -12,14 +12,14 @@ from segmentarium.contracts import SegmentationModel
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
 from segmentarium.registry import create_model, known
-from tests.conformance.subjects import SEGMENTERS, brightness_target, inputs, size_for
+from tests.conformance.subjects import SEGMENTERS, brightness_target, enrolled, inputs, size_for
 
 CLASS_COUNTS = (1, 2, 11, 19, 150)
 SOME_COUNTS = (2, 19)  # of large networks, which take seconds to draw
 LARGE = 15.0  # millions of parameters
 
 
-@pytest.mark.parametrize("name", SEGMENTERS)
+@pytest.mark.parametrize("name", enrolled(SEGMENTERS, "start"))
 @torch.no_grad()
 def test_it_starts_knowing_nothing(name: str) -> None:
     """In training mode on a photograph, scores are small and cost about ln K: those of `forward`, and all that are supervised."""

@@ -150,6 +150,8 @@ class Loaded:
             ours = resize(ours, theirs.shape[-2:], align_corners=self.model.align_corners)
         if output.log:
             ours = ours.log_softmax(1)
+        if output.exp:
+            ours = ours.exp()
         return relative_error(ours[..., :: output.step, :: output.step] if output.step > 1 else ours, theirs)
 
 
@@ -161,8 +163,12 @@ def loaded(golden: ModuleType, layout_name: str, name: str) -> Loaded:
     told = layout.goldens[name]
     model = found.build(**{**found.arguments, **layout.arguments(state), **told.arguments}).eval()
     report = load_state(model, state, rules=layout.rules)
-    (given,) = description["inputs"]
-    image = example(golden, description, given)
+    inputs = {given: example(golden, description, given) for given in description["inputs"]}
+    if told.prepare is None:
+        (image,) = inputs.values()
+    else:
+        image = next(iter(inputs.values()))
+        told.prepare(model, inputs)
     if told.pixels is not None:
         scale, offset = told.pixels
         image = model.preprocessing.normalise((scale * image + offset) / 255)

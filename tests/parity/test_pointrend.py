@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from segmentarium.layers.feature_pyramid import FeaturePyramid, PyramidSum
+from segmentarium.layers.fpn import FeaturePyramid, PyramidSum
 from segmentarium.losses import CrossEntropy
 from segmentarium.meta import on_meta
 from segmentarium.registry import create_model
 from segmentarium.semantic.pointrend import PointHead, PointLoss, PointRendDecoder, choose_points, read_points
 from segmentarium.weights.layouts import get_layout
-from segmentarium.weights.layouts.pointrend import coarse_rules, neck_rules, point_rules
+from segmentarium.weights.layouts.fpn import mmseg_head, mmseg_neck
+from segmentarium.weights.layouts.pointrend import point_rules
 from segmentarium.weights.source import open_weights
 from segmentarium.weights.table import load_state, to_theirs
 from tests.parity.comparison import TOLERANCE, example, golden_state, relative_error
@@ -58,7 +59,7 @@ def test_subdivision(golden: ModuleType) -> None:
         step_points=189,
     ).eval()
     decoder.pyramid = nn.Identity()  # theirs is fed with the pyramid's features
-    rules = [*coarse_rules("0.", ""), *point_rules("1.", "head.")]
+    rules = [*mmseg_head("0.", ""), *point_rules("1.", "head.")]
     assert load_state(decoder, state, rules=rules).complete
     assert sum(p.numel() for p in decoder.parameters()) == description["parameters"]
     fine, coarse = decoder.coarse([example(golden, description, f"p{i}") for i in (2, 3, 4, 5)])
@@ -75,15 +76,15 @@ def test_semantic_fpn(golden: ModuleType) -> None:
     model = nn.ModuleDict(
         {
             "pyramid": FeaturePyramid((8, 12, 16, 32), 16),
-            "merge": PyramidSum(16, STRIDES, 12),
+            "fuse": PyramidSum(16, STRIDES, 12),
             "classifier": nn.Conv2d(12, 5, 1),
         }
     ).eval()
-    assert load_state(model, state, rules=[*neck_rules(ours="pyramid."), *coarse_rules("decode_head.", "")]).complete
+    assert load_state(model, state, rules=[*mmseg_neck(ours="pyramid."), *mmseg_head("decode_head.", "")]).complete
     pyramid = model["pyramid"]([example(golden, description, f"c{i}") for i in (1, 2, 3, 4)])
     for i, feature in enumerate(pyramid):
         assert relative_error(feature, torch.from_numpy(arrays[f"out/neck/{i}"])) <= TOLERANCE
-    logits = model["classifier"](model["merge"](pyramid))
+    logits = model["classifier"](model["fuse"](pyramid))
     assert relative_error(logits, torch.from_numpy(arrays["out/logits"])) <= TOLERANCE
 
 

@@ -144,3 +144,18 @@ def test_indices_of_one_two_and_many_classes() -> None:
         logits = torch.randn(2, channels, 9, 11)
         assert torch.equal(indices(logits).long(), logits.argmax(1))
     assert indices(torch.randn(1, 300, 4, 4)).dtype == torch.int64
+
+
+def test_tiles_of_published_protocols_stand_a_stride_apart() -> None:
+    assert grid(84, 48, 16, spread=False) == ([0, 32, 36], 48)
+    assert grid(112, 48, 16, spread=False) == ([0, 32, 64], 48)
+    assert grid(48, 48, 16, spread=False) == ([0], 48)
+    picture = torch.rand(1, 3, 100, 84)
+    seen = sliding(lambda tile: tile[:, :1] + tile.mean(), picture, 48, 16, "mean", spread=False)
+    total, count = torch.zeros(1, 1, 100, 84), torch.zeros(100, 84)
+    for top in (0, 32, 52):
+        for left in (0, 32, 36):
+            tile = picture[..., top : top + 48, left : left + 48]
+            total[..., top : top + 48, left : left + 48] += tile[:, :1] + tile.mean()
+            count[top : top + 48, left : left + 48] += 1
+    assert torch.allclose(seen, total / count, atol=1e-5)

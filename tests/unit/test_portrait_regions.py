@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segmentarium.matting.regions import SOFT, decided
+from segmentarium.matting.regions import SOFT, check_hold, decided, with_held
 
 
 def discs(*people: tuple[int, int, int, float], size: tuple[int, int] = (120, 200)) -> np.ndarray:
@@ -71,3 +71,30 @@ def test_who_was_there_a_frame_ago_stays_with_less() -> None:
     assert (decided(faint, before=was)[20:40, 20:30] == 1).all()
     elsewhere = np.roll(was, 35, 1)
     assert decided(faint, before=elsewhere).max() == 0
+
+
+def test_what_a_person_holds_is_kept_or_dropped_and_edges_stay() -> None:
+    person = discs((60, 60, 40, 0.95))
+    bag = discs((60, 106, 8, 0.4))  # touches the person; rather not one
+    kept = with_held(np.maximum(person, bag), "keep")
+    assert kept[60, 106] > 0.5
+    assert decided(kept)[60, 106] == 1
+    flag = discs((60, 106, 8, 0.7))
+    dropped = with_held(np.maximum(person, flag), "drop")
+    assert dropped[60, 106] < 0.5
+    assert decided(np.maximum(person, flag))[60, 106] == 1  # as the network says
+    for hold in ("keep", "drop"):
+        assert np.array_equal(with_held(person, hold), person)  # type: ignore[arg-type]
+
+
+def test_a_body_in_doubt_is_no_thing_and_what_touches_nobody_is_not_held() -> None:
+    torso, legs = discs((40, 60, 25, 0.95)), discs((80, 60, 22, 0.7))
+    assert with_held(np.maximum(torso, legs), "drop")[80, 60] > 0.5  # too large a part of who is there
+    apart = discs((60, 170, 10, 0.4))
+    assert with_held(np.maximum(torso, apart), "keep")[60, 170] < 0.5
+
+
+def test_hold_is_keep_or_drop() -> None:
+    check_hold(None)
+    with pytest.raises(ValueError, match="give keep or drop"):
+        check_hold("throw")  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from torch import nn
 from segmentarium.cli.train import add_arguments, options_of
 from segmentarium.comparison.candidates import recipe_files
 from segmentarium.contracts import Backbone
+from segmentarium.registry import known
 from segmentarium.training import TrainingOptions, load_recipe
 from segmentarium.training.optimizer import AveragedModel, build_optimizer, parameter_groups, rate_factor
 from segmentarium.training.options import changed_options, command_of
@@ -73,10 +74,13 @@ def test_recipe_without_the_function_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", recipe_files([REPOSITORY / "recipes", REPOSITORY / "recipes/classification"]), ids=lambda path: path.stem
+    "path",
+    recipe_files([REPOSITORY / "recipes", REPOSITORY / "recipes/classification", REPOSITORY / "recipes/semantic"]),
+    ids=lambda path: path.stem,
 )
 def test_shipped_recipes_say_how_they_are_run(path: Path) -> None:
-    assert all(stage.max_steps > 0 for stage in load_recipe(path))
+    stages = load_recipe(path)
+    assert all(stage.max_steps > 0 and stage.model in known() for stage in stages)
     documentation = ast.get_docstring(ast.parse(path.read_text("utf-8")))
     assert "segmentarium train --recipe" in (documentation or "")
 

@@ -56,3 +56,8 @@ def can_have(backbone: str | nn.Module, output_stride: int) -> bool:
 
         return can_be_dilated(backbone.removeprefix("timm:"), output_stride)
     return _registered(backbone) and entry(backbone).takes("output_stride")
+
+
+def can_take(backbone: str, argument: str) -> bool:
+    """Whether `create_backbone(backbone, …)` has that argument; False for a name that is unknown."""
+    return _registered(backbone) and entry(backbone).takes(argument)

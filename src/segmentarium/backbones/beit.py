@@ -156,6 +156,8 @@ class BEiT(Backbone):
                   last of `out_indices`
     """
 
+    prefix_tokens = 1
+
     def __init__(
         self,
         *,

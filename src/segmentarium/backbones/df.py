@@ -38,6 +38,8 @@ class DFNet(Backbone):
     num_classes   classes of `classify`; None: no classifier
     """
 
+    layer_row = "stages"
+
     def __init__(
         self,
         *,
@@ -78,10 +80,6 @@ class DFNet(Backbone):
             if index in self.outputs:
                 features.append(x)
         return features
-
-    def layer_of(self, name: str) -> int:
-        part, _, rest = name.partition(".")
-        return int(rest.partition(".")[0]) + 1 if part == "stages" else {"stem": 0, "classifier": self.num_layers}[part]
 
 
 PAPER = Paper(

@@ -32,6 +32,7 @@ STEM, HEAD = 32, 1280
 class EfficientNetLite(InvertedResidualNet):
     """EfficientNet-Lite at a width and a depth coefficient.
 
+    blocks         of each stage, instead of the published ones that `depth` multiplies
     output_stride  32 as published; 16 or 8: later stages dilated instead of strided, in timm's way (see MobileNetV2)
     out_indices    which features come out: 0 to 4 for the strides 2 to 32.  Stages behind the last one are left out, unless
                    there is a classifier
@@ -43,6 +44,7 @@ class EfficientNetLite(InvertedResidualNet):
         *,
         width: float = 1.0,
         depth: float = 1.0,
+        blocks: Sequence[int] | None = None,
         in_channels: int = 3,
         output_stride: int = 32,
         out_indices: Sequence[int] = (1, 2, 3, 4),
@@ -51,9 +53,9 @@ class EfficientNetLite(InvertedResidualNet):
         deepest = 4 if num_classes is not None else min(max(out_indices, default=4), 4)
         last = LAST_OF_STRIDE[deepest]
         stages = [
-            (expansion, kernel, divisible_by_8(base * width), blocks, stride)
-            for (expansion, kernel, base, _, stride), blocks in zip(
-                STAGES[: last + 1], blocks_of(STAGES, depth), strict=False
+            (expansion, kernel, divisible_by_8(base * width), count, stride)
+            for (expansion, kernel, base, _, stride), count in zip(
+                STAGES[: last + 1], blocks or blocks_of(STAGES, depth), strict=False
             )
         ]
         super().__init__(

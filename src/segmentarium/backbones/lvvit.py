@@ -165,14 +165,14 @@ class LVViT(PlainBackbone):
         patches = self._patches(image)
         return self._tokens(patches), (patches.shape[1], patches.shape[2])
 
-    def _last(self, tokens: Tensor) -> Tensor:
-        """The tokens behind all blocks and the norm."""
-        return self.norm(self.run_blocks(tokens, (len(self.blocks) - 1,))[0])
+    def _last(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """The tokens of a grid of `size` patches behind all blocks and the norm."""
+        return self.norm(self.run_blocks(tokens, size, (len(self.blocks) - 1,))[0])
 
     def classify(self, image: Tensor) -> Tensor:
         if self.classifier is None:
             return super().classify(image)  # which says so
-        return self.classifier(self._last(self.embed_patches(image)[0]))
+        return self.classifier(self._last(*self.embed_patches(image)))
 
     def classify_train(self, image: Tensor, box: Box | None = None) -> dict[str, Tensor]:
         """-> "logits" (B, K) of the class token, "tokens" (B, h·w, K) of the patches, each under the picture that it shows, and
@@ -187,7 +187,7 @@ class LVViT(PlainBackbone):
             box = draw_box(height, width) if self.training and self.mix_token else (0, 0, 0, 0)
         top, left, bottom, right = box
         area = (bottom - top) * (right - left)
-        tokens = self._last(self._tokens(mix_patches(patches, box) if area else patches))
+        tokens = self._last(self._tokens(mix_patches(patches, box) if area else patches), (height, width))
         scores = self.classifier.patches(tokens[:, 1:])
         if area:
             scores = mix_patches(scores.unflatten(1, (height, width)), box).flatten(1, 2)

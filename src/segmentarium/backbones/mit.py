@@ -23,7 +23,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.contracts import Backbone
+from segmentarium.backbones.staged import StagedBackbone
 from segmentarium.layers.attention import attend
 from segmentarium.layers.drop_path import DropPath, drop_path_rates
 from segmentarium.layers.norm import channels_first, channels_last
@@ -93,7 +93,7 @@ class Stage(nn.Module):
         return channels_first(self.norm(self.blocks(self.embedding(x))))
 
 
-class MixTransformer(Backbone):
+class MixTransformer(StagedBackbone):
     """MiT: features at 1/4, 1/8, 1/16 and 1/32.
 
     embed_dims, depths    channels and blocks of the four stages (table 6)
@@ -131,9 +131,7 @@ class MixTransformer(Backbone):
             stages.append(Stage(embedding, blocks, channels, eps))
         self.stages = nn.ModuleList(stages)
         self._initialise()
-        self.describe(embed_dims, (4, 8, 16, 32), out_indices)
-        self._depths = tuple(depths)
-        self.num_layers = sum(depths) + 1
+        self.describe_stages(embed_dims, depths, out_indices)
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -154,17 +152,6 @@ class MixTransformer(Backbone):
             x = stage(x)
             features.append(x)
         return features
-
-    def layer_of(self, name: str) -> int:
-        """A layer is a block; an embedding stands below the first block of its stage, a stage's norm with its last."""
-        parts = name.split(".")
-        if parts[0] == "classifier":
-            return self.num_layers
-        stage = int(parts[1])
-        below = sum(self._depths[:stage])
-        if parts[2] == "embedding":
-            return below
-        return below + (int(parts[3]) + 1 if parts[2] == "blocks" else self._depths[stage])
 
 
 PAPER = Paper(

@@ -87,11 +87,7 @@ class MobileNetV1(Backbone):
             features.append(x)
         return features
 
-    num_layers = len(STAGES) + 1
-
-    def layer_of(self, name: str) -> int:
-        part, _, rest = name.partition(".")
-        return int(rest.partition(".")[0]) + 1 if part == "stages" else 0 if part == "stem" else self.num_layers
+    num_layers, layer_row = len(STAGES) + 1, "stages"
 
 
 PAPER = Paper(

@@ -76,6 +76,8 @@ class InvertedResidualNet(Backbone):
     The other arguments are MobileNetV2's.
     """
 
+    layer_row = "stages"
+
     def __init__(
         self,
         stages: Sequence[tuple[int, int, int, int, int]],
@@ -144,10 +146,6 @@ class InvertedResidualNet(Backbone):
         for stage in self.stages:
             x = stage(x)
         return global_average_pool(self.head(x)).flatten(1)
-
-    def layer_of(self, name: str) -> int:
-        part, _, rest = name.partition(".")
-        return int(rest.partition(".")[0]) + 1 if part == "stages" else 0 if part == "stem" else self.num_layers
 
 
 class MobileNetV2(InvertedResidualNet):

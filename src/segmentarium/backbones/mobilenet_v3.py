@@ -129,6 +129,8 @@ class MobileNetV3(Backbone):
     num_classes        classes of `classify`; None: no classifier
     """
 
+    layer_row = "blocks"
+
     def __init__(
         self,
         *,
@@ -220,10 +222,6 @@ class MobileNetV3(Backbone):
     def embed(self, image: Tensor) -> Tensor:
         pooled = global_average_pool(self._features(image, len(STRIDES) - 1)[-1]).flatten(1)
         return pooled if self.hidden is None else self.hidden(pooled)
-
-    def layer_of(self, name: str) -> int:
-        part, _, rest = name.partition(".")
-        return int(rest.partition(".")[0]) + 1 if part == "blocks" else 0 if part == "stem" else self.num_layers
 
 
 PAPER = Paper(

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.contracts import Backbone
+from segmentarium.backbones.staged import StagedBackbone
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.drop_path import DropPath, drop_path_rates
 from segmentarium.layers.norm import LayerNorm2d
@@ -149,7 +149,7 @@ def _down(in_channels: int, channels: int, act: type[nn.Module] | None = None) -
     return ConvNormAct(in_channels, channels, 3, 2, bias=True, act=act)
 
 
-class MSCAN(Backbone):
+class MSCAN(StagedBackbone):
     """MSCAN: features at 1/4, 1/8, 1/16 and 1/32.
 
     embed_dims, depths    channels and blocks of the four stages (table 2)
@@ -185,9 +185,7 @@ class MSCAN(Backbone):
                 nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
-        self.describe(embed_dims, (4, 8, 16, 32), out_indices)
-        self._depths = tuple(depths)
-        self.num_layers = sum(depths) + 1
+        self.describe_stages(embed_dims, depths, out_indices)
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
         """-> features of the four stages, as far as `out_indices` needs them"""
@@ -203,17 +201,6 @@ class MSCAN(Backbone):
         for stage in self.stages:
             x = stage(x)
         return x.mean((2, 3))
-
-    def layer_of(self, name: str) -> int:
-        """A layer is a block; an embedding stands below the first block of its stage, a stage's norm with its last."""
-        parts = name.split(".")
-        if parts[0] == "classifier":
-            return self.num_layers
-        stage = int(parts[1])
-        below = sum(self._depths[:stage])
-        if parts[2] == "embedding":
-            return below
-        return below + (int(parts[3]) + 1 if parts[2] == "blocks" else self._depths[stage])
 
 
 PAPER = Paper(

@@ -35,7 +35,8 @@ class PlainBackbone(Backbone):
         depth = len(self.blocks)
         if out_indices is None:
             out_indices = quarters(depth)
-        self.describe([channels] * depth, [stride] * depth, out_indices, head=head)
+        strides = [stride * 2 // self.size_behind(i, (2, 2))[0] for i in range(depth)]
+        self.describe([channels] * depth, strides, out_indices, head=head)
         self.num_layers = depth + 1
 
     def require_size(self, image: Tensor) -> None:
@@ -47,15 +48,21 @@ class PlainBackbone(Backbone):
                 "because its layers over the patches have a weight for each: resize the image, or build it with image_size"
             )
 
-    def run_blocks(self, tokens: Tensor, indices: Sequence[int]) -> list[Tensor]:
+    def size_behind(self, index: int, size: tuple[int, int]) -> tuple[int, int]:
+        """Of the grid of tokens behind block `index`, where the patches' is (h, w) = `size`."""
+        return size
+
+    def run_block(self, index: int, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """Block `index`, whose tokens are of a grid of the patches' `size`."""
+        return self.blocks[index](tokens)
+
+    def run_blocks(self, tokens: Tensor, size: tuple[int, int], indices: Sequence[int]) -> list[Tensor]:
         """The tokens behind each of the blocks `indices`, and before the final norm; no block behind the last is run."""
         taps = []
-        for index, block in enumerate(self.blocks):
-            tokens = block(tokens)
+        for index in range(indices[-1] + 1):
+            tokens = self.run_block(index, tokens, size)
             if index in indices:
                 taps.append(tokens)
-            if index == indices[-1]:
-                break
         return taps
 
     def tap(self, tokens: Tensor, size: tuple[int, int], indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
@@ -63,10 +70,13 @@ class PlainBackbone(Backbone):
         depth, prefix = len(self.blocks), self.prefix_tokens
         if not indices or any(index not in range(depth) for index in indices) or list(indices) != sorted(set(indices)):
             raise ValueError(f"the blocks to tap are {tuple(indices)}; give some of 0 to {depth - 1}, in their order")
-        taps = self.run_blocks(tokens, indices)
+        taps = self.run_blocks(tokens, size, indices)
         if self.norm_last and indices[-1] == depth - 1:
             taps[-1] = self.norm(taps[-1])
-        return [(x[:, prefix:].transpose(1, 2).unflatten(2, size), x[:, :prefix]) for x in taps]
+        return [
+            (x[:, prefix:].transpose(1, 2).unflatten(2, self.size_behind(index, size)), x[:, :prefix])
+            for index, x in zip(indices, taps, strict=True)
+        ]
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
         """-> the maps of all blocks up to the deepest that is wanted"""
@@ -80,8 +90,8 @@ class PlainBackbone(Backbone):
 
     def embed(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D): the class token behind all blocks"""
-        tokens, _ = self.embed_patches(image)
-        (last,) = self.run_blocks(tokens, (len(self.blocks) - 1,))
+        tokens, size = self.embed_patches(image)
+        (last,) = self.run_blocks(tokens, size, (len(self.blocks) - 1,))
         return self.norm(last[:, 0])
 
     def layer_of(self, name: str) -> int:

@@ -109,7 +109,7 @@ class ShuffleNetV1(Backbone):
     num_classes   classes of `classify`; None: no classifier
     """
 
-    num_layers = 4
+    num_layers, layer_row = 4, "stages"
 
     def __init__(
         self,
@@ -161,10 +161,6 @@ class ShuffleNetV1(Backbone):
         for stage in self.stages:
             features.append(stage(features[-1]))
         return features
-
-    def layer_of(self, name: str) -> int:
-        part, _, rest = name.partition(".")
-        return int(rest.partition(".")[0]) + 1 if part == "stages" else 0 if part == "stem" else self.num_layers
 
 
 PAPER = Paper(

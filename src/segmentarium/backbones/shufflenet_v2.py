@@ -123,7 +123,7 @@ class ShuffleNetV2(Backbone):
     num_classes   classes of `classify`; None: no classifier
     """
 
-    num_layers = 4
+    num_layers, layer_row = 4, "stages"
 
     def __init__(
         self,
@@ -167,10 +167,6 @@ class ShuffleNetV2(Backbone):
         if self.final is None:
             return super().embed(image)
         return self.dropout(global_average_pool(self.final(self.pyramid(image)[-1])).flatten(1))
-
-    def layer_of(self, name: str) -> int:
-        part, _, rest = name.partition(".")
-        return int(rest.partition(".")[0]) + 1 if part == "stages" else 0 if part == "stem" else self.num_layers
 
 
 PAPER = Paper(

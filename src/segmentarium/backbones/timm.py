@@ -13,12 +13,13 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmentarium.backbones.plain import quarters
 from segmentarium.contracts import Backbone, Preprocessing
 from segmentarium.registry import Card, Entry, Paper, did_you_mean
 
@@ -41,7 +42,9 @@ class TimmBackbone(Backbone):
     img_size       height and width, or both in one: of the grid that a transformer's positions are learned on.  Models that
                    do not take any size need it, and then take that size alone
     out_indices    timm's numbering; None: every feature of stride 4 or more (a plain transformer has one stride only:
-                   its features are the last three blocks', and decoders take the last)
+                   its features are the last three blocks', and decoders take the last); "quarters": the same, but of a plain
+                   transformer four blocks in equal steps, up to the last
+    final_norm     whether the features of a plain transformer pass its final norm; pyramids are as timm has them
     num_classes    classes of `classify`, by timm's head; None: no head, and no layers behind the last feature asked for
 
     A model that rounds sizes down (ConvNeXt) or needs whole patches gets an image padded below and to the right, with zeros,
@@ -56,12 +59,14 @@ class TimmBackbone(Backbone):
         output_stride: int | None = None,
         pretrained: bool = False,
         img_size: int | Sequence[int] | None = None,
-        out_indices: Sequence[int] | None = None,
+        out_indices: Sequence[int] | Literal["quarters"] | None = None,
+        final_norm: bool = False,
         num_classes: int | None = None,
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
         size = None if img_size is None else (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        found = _examine(name, output_stride, size, None if out_indices is None else tuple(out_indices))
+        asked = out_indices if out_indices is None or isinstance(out_indices, str) else tuple(out_indices)
+        found = _examine(name, output_stride, size, asked)
         arguments = {
             **found.options,
             "in_chans": in_channels,
@@ -70,6 +75,10 @@ class TimmBackbone(Backbone):
         }
         self.body: Any = _create(name, arguments)
         self.describe(found.channels, found.strides, found.out_indices, head=nn.Identity())  # timm's stands in the body
+        takes = inspect.signature(self.body.forward_intermediates).parameters
+        if "return_prefix_tokens" in takes and len(set(found.strides)) == 1:
+            self.prefix_tokens = getattr(self.body, "num_prefix_tokens", None)
+        self._options = {"norm": True} if final_norm and self.prefix_tokens is not None else {}
         self.fixed_size, self._multiple = found.fixed_size, found.multiple
         config = self.body.pretrained_cfg
         self.preprocessing = Preprocessing(
@@ -79,7 +88,7 @@ class TimmBackbone(Backbone):
             crop_ratio=config["crop_pct"],
         )
         if num_classes is None:
-            self.body.prune_intermediate_layers(list(self.out_indices), prune_norm=True)
+            self.body.prune_intermediate_layers(list(self.out_indices), prune_norm=not self._options)
         self._depths: dict[str, int] = {}
         if hasattr(self.body, "group_matcher"):
             from timm.models import group_parameters
@@ -115,7 +124,7 @@ class TimmBackbone(Backbone):
         return feature[..., :height, :width]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        features = self._features(image, self.out_indices)
+        features = self._features(image, self.out_indices, **self._options)
         return [self._cropped(x, image, stride) for x, stride in zip(features, self.strides, strict=True)]
 
     def embed(self, image: Tensor) -> Tensor:
@@ -128,13 +137,12 @@ class TimmBackbone(Backbone):
         return super().classify(image) if self.num_classes is None else self.body(self._whole(image))
 
     def forward_tokens(self, image: Tensor, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        takes = inspect.signature(self.body.forward_intermediates).parameters
-        if "return_prefix_tokens" not in takes or not hasattr(self.body, "num_prefix_tokens"):
+        if self.prefix_tokens is None:
             return super().forward_tokens(image, indices)
         blocks = len(self.body.blocks)
         if not indices or any(index not in range(blocks) for index in indices) or list(indices) != sorted(set(indices)):
             raise ValueError(f"the blocks to tap are {tuple(indices)}; give some of 0 to {blocks - 1}, in their order")
-        taps = self._features(image, indices, return_prefix_tokens=True)
+        taps = self._features(image, indices, return_prefix_tokens=True, **self._options)
         pairs = [tap if isinstance(tap, tuple) else (tap, tap.flatten(2).transpose(1, 2)[:, :0]) for tap in taps]
         return [(self._cropped(grid, image, self.strides[-1]), prefix) for grid, prefix in pairs]
 
@@ -173,7 +181,7 @@ class _Found:
 
 @cache
 def _examine(
-    name: str, output_stride: int | None, img_size: tuple[int, ...] | None, out_indices: tuple[int, ...] | None
+    name: str, output_stride: int | None, img_size: tuple[int, ...] | None, out_indices: tuple[int, ...] | str | None
 ) -> _Found:
     """Builds the model on the meta device and runs it, at an odd size, at whole strides, at its own size: the first that works.
 
@@ -191,9 +199,13 @@ def _examine(
         raise ValueError(
             f"timm's {name!r} cannot have output stride {output_stride}; its deepest feature has {max(strides)}"
         )
-    if out_indices is None:
-        plain = len(set(strides)) == 1
-        out_indices = tuple(i for i, s in enumerate(strides) if s >= 4 and (i >= len(strides) - 3 or not plain))
+    if isinstance(out_indices, str) and out_indices != "quarters":
+        raise ValueError(f"out_indices is {out_indices!r}; give indices, 'quarters' or None")
+    if out_indices is None or isinstance(out_indices, str):
+        offered: Sequence[int] = range(len(strides))
+        if len(set(strides)) == 1:
+            offered = quarters(len(strides)) if out_indices else offered[-3:]
+        out_indices = tuple(i for i in offered if strides[i] >= 4)
         if not out_indices:
             raise ValueError(f"timm's {name!r} has features of strides {strides}; a backbone needs one of 4 or more")
     if not out_indices or any(i not in range(len(strides)) for i in out_indices):

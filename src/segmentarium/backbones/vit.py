@@ -11,7 +11,8 @@ What the code does and the paper does not say: the classifier of the public fine
 implementations differ in the epsilon of their layer norms, and in how they interpolate the table (here and in timm bicubically
 with antialiasing; without in mmsegmentation and transformers).  Register tokens (2309.16588) have no positions.
 What we change: any size of an image is taken, padded below and to the right to whole patches, and the features are maps: of four
-blocks in equal steps unless others are named.
+blocks in equal steps unless others are named.  `shrink` is SegViT's (2210.05844, section 3.3): at that block only every second
+token in both directions asks, so that it and all behind it have a quarter of the tokens, and the weights are the same.
 
 Published (ImageNet top-1, fine-tuned from ImageNet-21k at 384 pixels, timm's measurement): Ti/16 78.4 (5.8 M parameters),
 S/16 83.8 (22 M), B/16 86.0 (86 M), L/16 87.1 (307 M); H/14 88.55 from JFT-300M at 518 (632 M).
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -41,21 +43,31 @@ from segmentarium.registry import Card, Paper, register
 HALF = (0.5, 0.5, 0.5)
 
 
+def every_second(tokens: Tensor, size: tuple[int, int], prefix: int = 0) -> Tensor:
+    """(B, P + h·w, D) -> (B, P + ⌈h/2⌉·⌈w/2⌉, D): every second token of the grid `size` in both directions, from the first on"""
+    grid = tokens[:, prefix:].unflatten(1, size)[:, ::2, ::2].flatten(1, 2)
+    return torch.cat([tokens[:, :prefix], grid], 1) if prefix else grid
+
+
 class VisionTransformer(PlainBackbone):
     """ViT: features of the patches' stride, all of `embed_dim` channels.
 
     patch           side of a patch in pixels (behind a stem: in its pixels)
     image_size      (height, width) that the table of positions is for, or both in one; it is interpolated to others
-    class_token     False: there is none, and `pool` must be "mean"
+    class_token     False: there is none, and `pool` must be "mean"; "unseen": it and its row are kept with the weights, and no
+                    block sees them (mmsegmentation's `with_cls_token=False`)
     registers       tokens between class token and patches that belong to nothing
     class_position  whether the class token has a row in the table of positions
+    distilled       a second token behind the class token, with a row of its own, that learned from a teacher (DeiT, 2012.12877)
     pool            what the classifier sees, behind the final norm: "token" the class token, "mean" the mean of the patches
     layer_scale     at which factors of the residual branches start; None: there are none
     norm_eps        epsilon of the layer norms: 1e-6 is the authors', timm's and torchvision's, 1e-12 transformers'
     drop_path       stochastic depth of the last block; it grows linearly from 0 at the first
     final_norm      whether the last block's feature passes the final norm (Segmenter, SETR), or comes as it is (DPT, UPerNet)
+    interpolation   of the table at another size: "bilinear" is DPT's and Segmenter's
     antialias       how the table is interpolated: with antialiasing as in timm, or without (mmsegmentation, transformers)
     stem            a network before the patches, with `channels` and `stride`; None: the patches are the image's
+    shrink          block from which on every second token stays, in both directions; None: all stay
     out_indices     blocks whose features come out; None: four in equal steps, up to the last
     num_classes     classes of `classify`; None: no classifier
     """
@@ -68,26 +80,41 @@ class VisionTransformer(PlainBackbone):
         heads: int = 12,
         patch: int = 16,
         image_size: int | Sequence[int] = 224,
-        class_token: bool = True,
+        class_token: bool | Literal["unseen"] = True,
         registers: int = 0,
         class_position: bool = True,
+        distilled: bool = False,
         pool: Literal["token", "mean"] = "token",
         layer_scale: float | None = None,
         norm_eps: float = 1e-6,
         in_channels: int = 3,
         drop_path: float = 0.0,
         final_norm: bool = True,
+        interpolation: Literal["bicubic", "bilinear"] = "bicubic",
         antialias: bool = True,
         stem: Any = None,
+        shrink: int | None = None,
         out_indices: Sequence[int] | None = None,
         num_classes: int | None = None,
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
-        if pool == "token" and not class_token:
-            raise ValueError('pool is "token" and class_token is False; give pool="mean" where there is no class token')
-        self.pool, self.norm_last, self.antialias = pool, final_norm, antialias
-        self.prefix_tokens = int(class_token) + registers
-        self._placed = int(class_token and class_position)  # prefix tokens with a row in the table
+        if class_token not in (True, False, "unseen"):
+            raise ValueError(f"class_token is {class_token!r}; give True, False or 'unseen'")
+        if pool == "token" and class_token is not True:
+            raise ValueError(
+                f'pool is "token" and class_token is {class_token!r}; give pool="mean" where there is no class token'
+            )
+        if distilled and not (class_token is True and class_position):
+            raise ValueError(
+                "distilled is True: its token stands behind a class token that has a position; leave those on"
+            )
+        if shrink is not None and shrink not in range(depth):
+            raise ValueError(f"shrink is {shrink}; give a block, 0 to {depth - 1}, or None")
+        self.pool, self.norm_last, self.shrink = pool, final_norm, shrink
+        self.resizing: dict[str, Any] = {"mode": interpolation, "antialias": antialias}
+        self._token_seen = class_token is True
+        self.prefix_tokens = int(self._token_seen) + int(distilled) + registers
+        self._placed = int(bool(class_token) and class_position) + int(distilled)  # rows before those of the patches
         channels, self.stride = (in_channels, patch) if stem is None else (stem.channels, stem.stride * patch)
         self.grid = rows, columns = grid_of(image_size, self.stride)
         height, width = two(image_size)
@@ -95,7 +122,11 @@ class VisionTransformer(PlainBackbone):
         self.preprocessing = Preprocessing(HALF, HALF, crop_size=square, crop_ratio=ratio)
         self.stem = stem
         self.embedding = PatchEmbedding(channels, embed_dim, patch)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
+        if class_token == "unseen":
+            self.register_buffer("class_token", torch.zeros(1, 1, embed_dim))
+        else:
+            self.class_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
+        self.distillation_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if distilled else None
         self.registers = nn.Parameter(torch.zeros(1, registers, embed_dim)) if registers else None
         self.positions = nn.Parameter(torch.zeros(1, self._placed + rows * columns, embed_dim))
         (drops,) = drop_path_rates(drop_path, (depth,))
@@ -113,17 +144,21 @@ class VisionTransformer(PlainBackbone):
         normed = final_norm or num_classes is not None
         self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if normed else nn.Identity()
         init_truncated(self.embedding, self.blocks)
-        for table in (self.class_token, self.registers, self.positions):
-            if table is not None:
+        for table in (self.class_token, self.distillation_token, self.registers, self.positions):
+            if isinstance(table, nn.Parameter):
                 nn.init.trunc_normal_(table, std=0.02)
         self.describe_blocks(embed_dim, self.stride, out_indices)
 
     def place(self, patches: Tensor) -> Tensor:
         """(B, h, w, D) -> (B, P + h·w, D): the patches where they stand, behind class token and registers"""
         size, placed = patches.shape[1:3], self._placed
-        table = resize_positions(self.positions, self.grid, size, prefix=placed, antialias=self.antialias)
+        table = resize_positions(self.positions, self.grid, size, prefix=placed, **self.resizing)
         tokens = patches.flatten(1, 2) + table[:, placed:]
-        first = [] if self.class_token is None else [self.class_token + table[:, :1] if placed else self.class_token]
+        first = []
+        if self._token_seen:
+            assert self.class_token is not None
+            first = [self.class_token + table[:, :1] if placed else self.class_token]
+        first += [] if self.distillation_token is None else [self.distillation_token + table[:, 1:2]]
         first += [] if self.registers is None else [self.registers]
         return torch.cat([*(x.expand(tokens.shape[0], -1, -1) for x in first), tokens], 1) if first else tokens
 
@@ -132,10 +167,22 @@ class VisionTransformer(PlainBackbone):
         patches = self.embedding(image if self.stem is None else self.stem(image))
         return self.place(patches), (patches.shape[1], patches.shape[2])
 
+    def size_behind(self, index: int, size: tuple[int, int]) -> tuple[int, int]:
+        if self.shrink is None or index < self.shrink:
+            return size
+        return (size[0] + 1) // 2, (size[1] + 1) // 2
+
+    def run_block(self, index: int, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        if index != self.shrink:
+            return self.blocks[index](tokens)
+        block = self.blocks[index]
+        assert isinstance(block, TransformerBlock)
+        return block.shrink(tokens, partial(every_second, size=size, prefix=self.prefix_tokens))
+
     def embed(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D): the class token, or the mean of the patches, behind all blocks and the final norm"""
-        tokens, _ = self.embed_patches(image)
-        (last,) = self.run_blocks(tokens, (len(self.blocks) - 1,))
+        tokens, size = self.embed_patches(image)
+        (last,) = self.run_blocks(tokens, size, (len(self.blocks) - 1,))
         pooled = last[:, 0] if self.pool == "token" else last[:, self.prefix_tokens :].mean(1)
         return self.norm(pooled)
 
@@ -144,7 +191,7 @@ class VisionTransformer(PlainBackbone):
         side = math.isqrt(max(tensor.shape[1] - self._placed, 0)) if name == "positions" and tensor.ndim == 3 else 0
         if side == 0 or side * side + self._placed != tensor.shape[1]:
             return tensor
-        return resize_positions(tensor, (side, side), self.grid, prefix=self._placed, antialias=self.antialias)
+        return resize_positions(tensor, (side, side), self.grid, prefix=self._placed, **self.resizing)
 
     def no_weight_decay(self) -> set[str]:
         return {name for name, _ in self.named_parameters(recurse=False)}

@@ -17,6 +17,7 @@ Published (ImageNet top-1, from ImageNet-21k at 384 pixels, timm's measurement):
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ from segmentarium.layers.resize import pad_to_multiple
 from segmentarium.registry import Card, register
 
 GROUPS = 32
+FILTER_EPS = (1e-8, 0.0)
 
 
 class StandardizedConv2d(nn.Conv2d):
@@ -37,15 +39,26 @@ class StandardizedConv2d(nn.Conv2d):
 
     standardized = False  # the stored filters are so already
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        eps: tuple[float, float] = FILTER_EPS,
+    ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, bias=False)
+        self.of_variance, self.of_deviation = eps
         missing = kernel_size - stride
         self.before, self.after = max(missing // 2, 0), max(missing - missing // 2, 0)
 
     def _filters(self) -> Tensor:
         if self.standardized:
             return self.weight
-        return F.layer_norm(self.weight, self.weight.shape[1:], eps=1e-8)  # over each filter
+        if self.of_deviation == 0:
+            return F.layer_norm(self.weight, self.weight.shape[1:], eps=self.of_variance)  # over each filter
+        variance, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
+        return (self.weight - mean) / ((variance + self.of_variance).sqrt() + self.of_deviation)
 
     def forward(self, input: Tensor) -> Tensor:
         padding = 0
@@ -66,10 +79,17 @@ class Unit(nn.Module):
     """Standardised convolution, group norm, and ReLU where one is wanted."""
 
     def __init__(
-        self, in_channels: int, channels: int, kernel_size: int = 1, stride: int = 1, *, relu: bool = True
+        self,
+        in_channels: int,
+        channels: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        *,
+        relu: bool = True,
+        eps: tuple[float, float] = FILTER_EPS,
     ) -> None:
         super().__init__()
-        self.conv = StandardizedConv2d(in_channels, channels, kernel_size, stride)
+        self.conv = StandardizedConv2d(in_channels, channels, kernel_size, stride, eps)
         self.norm = nn.GroupNorm(GROUPS, channels)
         self.relu = relu
 
@@ -81,14 +101,14 @@ class Unit(nn.Module):
 class Bottleneck(nn.Module):
     """1×1 to a quarter of the channels, 3×3, 1×1 back; and the input."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, eps: tuple[float, float]) -> None:
         super().__init__()
         middle = channels // 4
-        self.conv1 = Unit(in_channels, middle)
-        self.conv2 = Unit(middle, middle, 3, stride)
-        self.conv3 = Unit(middle, channels, relu=False)
+        self.conv1 = Unit(in_channels, middle, eps=eps)
+        self.conv2 = Unit(middle, middle, 3, stride, eps=eps)
+        self.conv3 = Unit(middle, channels, relu=False, eps=eps)
         same = in_channels == channels and stride == 1
-        self.shortcut = nn.Identity() if same else Unit(in_channels, channels, 1, stride, relu=False)
+        self.shortcut = nn.Identity() if same else Unit(in_channels, channels, 1, stride, relu=False, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.conv3(self.conv2(self.conv1(x))) + self.shortcut(x), inplace=True)
@@ -99,18 +119,19 @@ class ResNetStem(nn.Module):
 
     width    channels of the first convolution; the stages have 4, 8, 16, 32 times as many
     blocks   of each stage; (): the first convolution and the pooling alone
+    eps      of the filters' variance, and of their standard deviation
     """
 
-    def __init__(self, in_channels: int, width: int, blocks: Sequence[int]) -> None:
+    def __init__(self, in_channels: int, width: int, blocks: Sequence[int], eps: tuple[float, float]) -> None:
         super().__init__()
-        self.first = Unit(in_channels, width, 7, 2)
+        self.first = Unit(in_channels, width, 7, 2, eps=eps)
         self.stages = nn.ModuleList()
         inputs, self.channels_of, self.strides_of = width, [], []
         for index, count in enumerate(blocks):
             channels = 4 * width * 2**index
             stage = nn.Sequential()
             for block in range(count):
-                stage.append(Bottleneck(inputs, channels, 2 if index > 0 and block == 0 else 1))
+                stage.append(Bottleneck(inputs, channels, 2 if index > 0 and block == 0 else 1, eps))
                 inputs = channels
             self.stages.append(stage)
             self.channels_of.append(channels)
@@ -139,10 +160,13 @@ class HybridVisionTransformer(VisionTransformer):
 
     stem_blocks     of the ResNet's stages; (): its first convolution and pooling alone
     stem_width      channels of the first convolution
+    filter_eps      added to the variance of each filter, and to its standard deviation: timm's (1e-8, 0); (0, 1e-5) before its
+                    version 0.4.9, as DPT was trained; transformers' (1e-6, 0)
     patch           side of a patch in pixels of the ResNet's map
     image_size      (height, width) that the table of positions is for, or both in one; it is interpolated to others
     drop_path       stochastic depth of the last block; it grows linearly from 0 at the first
     final_norm      whether the last block's feature passes the final norm
+    interpolation, antialias   how the table is interpolated (`VisionTransformer`)
     out_indices     which features come out, the ResNet's counted first; None: the first two of the ResNet, as far as they are
                     finer than the tokens, and the last two of four blocks in equal steps
     num_classes     classes of `classify`, of the class token; None: no classifier
@@ -153,6 +177,7 @@ class HybridVisionTransformer(VisionTransformer):
         *,
         stem_blocks: Sequence[int] = (2, 2, 2, 2),
         stem_width: int = 64,
+        filter_eps: tuple[float, float] = FILTER_EPS,
         embed_dim: int = 384,
         depth: int = 12,
         heads: int = 6,
@@ -161,10 +186,12 @@ class HybridVisionTransformer(VisionTransformer):
         in_channels: int = 3,
         drop_path: float = 0.0,
         final_norm: bool = True,
+        interpolation: Literal["bicubic", "bilinear"] = "bicubic",
+        antialias: bool = True,
         out_indices: Sequence[int] | None = None,
         num_classes: int | None = None,
     ) -> None:
-        stem = ResNetStem(in_channels, stem_width, stem_blocks)
+        stem = ResNetStem(in_channels, stem_width, stem_blocks, (filter_eps[0], filter_eps[1]))
         stages = len(stem.channels_of)
         if out_indices is None:
             fine = [i for i, stride in enumerate(stem.strides_of[:2]) if stride < stem.stride * patch]
@@ -178,6 +205,8 @@ class HybridVisionTransformer(VisionTransformer):
             in_channels=in_channels,
             drop_path=drop_path,
             final_norm=final_norm,
+            interpolation=interpolation,
+            antialias=antialias,
             stem=stem,
             num_classes=num_classes,
         )
@@ -185,28 +214,36 @@ class HybridVisionTransformer(VisionTransformer):
         strides = [*stem.strides_of, *[self.stride] * depth]
         self.describe([*stem.channels_of, *[embed_dim] * depth], strides, out_indices, head=embed_dim)
 
-    def _features(self, image: Tensor, indices: Sequence[int]) -> list[Tensor]:
+    def _features(self, image: Tensor, indices: Sequence[int]) -> list[tuple[Tensor, Tensor | None]]:
         assert self.stem is not None
         maps = self.stem.maps(pad_to_multiple(image, self.stride))
         height, width = image.shape[-2:]
-        found = []
+        found: list[tuple[Tensor, Tensor | None]] = []
         for index in indices:
             if index < self._stages:
                 stride = self.stem.strides_of[index]
-                found.append(maps[index][..., : (height + stride - 1) // stride, : (width + stride - 1) // stride])
+                rows, columns = (height + stride - 1) // stride, (width + stride - 1) // stride
+                found.append((maps[index][..., :rows, :columns], None))
         blocks = [index - self._stages for index in indices if index >= self._stages]
         if blocks:
             patches = self.embedding(maps[-1])
-            taps = self.tap(self.place(patches), (patches.shape[1], patches.shape[2]), blocks)
-            found += [grid for grid, _ in taps]
+            found += self.tap(self.place(patches), (patches.shape[1], patches.shape[2]), blocks)
         return found
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        return self._features(image, self.out_indices)
+        return self.forward_with_prefix(image)[0]
+
+    @property
+    def prefixes(self) -> tuple[int, ...]:
+        return tuple(self.prefix_tokens if index >= self._stages else 0 for index in self.out_indices)
+
+    def forward_with_prefix(self, image: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+        found = self._features(image, self.out_indices)
+        return [feature for feature, _ in found], [prefix for _, prefix in found]
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
         """-> the ResNet's features and the blocks', up to the deepest that is wanted"""
-        return self._features(image, range(self.out_indices[-1] + 1))
+        return [feature for feature, _ in self._features(image, range(self.out_indices[-1] + 1))]
 
 
 BLOCKS = {"r": (), "r26": (2, 2, 2, 2), "r50_s16": (3, 4, 9), "r50_s32": (3, 4, 6, 3)}

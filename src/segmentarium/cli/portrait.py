@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of photos: who stays where there are several people, or so many of the largest (default: all)",
     )
     parser.add_argument(
+        "--hold",
+        choices=("keep", "drop"),
+        help="of photos: what people seem to hold stays, or goes (default: as the network says)",
+    )
+    parser.add_argument(
         "--alpha-format",
         default="webm",
         choices=("webm", "prores", "png"),
@@ -126,7 +131,9 @@ def _portrait(options: argparse.Namespace, clips: bool) -> Any:
         import_torch()
         given["engine"] = options.engine or ("auto" if clips else "torch")
     people = int(options.people) if options.people.isdigit() else options.people
-    return Portrait(options.background, options.model, quality=options.quality, people=people, **given)
+    return Portrait(
+        options.background, options.model, quality=options.quality, people=people, hold=options.hold, **given
+    )
 
 
 def _animated(item: Any) -> Any:

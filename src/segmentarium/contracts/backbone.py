@@ -25,11 +25,13 @@ class Backbone(nn.Module):
     out_indices         which of the pyramid's features `forward` gives
     num_classes         of `classify`; None: it has no classifier
     preprocessing       what its weights want of a picture
+    prefix_tokens       of a plain transformer: tokens before those of the map, such as the class token; None: it is none
     """
 
     kind: ClassVar[str] = "classifier"  # of the model that `create_model` makes of it
     preprocessing: Preprocessing = Preprocessing()
     fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more
+    prefix_tokens: int | None = None
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     all_channels: tuple[int, ...] = ()
@@ -106,6 +108,18 @@ class Backbone(nn.Module):
         (B, P, D), such as the class token.  ValueError for a network that is none."""
         raise ValueError(f"{type(self).__name__} is no plain transformer; it has no blocks of tokens to tap")
 
+    @property
+    def prefixes(self) -> tuple[int, ...]:
+        """How many prefix tokens each feature of `forward` comes with."""
+        return (self.prefix_tokens or 0,) * len(self.out_indices)
+
+    def forward_with_prefix(self, image: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+        """(B, C, H, W) -> the features of `forward`, and the prefix tokens (B, P, channels) of each; None: it has none"""
+        if not self.prefix_tokens:
+            return self(image), [None] * len(self.out_indices)
+        taps = self.forward_tokens(image, self.out_indices)
+        return [feature for feature, _ in taps], [prefix for _, prefix in taps]
+
     def at(self, stride: int) -> int:
         """Index of the deepest feature of that stride (a dilated backbone has several); ValueError where there is none."""
         found = [i for i, s in enumerate(self.strides) if s == stride]
@@ -125,10 +139,19 @@ class Backbone(nn.Module):
         return set()
 
     num_layers: int = 0  # depth in the sense of layer-wise learning rates; 0: the family does not say
+    layer_row: ClassVar[str] = ""  # the list of modules each of which is a layer, where all layers stand in one
 
     def layer_of(self, name: str) -> int:
-        """How deep the parameter `name` stands: 0 the stem, `num_layers` the classifier."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how deep its layers stand")
+        """How deep the parameter `name` stands: 0 the stem, `num_layers` the classifier.
+
+        Of a family with a `layer_row`: what is no `stem` and not in the row stands with the classifier.
+        """
+        if not self.layer_row:
+            raise NotImplementedError(f"{type(self).__name__} does not say how deep its layers stand")
+        part, _, rest = name.partition(".")
+        if part == self.layer_row:
+            return int(rest.partition(".")[0]) + 1
+        return 0 if part == "stem" else self.num_layers
 
     def depth_of(self, name: str) -> int:
         """`layer_of` for blocks put in later, too (`insert_block`): they are as deep as what they stand behind."""

@@ -16,7 +16,6 @@ from segmentarium.layers.resize import resize
 from segmentarium.losses import LabelCrossEntropy
 from segmentarium.palette import default_palette
 
-
 SURE = 0.01  # how near to 0 and 1 a score of one class counts: further on, its logit would only magnify rounding
 
 
@@ -64,9 +63,7 @@ class MaskModel(ColouredModel):
     kind = "mask"
     output_names = ("scores",)
 
-    def __init__(
-        self, *, num_classes: int, in_channels: int = 3, things: int | Collection[int] | None = None
-    ) -> None:
+    def __init__(self, *, num_classes: int, in_channels: int = 3, things: int | Collection[int] | None = None) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.classes = self.classes[:num_classes]
         self.palette = default_palette(num_classes + 1)[1:]  # black is left to what is no segment

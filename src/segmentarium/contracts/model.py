@@ -53,7 +53,9 @@ class Term:
         keys = (self.on,) if isinstance(self.on, str) else self.on or ()
         found = next((key for key in keys if key in batch), None)
         if found is None:
-            raise KeyError(f"the batch has {', '.join(batch)}; the term {self.name!r} is held against {' or '.join(keys)}")
+            raise KeyError(
+                f"the batch has {', '.join(batch)}; the term {self.name!r} is held against {' or '.join(keys)}"
+            )
         return batch[found]
 
     def weighted(self, found: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from segmentarium.contracts import Classifier, SegmentationModel, adopt
-from segmentarium.data import ClassificationDataset, SegmentationDataset
+from segmentarium.data import PictureDataset
 from segmentarium.evaluation.base import check_output
 from segmentarium.evaluation.classes import ClassMatch, match_classes
 from segmentarium.evaluation.classification import ClassificationReport, LabelledPictures, PictureScoring
@@ -99,12 +99,10 @@ def evaluate(
     scoring: Scoring
     data: Any = dataset  # whose labels fit the kind, as `_refuse` sees to
     if isinstance(model, Classifier):
-        _refuse(
-            source, model.kind, dataset, SegmentationDataset, mode=mode != "whole", flip=flip, scales=_several(scales)
-        )
+        _refuse(source, model.kind, dataset, "classification", mode=mode != "whole", flip=flip, scales=_several(scales))
         scoring = PictureScoring(model, network, data, size=size, crop_ratio=crop_ratio, **common)
     elif isinstance(model, SegmentationModel):
-        _refuse(source, model.kind, dataset, ClassificationDataset, size=size, crop_ratio=crop_ratio)
+        _refuse(source, model.kind, dataset, "segmentation", size=size, crop_ratio=crop_ratio)
         options = {"mode": mode, "tile": tile, "overlap": overlap, "flip": flip, "scales": scales}
         scoring = MapScoring(model, network, data, boundary_ratio=boundary_ratio, **options, **common)
     else:
@@ -254,9 +252,9 @@ def _several(scales: Sequence[float]) -> bool:
     return tuple(scales) != (1.0,)
 
 
-def _refuse(source: str, kind: str, dataset: Any, other: type, **options: Any) -> None:
+def _refuse(source: str, kind: str, dataset: Any, task: str, **options: Any) -> None:
     """Raises for the data and the options that are of another kind of model."""
-    if isinstance(dataset, other) or getattr(dataset, "task", "") == "keypoints":
+    if isinstance(dataset, PictureDataset) and dataset.task != task:
         labels = {"segmentation": "a class for every pixel", "classification": "a class for every picture"}
         raise TypeError(
             f"{source} is a {kind}, but data set {dataset.info.name!r} is of {dataset.task}: "

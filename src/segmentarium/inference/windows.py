@@ -85,6 +85,7 @@ def sliding(
     blend: Blend = "cosine",
     *,
     batch_size: int = 1,
+    spread: bool = True,
 ) -> Tensor:
     """Logits (B, K, H, W), float32, of a picture in overlapping tiles; the picture may have any dtype that `forward` takes.
 
@@ -93,10 +94,12 @@ def sliding(
     blend       how neighbours share what they have in common: "cosine" or "linear" ramps, or "mean" (as published
                 sliding-window protocols do)
     batch_size  tiles to one call of `forward`
+    spread      tiles stand evenly, as few as do; False: every tile - overlap pixels, and the last flush with the border, as in
+                published protocols
     """
     rows = TensorRows(image) if isinstance(image, Tensor) else image
     result: Tensor | None = None
-    for top, left, logits in stream(forward, rows, tile, overlap, blend, batch_size=batch_size):
+    for top, left, logits in stream(forward, rows, tile, overlap, blend, batch_size=batch_size, spread=spread):
         if result is None:
             result = logits.new_empty((*logits.shape[:2], rows.height, rows.width))
         result[..., top : top + logits.shape[-2], left : left + logits.shape[-1]] = logits
@@ -112,6 +115,7 @@ def stream(
     blend: Blend = "cosine",
     *,
     batch_size: int = 1,
+    spread: bool = True,
 ) -> Iterator[Block]:
     """The same as `sliding`, block by finished block: left to right, then top to bottom, each pixel once.
 
@@ -119,8 +123,8 @@ def stream(
     128 MB).
     """
     overlap = overlap_in_pixels(tile, overlap)
-    tops, tall = grid(image.height, tile, overlap)
-    lefts, wide = grid(image.width, tile, overlap)
+    tops, tall = grid(image.height, tile, overlap, spread)
+    lefts, wide = grid(image.width, tile, overlap, spread)
     row_weights = profiles(tops, tall, image.height, overlap, blend)
     column_weights = profiles(lefts, wide, image.width, overlap, blend)
     carry: Tensor | None = None  # weighted logits of the rows shared with the row of tiles above
@@ -182,13 +186,16 @@ def overlap_in_pixels(tile: int, overlap: int | float) -> int:
     return pixels
 
 
-def grid(size: int, tile: int, overlap: int) -> tuple[list[int], int]:
+def grid(size: int, tile: int, overlap: int, spread: bool = True) -> tuple[list[int], int]:
     """First pixels of the tiles along one side of the picture, and the tiles' length.
 
-    As few tiles as `tile` and `overlap` allow, spread evenly, and then no longer than needed: the least work.
+    As few tiles as `tile` and `overlap` allow, spread evenly, and then no longer than needed: the least work.  Without
+    `spread` as published protocols have them.
     """
     if size <= tile:
         return [0], size
+    if not spread:
+        return [*range(0, size - tile, tile - overlap), size - tile], tile
     count = math.ceil((size - overlap) / (tile - overlap))
     length = math.ceil((size + (count - 1) * overlap) / count)
     length = min(tile, math.ceil(length / GRID) * GRID)

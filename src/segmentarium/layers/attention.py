@@ -90,6 +90,15 @@ class Attention(nn.Module):
         query, key, value = self.qkv(x).chunk(3, -1)
         return self.proj(attend(query, key, value, self.heads, bias))
 
+    def of_some(self, some: Tensor, x: Tensor) -> Tensor:
+        """The same for some of the tokens alone, (B, M, C) of (B, N, C): they ask, all answer -> (B, M, C)"""
+        rows, offsets = self.qkv.weight, self.qkv.bias
+        parts = [rows.shape[1], 2 * rows.shape[1]]
+        ask, answer = rows.split(parts)
+        ask_offset, answer_offset = (None, None) if offsets is None else offsets.split(parts)
+        key, value = F.linear(x, answer, answer_offset).chunk(2, -1)
+        return self.proj(attend(F.linear(some, ask, ask_offset), key, value, self.heads))
+
 
 class MultiHeadAttention(nn.Module):
     """Attention of queries (B, N, C) over keys and values (B, M, C) that are given apart -> (B, N, C).

@@ -12,6 +12,11 @@ from segmentarium.layers.init import init_convs
 from segmentarium.layers.resize import resize
 
 
+def first_of_quarter(strides: Sequence[int]) -> int:
+    """Number of the finest feature that is no finer than 1/4; 0 where all are."""
+    return next((i for i, stride in enumerate(strides) if stride >= 4), 0)
+
+
 def top_down(maps: Sequence[Tensor], *, mode: Literal["nearest", "bilinear"] = "nearest") -> list[Tensor]:
     """[(B, C, h_i, w_i), …], finest first -> the same shapes: each with the sum of all coarser ones, brought to its size step
     by step (figure 3 of FPN).  mode: "nearest" in FPN, "bilinear" in UPerNet."""

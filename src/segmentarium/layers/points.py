@@ -30,34 +30,17 @@ def read_points(x: Tensor, points: Tensor, *, mode: str = "bilinear") -> Tensor:
     return read.squeeze(3).to(x.dtype)
 
 
-def neighbours(x: Tensor, y: Tensor, height: Tensor | int, width: Tensor | int) -> tuple[Tensor, Tensor]:
-    """Places x, y (…) in pixels, (0, 0) the centre of the first -> of the four pixels around each, (…, 2, 2) by row and column:
-    their number in a map that is stored row by row, int32, and their share in what is read there.
-
-    A pixel outside the map has a share of 0, as in `read_points`, and the number of one inside.
-
-    height, width   of the map, or of each place's own map: tensors that fit the places
-    """
-    rows, of_rows = _along(y, torch.as_tensor(height, device=y.device))
-    columns, of_columns = _along(x, torch.as_tensor(width, device=x.device))
-    width = torch.as_tensor(width, device=x.device, dtype=torch.int32)[..., None, None]
-    number = rows.to(torch.int32)[..., :, None] * width + columns.to(torch.int32)[..., None, :]
-    return number, of_rows[..., :, None] * of_columns[..., None, :]
-
-
-def _along(position: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the two pixels beside each position on a line: their places, kept inside, and their shares."""
-    first = position.detach().floor()
-    share = position - first
-    places = torch.stack((first, first + 1), -1)
-    inside = torch.minimum(places.clamp(min=0), (size - 1).to(places.dtype)[..., None])
-    return inside, torch.stack((1 - share, share), -1) * (inside == places)
-
-
 def read_masks(masks: Tensor, points: Tensor) -> Tensor:
     """Masks (N, H, W), bool, at points (N, P, 2) or (1, P, 2), each (x, y) in [0, 1] from one edge to the other -> (N, P) in
     [0, 1]: what `read_points` reads of them, without a float for each pixel."""
     height, width = masks.shape[-2:]
-    number, share = neighbours(points[..., 0] * width - 0.5, points[..., 1] * height - 0.5, height, width)
-    number = number.long().flatten(1).expand(len(masks), -1)
-    return (masks.flatten(1).gather(1, number).unflatten(1, share.shape[1:]) * share).sum((-1, -2))
+    x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
+    left, top = x.floor(), y.floor()
+    total = torch.zeros(len(masks), points.shape[1], device=points.device)
+    for row, of_row in ((top, 1 - (y - top)), (top + 1, y - top)):
+        for column, of_column in ((left, 1 - (x - left)), (left + 1, x - left)):
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            pixel = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
+            read = masks.flatten(1).gather(1, pixel.expand(len(masks), -1))
+            total += read * (of_row * of_column * inside)
+    return total

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+from segmentarium.layers.attention import Attention
 from segmentarium.layers.drop_path import DropPath
 
 
@@ -58,6 +61,17 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, *context: Tensor | None) -> Tensor:
         """context: what the attention takes beside the tokens, such as a bias of relative positions"""
         x = x + self.drop_path(self.scale1(self.attention(self.norm1(x), *context)))
+        return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+
+    def shrink(self, x: Tensor, pick: Callable[[Tensor], Tensor]) -> Tensor:
+        """The same for some of the tokens alone, (B, N, C) -> (B, M, C): those that `pick` takes ask all (2210.05844, section
+        3.3).  Its attention must be `layers.attention.Attention`.
+
+        pick   (B, N, C) -> (B, M, C): whole rows of what it is given
+        """
+        assert isinstance(self.attention, Attention)
+        normed = self.norm1(x)
+        x = pick(x) + self.drop_path(self.scale1(self.attention.of_some(pick(normed), normed)))
         return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
 
     def reparameterize(self) -> None:

@@ -6,6 +6,7 @@ from segmentarium.losses.boundary_band import OnBoundary
 from segmentarium.losses.boundary_focal import BoundaryAwareFocal
 from segmentarium.losses.category_consistency import CategoryConsistency
 from segmentarium.losses.class_boundary import ClassBoundary
+from segmentarium.losses.class_masks import ClassMaskDice, ClassMaskFocal, ClassOrNone
 from segmentarium.losses.class_presence import ClassPresence
 from segmentarium.losses.connectivity import Connectivity
 from segmentarium.losses.consistency import Consistency
@@ -28,6 +29,9 @@ __all__ = [
     "BoundaryAwareFocal",
     "CategoryConsistency",
     "ClassBoundary",
+    "ClassMaskDice",
+    "ClassMaskFocal",
+    "ClassOrNone",
     "ClassPresence",
     "Connectivity",
     "Consistency",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from segmentarium.layers.points import read_masks, read_points, uncertainty
 from segmentarium.layers.resize import resize
 from segmentarium.losses.base import safe_divide
+from segmentarium.losses.class_masks import Ignored
 from segmentarium.losses.segments import Segments, Target, segments_of
 
 Pairs = tuple[Tensor, Tensor]  # numbers of queries, and of the segments that they are matched to
@@ -29,27 +30,28 @@ class SetLoss(nn.Module):
         costs: what the class's probability, the mask's cost a pixel and its dice weigh in the matching: "class", "mask",
             "dice".
         no_object: the weight of "no object" in the cross entropy; every class has 1.
-        count_ignored: pixels that do not count are background in every mask, as the authors' code has it.
+        ignored: "excluded", pixels that do not count do so nowhere; "background", they are background in every mask, as in the
+            authors' code.
 
     A subclass says where masks are compared (`compared`) and how the cost of a pixel goes (`pixel_costs`).
     """
 
-    def __init__(
-        self, costs: Mapping[str, float], *, no_object: float = 0.1, count_ignored: bool = False
-    ) -> None:
+    def __init__(self, costs: Mapping[str, float], *, no_object: float = 0.1, ignored: Ignored = "excluded") -> None:
         super().__init__()
         if sorted(costs) != ["class", "dice", "mask"] or not no_object > 0:
             raise ValueError(
                 f"costs are {dict(costs)}, no_object is {no_object}; give those of class, mask and dice, and more than 0"
             )
-        self.costs, self.no_object, self.count_ignored = dict(costs), no_object, count_ignored
+        if ignored not in ("excluded", "background"):
+            raise ValueError(f"ignored is {ignored!r}; give 'excluded' or 'background'")
+        self.costs, self.no_object, self.ignored = dict(costs), no_object, ignored
 
     def forward(self, class_logits: Tensor, mask_logits: Tensor, target: Target) -> dict[str, Tensor]:
         num_classes = class_logits.shape[2] - 1
         pictures = segments_of(target, num_classes)
         if len(pictures) != len(class_logits):
             raise ValueError(f"there are masks of {len(class_logits)} pictures, and segments of {len(pictures)}")
-        if self.count_ignored:
+        if self.ignored == "background":
             pictures = [picture._replace(valid=None) for picture in pictures]
         with torch.autocast(class_logits.device.type, enabled=False):
             class_logits, mask_logits = class_logits.float(), mask_logits.float()
@@ -142,9 +144,9 @@ class FocalSetLoss(SetLoss):
         alpha: float = 0.25,
         gamma: float = 2.0,
         no_object: float = 0.1,
-        count_ignored: bool = False,
+        ignored: Ignored = "excluded",
     ) -> None:
-        super().__init__(costs, no_object=no_object, count_ignored=count_ignored)
+        super().__init__(costs, no_object=no_object, ignored=ignored)
         self.alpha, self.gamma = alpha, gamma
 
     def pixel_costs(self, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,9 +192,9 @@ class PointSetLoss(SetLoss):
         oversample: float = 3.0,
         importance: float = 0.75,
         no_object: float = 0.1,
-        count_ignored: bool = False,
+        ignored: Ignored = "excluded",
     ) -> None:
-        super().__init__(costs, no_object=no_object, count_ignored=count_ignored)
+        super().__init__(costs, no_object=no_object, ignored=ignored)
         if points < 1 or oversample < 1 or not 0 <= importance <= 1:
             raise ValueError(
                 f"points are {points}, oversample {oversample}, importance {importance}; give 1 or more of both, and a share"
@@ -229,9 +231,7 @@ class PointSetLoss(SetLoss):
         count, device = len(logits), logits.device
         candidates = torch.rand(count, self.candidates, 2, device=device)
         unsure = uncertainty(read_points(logits, candidates))
-        weights = [
-            counted(picture, own) for picture, own in zip(pictures, candidates.split(counts), strict=True)
-        ]
+        weights = [counted(picture, own) for picture, own in zip(pictures, candidates.split(counts), strict=True)]
         unsure = unsure.masked_fill(torch.cat(weights) == 0, -torch.inf)
         least = unsure.topk(self.unsure, 1).indices
         taken = candidates.gather(1, least[..., None].expand(-1, -1, 2))
@@ -242,7 +242,8 @@ def counted(picture: Segments, points: Tensor) -> Tensor:
     """Points (M, P, 2) -> (M, P) in [0, 1]: the share of the four pixels around each that counts."""
     if picture.valid is None:
         return torch.ones(points.shape[:2], device=points.device)
-    return 1 - read_masks(~picture.valid[None], points.flatten(0, 1)[None])[0].unflatten(0, points.shape[:2])
+    ignored = read_masks(~picture.valid[None], points.flatten(0, 1)[None])[0].unflatten(0, points.shape[:2])
+    return (1 - ignored).masked_fill(ignored > 1 - 1e-6, 0.0)  # shares are rounded
 
 
 def read_truth(picture: Segments, masks: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,15 +7,15 @@ supervised, before any layer.  The pixel decoder is multi-scale deformable atten
 points instead of all pixels: at arbitrary ones, the same for all pairs, for the matching; for the loss three quarters of them
 where the mask is least sure, of three times as many that are drawn.
 
-What the public code does and the paper does not say (MIT; deformable attention Apache-2.0): positions and level embeddings are added to
-the queries of the deformable attention alone, its values are plain; its feed-forward networks are 1024 wide; the level of
-1/4 joins by a lateral convolution and bilinear interpolation; group norm everywhere in the pixel decoder; one layer norm stands
-before both heads; no dropout.  Their test pads pictures to multiples of 32.  Pixels without a label are background in every
-mask, and pay.
+What the public code does and the paper does not say (MIT; deformable attention Apache-2.0): positions and level embeddings are
+added to the queries of the deformable attention alone, its values are plain; its feed-forward networks are 1024 wide; the level
+of 1/4 joins by a lateral convolution and bilinear interpolation; group norm everywhere in the pixel decoder; one layer norm
+stands before both heads; no dropout.  Their test pads pictures to multiples of 32.  Pixels without a label are background in
+every mask, and pay.
 What we change: the mask that steers attention is the product of the query with the fine map brought to the level's size, instead
 of their product brought there: the same numbers, as both are linear, at a fraction of the work.  Deformable attention has a form
 of its own on processors (`layers/deformable_attention.py`).  Pixels without a label count nowhere: a drawn point counts for the
-share of its four pixels that is labelled, and a picture of nothing else costs nothing (`count_ignored=True`: theirs).
+share of its four pixels that is labelled, and a picture of nothing else costs nothing (`ignored="background"`: theirs).
 Nothing is padded; at multiples of 32 that is the same.  Batch norms of a ResNet are trained; theirs are frozen.
 
 Published: ADE20K val mIoU 47.2 (ResNet-50), 47.8 (ResNet-101), 47.7, 51.3, 53.9, 56.1 (Swin T, S, B, L); COCO panoptic PQ 51.9,
@@ -39,13 +39,14 @@ from segmentarium.composition import register_decoder
 from segmentarium.contracts import MaskDecoder, Term
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.deformable_attention import DeformableAttention, Sizes, at_levels, cell_places
-from segmentarium.layers.feature_pyramid import first_of_quarter
+from segmentarium.layers.fpn import first_of_quarter
 from segmentarium.layers.init import init_convs
 from segmentarium.layers.mask_head import MaskHead
 from segmentarium.layers.post_norm import AttentionHalf, FeedForwardHalf
 from segmentarium.layers.resize import resize
 from segmentarium.layers.sine_positions import sine_positions
 from segmentarium.losses import PointSetLoss
+from segmentarium.losses.class_masks import Ignored
 from segmentarium.registry import Card, Paper
 
 Norm = partial(nn.GroupNorm, 32)
@@ -87,9 +88,7 @@ class DeformablePixelDecoder(nn.Module):
         )
         self.level = nn.Parameter(torch.empty(levels, width))
         nn.init.normal_(self.level)
-        self.encoder = nn.ModuleList(
-            EncoderLayer(width, heads, levels, points, hidden) for _ in range(encoder_layers)
-        )
+        self.encoder = nn.ModuleList(EncoderLayer(width, heads, levels, points, hidden) for _ in range(encoder_layers))
         self.laterals = nn.ModuleList(ConvNormAct(inputs, width, 1, norm=Norm, act=None) for inputs in finer)
         self.outputs = nn.ModuleList(ConvNormAct(width, width, norm=Norm) for _ in finer)
         self.fine = nn.Conv2d(width, mask_channels, 1)
@@ -100,7 +99,11 @@ class DeformablePixelDecoder(nn.Module):
         maps = [project(feature) for project, feature in zip(self.project, coarser, strict=True)]
         sizes = [(x.shape[-2], x.shape[-1]) for x in maps]
         positions = torch.cat(
-            [sine_positions(size, x.shape[1], x) + level for size, x, level in zip(sizes, maps, self.level, strict=True)], 1
+            [
+                sine_positions(size, x.shape[1], x) + level
+                for size, x, level in zip(sizes, maps, self.level, strict=True)
+            ],
+            1,
         )
         places = at_levels(cell_places(sizes, positions), sizes)
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1)
@@ -160,7 +163,8 @@ class Mask2FormerDecoder(MaskDecoder):
     drawn            points at which masks are compared in training
     oversample       times as many are drawn for a matched mask,
     importance       of which this share of `drawn` is taken where the mask is least sure; the rest are arbitrary
-    count_ignored    ignored pixels are background in every mask, as the authors count them; else they count nowhere
+    ignored          "excluded": ignored pixels count nowhere; "background": they are background in every mask, as the authors
+                     count them
     """
 
     def __init__(
@@ -183,7 +187,7 @@ class Mask2FormerDecoder(MaskDecoder):
         drawn: int = 12544,
         oversample: float = 3.0,
         importance: float = 0.75,
-        count_ignored: bool = False,
+        ignored: Ignored = "excluded",
     ) -> None:
         super().__init__()
         if width % 32 or queries < 1 or layers < 0:
@@ -210,7 +214,7 @@ class Mask2FormerDecoder(MaskDecoder):
             "points": drawn,
             "oversample": oversample,
             "importance": importance,
-            "count_ignored": count_ignored,
+            "ignored": ignored,
         }
 
     def states(self, pixels: Tensor, levels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -220,8 +224,8 @@ class Mask2FormerDecoder(MaskDecoder):
         values = [x.flatten(2).transpose(1, 2) + level for x, level in zip(levels, self.level, strict=True)]
         keys = [x + sine_positions(size, x.shape[2], x) for x, size in zip(values, sizes, strict=True)]
         small = [resize(pixels.detach(), size) for size in sizes]
-        queries = self.queries.expand(len(pixels), -1, -1)
-        x = self.features.expand(len(pixels), -1, -1)
+        queries = self.queries.repeat(len(pixels), 1, 1)
+        x = self.features.repeat(len(pixels), 1, 1)
         normed = self.norm(x)
         found = [(normed, self.head.embed(normed))]
         for i, layer in enumerate(self.layers):
@@ -257,6 +261,9 @@ PAPER = Paper(
     code="https://github.com/facebookresearch/Mask2Former",
     code_licence="MIT",
 )
+FEWER = (
+    "fewer than published: the masks that steer attention are computed at the size of the level, with the same result"
+)
 TINY = {
     "width": 32,
     "mask_channels": 32,
@@ -287,6 +294,7 @@ for _name, _backbone, _side, _parameters, _flops, _scores in (
             parameters=_parameters,
             flops=_flops,
             flops_size=(_side, _side),
+            limits={"flops": FEWER} if _side == 512 else {},  # of the larger trunks' work it is less than 3%
             num_classes=150,
             scores=dict(
                 zip(

@@ -12,8 +12,8 @@ the pixel decoder; coarser maps are repeated, not interpolated; one layer norm s
 panoptic models have six layers of a transformer encoder on the coarsest feature (`encoder_layers=6`), whose output goes both
 ways.  Their test pads pictures to multiples of 32.  Pixels without a label are background in every mask, and pay.
 What we change: such pixels count nowhere, neither in the matching nor in the loss, and a picture of nothing else costs nothing
-(`count_ignored=True`: theirs).  Nothing is padded; at multiples of 32 that is the same.  Batch norms of a ResNet are trained; theirs
-are frozen.
+(`ignored="background"`: theirs).  Nothing is padded; at multiples of 32 that is the same.  Batch norms of a ResNet are trained;
+theirs are frozen.
 
 Published: ADE20K val mIoU 44.5 (ResNet-50), 45.5 (ResNet-101), 46.7, 49.8, 52.7, 54.1 (Swin T, S, B, L); COCO panoptic PQ 46.5
 (ResNet-50 with six encoder layers), 47.7, 49.7, 51.8, 52.7 (Swin T, S, B, L).
@@ -33,13 +33,14 @@ from torch import Tensor, nn
 from segmentarium.composition import register_decoder
 from segmentarium.contracts import MaskDecoder, Term
 from segmentarium.layers.conv import ConvNormAct
-from segmentarium.layers.feature_pyramid import first_of_quarter
+from segmentarium.layers.fpn import first_of_quarter
 from segmentarium.layers.init import init_convs
 from segmentarium.layers.mask_head import MaskHead
 from segmentarium.layers.post_norm import AttentionHalf, FeedForwardHalf
 from segmentarium.layers.resize import resize
 from segmentarium.layers.sine_positions import sine_positions
 from segmentarium.losses import FocalSetLoss
+from segmentarium.losses.class_masks import Ignored
 from segmentarium.registry import Card, Paper
 
 Norm = partial(nn.GroupNorm, 32)
@@ -127,7 +128,8 @@ class MaskFormerDecoder(MaskDecoder):
     hidden           channels inside the feed-forward networks
     dropout          in the transformers, in training
     no_object        weight of "no object" in the cross entropy
-    count_ignored    ignored pixels are background in every mask, as the authors count them; else they count nowhere
+    ignored          "excluded": ignored pixels count nowhere; "background": they are background in every mask, as the authors
+                     count them
     """
 
     def __init__(
@@ -145,7 +147,7 @@ class MaskFormerDecoder(MaskDecoder):
         hidden: int = 2048,
         dropout: float = 0.1,
         no_object: float = 0.1,
-        count_ignored: bool = False,
+        ignored: Ignored = "excluded",
     ) -> None:
         super().__init__()
         if width % 32 or queries < 1 or layers < 1:
@@ -159,13 +161,13 @@ class MaskFormerDecoder(MaskDecoder):
         self.layers = nn.ModuleList(DecoderLayer(width, heads, hidden, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = MaskHead(width, mask_channels, num_classes)
-        self.loss = {"no_object": no_object, "count_ignored": count_ignored}
+        self.loss = {"no_object": no_object, "ignored": ignored}
 
     def states(self, memory: Tensor) -> list[Tensor]:
         """The coarsest map (B, C, h, w) -> the queries after each layer, (B, Q, C)"""
         positions = sine_positions(memory.shape[-2:], memory.shape[1], memory)
         values = memory.flatten(2).transpose(1, 2)
-        keys, queries = values + positions, self.queries.expand(len(memory), -1, -1)
+        keys, queries = values + positions, self.queries.repeat(len(memory), 1, 1)
         found = [torch.zeros_like(queries)]
         for layer in self.layers:
             found.append(layer(found[-1], queries, keys, values))
@@ -227,7 +229,7 @@ for _name, _backbone, _side, _parameters, _flops, _ade, _coco in (
     )
 for _depth, _parameters, _coco, _ade in ((50, 45, 46.5, 34.7), (101, 64, 47.6, 35.7)):
     register_decoder(
-        f"maskformer_resnet{_depth}_panoptic",
+        f"maskformer_resnet{_depth}_enc6",
         MaskFormerDecoder,
         Card(
             paper=PAPER,

@@ -21,7 +21,7 @@ from segmentarium.matting.cutout import BAND, guide_of, guide_size, transparent,
 from segmentarium.matting.exported import SUFFIX, ExportedPredictor, exported_file
 from segmentarium.matting.finder import ForegroundFinder, no_foreground, scaled
 from segmentarium.matting.matte import Matte, fit_matte
-from segmentarium.matting.regions import People, check_people, decided
+from segmentarium.matting.regions import Hold, People, check_hold, check_people, decided, with_held
 from segmentarium.matting.second_look import look_closer
 from segmentarium.media import sources
 from segmentarium.media.readers import ArrayRows
@@ -115,6 +115,7 @@ class Portrait:
     views       pictures (not clips) are looked at in three sizes, and mirrored: five times the network's time, a calmer mask
     second_look of pictures: people who are small are looked at once more, from nearer
     people      of pictures: who stays where there are several: "all", the "largest", or so many of the largest
+    hold        of pictures: "keep" what people seem to hold, "drop" it; None: as the network says
     options     of `Predictor`: engine, precision, device, foreground, …
 
     Of networks that are at hand as ONNX ("person", or an .onnx file) nothing imports PyTorch, unless options ask for it.
@@ -129,6 +130,7 @@ class Portrait:
         views: bool = True,
         second_look: bool = True,
         people: People = "all",
+        hold: Hold | None = None,
         **options: Any,
     ) -> None:
         self.background = parse_background(background)
@@ -142,8 +144,10 @@ class Portrait:
         if self.predictor.foreground is None:
             raise ValueError(no_foreground(self.predictor.classes))
         check_people(people)
+        check_hold(hold)
         self.views, self.second_look = views, second_look
         self.people: People = people
+        self.hold: Hold | None = hold
 
     @staticmethod
     def _predictors(
@@ -191,7 +195,10 @@ class Portrait:
         probability = find(small, flip=self.views, scales=SCALES if self.views else (1.0,))
         if self.second_look:
             probability = look_closer(partial(find, flip=self.views), small, probability)
-        return fit_matte(guide_of(small), decided(without_holes(probability), self.people), size)
+        probability = without_holes(probability)
+        if self.hold is not None:
+            probability = with_held(probability, self.hold)
+        return fit_matte(guide_of(small), decided(probability, self.people), size)
 
     def bands(self, picture: Any, matte: Matte) -> Any:
         """(top, rows (n, W, 3 or 4), their alpha (n, W)), downwards, of a picture that has `array(top, bottom)`."""

@@ -8,10 +8,13 @@ import cv2
 import numpy as np
 
 People = Literal["all", "largest"] | int
+Hold = Literal["keep", "drop"]
 
 SURE = 0.75  # probability that a region must reach somewhere to be a person; else all of it is dropped
 LASTING = 0.6  # the same of a region that was a person a frame ago
 CORE = 0.02  # of the region's pixels that must be so sure
+DOUBT = {"keep": (0.25, 0.5), "drop": (0.5, 0.8)}  # probabilities of what may be held and is no body
+HELD = 0.1  # of the persons' area: a larger part in doubt is no thing, but a body that the network knows badly
 SOFT = 0.012  # of the picture's longer side: how far from a region's border alpha may lie between 0 and 1
 
 
@@ -46,6 +49,38 @@ def decided(probability: np.ndarray, people: People = "all", before: np.ndarray 
     result = np.where(person, probability, np.minimum(probability, 0.5))
     result = np.where(inside_by > band, np.float32(1), result)
     return np.where(outside_by > band, np.float32(0), result).astype(np.float32)
+
+
+def with_held(probability: np.ndarray, hold: Hold) -> np.ndarray:
+    """`probability` (h, w) float32, 0..1, with the things that people hold made theirs, or cut from them.
+
+    The network knows person and background; bags, balls and flags are what it is in doubt about beside a person.  Such a part
+    counts if it is thicker than the soft band along edges, so that these stay where they are.
+
+    hold  "keep": what is rather no person, and touches one, is taken in; "drop": what is rather a person, and small beside
+          all that is, is left out
+    """
+    low, high = DOUBT[hold]
+    person = (probability > 0.5).astype(np.uint8)
+    radius = max(1, round(SOFT * max(probability.shape)))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    doubt = ((probability > low) & (probability <= high)).astype(np.uint8)
+    thick = cv2.morphologyEx(doubt, cv2.MORPH_OPEN, disc)
+    count, found, facts, _ = cv2.connectedComponentsWithStats(thick, connectivity=8)
+    parts = found.astype(np.intp)
+    if hold == "drop":
+        things = facts[:, cv2.CC_STAT_AREA] <= HELD * person.sum()
+    else:
+        things = np.zeros(count, bool)
+        things[parts[cv2.dilate(person, disc) > 0]] = True
+    things[0] = False  # what is no part
+    return np.where(things[parts], np.float32(0.25 if hold == "drop" else SURE), probability)
+
+
+def check_hold(hold: Hold | None) -> None:
+    """Raises ValueError for what `with_held` does not know; None: held things stay as the network says."""
+    if hold is not None and hold not in DOUBT:
+        raise ValueError(f"hold is {hold!r}; give keep or drop")
 
 
 def check_people(people: People) -> None:

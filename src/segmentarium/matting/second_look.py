@@ -67,9 +67,8 @@ def look_closer(predict: Callable[[np.ndarray], np.ndarray], image: np.ndarray, 
     answer = seen * total
     for box in found:
         place = slice(box.top, box.bottom), slice(box.left, box.right)
-        shape = box.bottom - box.top, box.right - box.left
-        weight = faded(shape, box, size)
-        answer[place] += weight * resized(predict(np.ascontiguousarray(image[place])), shape)
+        weight = faded(box, size)
+        answer[place] += weight * resized(predict(np.ascontiguousarray(image[place])), weight.shape)
         total[place] += weight
     rest = np.maximum(1 - total, 0)  # where no crop is sure of its answer, the first look's stands
     return (answer + rest * seen) / np.maximum(total, 1)
@@ -105,10 +104,11 @@ def quarters(size: tuple[int, int]) -> list[Box]:
     return [Box(top, left, top + rows, left + columns) for top in (0, height - rows) for left in (0, width - columns)]
 
 
-def faded(shape: tuple[int, int], box: Box, size: tuple[int, int]) -> np.ndarray:
-    """Weights (h, w) of a crop's answer: 1 inside, fading to 0 at its borders that are not the picture's."""
+def faded(box: Box, size: tuple[int, int]) -> np.ndarray:
+    """Weights (h, w) of a crop's answer: 1 inside, fading to 0 at its borders that are not the picture's (height, width)."""
     ramps = []
-    for length, start, stop, full in zip(shape, (box.top, box.left), (box.bottom, box.right), size, strict=True):
+    for start, stop, full in zip((box.top, box.left), (box.bottom, box.right), size, strict=True):
+        length = stop - start
         place, ramp = np.arange(length) + 0.5, np.ones(length, np.float32)
         if start > 0:
             ramp = np.minimum(ramp, place / (FEATHER * length))

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from segmentarium.composition import register_decoder
+from segmentarium.composition import register_decoder, register_mmsegmentation
 from segmentarium.contracts import Decoder
 from segmentarium.layers.attention import attend
 from segmentarium.layers.conv import ConvNormAct
@@ -165,19 +165,14 @@ PAPER = Paper(
     code_licence="Apache-2.0",
 )
 # mmsegmentation's
-for _depth, _parameters, _cityscapes, _ade in ((50, 46.23, 77.34, 41.74), (101, 65.22, 77.14, 42.94)):
-    register_decoder(
-        "ann" if _depth == 50 else f"ann_resnet{_depth}",
-        ANNDecoder,
-        Card(
-            paper=PAPER,
-            parameters=_parameters,
-            parameters_of="training",
-            num_classes=19,
-            scores={"Cityscapes val mIoU": _cityscapes, "ADE20K val mIoU": _ade},
-        ),
-        backbone=f"resnet{_depth}_v1c",
-    )
+register_mmsegmentation(
+    ANNDecoder,
+    PAPER,
+    {
+        "ann": (50, 46.23, 77.34, 41.74),
+        "ann_resnet101": (101, 65.22, 77.14, 42.94),
+    },
+)
 register_decoder(
     "ann_authors",
     ANNDecoder,

@@ -33,7 +33,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from segmentarium.composition import register_decoder
+from segmentarium.composition import register_decoder, register_mmsegmentation
 from segmentarium.contracts import Decoder, Term
 from segmentarium.layers.conv import ConvNormAct, use_leaky_relu
 from segmentarium.layers.gated_attention import GatedAttention
@@ -158,17 +158,12 @@ register_decoder(
     consistent=True,
 )
 # parameters in millions as counted in mmsegmentation's code
-for _depth, _parameters, _cityscapes, _ade in ((50, 49.83, 79.03, 42.08), (101, 68.82, 78.87, 43.71)):
-    register_decoder(
-        f"ccnet_resnet{_depth}",
-        CCDecoder,
-        Card(
-            paper=PAPER,
-            parameters=_parameters,
-            parameters_of="training",
-            num_classes=19,
-            scores={"Cityscapes val mIoU": _cityscapes, "ADE20K val mIoU": _ade},
-        ),
-        backbone=f"resnet{_depth}_v1c",
-        align_corners=False,
-    )
+register_mmsegmentation(
+    CCDecoder,
+    PAPER,
+    {
+        "ccnet_resnet50": (50, 49.83, 79.03, 42.08),
+        "ccnet_resnet101": (101, 68.82, 78.87, 43.71),
+    },
+    align_corners=False,
+)

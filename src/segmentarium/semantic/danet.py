@@ -29,7 +29,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from segmentarium.composition import register_decoder
+from segmentarium.composition import register_decoder, register_mmsegmentation
 from segmentarium.contracts import Decoder, Term
 from segmentarium.layers.attention import attend_bounded
 from segmentarium.layers.conv import ConvNormAct
@@ -142,18 +142,13 @@ register_decoder(
     backbone_arguments={"multigrid": (4, 8, 16)},
 )
 # parameters in millions as counted in mmsegmentation's code
-for _depth, _parameters, _cityscapes, _ade in ((50, 49.85, 79.34, 42.45), (101, 68.84, 80.41, 44.17)):
-    register_decoder(
-        f"danet_resnet{_depth}",
-        DADecoder,
-        Card(
-            paper=PAPER,
-            parameters=_parameters,
-            parameters_of="training",
-            num_classes=19,
-            scores={"Cityscapes val mIoU": _cityscapes, "ADE20K val mIoU": _ade},
-        ),
-        backbone=f"resnet{_depth}_v1c",
-        align_corners=False,
-        auxiliary=True,
-    )
+register_mmsegmentation(
+    DADecoder,
+    PAPER,
+    {
+        "danet_resnet50": (50, 49.85, 79.34, 42.45),
+        "danet_resnet101": (101, 68.84, 80.41, 44.17),
+    },
+    align_corners=False,
+    auxiliary=True,
+)

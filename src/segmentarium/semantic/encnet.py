@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.composition import register_decoder
+from segmentarium.composition import register_decoder, register_mmsegmentation
 from segmentarium.contracts import Decoder, Term
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.init import init_classifier
@@ -169,17 +169,12 @@ register_decoder(
     backbone_arguments={"contract_dilation": True},  # in the authors' ResNet the first block of a dilated stage
 )
 # parameters in millions as counted in mmsegmentation's code
-for _depth, _parameters, _cityscapes, _ade in ((50, 35.90, 77.94, 40.10), (101, 54.89, 78.55, 42.61)):
-    register_decoder(
-        f"encnet_resnet{_depth}",
-        EncDecoder,
-        Card(
-            paper=PAPER,
-            parameters=_parameters,
-            parameters_of="training",
-            num_classes=19,
-            scores={"Cityscapes val mIoU": _cityscapes, "ADE20K val mIoU": _ade},
-        ),
-        backbone=f"resnet{_depth}_v1c",
-        align_corners=False,
-    )
+register_mmsegmentation(
+    EncDecoder,
+    PAPER,
+    {
+        "encnet_resnet50": (50, 35.90, 77.94, 40.10),
+        "encnet_resnet101": (101, 54.89, 78.55, 42.61),
+    },
+    align_corners=False,
+)

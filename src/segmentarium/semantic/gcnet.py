@@ -26,10 +26,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from segmentarium.composition import register_decoder
+from segmentarium.composition import register_mmsegmentation
 from segmentarium.layers.norm import LayerNorm2d
 from segmentarium.layers.pooling import global_average_pool
-from segmentarium.registry import Card, Paper, register_block
+from segmentarium.registry import Paper, register_block
 from segmentarium.semantic.fcn import FCNDecoder
 
 
@@ -123,16 +123,11 @@ PAPER = Paper(
 )
 register_block("gcnet", GlobalContext)
 # mmsegmentation's
-for _depth, _parameters, _cityscapes, _ade in ((50, 49.63, 78.48, 42.37), (101, 68.62, 79.03, 43.69)):
-    register_decoder(
-        "gcnet" if _depth == 50 else f"gcnet_resnet{_depth}",
-        GCDecoder,
-        Card(
-            paper=PAPER,
-            parameters=_parameters,
-            parameters_of="training",
-            num_classes=19,
-            scores={"Cityscapes val mIoU": _cityscapes, "ADE20K val mIoU": _ade},
-        ),
-        backbone=f"resnet{_depth}_v1c",
-    )
+register_mmsegmentation(
+    GCDecoder,
+    PAPER,
+    {
+        "gcnet": (50, 49.63, 78.48, 42.37),
+        "gcnet_resnet101": (101, 68.62, 79.03, 43.69),
+    },
+)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from segmentarium.composition import register_decoder
 from segmentarium.contracts import Decoder, Term
-from segmentarium.layers.feature_pyramid import FeaturePyramid, PyramidSum, first_of_quarter
+from segmentarium.layers.fpn import FeaturePyramid, PyramidSum, first_of_quarter
 from segmentarium.layers.init import init_classifier
 from segmentarium.layers.points import read_points, uncertainty
 from segmentarium.losses import CrossEntropy, PixelLoss
@@ -132,14 +132,14 @@ class PointRendDecoder(Decoder):
         self.steps = min(steps, strides[0].bit_length() - 1)
         self.step_points = step_points
         self.pyramid = FeaturePyramid(channels, pyramid_channels)
-        self.merge = PyramidSum(pyramid_channels, strides, width)
+        self.fuse = PyramidSum(pyramid_channels, strides, width)
         self.classifier = init_classifier(nn.Conv2d(width, num_classes, 1))
         self.head = PointHead(pyramid_channels, num_classes, point_width, point_layers)
 
     def coarse(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """-> the finest feature of the pyramid (B, pyramid_channels, h, w), and the coarse logits (B, K, h, w)"""
         pyramid = self.pyramid(features[self.finest :])
-        return pyramid[0], self.classifier(self.merge(pyramid))
+        return pyramid[0], self.classifier(self.fuse(pyramid))
 
     def score(self, points: Tensor, fine: Tensor, coarse: Tensor) -> Tensor:
         """Points (B, N, 2) -> their logits (B, K, N)."""

@@ -34,6 +34,7 @@ from segmentarium.training.options import BEST_WEIGHTS, LAST, LAST_WEIGHTS, Trai
 from segmentarium.training.preflight import check_fit, divide_batch
 from segmentarium.training.stop import StopSignals
 from segmentarium.training.tasks import Task, task_for
+from segmentarium.training.teacher import Teacher, with_teacher
 
 SYNC_STOP_EVERY = 10  # steps between two agreements of several processes to stop
 
@@ -92,13 +93,17 @@ class NonFiniteLossError(ValueError):
 class Objective(nn.Module):
     """A batch to its losses, by name: what runs in mixed precision, and through which gradients are reduced."""
 
-    def __init__(self, model: Model, compile: bool) -> None:
+    def __init__(self, model: Model, teacher: Teacher | None, compile: bool) -> None:
         super().__init__()
         self.model = model
+        self.teacher = (teacher,)  # in a tuple: neither trained, nor reduced, nor sharded
         self.forward_train = torch.compile(model.forward_train) if compile else model.forward_train
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return self.model.criterion(self.forward_train(*(batch[key] for key in self.model.inputs)), batch)
+        outputs = self.forward_train(*(batch[key] for key in self.model.inputs))
+        for teacher in filter(None, self.teacher):
+            outputs = {**outputs, "teacher": teacher(batch["image"], outputs["logits"].shape[-2:])}
+        return self.model.criterion(outputs, batch)
 
 
 class Training:
@@ -124,6 +129,7 @@ class Training:
         self.fabric = fabric_of(options)
         torch.manual_seed(options.seed)
         self.model = task.model()
+        self.teacher = with_teacher(self.model, options)
         self.micro_batch, self.passes = divide_batch(options, self.fabric.world_size)
         check_fit(self.model, options, self.micro_batch, self.fabric.world_size)
 
@@ -137,12 +143,14 @@ class Training:
         if self.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         depthwise_in_float32(model)
+        if self.teacher is not None:
+            self.teacher.to(fabric.device).eval()
         model.to(fabric.device).train()
         self.average = AveragedModel(model, options.ema) if options.ema else None
         self.kept = copy.deepcopy(model).eval() if self.average is None else self.average.model  # type: ignore[assignment]
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place
-        self.objective = fabric.setup_module(Objective(model, options.compile))
+        self.objective = fabric.setup_module(Objective(model, self.teacher, options.compile))
         self.optimizer: Any = fabric.setup_optimizers(build_optimizer(model, options))
         if resumed is not None:
             restore(self, resumed)

@@ -141,6 +141,10 @@ class TrainingOptions:
         "none, auto (from the training labels: enet), enet:1.2, erfnet, median_frequency, inverse, or numbers: 1,2.5,1",
         of="segmenter",
     )
+    teacher: str | None = option(
+        None, "weights of a larger model for the same classes, whose scores are learnt from too", of="segmenter"
+    )
+    teacher_weight: float = option(1.0, "how much the teacher's scores weigh beside the labels", of="segmenter")
     seed: int = option(0, "seed of initial weights, order, augmentation and dropout")
 
     # On which machine

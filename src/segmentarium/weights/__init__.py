@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from segmentarium.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from segmentarium.weights.inspection import Inspection, inspect_weights
     from segmentarium.weights.part import load_part
     from segmentarium.weights.source import FILE_NAME, HEADER, CheckpointError, locate, read_file
     from segmentarium.weights.store import (
@@ -31,12 +32,14 @@ __all__ = [
     "FILE_NAME",
     "HEADER",
     "CheckpointError",
+    "Inspection",
     "LoadError",
     "LoadReport",
     "adapt_input_channels",
     "export_layout",
     "from_pretrained",
     "header_of",
+    "inspect_weights",
     "load",
     "load_into",
     "load_part",
@@ -54,5 +57,5 @@ __getattr__ = lazy_names(
     dict.fromkeys(__all__, "store")
     | dict.fromkeys(_OF_SOURCE, "source")
     | dict.fromkeys(_OF_TABLE, "table")
-    | {"load_part": "part"},
+    | {"load_part": "part", "Inspection": "inspection", "inspect_weights": "inspection"},
 )

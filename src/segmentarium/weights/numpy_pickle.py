@@ -71,9 +71,14 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    return b""
+
+
 INSTEAD: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": OrderedDict,
-    "_codecs.encode": _encode,
+    "_codecs.encode": _encode,  # bytes, in the earliest protocols
+    **{f"{module}.bytes": _no_bytes for module in ("builtins", "__builtin__")},  # and empty ones there
     "numpy.ndarray": _Array,
     "numpy.dtype": _Type,
     **{f"numpy.{core}.multiarray._reconstruct": _reconstruct for core in ("core", "_core")},

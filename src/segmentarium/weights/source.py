@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,18 +53,24 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | Non
             ) from None
         return state, _header(metadata[HEADER], path) if HEADER in metadata else None
     try:
-        if path.suffix == ".pkl" and not zipfile.is_zipfile(path):  # PyTorch writes archives
-            loaded = read_numpy_pickle(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = _unpickle(path)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors ({str(error).splitlines()[0]}); it could run code when opened and is refused. "
             "Ask for a safetensors file, or save its state_dict() again with torch.save"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
         raise CheckpointError(f"{path} is no checkpoint that PyTorch can read: {error}") from None
     return unwrap(loaded, path), None
+
+
+def _unpickle(path: Path) -> Any:
+    """What a pickle holds; arrays of detectron2's are tensors.  UnpicklingError for one that names more than is needed."""
+    if path.suffix == ".pkl":  # PyTorch's files may be called so too: archives, or a number first
+        with suppress(pickle.UnpicklingError):
+            if isinstance(loaded := read_numpy_pickle(path), Mapping):
+                return loaded
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _header(text: str, path: Path) -> dict[str, Any]:
@@ -87,7 +93,9 @@ def _header(text: str, path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} has a header that is none of ours ({type(error).__name__}: {error})") from None
     if not all(facts):
-        raise CheckpointError(f"{path} has a header whose model, arguments, classes, joints, things or palette are none")
+        raise CheckpointError(
+            f"{path} has a header whose model, arguments, classes, joints, things or palette are none"
+        )
     return header
 
 
@@ -216,5 +224,31 @@ def open_weights(source: str | Path | Mapping[str, Tensor], layout: str | None =
             raise CheckpointError(f"{label}: {error.args[0]}") from None
         return replace(stored, state=_renamed(stored))
     table = get_layout(layout) if layout else recognise(state)
-    found, arguments = variant_of(entry(table.model), arguments_of(table, state))
-    return Stored(label, state, found, arguments, table.facts(state), table)
+    arguments, facts = arguments_of(table, state), table.facts(state)
+    if not isinstance(source, Mapping) and table.beside:
+        arguments, more = _beside(locate(source).with_name(table.beside), table, arguments)
+        facts = facts | more
+    found, arguments = variant_of(entry(table.model), arguments)
+    return Stored(label, state, found, arguments, facts, table)
+
+
+def _beside(path: Path, table: Layout, arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the file beside a checkpoint adds, if it lies there.  Read as plain data: nothing in it is run."""
+    if not path.is_file():
+        return arguments, {}
+    try:
+        import yaml
+    except ImportError as error:
+        raise ImportError(f"reading {path} needs PyYAML: pip install pyyaml, or move the file away") from error
+
+    class Plain(yaml.SafeLoader):
+        """Their programs write tuples."""
+
+    Plain.add_constructor("tag:yaml.org,2002:python/tuple", Plain.construct_yaml_seq)
+    try:
+        return table.told(yaml.load(path.read_text("utf-8"), Plain), arguments)
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is not what {table.name} writes beside a checkpoint ({type(error).__name__}: {error}); repair it, or move "
+            "it away to load by the keys alone"
+        ) from None

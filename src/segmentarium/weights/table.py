@@ -31,6 +31,7 @@ class Rule:
     `bgr=1`: the last three entries along dimension 1 belong to the channels of an image that theirs reads blue first;
     they are turned round, since ours reads red first.  `axes=(sizes, order)`: theirs counts its last dimension by axes of
     these sizes (one may be -1); ours has them in this order.  `tied`: theirs holds one tensor under several keys, ours once.
+    `transposed`: theirs is a matrix that vectors are multiplied by from the left, ours a linear layer's.
     """
 
     theirs: Keys
@@ -40,6 +41,7 @@ class Rule:
     axes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     dim: int = 0
     tied: bool = False
+    transposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,14 @@ class Output:
     resized   brought to the image's size, as theirs returns it
     step      every step-th row and column is stored
     log       theirs are log-probabilities
+    exp       theirs are probabilities, ours their logarithms
     """
 
     name: str
     resized: bool = False
     step: int = 1
     log: bool = False
+    exp: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,18 @@ class Golden:
     arguments   of the model, where no key tells them
     dropped     shell patterns of all keys in this reference that we do not keep
     computed    keys of fixed tables that theirs counts among its parameters and ours computes; they are not stored
+    frozen      shell patterns of constants that ours counts among its parameters: norms that theirs does not train
     pixels      (scale, offset): theirs takes scale * input + offset, as values of 0 to 255, and normalises it itself
+    prepare     what is done to our model with the reference's inputs, by name, of which the first is the image
     """
 
     outputs: Mapping[str, str | Output]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     computed: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
     pixels: tuple[float, float] | None = None
+    prepare: Callable[[torch.nn.Module, Mapping[str, Tensor]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,8 @@ class Layout:
     facts(state) is what a file of ours would say in its header of such weights, where their publication says it: classes
     with palette, preprocessing (`Preprocessing.as_dict()`), dataset, licences.
     goldens: stored outputs of that implementation, by name ("realtime/bisenetv2-mmseg").
+    beside: the name of a YAML file that their programs write beside a checkpoint; where one lies there, told(what it says,
+    arguments) gives the arguments and facts that it adds.
     """
 
     name: str
@@ -93,6 +103,11 @@ class Layout:
     source: str = ""
     facts: Callable[[Mapping[str, Tensor]], dict[str, Any]] = lambda state: {}
     goldens: Mapping[str, Golden] = field(default_factory=dict)
+    beside: str = ""
+    told: Callable[[Any, dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]] = lambda said, arguments: (
+        arguments,
+        {},
+    )
 
     @property
     def blue_first(self) -> bool:
@@ -247,6 +262,8 @@ def to_ours(
                 failed.append(key)
                 continue
             whole = _reorder(whole, *rule.axes)
+        if rule.transposed:
+            whole = whole.mT.contiguous()
         targets = [_fill(text, parts) for text in _side(rule.ours)]
         if len(targets) == 1:
             ours[targets[0]] = whole
@@ -279,6 +296,8 @@ def to_theirs(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, T
                 whole = _turn_round(whole, rule.bgr)
             if rule.axes is not None:
                 whole = _restore(whole, *rule.axes)
+            if rule.transposed:
+                whole = whole.mT.contiguous()
             targets = [_fill(text, parts) for text in _side(rule.theirs)]
             if rule.tied:
                 parts_of_whole: tuple[Tensor, ...] = (whole,) * len(targets)

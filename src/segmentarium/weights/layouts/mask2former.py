@@ -29,21 +29,27 @@ from segmentarium.weights.layouts.maskformer import (
     count,
     either,
     feed_forward,
-    golden_outputs,
+    golden,
     openmmlab_head,
     openmmlab_layer,
     openmmlab_sizes,
     read_sizes,
 )
 from segmentarium.weights.layouts.parts import neighbours, rest
-from segmentarium.weights.table import Golden, Layout, Rule
+from segmentarium.weights.table import Layout, Rule
 
 LAYER, ENCODER = "decoder.layers.{}", "decoder.pixels.encoder.{}"
 LEVELS = range(3)
+OFFSETS = "self_attn.sampling_offsets.weight"
 
 
 def _deformable(theirs: str, ours: str) -> list[Rule]:
-    names = {"sampling_offsets": "offsets", "attention_weights": "weights", "value_proj": "value", "output_proj": "proj"}
+    names = {
+        "sampling_offsets": "offsets",
+        "attention_weights": "weights",
+        "value_proj": "value",
+        "output_proj": "proj",
+    }
     return [rest(f"{theirs}.{name}", f"{ours}.{own}") for name, own in names.items()]
 
 
@@ -93,16 +99,21 @@ def _authors_rules() -> tuple[Rule, ...]:
     )
 
 
-def _encoder(state: Mapping[str, Tensor], layers: str, *inner: str) -> dict[str, Any]:
-    """Of the pixel decoder: its layers' prefix, and the key of the inner weight of a feed-forward network below it, or the key
-    that it has in another version."""
-    hidden = state[either(state, *(f"{layers}0.{key}" for key in inner))].shape[0]
-    return {"encoder_layers": count(state, layers), "encoder_hidden": hidden}
+def _encoder(state: Mapping[str, Tensor], layers: str, attention: str, *inner: str) -> dict[str, Any]:
+    """Of the pixel decoder, by its layers' prefix, and below it the key of the offsets, of four points in each of three levels, and
+    that of a feed-forward network's inner weight, or what it is in another version."""
+    return {
+        "encoder_layers": count(state, layers),
+        "heads": state[f"{layers}0.{attention}"].shape[0] // (len(LEVELS) * 4 * 2),
+        "encoder_hidden": state[either(state, *(f"{layers}0.{key}" for key in inner))].shape[0],
+    }
 
 
 def _authors_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     head = "sem_seg_head.predictor."
-    pixels = "sem_seg_head.pixel_decoder." if "sem_seg_head.pixel_decoder.mask_features.weight" in state else "sem_seg_head."
+    pixels = (
+        "sem_seg_head.pixel_decoder." if "sem_seg_head.pixel_decoder.mask_features.weight" in state else "sem_seg_head."
+    )
     return {
         **read_sizes(
             state,
@@ -112,7 +123,7 @@ def _authors_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
             f"{head}transformer_ffn_layers.",
             f"{head}transformer_ffn_layers.0.linear1.weight",
         ),
-        **_encoder(state, f"{pixels}transformer.encoder.layers.", "linear1.weight"),
+        **_encoder(state, f"{pixels}transformer.encoder.layers.", OFFSETS, "linear1.weight"),
         **authors_trunk(state),
     }
 
@@ -164,7 +175,7 @@ def _transformers_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
             layers,
             f"{layers}0.fc1.weight",
         ),
-        **_encoder(state, f"{pixels}encoder.layers.", "fc1.weight"),
+        **_encoder(state, f"{pixels}encoder.layers.", OFFSETS, "fc1.weight"),
         **transformers_trunk(state, ""),
     }
 
@@ -203,7 +214,9 @@ def _openmmlab_rules(head: str) -> tuple[Rule, ...]:
 
 def _openmmlab_arguments(state: Mapping[str, Tensor], head: str) -> dict[str, Any]:
     layers = f"{head}.pixel_decoder.encoder.layers."
-    encoder = _encoder(state, layers, "ffn.layers.0.0.weight", "ffns.0.layers.0.0.weight")
+    offsets = either(state, f"{layers}0.{OFFSETS}", f"{layers}0.attentions.0.sampling_offsets.weight")
+    inner = ("ffn.layers.0.0.weight", "ffns.0.layers.0.0.weight")
+    encoder = _encoder(state, layers, offsets.removeprefix(f"{layers}0."), *inner)
     return {**openmmlab_sizes(state, head), **encoder, **openmmlab_trunk(state)}
 
 
@@ -215,7 +228,7 @@ LAYOUTS = (
         _authors_rules(),
         _authors_arguments,
         "https://github.com/facebookresearch/Mask2Former",
-        goldens={"transformer/mask2former-r50": Golden(golden_outputs(9), dropped=("criterion.empty_weight",))},
+        goldens={"transformer/mask2former-r50": golden(9)},
     ),
     Layout(
         "mask2former/transformers",
@@ -225,9 +238,7 @@ LAYOUTS = (
         "https://github.com/huggingface/transformers",
     ),
     *(
-        Layout(
-            f"mask2former/{name}", MODEL, _openmmlab_rules(head), partial(_openmmlab_arguments, head=head), source
-        )
+        Layout(f"mask2former/{name}", MODEL, _openmmlab_rules(head), partial(_openmmlab_arguments, head=head), source)
         for name, head, source in OPENMMLAB
     ),
 )

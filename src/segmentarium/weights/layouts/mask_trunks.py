@@ -45,7 +45,9 @@ def _swin(found: dict[str, Any]) -> dict[str, Any]:
     return {"backbone": "swin_t", "in_channels": channels, "backbone_arguments": {**lists, **always}}
 
 
-def _resnet(state: Mapping[str, Tensor], blocks: str, first: int, third: str, stem: str, deep: str = "") -> dict[str, Any]:
+def _resnet(
+    state: Mapping[str, Tensor], blocks: str, first: int, third: str, stem: str, deep: str = ""
+) -> dict[str, Any]:
     """Of a ResNet.
 
     blocks       prefix of a stage's blocks, {} for its number, which begins with `first`
@@ -53,7 +55,12 @@ def _resnet(state: Mapping[str, Tensor], blocks: str, first: int, third: str, st
     stem, deep   the first convolution, and the third one of a deep stem
     """
     prefixes = {blocks.format(first + i): f"layer{i + 1}." for i in STAGES}
-    keys = {f"{ours}{key[len(p) :]}": value for p, ours in prefixes.items() for key, value in state.items() if key.startswith(p)}
+    keys = {
+        f"{ours}{key[len(p) :]}": value
+        for p, ours in prefixes.items()
+        for key, value in state.items()
+        if key.startswith(p)
+    }
     if f"{blocks.format(first)}0.{third}" in state:
         keys["layer1.0.conv3.weight"] = state[f"{blocks.format(first)}0.{third}"]
     if deep:
@@ -87,13 +94,11 @@ def authors_rules(*, deep: bool = False) -> list[Rule]:
 
 
 def authors_trunk(state: Mapping[str, Tensor], *, deep: bool = False) -> dict[str, Any]:
-    if "backbone.patch_embed.proj.weight" in state:
+    if not deep and "backbone.patch_embed.proj.weight" in state:
         inner = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
         return _swin(swin_arguments(inner))
     stem = "backbone.stem.conv1_1.weight" if deep else "backbone.stem.conv1.weight"
-    return _resnet(
-        state, "backbone.res{}.", 2, "conv3.weight", stem, "backbone.stem.conv1_3.weight" if deep else ""
-    )
+    return _resnet(state, "backbone.res{}.", 2, "conv3.weight", stem, "backbone.stem.conv1_3.weight" if deep else "")
 
 
 # transformers -----------------------------------------------------------------------------------------------------------
@@ -111,7 +116,10 @@ def transformers_trunk_rules(swin: str) -> list[Rule]:
         for part, own in (*parts, (f"{theirs}.shortcut", f"{mine}.shortcut")):
             rules += [rest(f"{part}.convolution", f"{own}.conv"), rest(f"{part}.normalization", f"{own}.norm")]
     stem = f"{ENCODER}embedder.embedder"
-    rules += [rest(f"{stem}.convolution", "backbone.stem.0.conv"), rest(f"{stem}.normalization", "backbone.stem.0.norm")]
+    rules += [
+        rest(f"{stem}.convolution", "backbone.stem.0.conv"),
+        rest(f"{stem}.normalization", "backbone.stem.0.norm"),
+    ]
     rules += [rest(f"{ENCODER}hidden_states_norms.{i}", f"backbone.norms.{i}") for i in STAGES if swin]
     rules += [Rule(f"{ENCODER}{swin or 'swin.'}layernorm.{{}}", None)]  # of the deepest feature's classifier
     return [*rules, *transformers_rules(f"{ENCODER}{swin}", "backbone.", dense=True)]
@@ -136,7 +144,9 @@ def transformers_trunk(state: Mapping[str, Tensor], swin: str) -> dict[str, Any]
 def _counted_from_zero(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Its norms of features are called stage1 to stage4."""
     prefix = f"{ENCODER}hidden_states_norms."
-    return dict(state) | {f"{prefix}{i}.weight": state[key] for i in STAGES if (key := f"{prefix}stage{i + 1}.weight") in state}
+    return dict(state) | {
+        f"{prefix}{i}.weight": state[key] for i in STAGES if (key := f"{prefix}stage{i + 1}.weight") in state
+    }
 
 
 # OpenMMLab --------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """MaskFormer as its authors, transformers, mmdetection and mmsegmentation store it.
 
-The authors' published files are of an earlier version of their code, whose pixel decoder stands one name higher; both are read, and
-the later one is written.  mmdetection's and mmsegmentation's attention and feed-forward layers have the names of version 3, or of
-version 2; both are read, and the former are written.  These two tables rest on their code, as no such file is at hand.
+The authors' published files are of an earlier version of their code, whose pixel decoder stands one name higher; both are read,
+and the later one is written.  mmdetection's and mmsegmentation's attention and feed-forward layers have the names of version 3,
+or of version 2; both are read, and the former are written.  These two tables rest on their code, as no such file is at hand.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 from torch import Tensor
 
 from segmentarium.weights.layouts.mask_trunks import (
-    STAGES,
     attention,
     authors_rules,
     authors_trunk,
@@ -50,7 +49,9 @@ def either(state: Mapping[str, Tensor], *keys: str) -> str:
     raise KeyError(keys[0])
 
 
-def read_sizes(state: Mapping[str, Tensor], classes: str, queries: str, fine: str, layers: str, hidden: str) -> dict[str, Any]:
+def read_sizes(
+    state: Mapping[str, Tensor], classes: str, queries: str, fine: str, layers: str, hidden: str
+) -> dict[str, Any]:
     """By the keys of the class layer, the queries and the convolution of the fine map; prefixes of the decoder's layers, and of
     the inner weight of the first one's feed-forward network."""
     num_classes = state[classes].shape[0] - 1
@@ -112,7 +113,9 @@ def _authors_rules(*, encoder: bool, deep: bool = False) -> tuple[Rule, ...]:
 
 def _authors_arguments(state: Mapping[str, Tensor], *, encoder: bool, deep: bool = False) -> dict[str, Any]:
     head = "sem_seg_head.predictor."
-    pixels = "sem_seg_head.pixel_decoder." if "sem_seg_head.pixel_decoder.mask_features.weight" in state else "sem_seg_head."
+    pixels = (
+        "sem_seg_head.pixel_decoder." if "sem_seg_head.pixel_decoder.mask_features.weight" in state else "sem_seg_head."
+    )
     layers = f"{head}transformer.decoder.layers."
     found = read_sizes(
         state,
@@ -243,24 +246,22 @@ def _openmmlab_arguments(state: Mapping[str, Tensor], head: str, *, encoder: boo
     return {**found, **openmmlab_trunk(state)}
 
 
-FPN, ENCODED = "maskformer_resnet50", "maskformer_resnet50_panoptic"
+FPN, ENCODED = "maskformer_resnet50", "maskformer_resnet50_enc6"
 AUTHORS = "https://github.com/facebookresearch/MaskFormer"
 OPENMMLAB = (
     ("mmdet", "panoptic_head", "https://github.com/open-mmlab/mmdetection"),
     ("mmseg", "decode_head", "https://github.com/open-mmlab/mmsegmentation"),
 )
-OUTPUTS = {"out/pred_logits": "class_logits", "out/pred_masks": "mask_logits", "out/sem_seg": "forward"}
 
 
-def golden_outputs(earlier: int) -> dict[str, str]:
-    """Of a stored network of the authors' with so many supervised layers before the last."""
-    found = dict(OUTPUTS)
+def golden(earlier: int) -> Golden:
+    """A stored network of theirs, with a ResNet whose norms are constants, and so many supervised layers before the last."""
+    outputs = {"out/pred_logits": "class_logits", "out/pred_masks": "mask_logits", "out/sem_seg": "forward"}
     for i in range(earlier):
-        found |= {
-            f"out/aux_outputs/{i}/pred_logits": f"class_logits_{i}",
-            f"out/aux_outputs/{i}/pred_masks": f"mask_logits_{i}",
-        }
-    return found
+        outputs[f"out/aux_outputs/{i}/pred_logits"] = f"class_logits_{i}"
+        outputs[f"out/aux_outputs/{i}/pred_masks"] = f"mask_logits_{i}"
+    constant = "criterion.empty_weight"
+    return Golden(outputs, dropped=(constant,), frozen=("backbone.*.norm.*", constant))
 
 
 LAYOUTS = (
@@ -270,7 +271,7 @@ LAYOUTS = (
         _authors_rules(encoder=False),
         partial(_authors_arguments, encoder=False),
         AUTHORS,
-        goldens={"transformer/maskformer-r50": Golden(golden_outputs(5), dropped=("criterion.empty_weight",))},
+        goldens={"transformer/maskformer-r50": golden(5)},
     ),
     Layout(
         "maskformer/authors_r101c",

@@ -7,25 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from segmentarium.weights.layouts.parts import conv_bn, rest
+from segmentarium.weights.layouts.fpn import mmseg_head, mmseg_neck
+from segmentarium.weights.layouts.parts import rest
 from segmentarium.weights.layouts.resnet import resnet_name, resnet_rules
 from segmentarium.weights.table import Layout, Rule
-
-
-def neck_rules(theirs: str = "neck.", ours: str = "decoder.pyramid.") -> list[Rule]:
-    """mmsegmentation's FPN, prefixes ending in a dot."""
-    return [
-        rest(f"{theirs}lateral_convs.{{}}.conv", f"{ours}laterals.{{}}"),
-        rest(f"{theirs}fpn_convs.{{}}.conv", f"{ours}outputs.{{}}"),
-    ]
-
-
-def coarse_rules(theirs: str = "decode_head.0.", ours: str = "decoder.") -> list[Rule]:
-    """mmsegmentation's FPNHead, whose upsampling stands between its convolutions and is counted with them."""
-    rules = [rest(f"{theirs}conv_seg", f"{ours}classifier")]
-    for i in range(3):
-        rules += conv_bn(f"{theirs}scale_heads.{{}}.{2 * i}", f"{ours}merge.levels.{{}}.{i}")
-    return rules
 
 
 def point_rules(theirs: str = "decode_head.1.", ours: str = "decoder.head.") -> list[Rule]:
@@ -51,8 +36,8 @@ LAYOUTS = (
         "pointrend_resnet50",
         (
             *resnet_rules("backbone.", "backbone.", stem="mmseg"),
-            *neck_rules(),
-            *coarse_rules(),
+            *mmseg_neck(),
+            *mmseg_head("decode_head.0."),
             *point_rules(),
         ),
         _arguments,

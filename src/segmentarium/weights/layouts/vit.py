@@ -44,6 +44,21 @@ MMPRETRAIN_BLOCK = {
 }
 
 
+def sized(own: Mapping[str, Any], patch: int, image_size: int, /, **more: Any) -> dict[str, Any]:
+    """What `vit_arguments` gives, as arguments of a network that stands on it: a registered name, and what it has otherwise.
+
+    patch, image_size   of the registered ViTs to choose among
+    """
+    from segmentarium.backbones.vit import SIZES
+
+    size = (own["embed_dim"], own["depth"], own["heads"])
+    known = {sizes: name for name, sizes in SIZES.items()}
+    backbone = f"vit_{known.get(size, 'base')}_patch{patch}_{image_size}"
+    kept = {name: own[name] for name in ("embed_dim", "depth", "heads")} if size not in known else {}
+    kept |= {name: own[name] for name, usual in (("patch", patch), ("image_size", image_size)) if own[name] != usual}
+    return {"backbone": backbone, "backbone_arguments": {**kept, **more}, "in_channels": own["in_channels"]}
+
+
 def timm_rules(theirs: str = "", ours: str = "") -> list[Rule]:
     """The table without final norm and classifier, prefixes ending in a dot."""
     return [
@@ -122,20 +137,21 @@ def transformers_rules(theirs: str = "vit.", ours: str = "") -> list[Rule]:
 
 
 def vit_arguments(
-    state: Mapping[str, Tensor], *, patches: str, positions: str, token: str, block: str, stride: int = 1
+    state: Mapping[str, Tensor], *, patches: str, positions: str, token: str, block: str, stride: int = 1, more: int = 0
 ) -> dict[str, Any]:
     """embed_dim, depth, heads, patch, image_size and in_channels; the grid is taken for a square.
 
     patches, positions, token   keys of the patch embedding's filters, of the table, of the class token
     block                       key of a parameter of block {}
     stride                      of the network before the patches
+    more                        rows of the table beside the class token's that are no patch's
     """
     filters = state[patches]
     embed_dim = filters.shape[0]
     depth = 0
     while block.format(depth) in state:
         depth += 1
-    rows, prefix = state[positions].shape[1], int(token in state)
+    rows, prefix = state[positions].shape[1], int(token in state) + more
     side = math.isqrt(rows)
     if side * side == rows:  # no row for a class token
         prefix = 0
@@ -172,7 +188,7 @@ TORCHVISION_KEYS: dict[str, Any] = {
 }
 
 
-def _transformers_keys(prefix: str) -> dict[str, Any]:
+def transformers_keys(prefix: str) -> dict[str, Any]:
     return {
         "patches": f"{prefix}embeddings.patch_embeddings.projection.weight",
         "positions": f"{prefix}embeddings.position_embeddings",
@@ -283,13 +299,13 @@ LAYOUTS = (
     _layout(
         "vit/transformers",
         [*transformers_rules(), rest("classifier", "classifier")],
-        partial(_arguments, keys=_transformers_keys("vit."), head="classifier.weight", norm_eps=1e-12),
+        partial(_arguments, keys=transformers_keys("vit."), head="classifier.weight", norm_eps=1e-12),
         TRANSFORMERS,
     ),
     _layout(
         "vit/transformers_bare",
         [*transformers_rules(""), Rule("pooler.{*}", None)],
-        partial(_arguments, keys=_transformers_keys(""), head="", norm_eps=1e-12),
+        partial(_arguments, keys=transformers_keys(""), head="", norm_eps=1e-12),
         TRANSFORMERS,
     ),
     _layout(

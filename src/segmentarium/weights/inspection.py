@@ -1,0 +1,97 @@
+"""What a file of weights is, before it is loaded: what was recognised, what it says, and what had to be assumed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from segmentarium.weights.layouts import arguments_of
+from segmentarium.weights.source import open_weights
+from segmentarium.weights.table import LoadReport, fit
+
+UNSEEN = ("drop_path", "dropout")  # that no trained weights depend on
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect_weights` found.
+
+    model     the registered name
+    layout    key table and source of another project's file; "" for one of ours
+    read      arguments that the header has, or that keys and shapes tell
+    assumed   arguments that leave no trace in keys and shapes, at the values of the published variant
+    facts     what the header, or the publication that the layout knows, says besides: classes, preprocessing, dataset, licences
+    report    which tensors fit
+    headless  a backbone without a classifier
+    """
+
+    source: str
+    model: str
+    layout: str
+    read: dict[str, Any]
+    assumed: dict[str, Any]
+    facts: dict[str, Any]
+    report: LoadReport
+    headless: bool
+
+    def __str__(self) -> str:
+        def listed(values: Mapping[str, Any]) -> str:
+            return ", ".join(f"{key}={value!r}" for key, value in values.items()) or "nothing"
+
+        what = f"{self.model}{' (the backbone alone)' if self.headless else ''}"
+        preprocessing, classes = self.facts.get("preprocessing"), self.facts.get("classes")
+        lines = [
+            f"model     {what}" + (f", by the key table {self.layout}" if self.layout else ", a file of segmentarium"),
+            f"read      {listed(self.read)}",
+            f"assumed   {listed(self.assumed)}",
+            "images    "
+            + (
+                f"mean {tuple(preprocessing['mean'])}, std {tuple(preprocessing['std'])}"
+                if preprocessing
+                else "assumed to be normalised as the model's default says: nothing here tells"
+            ),
+            "classes   " + (", ".join(classes) if classes else "without names: nothing here tells them"),
+        ]
+        lines += [f"{key:<9} {self.facts[key]}" for key in ("dataset", "licences") if self.facts.get(key)]
+        if self.report.dropped:
+            lines.append(
+                f"left out  {', '.join(self.report.dropped[:6])}{', …' if len(self.report.dropped) > 6 else ''}"
+            )
+        return "\n".join([*lines, str(self.report)])
+
+
+def inspect_weights(source: str | Path | Mapping[str, Tensor], *, layout: str | None = None) -> Inspection:
+    """Looks at weights without building their model.
+
+    source  as `load` takes it, or a state dict
+    layout  the key table to read it by, where several fit or none fits whole
+
+    Raises FileNotFoundError, CheckpointError (damaged or unsafe file), LoadError and ValueError for keys that no table knows.
+    """
+    stored = open_weights(source, layout)
+    report = fit(stored.shapes(), stored.state, stored.rules)[1]
+    read, assumed = dict(stored.arguments), {}
+    if stored.layout is not None:
+        read = arguments_of(stored.layout, stored.state) | read  # those that the variant has anyway, too
+        given = stored.entry.completed({})
+        for name, parameter in inspect.signature(stored.entry.build).parameters.items():
+            value = given.get(name, parameter.default)
+            trivial = value is None or value is parameter.empty or any(word in name for word in UNSEEN)
+            if name not in read and not trivial and parameter.kind is not parameter.VAR_KEYWORD:
+                assumed[name] = value
+    table = stored.layout
+    return Inspection(
+        source=stored.label,
+        model=stored.entry.name,
+        layout="" if table is None else f"{table.name} ({table.source})" if table.source else table.name,
+        read=read,
+        assumed=assumed,
+        facts=dict(stored.header),
+        report=report,
+        headless=stored.headless,
+    )
