@@ -83,8 +83,9 @@ class Predictor(ForegroundFinder):
         self.model = found
         self.in_channels = found.in_channels
         self.preprocessing = found.preprocessing.for_channels(self.in_channels)
-        self.classes = found.classes
-        self.palette = found.palette
+        self.classes, self.palette = found.classes, found.palette
+        if isinstance(found, MaskModel) and len(self.classes) == 1:  # its one logit tells it from all else
+            self.classes, self.palette = ("background", *self.classes), ((0, 0, 0), *self.palette)
         overlap_in_pixels(tile if isinstance(tile, int) else auto_tile(len(self.classes)), overlap)
         self.foreground = foreground_class(foreground, self.classes)
         self.tile, self.overlap, self.batch_size = tile, overlap, batch_size
