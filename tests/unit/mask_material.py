@@ -1,14 +1,18 @@
-"""A mask classifier that knows what it sees: each query finds one colour."""
+"""A mask classifier that knows what it sees, each query one colour, and pictures of such colours with their segments."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from segmentarium.contracts import MaskModel, MaskSet, Preprocessing
+from segmentarium.data.segments import Outline, SegmentDataset, SegmentItem, Tell, draw, segment_info
+from segmentarium.rle import patch
 
 BACKGROUND = (20, 20, 20)
 # class, colour: two cats, two dogs, grass
@@ -68,3 +72,37 @@ def painted(size: tuple[int, int], *boxes: tuple[int, int, int, int, int]) -> np
     for query, top, left, bottom, right in boxes:
         image[top:bottom, left:right] = QUERIES[query][1]
     return image
+
+
+class Scenes(SegmentDataset):
+    """Painted pictures, and what is in them: each a list of (query, top, left, bottom, right).
+
+    crowds   places in the lists of those that are crowds
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        scenes: Sequence[Sequence[tuple[int, int, int, int, int]]],
+        size: tuple[int, int] = (60, 90),
+        things: Sequence[int] | None = (0, 1),
+        num_classes: int = 3,
+        crowds: Sequence[int] = (),
+    ) -> None:
+        items = []
+        for index, scene in enumerate(scenes):
+            path = folder / f"{index:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(painted(size, *scene)).save(path)
+            items.append(SegmentItem(path, path, scene))
+        super().__init__(segment_info("scenes", CLASSES[:num_classes]), items, things)
+        self.crowds = crowds
+
+    def annotate(self, item: SegmentItem, height: int, width: int, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
+        image = painted((height, width), *item.entry)
+        outlines = []
+        for place, (query, *_) in enumerate(item.entry):
+            label, colour = QUERIES[query]
+            pixels = patch((image == colour).all(2))
+            outlines.append(Outline(f"object {place}", label, pixels=pixels, crowd=place in self.crowds))
+        return draw(outlines, height, width, tell)
