@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from segmentarium import create_model
+from segmentarium import create_model, load
 from segmentarium.layers import deformable_attention
 from segmentarium.layers.deformable_attention import DeformableAttention, at_levels
 from segmentarium.losses import PointSetLoss
 from segmentarium.meta import on_meta
+from segmentarium.registry import entry
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.layouts.mask2former import _deformable
 from segmentarium.weights.table import load_state, to_theirs
@@ -131,3 +133,23 @@ def test_files_of_earlier_versions_are_read() -> None:
         assert earlier.keys() != state.keys()
         assert recognise(earlier) is layout
         assert layout.arguments(earlier) == layout.arguments(state)
+
+
+@torch.inference_mode()
+def test_a_file_of_the_authors_zoo_is_loaded(tmp_path: Path) -> None:
+    """A pickle of NumPy arrays with their earliest keys."""
+    arguments = {**entry("mask2former_resnet50").tiny_arguments(), "backbone": "resnet18", "drawn": 12544}
+    model = create_model("mask2former_resnet50", num_classes=3, **arguments).eval()
+    state = to_theirs(model.state_dict(), get_layout("mask2former/authors").rules)
+    arrays = {
+        key.replace("pixel_decoder.", "").replace("query_feat", "static_query"): value.numpy()
+        for key, value in state.items()
+        if not key.endswith("num_batches_tracked")  # their norms are constants
+    }
+    path = tmp_path / "model_final_a1b2c3.pkl"
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "zoo", "matching_heuristics": True}, protocol=4))
+    again = load(path)
+    assert (again.backbone.stem[0].conv.out_channels, len(again.decoder.layers)) == (16, 3)
+    assert again.weights_header["licences"] == {"weights": "CC-BY-NC-4.0"}
+    image = torch.randn(1, 3, 64, 96)
+    assert torch.equal(again(image), model(image))

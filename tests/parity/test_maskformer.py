@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -90,14 +91,31 @@ def carried_over(state: dict[str, Tensor], layout_name: str, **told: Any) -> Any
     return ours
 
 
-def assert_equals_transformers(ours: Any, theirs: Any, image: Tensor) -> None:
-    """Outputs of every layer, and the semantic scores as its processor makes them."""
+def assert_equals_transformers(ours: Any, theirs: Any, image: Tensor, layers: Sequence[Any] = ()) -> None:
+    """Outputs of every layer, and the semantic scores as its processor makes them.
+
+    layers   of theirs, whose class and mask logits are made of what comes out of each, where it does not give them
+    """
+    states: list[Tensor] = []
+    hooks = [layer.register_forward_hook(lambda _m, _given, state: states.append(state)) for layer in layers]
     with torch.inference_mode():
         found, outputs = theirs(pixel_values=image), ours.forward_train(image)
+        pixels, norm = found.pixel_decoder_last_hidden_state, theirs.model.transformer_module.decoder.layernorm
+        earlier = found.auxiliary_logits or [
+            {
+                "class_queries_logits": theirs.class_predictor(norm(state)),
+                "masks_queries_logits": (theirs.mask_embedder(norm(state)) @ pixels.flatten(2)).unflatten(
+                    2, pixels.shape[2:]
+                ),
+            }
+            for state in states[:-1]
+        ]
+        for hook in hooks:
+            hook.remove()
+        assert len(earlier) > 1
+        assert len(outputs) == 2 * len(earlier) + 2
         assert relative_error(outputs["class_logits"], found.class_queries_logits) <= TOLERANCE
         assert relative_error(outputs["mask_logits"], found.masks_queries_logits) <= TOLERANCE
-        earlier = found.auxiliary_logits
-        assert len(outputs) == 2 * len(earlier) + 2
         for i, layer in enumerate(earlier):
             assert relative_error(outputs[f"class_logits_{i}"], layer["class_queries_logits"]) <= TOLERANCE
             assert relative_error(outputs[f"mask_logits_{i}"], layer["masks_queries_logits"]) <= TOLERANCE
@@ -119,16 +137,15 @@ def test_equals_transformers(tmp_path: Path, trunk: str) -> None:
         )
     decoder = transformers.DetrConfig(
         d_model=32, decoder_layers=3, decoder_attention_heads=4, decoder_ffn_dim=48, num_queries=5, encoder_layers=0,
-        auxiliary_loss=True,
     )  # fmt: skip
     config = transformers.MaskFormerConfig(
         fpn_feature_size=32, mask_feature_size=64, backbone_config=backbone, decoder_config=decoder, num_labels=4,
-        use_auxiliary_loss=True, output_auxiliary_logits=True,
     )  # fmt: skip
     theirs = randomise(exercised(transformers.MaskFormerForInstanceSegmentation(config)))
     ours = carried_over(saved(theirs, tmp_path), "maskformer/transformers", heads=4)
-    assert_equals_transformers(ours, theirs, torch.randn(2, 3, 96, 64))
-    assert_equals_transformers(ours, theirs, torch.randn(1, 3, 97, 129))
+    layers = theirs.model.transformer_module.decoder.layers
+    assert_equals_transformers(ours, theirs, torch.randn(2, 3, 96, 64), layers)
+    assert_equals_transformers(ours, theirs, torch.randn(1, 3, 97, 129), layers)
 
 
 # the other layouts, by their keys ---------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from segmentarium.layers.deformable_attention import (
 from segmentarium.layers.post_norm import AttentionHalf
 from segmentarium.layers.sine_positions import sine_positions
 from segmentarium.losses import Segments
-from segmentarium.masks.mask2former import Mask2FormerDecoder, inside
+from segmentarium.masks.mask2former import inside
 from segmentarium.registry import entry
 from segmentarium.training.optimizer import parameter_groups
 from segmentarium.training.options import TrainingOptions
@@ -189,8 +189,6 @@ def test_one_class_is_a_kind_of_thing(name: str) -> None:
 
 
 def test_things_are_told_by_number_or_by_index() -> None:
-    build = Mask2FormerDecoder  # for its registered name alone
-    assert build is not None
     assert tiny("mask2former_resnet50").things == (0, 1, 2)
     assert tiny("mask2former_resnet50", things=2).things == (0, 1)
     model: MaskModel = tiny("mask2former_resnet50", things=[2, 0])
@@ -243,7 +241,7 @@ def test_it_learns_two_things_of_one_class_apart(name: str) -> None:
 
 def test_queries_are_spared_by_weight_decay() -> None:
     model = tiny("mask2former_resnet50")
-    options = TrainingOptions(data="folder", root=".", model="mask2former_resnet50", folder=".")
+    options = TrainingOptions(data="folder", root=".", model="mask2former_resnet50")
     decayed = {id(p) for group in parameter_groups(model, options) if group["weight_decay"] for p in group["params"]}
     spared = {name for name, p in model.named_parameters() if p.ndim > 1 and id(p) not in decayed}
     assert spared == {"decoder.features", "decoder.queries", "decoder.level", "decoder.pixels.level"}

@@ -239,11 +239,13 @@ class PointSetLoss(SetLoss):
 
 
 def counted(picture: Segments, points: Tensor) -> Tensor:
-    """Points (M, P, 2) -> (M, P) in [0, 1]: the share of the four pixels around each that counts."""
+    """Points (M, P, 2) -> (M, P) in [0, 1]: of the four pixels around each that lie in the picture, the share that counts."""
     if picture.valid is None:
         return torch.ones(points.shape[:2], device=points.device)
-    ignored = read_masks(~picture.valid[None], points.flatten(0, 1)[None])[0].unflatten(0, points.shape[:2])
-    return (1 - ignored).masked_fill(ignored > 1 - 1e-6, 0.0)  # shares are rounded
+    within = torch.ones(points.shape[:2], device=points.device)
+    for along, size in zip(points.unbind(2), picture.valid.shape[::-1], strict=True):
+        within = within * torch.minimum(along * size + 0.5, size - along * size + 0.5).clamp(max=1)
+    return read_masks(picture.valid[None], points.flatten(0, 1)[None])[0].view(points.shape[:2]) / within
 
 
 def read_truth(picture: Segments, masks: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -240,5 +240,4 @@ for _depth, _parameters, _coco, _ade in ((50, 45, 46.5, 34.7), (101, 64, 47.6, 3
         tiny={**TINY, "encoder_layers": 1},
         backbone=f"resnet{_depth}",
         encoder_layers=6,
-        things=80,
     )

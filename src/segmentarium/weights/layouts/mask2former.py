@@ -25,6 +25,7 @@ from segmentarium.weights.layouts.mask_trunks import (
 from segmentarium.weights.layouts.maskformer import (
     OPENMMLAB,
     UNUSED,
+    authors_facts,
     conv_gn,
     count,
     either,
@@ -100,7 +101,7 @@ def _authors_rules() -> tuple[Rule, ...]:
 
 
 def _encoder(state: Mapping[str, Tensor], layers: str, attention: str, *inner: str) -> dict[str, Any]:
-    """Of the pixel decoder, by its layers' prefix, and below it the key of the offsets, of four points in each of three levels, and
+    """Of the pixel decoder, by its layers' prefix; below it: the key of the offsets, of four points in each of three levels, and
     that of a feed-forward network's inner weight, or what it is in another version."""
     return {
         "encoder_layers": count(state, layers),
@@ -228,6 +229,7 @@ LAYOUTS = (
         _authors_rules(),
         _authors_arguments,
         "https://github.com/facebookresearch/Mask2Former",
+        authors_facts,
         goldens={"transformer/mask2former-r50": golden(9)},
     ),
     Layout(

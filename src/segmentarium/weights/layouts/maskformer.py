@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from segmentarium.preprocessing import Preprocessing
 from segmentarium.weights.layouts.mask_trunks import (
     attention,
     authors_rules,
@@ -254,6 +255,11 @@ OPENMMLAB = (
 )
 
 
+def authors_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Of both zoos."""
+    return {"preprocessing": Preprocessing().as_dict(), "licences": {"weights": "CC-BY-NC-4.0"}}
+
+
 def golden(earlier: int) -> Golden:
     """A stored network of theirs, with a ResNet whose norms are constants, and so many supervised layers before the last."""
     outputs = {"out/pred_logits": "class_logits", "out/pred_masks": "mask_logits", "out/sem_seg": "forward"}
@@ -271,6 +277,7 @@ LAYOUTS = (
         _authors_rules(encoder=False),
         partial(_authors_arguments, encoder=False),
         AUTHORS,
+        authors_facts,
         goldens={"transformer/maskformer-r50": golden(5)},
     ),
     Layout(
@@ -279,6 +286,7 @@ LAYOUTS = (
         _authors_rules(encoder=False, deep=True),
         partial(_authors_arguments, encoder=False, deep=True),
         AUTHORS,
+        authors_facts,
     ),
     Layout(
         "maskformer/authors_encoder",
@@ -286,6 +294,7 @@ LAYOUTS = (
         _authors_rules(encoder=True),
         partial(_authors_arguments, encoder=True),
         AUTHORS,
+        authors_facts,
     ),
     Layout(
         "maskformer/transformers",
