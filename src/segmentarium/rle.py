@@ -38,7 +38,7 @@ class Patch(NamedTuple):
 
 def patch(mask: np.ndarray) -> Patch:
     """A mask bool (H, W) cut to what it holds; an empty one has no rows and no columns."""
-    rows, columns = mask.any(1), mask.any(0)
+    rows, columns = np.asarray(mask.any(1)), np.asarray(mask.any(0))
     if not rows.any():
         return Patch(0, 0, np.zeros((0, 0), bool))
     top, left = int(rows.argmax()), int(columns.argmax())

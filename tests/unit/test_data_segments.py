@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from segmentarium.cli.main import main
 from segmentarium.data import SegmentDataset, SegmentError, build_dataset, check_data, segment_train_transform
 from segmentarium.data.image_io import ImageReadError
 from segmentarium.data.segments import VOID, Segmentation
@@ -241,10 +243,27 @@ def test_panoptic_maps_that_contradict_themselves(tmp_path: Path) -> None:
     undefined = build_dataset("coco_panoptic", files.panoptic(tmp_path / "undefined", more=more), "val")
     with pytest.raises(SegmentError, match="segment 77 has category 4, which the JSON does not define"):
         undefined.load(0)
+    more[0] |= {"id": 300, "category_id": 3}
+    twice = build_dataset("coco_panoptic", files.panoptic(tmp_path / "twice", more=more), "val")
+    with pytest.raises(SegmentError, match="the JSON has segment 300 twice"):
+        twice.load(0)
     small = files.panoptic(tmp_path / "small")
     write_mask(small / "annotations" / "panoptic_val2017" / "a.png", np.zeros((3, 4, 3), np.uint8))
     with pytest.raises(ImageReadError, match="has 4 x 3 pixels, its picture has 32 x 24"):
         build_dataset("coco_panoptic", small, "val").load(0)
+
+
+def test_the_doctor_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = str(files.yolo(tmp_path / "data", more=["0 0.5 0.5 0.2 0.2"]))
+    words = ["check-data", root, "--data", "yolo", "--split", "val", "--out", str(tmp_path / "out")]
+    assert main(words) == 1
+    shown = capsys.readouterr().out
+    assert "segments" in shown
+    assert "error: polygon (1)" in shown
+    assert (tmp_path / "out" / "contact_sheet.png").is_file()
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["classes"][0]["segments"] == 2
+    files.yolo(tmp_path / "data")
+    assert main([*words, "--overwrite"]) == 0
 
 
 def test_plain_folders(tmp_path: Path) -> None:

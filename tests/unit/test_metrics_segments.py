@@ -422,6 +422,24 @@ def test_a_detection_costs_28_bytes_and_no_picture_is_kept() -> None:
     assert all(row.base is None for row in kept)
 
 
+def test_what_several_processes_saw_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, objects = objects_of([box(0, 0, 5, 5), box(9, 9, 5, 5)], [0, 1], (20, 20))
+    parts = [AveragePrecision(2) for _ in range(2)]
+    parts[0].update([0, 1], [0.9, 0.3], [box(0, 0, 5, 5), box(0, 0, 5, 5)], target, objects)
+    parts[1].update([1], [0.8], [box(9, 9, 5, 5)], target, objects)
+    together = AveragePrecision(2).merge(parts[0]).merge(parts[1]).summary()
+
+    def gather(found: list[Any], mine: Any) -> None:
+        found[:] = [mine, (parts[1].objects, parts[1]._rows)]
+
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.all_gather_object", gather)
+    np.testing.assert_equal(parts[0].all_reduce().summary(), together)
+    with pytest.raises(ValueError, match="same classes and kinds"):
+        parts[0].merge(AveragePrecision(3))
+
+
 def test_overlap_of_crowds_and_layers() -> None:
     truth = [box(0, 0, 6, 6), box(2, 2, 6, 6)]  # they overlap
     target, objects = objects_of(truth, [0, 0], (12, 12), crowds=(1,))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from segmentarium.data.base import Transform
-from segmentarium.data.cityscapes import INFO, SPLITS, class_ids, label_file, pictures_of
+from segmentarium.data.cityscapes import INFO, class_ids, label_file, pictures_of
 from segmentarium.data.segments import (
     NOBODY,
     VOID,
@@ -25,8 +25,7 @@ from segmentarium.data.segments import (
 )
 from segmentarium.data.splits import check_split
 
-__all__ = ["SPLITS", "CityscapesInstances", "CityscapesPanoptic"]
-
+SPLITS = ("train", "val", "trainval")  # the labels of test are not published
 THINGS = tuple(range(11, 19))  # person to bicycle
 IDS = (*range(35), 65535)  # of the set; the licence plate is -1, in 16 bits 65535
 
@@ -39,15 +38,14 @@ class CityscapesPanoptic(SegmentDataset):
     def __init__(
         self, root: str | Path, split: str = "train", transform: Transform | None = None, cache: bool = False
     ) -> None:
-        splits = tuple(one for one in SPLITS if one != "test")  # whose labels are not published
-        check_split(split, splits, "cityscapes_panoptic" if self.stuff else "cityscapes_instances")
+        name = "cityscapes_panoptic" if self.stuff else "cityscapes_instances"
+        check_split(split, SPLITS, name)
         root = Path(root)
         items = [SegmentItem(one, label_file(root, one, "instanceIds")) for one in pictures_of(root, split)]
         if not items[0].labels.is_file():
             raise FileNotFoundError(f"{items[0].labels} does not exist; the objects of gtFine are needed")
         kept = range(INFO.num_classes) if self.stuff else THINGS
         palette = [INFO.palette[i] for i in kept]
-        name = "cityscapes_panoptic" if self.stuff else "cityscapes_instances"
         self.index_of = {class_ids()[i]: place for place, i in enumerate(kept)}
         info = segment_info(name, [INFO.classes[i] for i in kept], palette, INFO.licence, INFO.url)
         super().__init__(info, items, THINGS if self.stuff else None, transform, cache)

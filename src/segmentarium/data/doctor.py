@@ -273,7 +273,7 @@ def _examine_segments(
         finding.problems.append(Problem(level, kind, file, message))
 
     try:
-        ids, table = dataset.examine(item, *image.shape[:2], tell)
+        ids, table = dataset.examine(item, image.shape[0], image.shape[1], tell)
     except ImageReadError as error:
         finding.error("unreadable labels", item.image, str(error))
         return None

@@ -85,6 +85,9 @@ class PanopticJson(SegmentDataset):
                 message = f"segment {one['id']} has category {one['category_id']}, which the JSON does not define"
                 tell("error", "no category", message)
                 continue
+            if one["id"] in segments:
+                tell("error", "overlap", f"the JSON has segment {one['id']} twice; a pixel belongs to one segment")
+                continue
             segments[one["id"]] = self.classes_of[one["category_id"]], bool(one.get("iscrowd", 0))
             left, top, wide, high = one["bbox"]
             given[one["id"]] = one["area"], (left, top, left + wide, top + high)

@@ -145,7 +145,7 @@ class SegmentDataset(PictureDataset):
 
     def _decode(self, item: SegmentItem) -> tuple[np.ndarray, ...]:
         (image,) = super()._decode(item)
-        return image, *self.examine(item, *image.shape[:2], _raise_errors(item))
+        return image, *self.examine(item, image.shape[0], image.shape[1], _raise_errors(item))
 
     def _label(self, index: int, arrays: tuple[np.ndarray, ...]) -> Sample:
         from torchvision import tv_tensors

@@ -77,7 +77,9 @@ class Yolo(SegmentDataset):
                     "error", "polygon", f"{what} has {points.size} numbers; write three points or more (four are a box)"
                 )
             else:
-                outlines.append(Outline(what, label, polygons=[points * np.tile((width, height), points.size // 2)]))
+                outlines.append(
+                    Outline(what, label, polygons=[(points * np.tile((width, height), points.size // 2)).tolist()])
+                )
         return draw(outlines, height, width, tell)
 
 

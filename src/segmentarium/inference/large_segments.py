@@ -61,7 +61,7 @@ def segment_large_file(
     started = time.perf_counter()
     path = Path(path)
     name = name or path.stem
-    paths = segment_files(folder, name, kinds)
+    paths = segment_files(Path(folder), name, kinds)
     check_targets(paths.values(), [path], overwrite=overwrite)
     picture = LargePicture(path)
     found = predictor.find(picture.open(), picture.thumbnail)

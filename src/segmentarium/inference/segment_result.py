@@ -66,7 +66,7 @@ class SegmentResult(Result):
     def to_supervision(self) -> Any:
         """The segments as `supervision.Detections`.  ImportError where that package is not installed."""
         try:
-            import supervision
+            import supervision  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise ImportError("to_supervision needs the package supervision: pip install supervision") from None
         segments, size = self.segments.segments, self.segments.ids.shape

@@ -201,10 +201,10 @@ def overlaps(
         drawn = np.array([one.box for one in objects], np.float64).reshape(-1, 4)
         given = _boxes(masks) if boxes is None else boxes
         low, high = np.maximum(given[:, None, :2], drawn[:, :2]), np.minimum(given[:, None, 2:], drawn[:, 2:])
-        areas = [(some[:, 2:] - some[:, :2]).prod(1) for some in (given, drawn)]
-        found["box"] = _iou((high - low).clip(0).prod(2), *areas, crowd)
+        mine, theirs = ((some[:, 2:] - some[:, :2]).prod(1) for some in (given, drawn))
+        found["box"] = _iou((high - low).clip(0).prod(2), mine, theirs, crowd)
     if "boundary" in kinds:
-        distance = boundary_distance(*target.shape[1:], dilation_ratio)
+        distance = boundary_distance(target.shape[1], target.shape[2], dilation_ratio)
         edges = [Patch(one.top, one.left, one.mask & _edge(one.mask[None], distance)[0]) for one in masks]
         ring = np.where(_edge(target, distance), target, 0)
         edge, shared = _shared(edges, ring, len(objects))

@@ -100,10 +100,10 @@ class PanopticQuality(Accumulator):
         missed = ~crowd & (areas > 0)
         missed[matched] = False
         counts = np.zeros(self.counts.shape)
-        np.add.at(counts, (truth_label[matched], 0), iou[predicted, matched])
-        np.add.at(counts, (truth_label[matched], 1), 1)
-        np.add.at(counts, (label[false], 2), 1)
-        np.add.at(counts, (truth_label[missed], 3), 1)
+        np.add.at(counts[:, 0], truth_label[matched], iou[predicted, matched])
+        np.add.at(counts[:, 1], truth_label[matched], 1)
+        np.add.at(counts[:, 2], label[false], 1)
+        np.add.at(counts[:, 3], truth_label[missed], 1)
         return counts
 
     def by_class(self) -> dict[str, Tensor]:
