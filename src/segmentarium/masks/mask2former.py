@@ -224,8 +224,8 @@ class Mask2FormerDecoder(MaskDecoder):
         values = [x.flatten(2).transpose(1, 2) + level for x, level in zip(levels, self.level, strict=True)]
         keys = [x + sine_positions(size, x.shape[2], x) for x, size in zip(values, sizes, strict=True)]
         small = [resize(pixels.detach(), size) for size in sizes]
-        queries = self.queries.repeat(len(pixels), 1, 1)
-        x = self.features.repeat(len(pixels), 1, 1)
+        queries = self.queries.repeat(pixels.shape[0], 1, 1)
+        x = self.features.repeat(pixels.shape[0], 1, 1)
         normed = self.norm(x)
         found = [(normed, self.head.embed(normed))]
         for i, layer in enumerate(self.layers):

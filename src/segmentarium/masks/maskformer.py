@@ -167,7 +167,7 @@ class MaskFormerDecoder(MaskDecoder):
         """The coarsest map (B, C, h, w) -> the queries after each layer, (B, Q, C)"""
         positions = sine_positions(memory.shape[-2:], memory.shape[1], memory)
         values = memory.flatten(2).transpose(1, 2)
-        keys, queries = values + positions, self.queries.repeat(len(memory), 1, 1)
+        keys, queries = values + positions, self.queries.repeat(memory.shape[0], 1, 1)
         found = [torch.zeros_like(queries)]
         for layer in self.layers:
             found.append(layer(found[-1], queries, keys, values))
@@ -198,7 +198,7 @@ PAPER = Paper(
     code="https://github.com/facebookresearch/MaskFormer",
     code_licence="CC-BY-NC-4.0",
 )
-TINY = {"width": 32, "mask_channels": 32, "queries": 6, "layers": 2, "heads": 4, "hidden": 48}
+TINY = {"width": 32, "mask_channels": 32, "queries": 6, "layers": 2, "heads": 4, "hidden": 64, "dropout": 0.0}
 ADE, COCO = "ADE20K val mIoU (single scale)", "COCO panoptic val PQ"
 # ours: backbone, side of the crop, millions of parameters and 1e9 multiply-adds of the ADE20K model as published, its mIoU, and
 # the PQ of the panoptic model of COCO
