@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 
 import segmentarium
+from benchmarks.stored import Given
 from segmentarium.benchmarking.machine import describe, machine_facts
 from segmentarium.composition import EncoderDecoder
-from segmentarium.contracts import Backbone
 from segmentarium.data.camvid import INFO, CamVid
 from segmentarium.labels import IGNORE_INDEX
 from segmentarium.layers.resize import resize
@@ -43,17 +43,6 @@ from segmentarium.semantic.segvitv2 import SegViTv2
 OLD = 7
 COLUMNS = ("seed", "way", "step", "old", "new", "all", "same masks")
 DECODER = {"width": 96, "heads": 3, "layers": 2, "stages": 2}
-
-
-class Stored(Backbone):
-    """Features that are there already: what it is given as the image."""
-
-    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
-        super().__init__()
-        self.describe(channels, strides, range(len(channels)))
-
-    def forward(self, image: list[Tensor]) -> list[Tensor]:  # type: ignore[override]
-        return image
 
 
 @dataclass
@@ -88,7 +77,7 @@ def only(labels: Tensor, first: int, last: int) -> Tensor:
     return torch.where((labels >= first) & (labels < last), labels, IGNORE_INDEX).long()
 
 
-def network(trunk: Stored, classes: int) -> SegViTv2:
+def network(trunk: Given, classes: int) -> SegViTv2:
     return SegViTv2(num_classes=classes, backbone=trunk, ignored="background", dropout=0.0, **DECODER)  # type: ignore[arg-type]
 
 
@@ -151,7 +140,7 @@ def widened(model: SegViTv2, classes: int) -> SegViTv2:
 def run(seed: int, fit: Pictures, test: Pictures, strides: Sequence[int], steps: int, every: int) -> Iterator[dict]:
     torch.manual_seed(seed)
     total = len(INFO.classes)
-    trunk = Stored([feature.shape[1] for feature in fit.features], strides)
+    trunk = Given([feature.shape[1] for feature in fit.features], strides)
     few = torch.arange(min(8, len(test.labels)))
     first = network(trunk, OLD)
     for step in train(first, fit, (0, OLD), steps, seed, every):

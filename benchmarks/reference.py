@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from segmentarium.benchmarking.timing import alternate, ratio
+from segmentarium.runtimes import onnx_session, openvino_network
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference_latency.json"
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
@@ -223,17 +224,9 @@ def head_engine(head: nn.Module, given: Sequence[Tensor], name: str) -> Callable
             head, tuple(given), file, input_names=list(feed), dynamo=True, external_data=False, verbose=False
         )
         if name == "onnxruntime":
-            import onnxruntime
-
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()
-            session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+            session = onnx_session(file, torch.get_num_threads())
             return lambda: session.run(None, feed)
-        import openvino
-
-        hints = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
-        hints["INFERENCE_PRECISION_HINT"] = "bf16" if name.endswith("bf16") else "f32"
-        compiled = openvino.Core().compile_model(file, "CPU", hints)
+        compiled = openvino_network(file, "bf16" if name.endswith("bf16") else "f32", torch.get_num_threads())
         return lambda: compiled(feed)
 
 

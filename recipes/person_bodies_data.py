@@ -1,4 +1,4 @@
-"""What the shipped model person_bodies learns whole bodies, groups and emptiness from: one plain folder of six data sets.
+"""What the shipped models of persons learn whole bodies, groups and emptiness from: one plain folder of six data sets.
 
     python recipes/person_bodies_data.py --root DIR --out runs/person_bodies_data
 

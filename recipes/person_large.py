@@ -6,8 +6,8 @@
     segmentarium train --recipe recipes/person_large.py
 
 Run as a program it writes the untrained model with the pretrained trunk, where the first stage starts.  The first stage shows
-people eight times larger and smaller, grey, blurred and in bad light; the second and third, pictures nearly as they are in
-use.  The last averaged weights are the result.  Cost and result: docs/results.md.
+people eight times larger and smaller, grey, blurred and in bad light; the others, pictures nearly as they are in use, the
+last larger.  `person_large_average.py` makes the result of them.  Cost and result: docs/results.md.
 """
 
 from pathlib import Path
@@ -75,7 +75,10 @@ def recipe() -> list[TrainingOptions]:
         val_every=250,
     )
     longer = in_use.replace(max_steps=1300, learning_rate=6e-4, val_every=325)
-    return [wide, in_use, longer]
+    larger = longer.replace(
+        long_side=448, crop_size=(400, 400), batch_size=12, max_steps=400, learning_rate=5e-4, val_every=400
+    )
+    return [wide, in_use, longer, larger]
 
 
 def write_start() -> None:

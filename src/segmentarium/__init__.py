@@ -25,10 +25,12 @@ _PUBLIC = {
     "model_card": "registry",
     "create_backbone": "backbones",
     "with_dbb": "reparameterize",
+    "with_cac": "semantic.cac",
     "insert_block": "registry",
     "load": "weights",
     "save": "weights",
     "from_pretrained": "weights",
+    "inspect_weights": "weights",
     "push_to_hub": "weights",
     "predict": "inference",
     "Predictor": "inference",
@@ -71,11 +73,13 @@ if TYPE_CHECKING:
     from segmentarium.registry import list_models as list_models
     from segmentarium.registry import model_card as model_card
     from segmentarium.reparameterize import with_dbb as with_dbb
+    from segmentarium.semantic.cac import with_cac as with_cac
     from segmentarium.training import TrainingOptions as TrainingOptions
     from segmentarium.training import train as train
     from segmentarium.web import export_web as export_web
     from segmentarium.web import serve as serve
     from segmentarium.weights import from_pretrained as from_pretrained
+    from segmentarium.weights import inspect_weights as inspect_weights
     from segmentarium.weights import load as load
     from segmentarium.weights import push_to_hub as push_to_hub
     from segmentarium.weights import save as save

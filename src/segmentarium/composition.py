@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from segmentarium.backbones import can_have, can_take, create_backbone
 from segmentarium.contracts import Decoder, LabelledModel, MaskDecoder, MaskModel, MaskSet, SegmentationModel, Term
 from segmentarium.layers.fcn_head import FCNHead
-from segmentarium.layers.pyramid_neck import MultiLevelNeck, PyramidNeck
+from segmentarium.layers.pyramid_neck import MultiLevelNeck, ProjectedNeck, PyramidNeck
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
 from segmentarium.meta import on_meta
 from segmentarium.registry import Card, Paper, create_model, entry, known, register
 
 OutputStride = int | Literal["auto"] | None
-NECKS = {"pyramid": PyramidNeck, "multilevel": MultiLevelNeck}
+NECKS = {"pyramid": PyramidNeck, "multilevel": MultiLevelNeck, "projected": ProjectedNeck}
 
 
 class OnBackbone(LabelledModel):
@@ -31,7 +31,8 @@ class OnBackbone(LabelledModel):
     backbone            ours by name, timm's as "timm:NAME", or a `Backbone`
     output_stride       of the backbone: 8, 16, 32; None: its own; "auto": what the decoder prefers, where the backbone can
     neck                makes features of strides 4 to 32 out of a plain transformer's: "pyramid" by transposed convolutions
-                        (BEiT's), "multilevel" by interpolation between convolutions (mmsegmentation's); None: none
+                        (BEiT's), "multilevel" by interpolation between convolutions (mmsegmentation's), "projected" by
+                        transposed convolutions and projections (LV-ViT's, which has none of stride 32); None: none
     backbone_arguments  further arguments of the backbone's class, such as drop_path, or pretrained=True for timm's
     own                 the decoder's own arguments
     """
@@ -41,7 +42,7 @@ class OnBackbone(LabelledModel):
         decoder: type[Decoder],
         backbone: str | nn.Module,
         output_stride: OutputStride,
-        neck: Literal["pyramid", "multilevel"] | None,
+        neck: Literal["pyramid", "multilevel", "projected"] | None,
         backbone_arguments: Mapping[str, Any] | None,
         own: dict[str, Any],
     ) -> Sequence[int]:
@@ -60,7 +61,7 @@ class OnBackbone(LabelledModel):
         self.fixed_size = self.backbone.fixed_size
         self.preprocessing = self.backbone.preprocessing.for_channels(self.in_channels)
         if neck is not None and neck not in NECKS:
-            raise ValueError(f"neck is {neck!r}; give {' or '.join(map(repr, NECKS))}, or None")
+            raise ValueError(f"neck is {neck!r}; give {', '.join(map(repr, NECKS))}, or None")
         self.neck = NECKS[neck](self.backbone.channels, self.backbone.strides) if neck else None
         channels, strides = (self.neck or self.backbone).channels, (self.neck or self.backbone).strides
         if decoder.takes_prefix:
@@ -82,6 +83,7 @@ class EncoderDecoder(OnBackbone, SegmentationModel):
     auxiliary           supervise the last feature but one too, with 0.4 of the weight (PSPNet, section 3.3); None: as the
                         decoder's paper does
     auxiliary_arguments further arguments of that FCN head: decoder_channels, convs, index of another feature
+    context_aware       the classifier is made for each picture (`semantic.cac.with_cac`)
 
     The other arguments are `OnBackbone`'s.
     """
@@ -94,13 +96,18 @@ class EncoderDecoder(OnBackbone, SegmentationModel):
         backbone: str | nn.Module = "resnet50",
         in_channels: int = 3,
         output_stride: OutputStride = "auto",
-        neck: Literal["pyramid", "multilevel"] | None = None,
+        neck: Literal["pyramid", "multilevel", "projected"] | None = None,
         auxiliary: bool | None = None,
         auxiliary_arguments: Mapping[str, Any] | None = None,
         backbone_arguments: Mapping[str, Any] | None = None,
+        context_aware: bool = False,
         **own: Any,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
+        if context_aware:
+            from segmentarium.semantic import cac
+
+            decoder = cac.context_aware(decoder)
         channels = self.stand(decoder, backbone, output_stride, neck, backbone_arguments, own)
         self.auxiliary = nn.ModuleDict()
         objective = self.decoder.objective()

@@ -52,7 +52,7 @@ class Card:
     limits       what this model truly cannot meet -> why.  The keys are the checks of the conformance suite: "parameters",
                  "flops" (published numbers that the published network does not have), "in_channels", "odd_sizes",
                  "gradients", "void", "learning", "deploy", "export", "compile", "autocast", "channels_last", "round_trip",
-                 "one_class", "batch_of_one".  A limit that is no longer true fails the suite.
+                 "one_class", "batch_of_one", "start".  A limit that is no longer true fails the suite.
     """
 
     paper: Paper

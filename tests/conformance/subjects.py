@@ -33,6 +33,11 @@ def counted(name: str, number: int) -> dict[str, int]:
     return {"num_joints" if entry(name).kind == "keypoints" else "num_classes": number}
 
 
+def least_classes(name: str) -> int:
+    """1, or 2 where the model refuses a lone one."""
+    return 2 if "one_class" in entry(name).card.limits else 1
+
+
 def one_of_each(names: list[str], group: Callable[[Entry], object] = lambda found: found.build) -> list[str]:
     """One name for each class, or for each of what `group` says: a variant that has a tiny form, else the smallest.
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from segmentarium.backbones import create_backbone
+from segmentarium.contracts import Classifier
 from segmentarium.registry import entry, variant_of
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.layouts.beit import transformers_rules, unilm_rules
@@ -121,6 +122,41 @@ def test_openmmlab_s_files_are_recognised() -> None:
     assert carried_over(state, "beit/mmpretrain").num_classes == 5
     trunk = {key.removeprefix("backbone."): state[key] for key in state if ".layers" in key or "embed" in key}
     carried_over(trunk | {"cls_token": state["backbone.cls_token"]}, "beit/mmseg")
+
+
+@torch.inference_mode()
+def test_absolute_places_and_a_bias_of_keys_equal_timm() -> None:
+    """timm's has both apart: places with all tables at zero, and what a bias of keys adds is nothing after the softmax."""
+    theirs = stir(
+        timm.models.Beit(
+            img_size=64,
+            embed_dim=64,
+            depth=3,
+            num_heads=4,
+            num_classes=5,
+            init_values=0.1,
+            use_abs_pos_emb=True,
+            use_rel_pos_bias=True,
+        )
+    )
+    theirs.pos_embed.data.normal_()
+    state = theirs.state_dict()
+    ours: Any = create_backbone("beit_b", **SMALL, image_size=64, num_classes=5, absolute=True, key_bias=True).eval()
+    for block in ("0", "1", "2"):
+        own = f"blocks.{block}.attn."
+        key_bias = torch.randn(64)
+        state[f"{own}qkv.bias"] = torch.cat([state.pop(f"{own}q_bias"), key_bias, state.pop(f"{own}v_bias")])
+    rules = [
+        Rule("pos_embed", "places"),
+        Rule("blocks.{}.attn.qkv.bias", "blocks.{}.attention.qkv.bias"),
+        *get_layout("beit/unilm").rules,
+    ]
+    assert load_state(ours, state, rules=rules).complete
+    image = torch.randn(2, 3, 64, 64)
+    assert relative_error(ours.classify(image), theirs(image)) <= TOLERANCE
+    assert relative_error(Classifier(ours).eval().deploy()(image), theirs(image)) <= TOLERANCE
+    wide = create_backbone("beit_b", **SMALL, image_size=96, absolute=True)
+    assert wide.carry("places", ours.places).shape == wide.places.shape == (1, 37, 64)
 
 
 def test_the_sizes_are_told_apart() -> None:

@@ -131,6 +131,19 @@ def test_equals_transformers_mobilenet(tmp_path: Path) -> None:
     [
         ("deeplabv3/vainf", {"backbone": "resnet101", "form": "torchvision", "auxiliary": False}),
         ("deeplabv3/encoding", {"backbone": "resnest101", "form": "smp", "auxiliary": True}),
+        (
+            "deeplabv3/vainf_mobilenet_v2",
+            {
+                "backbone": "mobilenet_v2",
+                "backbone_arguments": {"pad_first": True},
+                "form": "torchvision",
+                "auxiliary": False,
+            },
+        ),
+        (
+            "deeplabv3/detectron2",
+            {"backbone": "resnet101_v1s", "form": "detectron2", "auxiliary": False, "pool_window": (32, 64)},
+        ),
         ("deeplabv3/mmseg_resnest", None),
     ],
 )
@@ -142,7 +155,11 @@ def test_the_other_layouts_are_recognised(layout_name: str, arguments: dict[str,
         model = create_model(layout.model, **arguments)
     state = to_theirs(model.state_dict(), layout.rules)
     assert recognise(state) is layout
-    assert layout.arguments(state)["backbone"] == arguments["backbone"]
+    found = layout.arguments(state)
+    assert found["backbone"] == arguments["backbone"]
+    if layout_name.startswith(("deeplabv3/vainf", "deeplabv3/detectron2")):
+        assert found["output_stride"] == 16
+        assert found["backbone_arguments"].items() >= arguments.get("backbone_arguments", {}).items()
 
 
 def test_published_parameters() -> None:

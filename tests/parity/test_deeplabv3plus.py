@@ -1,4 +1,5 @@
-"""DeepLabV3+ against mmsegmentation's recorded outputs and against segmentation-models-pytorch."""
+"""DeepLabV3+ against mmsegmentation's recorded outputs, segmentation-models-pytorch, and VainF's arrangement of torchvision's
+parts; detectron2's by its keys and definition."""
 
 from __future__ import annotations
 
@@ -7,13 +8,19 @@ from types import ModuleType
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.segmentation.deeplabv3 import ASPP as TorchvisionASPP
 
 from segmentarium import create_model
+from segmentarium.layers.aspp import ASPP
 from segmentarium.semantic.deeplabv3plus import DeepLabV3PlusDecoder
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.layouts.deeplabv3plus import mmseg_head
-from segmentarium.weights.table import load_state
-from tests.parity.comparison import example, golden_state, randomise, relative_error
+from segmentarium.weights.table import load_state, to_theirs
+from tests.parity.comparison import TOLERANCE, as_theirs, example, golden_state, randomise, relative_error
 
 
 @torch.inference_mode()
@@ -63,6 +70,107 @@ def test_equals_smp(encoder: str, output_stride: int, layout_name: str) -> None:
     load_state(ours, state, rules=layout.rules)
     image = torch.randn(2, 3, 128, 96)
     assert relative_error(ours(image), theirs(image)) < 1e-4
+
+
+class VainFHead(nn.Module):
+    """Its head, of torchvision's parts under its names."""
+
+    def __init__(self, channels: int, low: int) -> None:
+        super().__init__()
+        self.project = nn.Sequential(nn.Conv2d(low, 48, 1, bias=False), nn.BatchNorm2d(48), nn.ReLU())
+        self.aspp = TorchvisionASPP(channels, (6, 12, 18))
+        conv = nn.Conv2d(304, 256, 3, padding=1, bias=False)
+        self.classifier = nn.Sequential(conv, nn.BatchNorm2d(256), nn.ReLU(), nn.Conv2d(256, 5, 1))
+
+    def forward(self, low: Tensor, deep: Tensor) -> Tensor:
+        low = self.project(low)
+        return self.classifier(torch.cat([low, F.interpolate(self.aspp(deep), low.shape[2:], mode="bilinear")], 1))
+
+
+def vainf_mobilenet() -> nn.Module:
+    """torchvision's at output stride 16, with zeros around what blocks take instead of around what they convolve depthwise."""
+    row = torchvision.models.mobilenet_v2(weights=None).features
+    row[0][0].padding = (0, 0)
+    for index, block in enumerate(row[1:18], 1):
+        rate = 2 if index > 14 else 1
+        depthwise = block.conv[-3][0]
+        depthwise.padding = (0, 0)
+        if index == 14:
+            depthwise.stride = (1, 1)
+        depthwise.dilation = (rate, rate)
+        block.conv.register_forward_pre_hook(lambda _, given, r=rate: (F.pad(given[0], (r, r, r, r)),))
+        block.use_res_connect = block.use_res_connect and index != 14
+    return row[:18]
+
+
+@pytest.mark.parametrize("trunk", ["resnet50", "mobilenet_v2"])
+@torch.inference_mode()
+def test_equals_vainf(trunk: str) -> None:
+    image = torch.randn(1, 3, 65, 49)
+    if trunk == "resnet50":
+        net = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=[False, False, True])
+        backbone, name = (
+            randomise(IntermediateLayerGetter(net, {"layer1": "low", "layer4": "deep"})),
+            "vainf",
+        )
+        state = {f"backbone.{key}": value for key, value in backbone.state_dict().items()}
+        features = backbone(image)
+        low, deep = features["low"], features["deep"]
+    else:
+        row, name = randomise(vainf_mobilenet()), "vainf_mobilenet_v2"
+        parts = {True: "low_level_features", False: "high_level_features"}
+        state = {
+            f"backbone.{parts[int(key.split('.')[0]) < 4]}.{key}": value for key, value in row.state_dict().items()
+        }
+        low = row[:4](image)
+        deep = row[4:](low)
+    head = randomise(VainFHead(deep.shape[1], low.shape[1]))
+    state |= {f"classifier.{key}": value for key, value in head.state_dict().items()}
+    layout = recognise(state)
+    assert layout.name == f"deeplabv3plus/{name}"
+    ours = create_model("deeplabv3plus", **layout.arguments(state)).eval()
+    load_state(ours, state, rules=layout.rules)
+    assert relative_error(ours.forward_train(image)["logits"], head(low, deep)) <= TOLERANCE
+    back = to_theirs(ours.state_dict(), layout.rules)
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[key], value) for key, value in state.items())
+
+
+DETECTRON2 = {
+    "output_stride": 16,
+    "form": "detectron2",
+    "pool_window": (32, 64),
+    "auxiliary": False,
+    "backbone": "resnet101_v1s",
+    "backbone_arguments": {"multigrid": (2, 4, 8)},
+}
+
+
+def test_detectron2_s_network() -> None:
+    pixels = {"pixel_mean": (3, 1, 1), "pixel_std": (3, 1, 1)}
+    as_theirs("deeplabv3plus/detectron2", "deeplabv3plus", pixels, num_classes=19, **DETECTRON2)
+
+
+@torch.inference_mode()
+def test_the_mean_of_windows() -> None:
+    """Of a map of one window it is the mean; of a larger one as many means as windows have places."""
+    aspp = randomise(
+        ASPP(8, 4, (1, 2, 3), separable_convs=False, image_pool_first=False, pool_norm=False, pool_window=(4, 6))
+    )
+    convolve = aspp.image_pool
+    assert isinstance(convolve.conv.bias, nn.Parameter)
+    for size, places in (((4, 6), (1, 1)), ((8, 12), (5, 7)), ((3, 12), (1, 7))):
+        x = torch.randn(2, 8, *size)
+        means = torch.stack(
+            [
+                torch.stack([x[..., i : i + 4, j : j + 6].mean((2, 3)) for j in range(places[1])], -1)
+                for i in range(places[0])
+            ],
+            -2,
+        )
+        image = F.interpolate(convolve(means), size, mode="bilinear", align_corners=False)
+        expected = aspp.project(torch.cat([*(branch(x) for branch in aspp.branches), image], 1))
+        assert relative_error(aspp(x), expected) <= TOLERANCE
 
 
 def test_published_parameters() -> None:

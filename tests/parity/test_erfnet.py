@@ -6,7 +6,8 @@ import torch
 
 from segmentarium.losses import class_weights
 from segmentarium.registry import create_model
-from tests.parity.comparison import loaded
+from segmentarium.weights.layouts import get_layout
+from tests.parity.comparison import as_theirs, loaded
 
 
 @torch.inference_mode()
@@ -38,3 +39,16 @@ def test_the_class_weights_of_the_authors_follow_the_formula():
     assert torch.allclose(class_weights(counts, offset=1.2)[:-1], torch.tensor(encoder), rtol=1e-5)
     # they were counted on labels of another size, so that the shares agree to a part in two hundred only
     assert torch.allclose(class_weights(counts, "erfnet")[:-1], torch.tensor(decoder), rtol=5e-3)
+
+
+def test_mmsegmentation_s_network() -> None:
+    """Its head stands at 1/2, its images are normalised."""
+    as_theirs("erfnet/mmseg", "erfnet", num_classes=5, head_channels=128)
+    assert get_layout("erfnet/mmseg").facts({})["preprocessing"]["mean"] == (0.485, 0.456, 0.406)
+    model = create_model("erfnet", num_classes=5, head_channels=8).eval()
+    image = torch.randn(1, 3, 33, 47)
+    with torch.inference_mode():
+        logits = model.forward_train(image)["logits"]
+        assert logits.shape == (1, 5, 17, 24)
+        resized = torch.nn.functional.interpolate(logits, (33, 47), mode="bilinear", align_corners=False)
+        assert torch.equal(model(image), resized)

@@ -1,18 +1,20 @@
-"""FCN against mmsegmentation's recorded head and against torchvision."""
+"""FCN against mmsegmentation's recorded head, torchvision, and PyTorch-Encoding's arrangement of other packages' parts."""
 
 from __future__ import annotations
 
 from types import ModuleType
 
+import timm
 import torch
 import torchvision
+from torchvision.models.segmentation.fcn import FCNHead as TorchvisionHead
 
 from segmentarium import create_model
 from segmentarium.semantic.fcn import FCNHead
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.layouts.parts import mmseg_fcn_head
 from segmentarium.weights.table import load_state, to_theirs
-from tests.parity.comparison import example, golden_state, randomise, relative_error
+from tests.parity.comparison import TOLERANCE, as_theirs, example, golden_state, randomise, relative_error
 
 
 @torch.inference_mode()
@@ -42,6 +44,34 @@ def test_equals_torchvision() -> None:
     assert relative_error(aux, reference["aux"]) < 1e-4
     back = to_theirs(ours.state_dict(), layout.rules)
     assert all(torch.equal(back[key], value) for key, value in state.items())
+
+
+@torch.inference_mode()
+def test_equals_encoding() -> None:
+    """A wide stem, a dilated trunk, and the heads under their names; the trunk's classifier may lie beside it."""
+    trunk = randomise(timm.create_model("resnet50s", features_only=True, output_stride=8, out_indices=(3, 4)))
+    heads = {"head": randomise(TorchvisionHead(2048, 5)), "auxlayer": randomise(TorchvisionHead(1024, 5))}
+    state = {f"pretrained.{key}": value for key, value in trunk.state_dict().items()}
+    for name, head in heads.items():
+        state |= {f"{name}.conv5.{key}": value for key, value in head.state_dict().items()}
+    layout = recognise(state | {"pretrained.fc.weight": torch.zeros(10, 2048)})
+    assert layout.name == "fcn/encoding"
+    ours = create_model("fcn", **layout.arguments(state)).eval()
+    assert load_state(ours, state, rules=layout.rules).complete
+    image = torch.randn(1, 3, 49, 65)
+    third, last = trunk(image)
+    outputs, scores = ours.forward_train(image), heads["head"](last)
+    assert relative_error(outputs["logits"], scores) <= TOLERANCE
+    assert relative_error(outputs["aux"], heads["auxlayer"](third)) <= TOLERANCE
+    whole = torch.nn.functional.interpolate(scores, (49, 65), mode="bilinear", align_corners=True)
+    assert relative_error(ours(image), whole) <= TOLERANCE
+    back = to_theirs(ours.state_dict(), layout.rules)
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[key], value) for key, value in state.items())
+
+
+def test_encoding_s_network_on_resnest() -> None:
+    as_theirs("fcn/encoding_resnest", "fcn", backbone="resnest50", num_classes=59, align_corners=True)
 
 
 def test_published_parameters() -> None:

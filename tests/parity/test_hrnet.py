@@ -15,7 +15,7 @@ from segmentarium.weights import export_layout, load_part
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.source import open_weights
 from segmentarium.weights.table import load_state, to_theirs
-from tests.parity.comparison import golden_state, randomise, relative_error
+from tests.parity.comparison import golden_state, randomise, recognised, relative_error
 
 
 @pytest.mark.parametrize("name", ["hrnet_w18_small", "hrnet_w18_small_v2"])
@@ -31,6 +31,15 @@ def test_classifier_equals_timm(name: str) -> None:
     back = to_theirs(ours.state_dict(), layout.rules)
     assert back.keys() == theirs.state_dict().keys()
     assert all(torch.equal(back[key], value) for key, value in theirs.state_dict().items())
+
+
+@torch.inference_mode()
+def test_a_classifier_without_biases_before_norms_equals_timm() -> None:
+    """The arrangement of its "ssld" weights."""
+    theirs = randomise(timm.create_model("hrnet_w18_small", num_classes=10, head_conv_bias=False))
+    ours = recognised(theirs.state_dict(), "hrnet/authors")
+    image = torch.randn(1, 3, 64, 96)
+    assert relative_error(ours.classify(image), theirs(image)) < 1e-4
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from segmentarium.layers.fpn import FeaturePyramid, PyramidSum
@@ -13,12 +14,13 @@ from segmentarium.losses import CrossEntropy
 from segmentarium.meta import on_meta
 from segmentarium.registry import create_model
 from segmentarium.semantic.pointrend import PointHead, PointLoss, PointRendDecoder, choose_points, read_points
+from segmentarium.weights import export_layout
 from segmentarium.weights.layouts import get_layout
 from segmentarium.weights.layouts.fpn import mmseg_head, mmseg_neck
 from segmentarium.weights.layouts.pointrend import point_rules
 from segmentarium.weights.source import open_weights
 from segmentarium.weights.table import load_state, to_theirs
-from tests.parity.comparison import TOLERANCE, example, golden_state, relative_error
+from tests.parity.comparison import TOLERANCE, as_theirs, example, golden_state, relative_error
 
 STRIDES = (4, 8, 16, 32)
 
@@ -102,3 +104,40 @@ def test_whole_checkpoints_are_recognised() -> None:
     assert sum(p.numel() for p in parts.pyramid.parameters()) == 3_344_384
     assert sum(p.numel() for p in parts.head.parameters()) == 217_212
     assert sum(p.numel() for p in parts.parameters()) == 3_344_384 + 1_626_259 + 217_212
+
+
+AUTHORS = {"groups": 32, "step_points": 8192, "backbone": "resnet101", "backbone_arguments": {"stride_first": True}}
+
+
+def test_the_authors_network() -> None:
+    pixels = {"pixel_mean": (3, 1, 1), "pixel_std": (3, 1, 1)}
+    as_theirs("pointrend/detectron2", "pointrend_resnet50", pixels, num_classes=19, **AUTHORS)
+    layout = get_layout("pointrend/detectron2")
+    assert layout.blue_first
+    assert layout.facts({})["preprocessing"]["std"] == (1 / 255,) * 3
+    model = create_model("pointrend_resnet50", **{**AUTHORS, "backbone": "resnet50"})
+    state = export_layout(model, layout.name)
+    first = model.backbone.stem[0].conv.weight
+    assert torch.equal(state["backbone.bottom_up.stem.conv1.weight"], first.flip(1))
+    assert {
+        "backbone.bottom_up.res2.0.shortcut.norm.bias",
+        "backbone.fpn_output5.bias",
+        "sem_seg_head.coarse_sem_seg_head.p5.4.norm.weight",
+        "sem_seg_head.point_head.predictor.bias",
+    } <= state.keys()
+
+
+@torch.inference_mode()
+def test_the_coarse_head_with_group_norms_by_its_definition() -> None:
+    fuse = PyramidSum(8, STRIDES, 8, groups=4)
+    for parameter in fuse.parameters():
+        parameter.uniform_(-0.5, 0.5)
+    features, total = [torch.randn(2, 8, 64 // stride, 64 // stride) for stride in STRIDES], torch.zeros(())
+    for level, x in zip(fuse.levels, features, strict=True):
+        for conv in level:
+            y = F.conv2d(x, conv.conv.weight, padding=1)
+            x = F.relu(F.group_norm(y, 4, conv.norm.weight, conv.norm.bias))
+            if len(x[0, 0]) < 16:
+                x = F.interpolate(x, scale_factor=2.0, mode="bilinear")
+        total = total + x
+    assert relative_error(fuse(features), total) <= TOLERANCE

@@ -11,7 +11,7 @@ import torch
 from segmentarium.semantic.psanet import PSADecoder
 from segmentarium.weights.layouts.psanet import mmseg_head, semseg_module
 from segmentarium.weights.table import Rule, load_state, to_theirs
-from tests.parity.comparison import TOLERANCE, as_theirs, example, golden_state, relative_error
+from tests.parity.comparison import TOLERANCE, as_theirs, example, golden_state, randomise, relative_error
 
 MODULES: dict[str, dict[str, Any]] = {
     "semantic/psanet-psa-collect": {"direction": "collect", "shrink": 1, "mask_size": (7, 5)},
@@ -76,3 +76,27 @@ def test_head_equals_mmsegmentation(golden: ModuleType, gradients: bool) -> None
 )
 def test_keys_are_recognised_and_read_back(layout: str, arguments: dict[str, Any]) -> None:
     as_theirs(layout, "psanet" if layout == "psanet/semseg" else "psanet_resnet50", **arguments)
+
+
+@torch.inference_mode()
+def test_torchseg_collects_twice() -> None:
+    """By its definition: both branches weigh the places by what each of them says of all others."""
+    decoder: Any = randomise(
+        PSADecoder(
+            channels=(8,), strides=(8,), num_classes=5, decoder_channels=4, mask_size=(3, 3), compact=True, shrink=1,
+            form="torchseg",
+        )
+    )  # fmt: skip
+    x, found = torch.randn(2, 8, 3, 3), []
+    for branch in decoder.attention.values():
+        reduced = branch.reduce(x)
+        scores = branch.mask(branch.hidden(reduced)).flatten(2).softmax(1)
+        found.append((reduced.flatten(2) @ scores).unflatten(2, (3, 3)))
+    expected = torch.cat([x, decoder.project(torch.cat(found, 1))], 1)
+    assert relative_error(decoder.context(x), expected) <= TOLERANCE
+
+
+def test_torchseg_s_network() -> None:
+    told = {"mask_size": (60, 60), "compact": True, "shrink": 1, "form": "torchseg"}
+    told |= {"auxiliary_arguments": {"decoder_channels": 1024}, "backbone": "resnet101_v1s"}
+    as_theirs("psanet/torchseg", "psanet", num_classes=150, **told)

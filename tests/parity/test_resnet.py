@@ -1,16 +1,24 @@
-"""ResNet against torchvision and timm: same random weights through the key table, same output."""
+"""ResNet against torchvision, timm, transformers and smp: same random weights through the key table, same output."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
 import torchvision
+from safetensors.torch import load_file
+from transformers import ResNetConfig, ResNetForImageClassification
 
 from segmentarium.backbones import create_backbone
+from segmentarium.registry import entry
+from segmentarium.weights import load_part
 from segmentarium.weights.layouts import get_layout
+from segmentarium.weights.source import open_weights
 from segmentarium.weights.table import load_state, to_theirs
-from tests.parity.comparison import randomise, relative_error
+from tests.parity.comparison import randomise, recognised, relative_error
 
 
 @pytest.mark.parametrize("depth", [18, 50])
@@ -58,6 +66,93 @@ def test_features_equal_timm(name: str, timm_name: str, layout: str, output_stri
     image = torch.randn(1, 3, 97, 129)
     for mine, reference in zip(ours(image), theirs(image), strict=True):
         assert relative_error(mine, reference) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("depth", "told"),
+    [
+        (18, {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]}),
+        (26, {"depths": [2, 2, 2, 2]}),
+    ],
+)
+@torch.inference_mode()
+def test_equals_transformers(tmp_path: Path, depth: int, told: dict) -> None:
+    theirs = randomise(ResNetForImageClassification(ResNetConfig(num_labels=10, **told)))
+    theirs.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    assert open_weights(state).entry.name == f"resnet{depth}"
+    ours = recognised(state, "resnet/transformers")
+    image = torch.randn(1, 3, 65, 97)
+    assert relative_error(ours.classify(image), theirs(image).logits) < 1e-4
+    hidden = theirs.resnet(image, output_hidden_states=True).hidden_states
+    for mine, reference in zip(ours(image), hidden[1:], strict=True):
+        assert relative_error(mine, reference) < 1e-4
+
+
+def test_the_timm_of_26_layers() -> None:
+    theirs = randomise(timm.create_model("resnet26", num_classes=4))
+    ours = recognised(theirs.state_dict(), "resnet/torchvision")
+    image = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert relative_error(ours.classify(image), theirs(image)) < 1e-4
+
+
+@torch.inference_mode()
+def test_strides_in_the_first_convolution_equal_the_moved_ones_of_torchvision() -> None:
+    theirs = randomise(torchvision.models.resnet50(weights=None, num_classes=10))
+    for layer in (theirs.layer2, theirs.layer3, theirs.layer4):
+        layer[0].conv1.stride, layer[0].conv2.stride = (2, 2), (1, 1)
+    ours = create_backbone("resnet50", num_classes=10, stride_first=True).eval()
+    load_state(ours, theirs.state_dict(), rules=get_layout("resnet/torchvision").rules)
+    image = torch.randn(1, 3, 65, 97)
+    assert relative_error(ours.classify(image), theirs(image)) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@torch.inference_mode()
+def test_equals_smp_s_encoder(name: str) -> None:
+    """Its files have torchvision's keys without a classifier."""
+    theirs = randomise(smp.encoders.get_encoder(name, weights=None))
+    ours = recognised(theirs.state_dict(), "resnet/torchvision", out_indices=range(5))
+    image = torch.randn(1, 3, 64, 96)
+    for mine, reference in zip(ours(image), theirs(image)[1:], strict=True):
+        assert relative_error(mine, reference) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("layout_name", "name", "keys"),
+    [
+        ("resnet/mmpretrain", "resnet34", {"backbone.conv1.weight", "backbone.bn1.running_var", "head.fc.bias"}),
+        (
+            "resnet/mmpretrain_v1c",
+            "resnet50_v1c",
+            {"backbone.stem.1.conv.weight", "backbone.layer2.0.downsample.1.bias"},
+        ),
+        ("resnet/mmpretrain_v1d", "resnet101_v1d", {"backbone.stem.2.bn.bias", "backbone.layer2.0.downsample.2.bias"}),
+        ("resnet/mmpretrain_v1d", "resnet50_v1d", {"backbone.layer1.0.downsample.0.weight"}),  # that does not pool
+        ("resnet/mmseg", "resnet18_v1c", {"stem.0.weight", "layer1.0.bn2.weight", "fc.weight"}),
+    ],
+)
+def test_openmmlab_s_names(layout_name: str, name: str, keys: set[str]) -> None:
+    """With and without the classifier; as a part of a network, too."""
+    layout, arguments = get_layout(layout_name), {"num_classes": 5, "in_channels": 3, "width": 64}
+    with torch.device("meta"):
+        state = to_theirs(entry(name).build(**entry(name).completed(arguments)).state_dict(), layout.rules)
+    assert keys <= state.keys()
+    headless = {key: value for key, value in state.items() if "fc." not in key}
+    for file, classes in ((state, 5), (headless, None)):
+        stored = open_weights(file)
+        assert (stored.layout, stored.entry.name) == (layout, name)
+        assert stored.all_arguments["num_classes"] == classes
+
+
+def test_a_file_of_mmsegmentation_s_fills_a_backbone() -> None:
+    trunk = randomise(create_backbone("resnet18_v1c", num_classes=3))
+    state = to_theirs(trunk.state_dict(), get_layout("resnet/mmseg").rules)
+    ours = create_backbone("resnet18_v1c", output_stride=8)
+    report = load_part(ours, "", state)
+    assert set(report.dropped) == {"classifier.weight", "classifier.bias"}
+    assert all(torch.equal(value, trunk.state_dict()[key]) for key, value in ours.state_dict().items())
 
 
 def test_layout_reads_the_depth_and_goes_back() -> None:

@@ -1,8 +1,9 @@
-"""SegFormer against the outputs of NVlabs' and mmsegmentation's code, and live against transformers."""
+"""SegFormer against the outputs of NVlabs' and mmsegmentation's code, and live against transformers and smp."""
 
 from __future__ import annotations
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 
 from segmentarium.backbones import create_backbone
@@ -10,8 +11,8 @@ from segmentarium.registry import create_model
 from segmentarium.semantic.segformer import AllMLPDecoder
 from segmentarium.weights import export_layout, load
 from segmentarium.weights.layouts import get_layout, recognise
-from segmentarium.weights.table import to_ours
-from tests.parity.comparison import loaded
+from segmentarium.weights.table import load_state, to_ours, to_theirs
+from tests.parity.comparison import TOLERANCE, exercised, loaded, randomise, recognised, relative_error
 
 
 @pytest.mark.parametrize("implementation", ["nvlabs", "mmseg"])
@@ -52,6 +53,27 @@ def test_equals_transformers(tmp_path, size):
         output = ours.forward_train(image)["logits"]
     assert output.shape == reference.shape == (2, 5, 25, 33)
     assert (output - reference).abs().max() / reference.abs().max() <= 1e-4
+
+
+@torch.inference_mode()
+def test_equals_smp():
+    """Scores at the image's size, features of the encoder alone, and the same keys back."""
+    theirs = randomise(exercised(smp.Segformer("mit_b0", encoder_weights=None, classes=5)))
+    state = theirs.state_dict()
+    layout = recognise(state)
+    assert layout.name == "segformer/smp"
+    arguments = layout.arguments(state)
+    assert (arguments["backbone"], arguments["embed_dim"], arguments["num_classes"]) == ("mit_b0", 256, 5)
+    ours = create_model("segformer_b0", **arguments).eval()
+    load_state(ours, state, rules=layout.rules)
+    back = to_theirs(ours.state_dict(), layout.rules)
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[key], value) for key, value in state.items())
+    image = torch.randn(1, 3, 64, 96)
+    assert relative_error(ours(image), theirs(image)) <= TOLERANCE
+    encoder = recognised(theirs.encoder.state_dict(), "mit/nvlabs")
+    for mine, reference in zip(encoder(image), theirs.encoder(image)[2:], strict=True):
+        assert relative_error(mine, reference) <= TOLERANCE
 
 
 def test_the_sizes_are_told_apart():

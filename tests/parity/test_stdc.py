@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from segmentarium.backbones import create_backbone
 from segmentarium.losses import DetailLoss
 from segmentarium.losses.detail import detail_maps
 from segmentarium.registry import create_model
 from segmentarium.training.objective import replace_loss
-from segmentarium.weights.layouts import recognise
+from segmentarium.weights.layouts import get_layout, recognise
+from segmentarium.weights.table import to_theirs
 from tests.conformance.subjects import brightness_target, inputs
-from tests.parity.comparison import example, golden_state
-
-TOLERANCE = 1e-4
+from tests.parity.comparison import TOLERANCE, as_theirs, example, golden_state, recognised
 
 
 def assert_equal(golden, output, reference):
@@ -96,3 +96,21 @@ def test_without_the_choice_of_hard_pixels_the_loss_halves():
         optimizer.step()
         history.append(float(loss.detach()))
     assert min(history[-3:]) <= history[0] / 2, history
+
+
+DETAIL = {"auxiliary_head.2.conv_seg.weight": (2, 64, 1, 1), "auxiliary_head.2.laplacian_kernel": (1, 1, 3, 3)}
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_mmsegmentation_s_networks(size):
+    """Without its detail head, which has two outputs; the other size's table does not fit."""
+    told = {"head_bias": True, "detail_strides": ()}
+    as_theirs(f"stdc/mmseg_stdc{size}", f"stdc{size}", DETAIL, num_classes=5, **told)
+
+
+def test_mmsegmentation_s_backbone():
+    trunk = create_backbone("stdcnet2")
+    state = to_theirs(trunk.state_dict(), get_layout("stdcnet/mmseg_stdc2").rules)
+    assert {"stages.0.conv.weight", "stages.2.0.downsample.bn.bias", "stages.4.2.layers.3.bn.weight"} <= state.keys()
+    again = recognised(state, "stdcnet/mmseg_stdc2")
+    assert all(torch.equal(value, trunk.state_dict()[key]) for key, value in again.state_dict().items())

@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from segmentarium import create_model
-from segmentarium.layers.pyramid_neck import PyramidNeck
+from segmentarium.layers.pyramid_neck import ProjectedNeck, PyramidNeck
 from segmentarium.meta import on_meta
 from segmentarium.registry import entry
 from segmentarium.semantic.upernet import UPerDecoder
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.layouts.upernet import mmseg_head, pyramid_neck
 from segmentarium.weights.table import load_state, to_theirs
-from tests.parity.comparison import TOLERANCE, example, exercised, golden_state, randomise, relative_error
+from tests.parity.comparison import TOLERANCE, as_theirs, example, exercised, golden_state, randomise, relative_error
 
 
 def carried_over(state: dict[str, Tensor], name: str, **told: Any) -> Any:
@@ -150,6 +150,49 @@ def test_the_other_layouts_are_recognised(layout_name: str, variant: str, key: s
         again = create_model(layout.model, **arguments)
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
     assert (again.backbone.out_indices, again.neck is None) == (model.backbone.out_indices, model.neck is None)
+
+
+def test_mmsegmentation_s_mae() -> None:
+    """A BEiT with places of patches and a bias of keys, whose images are normalised as for ImageNet's networks."""
+    own = {"absolute": True, "key_bias": True, "image_size": 512, "out_indices": (3, 5, 7, 11)}
+    as_theirs("upernet/mmseg_mae", "upernet_beit_base", num_classes=150, decoder_channels=768, backbone_arguments=own)
+    assert get_layout("upernet/mmseg_mae").facts({})["preprocessing"]["mean"] == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize(("size", "divisor"), [("s", 2.0), ("m", 2.0), ("l", 1.0)])
+def test_lvvit_s_networks(size: str, divisor: float) -> None:
+    depth = {"s": 16, "m": 20, "l": 24}[size]
+    own = {"final_norm": False, "divisor": divisor, "out_indices": tuple(range(depth - 10, depth, 3))}
+    told = {"neck": "projected", "auxiliary_arguments": {"decoder_channels": 256}, "decoder_channels": 256}
+    name, arguments = "upernet/authors_lvvit", {"backbone": f"lvvit_{size}", "backbone_arguments": own, **told}
+    as_theirs(name, "upernet_vit_base", num_classes=150, **arguments)
+    with on_meta():
+        state = to_theirs(create_model("upernet_vit_base", **arguments).state_dict(), get_layout(name).rules)
+    assert {
+        "backbone.side_layer1.3.weight",
+        "backbone.side_layer2.0.weight",
+        "backbone.side_layer4.1.bias",
+    } <= state.keys()
+    read = get_layout(name).arguments(state)["backbone_arguments"]
+    assert own.items() <= read.items()
+
+
+@torch.inference_mode()
+def test_the_neck_of_lvvit_by_its_definition() -> None:
+    neck = randomise(ProjectedNeck((8,) * 4, (16,) * 4, width=24))
+    assert (neck.channels, neck.strides) == ((8, 8, 8, 24), (4, 8, 16, 16))
+    features = [torch.randn(2, 8, 3, 5) for _ in range(4)]
+    for i, made in enumerate(neck(features)):
+        x = features[i]
+        for module in (
+            *(neck.enlarge[i] if i < 2 else ()),
+            neck.project[i].conv,
+            neck.project[i].norm,
+            torch.nn.ReLU(),
+        ):
+            x = module(x)
+        assert torch.equal(made, x)
+        assert made.shape[-2:] == tuple(16 * side // neck.strides[i] for side in (3, 5))
 
 
 @pytest.mark.parametrize(

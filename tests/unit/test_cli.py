@@ -114,6 +114,17 @@ def test_models_lists_cards(capsys: pytest.CaptureFixture[str]) -> None:
     assert "segmenter" in known
 
 
+def test_a_reader_who_has_read_enough_is_no_error() -> None:
+    script = "import sys; from segmentarium.cli.main import main; sys.exit(main(['models', '--json']))"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        run.stdout.read(1)
+        run.stdout.close()
+        assert run.stderr is not None
+        assert run.stderr.read() == b""
+        assert run.wait(60) == 141
+
+
 def test_listing_models_imports_no_torch() -> None:
     script = "import sys; from segmentarium.cli.main import main; main(['models']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)

@@ -19,8 +19,9 @@ from segmentarium.comparison import Budget, candidates_of_models, pareto_front
 from segmentarium.comparison.budget import plan, seconds_per_step
 from segmentarium.comparison.candidates import candidates_of_recipes, recipe_files
 from segmentarium.comparison.pictures import chosen
-from segmentarium.registry import create_model, list_models
-from segmentarium.training import TrainingOptions, load_recipe
+from segmentarium.meta import on_meta
+from segmentarium.registry import create_model, entry, list_models
+from segmentarium.training import TrainingOptions, load_recipe, load_recipes
 from segmentarium.weights import read_file, save
 from tests.unit import training_material
 
@@ -283,6 +284,22 @@ def test_a_recipe_may_have_stages_and_neighbours(folder: Path, tmp_path: Path) -
     assert [(c.label, len(c.stages), c.stages[0].batch_size) for c in found] == [("once", 1, 4), ("twice", 2, 4)]
 
 
+def test_a_file_may_hold_several_recipes(folder: Path, tmp_path: Path) -> None:
+    place = write_recipes(tmp_path / "recipes", folder)
+    file = place / "both.py"
+    file.write_text(
+        "from shared import options\ndef recipes():\n    return {'a': options(), 'b': [options(seed=1)] * 2}\n"
+    )
+    assert file in recipe_files([place])
+    found = candidates_of_recipes([file], {"batch_size": 4})
+    assert [(c.label, len(c.stages), c.stages[-1].seed) for c in found] == [("a", 1, 0), ("b", 2, 1)]
+    with pytest.raises(ValueError, match=r"holds 2 recipes \(a, b, …\).*compare --recipes"):
+        load_recipe(file)
+    file.write_text("def recipes():\n    return {'a': 1}\n")
+    with pytest.raises(ValueError, match=r"recipes\(\)\['a'\] returned int"):
+        candidates_of_recipes([file], {})
+
+
 def test_recipes_run_as_a_batch(folder: Path, tmp_path: Path) -> None:
     place = write_recipes(tmp_path / "recipes", folder)
     out = tmp_path / "out"
@@ -310,3 +327,14 @@ def test_a_batch_of_recipes_shares_one_budget(name: str, family: str, number: in
         budgets.add(tuple(dict.fromkeys(used)))  # each size of picture once, whatever is trained on it
         assert sum(stage.max_steps for stage in stages) == steps, file.name
     assert len(budgets) == 1
+
+
+def test_every_family_of_backbones_has_a_recipe_that_fits_its_size() -> None:
+    found = load_recipes(RECIPES / "classification" / "cifar10_backbones.py")
+    builds = {entry(name).build for name in list_models(kind="classifier")}
+    assert {entry(stage.model).build for (stage,) in found.values()} == builds
+    assert len({(s.data, s.max_steps, s.batch_size, s.optimizer, s.learning_rate) for (s,) in found.values()}) == 1
+    for (stage,) in found.values():
+        with on_meta():
+            model = create_model(stage.model, num_classes=10, **stage.model_arguments)
+        assert model.fixed_size in (None, (stage.size, stage.size)), stage.model

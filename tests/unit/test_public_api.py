@@ -25,6 +25,7 @@ PUBLIC = {
     "compare",
     "create_backbone",
     "insert_block",
+    "inspect_weights",
     "create_model",
     "evaluate",
     "export_model",
@@ -38,6 +39,7 @@ PUBLIC = {
     "save",
     "serve",
     "train",
+    "with_cac",
     "with_dbb",
 }
 # verb of the command line -> the function or class that it calls
@@ -53,6 +55,7 @@ FUNCTION_OF = {
     "check-data": "check_data",
     "serve": "serve",
     "export-web": "export_web",
+    "load-check": "inspect_weights",
     "models": "list_models",
 }
 HEAVY = (

@@ -37,7 +37,7 @@ def test_list_models_by_pattern_family_and_kind() -> None:
     assert "resnet18" in classifiers
     assert "bisenetv2" in segmenters
     assert classifiers == list_models(family="backbones")
-    assert sorted(classifiers + segmenters + list_models(kind="keypoints")) == list_models()
+    assert sorted(classifiers + segmenters + list_models(kind="keypoints") + list_models(kind="mask")) == list_models()
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_model_card_is_plain_data() -> None:
 def test_every_card_is_complete() -> None:
     limits = {
         "parameters", "flops", "in_channels", "odd_sizes", "gradients", "void", "learning", "deploy", "export", "compile",
-        "autocast", "channels_last", "round_trip", "one_class", "batch_of_one",
+        "autocast", "channels_last", "round_trip", "one_class", "batch_of_one", "start",
     }  # fmt: skip
     assert all(f'"{key}"' in (Card.__doc__ or "") for key in limits)
     for name in list_models():

@@ -14,7 +14,7 @@ from segmentarium.cli.train import add_arguments, options_of
 from segmentarium.comparison.candidates import recipe_files
 from segmentarium.contracts import Backbone
 from segmentarium.registry import known
-from segmentarium.training import TrainingOptions, load_recipe
+from segmentarium.training import TrainingOptions, load_recipe, load_recipes
 from segmentarium.training.optimizer import AveragedModel, build_optimizer, parameter_groups, rate_factor
 from segmentarium.training.options import changed_options, command_of
 from segmentarium.training.preflight import divide_batch
@@ -79,10 +79,11 @@ def test_recipe_without_the_function_is_refused(tmp_path: Path) -> None:
     ids=lambda path: path.stem,
 )
 def test_shipped_recipes_say_how_they_are_run(path: Path) -> None:
-    stages = load_recipe(path)
-    assert all(stage.max_steps > 0 and stage.model in known() for stage in stages)
+    recipes = load_recipes(path)
+    assert all(stage.max_steps > 0 and stage.model in known() for stages in recipes.values() for stage in stages)
     documentation = ast.get_docstring(ast.parse(path.read_text("utf-8")))
-    assert "segmentarium train --recipe" in (documentation or "")
+    verb = "train --recipe" if len(recipes) == 1 else "compare --recipes"
+    assert f"segmentarium {verb}" in (documentation or "")
 
 
 def test_plain_data_round_trip() -> None:
@@ -105,6 +106,9 @@ def test_only_options_that_change_the_weights_count_as_changed() -> None:
     old = TrainingOptions()
     new = old.replace(workers=3, log_every=1, output="x", learning_rate=0.5, max_steps=9)
     assert changed_options(old.as_dict(), new.as_dict()) == {"learning_rate": (0.01, 0.5), "max_steps": (40_000, 9)}
+    before = {name: value for name, value in old.as_dict().items() if name != "degrade"}  # of a version without it
+    assert changed_options(before, old.as_dict()) == {}
+    assert changed_options(before, old.replace(degrade=0.5).as_dict()) == {"degrade": (0.0, 0.5)}
 
 
 @pytest.mark.parametrize(

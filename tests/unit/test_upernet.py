@@ -72,7 +72,7 @@ def test_necks_and_auxiliary_heads_are_the_user_s() -> None:
         outputs = necked.forward_train(image)
     assert outputs["logits"].shape == outputs["aux"].shape == (2, 3, 16, 24)
     assert necked.auxiliary["aux"].classifier.in_channels == 12
-    with pytest.raises(ValueError, match="neck is 'fpn'; give 'pyramid' or 'multilevel', or None"):
+    with pytest.raises(ValueError, match="neck is 'fpn'; give 'pyramid', 'multilevel', 'projected', or None"):
         create_model("upernet_resnet50", neck="fpn", num_classes=3)
     with pytest.raises(ValueError, match="for plain transformers"), torch.device("meta"):
         create_model("upernet_resnet50", neck="multilevel", num_classes=3)

@@ -33,6 +33,7 @@ from segmentarium.layers.init import init_truncated
 from segmentarium.layers.mlp import MLP
 from segmentarium.layers.norm import channels_first
 from segmentarium.layers.patch_embed import PatchEmbedding
+from segmentarium.layers.positions import resize_positions
 from segmentarium.layers.relative_positions import relative_index
 from segmentarium.layers.resize import pad_to_multiple
 from segmentarium.layers.transformer import TransformerBlock
@@ -44,14 +45,14 @@ FROM_TO_WITHIN = 3  # the table's last rows: class token to patch, patch to clas
 
 
 class BiasedAttention(nn.Module):
-    """Self-attention over (B, N, C) whose queries and values have a bias, and whose keys have none."""
+    """Self-attention over (B, N, C) whose queries and values have a bias, and whose keys have none unless `key_bias` is set."""
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, heads: int, key_bias: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
-        self.query_bias: nn.Parameter | None = nn.Parameter(torch.zeros(channels))
-        self.value_bias: nn.Parameter | None = nn.Parameter(torch.zeros(channels))
+        self.qkv = nn.Linear(channels, 3 * channels, bias=key_bias)
+        self.query_bias: nn.Parameter | None = None if key_bias else nn.Parameter(torch.zeros(channels))
+        self.value_bias: nn.Parameter | None = None if key_bias else nn.Parameter(torch.zeros(channels))
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -67,6 +68,8 @@ class BiasedAttention(nn.Module):
     @torch.no_grad()
     def reparameterize(self) -> None:
         """One bias for the stacked projection."""
+        if self.query_bias is None:
+            return
         self.qkv.bias = nn.Parameter(self._stacked())
         self.query_bias = self.value_bias = None
 
@@ -148,6 +151,8 @@ class BEiT(Backbone):
     image_size      (height, width), or both in one, that the tables of positions are for; pictures of other sizes interpolate
                   them, and are padded to whole patches of 16 pixels
     shared_bias   one table of positions for all blocks, as in pretraining, instead of one for each
+    absolute      patches and class token have learned places besides, as ViT's (mmsegmentation's MAE)
+    key_bias      keys have a bias, too (mmsegmentation's MAE)
     mask_token    has a token for hidden patches (`encode`)
     layer_scale   where the factors of the branches start: 0.1 for B, 1e-5 for L
     drop_path     stochastic depth of the last block; it grows linearly from 0 at the first
@@ -166,6 +171,8 @@ class BEiT(Backbone):
         heads: int = 12,
         image_size: int | tuple[int, int] = 224,
         shared_bias: bool = False,
+        absolute: bool = False,
+        key_bias: bool = False,
         mask_token: bool = False,
         layer_scale: float = 0.1,
         in_channels: int = 3,
@@ -182,9 +189,10 @@ class BEiT(Backbone):
         if out_indices is None:
             out_indices = sorted({max(depth * quarter // 4 - 1, 0) for quarter in (1, 2, 3, 4)})
         blocks = depth if num_classes is not None else min(max(out_indices, default=0) + 1, depth)
-        grid = (height // PATCH, width // PATCH)
+        self.grid = grid = (height // PATCH, width // PATCH)
         self.embedding = PatchEmbedding(in_channels, embed_dim, PATCH)
         self.class_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.places = nn.Parameter(torch.zeros(1, 1 + grid[0] * grid[1], embed_dim)) if absolute else None
         self.mask_token = nn.Parameter(torch.zeros(embed_dim)) if mask_token else None
         self.shared_positions = PositionBias(grid, heads) if shared_bias else None
         self.positions = nn.ModuleList(PositionBias(grid, heads) for _ in range(0 if shared_bias else blocks))
@@ -192,7 +200,7 @@ class BEiT(Backbone):
         self.blocks = nn.ModuleList(
             TransformerBlock(
                 embed_dim,
-                BiasedAttention(embed_dim, heads),
+                BiasedAttention(embed_dim, heads, key_bias),
                 MLP(embed_dim, 4 * embed_dim),
                 drop_path=drop,
                 layer_scale=layer_scale,
@@ -207,9 +215,9 @@ class BEiT(Backbone):
 
     def _initialise(self) -> None:
         init_truncated(self)
-        nn.init.trunc_normal_(self.class_token, std=0.02)
-        if self.mask_token is not None:
-            nn.init.trunc_normal_(self.mask_token, std=0.02)
+        for token in (self.class_token, self.places, self.mask_token):
+            if token is not None:
+                nn.init.trunc_normal_(token, std=0.02)
         for name, parameter in self.blocks.named_parameters():
             if name.endswith(("attention.proj.weight", "mlp.fc2.weight")):  # the deeper, the smaller (section 2.5)
                 depth = int(name.partition(".")[0]) + 1
@@ -227,6 +235,8 @@ class BEiT(Backbone):
                 )
             x = torch.where(hidden.flatten(1)[..., None], self.mask_token.to(x.dtype), x)
         x = torch.cat([self.class_token.expand(x.shape[0], -1, -1).to(x.dtype), x], 1)
+        if self.places is not None:
+            x = x + resize_positions(self.places, self.grid, (rows, columns), prefix=1).to(x.dtype)
         index = token_index(rows, columns, x.device)
         bias = None if self.shared_positions is None else self.shared_positions(rows, columns, index)
         taps = []
@@ -262,8 +272,15 @@ class BEiT(Backbone):
         """The mean of the last block's patches; the classifier begins with its norm."""
         return self.encode(image)[:, 1:].mean(1)
 
+    def carry(self, name: str, tensor: Tensor) -> Tensor:
+        """The places of weights of another, square, grid for this one; other tensors as they are."""
+        side = math.isqrt(max(tensor.shape[1] - 1, 0)) if name == "places" and tensor.ndim == 3 else 0
+        if side == 0 or side * side + 1 != tensor.shape[1]:
+            return tensor
+        return resize_positions(tensor, (side, side), self.grid, prefix=1)
+
     def no_weight_decay(self) -> set[str]:
-        return {name for name, _ in self.named_parameters() if name.endswith((".table", "_token"))}
+        return {name for name, _ in self.named_parameters() if name.endswith((".table", "_token", "places"))}
 
     def layer_of(self, name: str) -> int:
         """A layer is a block with its table; a table for all belongs to the last, as the authors have it."""

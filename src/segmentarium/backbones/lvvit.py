@@ -12,7 +12,7 @@ greatest of the patches', class by class; queries, keys and values have no bias;
 token's (the paper has half, `token_weight=0.5`); without a map every patch has the picture's label; positions go to other sizes
 bicubically, without antialiasing.
 What we change: any image size, padded to whole patches; the last block's feature passes the final norm, which the authors'
-segmentation networks leave out.
+segmentation networks leave out (`final_norm=False`; their L does not divide its branches, either).
 
 Published (ImageNet top-1): T 79.1, S 83.3 (384 pixels: 84.4), M 84.0 (384: 85.4, 448: 85.5), L 86.2 at 448, 86.4 at 512.
 """
@@ -106,6 +106,7 @@ class LVViT(PlainBackbone):
     drop_path     stochastic depth of the last block; it grows linearly from 0 at the first
     mix_token     whether MixToken mixes the pictures of a training batch
     token_weight  of the patches' loss beside the class token's
+    final_norm    whether the last block's feature passes the final norm
     ground_truth  whether people's label counts beside the annotator's for the class token
     out_indices   blocks whose features come out; None: four in equal steps, up to the last
     num_classes   classes of `classify`; None: no classifier
@@ -125,6 +126,7 @@ class LVViT(PlainBackbone):
         mix_token: bool = True,
         token_weight: float = 1.0,
         ground_truth: bool = False,
+        final_norm: bool = True,
         out_indices: Sequence[int] | None = None,
         num_classes: int | None = None,
     ) -> None:
@@ -144,7 +146,8 @@ class LVViT(PlainBackbone):
         self.embedding = PatchEmbedding(stem, embed_dim, PATCH // 2)
         (drops,) = drop_path_rates(drop_path, (depth,))
         self.blocks = nn.ModuleList(Block(embed_dim, heads, divisor, drop) for drop in drops)
-        self.norm = nn.LayerNorm(embed_dim)
+        self.norm_last = final_norm
+        self.norm = nn.LayerNorm(embed_dim) if final_norm or num_classes is not None else nn.Identity()
         init_truncated(self.blocks)
         for table in (self.class_token, self.positions):
             nn.init.trunc_normal_(table, std=0.02)

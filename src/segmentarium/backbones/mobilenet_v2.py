@@ -59,13 +59,21 @@ def blocks_of(stages: Sequence[tuple[int, ...]], depth: float) -> list[int]:
     return [line[-2] if i in fixed else math.ceil(line[-2] * depth) for i, line in enumerate(stages)]
 
 
-def finish(model: nn.Module, norm_eps: float, same_padding: bool) -> None:
-    """What implementations of one network differ in without another weight: the norms' epsilon, and TensorFlow's padding."""
+def finish(model: nn.Module, norm_eps: float, same_padding: bool, pad_first: bool = False) -> None:
+    """What implementations of one network differ in without another weight: the norms' epsilon, TensorFlow's padding, and
+    zeros around a block's input instead of around what its depthwise convolution takes, and none around the image."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = norm_eps
     if same_padding:
         pad_as_tensorflow(model)
+    if pad_first:
+        for module in model.modules():
+            if isinstance(module, InvertedResidual):
+                conv = module.depthwise.conv
+                module.padding, conv.padding = int(conv.padding[0]), (0, 0)
+            elif isinstance(module, ConvNormAct) and module.conv.stride == (2, 2) and module.conv.groups == 1:
+                module.conv.padding = (0, 0)  # of the stem
 
 
 class InvertedResidualNet(Backbone):
@@ -93,6 +101,7 @@ class InvertedResidualNet(Backbone):
         dilate_first_only: bool = False,
         norm_eps: float = 1e-5,
         same_padding: bool = False,
+        pad_first: bool = False,
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
         if output_stride not in (8, 16, 32):
@@ -122,7 +131,7 @@ class InvertedResidualNet(Backbone):
         known = [i for i in LAST_OF_STRIDE if i < len(stages)]
         self.describe([channels[i] for i in known], [strides[i] for i in known], out_indices, head=head)
         init_convs(self, mode="fan_out")
-        finish(self, norm_eps, same_padding)
+        finish(self, norm_eps, same_padding, pad_first)
         self.num_layers = len(stages) + 1
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
@@ -157,6 +166,7 @@ class MobileNetV2(InvertedResidualNet):
     dilate_first_only  of a stage's blocks only the first is dilated
     norm_eps           epsilon of the batch norms
     same_padding       TensorFlow's padding
+    pad_first          blocks pad what comes in, before the 1×1 up and its norm, and the stem does not pad (VainF's)
     final_conv         the last feature is taken after the 1×1 convolution to 1280 channels
     out_indices        which features come out: 0 to 4 for the strides 2 to 32
     num_classes        classes of `classify`; None: no classifier
@@ -173,6 +183,7 @@ class MobileNetV2(InvertedResidualNet):
         dilate_first_only: bool = False,
         norm_eps: float = 1e-5,
         same_padding: bool = False,
+        pad_first: bool = False,
         final_conv: bool = False,
         out_indices: Sequence[int] = (1, 2, 3, 4),
         num_classes: int | None = None,
@@ -191,6 +202,7 @@ class MobileNetV2(InvertedResidualNet):
             dilate_first_only=dilate_first_only,
             norm_eps=norm_eps,
             same_padding=same_padding,
+            pad_first=pad_first,
             final_conv=final_conv,
             out_indices=out_indices,
             num_classes=num_classes,

@@ -1,7 +1,7 @@
 """ResNet, with the variants that segmentation networks stand on.
 
 The authors' code is for Caffe.  We follow the form that everybody holds weights of (torchvision, BSD-3; timm, Apache-2.0): the
-stride of a bottleneck sits in its 3×3 convolution ("v1.5"), not in the first 1×1.
+stride of a bottleneck sits in its 3×3 convolution ("v1.5"), not in the first 1×1 (`stride_first`, for networks on the authors').
 
 v1c   a stem of three 3×3 convolutions (32, 32, 64) instead of one 7×7       (mmsegmentation's ResNetV1c, timm's resnet50c)
 v1d   v1c, and shortcuts that average before they project                     (He et al., 1812.01187; timm's resnet50d)
@@ -100,6 +100,7 @@ class Bottleneck(ResidualBlock):
 
 BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {  # table 1 of the paper
     18: (BasicBlock, (2, 2, 2, 2)),
+    26: (Bottleneck, (2, 2, 2, 2)),  # not the paper's: timm's and transformers'
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
     101: (Bottleneck, (3, 4, 23, 3)),
@@ -190,7 +191,7 @@ class ResidualNet(Backbone):
 
 
 class ResNet(ResidualNet):
-    """A residual network of 18, 34, 50, 101 or 152 layers.
+    """A residual network of 18, 26, 34, 50, 101 or 152 layers.
 
     width              channels of the stem and the first stage, doubled from stage to stage; 64 as published
     output_stride      32 as published; 16 or 8: later stages dilated instead of strided
@@ -201,6 +202,7 @@ class ResNet(ResidualNet):
                        the stage's 2 at output stride 16.  (mmsegmentation's "mg124" models use (1, 2, 4) as they are.)
     contract_dilation  the first block of a dilated stage keeps the rate of the stage before
     dilate_both        both convolutions of a basic block are dilated, not only the first
+    stride_first       bottlenecks stride in their first 1×1 convolution, as the authors' do
     out_indices        which features come out, in timm's numbering: 0 the stem's (stride 2), 1 to 4 the stages' (strides
                        4 to 32).  Most decoders want 1 to 4, the default; U-Net-like ones want 0 too
     num_classes        classes of `classify`; None: no classifier
@@ -219,6 +221,7 @@ class ResNet(ResidualNet):
         multigrid: Sequence[int] | None = None,
         contract_dilation: bool = True,
         dilate_both: bool = True,
+        stride_first: bool = False,
         out_indices: Sequence[int] = (1, 2, 3, 4),
         num_classes: int | None = None,
     ) -> None:
@@ -243,6 +246,10 @@ class ResNet(ResidualNet):
             out_indices=out_indices,
             num_classes=num_classes,
         )
+        for module in self.modules() if stride_first else ():
+            if isinstance(module, Bottleneck):
+                first, second = module.conv1.conv, module.conv2.conv
+                first.stride, second.stride = second.stride, (1, 1)
 
 
 PAPER = Paper(
@@ -271,6 +278,7 @@ def _card(parameters: float | None = None, flops: float | None = None, top1: flo
 # millions of parameters and 1e9 multiply-adds as torchvision (plain) and timm (v1c, v1d, v1s) publish them
 for _depth, _parameters, _flops, _top1 in (
     (18, 11.69, 1.81, 72.12),
+    (26, 16.00, 2.36, None),
     (34, 21.80, 3.66, 74.97),
     (50, 25.56, 4.09, 77.15),
     (101, 44.55, 7.80, 78.25),

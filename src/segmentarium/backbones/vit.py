@@ -53,6 +53,8 @@ class VisionTransformer(PlainBackbone):
     """ViT: features of the patches' stride, all of `embed_dim` channels.
 
     patch           side of a patch in pixels (behind a stem: in its pixels)
+    patch_bias      whether the patches' convolution has a bias: mmsegmentation 1.x makes networks without, whose published files
+                    have one
     image_size      (height, width) that the table of positions is for, or both in one; it is interpolated to others
     class_token     False: there is none, and `pool` must be "mean"; "unseen": it and its row are kept with the weights, and no
                     block sees them (mmsegmentation's `with_cls_token=False`)
@@ -79,6 +81,7 @@ class VisionTransformer(PlainBackbone):
         depth: int = 12,
         heads: int = 12,
         patch: int = 16,
+        patch_bias: bool = True,
         image_size: int | Sequence[int] = 224,
         class_token: bool | Literal["unseen"] = True,
         registers: int = 0,
@@ -121,7 +124,7 @@ class VisionTransformer(PlainBackbone):
         square, ratio = height if height == width else None, 0.9 if height < 384 else 1.0
         self.preprocessing = Preprocessing(HALF, HALF, crop_size=square, crop_ratio=ratio)
         self.stem = stem
-        self.embedding = PatchEmbedding(channels, embed_dim, patch)
+        self.embedding = PatchEmbedding(channels, embed_dim, patch, bias=patch_bias)
         if class_token == "unseen":
             self.register_buffer("class_token", torch.zeros(1, 1, embed_dim))
         else:

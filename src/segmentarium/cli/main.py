@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -65,7 +66,8 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line.  Exit codes: 0 done, 1 some input failed, 2 wrong usage or a stated error, 130 interrupted."""
+    """The command line.  Exit codes: 0 done, 1 some input failed, 2 wrong usage or a stated error, 130 interrupted,
+    141 nobody reads on."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
@@ -95,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("segmentarium: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who reads what is printed has read enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (
         ValueError,
         KeyError,

@@ -120,27 +120,30 @@ def _of_item(item: str, base: TrainingOptions | None) -> Candidate:
 
 
 def candidates_of_recipes(places: Sequence[str | Path], changes: dict[str, Any]) -> list[Candidate]:
-    """A candidate for each recipe: files, or all files of a folder that have a function `recipe`.
+    """A candidate for each recipe: files, or all files of a folder that have a function `recipe` or `recipes`.
 
     changes: training options that override those of every recipe.  Raises FileNotFoundError where there is none.
     """
-    from segmentarium.training import load_recipe
+    from segmentarium.training import load_recipes
 
     found = []
     for file in recipe_files(places):
-        stages = tuple(stage.changed(changes) for stage in load_recipe(file))
-        found.append(Candidate(_slug(file.stem), f"recipe {file}", stages=stages))
+        for name, stages in load_recipes(file).items():
+            changed = tuple(stage.changed(changes) for stage in stages)
+            found.append(Candidate(_slug(name), f"recipe {file}", stages=changed))
     return distinct(found)
 
 
 def recipe_files(places: Sequence[str | Path]) -> list[Path]:
-    """The recipes among files and in folders; what recipes share (a module without `recipe`) is no recipe."""
+    """The recipes among files and in folders; what recipes share (a module without these functions) is no recipe."""
     files: list[Path] = []
     for place in map(Path, places):
         if place.is_dir():
             inside = [file for file in sorted(place.glob("*.py")) if _has_recipe(file)]
             if not inside:
-                raise FileNotFoundError(f"{place} holds no recipe: no Python file with a function recipe()")
+                raise FileNotFoundError(
+                    f"{place} holds no recipe: no Python file with a function recipe() or recipes()"
+                )
             files += inside
         elif place.is_file():
             files.append(place)
@@ -151,7 +154,7 @@ def recipe_files(places: Sequence[str | Path]) -> list[Path]:
 
 def _has_recipe(file: Path) -> bool:
     body = ast.parse(file.read_text(encoding="utf-8"), str(file)).body
-    return any(isinstance(node, ast.FunctionDef) and node.name == "recipe" for node in body)
+    return any(isinstance(node, ast.FunctionDef) and node.name in ("recipe", "recipes") for node in body)
 
 
 def _slug(label: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
@@ -44,14 +45,18 @@ class FeaturePyramid(nn.Module):
 class PyramidSum(nn.Module):
     """[(B, channels, h_i, w_i), …], finest first -> (B, width, h_0, w_0): every level goes through as many 3×3 convolutions as
     its stride has doublings over the finest one's, each with an upsampling by two behind it, and all are added up (Panoptic
-    FPN, figure 3).  A level of the finest one's stride has one convolution and is not enlarged."""
+    FPN, figure 3).  A level of the finest one's stride has one convolution and is not enlarged.
 
-    def __init__(self, channels: int, strides: Sequence[int], width: int = 128) -> None:
+    groups   of the group norm behind each convolution; None: batch norm (mmsegmentation)
+    """
+
+    def __init__(self, channels: int, strides: Sequence[int], width: int = 128, groups: int | None = None) -> None:
         super().__init__()
         doublings = [(stride // strides[0]).bit_length() - 1 for stride in strides]
+        norm = nn.BatchNorm2d if groups is None else partial(nn.GroupNorm, groups)
         self.enlarged = [count > 0 for count in doublings]
         self.levels = nn.ModuleList(
-            nn.Sequential(*(ConvNormAct(width if i else channels, width) for i in range(max(count, 1))))
+            nn.Sequential(*(ConvNormAct(width if i else channels, width, norm=norm) for i in range(max(count, 1))))
             for count in doublings
         )
 

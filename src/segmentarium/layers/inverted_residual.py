@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmentarium.layers.conv import ConvNormAct
@@ -28,6 +29,7 @@ class InvertedResidual(nn.Module):
         expand: bool | None = None,
     ) -> None:
         super().__init__()
+        self.padding = 0  # of the block's input, where its depthwise convolution does not pad
         width = expansion * in_channels
         self.residual = stride == 1 and in_channels == out_channels
         widens = expansion != 1 if expand is None else expand
@@ -36,7 +38,8 @@ class InvertedResidual(nn.Module):
         self.project = ConvNormAct(width, out_channels, 1, act=None)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.project(self.depthwise(self.expand(x)))
+        padded = F.pad(x, (self.padding,) * 4) if self.padding else x
+        y = self.project(self.depthwise(self.expand(padded)))
         if self.residual:
             y += x
         return y

@@ -27,5 +27,5 @@ class MaskHead(nn.Module):
     def forward(self, queries: Tensor, pixels: Tensor, embedded: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, Q, channels), (B, mask_channels, h, w), and what `embed` gives, where it is known ->
         class logits (B, Q, K + 1), mask logits (B, Q, h, w)"""
-        embedded = self.embed(queries) if embedded is None else embedded
-        return self.classifier(queries), (embedded @ pixels.flatten(2)).unflatten(2, pixels.shape[-2:])
+        masks = self.embed(queries) if embedded is None else embedded
+        return self.classifier(queries), (masks @ pixels.flatten(2)).unflatten(2, pixels.shape[-2:])

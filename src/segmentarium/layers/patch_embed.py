@@ -25,10 +25,11 @@ class PatchEmbedding(nn.Module):
         stride: int | None = None,
         *,
         norm: Callable[[int], nn.Module] | None = None,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         padding = 0 if stride is None else patch // 2
-        self.proj = nn.Conv2d(in_channels, channels, patch, stride or patch, padding)
+        self.proj = nn.Conv2d(in_channels, channels, patch, stride or patch, padding, bias=bias)
         self.norm = norm(channels) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

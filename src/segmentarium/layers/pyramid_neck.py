@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.resize import resize
 
 
@@ -51,6 +52,32 @@ class PyramidNeck(Neck):
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         fine, half, same, coarse = (features[i] for i in self.picked)
         return [self.to_quarter(fine), self.to_half(half), same, self.to_twice(coarse)]
+
+
+class ProjectedNeck(Neck):
+    """By transposed convolutions and 1×1 ones, each with norm and ReLU; the last is widened and keeps its stride: 4, 8, 16 and
+    16 for patches of 16 (LV-ViT's networks, 2104.10858).
+
+    width   channels of the last
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int = 2048) -> None:
+        super().__init__(channels, strides)
+        self.enlarge = nn.ModuleList()
+        for inputs, factor in zip(self.channels, (4, 2), strict=False):
+            up = nn.ConvTranspose2d(inputs, inputs, factor, factor, bias=False)
+            self.enlarge.append(nn.Sequential(up, nn.BatchNorm2d(inputs), nn.ReLU(inplace=True)))
+        self.channels = (*self.channels[:3], width)
+        self.strides = (*self.strides[:3], self.strides[2])
+        self.project = nn.ModuleList(
+            ConvNormAct(channels[i], outputs, 1) for i, outputs in zip(self.picked, self.channels, strict=True)
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """[(B, C, h, w), …] -> [(B, C, 4h, 4w), (B, C, 2h, 2w), (B, C, h, w), (B, width, h, w)]"""
+        maps = [features[i] for i in self.picked]
+        maps[:2] = [enlarge(x) for enlarge, x in zip(self.enlarge, maps, strict=False)]
+        return [project(x) for project, x in zip(self.project, maps, strict=True)]
 
 
 class MultiLevelNeck(Neck):

@@ -13,6 +13,8 @@ from segmentarium.losses.consistency import Consistency
 from segmentarium.losses.cross_entropy import CrossEntropy
 from segmentarium.losses.detail import DetailLoss
 from segmentarium.losses.dice import Dice
+from segmentarium.losses.diversity import Diversity
+from segmentarium.losses.entropy_distillation import EntropyDistillation
 from segmentarium.losses.factory import LOSSES, WeightedSum, build_loss
 from segmentarium.losses.focal import Focal
 from segmentarium.losses.joints_mse import JointsMSE, joint_heatmaps, weighted_mse
@@ -38,6 +40,8 @@ __all__ = [
     "CrossEntropy",
     "DetailLoss",
     "Dice",
+    "Diversity",
+    "EntropyDistillation",
     "Focal",
     "FocalSetLoss",
     "JointsMSE",

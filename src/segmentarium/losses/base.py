@@ -116,6 +116,11 @@ def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     return numerator / torch.where(denominator > 0, denominator, torch.ones_like(denominator))
 
 
+def sums_by_label(x: Tensor, labels: Tensor, number: int) -> Tensor:
+    """(N, …) and labels up to `number` -> (number, …), the sum of each label's rows; those of `number` itself are left out."""
+    return x.new_zeros(number + 1, *x.shape[1:]).index_add(0, labels, x)[:number]
+
+
 def one_hot(labels: Tensor, valid: Tensor, num_classes: int) -> Tensor:
     """float32 (B, K, H, W): 1 at each valid pixel's class. One class means the foreground, label 1."""
     if num_classes == 1:

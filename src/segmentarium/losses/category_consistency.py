@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmentarium.labels import IGNORE_INDEX
-from segmentarium.losses.base import safe_divide
+from segmentarium.losses.base import safe_divide, sums_by_label
 
 
 class CategoryConsistency(nn.Module):
@@ -57,8 +57,8 @@ class CategoryConsistency(nn.Module):
             labels = target.long().flatten()
             # one class more takes the ignored pixels
             labels = labels.masked_fill(labels == self.ignore_index, self.num_labels)
-            count = _sums(torch.ones_like(x[:, 0]), labels, self.num_labels)
-            means = _sums(x, labels, self.num_labels) / count.clamp(min=1)[:, None]
+            count = sums_by_label(torch.ones_like(x[:, 0]), labels, self.num_labels)
+            means = sums_by_label(x, labels, self.num_labels) / count.clamp(min=1)[:, None]
             present = (count > 0).float()
             classes = present.sum()
 
@@ -68,7 +68,7 @@ class CategoryConsistency(nn.Module):
                 (far - self.margin).clamp(min=0).square(),
                 far - self.reach + (self.reach - self.margin) ** 2,
             )
-            variance = (_sums(cost, labels, self.num_labels) / count.clamp(min=1)).sum()
+            variance = (sums_by_label(cost, labels, self.num_labels) / count.clamp(min=1)).sum()
 
             pairs = present[:, None] * present * (1 - torch.eye(self.num_labels, device=x.device))
             overlap = (2 * self.reach - _length(means[:, None] - means)).clamp(min=0).square()
@@ -79,11 +79,6 @@ class CategoryConsistency(nn.Module):
 
     def extra_repr(self) -> str:
         return f"margin={self.margin}, reach={self.reach}, weights={self.weights}"
-
-
-def _sums(x: Tensor, labels: Tensor, number: int) -> Tensor:
-    """(N, …) and labels up to `number` -> (number, …), the sum of each label's rows; those of `number` itself are left out."""
-    return x.new_zeros(number + 1, *x.shape[1:]).index_add(0, labels, x)[:number]
 
 
 def _length(x: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def segments_of(target: Target, num_classes: int, ignore_index: int = IGNORE_IND
     if isinstance(target, Tensor):
         given = [_of_labels(labels, num_classes, ignore_index) for labels in target]
     else:
-        given = [Segments(*picture) for picture in target]
+        given = [Segments(*picture) for picture in target]  # type: ignore[arg-type]
     return [_checked(picture, num_classes) for picture in given]
 
 

@@ -1,6 +1,6 @@
 """BiSeNet: a path for where things are, and one for what they are.
 
-Weights of the authors' PyTorch code, TorchSeg, and of CoinCheung/BiSeNet (MIT), the other public implementation, load.
+Weights of the authors' PyTorch code, TorchSeg, of CoinCheung/BiSeNet (MIT) and of mmsegmentation (Apache-2.0) load.
 
 A spatial path of three strided convolutions keeps where things are at 1/8; a context path, a classification network down
 to 1/32 with its global average added, knows what they are.  Attention refinement weighs the context path's channels by
@@ -10,9 +10,10 @@ on the context path supervise it in training with the same loss and the same wei
 What the public code does and the paper does not say: the context path comes up from 1/32 to 1/8 in two steps, each refined
 by a 3×3 convolution, and the pooled average is reduced to 128 channels before it is added.  CoinCheung's attention in the
 fusion is one convolution with a batch norm instead of the paper's two with a ReLU; it upsamples the context path by nearest
-neighbour, and its heads have other widths.  The loss is plain cross entropy, the paper's and that of TorchSeg's ResNet-18;
-TorchSeg's Xception-39 and CoinCheung learn from hard pixels only (`hard_pixels=True`).  TorchSeg's "speed" ResNet-18 is
-`auxiliary_channels=128`, supervised at the stride of its logits.
+neighbour, and its heads have other widths.  mmsegmentation follows it, puts a ReLU before the attention's sigmoid, and makes
+all four times as wide on ResNet-50 and -101 (`width=256`).  The loss is plain cross entropy, as in the paper, TorchSeg's
+ResNet-18 and mmsegmentation; TorchSeg's Xception-39 and CoinCheung learn from hard pixels only (`hard_pixels=True`).
+TorchSeg's "speed" ResNet-18 is `auxiliary_channels=128`, supervised at the stride of its logits.
 
 Published: Cityscapes test 68.4 at 105.8 FPS (Xception-39) and 74.7 at 65.5 FPS (ResNet-18; both 1536×768 on a Titan XP),
 78.9 (ResNet-101); CamVid test 65.6 and 68.7.  TorchSeg on Cityscapes val, single scale: 70.1 and 76.21.
@@ -37,7 +38,7 @@ from segmentarium.losses import CrossEntropy, OhemCrossEntropy
 from segmentarium.registry import Card, Paper, register
 
 Upsample = Literal["bilinear", "nearest"]
-Attention = Literal["mlp", "norm"]
+Attention = Literal["mlp", "norm", "norm_relu"]
 
 
 class SpatialPath(nn.Sequential):
@@ -97,17 +98,22 @@ class ContextPath(nn.Module):
 class FeatureFusion(nn.Module):
     """Both paths concatenated, mixed by a 1×1, and each channel of the mixture weighed by its average (figure 2c).
 
-    attention   "mlp": two convolutions with a ReLU, the inner `reduction` times narrower; "norm": one with a batch norm
+    attention   "mlp": two convolutions with a ReLU, the inner `reduction` times narrower; "norm": one with a batch norm;
+                "norm_relu": one with a batch norm, and a ReLU before the sigmoid
     """
 
     def __init__(self, in_channels: int, channels: int, *, attention: Attention = "mlp", reduction: int = 1) -> None:
         super().__init__()
         check_choice("fusion", attention, get_args(Attention))
         self.mix = ConvNormAct(in_channels, channels, 1)
-        if attention == "norm":
+        if attention != "mlp":
             self.attention = nn.Sequential(
-                ConvNormAct(channels, channels, 1, norm=PooledBatchNorm, act=nn.Sigmoid),
+                ConvNormAct(
+                    channels, channels, 1, norm=PooledBatchNorm, act=nn.Sigmoid if attention == "norm" else nn.ReLU
+                ),
             )
+            if attention == "norm_relu":
+                self.attention.append(nn.Sigmoid())
         else:
             inner = channels // reduction
             self.attention = nn.Sequential(
@@ -134,8 +140,9 @@ class BiSeNet(SegmentationModel):
     """The whole network.
 
     backbone            of the context path: ours by name, timm's as "timm:NAME", or a module; strides 16 and 32 are used
-    upsample            of the context path: "bilinear" (TorchSeg) or "nearest" (CoinCheung)
-    fusion              attention of the fusion: "mlp" (paper, TorchSeg) or "norm" (CoinCheung)
+    width               channels of the spatial path; the context path has twice, the fusion four times as many
+    upsample            of the context path: "bilinear" (TorchSeg) or "nearest" (CoinCheung, mmsegmentation)
+    fusion              attention of the fusion: "mlp" (paper, TorchSeg), "norm" (CoinCheung) or "norm_relu" (mmsegmentation)
     align_corners       how logits come to the image's size (TorchSeg: aligned)
     head_channels       of the main head (TorchSeg 64, CoinCheung 256)
     auxiliary_channels  of the two auxiliary heads (TorchSeg 256 or 128, CoinCheung 64); None: without them
@@ -151,6 +158,7 @@ class BiSeNet(SegmentationModel):
         num_classes: int = 19,
         in_channels: int = 3,
         backbone: str | nn.Module = "resnet18",
+        width: int = 64,
         upsample: Upsample = "bilinear",
         fusion: Attention = "mlp",
         align_corners: bool = True,
@@ -164,14 +172,14 @@ class BiSeNet(SegmentationModel):
         self.backbone = create_backbone(backbone, in_channels=in_channels, **(backbone_arguments or {}))
         self.preprocessing = self.backbone.preprocessing.for_channels(in_channels)
         channels16, channels32 = (self.backbone.channels[self.backbone.at(stride)] for stride in (16, 32))
-        self.spatial = SpatialPath(in_channels)
-        self.context = ContextPath(channels16, channels32, upsample=upsample)
-        self.fusion = FeatureFusion(256, 256, attention=fusion)
-        self.head = Head(256, head_channels, num_classes)
+        self.spatial = SpatialPath(in_channels, 2 * width, width)
+        self.context = ContextPath(channels16, channels32, 2 * width, upsample=upsample)
+        self.fusion = FeatureFusion(4 * width, 4 * width, attention=fusion)
+        self.head = Head(4 * width, head_channels, num_classes)
         self.auxiliary = nn.ModuleDict()
         if auxiliary_channels is not None:
             for stride in (8, 16):
-                self.auxiliary[f"aux_{stride}"] = Head(128, auxiliary_channels, num_classes)
+                self.auxiliary[f"aux_{stride}"] = Head(2 * width, auxiliary_channels, num_classes)
         loss = OhemCrossEntropy if hard_pixels else CrossEntropy
         self.set_objective(*(Term(name, 1.0, loss(), of=(name,)) for name in ("logits", *self.auxiliary)))
         init_convs(self.spatial, self.context, self.fusion)

@@ -1,6 +1,6 @@
 """ERFNet: residual blocks of factorised convolutions.
 
-Weights of the authors' code load.
+Weights of the authors' code and of mmsegmentation (Apache-2.0) load.
 
 A residual block of 3×3 convolutions, each of them factorised into 3×1 and 1×3 with a ReLU between: the non-bottleneck-1D.
 Two thirds of the work are a third of the weights away, and what is saved buys width.  Stacked at 1/4 and, dilated, at 1/8;
@@ -12,8 +12,9 @@ file of the first stage.  Classes are weighted by 1 / ln(c + p), p the share of 
 code are those of c = 1.10, and of 1.2 for the encoder.
 
 What the authors' code does and the paper does not say: batch norm has eps 1e-3 and dropout, of channels, is 0.3 in the
-deep blocks and 0.03 in the first five.  What we change: their sides must be multiples of 8, ours may be any; a part of a
-pooling window counts, and what the decoder gives beyond the image is cut off.
+deep blocks and 0.03 in the first five.  mmsegmentation classifies at 1/2 behind a further 3×3 convolution (`head_channels`)
+instead of by a transposed one, and its images are normalised as for ImageNet's networks.  What we change: their sides must be
+multiples of 8, ours may be any; a part of a pooling window counts, and what the decoder gives beyond the image is cut off.
 
 Published: Cityscapes val 70.0 and test 68.0 class mIoU from scratch (test 69.7 with the encoder from ImageNet), 83 FPS at
 640×360 on a Titan X; 2.06 M parameters.
@@ -32,6 +33,7 @@ from segmentarium.contracts import Preprocessing, SegmentationModel, Term
 from segmentarium.layers.init import init_classifier
 from segmentarium.layers.strided import ConvPool, Upconv
 from segmentarium.losses import CrossEntropy
+from segmentarium.realtime.bisenet import Head
 from segmentarium.registry import Card, Paper, register
 
 EPS = 1e-3
@@ -111,20 +113,33 @@ class ERFNetEncoder(SegmentationModel):
 class ERFNet(SegmentationModel):
     """The whole network.
 
-    encoder_head   keep the first stage's classifier, as the authors' weights do, and train it along (output "encoder")
+    encoder_head    keep the first stage's classifier, as the authors' weights do, and train it along (output "encoder")
+    head_channels   classes are told at 1/2 behind a 3×3 convolution of so many channels, as in mmsegmentation; None: by a
+                    transposed convolution, the paper's
     """
 
     training_only = ("encoder_head",)
     first_stage: ClassVar[tuple[str, str]] = ("erfnet_encoder", "encoder.")
 
-    def __init__(self, *, num_classes: int = 19, in_channels: int = 3, encoder_head: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        num_classes: int = 19,
+        in_channels: int = 3,
+        encoder_head: bool = False,
+        head_channels: int | None = None,
+    ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.encoder = Encoder(in_channels)
         self.up1 = Upsampler(128, 64)
         self.stage4 = nn.Sequential(NonBottleneck1D(64), NonBottleneck1D(64))
         self.up2 = Upsampler(64, 16)
         self.stage5 = nn.Sequential(NonBottleneck1D(16), NonBottleneck1D(16))
-        self.classifier = init_classifier(Upconv(16, num_classes, 2, 2))
+        self.classifier = (
+            init_classifier(Upconv(16, num_classes, 2, 2))
+            if head_channels is None
+            else Head(16, head_channels, num_classes)
+        )
         self.encoder_head = init_classifier(nn.Conv2d(128, num_classes, 1)) if encoder_head else None
         self.preprocessing = _unit_range(in_channels)
         objective = [Term("logits", 1.0, CrossEntropy())]
@@ -133,13 +148,15 @@ class ERFNet(SegmentationModel):
         self.set_objective(*objective)
 
     def _decode(self, image: Tensor, x8: Tensor, size2: torch.Size, size4: torch.Size) -> Tensor:
-        x = self.stage4(self.up1(x8, size4))
-        return self.classifier(self.stage5(self.up2(x, size2)), image.shape[-2:])
+        """-> the logits: at the image's size, or at 1/2 of it"""
+        x = self.stage5(self.up2(self.stage4(self.up1(x8, size4)), size2))
+        return self.classifier(x) if isinstance(self.classifier, Head) else self.classifier(x, image.shape[-2:])
 
-    def forward(self, image: Tensor) -> Tensor:
+    def logits(self, image: Tensor) -> Tensor:
         return self._decode(image, *self.encoder(image))
 
-    logits = forward  # at the image's size already
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image) if isinstance(self.classifier, Head) else self.logits(image)
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         encoded = self.encoder(image)

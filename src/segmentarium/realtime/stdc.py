@@ -1,6 +1,6 @@
 """STDC-Seg: BiSeNet without its spatial path.
 
-Weights of the authors' code load.
+Weights of the authors' code and of mmsegmentation (Apache-2.0) load.
 
 BiSeNet spends a whole path on spatial detail.  Here the backbone's own feature at 1/8 takes its place, and is taught
 detail in training: a head on it predicts where the label map changes (`losses/detail.py`).  Context path, attention
@@ -8,8 +8,8 @@ refinement and fusion are BiSeNet's, the fusion's attention narrowed four times;
 The detail head and the auxiliary heads are gone at inference, the paper's "cost-free" guidance.
 
 What the public code does and the paper does not say: the context path upsamples by nearest neighbour, logits are brought to
-the image's size with corners aligned, classifiers have no bias.  The code builds detail heads at 1/2, 1/4, 1/8 and 1/16
-whichever are trained; the paper, and the published weights, train 1/8, so that one is loaded.
+the image's size with corners aligned, classifiers have no bias (mmsegmentation's have one).  The code builds detail heads at
+1/2, 1/4, 1/8 and 1/16 whichever are trained; the paper, and the published weights, train 1/8, so that one is loaded.
 
 Published (FPS on a GTX 1080 Ti): Cityscapes val at 512×1024: STDC1 72.22 at 250, STDC2 74.24 at 189; at 768×1536: 74.50 at
 127, 77.04 at 97.  Test: 71.9 (STDC1, 512×1024), 76.8 (STDC2, 768×1536).  CamVid test at 960×720: 73.0 at 198, 73.9 at 152.
@@ -38,6 +38,7 @@ class STDC(SegmentationModel):
     backbone            ours by name, timm's as "timm:NAME", or a module; strides 8, 16 and 32 are used
     detail_strides      strides of the backbone's features that are taught detail in training (table 4; the paper: 8)
     auxiliary           supervise the context path at 1/8 and 1/16 (training only)
+    head_bias           classifiers have a bias
     backbone_arguments  further arguments of the backbone's class
     """
 
@@ -52,6 +53,7 @@ class STDC(SegmentationModel):
         backbone: str | nn.Module = "stdcnet1",
         detail_strides: Sequence[int] = (8,),
         auxiliary: bool = True,
+        head_bias: bool = False,
         backbone_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
@@ -63,11 +65,11 @@ class STDC(SegmentationModel):
         channels8, channels16, channels32 = (self.backbone.channels[self.backbone.at(stride)] for stride in (8, 16, 32))
         self.context = ContextPath(channels16, channels32, upsample="nearest")
         self.fusion = FeatureFusion(channels8 + 128, 256, reduction=4)
-        self.head = Head(256, 256, num_classes, bias=False)
+        self.head = Head(256, 256, num_classes, bias=head_bias)
         self.auxiliary = nn.ModuleDict()
         if auxiliary:
             for stride in (8, 16):
-                self.auxiliary[f"aux_{stride}"] = Head(128, 64, num_classes, bias=False)
+                self.auxiliary[f"aux_{stride}"] = Head(128, 64, num_classes, bias=head_bias)
         self.detail_strides = tuple(detail_strides)
         self.detail = nn.ModuleDict()
         for stride in self.detail_strides:

@@ -50,6 +50,7 @@ class Form:
     align_corners: bool = False
     projection_dropout: float = 0.0
     classifier_dropout: float = 0.0
+    pool_norm: bool = True
 
 
 _WIDE = {"image_pool_first": False, "last_conv": True, "rates": (12, 24, 36), "double_rates_at_8": False}
@@ -58,6 +59,7 @@ FORMS = {
     "mmseg": Form(projection_kernel=3, classifier_dropout=0.1),
     "torchvision": Form(**_WIDE, projection_dropout=0.5),
     "smp": Form(**_WIDE, projection_dropout=0.5, align_corners=True),
+    "detectron2": Form(image_pool_first=False, projection_dropout=0.1, pool_norm=False),
 }
 
 
@@ -66,9 +68,10 @@ class DeepLabV3Decoder(Decoder):
 
     Without rates it is a 1×1 convolution beside the mean, as MobileNetV2 (1801.04381, section 6.3) has it.
 
-    form              "paper", "mmseg", "torchvision" or "smp": whose arrangement, see above
+    form              "paper", "mmseg", "torchvision", "smp" or "detectron2": whose arrangement, see above
     decoder_channels  of the pyramid's branches
     rates             of its dilated convolutions; None: those of the form for this output stride
+    pool_window       of the mean, in the feature's pixels (detectron2: those of a training crop); None: the whole image
     """
 
     prefers_output_stride = 16
@@ -83,6 +86,7 @@ class DeepLabV3Decoder(Decoder):
         decoder_channels: int = 256,
         rates: Sequence[int] | None = None,
         form: str = "paper",
+        pool_window: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if form not in FORMS:
@@ -99,6 +103,8 @@ class DeepLabV3Decoder(Decoder):
             separable_convs=False,
             projection_kernel=chosen.projection_kernel,
             image_pool_first=chosen.image_pool_first,
+            pool_norm=chosen.pool_norm,
+            pool_window=pool_window,
         )
         self.projection_dropout = nn.Dropout(chosen.projection_dropout)
         self.last = ConvNormAct(width, width) if chosen.last_conv else nn.Identity()

@@ -47,8 +47,12 @@ class Form:
     align_corners: bool = False
     projection_dropout: float = 0.0
     classifier_dropout: float = 0.0
+    separable_convs: bool = True
+    low_first: bool = False  # in the fusion
+    pool_norm: bool = True
 
 
+_PLAIN = {"image_pool_first": False, "separable_convs": False, "low_first": True, "projection_dropout": 0.1}
 FORMS = {
     "paper": Form(projection_dropout=0.1),
     "mmseg": Form(projection_kernel=3, classifier_dropout=0.1),
@@ -62,6 +66,8 @@ FORMS = {
         align_corners=True,
         projection_dropout=0.5,
     ),
+    "vainf": Form(**_PLAIN, convs_after=1),
+    "detectron2": Form(**_PLAIN, pool_norm=False),
 }
 
 
@@ -70,10 +76,12 @@ class DeepLabV3PlusDecoder(Decoder):
 
     The fine feature is the first of stride 4 or more; a backbone of one stride only (ViT) is decoded at that stride.
 
-    form                "paper", "mmseg" or "smp": whose arrangement, see above
+    form                "paper", "mmseg", "smp", "vainf" or "detectron2": whose arrangement, see above
     decoder_channels    of the pyramid's branches and the decoder
     low_channels        of the reduced fine feature
     rates               of the pyramid's dilated convolutions; None: those of the form for this output stride
+    pool_window         of the mean, in the deepest feature's pixels (detectron2: those of a training crop); None: the whole
+                        image
     """
 
     prefers_output_stride = 16
@@ -89,6 +97,7 @@ class DeepLabV3PlusDecoder(Decoder):
         low_channels: int = 48,
         rates: Sequence[int] | None = None,
         form: str = "paper",
+        pool_window: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if form not in FORMS:
@@ -103,9 +112,12 @@ class DeepLabV3PlusDecoder(Decoder):
             channels[-1],
             decoder_channels,
             rates,
+            separable_convs=chosen.separable_convs,
             projection_kernel=chosen.projection_kernel,
             image_pool_first=chosen.image_pool_first,
             depthwise_norm=chosen.depthwise_norm,
+            pool_norm=chosen.pool_norm,
+            pool_window=pool_window,
         )
         self.projection_dropout = nn.Dropout(chosen.projection_dropout)
         self.before = nn.Sequential(
@@ -115,16 +127,15 @@ class DeepLabV3PlusDecoder(Decoder):
             )
         )
         self.low = ConvNormAct(channels[self.fine], low_channels, 1)
-        self.after = nn.Sequential(
-            *(
-                separable(
-                    decoder_channels + (0 if i else low_channels),
-                    decoder_channels,
-                    depthwise_norm=chosen.depthwise_norm,
-                )
-                for i in range(chosen.convs_after)
+        self.low_first = chosen.low_first
+        self.after = nn.Sequential()
+        for i in range(chosen.convs_after):
+            inputs = decoder_channels + (0 if i else low_channels)
+            self.after.append(
+                separable(inputs, decoder_channels, depthwise_norm=chosen.depthwise_norm)
+                if chosen.separable_convs
+                else ConvNormAct(inputs, decoder_channels)
             )
-        )
         self.classifier_dropout = nn.Dropout2d(chosen.classifier_dropout)
         self.classifier = init_classifier(nn.Conv2d(decoder_channels, num_classes, 1))
 
@@ -132,7 +143,7 @@ class DeepLabV3PlusDecoder(Decoder):
         low = self.low(features[self.fine])
         x = self.before(self.projection_dropout(self.aspp(features[-1])))
         x = resize(x, low.shape[-2:], align_corners=self.align_corners)
-        x = self.after(torch.cat([x, low], 1))
+        x = self.after(torch.cat([low, x] if self.low_first else [x, low], 1))
         return self.classifier(self.classifier_dropout(x))
 
 

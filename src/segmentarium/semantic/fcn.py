@@ -28,6 +28,7 @@ class FCNDecoder(FCNHead, Decoder):
     decoder_channels  of the convolutions; None: a quarter of the feature's
     convs             3×3 convolutions before the classifier
     concatenate       one more sees the feature beside what the others made of it
+    align_corners     in the resize to the image's size
     """
 
     prefers_output_stride = 8
@@ -42,6 +43,7 @@ class FCNDecoder(FCNHead, Decoder):
         decoder_channels: int | None = None,
         convs: int = 1,
         concatenate: bool = False,
+        align_corners: bool = False,
     ) -> None:
         super().__init__(
             channels=channels,
@@ -50,6 +52,7 @@ class FCNDecoder(FCNHead, Decoder):
             convs=convs,
             concatenate=concatenate,
         )
+        self.align_corners = align_corners
 
 
 PAPER = Paper(

@@ -94,6 +94,7 @@ class PointRendDecoder(Decoder):
 
     pyramid_channels   of the feature pyramid
     width              channels of the coarse head
+    groups             of group norms in the coarse head, as in the authors' code; None: batch norms (mmsegmentation)
     point_width        channels of the point head
     point_layers       of the point head
     points             drawn in training, of each image
@@ -111,6 +112,7 @@ class PointRendDecoder(Decoder):
         num_classes: int,
         pyramid_channels: int = 256,
         width: int = 128,
+        groups: int | None = None,
         point_width: int = 256,
         point_layers: int = 3,
         points: int = 2048,
@@ -132,7 +134,7 @@ class PointRendDecoder(Decoder):
         self.steps = min(steps, strides[0].bit_length() - 1)
         self.step_points = step_points
         self.pyramid = FeaturePyramid(channels, pyramid_channels)
-        self.fuse = PyramidSum(pyramid_channels, strides, width)
+        self.fuse = PyramidSum(pyramid_channels, strides, width, groups)
         self.classifier = init_classifier(nn.Conv2d(width, num_classes, 1))
         self.head = PointHead(pyramid_channels, num_classes, point_width, point_layers)
 

@@ -16,7 +16,8 @@ inference) serve any picture as trained.  The compact form, whose mask is counte
 What the public code does and the paper does not say: a softmax over all places, where the paper divides by their number
 (`softmax=False`).  mmsegmentation ("mmseg"): the 1×1 convolution after the attention has a padding of 1, so that its result is
 two places larger before it is resized; a map of which a side is even is shrunk with corners not aligned; its compact forms of
-"collect" and "distribute" alone are exchanged (not here).  The authors' code ("authors") wants sides of 8 n + 1 pixels; here what
+"collect" and "distribute" alone are exchanged (not here).  TorchSeg ("torchseg"; MIT, its weights load, too) has a compact mask
+on the map as it is, and collects in both branches.  The authors' code ("authors") wants sides of 8 n + 1 pixels; here what
 comes of other sizes is resized to the feature's.
 What we change, exactly: without gradients each row of places is multiplied only with the rows of the mask that lie within the
 map, half of them, and read through strides instead of being copied place by place; large maps go in chunks of rows.
@@ -45,7 +46,7 @@ from segmentarium.layers.norm import channels_first, channels_last
 from segmentarium.layers.resize import resize
 from segmentarium.registry import Card, Paper
 
-FORMS = ("authors", "mmseg")
+FORMS = ("authors", "mmseg", "torchseg")
 DIRECTIONS = ("collect", "distribute", "both")
 SCORES = 2**24  # that stand in memory at a time: 64 MB in float32
 
@@ -192,7 +193,7 @@ class PSADecoder(Decoder):
     shrink            how much smaller the map is on which the attention works
     decoder_channels  of the attention and of the 3×3 convolution; None: a quarter of the feature's
     softmax           of the scores; without it their sum is divided by the entries of the mask, as in the paper
-    form              "authors" or "mmseg": whose arrangement, see above
+    form              "authors", "mmseg" or "torchseg": whose arrangement, see above
     align_corners     in the resize to the image's size
     """
 
@@ -233,7 +234,7 @@ class PSADecoder(Decoder):
                     inputs,
                     width,
                     (mask_size[0], mask_size[1]),
-                    distribute=name == "distribute",
+                    distribute=name == "distribute" and form != "torchseg",
                     compact=compact,
                     softmax=softmax,
                 )

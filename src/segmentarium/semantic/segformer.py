@@ -1,7 +1,7 @@
 """SegFormer: a decoder of linear layers on the Mix Transformer.
 
-mmsegmentation and transformers (both Apache-2.0) have it too, and the weights of all three load.  This file was written from
-the paper.
+mmsegmentation, transformers (both Apache-2.0) and segmentation-models-pytorch (MIT) have it too, and the weights of all four
+load.  This file was written from the paper.
 
 The Mix Transformer (`segmentarium.backbones.mit`) sees far enough that the decoder can be all linear layers: each level is
 projected to one width, upsampled to 1/4, joined and classified (equation 4).
@@ -45,9 +45,10 @@ class LinearProjection(nn.Linear):
 class AllMLPDecoder(Decoder):
     """Project, upsample, fuse, classify (section 3.2).  -> logits at the stride of the finest feature.
 
-    embed_dim    the width that every level is projected to
-    projection   "linear" as in the paper, joined coarsest first; "conv" as in mmsegmentation: convolution, batch norm and
-                 ReLU, joined finest first
+    embed_dim       the width that every level is projected to
+    projection      "linear" as in the paper, joined coarsest first; "conv" as in mmsegmentation: convolution, batch norm and
+                    ReLU, joined finest first
+    align_corners   in the resize to the image's size; True is segmentation-models-pytorch's
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class AllMLPDecoder(Decoder):
         num_classes: int,
         embed_dim: int = 256,
         projection: Literal["linear", "conv"] = "linear",
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
+        self.align_corners = align_corners
         if projection not in ("linear", "conv"):
             raise ValueError(f"projection is {projection!r}; give 'linear' (the paper's) or 'conv' (mmsegmentation's)")
         self.coarsest_first = projection == "linear"

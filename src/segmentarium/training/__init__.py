@@ -9,7 +9,7 @@ from typing import Any
 
 from segmentarium.training.options import BEST_WEIGHTS, LAST, LAST_WEIGHTS, TrainingOptions
 
-__all__ = ["TrainingOptions", "TrainingResult", "load_recipe", "staged", "train"]
+__all__ = ["TrainingOptions", "TrainingResult", "load_recipe", "load_recipes", "staged", "train"]
 
 
 # kind of model that can be trained -> module of its task in `training.tasks`, and its class there
@@ -96,21 +96,40 @@ def staged(stages: Sequence[TrainingOptions]) -> list[TrainingOptions]:
 
 
 def load_recipe(path: str | Path) -> list[TrainingOptions]:
-    """The options of each stage of a recipe: the function `recipe()` of a Python file returns one TrainingOptions, or several.
+    """The options of each stage of a file's one recipe; see `load_recipes`, which says what it raises."""
+    found = load_recipes(path)
+    if len(found) != 1:
+        raise ValueError(
+            f"{path} holds {len(found)} recipes ({', '.join(list(found)[:6])}, …), and one can be trained at a time; "
+            f"train them all: segmentarium compare --recipes {path}"
+        )
+    return next(iter(found.values()))
 
-    The file is executed: it is code.  It may import modules that lie beside it.
+
+def load_recipes(path: str | Path) -> dict[str, list[TrainingOptions]]:
+    """The recipes of a Python file: name -> the options of each stage.
+
+    Its function `recipe()` returns one TrainingOptions, or several, and is called as the file; or `recipes()` returns such by
+    name.  The file is executed: it is code.  It may import modules that lie beside it.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no recipe at {path}")
-    function = _run_beside(path).get("recipe")
-    if not callable(function):
+    functions = _run_beside(path)
+    one, several = functions.get("recipe"), functions.get("recipes")
+    if callable(one):
+        return {path.stem: _stages(one(), f"{path}: recipe()")}
+    if not callable(several):
         raise ValueError(f"{path} is no recipe: it has no function recipe() that returns TrainingOptions")
-    found: Any = function()
+    named: Any = several()
+    return {name: _stages(found, f"{path}: recipes()[{name!r}]") for name, found in named.items()}
+
+
+def _stages(found: Any, what: str) -> list[TrainingOptions]:
     stages = list(found) if isinstance(found, list | tuple) else [found]
     wrong = [type(stage).__name__ for stage in stages if not isinstance(stage, TrainingOptions)]
     if wrong or not stages:
-        raise ValueError(f"{path}: recipe() returned {wrong[0] if wrong else 'no stage'}, not TrainingOptions")
+        raise ValueError(f"{what} returned {wrong[0] if wrong else 'no stage'}, not TrainingOptions")
     return stages
 
 

@@ -242,8 +242,11 @@ class TrainingOptions:
 
 
 def changed_options(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """name -> (old, new) of the options that change the weights that come out."""
+    """name -> (old, new) of the options that change the weights that come out; one that is not there, as of a version that did
+    not have it, is the standard one."""
     free = {item.name for item in dataclasses.fields(TrainingOptions) if item.metadata["free"]}
+    standard = TrainingOptions().as_dict()
+    old, new = standard | old, standard | new
     names = [name for name in {**old, **new} if name not in free]
     return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
 

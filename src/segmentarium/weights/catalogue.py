@@ -23,14 +23,7 @@ class Weights:
 
 
 CATALOGUE: tuple[Weights, ...] = (
-    Weights("deeplabv3plus.eg1800", "deeplabv3plus", "person.safetensors", alias="person", exported="person.onnx"),
-    Weights(
-        "deeplabv3plus.bodies",
-        "deeplabv3plus",
-        "person_bodies.safetensors",
-        alias="person_bodies",
-        exported="person_bodies.onnx",
-    ),
+    Weights("deeplabv3plus.person", "deeplabv3plus", "person.safetensors", alias="person", exported="person.onnx"),
     Weights("deeplabv3plus.people", "deeplabv3plus", "person_large.safetensors", alias="person_large"),
     Weights("deeplabv3plus.camvid", "deeplabv3plus", "street.safetensors", alias="street"),
 )

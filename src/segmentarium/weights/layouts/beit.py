@@ -17,6 +17,15 @@ from segmentarium.weights.layouts.parts import rest
 from segmentarium.weights.table import Layout, Rule, outputs_of
 
 
+def mae_rules(theirs: str = "", ours: str = "") -> list[Rule]:
+    """mmsegmentation's MAE: its BEiT with places of patches and a bias of keys, prefixes ending in a dot."""
+    return [
+        Rule(f"{theirs}pos_embed", f"{ours}places"),
+        Rule(f"{theirs}layers.{{}}.attn.qkv.bias", f"{ours}blocks.{{}}.attention.qkv.bias"),
+        *openmmlab_rules(theirs, ours),
+    ]
+
+
 def _attention(theirs: str, ours: str, number: str) -> list[Rule]:
     return [
         Rule(f"{theirs}.q_bias", f"{ours}.query_bias"),

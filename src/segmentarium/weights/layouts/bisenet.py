@@ -1,4 +1,7 @@
-"""BiSeNet as its authors' TorchSeg and as CoinCheung store it; `context_rules` serves STDC's table too."""
+"""BiSeNet as its authors' TorchSeg, CoinCheung and mmsegmentation store it; `context_rules` serves STDC's table too.
+
+mmsegmentation's was compared with its own networks of random weights, once.
+"""
 
 from __future__ import annotations
 
@@ -69,6 +72,38 @@ def _torchseg() -> list[Rule]:
     return rules
 
 
+def mmseg_refinement(theirs: str, ours: str) -> list[Rule]:
+    return [
+        *conv_bn(f"{theirs}.conv_layer", f"{ours}.conv"),
+        *conv_bn(f"{theirs}.atten_conv_layer.1", f"{ours}.attention"),
+    ]
+
+
+def mmseg_heads() -> list[Rule]:
+    """Its FCN heads: the main one, and those of the context path at 1/8 and 1/16."""
+    rules: list[Rule] = []
+    for theirs, ours in (
+        ("decode_head", "head"),
+        ("auxiliary_head.0", "auxiliary.aux_8"),
+        ("auxiliary_head.1", "auxiliary.aux_16"),
+    ):
+        rules += [*conv_bn(f"{theirs}.convs.0", f"{ours}.0"), Rule(f"{theirs}.conv_seg.{{}}", f"{ours}.1.{{}}")]
+    return rules
+
+
+def _mmseg() -> list[Rule]:
+    context, mine = "backbone.context_path", "context"
+    rules = resnet_rules(f"{context}.backbone.", "backbone.")
+    for index in range(4):
+        rules += conv_bn(f"backbone.spatial_path.layer{index + 1}", f"spatial.{index}")
+    rules += conv_bn(f"{context}.gap_conv.1", f"{mine}.average")
+    for stride in (16, 32):
+        rules += mmseg_refinement(f"{context}.arm{stride}", f"{mine}.attention{stride}")
+        rules += conv_bn(f"{context}.conv_head{stride}", f"{mine}.refine{stride}")
+    rules += conv_bn("backbone.ffm.conv1", "fusion.mix") + conv_bn("backbone.ffm.conv_atten.0", "fusion.attention.0")
+    return rules + mmseg_heads()
+
+
 def _auxiliary(state: Mapping[str, Tensor], key: str) -> int | None:
     return state[key].shape[0] if key in state else None
 
@@ -96,6 +131,21 @@ def _torchseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "backbone": "xception39" if small else resnet_name(state, "context_path."),
         "auxiliary_channels": auxiliary,
         "hard_pixels": auxiliary == 128,  # Xception-39 and the speed variants
+    }
+
+
+def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    first = state["backbone.spatial_path.layer1.conv.weight"]
+    return {
+        "num_classes": state["decode_head.conv_seg.weight"].shape[0],
+        "in_channels": first.shape[1],
+        "width": first.shape[0],
+        "backbone": resnet_name(state, "backbone.context_path.backbone."),
+        "upsample": "nearest",
+        "fusion": "norm_relu",
+        "align_corners": False,
+        "head_channels": state["decode_head.convs.0.conv.weight"].shape[0],
+        "auxiliary_channels": _auxiliary(state, "auxiliary_head.0.convs.0.conv.weight"),
     }
 
 
@@ -135,5 +185,12 @@ LAYOUTS = (
                 }
             )
         },
+    ),
+    Layout(
+        "bisenet/mmseg",
+        "bisenet_resnet18",
+        tuple(_mmseg()),
+        _mmseg_arguments,
+        "https://github.com/open-mmlab/mmsegmentation",
     ),
 )

@@ -1,19 +1,30 @@
-"""DeepLabV3 as mmsegmentation, torchvision, smp, transformers, VainF and PyTorch-Encoding (the authors of ResNeSt) store it.
+"""DeepLabV3 as mmsegmentation, torchvision, smp, transformers, VainF, PyTorch-Encoding (the authors of ResNeSt) and detectron2
+store it.
 
-The tables of the last two, and of mmsegmentation on ResNeSt and MobileNetV2, rest on their code.  No key tells rates or output
+The tables of the last three, and of mmsegmentation on ResNeSt and MobileNetV2, rest on their code.  No key tells rates or output
 stride: of mmsegmentation stride 8 is taken ("d16-mg124" files want output_stride=16 and backbone_arguments={"multigrid":
-(1, 2, 4)}), of VainF's 16, of which the published files are.  VainF's MobileNetV2 pads before a block's first convolution and its
-norm, which is another network, and is not here.
+(1, 2, 4)}), of VainF's and detectron2's 16, of which the published files are.  The window of detectron2's pooling is that of its
+crops of 512×1024 pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from segmentarium.weights.layouts.deeplabv3plus import aspp_rules
+from segmentarium.weights.layouts.deeplabv3plus import (
+    DETECTRON2,
+    VAINF,
+    VAINF_TRUNK,
+    aspp_rules,
+    detectron2_arguments,
+    detectron2_aspp,
+    torchvision_aspp,
+    vainf_mobilenet,
+)
 from segmentarium.weights.layouts.mobilenet_v2 import arguments_of, transformers_rules
 from segmentarium.weights.layouts.mobilenet_v2 import torchvision_rules as mobilenet_v2_rules
 from segmentarium.weights.layouts.mobilenet_v3 import torchvision_rules as mobilenet_v3_rules
@@ -25,7 +36,7 @@ from segmentarium.weights.layouts.parts import (
     rest,
 )
 from segmentarium.weights.layouts.resnest import resnest_arguments, resnest_rules
-from segmentarium.weights.layouts.resnet import resnet_name, resnet_rules
+from segmentarium.weights.layouts.resnet import detectron2_rules, resnet_name, resnet_rules
 from segmentarium.weights.table import Golden, Layout, Rule, to_ours
 
 
@@ -38,19 +49,9 @@ def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return mmseg_resnet_arguments(state) | {"decoder_channels": state["decode_head.bottleneck.conv.weight"].shape[0]}
 
 
-def _aspp(theirs: str, ours: str = "decoder.aspp") -> list[Rule]:
-    """torchvision's and smp's, which agree."""
-    rules = [rule for i in range(4) for rule in neighbours(f"{theirs}.convs.{i}", f"{ours}.branches.{i}")]
-    return (
-        rules
-        + neighbours(f"{theirs}.convs.4", f"{ours}.image_pool", 1)
-        + neighbours(f"{theirs}.project", f"{ours}.project")
-    )
-
-
 def _torchvision_head(theirs: str) -> list[Rule]:
     return [
-        *_aspp(f"{theirs}.0"),
+        *torchvision_aspp(f"{theirs}.0"),
         *neighbours(theirs, "decoder.last", 1),
         rest(f"{theirs}.4", "decoder.classifier"),
     ]
@@ -61,7 +62,7 @@ AUXILIARY = [
     rest("aux_classifier.4", "auxiliary.aux.classifier"),
 ]
 SMP_HEAD = [
-    *_aspp("decoder.aspp"),
+    *torchvision_aspp("decoder.aspp"),
     rest("decoder.conv", "decoder.last.conv"),
     rest("decoder.bn", "decoder.last.norm"),
     rest("segmentation_head.0", "decoder.classifier"),
@@ -83,6 +84,11 @@ def _torchvision_arguments(state: Mapping[str, Tensor], classifier: str = "class
 def _vainf_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     told = _torchvision_arguments(state, "classifier.classifier.4")
     return {**told, "output_stride": 16, "rates": (6, 12, 18)}
+
+
+def _vainf_mobilenet_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    classes = state["classifier.classifier.4.weight"].shape[0]
+    return vainf_mobilenet(state) | {"num_classes": classes, "form": "torchvision"}
 
 
 def _mobilenet_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -205,7 +211,25 @@ LAYOUTS = (
         "deeplabv3",
         (*resnet_rules("backbone.", "backbone."), *_torchvision_head("classifier.classifier")),
         _vainf_arguments,
-        "https://github.com/VainF/DeepLabV3Plus-Pytorch",
+        VAINF,
+    ),
+    Layout(
+        "deeplabv3/vainf_mobilenet_v2",
+        "deeplabv3",
+        (*VAINF_TRUNK, *_torchvision_head("classifier.classifier")),
+        _vainf_mobilenet_arguments,
+        VAINF,
+    ),
+    Layout(
+        "deeplabv3/detectron2",
+        "deeplabv3",
+        (
+            *detectron2_rules("backbone.", "backbone."),
+            *detectron2_aspp("sem_seg_head.aspp"),
+            rest("sem_seg_head.predictor", "decoder.classifier"),
+        ),
+        partial(detectron2_arguments, aspp="sem_seg_head.aspp"),
+        DETECTRON2,
     ),
     Layout(
         "deeplabv3/smp_resnet",

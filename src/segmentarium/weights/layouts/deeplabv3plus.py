@@ -1,13 +1,17 @@
-"""DeepLabV3+ as mmsegmentation and as segmentation-models-pytorch (smp) store it."""
+"""DeepLabV3+ as mmsegmentation, segmentation-models-pytorch (smp), VainF and detectron2 store it.
+
+The tables of the last two rest on their code; what no key tells of them is as in the tables of DeepLabV3.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from segmentarium.weights.layouts.mobilenet_v2 import torchvision_rules
+from segmentarium.weights.layouts.mobilenet_v2 import arguments_of, torchvision_rules, vainf_rules
 from segmentarium.weights.layouts.parts import (
     MMSEG_OUTPUTS,
     conv_bn,
@@ -15,10 +19,17 @@ from segmentarium.weights.layouts.parts import (
     mmseg_resnet_arguments,
     mmseg_resnet_segmenter,
     neighbours,
+    rest,
 )
-from segmentarium.weights.layouts.resnet import resnet_name, resnet_rules
+from segmentarium.weights.layouts.resnet import (
+    detectron2_conv,
+    detectron2_depth,
+    detectron2_rules,
+    resnet_name,
+    resnet_rules,
+)
 from segmentarium.weights.layouts.xception_aligned import aligned_depth, aligned_rules
-from segmentarium.weights.table import Golden, Layout, Rule
+from segmentarium.weights.table import Golden, Layout, Rule, to_ours
 
 
 def aspp_rules(theirs: str, ours: str) -> list[Rule]:
@@ -42,6 +53,95 @@ def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "decoder_channels": state["decode_head.bottleneck.conv.weight"].shape[0],
         "low_channels": state["decode_head.c1_bottleneck.conv.weight"].shape[0],
     }
+
+
+def torchvision_aspp(theirs: str, ours: str = "decoder.aspp") -> list[Rule]:
+    """torchvision's and smp's, which agree."""
+    rules = [rule for i in range(4) for rule in neighbours(f"{theirs}.convs.{i}", f"{ours}.branches.{i}")]
+    return (
+        rules
+        + neighbours(f"{theirs}.convs.4", f"{ours}.image_pool", 1)
+        + neighbours(f"{theirs}.project", f"{ours}.project")
+    )
+
+
+VAINF_TRUNK = vainf_rules()
+
+
+def vainf_mobilenet(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Its MobileNetV2, as arguments of a network on it."""
+    tensors, _, _ = to_ours(state, VAINF_TRUNK, {})
+    own = arguments_of({key.removeprefix("backbone."): value for key, value in tensors.items()})
+    channels = own.pop("in_channels")
+    return {
+        "in_channels": channels,
+        "backbone": "mobilenet_v2",
+        "backbone_arguments": {**own, "pad_first": True},
+        "output_stride": 16,
+        "rates": (6, 12, 18),
+        "auxiliary": False,
+    }
+
+
+def detectron2_aspp(theirs: str) -> list[Rule]:
+    rules = [rule for i in range(4) for rule in detectron2_conv(f"{theirs}.convs.{i}", f"decoder.aspp.branches.{i}")]
+    pool = rest(f"{theirs}.convs.4.1", "decoder.aspp.image_pool.conv")
+    return [*rules, pool, *detectron2_conv(f"{theirs}.project", "decoder.aspp.project")]
+
+
+def detectron2_arguments(state: Mapping[str, Tensor], aspp: str) -> dict[str, Any]:
+    """aspp: where the pyramid lies"""
+    first, last = state["backbone.stem.conv1.weight"], state["backbone.stem.conv3.weight"]
+    deep = (first.shape[0], last.shape[1], last.shape[0])
+    return {
+        "num_classes": state["sem_seg_head.predictor.weight"].shape[0],
+        "in_channels": first.shape[1],
+        "backbone": f"resnet{detectron2_depth(state, 'backbone.')}_v1s",
+        "backbone_arguments": {"deep_stem": deep, "contract_dilation": False, "multigrid": (2, 4, 8)},
+        "output_stride": 16,
+        "form": "detectron2",
+        "decoder_channels": state[f"{aspp}.project.weight"].shape[0],
+        "pool_window": (32, 64),
+        "auxiliary": False,
+    }
+
+
+def _vainf_head() -> list[Rule]:
+    return [
+        *torchvision_aspp("classifier.aspp"),
+        *neighbours("classifier.project", "decoder.low"),
+        *neighbours("classifier.classifier", "decoder.after.0"),
+        rest("classifier.classifier.3", "decoder.classifier"),
+    ]
+
+
+def _vainf_arguments(state: Mapping[str, Tensor], mobilenet: bool) -> dict[str, Any]:
+    if mobilenet:
+        found = vainf_mobilenet(state)
+    else:
+        found = {
+            "in_channels": state["backbone.conv1.weight"].shape[1],
+            "backbone": resnet_name(state, "backbone."),
+            "output_stride": 16,
+            "auxiliary": False,
+        }
+    return found | {"num_classes": state["classifier.classifier.3.weight"].shape[0], "form": "vainf"}
+
+
+def _detectron2() -> list[Rule]:
+    head = "sem_seg_head.decoder"
+    return [
+        *detectron2_rules("backbone.", "backbone."),
+        *detectron2_aspp(f"{head}.res5.project_conv"),
+        *detectron2_conv(f"{head}.res2.project_conv", "decoder.low"),
+        *detectron2_conv(f"{head}.res2.fuse_conv.{{}}", "decoder.after.{}"),
+        rest("sem_seg_head.predictor", "decoder.classifier"),
+    ]
+
+
+def _detectron2_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    low = state["sem_seg_head.decoder.res2.project_conv.weight"].shape[0]
+    return detectron2_arguments(state, "sem_seg_head.decoder.res5.project_conv") | {"low_channels": low}
 
 
 def _smp_separable(theirs: str, norm: str, ours: str) -> list[Rule]:
@@ -96,6 +196,8 @@ def _smp_xception_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
+DETECTRON2 = "https://github.com/facebookresearch/detectron2"
+VAINF = "https://github.com/VainF/DeepLabV3Plus-Pytorch"
 SMP = "https://github.com/qubvel-org/segmentation_models.pytorch"
 LAYOUTS = (
     Layout(
@@ -128,4 +230,19 @@ LAYOUTS = (
         _smp_xception_arguments,
         SMP,
     ),
+    Layout(
+        "deeplabv3plus/vainf",
+        "deeplabv3plus",
+        (*resnet_rules("backbone.", "backbone."), *_vainf_head()),
+        partial(_vainf_arguments, mobilenet=False),
+        VAINF,
+    ),
+    Layout(
+        "deeplabv3plus/vainf_mobilenet_v2",
+        "deeplabv3plus",
+        (*VAINF_TRUNK, *_vainf_head()),
+        partial(_vainf_arguments, mobilenet=True),
+        VAINF,
+    ),
+    Layout("deeplabv3plus/detectron2", "deeplabv3plus", tuple(_detectron2()), _detectron2_arguments, DETECTRON2),
 )

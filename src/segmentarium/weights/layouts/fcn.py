@@ -1,8 +1,12 @@
-"""FCN on a ResNet as torchvision and as mmsegmentation store it."""
+"""FCN as torchvision, mmsegmentation and PyTorch-Encoding (the authors of ResNeSt) store it.
+
+PyTorch-Encoding's tables, on ResNet and on ResNeSt, rest on its code.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +17,9 @@ from segmentarium.weights.layouts.parts import (
     mmseg_resnet_arguments,
     mmseg_resnet_segmenter,
     neighbours,
+    rest,
 )
+from segmentarium.weights.layouts.resnest import resnest_arguments, resnest_rules
 from segmentarium.weights.layouts.resnet import resnet_name, resnet_rules
 from segmentarium.weights.table import Layout, Rule
 
@@ -39,6 +45,36 @@ def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
+def encoding_auxiliary() -> list[Rule]:
+    return [
+        *neighbours("auxlayer.conv5", "auxiliary.aux.convs.0"),
+        rest("auxlayer.conv5.4", "auxiliary.aux.classifier"),
+    ]
+
+
+ENCODING_HEAD = [*neighbours("head.conv5", "decoder.convs.0"), rest("head.conv5.4", "decoder.classifier")]
+
+
+def _encoding_arguments(state: Mapping[str, Tensor], resnest: bool) -> dict[str, Any]:
+    if resnest:
+        own = resnest_arguments(state, "pretrained.")
+        backbone, channels = f"resnest{own.pop('depth')}", own.pop("in_channels")
+    else:
+        channels = state["pretrained.conv1.0.weight"].shape[1]
+        backbone = resnet_name(state, "pretrained.", deep_stem="pretrained.conv1.6.weight")
+        own = {"contract_dilation": True}
+    return {
+        "num_classes": state["head.conv5.4.weight"].shape[0],
+        "in_channels": channels,
+        "backbone": backbone,
+        "backbone_arguments": own,
+        "decoder_channels": state["head.conv5.0.weight"].shape[0],
+        "align_corners": True,
+        "auxiliary": "auxlayer.conv5.4.weight" in state,
+    }
+
+
+ENCODING = "https://github.com/zhanghang1989/PyTorch-Encoding"
 LAYOUTS = (
     Layout(
         "fcn/torchvision",
@@ -59,4 +95,23 @@ LAYOUTS = (
         "https://github.com/open-mmlab/mmsegmentation",
     ),
     *mmseg_on_other_backbones("fcn", "fcn_resnet50", mmseg_fcn_head("decode_head.", "decoder."), _mmseg_arguments),
+    Layout(
+        "fcn/encoding",
+        "fcn",
+        (
+            Rule("pretrained.fc.{}", None),
+            *resnet_rules("pretrained.", "backbone.", stem="timm"),
+            *ENCODING_HEAD,
+            *encoding_auxiliary(),
+        ),
+        partial(_encoding_arguments, resnest=False),
+        ENCODING,
+    ),
+    Layout(
+        "fcn/encoding_resnest",
+        "fcn",
+        (*resnest_rules("pretrained.", "backbone."), *ENCODING_HEAD, *encoding_auxiliary()),
+        partial(_encoding_arguments, resnest=True),
+        ENCODING,
+    ),
 )

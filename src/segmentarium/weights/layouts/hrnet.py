@@ -82,6 +82,12 @@ def _classifier(state: Mapping[str, Tensor], prefix: str, classifier: str, **mor
     }
 
 
+def _authors_classifier(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """timm's "ssld" networks have no biases before norms."""
+    bare = {"head_bias": False} if "final_layer.0.bias" not in state else {}
+    return _classifier(state, "", "classifier.weight", **bare)
+
+
 def _segmenter(state: Mapping[str, Tensor], prefix: str, fuse: str, classifier: str, upsample: str) -> dict[str, Any]:
     return hrnet_backbone(state, prefix, upsample=upsample) | {
         "num_classes": state[f"{classifier}.weight"].shape[0],
@@ -124,7 +130,7 @@ LAYOUTS = (
             *neighbours("final_layer", "head.final"),
             rest("classifier", "classifier"),
         ),
-        partial(_classifier, prefix="", classifier="classifier.weight"),
+        _authors_classifier,
         CLASSIFICATION,
         goldens={"backbone/hrnetv2-cls-w18-small-v1": Golden({"out": "classify"})},
     ),

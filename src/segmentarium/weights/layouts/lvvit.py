@@ -1,4 +1,4 @@
-"""LV-ViT as its authors store it: the classifiers."""
+"""LV-ViT as its authors store it: the classifiers; `lvvit_rules` and `lvvit_arguments` serve the network on it, too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segmentarium.weights.layouts.parts import rest
 from segmentarium.weights.table import Golden, Layout, Rule, outputs_of
 
 
-def _arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def lvvit_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Heads and divisor are in no shape, so that networks other than the paper's are refused.  A table of positions that is no
     square is taken for the rectangle nearest to one, wider than high."""
     from segmentarium.backbones.lvvit import SIZES
@@ -37,27 +37,29 @@ def _arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _rules() -> list[Rule]:
-    rules = [Rule("cls_token", "class_token"), Rule("pos_embed", "positions")]
+def lvvit_rules(theirs: str = "", ours: str = "") -> list[Rule]:
+    """Prefixes ending in a dot; without final norm and classifier."""
+    rules = [Rule(f"{theirs}cls_token", f"{ours}class_token"), Rule(f"{theirs}pos_embed", f"{ours}positions")]
     for i in (1, 2, 3):
-        rules += [rest(f"patch_embed.conv{i}", f"stem.{i - 1}.conv"), rest(f"patch_embed.bn{i}", f"stem.{i - 1}.norm")]
+        patches, stem = f"{theirs}patch_embed", f"{ours}stem.{i - 1}"
+        rules += [rest(f"{patches}.conv{i}", f"{stem}.conv"), rest(f"{patches}.bn{i}", f"{stem}.norm")]
     return [
         *rules,
-        rest("patch_embed", "embedding"),
-        rest("blocks.{}.attn", "blocks.{}.attention"),
-        rest("blocks", "blocks"),
-        rest("norm", "norm"),
-        rest("head", "classifier.first"),
-        rest("aux_head", "classifier.patches"),
+        rest(f"{theirs}patch_embed", f"{ours}embedding"),
+        rest(f"{theirs}blocks.{{}}.attn", f"{ours}blocks.{{}}.attention"),
+        rest(f"{theirs}blocks", f"{ours}blocks"),
     ]
+
+
+CLASSIFIER = [rest("norm", "norm"), rest("head", "classifier.first"), rest("aux_head", "classifier.patches")]
 
 
 LAYOUTS = (
     Layout(
         "lvvit/authors",
         "lvvit_s",
-        tuple(_rules()),
-        _arguments,
+        (*lvvit_rules(), *CLASSIFIER),
+        lvvit_arguments,
         "https://github.com/zihangJiang/TokenLabeling",
         goldens={"backbone/lvvit-s-eval": Golden({"out/logits": "classify"})},
     ),

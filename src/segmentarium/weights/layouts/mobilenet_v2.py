@@ -7,6 +7,7 @@ Those of mmpretrain and mmsegmentation rest on their code: no file of theirs was
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -49,6 +50,17 @@ def torchvision_rules(theirs: str = "", ours: str = "") -> list[Rule]:
     return numbered_rules(
         theirs, ours, lambda i, count: (f"{i}.0", f"{i}.1") if i < count - 1 else (f"{i}", f"{i + 1}")
     )
+
+
+def vainf_rules(theirs: str = "backbone.", ours: str = "backbone.") -> list[Rule]:
+    """Of VainF's DeepLabV3: torchvision's row cut in two, without its last convolution; prefixes ending in a dot."""
+    rules = []
+    for rule in torchvision_rules(theirs, ours):
+        number = int(str(rule.theirs).removeprefix(f"{theirs}features.").partition(".")[0])
+        if number < 18:
+            part = "low_level_features" if number < 4 else "high_level_features"
+            rules.append(replace(rule, theirs=str(rule.theirs).replace("features", part, 1)))
+    return rules
 
 
 def timm_rules() -> list[Rule]:

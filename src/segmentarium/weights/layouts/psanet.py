@@ -1,9 +1,9 @@
-"""PSANet as the authors' semseg and as mmsegmentation store it.
+"""PSANet as the authors' semseg, mmsegmentation and TorchSeg store it.
 
-The keys of semseg's module and of mmsegmentation's head are those of stored references; the rest of semseg's network is that of
-its PSPNet.  A checkpoint tells the entries of its mask, not its sides: of a mask that is not square, give `mask_size`.  Whether
-it is compact, "collect" or "distribute" where there is one branch, and how much the map is shrunk, no key tells: the published
-ones are as the defaults.
+TorchSeg's table rests on its code.  The keys of semseg's module and of mmsegmentation's head are those of stored references; the
+rest of semseg's network is that of its PSPNet.  A checkpoint tells the entries of its mask, not its sides: of a mask that is not
+square, give `mask_size`.  Whether it is compact, "collect" or "distribute" where there is one branch, and how much the map is
+shrunk, no key tells: the published ones are as the defaults, TorchSeg's compact.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from segmentarium.weights.layouts.parts import (
     neighbours,
     rest,
 )
+from segmentarium.weights.layouts.pspnet import TORCHSEG, torchseg_arguments, torchseg_trunk
 from segmentarium.weights.layouts.resnet import block_rules, resnet_name
 from segmentarium.weights.table import Layout, Rule
 
@@ -97,6 +98,27 @@ def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
+def _torchseg() -> list[Rule]:
+    rules = []
+    for branch in ("collect", "distribute"):
+        theirs, mine = f"psa_layer.{branch}", f"decoder.attention.{branch}"
+        rules += [
+            *conv_bn(f"{theirs}_reduction", f"{mine}.reduce"),
+            *conv_bn(f"{theirs}_attention.0", f"{mine}.hidden"),
+            rest(f"{theirs}_attention.1.conv", f"{mine}.mask"),
+        ]
+    return [*rules, *conv_bn("psa_layer.proj", "decoder.project"), *torchseg_trunk("psa_layer")]
+
+
+def _torchseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    return torchseg_arguments(state, "psa_layer") | {
+        "mask_size": _mask(state["psa_layer.collect_attention.1.conv.weight"]),
+        "compact": True,
+        "shrink": 1,
+        "form": "torchseg",
+    }
+
+
 MMSEG = "psanet_resnet50"
 LAYOUTS = (
     Layout("psanet/semseg", "psanet", tuple(_semseg()), _semseg_arguments, "https://github.com/hszhao/semseg"),
@@ -107,5 +129,6 @@ LAYOUTS = (
         _mmseg_arguments,
         "https://github.com/open-mmlab/mmsegmentation",
     ),
+    Layout("psanet/torchseg", "psanet", tuple(_torchseg()), _torchseg_arguments, TORCHSEG),
     *mmseg_on_other_backbones("psanet", MMSEG, mmseg_head(), _mmseg_arguments),
 )

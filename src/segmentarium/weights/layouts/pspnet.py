@@ -1,4 +1,7 @@
-"""PSPNet as the authors' semseg and as mmsegmentation store it."""
+"""PSPNet as the authors' semseg, mmsegmentation and TorchSeg store it.
+
+TorchSeg's table rests on its code.  `torchseg_trunk` and `torchseg_arguments` serve its PSANet, too.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,9 @@ from segmentarium.weights.layouts.parts import (
     mmseg_resnet_arguments,
     mmseg_resnet_segmenter,
     neighbours,
+    rest,
 )
-from segmentarium.weights.layouts.resnet import block_rules, resnet_name
+from segmentarium.weights.layouts.resnet import block_rules, resnet_name, resnet_rules
 from segmentarium.weights.table import Golden, Layout, Rule
 
 
@@ -52,6 +56,36 @@ def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
+def torchseg_trunk(layer: str) -> list[Rule]:
+    """Its ResNet, what classifies behind its `layer`, and the auxiliary head."""
+    return [
+        *resnet_rules("backbone.", "backbone.", stem="timm"),
+        *conv_bn(f"{layer}.conv6.0", "decoder.bottleneck"),
+        rest(f"{layer}.conv6.2", "decoder.classifier"),
+        *conv_bn("aux_layer.0", "auxiliary.aux.convs.0"),
+        rest("aux_layer.2", "auxiliary.aux.classifier"),
+    ]
+
+
+def torchseg_arguments(state: Mapping[str, Tensor], layer: str) -> dict[str, Any]:
+    auxiliary = state.get("aux_layer.0.conv.weight")
+    return {
+        "num_classes": state[f"{layer}.conv6.2.weight"].shape[0],
+        "in_channels": state["backbone.conv1.0.weight"].shape[1],
+        "backbone": resnet_name(state, "backbone.", deep_stem="backbone.conv1.6.weight"),
+        "backbone_arguments": {"contract_dilation": True},
+        "auxiliary": auxiliary is not None,
+        "auxiliary_arguments": {} if auxiliary is None else {"decoder_channels": auxiliary.shape[0]},
+        "decoder_channels": state[f"{layer}.conv6.0.conv.weight"].shape[0],
+    }
+
+
+def _torchseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    branch = state["psp_layer.ppm.0.psp/cbr.conv.weight"].shape[0]
+    return torchseg_arguments(state, "psp_layer") | {"branch_channels": branch}
+
+
+TORCHSEG = "https://github.com/ycszen/TorchSeg"
 LAYOUTS = (
     Layout(
         "pspnet/semseg",
@@ -68,6 +102,13 @@ LAYOUTS = (
         _mmseg_arguments,
         "https://github.com/open-mmlab/mmsegmentation",
         goldens={"semantic/pspnet-r18": Golden(MMSEG_OUTPUTS)},
+    ),
+    Layout(
+        "pspnet/torchseg",
+        "pspnet",
+        (*conv_bn("psp_layer.ppm.{}.psp/cbr", "decoder.pyramid.branches.{}"), *torchseg_trunk("psp_layer")),
+        _torchseg_arguments,
+        TORCHSEG,
     ),
     *mmseg_on_other_backbones("pspnet", "pspnet_resnet50", mmseg_head(), _mmseg_arguments),
 )

@@ -1,6 +1,6 @@
-"""Mix Transformer and SegFormer as NVlabs, mmsegmentation and transformers store them.
+"""Mix Transformer and SegFormer as NVlabs, mmsegmentation, transformers and segmentation-models-pytorch (smp) store them.
 
-The encoders' ImageNet files have the same keys without "backbone." and with a classifier.
+The encoders' ImageNet files have the same keys without "backbone." and with a classifier; smp's are NVlabs'.
 """
 
 from __future__ import annotations
@@ -108,6 +108,17 @@ def _mmseg() -> list[Rule]:
     ]
 
 
+def _smp() -> list[Rule]:
+    """Its levels count from the deepest on."""
+    return [
+        *_nvlabs_encoder("encoder.", "backbone."),
+        *(rest(f"decoder.mlp_stage.{3 - i}.linear", f"decoder.project.{i}") for i in STAGES),
+        rest("decoder.fuse_stage.0", "decoder.fuse"),
+        rest("decoder.fuse_stage.1", "decoder.norm"),
+        rest("segmentation_head.0", "decoder.classifier"),
+    ]
+
+
 def _transformers() -> list[Rule]:
     return [
         *_transformers_encoder("backbone."),
@@ -172,7 +183,10 @@ def _segmenter(
     fuse: str,
     projection: str = "linear",
     goldens: Mapping[str, Golden] | None = None,
+    **more: Any,
 ) -> Layout:
+    """more: arguments that no key tells"""
+
     def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
         return {
             "num_classes": state[f"{classifier}.weight"].shape[0],
@@ -181,13 +195,14 @@ def _segmenter(
             "backbone_arguments": {"norm_eps": norm_eps},
             "embed_dim": state[f"{fuse}.weight"].shape[0],
             "projection": projection,
+            **more,
         }
 
     return Layout(name, "segformer_b0", tuple(rules), arguments, source, goldens=goldens or {})
 
 
-def _in_backbone(keys: StageKeys) -> StageKeys:
-    embeddings, blocks = ([f"backbone.{key}" for key in part] for part in keys)
+def _within(prefix: str, keys: StageKeys) -> StageKeys:
+    embeddings, blocks = ([f"{prefix}{key}" for key in part] for part in keys)
     return embeddings, blocks
 
 
@@ -208,7 +223,7 @@ LAYOUTS = (
     _segmenter(
         "segformer/nvlabs",
         _nvlabs(),
-        _in_backbone(NVLABS_KEYS),
+        _within("backbone.", NVLABS_KEYS),
         NVLABS_EPS,
         NVLABS_SOURCE,
         classifier="decode_head.linear_pred",
@@ -218,7 +233,7 @@ LAYOUTS = (
     _segmenter(
         "segformer/mmseg",
         _mmseg(),
-        _in_backbone(MMSEG_KEYS),
+        _within("backbone.", MMSEG_KEYS),
         MMSEG_EPS,
         MMSEG_SOURCE,
         classifier="decode_head.conv_seg",
@@ -234,6 +249,16 @@ LAYOUTS = (
         TRANSFORMERS_SOURCE,
         classifier="decode_head.classifier",
         fuse="decode_head.linear_fuse",
+    ),
+    _segmenter(
+        "segformer/smp",
+        _smp(),
+        _within("encoder.", NVLABS_KEYS),
+        NVLABS_EPS,
+        "https://github.com/qubvel-org/segmentation_models.pytorch",
+        classifier="segmentation_head.0",
+        fuse="decoder.fuse_stage.0",
+        align_corners=True,  # of the last upsampling
     ),
     _encoder(
         "mit/nvlabs",

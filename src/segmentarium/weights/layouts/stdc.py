@@ -1,17 +1,22 @@
-"""STDC backbones and STDC-Seg as their authors store them."""
+"""STDC backbones and STDC-Seg as their authors and mmsegmentation store them.
+
+mmsegmentation's tables were compared with its own networks of random weights, once.  Its detail head has two outputs where the
+paper's has one, and is left out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from segmentarium.weights.layouts.bisenet import context_rules, head_rules
+from segmentarium.weights.layouts.bisenet import context_rules, head_rules, mmseg_heads, mmseg_refinement
 from segmentarium.weights.layouts.parts import conv_bn, neighbours
 from segmentarium.weights.table import Golden, Layout, Output, Rule
 
-SOURCE = "https://github.com/MichaelFan01/STDC-Seg"
+SOURCE, MMSEG = "https://github.com/MichaelFan01/STDC-Seg", "https://github.com/open-mmlab/mmsegmentation"
 BLOCKS = {8: (2, 2, 2), 14: (4, 5, 3)}  # by the number of entries in `features`
 
 
@@ -62,6 +67,65 @@ def _segmenter_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
+def _mmseg_body(blocks: tuple[int, int, int], theirs: str = "", ours: str = "") -> list[Rule]:
+    """Its stages, of so many modules, which stand in one row here; prefixes ending in a dot."""
+    rules = [rule for i in (0, 1) for rule in conv_bn(f"{theirs}stages.{i}", f"{ours}layers.{i}")]
+    places = [(stage, block) for stage, count in enumerate(blocks, 2) for block in range(count)]
+    for number, (stage, block) in enumerate(places, 2):
+        module, mine = f"{theirs}stages.{stage}.{block}", f"{ours}layers.{number}"
+        rules += [
+            *conv_bn(f"{module}.layers.{{}}", f"{mine}.convs.{{}}"),
+            *conv_bn(f"{module}.downsample", f"{mine}.down"),
+        ]
+    return rules
+
+
+def _mmseg_segmenter(blocks: tuple[int, int, int]) -> list[Rule]:
+    path = "backbone."
+    rules = [*_mmseg_body(blocks, f"{path}backbone.", "backbone."), *conv_bn(f"{path}conv_avg", "context.average")]
+    for index, stride in enumerate((32, 16)):
+        rules += mmseg_refinement(f"{path}arms.{index}", f"context.attention{stride}")
+        rules += conv_bn(f"{path}convs.{index}", f"context.refine{stride}")
+    rules += conv_bn(f"{path}ffm.conv0", "fusion.mix")
+    rules += [Rule(f"{path}ffm.attention.{i + 1}.conv.weight", f"fusion.attention.{i}.conv.weight") for i in (0, 1)]
+    return [*rules, *mmseg_heads(), Rule("auxiliary_head.2.{*}", None)]
+
+
+def _mmseg_arguments(state: Mapping[str, Tensor], backbone: str) -> dict[str, Any]:
+    return {
+        "num_classes": state["decode_head.conv_seg.weight"].shape[0],
+        "in_channels": state["backbone.backbone.stages.0.conv.weight"].shape[1],
+        "backbone": backbone,
+        "auxiliary": "auxiliary_head.0.conv_seg.weight" in state,
+        "head_bias": True,
+        "detail_strides": (),
+    }
+
+
+def _mmseg_backbone_arguments(state: Mapping[str, Tensor], blocks: tuple[int, int, int]) -> dict[str, Any]:
+    return {"blocks": blocks, "in_channels": state["stages.0.conv.weight"].shape[1], "num_classes": None}
+
+
+def _of_mmseg(size: int, blocks: tuple[int, int, int]) -> tuple[Layout, Layout]:
+    """The backbone that its converter makes of the authors', and the network."""
+    return (
+        Layout(
+            f"stdcnet/mmseg_stdc{size}",
+            "stdcnet1",
+            tuple(_mmseg_body(blocks)),
+            partial(_mmseg_backbone_arguments, blocks=blocks),
+            MMSEG,
+        ),
+        Layout(
+            f"stdc/mmseg_stdc{size}",
+            "stdc1",
+            tuple(_mmseg_segmenter(blocks)),
+            partial(_mmseg_arguments, backbone=f"stdcnet{size}"),
+            MMSEG,
+        ),
+    )
+
+
 LAYOUTS = (
     Layout(
         "stdcnet/authors",
@@ -108,4 +172,6 @@ LAYOUTS = (
             for name in ("stdc1-seg", "stdc2-seg")
         },
     ),
+    *_of_mmseg(1, BLOCKS[8]),
+    *_of_mmseg(2, BLOCKS[14]),
 )

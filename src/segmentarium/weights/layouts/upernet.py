@@ -1,8 +1,10 @@
-"""UPerNet as mmsegmentation, the authors of Swin, ConvNeXt and BEiT, transformers and segmentation-models-pytorch (smp) store it.
+"""UPerNet as mmsegmentation, the authors of Swin, ConvNeXt, BEiT and LV-ViT, transformers and segmentation-models-pytorch
+(smp) store it.
 
 The authors' code is mmsegmentation's of an earlier version: its heads have the same keys.  Their backbones' keys are those of
-their classifiers, with a norm for each feature; BEiT's has its neck inside.  ResNet's table rests on mmsegmentation's code, the
-others of mmsegmentation on stored networks, those of transformers and smp on the packages.
+their classifiers, with a norm for each feature; BEiT's and LV-ViT's have their necks inside.  ResNet's and MAE's tables were
+compared with mmsegmentation's own networks of random weights, once; the others of mmsegmentation rest on stored networks, those
+of transformers and smp on the packages, LV-ViT's on its code.
 
 transformers counts the blocks that BEiT's features come from two too few, so that its outputs of the authors' weights are not the
 authors'; ours are.  smp's norms of features have an epsilon of 1e-6 where Swin's, whose weights they hold, have 1e-5.
@@ -18,11 +20,13 @@ from typing import Any
 from torch import Tensor
 
 from segmentarium.backbones.plain import quarters
-from segmentarium.weights.layouts.beit import beit_arguments, openmmlab_rules, unilm_rules
+from segmentarium.preprocessing import Preprocessing
+from segmentarium.weights.layouts.beit import beit_arguments, mae_rules, openmmlab_rules, unilm_rules
 from segmentarium.weights.layouts.beit import transformers_rules as beit_transformers_rules
 from segmentarium.weights.layouts.convnext import authors_rules, convnext_arguments, mmpretrain_rules, timm_rules
 from segmentarium.weights.layouts.convnext import transformers_rules as convnext_transformers_rules
-from segmentarium.weights.layouts.parts import conv_bn, mmseg_fcn_head, rest
+from segmentarium.weights.layouts.lvvit import lvvit_arguments, lvvit_rules
+from segmentarium.weights.layouts.parts import conv_bn, mmseg_fcn_head, neighbours, rest
 from segmentarium.weights.layouts.resnet import resnet_name, resnet_rules
 from segmentarium.weights.layouts.swin import microsoft_rules, mmseg_rules, swin_arguments
 from segmentarium.weights.layouts.swin import transformers_rules as swin_transformers_rules
@@ -143,6 +147,39 @@ def _beit_arguments(state: Mapping[str, Tensor], read: Read, **more: Any) -> dic
     return {**found, "neck": "pyramid", "backbone_arguments": {**own, "out_indices": taps}}
 
 
+def _mae_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    own = _within("backbone.", state)
+    if "layers.0.attn.qkv.bias" not in own:
+        raise KeyError("layers.0.attn.qkv.bias")  # these are a BEiT's keys
+    read = partial(beit_arguments, blocks="layers.", embedding="patch_embed.projection.weight")
+    return _beit_arguments(state, read, absolute=True, key_bias=True)
+
+
+def _lvvit_neck(theirs: str = "backbone.side_layer", ours: str = "neck.") -> list[Rule]:
+    """Convolution, norm and ReLU one after the other."""
+    rules: list[Rule] = []
+    for i in LEVELS:
+        layer = f"{theirs}{i + 1}"
+        rules += neighbours(layer, f"{ours}project.{i}", 3 if i < 2 else 0)
+        if i < 2:
+            rules += [rest(f"{layer}.{place}", f"{ours}enlarge.{i}.{place}") for place in (0, 1)]
+    return rules
+
+
+def _lvvit_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Blocks and divisor are in no key: they are those of its configurations, of which L's divides by 1."""
+    found = _arguments(state, "lvvit_s", lvvit_arguments, final_norm=False)
+    own = found["backbone_arguments"]
+    if own["embed_dim"] == 768:
+        own["divisor"] = 1.0
+    depth = own["depth"]
+    return {
+        **found,
+        "neck": "projected",
+        "backbone_arguments": {**own, "out_indices": tuple(range(depth - 10, depth, 3))},
+    }
+
+
 def _vit_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     normed = "backbone.ln1.weight" in state
     read = partial(vit_arguments, **OPENMMLAB_KEYS)
@@ -182,6 +219,11 @@ def _flat(rules: list[Rule]) -> list[Rule]:
     return found
 
 
+def imagenet(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Their images are normalised as for ImageNet's other networks, which a BEiT's are not."""
+    return {"preprocessing": Preprocessing().as_dict()}
+
+
 def _norms(theirs: str) -> list[Rule]:
     """Of the features.  theirs: {} for the number"""
     return [rest(theirs.format(i), f"backbone.norms.{i}") for i in LEVELS]
@@ -198,10 +240,10 @@ AUTHORS_CONVNEXT = {"stem": "downsample_layers.0.0.weight", "factors": "stages.{
 
 
 def _layout(
-    name: str, model: str, rules: list[Rule], arguments: Read, source: str, golden: str | None = None
+    name: str, model: str, rules: list[Rule], arguments: Read, source: str, golden: str | None = None, **more: Any
 ) -> Layout:
     goldens = {golden: Golden(OUTPUTS)} if golden else {}
-    return Layout(f"upernet/{name}", model, tuple(rules), arguments, source, goldens=goldens)
+    return Layout(f"upernet/{name}", model, tuple(rules), arguments, source, goldens=goldens, **more)
 
 
 LAYOUTS = (
@@ -326,6 +368,15 @@ LAYOUTS = (
         ),
         MMSEG,
         "transformer/upernet-beit-mmseg",
+        facts=imagenet,
+    ),
+    _layout(
+        "mmseg_mae",
+        BEIT,
+        [*mae_rules("backbone.", "backbone."), *pyramid_neck(), *HEADS],
+        _mae_arguments,
+        MMSEG,
+        facts=imagenet,
     ),
     _layout(
         "unilm_beit",
@@ -353,6 +404,13 @@ LAYOUTS = (
             classifier="classifier",
         ),
         TRANSFORMERS,
+    ),
+    _layout(
+        "authors_lvvit",
+        "upernet_vit_base",
+        [*_lvvit_neck(), *lvvit_rules("backbone.", "backbone."), *HEADS],
+        _lvvit_arguments,
+        "https://github.com/zihangJiang/TokenLabeling",
     ),
     _layout(
         "mmseg_vit",

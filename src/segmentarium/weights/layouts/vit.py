@@ -1,8 +1,10 @@
-"""ViT and its hybrids as timm, torchvision, transformers, mmpretrain and mmsegmentation store them.
+"""ViT and its hybrids as timm, torchvision, transformers, mmpretrain and mmsegmentation store them; and as MAE's pretraining
+leaves it, without its decoder, in the authors' files (timm's keys), transformers' and mmpretrain's.
 
-mmpretrain's and mmsegmentation's tables were read off their public code.  The count of heads is in no shape: it is known for the
-published widths, and one for each 64 channels else.  DeiT's files have timm's keys (without distillation); nothing in them says
-that they want ImageNet's mean and standard deviation where the others want 0.5.
+mmpretrain's and mmsegmentation's tables were read off their public code, and mmpretrain's of MAE compared with its own networks
+of random weights, once.  The count of heads is in no shape: it is known for the published widths, and one for each 64 channels
+else.  DeiT's files have timm's keys (without distillation); nothing in them, or in MAE's encoders alone, says that they want
+ImageNet's mean and standard deviation where the others want 0.5.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ def sized(own: Mapping[str, Any], patch: int, image_size: int, /, **more: Any) -
     known = {sizes: name for name, sizes in SIZES.items()}
     backbone = f"vit_{known.get(size, 'base')}_patch{patch}_{image_size}"
     kept = {name: own[name] for name in ("embed_dim", "depth", "heads")} if size not in known else {}
+    kept |= {name: own[name] for name in ("patch_bias",) if name in own}
     kept |= {name: own[name] for name, usual in (("patch", patch), ("image_size", image_size)) if own[name] != usual}
     return {"backbone": backbone, "backbone_arguments": {**kept, **more}, "in_channels": own["in_channels"]}
 
@@ -139,7 +142,8 @@ def transformers_rules(theirs: str = "vit.", ours: str = "") -> list[Rule]:
 def vit_arguments(
     state: Mapping[str, Tensor], *, patches: str, positions: str, token: str, block: str, stride: int = 1, more: int = 0
 ) -> dict[str, Any]:
-    """embed_dim, depth, heads, patch, image_size and in_channels; the grid is taken for a square.
+    """embed_dim, depth, heads, patch, image_size and in_channels, and patch_bias where there is none; the grid is taken for a
+    square.
 
     patches, positions, token   keys of the patch embedding's filters, of the table, of the class token
     block                       key of a parameter of block {}
@@ -160,10 +164,11 @@ def vit_arguments(
     return {
         "embed_dim": embed_dim,
         "depth": depth,
-        "heads": HEADS.get(embed_dim) or embed_dim // 64,
+        "heads": HEADS.get(embed_dim) or max(embed_dim // 64, 1),
         "patch": filters.shape[-1],
         "image_size": side * filters.shape[-1] * stride,
         "in_channels": filters.shape[1],
+        **({} if patches.replace("weight", "bias") in state else {"patch_bias": False}),
     }
 
 
@@ -218,6 +223,17 @@ def _timm_arguments(state: Mapping[str, Tensor], norm: str) -> dict[str, Any]:
 
 def _arguments(state: Mapping[str, Tensor], keys: Mapping[str, Any], head: str, **more: Any) -> dict[str, Any]:
     return vit_arguments(state, **keys) | {"num_classes": outputs_of(state, head)} | more
+
+
+def _mae_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Its pictures have ImageNet's colours."""
+    return {"preprocessing": Preprocessing().as_dict()}
+
+
+def _mae_arguments(state: Mapping[str, Tensor], keys: Mapping[str, Any], decoder: str, **more: Any) -> dict[str, Any]:
+    """decoder: a key of what lies behind the encoder, without which it is another's file"""
+    state[decoder]
+    return vit_arguments(state, **keys) | {"num_classes": None} | more
 
 
 def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -280,6 +296,7 @@ def _hybrid_arguments(state: Mapping[str, Tensor], first: str) -> dict[str, Any]
 TIMM = "https://github.com/huggingface/pytorch-image-models"
 TRANSFORMERS = "https://github.com/huggingface/transformers"
 NORM, HEAD = rest("norm", "norm"), rest("head", "classifier")
+DECODER = [Rule(f"decoder_{part}.{{*}}", None) for part in ("embed", "blocks", "norm", "pred")]
 STEM = _unit("patch_embed.backbone.conv", "patch_embed.backbone.norm", "stem.first")
 LAYOUTS = (
     _layout("vit/timm", [*timm_rules(), NORM, HEAD], partial(_timm_arguments, norm="norm"), TIMM),
@@ -317,6 +334,42 @@ LAYOUTS = (
         ],
         partial(_arguments, keys=MMPRETRAIN_KEYS, head="head.layers.head.weight"),
         "https://github.com/open-mmlab/mmpretrain",
+    ),
+    _layout(
+        "vit/mmpretrain_mean",
+        [
+            *_openmmlab_rules("backbone.", "", MMPRETRAIN_BLOCK),
+            rest("backbone.ln2", "norm"),
+            rest("head.fc", "classifier"),
+        ],
+        partial(_arguments, keys=MMPRETRAIN_KEYS, head="head.fc.weight", pool="mean"),
+        "https://github.com/open-mmlab/mmpretrain",
+        _mae_facts,
+    ),
+    _layout(
+        "vit/mae_mmpretrain",
+        [
+            *_openmmlab_rules("backbone.", "", MMPRETRAIN_BLOCK),
+            rest("backbone.ln1", "norm"),
+            Rule("neck.{*}", None),
+        ],
+        partial(_mae_arguments, keys=MMPRETRAIN_KEYS, decoder="neck.mask_token"),
+        "https://github.com/open-mmlab/mmpretrain",
+        _mae_facts,
+    ),
+    _layout(
+        "vit/mae_authors",
+        [*timm_rules(), NORM, Rule("mask_token", None), Rule("decoder_pos_embed", None), *DECODER],
+        partial(_mae_arguments, keys=TIMM_KEYS, decoder="decoder_embed.weight"),
+        "https://github.com/facebookresearch/mae",
+        _mae_facts,
+    ),
+    _layout(
+        "vit/mae_transformers",
+        [*transformers_rules(), Rule("decoder.{*}", None)],
+        partial(_mae_arguments, keys=transformers_keys("vit."), decoder="decoder.decoder_embed.weight", norm_eps=1e-12),
+        TRANSFORMERS,
+        _mae_facts,
     ),
     _layout("vit/mmseg", mmseg_rules(), _mmseg_arguments, "https://github.com/open-mmlab/mmsegmentation"),
     Layout(
