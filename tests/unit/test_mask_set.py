@@ -40,7 +40,7 @@ def test_a_mask_model_gives_semantic_scores_at_the_image_s_size() -> None:
     one = TinyMasks(num_classes=1)
     assert one.labels() == {"num_classes": 1, "classes": ["class 0"], "palette": [[128, 0, 0]], "things": [0]}
     with torch.inference_mode():  # of one class: where it is likelier than not
-        probability = one.forward_masks(image).resized((64, 96)).semantic()
+        probability = one.forward_masks(image).at((64, 96)).semantic()
         assert torch.equal(one(image) > 0, probability > 0.5)
 
 
@@ -161,7 +161,7 @@ def test_masks_are_read_in_bands_and_give_what_they_give_at_once(
     found = random_masks()
     classes, masks = naive(found, size)
     monkeypatch.setattr("segmentarium.contracts.results.BAND_BYTES", rows * 4 * 30 * size[1])
-    read = found.resized(size)
+    read = found.at(size)
     torch.testing.assert_close(read.semantic(), torch.einsum("bqk,bqhw->bkhw", classes[..., :-1], masks))
     for faint in (False, True):
         ids, segments = naive_panoptic(found, size, {0, 1}, 0.1, faint)
@@ -183,6 +183,15 @@ def test_masks_are_read_in_bands_and_give_what_they_give_at_once(
     assert torch.equal(sure.masks, instances.masks[: len(sure)])
 
 
+def test_resized_is_what_is_read() -> None:
+    found = random_masks()
+    small, read = found.resized((26, 34)), found.at((26, 34))
+    assert small.mask_logits.shape == (2, 30, 26, 34)
+    assert read.mask_logits.shape == found.mask_logits.shape
+    assert small.shape == read.shape == (26, 34)
+    torch.testing.assert_close(small.semantic(), read.semantic())
+
+
 def test_a_large_picture_never_has_a_float_for_each_query_and_pixel() -> None:
     """20,000 pixels wide, 100 queries: floats of all would take 32 MB a row of 4,000."""
     largest = 0
@@ -196,7 +205,7 @@ def test_a_large_picture_never_has_a_float_for_each_query_and_pixel() -> None:
                     largest = max(largest, tensor.numel() * tensor.element_size())
             return result
 
-    found = MaskSet(torch.randn(1, 100, 4), torch.randn(1, 100, 3, 50)).resized((40, 20_000))
+    found = MaskSet(torch.randn(1, 100, 4), torch.randn(1, 100, 3, 50)).at((40, 20_000))
     with Watch():
         (panoptic,) = found.panoptic({0}, threshold=0.1)
         found.instances(threshold=0.3)
@@ -206,7 +215,7 @@ def test_a_large_picture_never_has_a_float_for_each_query_and_pixel() -> None:
 
 
 def test_nothing_to_see_and_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    nobody = MaskSet(torch.tensor([[[0.0, 0.0, 9.0]] * 5]), torch.randn(1, 5, 4, 4)).resized((9, 8))
+    nobody = MaskSet(torch.tensor([[[0.0, 0.0, 9.0]] * 5]), torch.randn(1, 5, 4, 4)).at((9, 8))
     assert len(nobody.instances(threshold=0.5)[0]) == 0
     assert nobody.instances(threshold=0.5)[0].masks.shape == (0, 9, 8)
     assert nobody.panoptic({0})[0].segments == ()

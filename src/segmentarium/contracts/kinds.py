@@ -81,7 +81,7 @@ class MaskModel(ColouredModel):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        scores = self.forward_masks(image).resized((height, width)).semantic()
+        scores = self.forward_masks(image).at((height, width)).semantic()
         return scores if self.num_classes > 1 else scores.clamp(SURE, 1 - SURE).logit()
 
 

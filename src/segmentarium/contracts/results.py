@@ -67,7 +67,11 @@ class MaskSet:
     size: tuple[int, int] | None = None
 
     def resized(self, size: tuple[int, int]) -> MaskSet:
-        """The same, read at (H, W) = `size`."""
+        """The same with masks of (H, W) = `size`, interpolated as logits: a float for each query and pixel."""
+        return MaskSet(self.class_logits, resize(self.mask_logits, size))
+
+    def at(self, size: tuple[int, int]) -> MaskSet:
+        """The same, read at (H, W) = `size`: what `resized` gives, and only as many rows of it at a time as fit into a cache."""
         return MaskSet(self.class_logits, self.mask_logits, size)
 
     @property

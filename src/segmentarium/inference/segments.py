@@ -69,7 +69,7 @@ class MaskNetwork:
             torch.cuda.synchronize(image.device)
         self.seconds += time.perf_counter() - started
         height, width = image.shape[-2:]
-        return MaskSet(found.class_logits.float(), found.mask_logits).resized((height, width))
+        return MaskSet(found.class_logits.float(), found.mask_logits).at((height, width))
 
     def facts(self, name: str) -> dict[str, Any]:
         """What a report says of the model."""
@@ -215,7 +215,7 @@ class SegmentPredictor:
         size   (H, W) of the picture
         """
         height, width = (round(side * full / part) for side, full, part in zip(found.shape, size, seen, strict=True))
-        found = found.resized((height, width))  # with what was padded below and to the right
+        found = found.at((height, width))  # with what was padded below and to the right
         if self.task == "instance":
             things = None if len(self.things) == len(self.classes) else self.things
             answers = found.instances(count=self.count, things=things, threshold=self.threshold)
