@@ -23,7 +23,6 @@ from segmentarium.contracts import (
     Term,
 )
 from segmentarium.contracts.kinds import local_maxima
-from segmentarium.contracts.results import boxes_around
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.registry import Card, Entry, Paper
 
@@ -229,118 +228,6 @@ def test_a_branch_inside_a_decoder_is_neither_counted_nor_deployed() -> None:
     deployed = model.deploy()
     assert not hasattr(deployed.decoder, "edge")
     assert hasattr(deployed.decoder, "edge_width")
-
-
-# masks ------------------------------------------------------------------------------------------------------------------
-
-
-def some_masks(seed: int = 3) -> MaskSet:
-    """Five sure queries on 12×16 pixels: two of class 0, one of class 1, one of class 2, and one that is no object; every pixel
-    is had by one at least, some by two."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.tensor([[0, 0, 1, 2, 3]])
-    class_logits = 9.0 * nn.functional.one_hot(labels, 4) + torch.rand(1, 5, 4, generator=generator)
-    masks = torch.full((1, 5, 12, 16), -8.0)
-    for query, (top, bottom, left, right) in enumerate(
-        ((0, 7, 0, 8), (5, 12, 0, 8), (0, 12, 8, 13), (0, 12, 12, 16), (0, 12, 0, 16))
-    ):
-        masks[0, query, top:bottom, left:right] = 8.0 - query  # no two alike where they meet
-    return MaskSet(class_logits, masks)
-
-
-def test_a_mask_model_gives_semantic_scores_at_the_image_s_size() -> None:
-    model = made("mask")
-    (image,) = filled(model)
-    scores = model(image)
-    assert scores.shape == (2, 3, 64, 96)
-    found = model.forward_masks(image)
-    assert found.mask_logits.shape == (2, 5, 16, 24)
-    whole = nn.functional.interpolate(found.mask_logits, (64, 96), mode="bilinear").sigmoid()
-    one = found.class_logits[1].softmax(-1)
-    by_hand = sum(one[q, 2] * whole[1, q, 10, 20] for q in range(5))
-    assert scores[1, 2, 10, 20].item() == pytest.approx(by_hand.item(), abs=1e-6)
-    assert TinyMasks(num_classes=1).eval()(image).shape == (2, 1, 64, 96)
-
-
-def reference(found: MaskSet):
-    """transformers' processor and the outputs it takes."""
-    transformers = pytest.importorskip("transformers")
-    from types import SimpleNamespace
-
-    outputs = SimpleNamespace(class_queries_logits=found.class_logits, masks_queries_logits=found.mask_logits)
-    return transformers.MaskFormerImageProcessor(), outputs
-
-
-def test_semantic_is_transformers() -> None:
-    generator = torch.Generator().manual_seed(0)
-    found = MaskSet(torch.randn(2, 5, 4, generator=generator), torch.randn(2, 5, 6, 8, generator=generator))
-    processor, outputs = reference(found)
-    theirs = processor.post_process_semantic_segmentation(outputs)
-    assert torch.equal(found.semantic().argmax(1), torch.stack(theirs))
-
-
-def test_instances_are_transformers() -> None:
-    found = some_masks()
-    processor, outputs = reference(found)
-    theirs = processor.post_process_instance_segmentation(outputs, threshold=0.0, return_binary_maps=True)[0]
-    (ours,) = found.instances(count=5)
-    assert (ours.scores.diff() <= 0).all()
-    segments = theirs["segments_info"]
-    order = sorted(range(len(segments)), key=lambda i: -segments[i]["score"])
-    assert ours.labels.tolist() == [segments[i]["label_id"] for i in order]
-    assert ours.scores.tolist() == pytest.approx([segments[i]["score"] for i in order], abs=1e-6)
-    assert torch.equal(ours.masks, theirs["segmentation"][order].bool())
-    for box, mask in zip(ours.boxes.long().tolist(), ours.masks, strict=True):
-        x0, y0, x1, y1 = box
-        assert mask[y0:y1, x0:x1].sum() == mask.sum()
-        assert all(line.any() for line in (mask[y0], mask[y1 - 1], mask[:, x0], mask[:, x1 - 1]))
-    (things,) = found.instances(count=5, things={0})
-    assert set(things.labels.tolist()) == {0}
-
-
-def test_panoptic_is_transformers() -> None:
-    found = some_masks()
-    processor, outputs = reference(found)
-    for things in ((), (0,), (0, 1, 2)):
-        theirs = processor.post_process_panoptic_segmentation(
-            outputs, threshold=0.8, overlap_mask_area_threshold=0.3, label_ids_to_fuse={0, 1, 2} - set(things)
-        )[0]
-        (ours,) = found.panoptic(things, overlap=0.3)
-        assert torch.equal(ours.ids, theirs["segmentation"].long())
-        ids = [segment["id"] for segment in theirs["segments_info"]]
-        assert sorted({segment.id for segment in ours.segments}) == sorted(set(ids))
-        labels = {segment["id"]: segment["label_id"] for segment in theirs["segments_info"]}
-        assert {segment.id: segment.label for segment in ours.segments} == labels
-    assert len(found.panoptic((0,), overlap=0.3)[0].segments) == 4
-    assert len(found.panoptic((), overlap=0.3)[0].segments) == 3
-
-
-def test_a_covered_query_an_unsure_one_and_a_faint_pixel_belong_to_nobody() -> None:
-    sure, faint = 8.0, -0.5
-    class_logits = torch.tensor([[[9.0, 0, 0], [8.0, 0, 0], [0.5, 0, 0]]])
-    masks = torch.full((1, 3, 4, 10), -8.0)
-    masks[0, 0, :, :6], masks[0, 0, 0, 9] = (
-        sure,
-        faint,
-    )  # the faint pixel has no better owner, and still is not half sure
-    masks[0, 1, :, 2:7] = sure - 1  # four of its five columns are the first's
-    masks[0, 2, :, 8:] = sure  # class probability below the threshold
-    (result,) = MaskSet(class_logits, masks).panoptic({0})
-    assert [segment.id for segment in result.segments] == [1]
-    assert result.ids.sum() == 24
-    assert result.ids[0, 9] == 0
-    (more,) = MaskSet(class_logits, masks).panoptic({0}, overlap=0.1, threshold=0.3)
-    assert len(more.segments) == 3
-    (nobody,) = MaskSet(class_logits, masks).panoptic({0}, threshold=0.9999)
-    assert (nobody.ids.sum(), nobody.segments) == (0, ())
-
-
-def test_boxes_around_masks() -> None:
-    masks = torch.zeros(2, 5, 7, dtype=torch.bool)
-    masks[0, 1:3, 2:6] = True
-    masks[1, 4, 6] = True
-    assert boxes_around(masks).tolist() == [[2, 1, 6, 3], [6, 4, 7, 5]]
-    assert boxes_around(masks[:0]).shape == (0, 4)
 
 
 # keypoints, instances, boxes --------------------------------------------------------------------------------------------

@@ -21,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `check-data`."""
     parser.add_argument("folder", type=Path, help="the data set's folder; a plain one holds images/ and masks/")
     parser.add_argument(
-        "--data", default="folder", metavar="NAME", help="its layout: folder (default), imagefolder, camvid, voc, …"
+        "--data",
+        default="folder",
+        metavar="NAME",
+        help="its layout: folder (default), imagefolder, instances, camvid, …",
     )
     parser.add_argument("--split", help="train, val, test …; default: all where a set has that, else train")
     parser.add_argument("--classes", metavar="A,B,…", help="names of the classes of a plain folder")
@@ -98,7 +101,7 @@ def _show(report: Report, console: Console) -> None:
 
     from segmentarium.data.doctor import group_problems
 
-    segmentation = report.task == "segmentation"
+    segmentation, segments = report.task != "classification", report.task == "segments"
     unit = "pairs" if segmentation else "pictures"
     for note in report.notes:
         console.print(escape(note), soft_wrap=True, highlight=False)
@@ -116,12 +119,13 @@ def _show(report: Report, console: Console) -> None:
         console.print(f"mean {report.mean}, std {report.std}", highlight=False)
     table = Table("", "class", title_justify="left")
     weighted = ("pixels %", "weight (median frequency)", "weight (ENet)") if segmentation else ("images %",)
-    for name in ("images", *weighted):
+    for name in (*(("segments",) if segments else ()), "images", *weighted):
         table.add_column(name, justify="right")
     for row in report.classes:
         weights = (row.weight_median_frequency, row.weight_enet)
         cells = [f"{w:.2f}" if w is not None else "-" for w in weights] if segmentation else []
-        table.add_row(str(row.index), escape(row.name), str(row.images), f"{100 * row.share:.3f}", *cells)
+        counts = [str(row.segments)] if segments else []
+        table.add_row(str(row.index), escape(row.name), *counts, str(row.images), f"{100 * row.share:.3f}", *cells)
     console.print(table)
     if segmentation:
         console.print(f"ignored: {100 * report.ignored_share:.2f} % of all pixels", highlight=False)

@@ -14,7 +14,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--data",
         required=True,
-        help="camvid, cityscapes, …, folder (images/ and masks/), or imagefolder (a folder a class)",
+        help="camvid, cityscapes, …, folder (images/ and masks/), imagefolder (a folder a class), or of segments\n"
+        "coco_panoptic, coco_instances, instances (images/ and instances/), labelme, cvat, yolo, …",
+    )
+    add(
+        "--task",
+        choices=("semantic", "instance", "panoptic"),
+        help="of mask classifiers: mIoU, AP or PQ (default: by the data)",
     )
     add("--root", required=True, type=Path, help="where the data set lies")
     add(
@@ -89,6 +95,7 @@ def run(options: argparse.Namespace) -> int:
         report = evaluate(
             model,
             dataset,
+            task=options.task,
             mode=options.mode,
             tile=options.tile,
             overlap=options.overlap,
@@ -121,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _dataset(options: argparse.Namespace, model: Any) -> Any:
-    from segmentarium.contracts import SegmentationModel
+    from segmentarium.contracts import MaskModel, SegmentationModel
     from segmentarium.data import build_dataset, evaluation_split
     from segmentarium.data.class_table import class_file
 
@@ -129,7 +136,7 @@ def _dataset(options: argparse.Namespace, model: Any) -> Any:
     if options.mask_map is not None:
         extra["mask_map"] = options.mask_map
     nameless = options.data.lower() == "folder" and class_file(options.root) is None
-    if nameless and isinstance(model, SegmentationModel):
+    if nameless and isinstance(model, SegmentationModel | MaskModel):
         extra["classes"] = model.classes
     split = options.split or evaluation_split(options.data, options.root)
     dataset = build_dataset(options.data, options.root, split, **extra)

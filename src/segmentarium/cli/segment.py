@@ -17,7 +17,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="person", help="a name (person, street), a weights file, or hf:OWNER/NAME")
     parser.add_argument("--out", default="segmented", metavar="DIR", help="folder for the results (default: segmented)")
     parser.add_argument(
-        "--kinds", metavar="KIND,…", help="of overlay,mask,cutout,json (default: all that the model has)"
+        "--task",
+        default="semantic",
+        choices=("semantic", "instance", "panoptic"),
+        help="of mask classifiers: a class for every pixel (default), objects, or everything in segments",
+    )
+    parser.add_argument(
+        "--threshold", type=float, help="of segments: how sure the model must be (default: 0.5, panoptic 0.8)"
+    )
+    parser.add_argument(
+        "--kinds",
+        metavar="KIND,…",
+        help="of overlay,mask,cutout,json; of segments overlay,mask,json,coco,panoptic,cutouts\n"
+        "(default: all that the model has; of segments overlay,mask,json)",
     )
     parser.add_argument(
         "--engine",
@@ -49,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from segmentarium.inference.predictor import Predictor
+    from segmentarium.inference.segment_result import check_segment_kinds
     from segmentarium.media.sources import expand
 
     items = expand(list(options.source))
@@ -56,18 +69,22 @@ def run(options: argparse.Namespace) -> int:
     if kinds is not None:
         from segmentarium.inference.result import check_kinds
 
-        check_kinds(kinds)
-    predictor = Predictor(
-        options.model,
-        engine=options.engine,
-        precision=options.precision,
-        device=options.device,
-        tile=_tile(options.tile),
-        overlap=_number(options.overlap, "--overlap"),
-        flip=options.flip,
-        scales=[float(_number(part, "--scales")) for part in options.scales.split(",")],
-        foreground=options.foreground,
-        batch_size=options.batch_size,
+        (check_kinds if options.task == "semantic" else check_segment_kinds)(kinds)
+    predictor: Any = (
+        _segment_predictor(options)
+        if options.task != "semantic"
+        else Predictor(
+            options.model,
+            engine=options.engine,
+            precision=options.precision,
+            device=options.device,
+            tile=_tile(options.tile),
+            overlap=_number(options.overlap, "--overlap"),
+            flip=options.flip,
+            scales=[float(_number(part, "--scales")) for part in options.scales.split(",")],
+            foreground=options.foreground,
+            batch_size=options.batch_size,
+        )
     )
     if kinds is None:
         kinds = ("overlay", "mask", *(("cutout",) if predictor.foreground is not None else ()), "json")
@@ -108,6 +125,7 @@ class _Job:
         self.task = task
         self._predictor, self._folder, self._kinds = predictor, folder, kinds
         self._overwrite, self._bar = overwrite, bar
+        self._semantic = not hasattr(predictor, "things")
 
     def do(self, item: Any) -> None:
         from segmentarium.inference.result import check_files
@@ -117,7 +135,8 @@ class _Job:
         elif item.path is not None and self._is_large(item.path):
             self._large(item)
         else:
-            check_files(self._folder, item.name, self._kinds, item.path, overwrite=self._overwrite)
+            if self._semantic:  # of segments, what the files are called is known when they are found
+                check_files(self._folder, item.name, self._kinds, item.path, overwrite=self._overwrite)
             result = self._predictor(item.load(), name=item.name, path=item.path)
             result.save(self._folder, self._kinds, overwrite=self._overwrite)
 
@@ -130,6 +149,7 @@ class _Job:
 
     def _large(self, item: Any) -> None:
         from segmentarium.inference.large import segment_file
+        from segmentarium.inference.large_segments import segment_large_file
         from segmentarium.media.readers import LargePicture
 
         if not LargePicture(item.path).reads_in_rows:
@@ -140,7 +160,7 @@ class _Job:
             )
         part = self._bar.add_task(item.name, total=100)
         try:
-            segment_file(
+            (segment_file if self._semantic else segment_large_file)(
                 self._predictor,
                 item.path,
                 self._folder,
@@ -169,6 +189,25 @@ class _Job:
             )
         finally:
             self._bar.remove_task(part)
+
+
+def _segment_predictor(options: argparse.Namespace) -> Any:
+    from segmentarium.inference.segments import SegmentPredictor
+
+    given = [f"--{name}" for name in ("flip", "foreground") if getattr(options, name)]
+    given += ["--scales"] if options.scales != "1" else []
+    if given:
+        raise ValueError(f"{', '.join(given)} is for --task semantic; leave it out, or leave --task {options.task} out")
+    return SegmentPredictor(
+        options.model,
+        task=options.task,
+        threshold=options.threshold,
+        engine=options.engine,
+        precision=options.precision,
+        device=options.device,
+        tile=_tile(options.tile),
+        overlap=_number(options.overlap, "--overlap"),
+    )
 
 
 def _tile(text: str) -> Tile:

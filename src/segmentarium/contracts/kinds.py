@@ -65,7 +65,8 @@ class MaskModel(ColouredModel):
 
     def __init__(self, *, num_classes: int, in_channels: int = 3, things: int | Collection[int] | None = None) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
-        self.classes, self.palette = self.classes[:num_classes], self.palette[:num_classes]
+        self.classes = self.classes[:num_classes]
+        self.palette = default_palette(num_classes + 1)[1:]  # black is left to what is no segment
         told = range(num_classes if things is None else things) if things is None or isinstance(things, int) else things
         self.things: tuple[int, ...] = tuple(sorted(set(told)))
         if any(index not in range(num_classes) for index in self.things):
@@ -80,7 +81,7 @@ class MaskModel(ColouredModel):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        scores = self.forward_masks(image).resized((height, width)).semantic()
+        scores = self.forward_masks(image).at((height, width)).semantic()
         return scores if self.num_classes > 1 else scores.clamp(SURE, 1 - SURE).logit()
 
 

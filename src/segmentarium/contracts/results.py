@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from segmentarium.layers.resize import resize
+from segmentarium.layers.resize import resize, resized_rows
+
+BAND_BYTES = 2**22  # of the masks of all queries that are read at a time: what a cache holds is twice as fast
+BAND_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Panoptic:
-    """ids (H, W) int64: the number of the segment that has the pixel, 0 where none has; the segments in their order."""
+    """ids (H, W) int32: the number of the segment that has the pixel, 0 where none has; the segments in their order."""
 
     ids: Tensor
     segments: tuple[Segment, ...]
@@ -52,35 +55,80 @@ class MaskSet:
     """The answer of a mask classifier (arXiv 2107.06278): Q queries, each a class or none, and each a mask.
 
     class_logits   (B, Q, K + 1), the last is "no object"
-    mask_logits    (B, Q, H, W)
+    mask_logits    (B, Q, h, w)
+    size           (H, W) at which the masks are read, interpolated as logits; None: their own
+
+    However large the pictures are, masks are read in bands of rows: at the full size there is never a float for each query
+    and pixel.
     """
 
     class_logits: Tensor
     mask_logits: Tensor
+    size: tuple[int, int] | None = None
 
     def resized(self, size: tuple[int, int]) -> MaskSet:
-        """The same with masks of (H, W) = `size`, interpolated as logits."""
+        """The same with masks of (H, W) = `size`, interpolated as logits: a float for each query and pixel."""
         return MaskSet(self.class_logits, resize(self.mask_logits, size))
+
+    def at(self, size: tuple[int, int]) -> MaskSet:
+        """The same, read at (H, W) = `size`: what `resized` gives, and only as many rows of it at a time as fit into a cache."""
+        return MaskSet(self.class_logits, self.mask_logits, size)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) of what is read."""
+        height, width = self.mask_logits.shape[-2:] if self.size is None else self.size
+        return height, width
 
     def semantic(self) -> Tensor:
         """-> (B, K, H, W): of each class, the sum over the queries of class probability times mask probability
         (semantic inference, section 3.4)."""
         probability = self.class_logits.float().softmax(-1)[..., :-1]
-        return torch.einsum("bqk,bqhw->bkhw", probability, self.mask_logits.float().sigmoid())
+
+        def scores(masks: Tensor) -> Tensor:
+            return torch.einsum("bqk,bqhw->bkhw", probability, masks.float().sigmoid())
+
+        # a graph has no loop over rows that depends on the size, and what is differentiated is kept anyway
+        if torch.compiler.is_compiling() or self.mask_logits.requires_grad:
+            return scores(resize(self.mask_logits, self.shape))
+        height, width = self.shape
+        rows = max(1, BAND_BYTES // (4 * self.mask_logits.shape[0] * self.mask_logits.shape[1] * width))
+        if rows >= height:
+            return scores(resize(self.mask_logits, self.shape))
+        result = probability.new_empty((*probability.shape[::2], height, width))
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            result[..., top:bottom, :] = scores(resized_rows(self.mask_logits, self.shape, top, bottom))
+        return result
 
     @torch.no_grad()
-    def instances(self, *, count: int = 100, things: Collection[int] | None = None) -> list[Instances]:
+    def instances(
+        self,
+        *,
+        count: int = 100,
+        things: Collection[int] | None = None,
+        threshold: float = 0.0,
+        inside: float = 0.5,
+    ) -> list[Instances]:
         """The `count` best pairs of query and class of each picture, as in the authors' code: their masks may overlap.
 
         A score is the class's probability times the mean probability inside the mask.
 
-        things   classes that have instances; None: all
+        things      classes that have instances; None: all
+        threshold   those of a lower score are left out
+        inside      probability above which a pixel belongs to a mask
         """
-        return [self._instances(*picture, count, things) for picture in zip(*self._probabilities(), strict=True)]
+        return [self._instances(picture, count, things, threshold, inside) for picture in range(len(self.class_logits))]
 
     @torch.no_grad()
     def panoptic(
-        self, things: Collection[int], *, threshold: float = 0.8, overlap: float = 0.8, inside: float = 0.5
+        self,
+        things: Collection[int],
+        *,
+        threshold: float = 0.8,
+        overlap: float = 0.8,
+        inside: float = 0.5,
+        faint: bool = False,
     ) -> list[Panoptic]:
         """Every pixel to at most one segment (section 3.4).
 
@@ -88,54 +136,84 @@ class MaskSet:
         threshold   a query takes part if its class's probability is greater
         overlap     a query is dropped if less than this share of its mask is left to it where masks compete
         inside      probability from which on a pixel belongs to a mask
+        faint       a pixel goes to the query that wants it most, however little that is, as in MaskFormer's code; else to
+                    none where its probability is below `inside`, as in Mask2Former's
         """
         return [
-            self._panoptic(*picture, things, threshold, overlap, inside)
-            for picture in zip(*self._probabilities(), strict=True)
+            self._panoptic(picture, things, threshold, overlap, inside, faint)
+            for picture in range(len(self.class_logits))
         ]
 
-    def _probabilities(self) -> tuple[Tensor, Tensor]:
-        return self.class_logits.float().softmax(-1), self.mask_logits.float().sigmoid()
+    def _bands(self, picture: int, queries: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """First row, last, and the probabilities (N, rows, W) of the masks of some queries of a picture."""
+        height, width = self.shape
+        masks = self.mask_logits[picture, queries][None].float()
+        rows = max(1, BAND_BYTES // (4 * max(1, len(queries)) * width))
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            yield top, bottom, resized_rows(masks, (height, width), top, bottom)[0].sigmoid()
 
-    @staticmethod
-    def _instances(classes: Tensor, masks: Tensor, count: int, things: Collection[int] | None) -> Instances:
-        num_classes = classes.shape[-1] - 1
-        scores, best = classes[:, :-1].flatten().topk(min(count, len(classes) * num_classes))
-        labels, masks = best % num_classes, masks[best // num_classes]
-        kept = masks > 0.5
-        scores = scores * (masks * kept).sum((1, 2)) / (kept.sum((1, 2)) + 1e-6)
-        wanted = kept.any(2).any(1)
+    def _instances(
+        self, picture: int, count: int, things: Collection[int] | None, threshold: float, inside: float
+    ) -> Instances:
+        classes = self.class_logits[picture].float().softmax(-1)[:, :-1]
+        scores, best = classes.flatten().topk(min(count, classes.numel()))
+        labels = best % classes.shape[1]
+        wanted = scores >= threshold  # the mask's share is at most 1
         if things is not None:
             wanted &= torch.isin(labels, torch.tensor(list(things), dtype=labels.dtype, device=labels.device))
-        chosen = wanted.nonzero()[:, 0]
+        scores, labels = scores[wanted], labels[wanted]
+        queries, which = (best[wanted] // classes.shape[1]).unique(
+            return_inverse=True
+        )  # a query may have several classes
+        kept = torch.zeros((len(queries), *self.shape), dtype=torch.bool, device=classes.device)
+        pixels, total = classes.new_zeros(2, len(queries), dtype=torch.float64)
+        for top, bottom, probability in self._bands(picture, queries) if len(queries) else ():
+            kept[:, top:bottom] = probability > inside
+            pixels += kept[:, top:bottom].sum((1, 2))
+            total += (probability * kept[:, top:bottom]).sum((1, 2))
+        scores = scores * (total / (pixels + 1e-6)).float()[which]
+        chosen = ((pixels[which] > 0) & (scores >= threshold)).nonzero()[:, 0]
         chosen = chosen[scores[chosen].argsort(descending=True)]
-        return Instances(labels[chosen], scores[chosen], boxes_around(kept[chosen]), kept[chosen])
+        masks = kept[which[chosen]]
+        return Instances(labels[chosen], scores[chosen], boxes_around(masks), masks)
 
-    @staticmethod
     def _panoptic(
-        classes: Tensor, masks: Tensor, things: Collection[int], threshold: float, overlap: float, inside: float
+        self, picture: int, things: Collection[int], threshold: float, overlap: float, inside: float, faint: bool
     ) -> Panoptic:
+        classes = self.class_logits[picture].float().softmax(-1)
         score, label = classes.max(-1)
-        kept = (label < classes.shape[-1] - 1) & (score > threshold)
-        score, label, masks = score[kept], label[kept], masks[kept]
-        ids = torch.zeros(masks.shape[-2:], dtype=torch.int64, device=masks.device)
+        queries = ((label < classes.shape[-1] - 1) & (score > threshold)).nonzero()[:, 0]
+        score, label, count = score[queries], label[queries], len(queries)
+        if not count:
+            return Panoptic(torch.zeros(self.shape, dtype=torch.int32, device=classes.device), ())
+        # of each query: pixels that it wants most, that its mask has, and that it gets
+        won, whole, seen = torch.zeros(3, count, dtype=torch.int64, device=classes.device)
+        winners = torch.empty(self.shape, dtype=torch.int16, device=classes.device)
+        for top, bottom, probability in self._bands(picture, queries):
+            whole += (probability >= inside).sum((1, 2))
+            winner = (score[:, None, None] * probability).max(0).indices  # argmax is slower
+            won += winner.flatten().bincount(minlength=count)
+            if not faint:
+                winner.masked_fill_(probability.gather(0, winner[None])[0] < inside, count)
+            seen += winner.flatten().bincount(minlength=count + 1)[:count]
+            winners[top:bottom] = winner
         segments: list[Segment] = []
-        if not len(score):
-            return Panoptic(ids, ())
-        winner = (score[:, None, None] * masks).argmax(0)
+        numbers = torch.zeros(count + 1, dtype=torch.int32)  # of each query's segment; the last: nobody's
         stuff: dict[int, int] = {}  # class -> its one segment
-        for query, (one, mask) in enumerate(zip(label.tolist(), masks, strict=True)):
-            own, whole = winner == query, mask >= inside
-            seen = own & whole
-            if not seen.any() or own.sum() < overlap * whole.sum():
+        good = ((seen > 0) & (whole > 0) & (won >= overlap * whole)).tolist()
+        for query, one in enumerate(label.tolist()):
+            if not good[query]:
                 continue
-            if one in stuff:
-                ids[seen] = stuff[one]
-                continue
-            segments.append(Segment(len(segments) + 1, one, float(score[query])))
-            ids[seen] = len(segments)
+            if one not in stuff:
+                segments.append(Segment(len(segments) + 1, one, float(score[query])))
+            numbers[query] = stuff.get(one, len(segments))
             if one not in things:
-                stuff[one] = len(segments)
+                stuff.setdefault(one, len(segments))
+        ids = torch.empty(self.shape, dtype=torch.int32, device=classes.device)
+        numbers = numbers.to(classes.device)
+        for row, band in zip(ids.split(BAND_ROWS), winners.split(BAND_ROWS), strict=True):
+            row.copy_(numbers[band.long()])
         return Panoptic(ids, tuple(segments))
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from segmentarium.data.image_io import ImageReadError, read_image
     from segmentarium.data.mask_io import LabelError, MaskEncoding, parse_mask_map, read_mask
     from segmentarium.data.samplers import InfiniteSampler, TrainingStream
+    from segmentarium.data.segment_transforms import segment_train_transform
+    from segmentarium.data.segments import Region, Segmentation, SegmentDataset, SegmentError
     from segmentarium.data.transforms import eval_transform, train_transform
 
 _HOMES = {
@@ -41,6 +43,8 @@ _HOMES = {
     "image_io": ("ImageReadError", "read_image"),
     "mask_io": ("LabelError", "MaskEncoding", "parse_mask_map", "read_mask"),
     "samplers": ("InfiniteSampler", "TrainingStream"),
+    "segment_transforms": ("segment_train_transform",),
+    "segments": ("Region", "SegmentDataset", "SegmentError", "Segmentation"),
     "transforms": ("eval_transform", "train_transform"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -55,7 +59,11 @@ __all__ = [
     "MaskEncoding",
     "MixPictures",
     "PictureDataset",
+    "Region",
     "Report",
+    "SegmentDataset",
+    "SegmentError",
+    "Segmentation",
     "SegmentationDataset",
     "TrainingStream",
     "UnknownDatasetError",
@@ -72,6 +80,7 @@ __all__ = [
     "picture_size",
     "read_image",
     "read_mask",
+    "segment_train_transform",
     "train_transform",
 ]
 

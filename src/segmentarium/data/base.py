@@ -60,7 +60,7 @@ class PictureDataset(Dataset[Sample]):
     notes (lines that whoever uses the data should read).
     """
 
-    task: ClassVar[Literal["segmentation", "classification", "keypoints"]]
+    task: ClassVar[Literal["segmentation", "segments", "classification", "keypoints"]]
     items: Sequence[Any]
 
     def __init__(self, info: DatasetInfo, transform: Transform | None = None, cache: bool = False) -> None:

@@ -11,15 +11,24 @@ from segmentarium.data.base import PictureDataset, Transform
 
 _READERS = {
     "ade20k": ("segmentarium.data.ade20k", "ADE20K"),
+    "ade20k_panoptic": ("segmentarium.data.panoptic_json", "ADE20KPanoptic"),
     "camvid": ("segmentarium.data.camvid", "CamVid"),
     "cityscapes": ("segmentarium.data.cityscapes", "Cityscapes"),
+    "cityscapes_instances": ("segmentarium.data.cityscapes_segments", "CityscapesInstances"),
+    "cityscapes_panoptic": ("segmentarium.data.cityscapes_segments", "CityscapesPanoptic"),
+    "coco_instances": ("segmentarium.data.coco_instances", "CocoInstances"),
     "coco_keypoints": ("segmentarium.data.coco_keypoints", "CocoKeypoints"),
+    "coco_panoptic": ("segmentarium.data.panoptic_json", "CocoPanoptic"),
     "coco_stuff": ("segmentarium.data.coco_stuff", "CocoStuff"),
+    "cvat": ("segmentarium.data.cvat", "Cvat"),
     "eg1800": ("segmentarium.data.eg1800", "EG1800"),
     "folder": ("segmentarium.data.folder", "Folder"),
     "imagefolder": ("segmentarium.data.imagefolder", "ImageFolder"),
     "imagenet": ("segmentarium.data.imagefolder", "ImageNet"),
+    "instances": ("segmentarium.data.instance_folder", "InstanceFolder"),
+    "labelme": ("segmentarium.data.labelme", "Labelme"),
     "voc": ("segmentarium.data.voc", "PascalVOC"),
+    "yolo": ("segmentarium.data.yolo", "Yolo"),
 }
 _ALIASES = {"portrait": "eg1800", "image_folder": "imagefolder"}
 

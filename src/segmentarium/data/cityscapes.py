@@ -59,28 +59,33 @@ class Cityscapes(SegmentationDataset):
     ) -> None:
         check_split(split, SPLITS, INFO.name)
         root = Path(root)
-        parts = ("train", "val") if split == "trainval" else (split,)
-        pictures = [
-            path
-            for part in parts
-            for path in sorted(
-                require_folder(root / "leftImg8bit" / part, "a folder a city").glob("*/*_leftImg8bit.png")
-            )
-        ]
-        if not pictures:
-            raise FileNotFoundError(
-                f"{root / 'leftImg8bit'} has no <city>/<name>_leftImg8bit.png in {', '.join(parts)}"
-            )
-        kind = next((k for k in ("labelIds", "labelTrainIds") if _mask(root, pictures[0], k).is_file()), None)
+        pictures = pictures_of(root, split)
+        kind = next((k for k in ("labelIds", "labelTrainIds") if label_file(root, pictures[0], k).is_file()), None)
         if kind is None and split != "test":
             raise FileNotFoundError(
-                f"{_mask(root, pictures[0], 'labelIds')} does not exist, nor does …_labelTrainIds.png"
+                f"{label_file(root, pictures[0], 'labelIds')} does not exist, nor does …_labelTrainIds.png"
             )
-        items = [Item(path, None if kind is None else _mask(root, path, kind)) for path in pictures]
+        items = [Item(path, None if kind is None else label_file(root, path, kind)) for path in pictures]
         super().__init__(INFO, items, _encoding(kind), transform, cache)
 
 
-def _mask(root: Path, picture: Path, kind: str) -> Path:
+def class_ids() -> tuple[int, ...]:
+    """The set's own id of each of the 19 classes."""
+    return tuple(value for value, _, _ in _CLASSES)
+
+
+def pictures_of(root: Path, split: str) -> list[Path]:
+    """The pictures of a split, of all cities; FileNotFoundError where there are none."""
+    parts = ("train", "val") if split == "trainval" else (split,)
+    folders = [require_folder(root / "leftImg8bit" / part, "a folder a city") for part in parts]
+    pictures = [path for folder in folders for path in sorted(folder.glob("*/*_leftImg8bit.png"))]
+    if not pictures:
+        raise FileNotFoundError(f"{root / 'leftImg8bit'} has no <city>/<name>_leftImg8bit.png in {', '.join(parts)}")
+    return pictures
+
+
+def label_file(root: Path, picture: Path, kind: str) -> Path:
+    """Where the label image of a kind ("labelIds", "instanceIds", …) of a picture lies."""
     name = picture.name.replace("_leftImg8bit.png", f"_gtFine_{kind}.png")
     return root / "gtFine" / picture.parent.parent.name / picture.parent.name / name
 

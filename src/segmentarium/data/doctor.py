@@ -1,9 +1,10 @@
 """The data doctor: reads every file of a data set once and says what would go wrong in training.
 
 Errors are what training would stumble over: files that cannot be read, pictures without a mask, masks of another
-size, labels outside the classes. Warnings are what makes a result worse without stopping anything: unused classes,
-masks without a labelled pixel, pictures that occur twice (worst in two parts of a set, or in two classes), label
-images in a lossy format.
+size, labels outside the classes, segments without a category. Warnings are what makes a result worse without stopping
+anything: unused classes, masks without a labelled pixel, pictures that occur twice (worst in two parts of a set, or in
+two classes), label images in a lossy format; of segments, polygons that have two points or leave the picture, segments
+without a pixel, objects that overlap.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from segmentarium.data.base import ClassificationDataset, Item, LabelledPicture,
 from segmentarium.data.contact_sheet import Thumbnail, contact_sheet, thumbnail
 from segmentarium.data.image_io import ImageReadError, is_rotated, open_image, to_upright_rgb
 from segmentarium.data.mask_io import LabelError, MaskEncoding, read_raw_mask
+from segmentarium.data.segments import VOID, SegmentDataset, SegmentItem, label_map
 from segmentarium.files import check_targets, has_keys
 from segmentarium.labels import IGNORE_INDEX
 
@@ -46,7 +48,7 @@ class Problem:
 @dataclass(frozen=True)
 class ClassStatistics:
     """One class: its pixels (None where pictures have one class each), its share of all labelled pixels or pictures,
-    the pictures that show it, and suggested weights."""
+    the pictures that show it, suggested weights, and the segments of it (None where there are none)."""
 
     index: int
     name: str
@@ -55,6 +57,7 @@ class ClassStatistics:
     images: int
     weight_median_frequency: float | None
     weight_enet: float | None
+    segments: int | None = None
 
 
 @dataclass
@@ -138,7 +141,9 @@ def check_data(
     pictures for the contact sheet. `on_progress(done, total)` is called after each file; files are read in threads.
     """
     if dataset.task == "keypoints":
-        raise ValueError(f"data set {dataset.info.name!r} has joints; only masks and classes are examined here")
+        raise ValueError(
+            f"data set {dataset.info.name!r} has joints; only masks, segments and classes are examined here"
+        )
     total = len(dataset)
     shown = set(np.linspace(0, total - 1, min(SHEET_PICTURES, total)).astype(int).tolist()) if total else set()
     tally = _Tally(dataset)
@@ -150,6 +155,11 @@ def check_data(
                 on_progress(done, total)
     report = tally.report(total)
     report.notes = list(dataset.notes)
+    if isinstance(dataset, SegmentDataset):
+        segments = int(tally.segments.sum())
+        report.notes.append(
+            f"{segments:,} segments, {segments / max(total, 1):.1f} a picture, and {tally.crowds} crowds"
+        )
     return report
 
 
@@ -157,12 +167,14 @@ def check_data(
 class _Finding:
     """What is kept of one picture, and of its mask."""
 
-    item: Item | LabelledPicture
+    item: Item | LabelledPicture | SegmentItem
     sound: bool = False  # the picture and its label can be used
     size: str = ""
     image_mode: str = ""
     mask_mode: str = ""
-    counts: np.ndarray | None = None  # (256,) pixels of each label
+    counts: np.ndarray | None = None  # (256,) pixels of each label; of segments (K + 1,), the last where nothing counts
+    segments: np.ndarray | None = None  # (K,) of each class
+    crowds: int = 0
     colour_sums: np.ndarray | None = None  # (2, 3) sum and sum of squares of RGB in 0..1
     digest: bytes = b""
     rotated: bool = False  # the picture, by its EXIF block
@@ -185,6 +197,10 @@ def _examine(dataset: PictureDataset, index: int, show: bool) -> _Finding:
     if isinstance(dataset, SegmentationDataset):
         mask = _examine_mask(item, image, dataset.encoding, finding)
         finding.sound = image is not None and (item.mask is None or mask is not None)
+    elif isinstance(dataset, SegmentDataset):
+        if image is not None:
+            mask = _examine_segments(dataset, item, image, finding)
+            finding.sound = all(problem.level == "warning" for problem in finding.problems)
     else:
         caption = dataset.info.classes[item.label]
         finding.sound = image is not None
@@ -247,6 +263,32 @@ def _examine_mask(item: Item, image: np.ndarray | None, encoding: MaskEncoding, 
     return mask
 
 
+def _examine_segments(
+    dataset: SegmentDataset, item: SegmentItem, image: np.ndarray, finding: _Finding
+) -> np.ndarray | None:
+    """The picture's map of classes; None where its labels cannot be read, or where it has more classes than bytes have values."""
+    file = str(item.image)
+
+    def tell(level: Any, kind: str, message: str) -> None:
+        finding.problems.append(Problem(level, kind, file, message))
+
+    try:
+        ids, table = dataset.examine(item, image.shape[0], image.shape[1], tell)
+    except ImageReadError as error:
+        finding.error("unreadable labels", item.image, str(error))
+        return None
+    classes = dataset.info.num_classes
+    pixels = np.bincount(ids[ids > 0], minlength=len(table) + 1)[1:]
+    finding.counts = np.append(np.bincount(table["label"], pixels, classes), (ids == VOID).any(0).sum()).astype(
+        np.int64
+    )
+    finding.segments = np.bincount(table["label"][~table["crowd"]], minlength=classes)
+    finding.crowds = int(table["crowd"].sum())
+    if not finding.segments.sum():
+        tell("warning", "no segment", "the picture has no segment" + (" but crowds" if finding.crowds else ""))
+    return label_map(ids, table["label"], classes) if classes < IGNORE_INDEX else None
+
+
 class _Tally:
     """Running sums over the findings."""
 
@@ -255,12 +297,16 @@ class _Tally:
         self.problems: list[Problem] = []
         self.sizes, self.image_modes, self.mask_modes = Counter(), Counter(), Counter()
         self.stray: dict[str, dict[str, int]] = {}
-        self.pixels = np.zeros(256, np.int64)
-        self.images = np.zeros(256, np.int64)  # pictures that contain each label
-        self.image_pixels = np.zeros(256, np.int64)  # labelled pixels of those pictures
+        # labels are bytes, of which the last counts nowhere; segments may have more classes
+        self.void = dataset.info.num_classes if isinstance(dataset, SegmentDataset) else IGNORE_INDEX
+        self.pixels = np.zeros(self.void + 1, np.int64)
+        self.images = np.zeros(self.void + 1, np.int64)  # pictures that contain each label
+        self.image_pixels = np.zeros(self.void + 1, np.int64)  # labelled pixels of those pictures
+        self.segments = np.zeros(self.void, np.int64)
+        self.crowds = 0
         self.colour_sums, self.colour_pixels = np.zeros((2, 3)), 0
         self.readable = 0
-        self.seen: dict[bytes, Item | LabelledPicture] = {}
+        self.seen: dict[bytes, Item | LabelledPicture | SegmentItem] = {}
         self.pictures: list[Thumbnail] = []
         if isinstance(dataset, SegmentationDataset):
             self._unpaired(dataset)
@@ -290,7 +336,10 @@ class _Tally:
         if finding.counts is not None:
             self.pixels += finding.counts
             self.images += finding.counts > 0
-            self.image_pixels += (finding.counts > 0) * finding.counts[:IGNORE_INDEX].sum()
+            self.image_pixels += (finding.counts > 0) * finding.counts[: self.void].sum()
+        if finding.segments is not None:
+            self.segments += finding.segments
+            self.crowds += finding.crowds
         if finding.colour_sums is not None:
             width, height = map(int, finding.size.split(" x "))
             self.colour_sums += finding.colour_sums
@@ -303,7 +352,7 @@ class _Tally:
             if first.image != finding.item.image:
                 self.problems.append(self._duplicate(finding.item, first))
 
-    def _duplicate(self, item: Item | LabelledPicture, first: Item | LabelledPicture) -> Problem:
+    def _duplicate(self, item: Any, first: Any) -> Problem:
         kind, text = "duplicate", f"the same file as {first.image}"
         if isinstance(item, LabelledPicture) and isinstance(first, LabelledPicture):
             if item.part != first.part:
@@ -317,8 +366,8 @@ class _Tally:
         return Problem("warning", kind, str(item.image), text)
 
     def report(self, total: int) -> Report:
-        classes = self._classes() if self.task == "segmentation" else self._picture_classes()
-        labelled, ignored = int(self.pixels[:IGNORE_INDEX].sum()), int(self.pixels[IGNORE_INDEX])
+        classes = self._picture_classes() if self.task == "classification" else self._classes()
+        labelled, ignored = int(self.pixels[: self.void].sum()), int(self.pixels[self.void])
         if not total:
             self.problems.append(Problem("error", "empty", "", "the data set has no labelled pictures"))
         elif total < _FEW_PICTURES:
@@ -375,6 +424,7 @@ class _Tally:
                 images=int(self.images[i]),
                 weight_median_frequency=None if median is None else round(median[i], 4),
                 weight_enet=None if enet is None else round(enet[i], 4),
+                segments=int(self.segments[i]) if self.task == "segments" else None,
             )
             for i, name in enumerate(self.info.classes)
         ]

@@ -36,6 +36,46 @@ def wanted_parts(split: str) -> tuple[str, ...]:
     return {"trainval": ("train", "val"), "all": PARTS}.get(split, (split,))
 
 
+def chosen(root: Path, names: Sequence[str], split: str, what: str) -> tuple[list[str], list[str]]:
+    """Which pictures a split of a plain folder has, of all their paths below it without ending, and what is to be said of it.
+
+    They are divided by what their paths begin with (train/…, val/…), else by train.txt, val.txt, … with a picture a line, else
+    by a hash of the name.  "all" takes every picture.
+
+    Raises:
+        FileNotFoundError: the folder is divided, and has no such part; or a list names a picture that is not there.
+    """
+    if split == "all":
+        return list(names), []
+    wanted = wanted_parts(split)
+    parts = {name: name.partition("/")[0] for name in names}
+    if names and set(parts.values()) <= set(PARTS):
+        absent = [part for part in wanted if part not in parts.values()]
+        if absent:
+            there = ", ".join(sorted(set(parts.values())))
+            raise FileNotFoundError(f"{root} is divided into {there}, but has no pictures for {absent[0]!r}")
+        return [name for name in names if parts[name] in wanted], []
+    lists = [part for part in PARTS if (root / f"{part}.txt").is_file()]
+    if not lists:
+        found = [name for name in names if hash_split(name) in wanted]
+        return found, [hash_note(what, map(hash_split, names), split)]
+    absent = [part for part in wanted if part not in lists]
+    if absent:
+        raise FileNotFoundError(f"{root} has {', '.join(f'{p}.txt' for p in lists)}, but no {absent[0]}.txt")
+    known = {ending: name for name in names for ending in (name, name.rpartition("/")[2])} | {
+        name: name for name in names
+    }
+    lines = [line for part in wanted for line in read_lines(root / f"{part}.txt")]
+    found = [known.get(line, known.get(line.rpartition(".")[0], "")) for line in lines]
+    unknown = [line for line, name in zip(lines, found, strict=True) if not name]
+    if unknown:
+        raise FileNotFoundError(
+            f"{root}: {len(unknown)} names in {', '.join(f'{p}.txt' for p in wanted)} have no picture: "
+            f"{', '.join(unknown[:5])}; write a picture a line"
+        )
+    return found, []
+
+
 def check_split(split: str, splits: Sequence[str], name: str) -> None:
     """Raise a ValueError that lists the splits of a data set if `split` is none of them."""
     if split not in splits:

@@ -56,9 +56,18 @@ def train_transform(
     mean, std: RGB, of values in 0..1.
     long_side: the scale factor is relative to the size at which the longer side has this many pixels.
     """
-    steps: list[nn.Module] = [RandomScaleCrop(crop_size, scale, max_class_ratio, long_side=long_side, even=even_scales)]
+    crop = RandomScaleCrop(crop_size, scale, max_class_ratio, long_side=long_side, even=even_scales)
+    steps = [crop, *changes(rotate, flip, degrade, photometric, mean, IGNORE_INDEX)]
+    return v2.Compose([*steps, ToModelInput(mean, std, pad_to=crop_size)])
+
+
+def changes(
+    rotate: float, flip: float, degrade: float, photometric: bool, mean: Sequence[float], void: int
+) -> list[nn.Module]:
+    """What happens to a crop, as `train_transform` says; `void` is the value of a mask where nothing counts."""
+    steps: list[nn.Module] = []
     if rotate:  # after the crop, which has fewer pixels to turn; the corners that come in empty are void
-        fill = {tv_tensors.Image: [255.0 * m for m in mean], tv_tensors.Mask: IGNORE_INDEX}
+        fill = {tv_tensors.Image: [255.0 * m for m in mean], tv_tensors.Mask: void}
         steps.append(v2.RandomRotation([-rotate, rotate], interpolation=v2.InterpolationMode.BILINEAR, fill=fill))
     if flip:
         steps.append(v2.RandomHorizontalFlip(flip))
@@ -66,8 +75,7 @@ def train_transform(
         steps.append(degradation(degrade))
     if photometric:
         steps.append(PhotometricDistortion())
-    steps.append(ToModelInput(mean, std, pad_to=crop_size))
-    return v2.Compose(steps)
+    return steps
 
 
 def eval_transform(

@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from segmentarium.evaluation.classification import ClassificationReport
     from segmentarium.evaluation.report import Report
     from segmentarium.evaluation.score import evaluate
+    from segmentarium.evaluation.segments import SegmentReport
 
 _HOME_OF = {
     "ClassMatch": "classes",
     "ClassificationReport": "classification",
     "Report": "report",
+    "SegmentReport": "segments",
     "evaluate": "score",
     "match_classes": "classes",
 }
 
-__all__ = ["ClassMatch", "ClassificationReport", "Report", "evaluate", "match_classes"]
+__all__ = ["ClassMatch", "ClassificationReport", "Report", "SegmentReport", "evaluate", "match_classes"]
 
 
 __getattr__ = lazy_names(__name__, _HOME_OF)

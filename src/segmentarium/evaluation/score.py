@@ -14,17 +14,20 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
-from segmentarium.contracts import Classifier, SegmentationModel, adopt
-from segmentarium.data import PictureDataset
+from segmentarium.checks import check_choice
+from segmentarium.contracts import Classifier, MaskModel, SegmentationModel, adopt
+from segmentarium.data import PictureDataset, SegmentDataset
 from segmentarium.evaluation.base import check_output
 from segmentarium.evaluation.classes import ClassMatch, match_classes
 from segmentarium.evaluation.classification import ClassificationReport, LabelledPictures, PictureScoring
 from segmentarium.evaluation.diagnosis import label_warning
 from segmentarium.evaluation.report import Report
 from segmentarium.evaluation.samples import LabelledImages, with_logits
+from segmentarium.evaluation.segments import LabelMaps, SegmentReport, SegmentScoring
 from segmentarium.evaluation.tally import Tally
 from segmentarium.inference.engines import Engine
 from segmentarium.inference.network import Network
+from segmentarium.inference.segments import TASKS, MaskNetwork
 from segmentarium.inference.tta import augmented
 from segmentarium.inference.windows import sliding, whole
 
@@ -34,8 +37,9 @@ PACKAGES = ("segmentarium", "torch", "torchvision", "timm", "numpy", "pillow", "
 
 def evaluate(
     model: nn.Module | str | Path,
-    dataset: LabelledImages | LabelledPictures,
+    dataset: LabelledImages | LabelledPictures | SegmentDataset,
     *,
+    task: str | None = None,
     mode: Mode = "whole",
     tile: int = 1024,
     overlap: int | float = 0.25,
@@ -55,11 +59,14 @@ def evaluate(
     overwrite: bool = False,
     readers: int = 2,
     progress: Callable[[int, int], None] | None = None,
-) -> Report | ClassificationReport:
-    """Scores of a model on labelled images: the `Report` of a segmenter, the `ClassificationReport` of a classifier.
+) -> Report | SegmentReport | ClassificationReport:
+    """Scores of a model on labelled images: the `Report` of a segmenter, the `SegmentReport` of a mask classifier on segments,
+    the `ClassificationReport` of a classifier.
 
     model           a model, or what `load` takes: a catalogue name, a file
-    dataset         label maps for a segmenter, pictures with one class each for a classifier
+    dataset         label maps for a segmenter, segments for a mask classifier, pictures with one class each for a classifier
+    task            of a mask classifier: "semantic" (mIoU), "instance" (AP) or "panoptic" (PQ); None: by the data, of segments
+                    "panoptic" where there is stuff among the classes, else "instance"
     mode            "whole" images, or "slide": windows of at most `tile` pixels a side that share `overlap` (pixels as int,
                     a share of the tile as float) with their neighbours and are blended
     flip, scales    averages the probabilities of the mirrored image and of several scales
@@ -101,7 +108,27 @@ def evaluate(
     if isinstance(model, Classifier):
         _refuse(source, model.kind, dataset, "classification", mode=mode != "whole", flip=flip, scales=_several(scales))
         scoring = PictureScoring(model, network, data, size=size, crop_ratio=crop_ratio, **common)
-    elif isinstance(model, SegmentationModel):
+    elif isinstance(model, MaskModel) and chosen_task(task, dataset) != "semantic":
+        _refuse(
+            source,
+            model.kind,
+            dataset,
+            "segments",
+            flip=flip,
+            scales=_several(scales),
+            size=size,
+            crop_ratio=crop_ratio,
+        )
+        if isinstance(engine, Engine):
+            raise ValueError(f"engine is {engine}, which gives no masks; give 'torch' or 'compile'")
+        options = {"engine": engine, "precision": precision, "device": device, "mode": mode, "tile": tile}
+        options |= {"overlap": overlap, "boundary_ratio": boundary_ratio}
+        scoring = SegmentScoring(model, data, task=chosen_task(task, dataset), **options, **common)
+    elif isinstance(model, SegmentationModel | MaskModel):
+        if task not in (None, "semantic"):
+            raise ValueError(f"{source} is a {model.kind}, which tells no segments apart: leave task ({task!r}) out")
+        if isinstance(dataset, SegmentDataset):
+            data = dataset = LabelMaps(dataset)
         _refuse(source, model.kind, dataset, "segmentation", size=size, crop_ratio=crop_ratio)
         options = {"mode": mode, "tile": tile, "overlap": overlap, "flip": flip, "scales": scales}
         scoring = MapScoring(model, network, data, boundary_ratio=boundary_ratio, **options, **common)
@@ -140,11 +167,23 @@ def evaluate(
     return report
 
 
+def chosen_task(task: str | None, dataset: Any) -> str:
+    """What a mask classifier is scored by: as asked for, else by the data.  ValueError for what is none."""
+    if task is not None:
+        check_choice("task", task, TASKS)
+        return task
+    if not isinstance(dataset, SegmentDataset):
+        return "semantic"
+    return "instance" if len(dataset.things) == dataset.info.num_classes else "panoptic"
+
+
 class Scoring(Protocol):
     """A model and the data that it is scored on."""
 
-    network: Network
     match: ClassMatch
+
+    @property
+    def network(self) -> Network | MaskNetwork: ...
 
     def run(self, indices: Sequence[int], batch_size: int, readers: int) -> Iterator[int]:
         """Scores these images; yields after each batch how many are done."""
@@ -154,7 +193,7 @@ class Scoring(Protocol):
         """How it was done, for the report."""
         ...
 
-    def report(self, **facts: Any) -> Report | ClassificationReport:
+    def report(self, **facts: Any) -> Report | SegmentReport | ClassificationReport:
         """The report of what was scored so far; `facts`: the fields that say how it was measured."""
         ...
 
@@ -164,7 +203,7 @@ class MapScoring:
 
     def __init__(
         self,
-        model: SegmentationModel,
+        model: SegmentationModel | MaskModel,
         network: Callable[[], Network],
         dataset: LabelledImages,
         *,
@@ -255,7 +294,11 @@ def _several(scales: Sequence[float]) -> bool:
 def _refuse(source: str, kind: str, dataset: Any, task: str, **options: Any) -> None:
     """Raises for the data and the options that are of another kind of model."""
     if isinstance(dataset, PictureDataset) and dataset.task != task:
-        labels = {"segmentation": "a class for every pixel", "classification": "a class for every picture"}
+        labels = {
+            "segmentation": "a class for every pixel",
+            "segments": "segments",
+            "classification": "a class for every picture",
+        }
         raise TypeError(
             f"{source} is a {kind}, but data set {dataset.info.name!r} is of {dataset.task}: "
             + labels.get(dataset.task, "joints of persons")

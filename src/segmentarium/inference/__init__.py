@@ -17,16 +17,31 @@ if TYPE_CHECKING:
     from segmentarium.inference.prediction import predict
     from segmentarium.inference.predictor import Predictor
     from segmentarium.inference.result import Result
+    from segmentarium.inference.segment_result import SegmentResult
+    from segmentarium.inference.segments import SegmentPredictor
+    from segmentarium.inference.tracking import SegmentTracker
 
 _HOME_OF = {
     "Classification": "classifier",
     "ImageClassifier": "classifier",
     "Predictor": "predictor",
     "Result": "result",
+    "SegmentPredictor": "segments",
+    "SegmentResult": "segment_result",
+    "SegmentTracker": "tracking",
     "predict": "prediction",
 }
 
-__all__ = ["Classification", "ImageClassifier", "Predictor", "Result", "predict"]
+__all__ = [
+    "Classification",
+    "ImageClassifier",
+    "Predictor",
+    "Result",
+    "SegmentPredictor",
+    "SegmentResult",
+    "SegmentTracker",
+    "predict",
+]
 
 # mattes and exported networks do without PyTorch, which the predictor imports
 __getattr__ = lazy_names(__name__, _HOME_OF)

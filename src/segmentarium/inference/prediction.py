@@ -10,47 +10,60 @@ from typing import Any
 
 import numpy as np
 
+from segmentarium.checks import check_choice
 from segmentarium.contracts import Classifier
 from segmentarium.inference.classifier import ImageClassifier
 from segmentarium.inference.predictor import ModelSource, Predictor, resolve_model
+from segmentarium.inference.segments import TASKS, SegmentPredictor
+from segmentarium.inference.tracking import SegmentTracker
 from segmentarium.media import sources
 
 
 def predict(
     source: sources.Source,
-    model: ModelSource | Predictor | ImageClassifier = "person",
+    model: ModelSource | Predictor | SegmentPredictor | ImageClassifier = "person",
     *,
+    task: str = "semantic",
     keep_probabilities: bool = False,
     on_error: Callable[[str, Exception], None] | None = None,
     **options: Any,
 ) -> Iterator[Any]:
-    """Results, one after the other, of everything that `source` names: a `Result` of a segmenter, a `Classification` of a
-    classifier.
+    """Results, one after the other, of everything that `source` names: a `Result` of a segmenter, a `SegmentResult` of a mask
+    classifier that is asked for segments, a `Classification` of a classifier.
 
         for result in segmentarium.predict("photos/", "person", engine="auto"):
             result.save("out", ("overlay", "cutout"))
 
     source    path, folder, glob, http(s) address, PIL image, uint8 array, tensor, video file (each frame), number of a
               webcam, or a list of them
-    model     as of `Predictor`, or one that is there already: a Predictor, an ImageClassifier
+    model     as of `Predictor`, or one that is there already: a Predictor, a SegmentPredictor, an ImageClassifier
+    task      of a mask classifier: "semantic", "instance" or "panoptic"; in a video, segments keep their numbers
     on_error  called with the file's name and the error of a picture that cannot be read, and the rest go on;
               default: the error is raised
     keep_probabilities  of a segmenter: each result keeps (K, H, W) float16
-    options   of `Predictor`, or of `ImageClassifier`
+    options   of `Predictor`, `SegmentPredictor` or `ImageClassifier`
     """
     items = sources.expand(source)
-    if isinstance(model, Predictor | ImageClassifier):
-        if options:
-            word = type(model).__name__
-            raise TypeError(f"the {word} has its options already; {', '.join(options)} cannot be given beside it")
+    check_choice("task", task, TASKS)
+    if isinstance(model, Predictor | SegmentPredictor | ImageClassifier):
+        if options or task != "semantic":
+            word, given = type(model).__name__, [*options, *(["task"] if task != "semantic" else [])]
+            raise TypeError(f"the {word} has its options already; {', '.join(given)} cannot be given beside it")
         predictor = model
     else:
         loaded = resolve_model(model)
-        predictor = (ImageClassifier if isinstance(loaded, Classifier) else Predictor)(loaded, **options)
+        kind: Any = SegmentPredictor if task != "semantic" else Predictor
+        if isinstance(loaded, Classifier):
+            if task != "semantic":
+                raise TypeError(f"{loaded.title} is a classifier: it has no segments; leave task out")
+            kind = ImageClassifier
+        predictor = kind(loaded, **options, **({"task": task} if kind is SegmentPredictor else {}))
         predictor.model_name = str(model) if isinstance(model, str | PathLike) else predictor.model_name
     if keep_probabilities:
         if isinstance(predictor, ImageClassifier):
             raise TypeError("a classifier's results have their probabilities anyway; leave keep_probabilities out")
+        if isinstance(predictor, SegmentPredictor):
+            raise TypeError("segments have a score each and no probabilities of pixels; leave keep_probabilities out")
         return _results(items, partial(predictor, keep_probabilities=True), on_error)
     return _results(items, predictor, on_error)
 
@@ -87,8 +100,11 @@ def _load(item: sources.Item) -> np.ndarray | None:
 def _frames(item: sources.Item, predictor: Callable[..., Any]) -> Iterator[Any]:
     from segmentarium.inference.video import open_frames
 
+    tracker = SegmentTracker(predictor.things) if isinstance(predictor, SegmentPredictor) else None
     with open_frames(item) as clip:
         for number, frame in enumerate(clip):
             result = predictor(frame, name=f"{item.name}_{number:06d}", path=item.path)
+            if tracker is not None:
+                result.segments = tracker.update(result.segments)
             result.facts["frame"] = number
             yield result

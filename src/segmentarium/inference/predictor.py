@@ -19,6 +19,7 @@ from segmentarium.inference.network import with_channels
 from segmentarium.inference.result import Result
 from segmentarium.inference.tta import augmented, indices, scaled
 from segmentarium.inference.windows import Blend, Block, Rows, auto_tile, overlap_in_pixels, sliding, stream, whole
+from segmentarium.layers.resize import resized_rows
 from segmentarium.matting.finder import ForegroundFinder, foreground_class
 from segmentarium.media import sources
 from segmentarium.media.readers import ArrayRows
@@ -82,8 +83,9 @@ class Predictor(ForegroundFinder):
         self.model = found
         self.in_channels = found.in_channels
         self.preprocessing = found.preprocessing.for_channels(self.in_channels)
-        self.classes = found.classes
-        self.palette = found.palette
+        self.classes, self.palette = found.classes, found.palette
+        if isinstance(found, MaskModel) and len(self.classes) == 1:  # its one logit tells it from all else
+            self.classes, self.palette = ("background", *self.classes), ((0, 0, 0), *self.palette)
         overlap_in_pixels(tile if isinstance(tile, int) else auto_tile(len(self.classes)), overlap)
         self.foreground = foreground_class(foreground, self.classes)
         self.tile, self.overlap, self.batch_size = tile, overlap, batch_size
@@ -243,18 +245,9 @@ def enlarged(logits: Tensor, size: tuple[int, int]) -> Iterator[Block]:
     The same as `layers.resize.resize` of the whole, which at K = 19 would take 30 GB for 20,000 x 20,000 pixels.
     """
     height, width = size
-    low = logits.shape[-2]
     band = max(1, BAND_BYTES // (4 * logits.shape[1] * width))
     for top in range(0, height, band):
-        bottom = min(top + band, height)
-        position = ((torch.arange(top, bottom, dtype=torch.float64) + 0.5) * (low / height) - 0.5).clamp_(min=0)
-        first = position.long().clamp_(max=low - 1)
-        share = (position - first).to(logits).view(-1, 1)
-        upper, lower = logits[..., first, :], logits[..., (first + 1).clamp_(max=low - 1), :]
-        rows = torch.lerp(upper, lower, share)
-        yield Block(
-            top, 0, nn.functional.interpolate(rows, (bottom - top, width), mode="bilinear", align_corners=False)
-        )
+        yield Block(top, 0, resized_rows(logits, size, top, min(top + band, height)))
 
 
 def resolve_model(model: ModelSource) -> Model:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segmentarium.files import atomic_write, check_targets
-from segmentarium.inference import drawing
 from segmentarium.inference.result import Result, check_kinds, description
 from segmentarium.matting.finder import no_foreground
 from segmentarium.media.sources import Item, VideoError
@@ -22,6 +21,7 @@ from segmentarium.media.stages import Consumer, Prefetcher
 
 if TYPE_CHECKING:
     from segmentarium.inference.predictor import Predictor
+    from segmentarium.inference.segments import SegmentPredictor
 
 CLOCK = 90_000  # ticks a second: the common multiple of the usual frame rates
 
@@ -130,7 +130,7 @@ def open_frames(item: Item) -> Iterator[Iterator[np.ndarray]]:
 
 
 def segment_video(
-    predictor: Predictor,
+    predictor: Predictor | SegmentPredictor,
     item: Item,
     folder: str | Path,
     kinds: Sequence[str] = ("overlay", "json"),
@@ -143,8 +143,13 @@ def segment_video(
     overwrite  files that are there are replaced; else FileExistsError is raised
     progress   called with the number of frames that are done and of all frames (None: unknown)
 
-    Frames keep their times.  Files appear under their names when they are complete; a webcam is recorded until Ctrl-C.
+    Frames keep their times, and segments that are told apart their numbers.  Files appear under their names when they are
+    complete; a webcam is recorded until Ctrl-C.
     """
+    from segmentarium.inference.segment_result import SegmentResult
+    from segmentarium.inference.segments import SegmentPredictor
+    from segmentarium.inference.tracking import SegmentTracker
+
     check_kinds(kinds)
     if "cutout" in kinds and predictor.foreground is None:
         raise ValueError(no_foreground(predictor.classes))
@@ -159,9 +164,13 @@ def segment_video(
         ahead = stack.enter_context(Prefetcher(frames))
         behind = stack.enter_context(Consumer(writer.write))
         done = 0
+        tracker = SegmentTracker(predictor.things) if isinstance(predictor, SegmentPredictor) else None
         try:
             for frame in ahead:
-                behind.put((frame.seconds, predictor(frame.pixels)))
+                result = predictor(frame.pixels)
+                if tracker is not None and isinstance(result, SegmentResult):
+                    result.segments = tracker.update(result.segments)
+                behind.put((frame.seconds, result))
                 done += 1
                 if progress:
                     progress(done, count)
@@ -235,7 +244,7 @@ class _Writer:
         import av
 
         if kind == "overlay":
-            pixels, layout = drawing.overlay(result.image, result.mask, result.classes, result.palette), "rgb24"
+            pixels, layout = np.asarray(result.overlay), "rgb24"
         elif kind == "mask":
             pixels, layout = result.mask, "gray"
         else:
@@ -247,7 +256,9 @@ class _Writer:
         frame.pts, frame.time_base = tick, Fraction(1, CLOCK)
         return frame
 
-    def complete(self, item: Item, predictor: Predictor, facts: dict[str, Any]) -> tuple[list[Path], dict[str, float]]:
+    def complete(
+        self, item: Item, predictor: Predictor | SegmentPredictor, facts: dict[str, Any]
+    ) -> tuple[list[Path], dict[str, float]]:
         """Finishes the files, writes the JSON, and gives them their names."""
         if self._sums is None:
             raise VideoError(f"{item.origin} gave no frame")

@@ -22,6 +22,25 @@ def resize(x: Tensor, size: Sequence[int], *, mode: str = "bilinear", align_corn
     return F.interpolate(x, size=(height, width), mode=mode, align_corners=align_corners)
 
 
+def resized_rows(x: Tensor, size: Sequence[int], top: int, bottom: int) -> Tensor:
+    """(B, C, h, w) -> (B, C, bottom - top, W): rows `top` to `bottom` of `resize(x, size)`, without the others.
+
+    Equal up to rounding: rows are mixed before columns.
+    """
+    height, width = size
+    low = x.shape[-2]
+    if low == height:
+        rows = x[..., top:bottom, :]
+    else:
+        position = (
+            (torch.arange(top, bottom, dtype=torch.float64, device=x.device) + 0.5) * (low / height) - 0.5
+        ).clamp_(min=0)
+        first = position.long().clamp_(max=low - 1)
+        share = (position - first).to(x.dtype).view(-1, 1)
+        rows = torch.lerp(x[..., first, :], x[..., (first + 1).clamp_(max=low - 1), :], share)
+    return resize(rows, (bottom - top, width))
+
+
 def labels_at(labels: Tensor, size: Sequence[int]) -> Tensor:
     """Integer labels (B, H, W) -> (B, *size) by nearest neighbour."""
     if labels.shape[-2:] == tuple(size):

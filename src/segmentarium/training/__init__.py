@@ -15,6 +15,7 @@ __all__ = ["TrainingOptions", "TrainingResult", "load_recipe", "load_recipes", "
 # kind of model that can be trained -> module of its task in `training.tasks`, and its class there
 TASKS = {
     "segmenter": ("segmentation", "SegmentationTask"),
+    "mask": ("masks", "MaskTask"),
     "classifier": ("classification", "ClassificationTask"),
     "keypoints": ("keypoints", "KeypointTask"),
 }

@@ -58,7 +58,9 @@ def _collate(samples: list[Batch]) -> Batch:
         {key: value.as_subclass(Tensor) if isinstance(value, Tensor) else value for key, value in sample.items()}
         for sample in samples
     ]
-    return default_collate(plain)
+    # pictures differ in how many segments they have
+    segments = {"segments": [sample.pop("segments") for sample in plain]} if "segments" in plain[0] else {}
+    return default_collate(plain) | segments
 
 
 def open_dataset(options: TrainingOptions, split: str) -> Any:

@@ -10,6 +10,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
+KINDS = {"segmenter": "segmenters", "mask": "mask classifiers", "classifier": "classifiers", "keypoints": "keypoints"}
 LAST, LAST_WEIGHTS, BEST_WEIGHTS = "last.ckpt", "last.safetensors", "best.safetensors"  # in the run's folder
 
 
@@ -21,10 +22,10 @@ def option(
     flag      the command line's word where it is not the field's name
     choices   the words it may be
     free      changing it does not change the weights that come out, so that a resumed run may differ in it
-    of        the only kind of model that it is for ("segmenter", "classifier", "keypoints"); "": any
+    of        the only kinds of model that it is for ("segmenter mask", "classifier", "keypoints"); "": any
     """
     metadata = {
-        "help": f"of {of.removesuffix('s')}s: {help}" if of else help,
+        "help": f"of {' and '.join(KINDS[kind] for kind in of.split())}: {help}" if of else help,
         "flag": flag,
         "choices": choices,
         "free": free,
@@ -57,7 +58,8 @@ class TrainingOptions:
     # On what
     data: str = option(
         "folder",
-        "data set: folder, imagefolder, camvid, eg1800, cityscapes, ade20k, voc, coco_stuff, imagenet, coco_keypoints",
+        "data set: folder, imagefolder, camvid, eg1800, cityscapes, ade20k, voc, coco_stuff, imagenet, coco_keypoints;\n"
+        "of segments: instances, coco_panoptic, coco_instances, ade20k_panoptic, cityscapes_panoptic, labelme, cvat, yolo",
     )
     root: str = option("", "the data set's folder")
     data_arguments: dict[str, Any] = option({}, "the data set's own options, key=value", flag="data-set-options")
@@ -67,23 +69,32 @@ class TrainingOptions:
     check: bool = option(True, "look at the first labels for values outside the classes before training", free=True)
 
     # How the crops are made
-    crop_size: tuple[int, int] = option((512, 512), "height and width of the training crops", of="segmenter")
-    scale: tuple[float, float] = option((0.5, 2.0), "range of the random scale factor", of="segmenter")
-    long_side: int | None = option(None, "bring images to this longer side first, in evaluation too", of="segmenter")
+    crop_size: tuple[int, int] = option((512, 512), "height and width of the training crops", of="segmenter mask")
+    scale: tuple[float, float] = option((0.5, 2.0), "range of the random scale factor", of="segmenter mask")
+    long_side: int | None = option(
+        None, "bring images to this longer side first, in evaluation too", of="segmenter mask"
+    )
     flip: bool = option(True, "mirror half of the crops")
-    rotate: float = option(0.0, "greatest random rotation, degrees", of="segmenter")
-    photometric: bool = option(True, "random brightness, contrast, saturation and hue", of="segmenter")
+    rotate: float = option(0.0, "greatest random rotation, degrees", of="segmenter mask")
+    photometric: bool = option(True, "random brightness, contrast, saturation and hue", of="segmenter mask")
     class_mix: float = option(
         0.0, "probability of laying half the classes of a second crop over a crop (ClassMix)", of="segmenter"
     )
     even_scales: bool = option(
-        False, "draw the scale factor evenly in its logarithm: halving as often as doubling", of="segmenter"
+        False, "draw the scale factor evenly in its logarithm: halving as often as doubling", of="segmenter mask"
     )
     degrade: float = option(
-        0.0, "probability of each of grey, blur, JPEG's artefacts and uneven light on a crop", of="segmenter"
+        0.0, "probability of each of grey, blur, JPEG's artefacts and uneven light on a crop", of="segmenter mask"
     )
     max_class_ratio: float = option(
-        0.75, "redraw a crop in which one class has a larger share; 1: never", of="segmenter"
+        0.75, "redraw a crop in which one class has a larger share; 1: never", of="segmenter mask"
+    )
+
+    task: str = option(
+        "auto",
+        "what the score is: semantic (mIoU), instance (AP), panoptic (PQ), auto: by the data",
+        choices=("auto", "semantic", "instance", "panoptic"),
+        of="mask",
     )
 
     # How a classifier's pictures are made
@@ -195,7 +206,9 @@ class TrainingOptions:
         return [
             item.name
             for item in dataclasses.fields(self)
-            if item.metadata["of"] not in ("", kind) and getattr(self, item.name) != getattr(standard, item.name)
+            if item.metadata["of"]
+            and kind not in item.metadata["of"].split()
+            and getattr(self, item.name) != getattr(standard, item.name)
         ]
 
     @property

@@ -84,6 +84,11 @@ class SegmentationTask:
         stream = TrainingStream(self.train_set, transform, options.seed, options.class_mix)
         return endless(stream, options, fabric, micro_batch, step)
 
+    @property
+    def label_maps(self) -> Any:
+        """The pictures that are scored, and a class for each of their pixels."""
+        return self.val_set
+
     def evaluate(self, model: Any, fabric: Fabric, batch_size: int, stopped: Callable[[], bool]) -> Evaluation | None:
         info = self.val_set.info
         network = Network(model, "torch", "fp32", fabric.device)
@@ -91,7 +96,9 @@ class SegmentationTask:
         tally = Tally(match, None, 0, fabric.device)
         mine = range(fabric.global_rank, len(self.val_set), fabric.world_size)
         readers = max(2, worker_count(self.options, fabric.world_size))
-        for samples, logits in with_logits(network, partial(whole, network), self.val_set, mine, batch_size, readers):
+        for samples, logits in with_logits(
+            network, partial(whole, network), self.label_maps, mine, batch_size, readers
+        ):
             if stopped():
                 return None
             tally.add(samples, logits)
@@ -100,8 +107,8 @@ class SegmentationTask:
         iou = [None if value != value else value for value in tally.matrix.iou().tolist()]
         scores = {key: found[key] for key in ("miou", "macc", "aacc")}
         line = f"mIoU {found['miou']:.4f}  mAcc {found['macc']:.4f}  aAcc {found['aacc']:.4f}"
-        by_class = {f"iou {name}": value for name, value in zip(info.classes, iou, strict=True)}
-        doubt = label_warning(tally.matrix.counts.cpu().numpy(), found["miou"], info.classes)
+        by_class = {f"iou {name}": value for name, value in zip(match.names, iou, strict=True)}
+        doubt = label_warning(tally.matrix.counts.cpu().numpy(), found["miou"], match.names)
         return Evaluation({**scores, "iou": iou}, {**scores, **by_class}, line, doubt)
 
     def draw(self, model: Any, fabric: Fabric, path: Path) -> None:
@@ -111,7 +118,7 @@ class SegmentationTask:
         palette[: len(model.palette)] = np.array(model.palette, np.uint8)
         rows = []
         first = range(min(PICTURES, len(self.val_set)))
-        for (sample,), logits in with_logits(network, partial(whole, network), self.val_set, first, 1, 2):
+        for (sample,), logits in with_logits(network, partial(whole, network), self.label_maps, first, 1, 2):
             predicted = predicted_classes(logits, sample.target.shape)[0].cpu().numpy()
             rows.append(
                 np.concatenate([np.array(sample.picture), palette[sample.target.numpy()], palette[predicted]], 1)

@@ -1,0 +1,142 @@
+"""Objects in COCO's JSON: polygons, or runs (compressed or not).  What many tools export.
+
+    annotations/instances_{train,val}2017.json     pictures in {train,val}2017/ or images/{train,val}2017/
+    annotations/instances_{train,val}.json         pictures in images/{train,val}/, {train,val}/ or images/
+    {train,val}.json, {train,val}/_annotations.coco.json, annotations.json (one for all, divided by a hash of the names)
+
+T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014, https://arxiv.org/abs/1405.0312.
+
+Classes are the categories in the order of their ids.  Crowds (`iscrowd`) are kept as such: they count nowhere in training, and
+in scores as COCO's own evaluation counts them.  Pictures without objects are kept, too.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segmentarium.data.base import Transform, require_folder
+from segmentarium.data.panoptic_json import categories_of, gaps, read_json
+from segmentarium.data.segments import Outline, SegmentDataset, SegmentItem, Tell, draw, refuse
+from segmentarium.data.splits import check_split, chosen
+
+SPLITS = ("train", "val", "test", "trainval", "all")
+LICENCE = "annotations CC BY 4.0; photographs by their Flickr licences"
+
+
+class CocoInstances(SegmentDataset):
+    """Objects of one JSON; every class is a thing.
+
+    annotations: path of the JSON, below the folder, where it has another name than those above.
+    pictures: folder of the pictures, below the folder, likewise.
+
+    Raises:
+        FileNotFoundError: no JSON, or its first picture is not there.
+        SegmentError: a JSON that is none of this form.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        transform: Transform | None = None,
+        cache: bool = False,
+        annotations: str = "",
+        pictures: str = "",
+    ) -> None:
+        check_split(split, SPLITS, "coco_instances")
+        root = require_folder(Path(root), "annotations/instances_train2017.json, or annotations.json")
+        path = root / annotations if annotations else _annotations(root, split)
+        content = read_json(path, ("images", "annotations", "categories"))
+        official = path.name in ("instances_train2017.json", "instances_val2017.json")
+        licence, url = (LICENCE, "https://cocodataset.org") if official else ("your own", "")
+        info, self.classes_of, _ = categories_of(content, f"{root.resolve().name} instances", path, licence, url)
+        objects: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+        for one in content["annotations"]:
+            objects[one["image_id"]].append(one)
+        images = {one["id"]: one for one in content["images"]}
+        if strange := sorted(map(str, objects.keys() - images.keys())):
+            refuse(
+                path, f"has objects of {len(strange)} pictures that are not among its images: {', '.join(strange[:5])}"
+            )
+        folder = root / pictures if pictures else _pictures(root, split, path)
+        items = [
+            SegmentItem(folder / one["file_name"], path, (one, objects.get(number, [])))
+            for number, one in images.items()
+        ]
+        notes: list[str] = []
+        if path.name == "annotations.json" and not annotations:
+            names = {one.image.relative_to(folder).with_suffix("").as_posix(): one for one in items}
+            found, notes = chosen(root, list(names), split, f"folder {root.resolve().name}")
+            items = [names[name] for name in found]
+        if not items:
+            refuse(path, f"has no pictures for split {split!r}")
+        if not items[0].image.is_file():
+            raise FileNotFoundError(f"{items[0].image} is not there, but {path.name} has it")
+        super().__init__(info, items, None, transform, cache)
+        self.notes += [*notes, *gaps(self.classes_of)]
+
+    def annotate(self, item: SegmentItem, height: int, width: int, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
+        picture, objects = item.entry
+        said = picture.get("width", width), picture.get("height", height)
+        if said != (width, height):
+            tell(
+                "error", "size", f"{item.image} has {width} x {height} pixels, but the JSON says {said[0]} x {said[1]}"
+            )
+        outlines = []
+        for one in objects:
+            what = f"annotation {one.get('id', '?')} of {item.image.name}"
+            if one["category_id"] not in self.classes_of:
+                tell(
+                    "error", "no category", f"{what} has category {one['category_id']}, which the JSON does not define"
+                )
+                continue
+            drawn = one.get("segmentation")
+            if not drawn:
+                tell("warning", "empty", f"{what} has a box and no outline, and is left out")
+                continue
+            outlines.append(
+                Outline(
+                    what,
+                    self.classes_of[one["category_id"]],
+                    rle=drawn if isinstance(drawn, dict) else None,
+                    polygons=drawn if isinstance(drawn, list) else (),
+                    crowd=bool(one.get("iscrowd", 0)),
+                    area=one.get("area"),
+                    box=_corners(one.get("bbox")),
+                )
+            )
+        return draw(outlines, height, width, tell)
+
+
+def _corners(box: Any) -> tuple[float, float, float, float] | None:
+    if not isinstance(box, list | tuple) or len(box) != 4:
+        return None
+    left, top, wide, high = map(float, box)
+    return left, top, left + wide, top + high
+
+
+def _annotations(root: Path, split: str) -> Path:
+    names = [
+        f"annotations/instances_{split}2017.json",
+        f"annotations/instances_{split}.json",
+        f"instances_{split}.json",
+        f"annotations/{split}.json",
+        f"{split}.json",
+        f"{split}/_annotations.coco.json",
+        "annotations.json",
+    ]
+    found = next((root / name for name in names if (root / name).is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"{root} has none of {', '.join(names)}; name it with annotations=")
+    return found
+
+
+def _pictures(root: Path, split: str, path: Path) -> Path:
+    if path.name == "_annotations.coco.json" or (path.name == "annotations.json" and not (root / "images").is_dir()):
+        return path.parent
+    names = (f"{split}2017", f"images/{split}2017", f"images/{split}", split, "images")
+    return next((root / name for name in names if (root / name).is_dir()), root)

@@ -1,0 +1,131 @@
+"""Objects drawn with CVAT, exported as "CVAT for images 1.1": annotations.xml, and the pictures in images/.
+
+Polygons, boxes, ellipses and masks become objects; lines and points have no area.  Shapes of one label and one group are one
+object in several pieces.  Classes are the labels of the task in their order, else those that occur, sorted.  Train, val and test
+are the export's subsets of these names, else come from `train.txt` …, else from a hash of the name.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from segmentarium.data.base import Transform, require_folder
+from segmentarium.data.segments import Outline, SegmentDataset, SegmentItem, Tell, draw, merged, refuse, segment_info
+from segmentarium.data.splits import PARTS, check_split, chosen
+from segmentarium.rle import Patch
+
+SPLITS = ("train", "val", "trainval", "test", "all")
+SHAPES = ("polygon", "box", "ellipse", "mask", "polyline", "points", "cuboid", "skeleton")
+SUBSETS = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test"}
+CORNERS = 64  # of the polygon that an ellipse is drawn as
+
+
+class Cvat(SegmentDataset):
+    """An export of CVAT; every class is a thing.
+
+    Raises:
+        FileNotFoundError: no annotations.xml, or its first picture is not there.
+        SegmentError: a file that is none of CVAT's.
+    """
+
+    def __init__(
+        self, root: str | Path, split: str = "train", transform: Transform | None = None, cache: bool = False
+    ) -> None:
+        check_split(split, SPLITS, "cvat")
+        root = require_folder(Path(root), "annotations.xml and images/")
+        path = root / "annotations.xml"
+        if not path.is_file():
+            raise FileNotFoundError(f'{path} does not exist; export the task as "CVAT for images 1.1", with images')
+        try:
+            tree = ElementTree.parse(path).getroot()
+        except ElementTree.ParseError as error:
+            refuse(path, f"is no XML: {error}")
+        images = {str(one.get("name")): one for one in tree.iter("image")}
+        if not images:
+            refuse(path, 'has no <image>: is it "CVAT for video"? Export "CVAT for images 1.1"')
+        folder = root / "images" if (root / "images").is_dir() else root
+        subsets = {name: SUBSETS.get(str(one.get("subset", "")).lower(), "") for name, one in images.items()}
+        divided = all(subset in PARTS for subset in subsets.values())
+        names = {f"{subsets[name]}/{name}" if divided else name.rpartition(".")[0]: name for name in images}
+        found, notes = chosen(root, list(names), split, f"folder {root.resolve().name}")
+        items = [SegmentItem(_picture(folder, images[names[key]]), path, images[names[key]], key) for key in found]
+        if not items:
+            raise FileNotFoundError(f"{path} has no pictures for split {split!r}")
+        if not items[0].image.is_file():
+            raise FileNotFoundError(f"{items[0].image} is not there, but {path.name} has it")
+        labels = tree.findall(".//labels/label")
+        classes = [str(one.findtext("name")) for one in labels if one.findtext("type") not in ("tag", "points")]
+        colours = [_colour(one.findtext("color")) for one in labels if one.findtext("type") not in ("tag", "points")]
+        palette = [one for one in colours if one is not None]
+        if not classes:
+            classes = sorted(
+                {str(shape.get("label")) for one in images.values() for shape in one if shape.tag in SHAPES}
+            )
+            if not classes:
+                refuse(path, "names no labels and has no shapes")
+        self.index_of = {name: i for i, name in enumerate(classes)}
+        palette = palette if len(palette) == len(classes) else []
+        super().__init__(segment_info(root.resolve().name, classes, palette, "your own"), items, None, transform, cache)
+        self.notes += notes
+
+    def annotate(self, item: SegmentItem, height: int, width: int, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
+        said = int(item.entry.get("width", width)), int(item.entry.get("height", height))
+        if said != (width, height):
+            tell("error", "size", f"{item.image} has {width} x {height} pixels, but the XML says {said[0]} x {said[1]}")
+        outlines, groups = [], []
+        for place, shape in enumerate((one for one in item.entry if one.tag in SHAPES), 1):
+            what = f"{shape.tag} {place} of {item.image.name}"
+            label = str(shape.get("label"))
+            if label not in self.index_of:
+                tell("error", "no category", f"{what} has the label {label!r}, which the task does not define")
+                continue
+            try:
+                drawn = _drawn(shape)
+            except (ValueError, TypeError, KeyError) as error:
+                tell("error", "unreadable labels", f"{what} cannot be read: {type(error).__name__}: {error}")
+                continue
+            if drawn is None:
+                tell("warning", "polygon", f"{what} has no area, and is left out")
+                continue
+            pixels, polygons = drawn
+            outlines.append(Outline(what, self.index_of[label], polygons=polygons, pixels=pixels))
+            groups.append(shape.get("group_id") if shape.get("group_id") not in (None, "", "0") else None)
+        return draw(merged(outlines, groups, height, width, tell), height, width, tell)
+
+
+def _picture(folder: Path, image: ElementTree.Element) -> Path:
+    """Exports of several subsets have a folder for each."""
+    name, subset = str(image.get("name")), str(image.get("subset", ""))
+    inner = folder / subset / name
+    return inner if subset and inner.is_file() else folder / name
+
+
+def _colour(text: str | None) -> tuple[int, int, int] | None:
+    if text is None or len(text) != 7:
+        return None
+    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+
+
+def _drawn(shape: ElementTree.Element) -> tuple[Patch | None, list[list[float]]] | None:
+    """Pixels, or polygons, of a shape; None: it has no area."""
+    said = shape.attrib
+    if shape.tag == "polygon":
+        return None, [[float(value) for point in said["points"].split(";") for value in point.split(",")]]
+    if shape.tag == "box":
+        x0, y0, x1, y1 = (float(said[name]) for name in ("xtl", "ytl", "xbr", "ybr"))
+        return None, [[x0, y0, x1, y0, x1, y1, x0, y1]]
+    if shape.tag == "ellipse":
+        x, y, wide, high = (float(said[name]) for name in ("cx", "cy", "rx", "ry"))
+        angles = np.linspace(0, 2 * math.pi, CORNERS, endpoint=False)
+        return None, [np.stack((x + wide * np.cos(angles), y + high * np.sin(angles)), 1).ravel().tolist()]
+    if shape.tag == "mask":  # runs along the rows of its box, the first of pixels outside
+        left, top, wide, high = (int(said[name]) for name in ("left", "top", "width", "height"))
+        runs = np.array([int(value) for value in said["rle"].split(",")], np.int64)
+        if (runs < 0).any() or runs.sum() != wide * high:
+            raise ValueError(f"its runs have {runs.sum()} pixels, its box {wide} x {high}")
+        return Patch(top, left, np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(high, wide)), []
+    return None

@@ -1,0 +1,155 @@
+"""Objects drawn with labelme: a JSON beside each picture, or one that says where its picture lies.
+
+Shapes become objects: polygon, rectangle, circle, mask; points and lines have no area.  Shapes of one label and one group are
+one object in several pieces.  `__ignore__` is void: it counts nowhere.  Classes are those of classes.txt, else all labels of the
+folder, sorted.  Train, val and test come from sub-folders, else from `train.txt` …, else from a hash of the name.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segmentarium.data.base import Transform, files_below, require_folder
+from segmentarium.data.class_table import class_file, read_classes
+from segmentarium.data.image_io import IMAGE_SUFFIXES
+from segmentarium.data.segments import (
+    VOID,
+    Outline,
+    SegmentDataset,
+    SegmentItem,
+    Tell,
+    draw,
+    merged,
+    refuse,
+    segment_info,
+)
+from segmentarium.data.splits import check_split, chosen, read_text
+from segmentarium.rle import Patch
+
+SPLITS = ("train", "val", "trainval", "test", "all")
+IGNORED = "__ignore__"
+CORNERS = 64  # of the polygon that a circle is drawn as
+
+
+class Labelme(SegmentDataset):
+    """A folder of labelme's files; every class is a thing.
+
+    classes: names of the classes, instead of classes.txt or those that occur.
+
+    Raises:
+        FileNotFoundError: no such folder or split, no files, or a picture is missing.
+        SegmentError: a file that is none of labelme's.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        transform: Transform | None = None,
+        cache: bool = False,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        check_split(split, SPLITS, "labelme")
+        root = require_folder(Path(root), "labelme's JSON files")
+        files = {path.relative_to(root).with_suffix("").as_posix(): path for path in files_below(root, {".json"})}
+        found, notes = chosen(root, list(files), split, f"folder {root.resolve().name}")
+        if not found:
+            raise FileNotFoundError(f"{root} holds no JSON files of labelme for split {split!r}")
+        listed = class_file(root)
+        palette: Sequence[tuple[int, int, int]] = ()
+        if classes is None and listed is not None:
+            table = read_classes(listed)
+            classes, palette = table.classes, table.palette if table.coloured else ()
+        elif classes is None:  # of all files, so that every split has the same
+            labels = {str(shape["label"]) for path in files.values() for shape in _read(path)["shapes"]}
+            classes = sorted(labels - {IGNORED})
+            notes.append(f"the labels that occur are taken for the classes: {', '.join(classes)}")
+            if not classes:
+                refuse(root, "has no labelled shape")
+        self.index_of = {name: i for i, name in enumerate(classes)} | {IGNORED: VOID}
+        items = [SegmentItem(_picture(files[name]), files[name], None, name) for name in found]
+        super().__init__(segment_info(root.resolve().name, classes, palette, "your own"), items, None, transform, cache)
+        self.notes += notes
+
+    def annotate(self, item: SegmentItem, height: int, width: int, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
+        content = _read(item.labels)
+        said = content.get("imageWidth") or width, content.get("imageHeight") or height
+        if said != (width, height):
+            tell(
+                "error",
+                "size",
+                f"{item.image} has {width} x {height} pixels, but {item.labels} says {said[0]} x {said[1]}",
+            )
+        outlines, groups = [], []
+        for place, shape in enumerate(content["shapes"], 1):
+            what = f"shape {place} of {item.labels.name}"
+            label = str(shape["label"])
+            if label not in self.index_of:
+                tell("error", "no category", f"{what} has the label {label!r}, which is no class")
+                continue
+            try:
+                drawn = _drawn(shape)
+            except (ValueError, TypeError, KeyError, IndexError, OSError, binascii.Error) as error:
+                tell("error", "unreadable labels", f"{what} cannot be read: {type(error).__name__}: {error}")
+                continue
+            if drawn is None:
+                tell("warning", "polygon", f"{what} is a {shape['shape_type']}, which has no area, and is left out")
+                continue
+            patches, polygons = drawn
+            outlines.append(Outline(what, self.index_of[label], polygons=polygons, pixels=patches))
+            groups.append(shape.get("group_id"))
+        return draw(merged(outlines, groups, height, width, tell), height, width, tell)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        refuse(path, f"is no JSON: {error}")
+    shapes = content.get("shapes") if isinstance(content, dict) else None
+    if not isinstance(shapes, list) or not all(isinstance(one, dict) and "label" in one for one in shapes):
+        refuse(path, "is not labelme's: it should hold a list of shapes with labels")
+    return content
+
+
+def _picture(path: Path) -> Path:
+    """The picture of a file: where it says, else beside it under the same name."""
+    said = path.parent / str(_read(path).get("imagePath") or "").replace("\\", "/")
+    if said.is_file():
+        return said
+    beside = next(
+        (one for one in sorted(path.parent.glob(f"{path.stem}.*")) if one.suffix.lower() in IMAGE_SUFFIXES), None
+    )
+    if beside is None:
+        raise FileNotFoundError(f"{said} is not there, but {path.name} names it as its picture")
+    return beside
+
+
+def _drawn(shape: dict[str, Any]) -> tuple[Patch | None, list[list[float]]] | None:
+    """Pixels, or polygons, of a shape; None: it has no area."""
+    points = [[float(x), float(y)] for x, y in shape["points"]]
+    kind = shape.get("shape_type") or "polygon"
+    if kind == "polygon":
+        return None, [[value for point in points for value in point]]
+    if kind == "rectangle":
+        (x0, y0), (x1, y1) = points[0], points[-1] if len(points) == 2 else points[2]
+        return None, [[x0, y0, x1, y0, x1, y1, x0, y1]]
+    if kind == "circle":
+        (x, y), edge = points
+        radius = math.dist((x, y), edge)
+        angles = np.linspace(0, 2 * math.pi, CORNERS, endpoint=False)
+        return None, [np.stack((x + radius * np.cos(angles), y + radius * np.sin(angles)), 1).ravel().tolist()]
+    if kind == "mask":
+        with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True))) as picture:
+            return Patch(round(points[0][1]), round(points[0][0]), np.asarray(picture.convert("L")) > 0), []
+    return None

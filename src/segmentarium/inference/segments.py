@@ -1,0 +1,231 @@
+"""`SegmentPredictor`: a mask classifier that tells segments apart, on pictures of any size."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from os import PathLike
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segmentarium.checks import check_choice
+from segmentarium.contracts import MaskModel, MaskSet, Model
+from segmentarium.inference.engines import default_device, deployed
+from segmentarium.inference.network import with_channels
+from segmentarium.inference.predictor import WHOLE_LIMIT, ModelSource, Tile, resolve_model
+from segmentarium.inference.segment_map import SegmentMap, of_instances, of_panoptic
+from segmentarium.inference.segment_result import SegmentResult
+from segmentarium.inference.stitching import Stitcher
+from segmentarium.inference.tta import scaled
+from segmentarium.inference.windows import Rows, grid, overlap_in_pixels, pad_to_smallest
+from segmentarium.media import sources
+from segmentarium.media.readers import ArrayRows
+from segmentarium.media.sources import displayed
+
+Task = Literal["semantic", "instance", "panoptic"]
+TASKS = ("semantic", "instance", "panoptic")
+ENGINES = ("torch", "compile")
+TILE = 1024
+SURE = 0.5  # an instance's score from which on it is shown
+
+
+class MaskNetwork:
+    """uint8 (B, C, h, w) -> `MaskSet`, read at the pictures' size: normalised, then through the model's deploy form.
+
+    `seconds` adds up the network's time.
+
+    Raises ValueError for an engine that gives no masks: exported networks give semantic scores alone.
+    """
+
+    def __init__(
+        self, model: MaskModel, engine: str = "torch", precision: str = "fp32", device: torch.device | str | None = None
+    ) -> None:
+        if engine not in ENGINES:
+            raise ValueError(
+                f"engine is {engine!r}, which gives semantic scores and no segments; give {' or '.join(map(repr, ENGINES))}"
+            )
+        check_choice("precision", precision, ("fp32", "bf16"))
+        self.model: Model = model
+        self.device, self.dtype = default_device(device), torch.bfloat16 if precision == "bf16" else torch.float32
+        self.in_channels = model.in_channels
+        self.preprocessing = model.preprocessing.for_channels(model.in_channels)
+        network = cast("MaskModel", deployed(model)).to(self.device, self.dtype)
+        self.network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self._masks: Callable[[Tensor], MaskSet] = self.network.forward_masks
+        if engine == "compile":
+            self._masks = torch.compile(self.network.forward_masks)
+        self.engine = f"{engine} ({self.device}, {precision}, channels-last)"
+        self.seconds = 0.0
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> MaskSet:
+        image = self.preprocessing.normalise(pixels.to(self.device)).to(self.dtype)
+        started = time.perf_counter()
+        found = self._masks(image.contiguous(memory_format=torch.channels_last))
+        if image.is_cuda:  # a GPU returns before it is done
+            torch.cuda.synchronize(image.device)
+        self.seconds += time.perf_counter() - started
+        height, width = image.shape[-2:]
+        return MaskSet(found.class_logits.float(), found.mask_logits).at((height, width))
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What a report says of the model."""
+        return {
+            "name": name,
+            "system": self.model.title,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "trained_on": self.model.weights_header.get("dataset"),
+            "preprocessing": self.preprocessing.as_dict(),
+        }
+
+
+class SegmentPredictor:
+    """Tells the segments of pictures apart with one mask classifier.
+
+        predictor = SegmentPredictor("file.safetensors", task="instance")
+        for segment in predictor(picture).segments: …
+
+    model         a name of the catalogue, a file, a folder, "hf:OWNER/NAME", or a MaskModel
+    task          "instance": objects, which may overlap; "panoptic": every pixel to one segment at most
+    threshold     score from which on an instance, or probability above which a query, counts; None: 0.5 and 0.8, as published
+    mask_overlap  of "panoptic": share of its mask that a query must keep where masks compete
+    count         of "instance": at most so many a picture
+    engine        "torch" or "compile"
+    tile          largest side of a tile in pixels, None: always the whole picture, "auto": whole up to 2 megapixels.  Segments of
+                  several tiles are joined
+    overlap       of the tiles: pixels (int) or share of the tile (float)
+
+    Models with `preprocessing.long_side` see the picture at that size.  Raises TypeError for a model that gives no masks.
+    """
+
+    foreground = None  # cut-outs are of each segment
+
+    def __init__(
+        self,
+        model: ModelSource,
+        *,
+        task: str = "panoptic",
+        threshold: float | None = None,
+        mask_overlap: float = 0.8,
+        count: int = 100,
+        engine: str = "torch",
+        precision: str = "fp32",
+        device: torch.device | str | None = None,
+        tile: Tile = "auto",
+        overlap: int | float = 0.25,
+    ) -> None:
+        check_choice("task", task, TASKS[1:])
+        if isinstance(tile, str) and tile != "auto":
+            raise ValueError(f'tile is {tile!r}; give a number of pixels, "auto" or None')
+        for name, value in (("threshold", threshold), ("mask_overlap", mask_overlap)):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}; give a share from 0 to 1")
+        overlap_in_pixels(tile if isinstance(tile, int) else TILE, overlap)
+        found = resolve_model(model)
+        self.model_name = str(model) if isinstance(model, str | PathLike) else found.title
+        if not isinstance(found, MaskModel):
+            raise TypeError(f"{self.model_name} is a {found.kind}: it gives no masks, so it cannot tell segments apart")
+        self.model, self.task = found, task
+        self.classes, self.palette, self.things = found.classes, found.palette, found.things
+        self.threshold = (SURE if task == "instance" else 0.8) if threshold is None else threshold
+        self.mask_overlap, self.count = mask_overlap, count
+        self.tile, self.overlap = tile, overlap
+        self.network = MaskNetwork(found, engine, precision, device)
+        self.preprocessing = self.network.preprocessing
+
+    @property
+    def engine(self) -> str:
+        """What computes, in words."""
+        return self.network.engine
+
+    def __call__(self, image: Any, *, name: str = "image", path: Any = None) -> SegmentResult:
+        """The segments of one picture: PIL image, (H, W), (H, W, 3 or 4) array, or (C, H, W) tensor; path: read it."""
+        if isinstance(image, str | PathLike):
+            image, name, path = sources.read_one(image)
+        started = time.perf_counter()
+        array = sources.to_array(image)
+        found = self.find(ArrayRows(array))
+        return SegmentResult(
+            displayed(array),
+            found.label_map(len(self.classes)),
+            self.classes,
+            self.palette,
+            name,
+            path,
+            facts=self.facts(time.perf_counter() - started),
+            segments=found,
+            things=self.things,
+        )
+
+    def facts(self, seconds: float) -> dict[str, Any]:
+        """What the JSON says of how a picture was segmented."""
+        return {
+            "model": self.model_name,
+            "task": self.task,
+            "threshold": self.threshold,
+            "engine": self.engine,
+            "tile": self.tile,
+            "seconds": round(seconds, 4),
+        }
+
+    def find(self, image: Rows, thumbnail: Callable[[int, int], np.ndarray] | None = None) -> SegmentMap:
+        """The segments of a picture in rows, as they are in its own pixels.
+
+        Overlapping instances keep their whole masks where the picture is seen whole; of tiles, only the map is kept.
+
+        image      uint8 rows, of 1, 3 or 4 channels
+        thumbnail  (width, height) -> (H, W, 3): shrinks the picture without reading `image`
+        """
+        size = (image.height, image.width)
+        small = self.preprocessing.size_of(size)
+        channels = self.network.in_channels
+        if small != size:
+            if thumbnail is not None:
+                shrunk = ArrayRows(thumbnail(small[1], small[0])).rows(0, small[0])
+            else:
+                shrunk = image.rows(0, image.height)
+            return self.read(
+                self.network(pad_to_smallest(scaled(with_channels(shrunk, channels), small))), small, size
+            )[0]
+        tile = self._tile_for(*size)
+        if tile is None:
+            return self.read(
+                self.network(pad_to_smallest(with_channels(image.rows(0, size[0]), channels))), size, size
+            )[0]
+        overlap = overlap_in_pixels(tile, self.overlap)
+        (tops, tall), (lefts, wide) = grid(size[0], tile, overlap), grid(size[1], tile, overlap)
+        stitcher = Stitcher(size, self.things if self.task == "panoptic" else None)
+        for i, top in enumerate(tops):
+            rows = with_channels(image.rows(top, top + tall), channels)
+            above = tops[i - 1] + tall - top if i else 0
+            for j, left in enumerate(lefts):
+                before = lefts[j - 1] + wide - left if j else 0
+                pixels = pad_to_smallest(rows[..., left : left + wide])
+                (found,) = self.read(self.network(pixels), (tall, wide), (tall, wide))
+                stitcher.add(top, left, found, above, before)
+        return stitcher.finish()
+
+    def read(self, found: MaskSet, seen: tuple[int, int], size: tuple[int, int]) -> list[SegmentMap]:
+        """Segments of each picture from its masks.
+
+        seen   (H, W) of the picture as the network saw it, without what it was padded by
+        size   (H, W) of the picture
+        """
+        height, width = (round(side * full / part) for side, full, part in zip(found.shape, size, seen, strict=True))
+        found = found.at((height, width))  # with what was padded below and to the right
+        if self.task == "instance":
+            things = None if len(self.things) == len(self.classes) else self.things
+            answers = found.instances(count=self.count, things=things, threshold=self.threshold)
+            return [of_instances(one, size) for one in answers]
+        answers = found.panoptic(self.things, threshold=self.threshold, overlap=self.mask_overlap)
+        return [of_panoptic(one, size) for one in answers]
+
+    def _tile_for(self, height: int, width: int) -> int | None:
+        """The tile of a picture of this size; None: compute it whole."""
+        if self.tile == "auto":
+            return TILE if height * width > WHOLE_LIMIT else None
+        tile = cast("int | None", self.tile)
+        return None if tile is None or max(height, width) <= tile else tile
