@@ -118,7 +118,8 @@ def index_image(mask: np.ndarray, palette: Sequence[RGB]) -> Image.Image:
     if mask.dtype != np.uint8 and (mask.max(initial=0) > 255 or len(palette) > 256):
         return Image.fromarray(mask.astype(np.uint16))
     picture = Image.fromarray(mask.astype(np.uint8))
-    if mask.max(initial=0) >= len(palette):  # else Pillow writes as few bits as the palette needs, and cuts larger values
+    if mask.max(initial=0) >= len(palette):
+        # Pillow writes as few bits as the palette needs, and would cut larger values.
         palette = [*palette, *[(0, 0, 0)] * (256 - len(palette))]
     picture.putpalette([value for colour in palette for value in colour])
     return picture
