@@ -22,6 +22,7 @@ VERBS = {
     "check-data": ("check_data", "find what is wrong with a data set before training on it"),
     "serve": ("serve", "a page and an HTTP API on this machine: portraits and masks in the browser"),
     "export-web": ("export_web", "the page with the network inside it: plain files, no server that sees a picture"),
+    "weights": ("weights", "published checkpoints by name: listed, fetched, kept"),
     "load-check": ("load_check", "what a checkpoint is, what had to be assumed of it, and a file of ours made of it"),
     "models": ("models", "the registered models, and which networks stand on which backbones"),
 }

@@ -28,6 +28,7 @@ def load_part(
     *,
     layout: str | None = None,
     strict: bool = True,
+    accept_licence: bool = False,
 ) -> LoadReport:
     """Fills one part of a model and nothing else; returns what fitted, by the model's keys.
 
@@ -36,6 +37,7 @@ def load_part(
              project's file or state dict, recognised by its keys or read through the key table `layout`; "timm:NAME" for
              the weights that timm publishes
     strict   False takes what fits and leaves the rest in the report
+    accept_licence   consent to the licence of published weights that is not free or not stated
 
     Every tensor of the part must be filled, but for those that no classifier has (`Backbone.not_pretrained`).  What a
     backbone's file has beyond it, a classifier and stages behind the last feature that the part gives, is left out and
@@ -48,7 +50,7 @@ def load_part(
     if isinstance(source, str) and source.startswith(TIMM):
         taken = _of_timm(target, source)
     else:
-        taken = _of_stored(target, part, open_weights(source, layout))
+        taken = _of_stored(target, part, open_weights(source, layout, accept_licence=accept_licence))
     return _fill(model, part, taken, strict)
 
 
