@@ -260,7 +260,7 @@ def arguments_of(row: dict[str, str]) -> dict[str, Any]:
 
 
 def test_of(row: dict[str, str]) -> dict[str, Any]:
-    """How the value was measured: `short_side`, `long_side` at most, `tile` and `stride` of a window, `multiple` of sizes."""
+    """How the value was measured: `short_side`, `long_side` at most, `tile` and `stride` of a window."""
     system, data_set, size = row["system"], row["data_set"], row["input"]
     sides = [int(side) for side in re.findall(r"\d+", size)[:2]]
     if row["task"] != "semantic" or not sides:
@@ -279,8 +279,6 @@ def test_of(row: dict[str, str]) -> dict[str, Any]:
             test |= {"tile": side, "stride": 341 if side == 512 else 426}
     if data_set.startswith("ADE20K"):
         test |= {"short_side": 640 if side == 640 else 512, "long_side": 2560 if side == 640 else 2048}
-    if system in ("mask2former", "maskformer", "segnext"):
-        test["multiple"] = 32
     return test
 
 

@@ -29,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--mask-map", help='of a folder: raw value to class, e.g. "0:0,255:1"')
     add("--num-classes", type=int, help="score the first N logits only (N: classes of the data), leave out the others")
-    add("--mode", choices=("whole", "slide"), default="whole", help="of segmenters: whole images, or blended windows")
+    add(
+        "--mode",
+        choices=("whole", "slide"),
+        help="of segmenters: whole images, or blended windows; default: as published",
+    )
     add("--tile", type=int, default=1024, help="largest side of a window, in pixels (default 1024)")
     add("--overlap", type=_overlap, default=0.25, help="of windows: a share (0.25, the default) or pixels (128)")
     add("--flip", action="store_true", help="of segmenters: average with the mirrored image")

@@ -40,7 +40,7 @@ def evaluate(
     dataset: LabelledImages | LabelledPictures | SegmentDataset,
     *,
     task: str | None = None,
-    mode: Mode = "whole",
+    mode: Mode | None = None,
     tile: int = 1024,
     overlap: int | float = 0.25,
     flip: bool = False,
@@ -68,7 +68,8 @@ def evaluate(
     task            of a mask classifier: "semantic" (mIoU), "instance" (AP) or "panoptic" (PQ); None: by the data, of segments
                     "panoptic" where there is stuff among the classes, else "instance"
     mode            "whole" images, or "slide": windows of at most `tile` pixels a side that share `overlap` (pixels as int,
-                    a share of the tile as float) with their neighbours and are blended
+                    a share of the tile as float) with their neighbours and are blended; None: as the model's preprocessing
+                    says, which published weights bring along, else "whole"
     flip, scales    averages the probabilities of the mirrored image and of several scales
     engine          "torch", "compile", "onnxruntime", "openvino", "auto", or an engine that was built already
     batch_size      images (mode "whole") or windows ("slide") to one call; images share a call where they have one size
@@ -106,7 +107,7 @@ def evaluate(
     scoring: Scoring
     data: Any = dataset  # whose labels fit the kind, as `_refuse` sees to
     if isinstance(model, Classifier):
-        _refuse(source, model.kind, dataset, "classification", mode=mode != "whole", flip=flip, scales=_several(scales))
+        _refuse(source, model.kind, dataset, "classification", mode=mode == "slide", flip=flip, scales=_several(scales))
         scoring = PictureScoring(model, network, data, size=size, crop_ratio=crop_ratio, **common)
     elif isinstance(model, MaskModel) and chosen_task(task, dataset) != "semantic":
         _refuse(
@@ -121,7 +122,7 @@ def evaluate(
         )
         if isinstance(engine, Engine):
             raise ValueError(f"engine is {engine}, which gives no masks; give 'torch' or 'compile'")
-        options = {"engine": engine, "precision": precision, "device": device, "mode": mode, "tile": tile}
+        options = {"engine": engine, "precision": precision, "device": device, "mode": mode or "whole", "tile": tile}
         options |= {"overlap": overlap, "boundary_ratio": boundary_ratio}
         scoring = SegmentScoring(model, data, task=chosen_task(task, dataset), **options, **common)
     elif isinstance(model, SegmentationModel | MaskModel):
@@ -207,7 +208,7 @@ class MapScoring:
         network: Callable[[], Network],
         dataset: LabelledImages,
         *,
-        mode: Mode,
+        mode: Mode | None,
         tile: int,
         overlap: int | float,
         flip: bool,
@@ -221,13 +222,18 @@ class MapScoring:
         self.network, self.dataset = network(), dataset
         self.tally = Tally(self.match, boundary_ratio, worst, self.network.device)
         self._forward = augmented(self.network, flip=flip, scales=scales)
-        self._given = mode, tile, overlap, flip, scales, boundary_ratio
+        self._blend: dict[str, Any] = {}
+        told = model.preprocessing
+        if mode is None and told.tile is not None:
+            mode, tile, overlap = "slide", told.tile, told.tile - (told.stride or 0)
+            self._blend = {"blend": "mean", "spread": False}
+        self._given = mode or "whole", tile, overlap, flip, scales, boundary_ratio
 
     def run(self, indices: Sequence[int], batch_size: int, readers: int) -> Iterator[int]:
         mode, tile, overlap, *_ = self._given
         once, together = partial(whole, self._forward), batch_size
         if mode == "slide":
-            once = partial(sliding, self._forward, tile=tile, overlap=overlap, batch_size=batch_size)
+            once = partial(sliding, self._forward, tile=tile, overlap=overlap, batch_size=batch_size, **self._blend)
             together = 1
         for batch, logits in with_logits(self.network, once, self.dataset, indices, together, readers):
             self.tally.add(batch, logits.to(self.network.device))  # some engines compute elsewhere
@@ -307,8 +313,8 @@ def _refuse(source: str, kind: str, dataset: Any, task: str, **options: Any) -> 
         raise ValueError(f"{source} is a {kind}, for which there is no {' and no '.join(given)}; leave it out")
 
 
-def _check(mode: str, batch_size: int, limit: int | None, length: int) -> None:
-    if mode not in ("whole", "slide"):
+def _check(mode: str | None, batch_size: int, limit: int | None, length: int) -> None:
+    if mode not in (None, "whole", "slide"):
         raise ValueError(f'mode is {mode!r}; give "whole" or "slide"')
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; give 1 or more")

@@ -198,6 +198,12 @@ def _kept(row: Published) -> Path | None:
             f"{path} has {path.stat().st_size} bytes, and had {said['size']} when it was fetched; "
             f"`segmentarium weights --remove {row.name}`, then fetch it again"
         )
+    # a file that nobody touched since is not read once more
+    if path.stat().st_mtime_ns != said.get("touched") and _sha256(path) != said["kept_sha256"]:
+        raise FetchError(
+            f"{path} is another file than was fetched: its SHA-256 changed; `segmentarium weights --remove {row.name}`, then "
+            "fetch it again"
+        )
     return path
 
 
@@ -303,15 +309,17 @@ def _keep(row: Published, path: Path, address: str, **more: Any) -> Path:
         import warnings
 
         warnings.warn(f"{said}; their tools do not always write the file's own", stacklevel=4)
-    size = path.stat().st_size
+    kept = digest
     if path.suffix == ".zip" and not _is_torch(path):
         path = _unpacked(path)
-        size = path.stat().st_size
+        kept = _sha256(path)
     folder = folder_of(row.name)
     said = {
         "file": str(path.relative_to(folder)),
-        "size": size,
-        "sha256": digest,
+        "size": path.stat().st_size,
+        "touched": path.stat().st_mtime_ns,
+        "sha256": digest,  # of what was fetched, an archive perhaps
+        "kept_sha256": kept,
         "address": address,
         "licence": row.licence,
         **more,

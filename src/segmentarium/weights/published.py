@@ -17,6 +17,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from segmentarium.preprocessing import Preprocessing
 from segmentarium.registry import known
 from segmentarium.weights.layouts import layouts
 
@@ -88,7 +89,7 @@ class Published:
     address    where the file lies: an address, "hf:OWNER/NAME", or "page:ADDRESS" that a person must open
     digits     of its SHA-256: the first few or all; "?" behind them: they stand in the name and may be another file's
     arguments  of the model that leave no trace in keys and shapes
-    test       how the value was measured: short_side, long_side, tile, stride, multiple, in pixels
+    test       how the value was measured: short_side, long_side, tile, stride (`Preprocessing`)
     note       variant, crop and schedule as the publisher names them
     """
 
@@ -148,8 +149,9 @@ class Published:
         if self.value:
             said["metrics"] = {self.metric: self.value}
         if (pixels := self._pixels()) is not None:
-            mean, std = pixels
-            said["preprocessing"] = {"mean": list(mean), "std": list(std)}
+            said["preprocessing"] = Preprocessing(*pixels).as_dict()
+        if self.test:
+            said["test"] = dict(self.test)
         if (named := class_names(self.data_set, num_classes, panoptic=self.task == "panoptic")) is not None:
             said |= named
         return said

@@ -7,6 +7,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,8 @@ def describe(model: Model, header: Mapping[str, Any]) -> None:
         model.joints = tuple(header["joints"])
     if "preprocessing" in header:
         model.preprocessing = Preprocessing.from_dict(header["preprocessing"]).for_channels(model.in_channels)
+    if "test" in header:  # of published weights: sizes and windows in which they were scored
+        model.preprocessing = replace(model.preprocessing, **header["test"])
 
 
 def load(
