@@ -31,6 +31,7 @@ _PUBLIC = {
     "save": "weights",
     "from_pretrained": "weights",
     "inspect_weights": "weights",
+    "list_published": "weights",
     "push_to_hub": "weights",
     "predict": "inference",
     "Predictor": "inference",
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from segmentarium.web import serve as serve
     from segmentarium.weights import from_pretrained as from_pretrained
     from segmentarium.weights import inspect_weights as inspect_weights
+    from segmentarium.weights import list_published as list_published
     from segmentarium.weights import load as load
     from segmentarium.weights import push_to_hub as push_to_hub
     from segmentarium.weights import save as save

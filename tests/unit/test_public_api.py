@@ -26,6 +26,7 @@ PUBLIC = {
     "create_backbone",
     "insert_block",
     "inspect_weights",
+    "list_published",
     "create_model",
     "evaluate",
     "export_model",
@@ -55,6 +56,9 @@ FUNCTION_OF = {
     "check-data": "check_data",
     "serve": "serve",
     "export-web": "export_web",
+    "weights": "list_published",
+    "verify": "evaluate",
+    "inspect": "inspect_weights",
     "load-check": "inspect_weights",
     "models": "list_models",
 }
