@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from segmentarium.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from segmentarium.weights.fetch import FetchError, LicenceError
     from segmentarium.weights.inspection import Inspection, inspect_weights
     from segmentarium.weights.part import load_part
-    from segmentarium.weights.fetch import FetchError, LicenceError
     from segmentarium.weights.published import Published, list_published
     from segmentarium.weights.source import FILE_NAME, HEADER, CheckpointError, locate, read_file
     from segmentarium.weights.store import (
@@ -39,8 +39,8 @@ __all__ = [
     "LicenceError",
     "LoadError",
     "LoadReport",
-    "adapt_input_channels",
     "Published",
+    "adapt_input_channels",
     "export_layout",
     "from_pretrained",
     "header_of",
