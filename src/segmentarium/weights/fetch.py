@@ -73,13 +73,13 @@ def on_list(address: str, *, redirected: bool = False) -> bool:
 class _ListedRedirects(urllib.request.HTTPRedirectHandler):
     """Follows to listed hosts alone."""
 
-    def __init__(self, allowed: Callable[..., bool]) -> None:
+    def __init__(self, allowed: Callable[[str], bool]) -> None:
         self.allowed = allowed
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
-        if not self.allowed(newurl, redirected=True):
+        if not self.allowed(newurl):
             raise FetchError(
                 f"{req.full_url} redirects to {urllib.parse.urlsplit(newurl).netloc}, which is no listed host"
             )
@@ -214,13 +214,10 @@ def _file_name(address: str) -> str:
 
 def _download(address: str, target: Path, row: Published, progress: bool) -> None:
     """Into `target`, whole or not at all; goes on where an earlier attempt was cut off."""
-    allowed = on_list
-    mirror = os.environ.get("SEGMENTARIUM_MIRROR")
-    if mirror:
-        host = urllib.parse.urlsplit(mirror).netloc
+    mirror = urllib.parse.urlsplit(os.environ.get("SEGMENTARIUM_MIRROR", "")).netloc  # whoever names one trusts it
 
-        def allowed(asked: str, *, redirected: bool = False) -> bool:  # whoever names a mirror trusts it
-            return urllib.parse.urlsplit(asked).netloc == host or on_list(asked, redirected=redirected)
+    def allowed(address: str) -> bool:
+        return urllib.parse.urlsplit(address).netloc == mirror != "" or on_list(address, redirected=True)
 
     opener = urllib.request.build_opener(_ListedRedirects(allowed))
     part = target.with_name(f"{target.name}.part")

@@ -174,7 +174,7 @@ def class_lists() -> dict[str, dict[str, Any]]:
 def class_names(data_set: str, num_classes: int | None, *, panoptic: bool = False) -> dict[str, Any] | None:
     """Classes and palette, as headers of ours hold them, of a data set by its published name; None: not known, or others."""
     if data_set == "ImageNet-1k" and num_classes == 1000:
-        from timm.data import ImageNetInfo
+        from timm.data.imagenet_info import ImageNetInfo
 
         info = ImageNetInfo("imagenet-1k")
         return {"classes": [info.index_to_description(index).split(",")[0] for index in range(1000)]}

@@ -115,7 +115,8 @@ def _told(loaded: Any) -> dict[str, Any]:
     meta = loaded.get("meta") if isinstance(loaded, Mapping) else None
     if not isinstance(meta, Mapping):
         return {}
-    said = meta.get("dataset_meta") if isinstance(meta.get("dataset_meta"), Mapping) else meta
+    inner = meta.get("dataset_meta")  # mmengine's; mmcv's stands outside
+    said: Mapping[Any, Any] = inner if isinstance(inner, Mapping) else meta
     classes = said.get("CLASSES", said.get("classes"))
     palette = said.get("PALETTE", said.get("palette"))
     found: dict[str, Any] = {}

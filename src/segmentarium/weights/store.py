@@ -110,7 +110,7 @@ def load(
     """
     stored = open_weights(source, layout, accept_licence=accept_licence, arguments=arguments)
     name = stored.entry.name
-    check_arguments(stored.entry.build, name, stored.all_arguments)
+    check_arguments(stored.entry.build, name, arguments)
     if stored.headless:
         raise ValueError(
             f"{source} holds the backbone {name!r} without a classifier; give it as backbone_weights= to create_model, or "
