@@ -31,7 +31,9 @@ class Case:
     repeats: int = 20
     num_classes: int = 19  # of an architecture without weights
     end_to_end: bool = True
-    task: str = "semantic"  # of a mask classifier; where segments are told apart, masks and their classes are what it gives
+    task: str = (
+        "semantic"  # of a mask classifier; where segments are told apart, masks and their classes are what it gives
+    )
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,9 @@ def build_model(case: Case) -> Any:
     """The case's model in eval mode."""
     import torch
 
+    from segmentarium.export import exported
     from segmentarium.registry import create_model, list_models
     from segmentarium.weights import load
-
-    from segmentarium.export import exported
 
     architecture = any(case.model in list_models(kind=kind) for kind in ARCHITECTURES)
     if architecture and not Path(case.model).exists():

@@ -201,7 +201,9 @@ def _segment_predictor(options: argparse.Namespace, model: Any, task: str) -> An
     given = [f"--{name}" for name in ("flip", "foreground") if getattr(options, name)]
     given += ["--scales"] if options.scales != "1" else []
     if given:
-        raise ValueError(f"{', '.join(given)} is for --task semantic, and this is {task}; leave it out, or ask for that task")
+        raise ValueError(
+            f"{', '.join(given)} is for --task semantic, and this is {task}; leave it out, or ask for that task"
+        )
     return SegmentPredictor(
         model,
         task=task,

@@ -46,8 +46,8 @@ class ComparisonOptions:
     pictures    images shown side by side, spread over the split
     limit       score only the first so many images
     device      of the scoring; None: the first GPU, else the processor.  Timing is always on the processor
-    task        what mask classifiers are scored by: "semantic", "instance", "panoptic"; None: by the data.  Where segments are told
-                apart, what is timed is the network, up to its masks and their classes
+    task        what mask classifiers are scored by: "semantic", "instance", "panoptic"; None: by the data.  Where segments are
+                told apart, what is timed is the network, up to its masks and their classes
     """
 
     data: str

@@ -57,7 +57,10 @@ MEASURES = {
         "miou",
     ),
     "classification": Measures(
-        {"top1": "top-1", "top5": "top-5", "macc": "mAcc"}, ("accuracy", "accuracy"), ("picture_share", "pictures"), "macc"
+        {"top1": "top-1", "top5": "top-5", "macc": "mAcc"},
+        ("accuracy", "accuracy"),
+        ("picture_share", "pictures"),
+        "macc",
     ),
     "panoptic": Measures(
         {"pq": "PQ", "sq": "SQ", "rq": "RQ", "pq_things": "PQ things", "pq_stuff": "PQ stuff"},

@@ -42,7 +42,8 @@ def predict_pictures(
     from segmentarium.inference.windows import whole
 
     if task != "semantic":
-        return _predict_segments(model, dataset, indices, folder, device, task)
+        _predict_segments(model, dataset, indices, folder, device, task)
+        return
     network = Network(model, "torch", "fp32", device)
     if isinstance(model, Classifier):
         scoring = PictureScoring(model, lambda: network, dataset)
@@ -51,7 +52,7 @@ def predict_pictures(
             probability, given = class_probabilities(logits)[0].max(0)
             found = {"class": scoring.match.names[int(given)], "probability": float(probability)}
             write_json(folder / FOLDER / f"{index}.json", found)
-        return None
+        return
     match = match_classes(model.num_classes, model.classes, dataset.info.classes, dataset.info.palette)
     for (sample,), logits in with_logits(network, partial(whole, network), dataset, indices, 1, 1):
         classes = predicted_classes(match.logits(logits), sample.target.shape)[0]
@@ -59,9 +60,7 @@ def predict_pictures(
             Image.fromarray(classes.to(torch.uint8).cpu().numpy()).save(temporary, format="PNG")
 
 
-def _predict_segments(
-    model: Any, dataset: Any, indices: Sequence[int], folder: Path, device: Any, task: str
-) -> None:
+def _predict_segments(model: Any, dataset: Any, indices: Sequence[int], folder: Path, device: Any, task: str) -> None:
     from segmentarium.evaluation.segments import SegmentScoring
     from segmentarium.files import atomic_write, write_json
 
@@ -89,7 +88,10 @@ def shown(dataset: Any, indices: Sequence[int], output: Path, outcomes: Sequence
         if dataset.task == "classification":
             given = [("photograph", jpeg, dataset.info.classes[target])]
         elif dataset.task == "segments":
-            given = [("photograph", jpeg, ""), ("truth (unpainted: not labelled)", _segments(photo, target, dataset), "")]
+            given = [
+                ("photograph", jpeg, ""),
+                ("truth (unpainted: not labelled)", _segments(photo, target, dataset), ""),
+            ]
         else:
             truth = _overlay(photo, target, _palette(dataset.info))
             given = [("photograph", jpeg, ""), ("truth (unpainted: not labelled)", truth, "")]

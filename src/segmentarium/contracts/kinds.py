@@ -110,13 +110,13 @@ class MaskModel(ColouredModel):
 
 
 def task_of(things: Collection[int], num_classes: int) -> str:
-    """What segments of `num_classes` classes are for, of which `things` are told apart: "instance" where all are, "panoptic" where
-    some are, "semantic" where none is."""
+    """What segments of `num_classes` classes are for, of which `things` are told apart: "instance" where all are, "panoptic"
+    where some are, "semantic" where none is."""
     return "semantic" if not things else "instance" if len(things) == num_classes else "panoptic"
 
 
 def asked_task(model: Model, task: str | None) -> str:
-    """"semantic", "instance" or "panoptic": as asked for, else what the model is used for.
+    """ "semantic", "instance" or "panoptic": as asked for, else what the model is used for.
 
     Raises ValueError for another word, and where a model that gives no masks is asked to tell segments apart.
     """
@@ -129,8 +129,8 @@ def asked_task(model: Model, task: str | None) -> str:
 
 
 class MaskOutputs(ColouredModel):
-    """A mask classifier whose `forward` gives its masks: (B, C, H, W) -> class logits (B, Q, K + 1), the last of them "no object",
-    and mask logits (B, Q, h, w).
+    """A mask classifier whose `forward` gives its masks: (B, C, H, W) -> class logits (B, Q, K + 1), the last of them "no
+    object", and mask logits (B, Q, h, w).
 
     What is exported where segments are told apart by others; `network` is the mask classifier itself.
     """

@@ -85,7 +85,9 @@ class ExportReport:
                 f"{size:>11}  {row.batch:>5}  {row.absolute_error:>14.2e}  {row.relative_error:>9.1e}  {row.same_class:>10.4%}"
             )
         if ties := max(row.ties for row in self.comparisons):
-            lines.append(f"near ties inside the network turn up to {ties:.1e} of the greatest logit, which are left out")
+            lines.append(
+                f"near ties inside the network turn up to {ties:.1e} of the greatest logit, which are left out"
+            )
         return "\n".join(lines)
 
 

@@ -29,7 +29,8 @@ def with_channels(pixels: Tensor, wanted: int) -> Tensor:
 
 
 class Network:
-    """uint8 (B, C, h, w) -> float32 logits, or what else the model gives: normalised, then through the engine.  `seconds` adds up the engine's time.
+    """uint8 (B, C, h, w) -> float32 logits, or what else the model gives: normalised, then through the engine.  `seconds` adds
+    up the engine's time.
 
     engine     a name ("auto" is measured on the first image), or an engine that was built already
     expected   pictures to come, where that is known: for a few, "auto" measures nothing

@@ -139,7 +139,7 @@ class DecoderLayer(nn.Module):
         return self.feed_forward(self.self_attention(x, queries))
 
 
-def inside(embedded: Tensor, pixels: Tensor, shift: float = 0.0) -> Tensor:
+def inside(embedded: Tensor, pixels: Tensor, shift: float | None = None) -> Tensor:
     """Embeddings of masks (B, Q, M), a map (B, M, h, w) -> (B, 1, Q, h · w): where each mask is, in which half of its pixels
     and more are as likely inside as outside, and everywhere for one that is nowhere; `shift`: of the decoder."""
     logits = embedded @ pixels.flatten(2)
@@ -167,6 +167,8 @@ class Mask2FormerDecoder(MaskDecoder):
     ignored          "excluded": ignored pixels count nowhere; "background": they are background in every mask, as the authors
                      count them
     """
+
+    shift = 0.0
 
     def __init__(
         self,

@@ -141,7 +141,9 @@ class Others:
             return self._made[kind]
 
 
-def shared(source: ModelSource, *, task: str | None = None, engine: str = "torch") -> SharedPredictor | SharedSegmentPredictor:
+def shared(
+    source: ModelSource, *, task: str | None = None, engine: str = "torch"
+) -> SharedPredictor | SharedSegmentPredictor:
     """The predictor of a server: of segments where the model, or `task`, tells them apart."""
     model = resolve_model(source)
     wanted = asked_task(model, task) if isinstance(model, MaskModel) else "semantic"
