@@ -83,7 +83,9 @@ def measure(name: str, options: argparse.Namespace) -> None:
 
 
 def line(name: str, form: str, ours: list[float], theirs: list[float], more: str) -> None:
-    print(f"{name:12} {form:22} {statistics.median(ours) * 1e3:8.0f} ms  {ratio(theirs, ours):5.2f}x  {more}", flush=True)
+    print(
+        f"{name:12} {form:22} {statistics.median(ours) * 1e3:8.0f} ms  {ratio(theirs, ours):5.2f}x  {more}", flush=True
+    )
 
 
 def training_steps(theirs: nn.Module, ours: MaskModel, sides: tuple[int, ...]) -> dict[str, Callable[[], None]]:
