@@ -3,8 +3,9 @@
     segmentarium train --recipe recipes/masks/nuclei.py --root DIR/nuclei
 
 The pictures are dark, half of them nowhere brighter than a third, so they are normalised by what they hold and not by what
-photographs do; and they are enlarged, as most nuclei are less than 13 pixels wide and masks have a quarter of the side.  The first stage sees a quarter of a
-picture at a time, with a handful of nuclei, and learns several times as fast to tell them apart; the second sees whole pictures.
+photographs do; and they are enlarged, as most nuclei are less than 13 pixels wide and masks have a quarter of the side.  The
+first stage sees a quarter of a picture at a time, with a handful of nuclei, and learns several times as fast to tell them apart;
+the second sees all of it.
 """
 
 from segmentarium.training import TrainingOptions

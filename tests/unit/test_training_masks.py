@@ -107,7 +107,7 @@ def test_what_is_scored_follows_the_data(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'bisenetv2' is a segmenter, which has no use for task"):
         task_for(options(root, tmp_path, model="bisenetv2", task="instance", model_arguments={}))
     with pytest.raises(
-        ValueError, match="is a mask classifier, which has no use for class_mix, loss, class_weight; leave that out"
+        ValueError, match="is a mask classifier, which has no use for class_mix, loss, class_weight; leave"
     ):
         task_for(options(root, tmp_path, class_mix=0.5, loss="ohem", class_weight="auto"))
 
