@@ -45,8 +45,8 @@ def recipe() -> list[TrainingOptions]:
         warmup_steps=50,
         clip_norm=1.0,
         ema=0.998,
-        max_steps=3000,
-        val_every=1000,
+        max_steps=2700,
+        val_every=900,
         save_every=100,
         workers=1,
     )
@@ -56,7 +56,7 @@ def recipe() -> list[TrainingOptions]:
         scale=(1.0, 1.4),
         batch_size=4,
         learning_rate=5e-4,
-        max_steps=1200,
-        val_every=300,
+        max_steps=1100,
+        val_every=275,
     )
     return [apart, whole]

@@ -36,6 +36,7 @@ __all__ = [
     "ParityError",
     "export_formats",
     "export_model",
+    "exported",
     "read_metadata",
     "to_onnx",
     "to_openvino",
