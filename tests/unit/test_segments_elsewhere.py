@@ -69,7 +69,7 @@ def test_a_model_says_what_it_is_for(tmp_path: Path) -> None:
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[MaskModel, ExportReport]:
     """A model and its export, as ONNX: tracing takes longer than all the rest here."""
     pytest.importorskip("onnxscript")
-    model = tiny(things=1)
+    model = tiny(things=1, layers=1)
     sizes = ((64, 96), (97, 65))
     return model, export_model(model, tmp_path_factory.mktemp("masks") / "m.onnx", sizes=sizes)
 
