@@ -83,6 +83,7 @@ def run(options: argparse.Namespace) -> int:
         limit=options.limit,
         boundary_ratio=options.boundary_ratio,
         device=options.device,
+        task=None if changes.get("task", "auto") == "auto" else changes["task"],
         command=shlex.join(["segmentarium", *options.words]),
     )
     try:

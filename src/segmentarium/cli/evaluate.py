@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--task",
         choices=("semantic", "instance", "panoptic"),
-        help="of mask classifiers: mIoU, AP or PQ (default: by the data)",
+        help="of mask classifiers: semantic (mIoU), instance (AP), panoptic (PQ); default: by the data, panoptic where\n"
+        "some classes are no objects, instance where all are, semantic where a class is known of every pixel only",
     )
     add("--root", required=True, type=Path, help="where the data set lies")
     add(

@@ -4,19 +4,24 @@ from segmentarium.contracts.adopted import adopt
 from segmentarium.contracts.backbone import Backbone
 from segmentarium.contracts.decoder import Decoder, MaskDecoder
 from segmentarium.contracts.kinds import (
+    TASKS,
     Classifier,
     Detector3d,
     InstanceModel,
     KeypointModel,
     MaskModel,
+    MaskOutputs,
     Pretrainer,
     SegmentationModel,
+    asked_task,
+    task_of,
 )
 from segmentarium.contracts.model import Batch, LabelledModel, Model, Term
 from segmentarium.contracts.results import Instances, Keypoints, MaskSet, Panoptic, Segment
 from segmentarium.preprocessing import Preprocessing
 
 __all__ = [
+    "TASKS",
     "Backbone",
     "Batch",
     "Classifier",
@@ -29,6 +34,7 @@ __all__ = [
     "LabelledModel",
     "MaskDecoder",
     "MaskModel",
+    "MaskOutputs",
     "MaskSet",
     "Model",
     "Panoptic",
@@ -38,4 +44,6 @@ __all__ = [
     "SegmentationModel",
     "Term",
     "adopt",
+    "asked_task",
+    "task_of",
 ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segmentarium.checks import check_choice
 from segmentarium.contracts.backbone import Backbone
 from segmentarium.contracts.model import LabelledModel, Model
 from segmentarium.contracts.results import Instances, Keypoints, MaskSet
@@ -16,6 +17,7 @@ from segmentarium.layers.resize import resize
 from segmentarium.losses import LabelCrossEntropy
 from segmentarium.palette import default_palette
 
+TASKS = ("semantic", "instance", "panoptic")  # what masks and their classes are read for
 SURE = 0.01  # how near to 0 and 1 a score of one class counts: further on, its logit would only magnify rounding
 
 
@@ -56,8 +58,8 @@ class MaskModel(ColouredModel):
     is a kind of segment and none stands for "nothing", so `num_classes=1` has one name; there `forward` gives a sigmoid logit,
     as everywhere with one class: greater than 0 where the score is greater than a half.
 
-    things   classes whose segments are told apart, by index, or how many of the first classes; None: all.  Those of the others
-             are one segment a picture
+    things   classes whose segments are told apart, by index, or how many of the first classes; None: nobody says, and all may
+             be.  Those of the others are one segment a picture
     """
 
     kind = "mask"
@@ -67,13 +69,35 @@ class MaskModel(ColouredModel):
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.classes = self.classes[:num_classes]
         self.palette = default_palette(num_classes + 1)[1:]  # black is left to what is no segment
-        told = range(num_classes if things is None else things) if things is None or isinstance(things, int) else things
-        self.things: tuple[int, ...] = tuple(sorted(set(told)))
+        told = range(things) if isinstance(things, int) else things
+        self._things: tuple[int, ...] | None = None if told is None else tuple(sorted(set(told)))
         if any(index not in range(num_classes) for index in self.things):
             raise ValueError(f"things is {things}; give indices of the {num_classes} classes, or how many of the first")
 
+    @property
+    def things(self) -> tuple[int, ...]:
+        """Indices of the classes whose segments are told apart."""
+        return tuple(range(self.num_classes)) if self._things is None else self._things
+
+    @things.setter
+    def things(self, indices: Collection[int]) -> None:
+        self._things = tuple(sorted(set(indices)))
+
+    @property
+    def task(self) -> str:
+        """What it is used for where nobody says: "instance" where all classes are told apart, "panoptic" where some are,
+        "semantic" where none is or nobody has said."""
+        return "semantic" if self._things is None else task_of(self._things, self.num_classes)
+
     def labels(self) -> dict[str, Any]:
-        return super().labels() | {"things": list(self.things)}
+        return super().labels() | ({} if self._things is None else {"things": list(self._things)})
+
+    def shifted(self) -> Iterator[None]:
+        """While one goes through it, what the network decides by a comparison is decided a little above and a little below."""
+        yield from ()
+
+    def near_ties(self, *inputs: Tensor) -> list[Any]:
+        return [self(*inputs) for _ in self.shifted()]
 
     def forward_masks(self, image: Tensor) -> MaskSet:
         """(B, C, H, W) -> class_logits (B, Q, K + 1), mask_logits (B, Q, h, w)"""
@@ -83,6 +107,57 @@ class MaskModel(ColouredModel):
         height, width = image.shape[-2:]
         scores = self.forward_masks(image).at((height, width)).semantic()
         return scores if self.num_classes > 1 else scores.clamp(SURE, 1 - SURE).logit()
+
+
+def task_of(things: Collection[int], num_classes: int) -> str:
+    """What segments of `num_classes` classes are for, of which `things` are told apart: "instance" where all are, "panoptic"
+    where some are, "semantic" where none is."""
+    return "semantic" if not things else "instance" if len(things) == num_classes else "panoptic"
+
+
+def asked_task(model: Model, task: str | None) -> str:
+    """ "semantic", "instance" or "panoptic": as asked for, else what the model is used for.
+
+    Raises ValueError for another word, and where a model that gives no masks is asked to tell segments apart.
+    """
+    check_choice("task", task, (*TASKS, None))
+    if isinstance(model, MaskModel):
+        return model.task if task is None else task
+    if task not in (None, "semantic"):
+        raise ValueError(f"{model.title} is a {model.kind}, which tells no segments apart: leave task ({task!r}) out")
+    return "semantic"
+
+
+class MaskOutputs(ColouredModel):
+    """A mask classifier whose `forward` gives its masks: (B, C, H, W) -> class logits (B, Q, K + 1), the last of them "no
+    object", and mask logits (B, Q, h, w).
+
+    What is exported where segments are told apart by others; `network` is the mask classifier itself.
+    """
+
+    kind = "mask"
+    output_names = ("class_logits", "mask_logits")
+
+    def __init__(self, network: MaskModel) -> None:
+        super().__init__(num_classes=network.num_classes, in_channels=network.in_channels)
+        self.network = network
+        self.classes, self.palette, self.fixed_size = network.classes, network.palette, network.fixed_size
+        self.preprocessing, self.weights_header = network.preprocessing, network.weights_header
+        self.registered_name, self.given_arguments = network.registered_name, network.given_arguments
+        self.train(network.training)
+
+    def labels(self) -> dict[str, Any]:
+        return self.network.labels()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.network.forward_masks(image)
+        return found.class_logits, found.mask_logits
+
+    def near_ties(self, *inputs: Tensor) -> list[Any]:
+        return [self(*inputs) for _ in self.network.shifted()]
+
+    def deploy(self) -> MaskOutputs:  # type: ignore[override]
+        return MaskOutputs(self.network.deploy())
 
 
 class Classifier(LabelledModel):

@@ -118,6 +118,10 @@ class Model(nn.Module):
         """Every supervised output by name."""
         raise NotImplementedError(f"{type(self).__name__} says nothing of how it is trained")
 
+    def near_ties(self, *inputs: Tensor) -> list[Any]:
+        """What `forward` gives as well where it decides by a comparison that rounding may turn; []: it decides nothing so."""
+        return []
+
     def labels(self) -> dict[str, Any]:
         """What a file says of the classes that it scores, as plain data; {} for a model without classes."""
         return {}

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from segmentarium.checks import check_choice
-from segmentarium.contracts import Classifier, MaskModel, SegmentationModel, adopt
+from segmentarium.contracts import TASKS, Classifier, MaskModel, SegmentationModel, adopt, asked_task, task_of
 from segmentarium.data import PictureDataset, SegmentDataset
 from segmentarium.evaluation.base import check_output
 from segmentarium.evaluation.classes import ClassMatch, match_classes
@@ -26,8 +26,7 @@ from segmentarium.evaluation.samples import LabelledImages, with_logits
 from segmentarium.evaluation.segments import LabelMaps, SegmentReport, SegmentScoring
 from segmentarium.evaluation.tally import Tally
 from segmentarium.inference.engines import Engine
-from segmentarium.inference.network import Network
-from segmentarium.inference.segments import TASKS, MaskNetwork
+from segmentarium.inference.network import MaskNetwork, Network
 from segmentarium.inference.tta import augmented
 from segmentarium.inference.windows import sliding, whole
 
@@ -66,7 +65,7 @@ def evaluate(
     model           a model, or what `load` takes: a catalogue name, a file
     dataset         label maps for a segmenter, segments for a mask classifier, pictures with one class each for a classifier
     task            of a mask classifier: "semantic" (mIoU), "instance" (AP) or "panoptic" (PQ); None: by the data, of segments
-                    "panoptic" where there is stuff among the classes, else "instance"
+                    "panoptic" where there is stuff among the classes, else "instance" ("semantic" where all is stuff)
     mode            "whole" images, or "slide": windows of at most `tile` pixels a side that share `overlap` (pixels as int,
                     a share of the tile as float) with their neighbours and are blended; None: as the model's preprocessing
                     says, which published weights bring along, else "whole"
@@ -121,13 +120,13 @@ def evaluate(
             crop_ratio=crop_ratio,
         )
         if isinstance(engine, Engine):
-            raise ValueError(f"engine is {engine}, which gives no masks; give 'torch' or 'compile'")
+            raise ValueError(f"engine is {engine}, of which nobody knows that it gives masks; give its name")
         options = {"engine": engine, "precision": precision, "device": device, "mode": mode or "whole", "tile": tile}
         options |= {"overlap": overlap, "boundary_ratio": boundary_ratio}
         scoring = SegmentScoring(model, data, task=chosen_task(task, dataset), **options, **common)
     elif isinstance(model, SegmentationModel | MaskModel):
-        if task not in (None, "semantic"):
-            raise ValueError(f"{source} is a {model.kind}, which tells no segments apart: leave task ({task!r}) out")
+        if not isinstance(model, MaskModel):
+            asked_task(model, task)
         if isinstance(dataset, SegmentDataset):
             data = dataset = LabelMaps(dataset)
         _refuse(source, model.kind, dataset, "segmentation", size=size, crop_ratio=crop_ratio)
@@ -170,12 +169,10 @@ def evaluate(
 
 def chosen_task(task: str | None, dataset: Any) -> str:
     """What a mask classifier is scored by: as asked for, else by the data.  ValueError for what is none."""
+    check_choice("task", task, (*TASKS, None))
     if task is not None:
-        check_choice("task", task, TASKS)
         return task
-    if not isinstance(dataset, SegmentDataset):
-        return "semantic"
-    return "instance" if len(dataset.things) == dataset.info.num_classes else "panoptic"
+    return task_of(dataset.things, dataset.info.num_classes) if isinstance(dataset, SegmentDataset) else "semantic"
 
 
 class Scoring(Protocol):

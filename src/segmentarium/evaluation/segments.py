@@ -17,10 +17,10 @@ from segmentarium.evaluation.base import BaseReport, number, numbers, percent
 from segmentarium.evaluation.classes import ClassMatch, match_classes
 from segmentarium.evaluation.samples import batches, prepare, read_ahead
 from segmentarium.evaluation.worst import Worst, shrunk
-from segmentarium.inference.network import with_channels
+from segmentarium.inference.network import MaskNetwork, with_channels
 from segmentarium.inference.segment_drawing import segment_overlay
 from segmentarium.inference.segment_map import FoundSegment, SegmentMap, measured
-from segmentarium.inference.segments import SURE, MaskNetwork, SegmentPredictor
+from segmentarium.inference.segments import SURE, SegmentPredictor
 from segmentarium.media.readers import ArrayRows
 from segmentarium.metrics import AveragePrecision, PanopticQuality
 from segmentarium.metrics.panoptic import contingency
@@ -360,6 +360,8 @@ def _in_model(things: Sequence[int], match: ClassMatch) -> tuple[int, ...]:
 
 class LabelMaps:
     """A data set of segments as one of classes of pixels: for semantic scores."""
+
+    task = "segmentation"
 
     def __init__(self, dataset: SegmentDataset) -> None:
         self.dataset, self.info = dataset, dataset.info

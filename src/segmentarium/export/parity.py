@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmentarium.contracts import Model, Preprocessing
+from segmentarium.contracts import MaskSet, Model, Preprocessing
 from segmentarium.runtimes import onnx_session, openvino_network
 
 Image = str | Path | np.ndarray | Tensor
-Runner = Callable[[np.ndarray], np.ndarray]
+Arrays = tuple[np.ndarray, ...]
+Runner = Callable[[np.ndarray], Any]  # an array, or a tuple of them where the model gives several
 
 TOLERANCE = 1e-4  # relative, in float32
 SIZES = ((256, 320), (193, 259))
@@ -26,13 +27,15 @@ PHOTO = Path(__file__).resolve().parents[3] / "docs" / "images" / "astronaut.jpg
 @dataclass(frozen=True)
 class Comparison:
     """One engine, one input size.  Errors are maxima over all logits; `same_class` is the share of pixels (of a
-    classifier: of images), 0 to 1."""
+    classifier: of images), 0 to 1.  `ties`: by how much, relative to the greatest logit, near ties inside the network may turn
+    its outputs; of the errors twice as much is left out where they do."""
 
     size: tuple[int, int]
     batch: int
     absolute_error: float
     relative_error: float
     same_class: float
+    ties: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -88,8 +91,15 @@ def classes_of(logits: np.ndarray) -> np.ndarray:
     return logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1)
 
 
-def compare(output: np.ndarray, reference: np.ndarray, size: tuple[int, ...] | None = None) -> Comparison:
+def compare(
+    output: np.ndarray,
+    reference: np.ndarray,
+    size: tuple[int, ...] | None = None,
+    slack: np.ndarray | float = 0.0,
+) -> Comparison:
     """The errors of `output` against `reference`, both (B, K, …), of images of that size (None: the reference's).
+
+    slack   of an error, how much is left out; broadcast over the reference
 
     A non-finite output counts as an infinite error.
     """
@@ -97,9 +107,49 @@ def compare(output: np.ndarray, reference: np.ndarray, size: tuple[int, ...] | N
     size, batch = (height, width), len(reference)
     if output.shape != reference.shape or not np.isfinite(output).all():
         return Comparison(size, batch, float("inf"), float("inf"), 0.0)
-    absolute = float(np.abs(output - reference).max())
-    relative = absolute / max(float(np.abs(reference).max()), 1e-12)
-    return Comparison(size, batch, absolute, relative, float((classes_of(output) == classes_of(reference)).mean()))
+    absolute = float((np.abs(output - reference) - slack).max().clip(0))
+    largest = max(float(np.abs(reference).max()), 1e-12)
+    same = float((classes_of(output) == classes_of(reference)).mean())
+    return Comparison(size, batch, absolute, absolute / largest, same, float(np.max(slack)) / largest)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A picture for the engines, and what PyTorch gives: of each output what is left out of its errors, too."""
+
+    example: np.ndarray
+    outputs: Arrays
+    slacks: tuple[np.ndarray | float, ...]
+
+    def compared(self, found: Arrays) -> Comparison:
+        """The worst of all outputs; of masks, `same_class` is of the class that they and their classes give each cell."""
+        height, width = self.example.shape[2:]
+        rows = [
+            compare(output, reference, (height, width), slack)
+            for output, reference, slack in zip(found, self.outputs, self.slacks, strict=True)
+        ]
+        if len(rows) == 1:
+            return rows[0]
+        same = float((_mask_classes(found) == _mask_classes(self.outputs)).mean())
+        worst = max(rows, key=lambda row: row.relative_error)
+        return replace(worst, same_class=same, ties=max(row.ties for row in rows))
+
+
+def answers_of(found: Any) -> np.ndarray:
+    """What a model's outputs come to: the class of every pixel, or of each cell of its masks, or of a picture."""
+    arrays = arrays_of(found)
+    return classes_of(arrays[0]) if len(arrays) == 1 else _mask_classes(arrays)
+
+
+def _mask_classes(found: Arrays) -> np.ndarray:
+    scores = MaskSet(*map(torch.from_numpy, found)).semantic().numpy()
+    return classes_of(scores - 0.5 * (scores.shape[1] == 1))
+
+
+def arrays_of(found: Any) -> Arrays:
+    """A tensor, an array, or a tuple of them -> float32 arrays."""
+    several = found if isinstance(found, tuple | list) else (found,)
+    return tuple(np.asarray(one.float().cpu() if isinstance(one, Tensor) else one) for one in several)
 
 
 class ParityCheck:
@@ -117,7 +167,7 @@ class ParityCheck:
             sizes = (model.fixed_size,) * 2  # one image, and a batch
         training = model.training
         device = next(model.parameters()).device
-        self.cases: list[tuple[np.ndarray, np.ndarray]] = []
+        self.cases: list[Case] = []
         model.eval()
         with torch.inference_mode():
             for index, size in enumerate(sizes):
@@ -125,22 +175,30 @@ class ParityCheck:
                     example = network_input(image, size, model.preprocessing, model.in_channels)
                     if index % 2:  # every second size as a batch of two
                         example = torch.cat([example, example.flip(-1)])
-                    self.cases.append((example.numpy(), model(example.to(device)).float().cpu().numpy()))
+                    self.cases.append(_case(model, example.to(device)))
         model.train(training)
 
     def run(self, runner: Runner) -> list[Comparison]:
-        return [
-            compare(runner(example), reference, (example.shape[2], example.shape[3]))
-            for example, reference in self.cases
-        ]
+        return [case.compared(arrays_of(runner(case.example))) for case in self.cases]
+
+
+def _case(model: Model, example: Tensor) -> Case:
+    """What the model gives, and how far near ties turn it: of each query or class of a picture, the most."""
+    outputs = arrays_of(model(example))
+    slacks: list[np.ndarray | float] = [0.0] * len(outputs)
+    for other in model.near_ties(example):
+        for i, (output, turned) in enumerate(zip(outputs, arrays_of(other), strict=True)):
+            moved = 2 * np.abs(turned - output).max(tuple(range(2, output.ndim)), keepdims=True)
+            slacks[i] = np.maximum(slacks[i], moved)
+    return Case(example.cpu().numpy(), outputs, tuple(slacks))
 
 
 def torch_runner(path: Path) -> Runner:
     module = torch.export.load(str(path)).module()
 
-    def run(image: np.ndarray) -> np.ndarray:
+    def run(image: np.ndarray) -> Any:
         with torch.inference_mode():
-            return module(torch.from_numpy(image)).numpy()
+            return module(torch.from_numpy(image))
 
     return run
 
@@ -148,14 +206,18 @@ def torch_runner(path: Path) -> Runner:
 def onnx_runner(path: Path) -> Runner:
     session = onnx_session(path, torch.get_num_threads())
     name = session.get_inputs()[0].name
-    return lambda image: np.asarray(session.run(None, {name: image})[0])
+    return lambda image: _one_or_all(session.run(None, {name: image}))
 
 
 def openvino_runner(path: Path, precision: str = "f32") -> Runner:
     """precision: "f32" or "bf16"."""
     compiled = openvino_network(path, precision, torch.get_num_threads())
     # A copy: OpenVINO hands out a view of a buffer that the next call overwrites.
-    return lambda image: np.array(compiled(image)[0])
+    return lambda image: _one_or_all([np.array(found) for found in compiled(image).to_tuple()])
+
+
+def _one_or_all(found: list[np.ndarray]) -> Any:
+    return found[0] if len(found) == 1 else tuple(found)
 
 
 RUNNERS: dict[str, Callable[[Path], Runner]] = {

@@ -1,7 +1,7 @@
 """What computes the logits: eager PyTorch, torch.compile, ONNX Runtime or OpenVINO, behind one call.
 
 An engine takes normalised float32 pictures (B, C, H, W) of any size of 32 or more and returns float32 logits
-(B, K, H, W). Every engine runs the model's deploy form.
+(B, K, H, W), or a tuple of what the model gives besides (`MaskOutputs`). Every engine runs the model's deploy form.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +30,15 @@ NEEDS = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("ope
 class Engine:
     """A function from pictures to logits that knows its name.  `details` says what it really runs on."""
 
-    def __init__(self, name: str, run: Callable[[Tensor], Tensor], details: str) -> None:
+    def __init__(self, name: str, run: Callable[[Tensor], Any], details: str) -> None:
         self.name = name
         self.details = details
         self._run = run
 
-    def __call__(self, image: Tensor) -> Tensor:
+    def __call__(self, image: Tensor) -> Any:
         with torch.inference_mode():
-            return self._run(image).float()
+            found = self._run(image)
+            return tuple(one.float() for one in found) if isinstance(found, tuple | list) else found.float()
 
     def __str__(self) -> str:
         return f"{self.name} ({self.details})"
@@ -96,7 +97,7 @@ def _torch_engine(model: nn.Module, precision: str, device: torch.device) -> Eng
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     network = deployed(model).to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def run(image: Tensor) -> Tensor:
+    def run(image: Tensor) -> Any:
         return network(image.to(device=device, dtype=dtype, memory_format=torch.channels_last))
 
     return Engine("torch", run, f"{_device_name(device)}, {precision}, channels-last")
@@ -107,7 +108,7 @@ def _compiled_engine(model: nn.Module, precision: str, device: torch.device) -> 
     network = deployed(model).to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     compiled = torch.compile(network)
 
-    def run(image: Tensor) -> Tensor:
+    def run(image: Tensor) -> Any:
         return compiled(image.to(device=device, dtype=dtype, memory_format=torch.channels_last))
 
     return Engine("compile", run, f"torch.compile, {_device_name(device)}, {precision}, channels-last")
@@ -117,10 +118,10 @@ def _onnxruntime_engine(model: nn.Module) -> Engine:
     threads = torch.get_num_threads()
     session = onnx_session(onnx_file(model), threads)
     picture = session.get_inputs()[0].name
-    output = session.get_outputs()[0].name
 
-    def run(image: Tensor) -> Tensor:
-        return torch.from_numpy(session.run([output], {picture: image.contiguous().cpu().numpy()})[0])
+    def run(image: Tensor) -> Any:
+        found = session.run(None, {picture: image.contiguous().cpu().numpy()})
+        return _one_or_all([torch.from_numpy(one) for one in found])
 
     return Engine("onnxruntime", run, f"{session.get_providers()[0]}, fp32, {threads} threads")
 
@@ -130,14 +131,18 @@ def _openvino_engine(model: nn.Module, precision: str) -> Engine:
     compiled = openvino_network(onnx_file(model), "bf16" if precision == "bf16" else "f32", threads)
     request = compiled.create_infer_request()
 
-    def run(image: Tensor) -> Tensor:
+    def run(image: Tensor) -> Any:
         request.infer([image.contiguous().cpu().numpy()], share_inputs=True)
-        return torch.from_numpy(request.get_output_tensor(0).data.copy())
+        return _one_or_all([torch.from_numpy(one.data.copy()) for one in request.output_tensors])
 
     hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if precision == "bf16" and hint != "bf16":
         raise ValueError("this processor has no bfloat16 that OpenVINO can use; leave precision at fp32")
     return Engine("openvino", run, f"CPU, {precision}, {threads} threads")
+
+
+def _one_or_all(found: list[Tensor]) -> Any:
+    return found[0] if len(found) == 1 else tuple(found)
 
 
 def _device_name(device: torch.device) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts import Model, adopt
+from segmentarium.contracts import MaskModel, MaskOutputs, MaskSet, Model, adopt
 from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device
 
 
@@ -28,7 +29,8 @@ def with_channels(pixels: Tensor, wanted: int) -> Tensor:
 
 
 class Network:
-    """uint8 (B, C, h, w) -> float32 logits: normalised, then through the engine.  `seconds` adds up the engine's time.
+    """uint8 (B, C, h, w) -> float32 logits, or what else the model gives: normalised, then through the engine.  `seconds` adds
+    up the engine's time.
 
     engine     a name ("auto" is measured on the first image), or an engine that was built already
     expected   pictures to come, where that is known: for a few, "auto" measures nothing
@@ -53,7 +55,7 @@ class Network:
                 self.engine = build_engine(self.model, engine, precision=precision, device=self.device)
 
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> Tensor:
+    def __call__(self, pixels: Tensor) -> Any:
         # Scaled bytes come from the processor, as in the predictor: CUDA has no antialiased resize of bytes.
         image = self.preprocessing.normalise(pixels.to(self.device))
         if self.engine is None:
@@ -62,11 +64,11 @@ class Network:
             # A copy, as the measurement puts the model into eval mode and onto the device.
             self.engine = fastest_engine(copy.deepcopy(self.model), image, device=self.device, pictures=self.expected)
         started = time.perf_counter()
-        logits = self.engine(image)
-        if logits.is_cuda:  # a GPU returns before it is done
-            torch.cuda.synchronize(logits.device)
+        found = self.engine(image)
+        if self.device.type == "cuda":  # a GPU returns before it is done
+            torch.cuda.synchronize(self.device)
         self.seconds += time.perf_counter() - started
-        return logits
+        return found
 
     def facts(self, name: str) -> dict[str, Any]:
         """What the report says of the model."""
@@ -77,3 +79,21 @@ class Network:
             "trained_on": self.model.weights_header.get("dataset"),
             "preprocessing": self.preprocessing.as_dict(),
         }
+
+
+class MaskNetwork(Network):
+    """uint8 (B, C, h, w) -> `MaskSet`, read at the pictures' size: as `Network`, of a mask classifier."""
+
+    def __init__(
+        self,
+        model: MaskModel,
+        engine: str | Engine = "torch",
+        precision: str = "fp32",
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__(MaskOutputs(model), engine, precision, device)
+        self.outputs: Callable[[Tensor], tuple[Tensor, Tensor]] = super().__call__
+
+    def __call__(self, pixels: Tensor) -> MaskSet:
+        height, width = pixels.shape[-2:]
+        return MaskSet(*self.outputs(pixels)).at((height, width))

@@ -92,7 +92,8 @@ class TrainingOptions:
 
     task: str = option(
         "auto",
-        "what the score is: semantic (mIoU), instance (AP), panoptic (PQ), auto: by the data",
+        "what the score is: semantic (mIoU), instance (AP), panoptic (PQ); auto: by the data, panoptic where some\n"
+        "classes are no objects, instance where all are, semantic where a class is known of every pixel only",
         choices=("auto", "semantic", "instance", "panoptic"),
         of="mask",
     )
