@@ -65,7 +65,9 @@ def test_builds_with_any_channels(name: str, in_channels: int) -> None:
     assert len(output) == 2
     assert len(model.preprocessing.mean) == model.in_channels == in_channels
     assert model.kind == entry(name).kind == "pretrainer"
-    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in inspect.signature(entry(name).build).parameters.values())
+    assert all(
+        p.kind is inspect.Parameter.KEYWORD_ONLY for p in inspect.signature(entry(name).build).parameters.values()
+    )
 
 
 @pytest.mark.parametrize("name", SMALL)

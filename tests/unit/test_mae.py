@@ -74,7 +74,9 @@ def test_every_patch_is_put_back_in_its_place() -> None:
     model = made(mask_ratio=0.5)
     image, drawn = torch.randn(2, 3, 64, 64), noise(made())
     order = drawn.argsort(1)
-    turned = torch.empty_like(drawn).scatter(1, torch.cat([order[:, :8].flip(1), order[:, 8:]], 1), drawn.sort(1).values)
+    turned = torch.empty_like(drawn).scatter(
+        1, torch.cat([order[:, :8].flip(1), order[:, 8:]], 1), drawn.sort(1).values
+    )
     assert not torch.equal(turned, drawn)
     assert torch.allclose(model(image, turned), model(image, drawn), atol=1e-5)
 
@@ -165,7 +167,7 @@ def test_a_backbone_that_cannot_see_some_patches_alone_is_refused(backbone: str,
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"mask_ratio is 1\.0"):
         made(mask_ratio=1.0)
-    with pytest.raises(ValueError, match="1 tokens before those of patches and 0 rows|3 tokens before"):
+    with pytest.raises(ValueError, match="has 3 tokens before those of patches and 1 rows"):
         made(backbone_arguments={**VIT, "registers": 2})
     with pytest.raises(ValueError, match="4×5 patches of 16 pixels, and noise 16 numbers"):
         made()(torch.zeros(1, 3, 64, 80), torch.rand(1, 16))
