@@ -66,7 +66,7 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | Non
 
 
 def _unpickle(path: Path) -> Any:
-    """What a pickle holds; arrays of detectron2's are tensors, and a whole module is its state dict.  UnpicklingError for one that
+    """What a pickle holds; arrays of detectron2's are tensors, and a whole module its state dict.  UnpicklingError for one that
     names more than is needed."""
     if path.suffix == ".pkl":  # PyTorch's files may be called so too: archives, or a number first
         with suppress(pickle.UnpicklingError):
