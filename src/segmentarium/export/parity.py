@@ -16,8 +16,12 @@ from segmentarium.contracts import MaskSet, Model, Preprocessing
 from segmentarium.runtimes import onnx_session, openvino_network
 
 Image = str | Path | np.ndarray | Tensor
+<<<<<<< HEAD
 Arrays = tuple[np.ndarray, ...]
 Runner = Callable[[np.ndarray], Any]  # an array, or a tuple of them where the model gives several
+=======
+Runner = Callable[..., np.ndarray]  # of the arrays that the model takes, in its order
+>>>>>>> ssl
 
 TOLERANCE = 1e-4  # relative, in float32
 SIZES = ((256, 320), (193, 259))
@@ -167,7 +171,11 @@ class ParityCheck:
             sizes = (model.fixed_size,) * 2  # one image, and a batch
         training = model.training
         device = next(model.parameters()).device
+<<<<<<< HEAD
         self.cases: list[Case] = []
+=======
+        self.cases: list[tuple[tuple[np.ndarray, ...], np.ndarray]] = []
+>>>>>>> ssl
         model.eval()
         with torch.inference_mode():
             for index, size in enumerate(sizes):
@@ -175,6 +183,7 @@ class ParityCheck:
                     example = network_input(image, size, model.preprocessing, model.in_channels)
                     if index % 2:  # every second size as a batch of two
                         example = torch.cat([example, example.flip(-1)])
+<<<<<<< HEAD
                     self.cases.append(_case(model, example.to(device)))
         model.train(training)
 
@@ -191,33 +200,61 @@ def _case(model: Model, example: Tensor) -> Case:
             moved = 2 * np.abs(turned - output).max(tuple(range(2, output.ndim)), keepdims=True)
             slacks[i] = np.maximum(slacks[i], moved)
     return Case(example.cpu().numpy(), outputs, tuple(slacks))
+=======
+                    height, width = example.shape[-2:]
+                    given = (example.to(device), *model.example(len(example), (height, width))[1:])
+                    output = model(*given).float().cpu().numpy()
+                    self.cases.append((tuple(x.cpu().numpy() for x in given), output))
+        model.train(training)
+
+    def run(self, runner: Runner) -> list[Comparison]:
+        return [
+            compare(runner(*given), reference, (given[0].shape[2], given[0].shape[3]))
+            for given, reference in self.cases
+        ]
+>>>>>>> ssl
 
 
 def torch_runner(path: Path) -> Runner:
     module = torch.export.load(str(path)).module()
 
+<<<<<<< HEAD
     def run(image: np.ndarray) -> Any:
         with torch.inference_mode():
             return module(torch.from_numpy(image))
+=======
+    def run(*given: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return module(*(torch.from_numpy(x) for x in given)).numpy()
+>>>>>>> ssl
 
     return run
 
 
 def onnx_runner(path: Path) -> Runner:
     session = onnx_session(path, torch.get_num_threads())
+<<<<<<< HEAD
     name = session.get_inputs()[0].name
     return lambda image: _one_or_all(session.run(None, {name: image}))
+=======
+    names = [entry.name for entry in session.get_inputs()]
+    return lambda *given: np.asarray(session.run(None, dict(zip(names, given, strict=True)))[0])
+>>>>>>> ssl
 
 
 def openvino_runner(path: Path, precision: str = "f32") -> Runner:
     """precision: "f32" or "bf16"."""
     compiled = openvino_network(path, precision, torch.get_num_threads())
     # A copy: OpenVINO hands out a view of a buffer that the next call overwrites.
+<<<<<<< HEAD
     return lambda image: _one_or_all([np.array(found) for found in compiled(image).to_tuple()])
 
 
 def _one_or_all(found: list[np.ndarray]) -> Any:
     return found[0] if len(found) == 1 else tuple(found)
+=======
+    return lambda *given: np.array(compiled(given)[0])
+>>>>>>> ssl
 
 
 RUNNERS: dict[str, Callable[[Path], Runner]] = {

@@ -83,7 +83,7 @@ def _part(model: nn.Module, part: str) -> nn.Module:
 
 
 def _of_stored(target: nn.Module, part: str, stored: Stored) -> _Taken:
-    ours, dropped, needed = dict(stored.state), [], None
+    ours, dropped, enough = dict(stored.state), [], None
     if stored.layout is not None:
         shapes = {key: tuple(tensor.shape) for key, tensor in stored.shapes().items()}
         ours, unexpected, dropped = to_ours(ours, stored.layout.rules, shapes)
@@ -93,13 +93,19 @@ def _of_stored(target: nn.Module, part: str, stored: Stored) -> _Taken:
     if stored.entry.kind == "classifier":
         needed = _needed(stored, target)
         used = needed | target.state_dict().keys()
+        enough = needed if stored.headless else None
         tensors = {key: tensor for key, tensor in ours.items() if key in used}
     else:
-        under = {key: key.removeprefix(f"{part}.") for key in ours if key.startswith(f"{part}.")}
+        there = part or "backbone"  # for a backbone that stands alone
+        under = {key: key.removeprefix(f"{there}.") for key in ours if key.startswith(f"{there}.")}
         if not under:
-            raise ValueError(f"{stored.label} holds weights of {stored.entry.name!r}, which has no part {part!r}")
+            raise ValueError(f"{stored.label} holds weights of {stored.entry.name!r}, which has no part {there!r}")
         tensors = {name: ours[key] for key, name in under.items()}
         used = set(under)
+        if stored.entry.kind == "pretrainer" and isinstance(target, Backbone):
+            tensors = target.receive(tensors)
+            # the classifier of a backbone that has one is new, and all else must be filled
+            enough = {key for key in target.state_dict() if key.partition(".")[0] != "classifier"}
     said = stored.header.get("preprocessing")
     return _Taken(
         stored.label,
@@ -107,7 +113,7 @@ def _of_stored(target: nn.Module, part: str, stored: Stored) -> _Taken:
         stored.in_channels,
         Preprocessing.from_dict(said) if said else None,
         [*dropped, *(key for key in ours if key not in used)],
-        needed if stored.headless else None,
+        enough,
     )
 
 
