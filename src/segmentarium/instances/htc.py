@@ -57,7 +57,7 @@ from segmentarium.instances.semantic import SemanticBranch, SemanticLoss
 from segmentarium.layers.boxes import clip, decode, encode
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.fpn import FeaturePyramid, first_of_quarter
-from segmentarium.layers.nms import padded, places, suppress
+from segmentarium.layers.nms import indices, padded, places, suppress
 from segmentarium.layers.roi_align import RoIAlign
 from segmentarium.losses.segments import Segments
 from segmentarium.registry import Card, Paper
@@ -245,7 +245,7 @@ class CascadeDecoder(InstanceDecoder):
         found = self.box_regions(maps[:-1], rois)
         if scene is None:
             return found
-        return found + F.adaptive_avg_pool2d(self.semantic_regions([scene], rois), BOX_SIZE)
+        return found + F.avg_pool2d(self.semantic_regions([scene], rois), MASK_SIZE // BOX_SIZE)
 
     def of_masks(self, maps: Sequence[Tensor], scene: Tensor | None, rois: Tensor) -> Tensor:
         """Regions (M, 5) -> (M, width, 14, 14), what a mask head sees"""
@@ -296,10 +296,16 @@ class CascadeDecoder(InstanceDecoder):
         assert isinstance(head, BoxHead)
         probability = head.classifier.probabilities(torch.stack(every).mean(0))[:, : self.num_classes]
         boxes = self.moved(len(self.boxes) - 1, rois, deltas.unflatten(1, (-1, 4)), size)
-        return self.found(maps, scene, rois, probability, boxes)
+        return self.found(maps, scene, rois, probability, boxes, size)
 
     def found(
-        self, maps: Sequence[Tensor], scene: Tensor | None, rois: Tensor, probability: Tensor, boxes: Tensor
+        self,
+        maps: Sequence[Tensor],
+        scene: Tensor | None,
+        rois: Tensor,
+        probability: Tensor,
+        boxes: Tensor,
+        size: Sequence[int],
     ) -> InstanceSet:
         """Of regions (M, 5) with class probabilities (M, K) and boxes (M, 1 or more, 4): the best, with their masks."""
         batch, count = maps[0].shape[0], self.detections
@@ -307,12 +313,12 @@ class CascadeDecoder(InstanceDecoder):
             image = torch.zeros(batch * count, dtype=torch.int64, device="meta")
             label, score, box = image, probability.new_zeros(batch * count), boxes.new_zeros((batch * count, 4))
         else:
-            likely = probability > self.score
-            region, label = torch.where(likely & ((boxes[..., 2:] - boxes[..., :2]) >= SMALLEST).all(-1).any(1, True))
+            solid = ((boxes[..., 2:] - boxes[..., :2]) >= SMALLEST).all(-1)[:, : self.num_classes]
+            region, label = indices((probability > self.score) & solid)
             image, score = rois[region, 0].long(), probability[region, label]
             box = boxes[region, label if boxes.shape[1] > 1 else torch.zeros_like(label)]
-            kept = suppress(box, score, image * self.num_classes + label, self.overlap)
-            (inside,) = torch.where(places(image[kept], batch, count) % (count + 1) < count)
+            kept = suppress(box, score, image * self.num_classes + label, self.overlap, size)
+            (inside,) = indices(places(image[kept], batch, count) % (count + 1) < count)
             kept = kept[inside]
             image, label, score, box = image[kept], label[kept], score[kept], box[kept]
         masks = self.masked(maps, scene, torch.cat((image[:, None].to(box.dtype), box), 1), label)
