@@ -12,16 +12,19 @@ from segmentarium.contracts import InstanceSet
 from segmentarium.contracts.results import boxes_around
 from segmentarium.inference.segments import SegmentPredictor
 from segmentarium.instances import heads
-from segmentarium.instances.htc import HYBRID, TINY, CascadeDecoder, Chosen
+from segmentarium.instances.cascade import CascadeDecoder
+from segmentarium.instances.htc import HYBRID, TINY
 from segmentarium.instances.losses import BoxDistance, MaskCrossEntropy, OfRegions
 from segmentarium.instances.mask_rcnn import ONE
 from segmentarium.instances.rpn import RegionProposals
 from segmentarium.instances.sampling import NEITHER, NOTHING, assign, sample
 from segmentarium.instances.semantic import SemanticLoss
+from segmentarium.instances.targets import Chosen
 from segmentarium.layers.boxes import clip, decode, encode, share_counted
 from segmentarium.layers.nms import padded, places, suppress
 from segmentarium.layers.roi_align import RoIAlign
 from segmentarium.losses import Segments
+from segmentarium.meta import on_meta
 from segmentarium.registry import create_model
 
 SIZE = (64, 96)
@@ -139,7 +142,7 @@ def test_larger_regions_are_seen_in_coarser_levels() -> None:
 
 
 def instance_set(pasting: Any = "centres") -> InstanceSet:
-    boxes = torch.tensor([[[10.0, 4, 30, 20], [-6, 50, 12.5, 70.5], [0, 0, 0, 0]]])
+    boxes = torch.tensor([[[10.0, 4, 30, 20], [-6, 50, 12.4, 70.5], [0, 0, 0, 0]]])
     masks = torch.ones((1, 3, 28, 28))
     masks[0, 0, :, 14:] = 0
     return InstanceSet(boxes, torch.tensor([[1, 0, -1]]), torch.tensor([[0.9, 0.4, 0.0]]), masks, pasting)
@@ -334,7 +337,7 @@ def test_what_cannot_be_built_is_said() -> None:
             "give a backbone that has them, or neck=",
         ),
     ):
-        with torch.device("meta"), pytest.raises(ValueError, match=message):
+        with on_meta(), pytest.raises(ValueError, match=message):
             detector(**arguments)
 
 
