@@ -62,6 +62,7 @@ class PictureDataset(Dataset[Sample]):
 
     task: ClassVar[Literal["segmentation", "segments", "classification", "keypoints"]]
     items: Sequence[Any]
+    frequency: tuple[str, ...] | None = None  # "r", "c" or "f" for each class, where the set says how rare they are
 
     def __init__(self, info: DatasetInfo, transform: Transform | None = None, cache: bool = False) -> None:
         self.info = info
