@@ -1,4 +1,4 @@
-"""`EncoderDecoder` and `MaskClassifier`: any decoder on any backbone, and how decoders get their names."""
+"""`EncoderDecoder`, `MaskClassifier` and `InstanceDetector`: any decoder on any backbone, and how decoders get their names."""
 
 from __future__ import annotations
 
@@ -6,17 +6,29 @@ import fnmatch
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from segmentarium.backbones import can_have, can_take, create_backbone
-from segmentarium.contracts import Decoder, LabelledModel, MaskDecoder, MaskModel, MaskSet, SegmentationModel, Term
+from segmentarium.contracts import (
+    Decoder,
+    InstanceDecoder,
+    InstanceModel,
+    InstanceSet,
+    LabelledModel,
+    MaskDecoder,
+    MaskModel,
+    MaskSet,
+    SegmentationModel,
+    Term,
+)
 from segmentarium.layers.fcn_head import FCNHead
 from segmentarium.layers.pyramid_neck import MultiLevelNeck, ProjectedNeck, PyramidNeck
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
+from segmentarium.losses.segments import Target
 from segmentarium.meta import on_meta
 from segmentarium.registry import Card, Paper, create_model, entry, known, register
 
@@ -179,11 +191,55 @@ class MaskClassifier(OnBackbone, MaskModel):
         return self.decoder.forward_train(self.features(image))
 
 
+class InstanceDetector(OnBackbone, InstanceModel):
+    """A backbone and a decoder that gives boxes with masks.
+
+    frozen_norms   the backbone's batch norms keep their statistics in training, as a batch of few pictures has none worth
+                   keeping: for backbones with weights
+
+    The other arguments are `OnBackbone`'s.
+    """
+
+    def __init__(
+        self,
+        decoder: type[InstanceDecoder],
+        *,
+        num_classes: int,
+        backbone: str | nn.Module = "resnet50",
+        in_channels: int = 3,
+        output_stride: OutputStride = "auto",
+        neck: Literal["pyramid", "multilevel"] | None = None,
+        backbone_arguments: Mapping[str, Any] | None = None,
+        frozen_norms: bool = True,
+        **own: Any,
+    ) -> None:
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        self.stand(decoder, backbone, output_stride, neck, backbone_arguments, own)
+        self.frozen_norms = frozen_norms
+        self.set_objective(*self.decoder.objective())
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self.backbone.modules() if self.frozen_norms else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def forward_instances(self, image: Tensor) -> InstanceSet:
+        return self.decoder(self.features(image), image.shape[-2:])
+
+    def forward_train(self, image: Tensor, segments: Target) -> dict[str, Tensor]:  # type: ignore[override]
+        return self.decoder.forward_train(self.features(image), image.shape[-2:], segments)
+
+
+COMPOSITIONS = {MaskDecoder: MaskClassifier, InstanceDecoder: InstanceDetector}
+
+
 @cache
 def composed(decoder: type[Decoder]) -> Callable[..., OnBackbone]:
-    """What builds `EncoderDecoder(decoder, …)`, of a mask decoder `MaskClassifier`, with a signature that has the decoder's own
-    arguments."""
-    composition = MaskClassifier if issubclass(decoder, MaskDecoder) else EncoderDecoder
+    """What builds `EncoderDecoder(decoder, …)`, of a mask decoder `MaskClassifier`, of one of instances `InstanceDetector`, with a
+    signature that has the decoder's own arguments."""
+    composition = next((c for kind, c in COMPOSITIONS.items() if issubclass(decoder, kind)), EncoderDecoder)
     build = partial(composition, decoder)
     shared = inspect.signature(composition).parameters
     own = inspect.signature(decoder).parameters

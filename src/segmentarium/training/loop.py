@@ -100,7 +100,7 @@ class Objective(nn.Module):
         self.forward_train = torch.compile(model.forward_train) if compile else model.forward_train
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        outputs = self.forward_train(*(batch[key] for key in self.model.inputs))
+        outputs = self.forward_train(*(batch[key] for key in self.model.inputs + self.model.guides))
         for teacher in filter(None, self.teacher):
             outputs = {**outputs, "teacher": teacher(batch["image"], outputs["logits"].shape[-2:])}
         return self.model.criterion(outputs, batch)

@@ -1,0 +1,35 @@
+"""Non-maximum suppression for a whole batch, with answers that a graph can hold."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, nms
+
+
+def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, overlap: float) -> Tensor:
+    """(N, 4) boxes, (N,) scores, (N,) int64 groups -> (M,) int64: which are kept, best first.
+
+    One box of a group hides the less sure ones whose intersection over union with it is greater than `overlap`.
+    """
+    if not torch.compiler.is_compiling():
+        return batched_nms(boxes, scores, groups, overlap)
+    # a graph has one call: groups are moved apart, so that no two of them meet
+    apart = groups.to(boxes.dtype) * (boxes.max() + 1)
+    return nms(boxes + apart[:, None], scores, overlap)
+
+
+def places(images: Tensor, batch: int, count: int) -> Tensor:
+    """(M,) int64 number of each entry's image -> (M,): its place in a table of (batch, count + 1) rows, counted through.
+
+    An image's entries take its places in their order; those that find none left share the last one, which nobody reads.
+    """
+    own = images[:, None] == torch.arange(batch, device=images.device)
+    rank = (own.cumsum(0) * own).sum(1) - 1
+    return images * (count + 1) + rank.clamp(max=count)
+
+
+def padded(values: Tensor, where: Tensor, batch: int, count: int, empty: float) -> Tensor:
+    """(M, …) values and their `places` -> (batch, count, …), `empty` where there is none."""
+    table = values.new_full((batch * (count + 1), *values.shape[1:]), empty)
+    return table.index_put((where,), values).unflatten(0, (batch, count + 1))[:, :count]
