@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segmentarium.data.repeat_factors import image_factors
-from segmentarium.losses import BalancedGroups, EqualizationLoss, EqualizationLossV2, SeesawLoss
+from segmentarium.losses import BalancedGroups, EqualizationLoss, EqualizationLossV2, SeesawLoss, group_by_instances
 
 TOLERANCE = 1e-5
 
@@ -85,7 +85,9 @@ def test_seesaw(golden: ModuleType) -> None:
 def test_balanced_groups(golden: ModuleType, name: str) -> None:
     stored = Golden(golden, name)
     logits, theirs = stored.logits(), stored.target("labels")
-    loss = BalancedGroups(stored.target("instance_counts"), others=1.0 if name == "bags-sampled" else 8.0)
+    loss = BalancedGroups(
+        group_by_instances(stored.target("instance_counts")), others=1.0 if name == "bags-sampled" else 8.0
+    )
     labels = (theirs - 1) % 13  # the background stands first there, last here
     assert torch.equal(loss.table.roll(1, 1), stored.target("label2binlabel"))
     assert loss.sizes == stored.target("pred_slice")[:, 1].tolist()

@@ -18,6 +18,7 @@ from segmentarium.losses import (
     answered,
     asked_classes,
     build_label_loss,
+    group_by_instances,
     init_rare,
     known_of,
 )
@@ -31,7 +32,7 @@ def _losses(background: bool) -> list[RegionLoss]:
         EqualizationLoss([count / 5000 for count in COUNTS], 0.01, background),
         EqualizationLossV2(C, background=background),
         SeesawLoss(C, background=background),
-        BalancedGroups(COUNTS, others=1e9, background=background),
+        BalancedGroups(group_by_instances(COUNTS), others=1e9, background=background),
         FederatedLoss(COUNTS, number=C, background=background),
     ]
 
@@ -124,7 +125,13 @@ def test_class_255_of_many_is_a_class() -> None:
 
 
 def test_one_class_is_told_from_the_background_and_alone_is_refused() -> None:
-    for loss in (EqualizationLoss([0.5]), EqualizationLossV2(1), SeesawLoss(1), BalancedGroups([4]), FederatedLoss([4])):
+    for loss in (
+        EqualizationLoss([0.5]),
+        EqualizationLossV2(1),
+        SeesawLoss(1),
+        BalancedGroups([0]),
+        FederatedLoss([4]),
+    ):
         logits, labels = _case(loss)
         assert torch.isfinite(_value(loss, logits, labels)[1]).all()
     with pytest.raises(ValueError, match="nothing to tell apart"):
@@ -169,7 +176,7 @@ def test_seesaw_presses_rare_classes_less_but_mistakes_more() -> None:
 
 
 def test_groups_compete_inside_only() -> None:
-    loss = BalancedGroups(COUNTS, others=0.0)
+    loss = BalancedGroups(group_by_instances(COUNTS), others=0.0)
     # ≥ 1000; 100 to 999; 10 to 99; below 10 the last three
     assert loss.sizes == [2, 4, 2, 2, 2]
     logits = torch.randn(1, loss.width, requires_grad=True)
@@ -181,7 +188,7 @@ def test_groups_compete_inside_only() -> None:
 
 
 def test_others_are_drawn_in_proportion_and_follow_the_generator() -> None:
-    loss = BalancedGroups(COUNTS, others=3.0)
+    loss = BalancedGroups(group_by_instances(COUNTS), others=3.0)
     labels = torch.tensor([0] * 50 + [1] * 4 + [3] * 2 + [C] * 30 + [-1] * 5)
     valid = labels >= 0
     torch.manual_seed(3)

@@ -85,7 +85,9 @@ def test_a_mosaic_has_each_picture_in_a_quarter_and_its_segments_on_it() -> None
         there = image[0] == 50 * place + 50
         assert there.sum() == 20 * 30  # the whole picture, at half of twice its size
         rows, columns = there.nonzero(as_tuple=True)
-        corners.append(((rows.max() + 1 if place < 2 else rows.min()), (columns.max() + 1 if place % 2 == 0 else columns.min())))
+        corners.append(
+            ((rows.max() + 1 if place < 2 else rows.min()), (columns.max() + 1 if place % 2 == 0 else columns.min()))
+        )
         for number in (2 * place + 1, 2 * place + 2):
             own = (ids == number).any(0)
             assert own.sum() == 100
@@ -146,7 +148,9 @@ def test_rotation_and_scale_take_segments_along() -> None:
     for seed in range(8):
         torch.manual_seed(seed)
         found = transform(dict(sample))
-        own = [mask for label, mask in zip(found["segments"].labels, found["segments"].masks, strict=True) if label == 1]
+        own = [
+            mask for label, mask in zip(found["segments"].labels, found["segments"].masks, strict=True) if label == 1
+        ]
         if own and own[0].sum() > 150:
             bright = found["image"][0] > 0.5
             assert (bright & own[0]).sum() > 0.85 * (bright | own[0]).sum()

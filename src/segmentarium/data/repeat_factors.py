@@ -26,7 +26,9 @@ def image_factors(shown: Sequence[Collection[int]], threshold: float) -> np.ndar
         threshold: share below which a class is rare; published 1e-3 for LVIS.
     """
     if not 0 <= threshold <= 1:
-        raise ValueError(f"the threshold is {threshold}; give the share of pictures, 0 to 1, below which a class is rare")
+        raise ValueError(
+            f"the threshold is {threshold}; give the share of pictures, 0 to 1, below which a class is rare"
+        )
     classes = [np.unique(np.asarray(list(one), np.int64)) for one in shown]
     counts = np.bincount(np.concatenate([*classes, np.empty(0, np.int64)]))
     factor = np.sqrt(threshold * len(shown) / np.maximum(counts, 1)).clip(1)

@@ -48,13 +48,38 @@ class ClassCrossEntropy(nn.Module):
 
 
 # name -> where it is: what scores a region's classes, (channels, num_classes, **arguments) -> BoxClassifier
-CLASSIFIERS: dict[str, str] = {"linear": "segmentarium.instances.heads:BoxClassifier"}
+CLASSIFIERS: dict[str, str] = {
+    "linear": "segmentarium.instances.heads:BoxClassifier",
+    "eql": "segmentarium.instances.class_scores:eql_scores",
+    "eqlv2": "segmentarium.instances.class_scores:eqlv2_scores",
+    "seesaw": "segmentarium.instances.class_scores:seesaw_scores",
+    "bags": "segmentarium.instances.class_scores:bags_scores",
+}
 # name -> what these scores are trained by, (**arguments) -> module: (scores (N, width), labels (N,)) -> scalar
-CLASS_LOSSES: dict[str, str] = {"cross_entropy": "segmentarium.instances.heads:ClassCrossEntropy"}
+CLASS_LOSSES: dict[str, str] = {
+    "cross_entropy": "segmentarium.instances.heads:ClassCrossEntropy",
+    "eql": "segmentarium.losses:EqualizationLoss",
+    "federated": "segmentarium.losses:FederatedLoss",
+    "eqlv2": "segmentarium.losses:EqualizationLossV2",
+    "seesaw": "segmentarium.losses:SeesawLoss",
+    "bags": "segmentarium.losses:BalancedGroups",
+}
 # name -> what gives a region's masks, (channels, masks, **arguments) -> module: (N, channels, m, m) -> (N, masks, m, m)
-MASK_CLASSIFIERS: dict[str, str] = {"linear": "segmentarium.instances.heads:mask_classifier"}
+MASK_CLASSIFIERS: dict[str, str] = {
+    "linear": "segmentarium.instances.heads:mask_classifier",
+    "cosine": "segmentarium.layers.cosine:CosineConv1x1",
+}
 # name -> what these are trained by, () -> module: (logits (P, m, m), targets, weights) -> scalar
-MASK_LOSSES: dict[str, str] = {"cross_entropy": "segmentarium.instances.losses:MaskCrossEntropy"}
+MASK_LOSSES: dict[str, str] = {
+    "cross_entropy": "segmentarium.instances.losses:MaskCrossEntropy",
+    "balanced": "segmentarium.instances.good_mask:BalancedMaskLoss",
+}
+# name -> what cuts out the regions that mask heads see, (strides, size, **arguments) -> RoIAlign: by the box's scale, or also by
+# the share of it that the mask fills
+MASK_REGIONS: dict[str, str] = {
+    "scale": "segmentarium.layers.roi_align:RoIAlign",
+    "share": "segmentarium.instances.good_mask:RoIAlignByShare",
+}
 
 
 def named(table: Mapping[str, str], what: str, name: str, *given: Any, **arguments: Any) -> nn.Module:

@@ -41,11 +41,13 @@ from segmentarium.composition import register_decoder
 from segmentarium.contracts import InstanceDecoder, InstanceSet, Term
 from segmentarium.contracts.instance_set import Pasting
 from segmentarium.contracts.results import boxes_around
+from segmentarium.instances.good_mask import RoIAlignByShare, labelled_shares, share_of
 from segmentarium.instances.heads import (
     CLASS_LOSSES,
     CLASSIFIERS,
     MASK_CLASSIFIERS,
     MASK_LOSSES,
+    MASK_REGIONS,
     BoxHead,
     MaskHead,
     named,
@@ -136,6 +138,7 @@ class CascadeDecoder(InstanceDecoder):
     class_loss       what trains the scores, by its name in `heads.CLASS_LOSSES`, with `class_loss_arguments`
     mask_classifier  what gives the masks, by its name in `heads.MASK_CLASSIFIERS`
     mask_loss        what trains the masks, by its name in `heads.MASK_LOSSES`
+    mask_levels      by what mask heads choose the level that they see, of `heads.MASK_REGIONS`: "scale" or "share"
     """
 
     def __init__(
@@ -174,6 +177,7 @@ class CascadeDecoder(InstanceDecoder):
         class_loss_arguments: Mapping[str, Any] | None = None,
         mask_classifier: str = "linear",
         mask_loss: str = "cross_entropy",
+        mask_levels: str = "scale",
     ) -> None:
         super().__init__()
         if form not in FORMS:
@@ -199,7 +203,11 @@ class CascadeDecoder(InstanceDecoder):
             width, levels, scale=anchor_scale, convs=rpn_convs, rounded=form_.rounded, least=form_.least
         )
         align = partial(RoIAlign, aligned=form_.aligned, samples=form_.samples)
-        self.box_regions, self.mask_regions = align(strides, BOX_SIZE), align(strides, MASK_SIZE)
+        self.box_regions = align(strides, BOX_SIZE)
+        self.by_share = mask_levels == "share"
+        self.mask_regions = named(
+            MASK_REGIONS, "mask_levels", mask_levels, strides, MASK_SIZE, aligned=form_.aligned, samples=form_.samples
+        )
         scores = partial(
             named, CLASSIFIERS, "classifier", classifier, num_classes=num_classes, **(classifier_arguments or {})
         )
@@ -247,9 +255,11 @@ class CascadeDecoder(InstanceDecoder):
             return found
         return found + F.adaptive_avg_pool2d(self.semantic_regions([scene], rois), BOX_SIZE)
 
-    def of_masks(self, maps: Sequence[Tensor], scene: Tensor | None, rois: Tensor) -> Tensor:
-        """Regions (M, 5) -> (M, width, 14, 14), what a mask head sees"""
-        found = self.mask_regions(maps[:-1], rois)
+    def of_masks(
+        self, maps: Sequence[Tensor], scene: Tensor | None, rois: Tensor, levels: Tensor | None = None
+    ) -> Tensor:
+        """Regions (M, 5) -> (M, width, 14, 14), what a mask head sees; levels (M,), where not their size tells them"""
+        found = self.mask_regions(maps[:-1], rois, levels)
         return found if scene is None else found + self.semantic_regions([scene], rois)
 
     def mask_features(self, x: Tensor, stage: int) -> Tensor:
@@ -322,7 +332,26 @@ class CascadeDecoder(InstanceDecoder):
 
     def masked(self, maps: Sequence[Tensor], scene: Tensor | None, rois: Tensor, labels: Tensor) -> Tensor:
         """Regions (M, 5) and their classes -> (M, 28, 28) probabilities"""
-        x = self.of_masks(maps, scene, rois)
+        found = self.masked_at(maps, scene, rois, labels)
+        if not self.by_share or rois.is_meta:
+            return found
+        # a second look, at the levels that the first masks tell, at regions for which those are others
+        assert isinstance(self.mask_regions, RoIAlignByShare)
+        usual, levels = self.mask_regions.levels(rois), self.mask_regions.levels(rois, share_of(found))
+        (others,) = torch.where(levels != usual)
+        again = self.masked_at(maps, scene, rois[others], labels[others], levels[others])
+        return found.index_put((others,), again)
+
+    def masked_at(
+        self,
+        maps: Sequence[Tensor],
+        scene: Tensor | None,
+        rois: Tensor,
+        labels: Tensor,
+        levels: Tensor | None = None,
+    ) -> Tensor:
+        """The same, seen at these levels"""
+        x = self.of_masks(maps, scene, rois, levels)
         previous, every = None, []
         for stage, head in enumerate(self.masks):
             assert isinstance(head, MaskHead)
@@ -403,9 +432,13 @@ class CascadeDecoder(InstanceDecoder):
     ) -> dict[str, Tensor]:
         kept = chosen.objects >= 0
         rois, labels = chosen.rois[kept], chosen.labels[kept]
-        head = self.masks[stage]
+        head, levels = self.masks[stage], None
         assert isinstance(head, MaskHead)
-        masks = head.masks(self.mask_features(self.of_masks(maps, scene, _one_at_least(rois)), stage))[: len(rois)]
+        if self.by_share and len(rois):
+            assert isinstance(self.mask_regions, RoIAlignByShare)
+            levels = self.mask_regions.levels(rois, labelled_shares(rois, chosen.objects[kept], truth))
+        x = self.of_masks(maps, scene, _one_at_least(rois), levels)
+        masks = head.masks(self.mask_features(x, stage))[: len(rois)]
         targets, weights = self.mask_targets(rois, chosen.objects[kept], truth, masks.shape[-1])
         return {
             f"mask_logits_{stage}": masks[torch.arange(len(rois), device=rois.device), labels],

@@ -1,7 +1,7 @@
 """Losses: logits (B, K, H, W) and labels (B, H, W) in, a float32 scalar out; of masks with classes, segments in. One file an
 idea."""
 
-from segmentarium.losses.balanced_groups import BalancedGroups
+from segmentarium.losses.balanced_groups import BalancedGroups, group_by_instances
 from segmentarium.losses.base import PixelLoss, check_target
 from segmentarium.losses.boundary_band import OnBoundary
 from segmentarium.losses.boundary_focal import BoundaryAwareFocal
@@ -75,6 +75,7 @@ __all__ = [
     "build_loss",
     "check_target",
     "class_weights",
+    "group_by_instances",
     "init_rare",
     "joint_heatmaps",
     "known_of",

@@ -20,6 +20,16 @@ from segmentarium.losses.regions import RegionLoss
 EDGES = (10, 100, 1000)  # instances of a class from which on it is in the next group
 
 
+def group_by_instances(instances: Sequence[int] | Tensor, edges: Sequence[int] = EDGES) -> list[int]:
+    """The group of each class, 0..len(edges), by how many objects of it the training data have: objects, not pictures."""
+    counts = torch.as_tensor(instances).detach().long()
+    if counts.ndim != 1 or (len(counts) and counts.min() < 0):
+        raise ValueError(f"instances have shape {tuple(counts.shape)}; give how many objects each class has, (C,)")
+    if sorted(set(edges)) != list(edges):
+        raise ValueError(f"edges are {tuple(edges)}; give growing numbers of instances")
+    return torch.bucketize(counts, torch.tensor(edges), right=True).tolist()
+
+
 class BalancedGroups(RegionLoss):
     """Logits (N, 2 + C + groups): background and foreground; then each group's "others" and its classes, by index.
 
@@ -27,8 +37,8 @@ class BalancedGroups(RegionLoss):
     rows, of each batch only `others` times as many are drawn, and a group without a row in the batch learns nothing.
 
     Args:
-        instances: of each class in the training data, (C,): objects, not pictures.
-        edges: where groups begin.
+        groups: of each class its group (`group_by_instances`), from 0.
+        num_groups: also of such as no class is in.
         others: rows of "others" for each own row (beta); published 8.
         background: see `RegionLoss`; without it there is no first pair.
     """
@@ -39,22 +49,19 @@ class BalancedGroups(RegionLoss):
 
     def __init__(
         self,
-        instances: Sequence[int] | Tensor,
-        edges: Sequence[int] = EDGES,
+        groups: Sequence[int],
+        num_groups: int = len(EDGES) + 1,
         others: float = 8.0,
         background: bool = True,
     ) -> None:
-        counts = torch.as_tensor(instances).detach().long()
-        if counts.ndim != 1 or (len(counts) and counts.min() < 0):
-            raise ValueError(f"instances have shape {tuple(counts.shape)}; give how many objects each class has, (C,)")
-        super().__init__(len(counts), background)
-        if sorted(set(edges)) != list(edges):
-            raise ValueError(f"edges are {tuple(edges)}; give growing numbers of instances")
+        super().__init__(len(groups), background)
+        if not 0 <= min(groups) <= max(groups) < num_groups:
+            raise ValueError(f"groups go from {min(groups)} to {max(groups)}; give 0..{num_groups - 1}, one a class")
         self.others = others
-        group = torch.bucketize(counts, torch.tensor(edges), right=True)
-        sizes = torch.bincount(group, minlength=len(edges) + 1)
+        group = torch.tensor(list(groups))
+        sizes = torch.bincount(group, minlength=num_groups)
         # where each class stands in its group, behind "others"
-        place = torch.stack([(group[:i] == group[i]).sum() for i in range(len(counts))]) + 1
+        place = torch.stack([(group[:i] == group[i]).sum() for i in range(len(group))]) + 1
         self.sizes = [2] * background + [1 + int(size) for size in sizes]  # columns of each softmax
         starts = torch.tensor([0, *self.sizes]).cumsum(0)[:-1]
         table = F.pad(torch.where(group == torch.arange(len(sizes))[:, None], place, 0), (0, int(background)))

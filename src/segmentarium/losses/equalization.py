@@ -35,7 +35,9 @@ class EqualizationLoss(RegionLoss):
     ) -> None:
         shares = torch.as_tensor(frequencies, dtype=torch.float32).detach().clone()
         if shares.ndim != 1 or not bool(torch.isfinite(shares).all()) or shares.min() < 0 or shares.max() > 1:
-            raise ValueError("frequencies are the share of pictures with each class; give one number from 0 to 1 a class")
+            raise ValueError(
+                "frequencies are the share of pictures with each class; give one number from 0 to 1 a class"
+            )
         super().__init__(len(shares), background)
         self.threshold = threshold
         self.register_buffer("frequencies", shares, persistent=False)

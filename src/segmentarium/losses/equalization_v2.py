@@ -38,7 +38,9 @@ class EqualizationLossV2(RegionLoss):
         self.gamma, self.mu, self.alpha = gamma, mu, alpha
         self.register_buffer("positive", torch.zeros(num_classes), persistent=False)
         self.register_buffer("negative", torch.zeros(num_classes), persistent=False)
-        self.register_buffer("ratio", torch.full((num_classes,), 100.0), persistent=False)  # none is rare before it is seen
+        self.register_buffer(
+            "ratio", torch.full((num_classes,), 100.0), persistent=False
+        )  # none is rare before it is seen
 
     @property
     def width(self) -> int:

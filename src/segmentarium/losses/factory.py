@@ -105,7 +105,9 @@ def build_label_loss(name: str, counts: Sequence[int]) -> nn.Module:
     if key not in LABEL_LOSSES:
         raise ValueError(f"unknown loss of pictures {key!r}{did_you_mean(key, list(LABEL_LOSSES))}")
     if told and key != "eql":
-        raise ValueError(f"loss {name!r} has the number {told!r}; only eql takes one, the share below which a class is rare")
+        raise ValueError(
+            f"loss {name!r} has the number {told!r}; only eql takes one, the share below which a class is rare"
+        )
     if key == "eql":
         total = max(sum(counts), 1)
         rare = {"threshold": float(told)} if told else {}

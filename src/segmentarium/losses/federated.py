@@ -34,7 +34,9 @@ def answered(
     Index it by each row's picture for `RegionLoss`'s `known`; a row's own class needs no list, see `known_of`.
     """
     if len(positive) != len(negative):
-        raise ValueError(f"{len(positive)} lists of positive and {len(negative)} of negative classes; give one a picture")
+        raise ValueError(
+            f"{len(positive)} lists of positive and {len(negative)} of negative classes; give one a picture"
+        )
     found = torch.zeros(len(positive), num_classes, dtype=torch.bool)
     for row, (shown, absent) in enumerate(zip(positive, negative, strict=True)):
         found[row, [*shown, *absent]] = True

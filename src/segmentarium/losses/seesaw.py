@@ -47,7 +47,9 @@ class SeesawLoss(RegionLoss):
         self.p, self.q, self.eps = p, q, eps
         known = torch.zeros(num_classes + 1) if counts is None else torch.as_tensor(counts).detach().float().clone()
         if known.shape != (num_classes + 1,):
-            raise ValueError(f"counts have shape {tuple(known.shape)}; give ({num_classes + 1},), the background's last")
+            raise ValueError(
+                f"counts have shape {tuple(known.shape)}; give ({num_classes + 1},), the background's last"
+            )
         self.register_buffer("counts", known, persistent=False)
 
     @property
@@ -58,7 +60,7 @@ class SeesawLoss(RegionLoss):
         return sum(self.parts(logits, labels, valid, known).values(), logits.new_zeros(()))
 
     def parts(self, logits: Tensor, labels: Tensor, valid: Tensor, known: Tensor | None = None) -> dict[str, Tensor]:
-        """"classes", the mean over foreground rows, and with a background "object", the mean over all rows."""
+        """ "classes", the mean over foreground rows, and with a background "object", the mean over all rows."""
         if self.training:
             seen = torch.bincount(labels[valid], minlength=self.num_classes + 1).to(self.counts.dtype)
             self.counts += summed_over_processes(seen)
