@@ -34,7 +34,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _options(root: Path, output: Path, **changes: Any) -> TrainingOptions:
-    values = {"model": "mobilenetv3_small", "data": "imagefolder", "size": 32, "weights": None}
+    values = {"model": "mobilenet_v3_small", "data": "imagefolder", "size": 32, "weights": None}
     options = training_material.quick_options(root, output)
     options = options.replace(crop_size=(512, 512), max_steps=4, val_every=4, save_every=2, log_every=4)
     return options.replace(**{**values, **changes})
@@ -58,16 +58,14 @@ def test_repeat_sampling_visits_rare_classes_more_often(root: Path, tmp_path: Pa
     np.testing.assert_allclose([seen["repeat"][i] for i in range(3)], 96 * expected / expected.sum(), atol=4)
 
 
-@pytest.mark.parametrize("loss", ["eqlv2", "seesaw"])
-def test_losses_with_a_memory_resume_exactly(root: Path, tmp_path: Path, loss: str) -> None:
-    options = _options(root, tmp_path / "whole", loss=loss, sampling="repeat", repeat_threshold=0.3)
+def test_losses_with_a_memory_resume_exactly(root: Path, tmp_path: Path) -> None:
+    options = _options(root, tmp_path / "whole", loss="eqlv2", sampling="repeat", repeat_threshold=0.3)
+    options = options.replace(schedule="constant")
     train(options)
-    stopped = options.replace(output=str(tmp_path / "parts"), max_steps=2, schedule="constant")
-    train(stopped)
-    whole = options.replace(output=str(tmp_path / "constant"), schedule="constant")
-    train(whole)
-    train(whole.replace(output=str(tmp_path / "parts"), resume=True, allow_changed_options=True))
-    states = [torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("constant", "parts")]
+    parts = options.replace(output=str(tmp_path / "parts"))
+    train(parts.replace(max_steps=2))
+    train(parts.replace(resume=True, allow_changed_options=True))
+    states = [torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "parts")]
     assert states[0]["losses"].keys() == states[1]["losses"].keys()
     assert any(value.any() for value in states[0]["losses"].values())
     for part in ("losses", "model"):
