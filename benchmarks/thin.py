@@ -42,7 +42,7 @@ LOG = "thin.jsonl"
 SIZE = {"drawn": 256, "objects": 384}
 THIN, LARGE = 0.3, 64.0
 BATCH = 4  # pictures
-WIDTH = 48
+WIDTH = 32
 JITTER = 0.05  # of a box's sides, by which training moves its corners
 # name, what chooses the level, balance of the loss
 ROWS = (
@@ -228,7 +228,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", default="../shared/data", help="folder of coco_instances and coco_panoptic")
     parser.add_argument("--data", nargs="+", default=["drawn", "objects"], choices=["drawn", "objects"])
     parser.add_argument("--out", type=Path, default=Path("runs/thin"))
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--table", action="store_true", help="print what is done, and do nothing")
     options = parser.parse_args(words)

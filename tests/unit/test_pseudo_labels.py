@@ -14,7 +14,7 @@ from segmentarium.data import SegmentDataset, build_dataset
 from segmentarium.inference.segment_map import FoundSegment, SegmentMap
 from segmentarium.media.readers import ArrayRows
 from segmentarium.rle import Patch
-from segmentarium.training.pseudo_labels import LOG, pseudo_labels
+from segmentarium.training.self_training import LOG, pseudo_labels
 from tests.unit.lvis_files import write
 from tests.unit.segment_files import SIZE, coco
 

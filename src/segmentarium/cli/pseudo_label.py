@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     from segmentarium.data import SegmentDataset, build_dataset
     from segmentarium.inference import SegmentPredictor
-    from segmentarium.training.pseudo_labels import pseudo_labels
+    from segmentarium.training.self_training import pseudo_labels
 
     sure, likely = threshold(args.sure), threshold(args.likely)
     splits = [args.split] + ([] if args.val_split == "none" else [args.val_split])

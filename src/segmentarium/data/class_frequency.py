@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from segmentarium.data.segments import SegmentDataset
 
 RARE, COMMON = 10, 100  # pictures, at most
 NAMES = {"r": "rare", "c": "common", "f": "frequent"}
@@ -11,6 +15,18 @@ NAMES = {"r": "rare", "c": "common", "f": "frequent"}
 def frequency_of(images: int) -> str:
     """ "r" for a class that up to 10 pictures show, "c" up to 100, "f" beyond."""
     return "r" if images <= RARE else "c" if images <= COMMON else "f"
+
+
+def object_counts(dataset: SegmentDataset) -> tuple[list[int], list[int]]:
+    """Of each class how many pictures show it, and how many objects it has; crowds are none."""
+    images, instances = [0] * dataset.info.num_classes, [0] * dataset.info.num_classes
+    for index in range(len(dataset)):
+        labels = dataset.objects(index)
+        for label in labels:
+            instances[label] += 1
+        for label in set(labels):
+            images[label] += 1
+    return images, instances
 
 
 def by_frequency(

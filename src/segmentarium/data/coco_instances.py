@@ -90,10 +90,10 @@ class CocoInstances(SegmentDataset):
         """Where a picture of the JSON lies; `folder` is that of the split's pictures."""
         return folder / picture["file_name"]
 
-    def shown(self, index: int) -> set[int]:  # without drawing them
+    def objects(self, index: int) -> list[int]:  # without drawing them
         _, objects = self.items[index].entry
         kept = [one for one in objects if one.get("segmentation") and not one.get("iscrowd", 0)]
-        return {self.classes_of[one["category_id"]] for one in kept if one["category_id"] in self.classes_of}
+        return [self.classes_of[one["category_id"]] for one in kept if one["category_id"] in self.classes_of]
 
     def annotate(self, item: SegmentItem, height: int, width: int, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
         picture, objects = item.entry

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from segmentarium.data.base import Transform, require_folder
-from segmentarium.data.class_frequency import frequency_of
+from segmentarium.data.class_frequency import frequency_of, object_counts
 from segmentarium.data.coco_instances import CocoInstances
 from segmentarium.data.segments import refuse
 from segmentarium.data.splits import check_split
@@ -67,9 +67,9 @@ class LVIS(CocoInstances):
         }
         if strange:
             refuse(path, f"lists categories that it does not define: {', '.join(map(str, sorted(strange)[:5]))}")
-        counted = self._counted()
-        self.image_counts = [int(one.get("image_count", counted[i][0])) for i, one in enumerate(self.categories)]
-        self.instance_counts = [int(one.get("instance_count", counted[i][1])) for i, one in enumerate(self.categories)]
+        images, instances = object_counts(self)
+        self.image_counts = [int(one.get("image_count", images[i])) for i, one in enumerate(self.categories)]
+        self.instance_counts = [int(one.get("instance_count", instances[i])) for i, one in enumerate(self.categories)]
         self.frequency = tuple(
             str(one.get("frequency") or frequency_of(number))
             for one, number in zip(self.categories, self.image_counts, strict=True)
@@ -83,16 +83,6 @@ class LVIS(CocoInstances):
             for key in ("neg_category_ids", "not_exhaustive_category_ids")
         )
         return {"negative": negative, "uncertain": uncertain}
-
-    def _counted(self) -> list[tuple[int, int]]:
-        """Pictures and objects of each class in this split."""
-        found = [[0, 0] for _ in self.categories]
-        for item in self.items:
-            labels = [self.classes_of.get(one["category_id"]) for one in item.entry[1]]
-            for label in set(labels) - {None}:
-                found[label][0] += 1
-                found[label][1] += labels.count(label)
-        return [(pictures, objects) for pictures, objects in found]
 
     @staticmethod
     def facts(root: Path, path: Path) -> tuple[str, str, str]:

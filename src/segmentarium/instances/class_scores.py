@@ -70,6 +70,9 @@ def bags_scores(channels: int, num_classes: int, groups: Sequence[int], cosine: 
     return RegionScores(channels, BalancedGroups(groups), cosine=cosine)
 
 
+LONG_TAIL = ("eql", "federated", "eqlv2", "seesaw", "bags")
+
+
 def long_tail_arguments(
     name: str,
     images: Sequence[int],
@@ -87,6 +90,8 @@ def long_tail_arguments(
     count = len(images)
     groups = group_by_instances(instances)
     shares = [round(number / max(pictures, 1), 6) for number in images]
+    if name not in LONG_TAIL:
+        raise ValueError(f"there is no loss of long tails {name!r}; give {', '.join(LONG_TAIL)}")
     told: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         "eql": ("eql", {}, {"frequencies": shares} | ({} if threshold is None else {"threshold": threshold})),
         "federated": ("eql", {}, {"counts": shares, "number": min(50, count)}),
@@ -94,8 +99,6 @@ def long_tail_arguments(
         "seesaw": ("seesaw", {}, {"num_classes": count}),
         "bags": ("bags", {"groups": groups}, {"groups": groups}),
     }
-    if name not in told:
-        raise ValueError(f"there is no loss of long tails {name!r}; give {', '.join(told)}")
     classifier, classifier_arguments, arguments = told[name]
-    found = {"classifier": classifier, "class_loss": name, "class_loss_arguments": arguments}
-    return found | ({"classifier_arguments": classifier_arguments} if classifier_arguments else {})
+    found = {"classifier": classifier, "classifier_arguments": classifier_arguments}
+    return found | {"class_loss": name, "class_loss_arguments": arguments}

@@ -1,7 +1,7 @@
 """A good box is not a guarantee of a good mask: masks of thin things are cut out where they are still to be seen.
 
 The winners of LVIS 2020 train in two stages.  First a hybrid task cascade with equalisation loss, repeat-factor sampling, mosaic,
-rotation, scale jitter, and labels that a teacher adds (`training/pseudo_labels.py`).  Then, with the trunk frozen, the box
+rotation, scale jitter, and labels that a teacher adds (`training/self_training.py`).  Then, with the trunk frozen, the box
 classifier by balanced groups, and the mask head for what boxes hide: a thin mask in a large box is cut out of a coarse level, as
 only the box's scale decides, and of its cells next to none are foreground.
 
