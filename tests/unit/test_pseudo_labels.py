@@ -103,7 +103,7 @@ def test_thresholds_may_follow_frequency_and_lvis_stays_federated(tmp_path: Path
     annotations = json.loads(path.read_text())["annotations"]
     added = {one["category_id"] for one in annotations if "score" in one}
     assert added == {4, 5, 9}  # common and rare ones
-    again: Any = build_dataset("lvis", tmp_path / "out", "train", annotations="train.json", pictures=".")
+    again: Any = build_dataset("lvis", tmp_path / "out", "train")
     assert again.known(3) == dataset.known(3)
     assert again.frequency == dataset.frequency
     again.load(3)

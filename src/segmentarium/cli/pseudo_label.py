@@ -66,5 +66,6 @@ def run(args: argparse.Namespace) -> int:
             val=sets[1] if len(sets) > 1 else None,  # type: ignore[arg-type]
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    print(f"written: {path}; train with --data coco_instances --root {path.parent}")
+    data = "lvis" if args.data == "lvis" else "coco_instances"
+    print(f"written: {path}; train with --data {data} --root {path.parent}")
     return 0

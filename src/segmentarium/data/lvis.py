@@ -1,6 +1,6 @@
 """LVIS: COCO's pictures with objects of more than a thousand classes, most of them rare.  Versions 0.5 and 1.
 
-    annotations/lvis_v1_{train,val}.json or lvis_v0.5_{train,val}.json, or the same without annotations/
+    annotations/lvis_v1_{train,val}.json or lvis_v0.5_{train,val}.json, or the same without annotations/, or {train,val}.json
     {train,val}2017/ or images/{train,val}2017/: COCO's pictures; validation of v1 has some of COCO's training set
 
 A. Gupta, P. Dollár, R. Girshick, "LVIS: A Dataset for Large Vocabulary Instance Segmentation", CVPR 2019,
@@ -96,12 +96,15 @@ class LVIS(CocoInstances):
             folder = root / "images" / address[1] if (root / "images" / address[1]).is_dir() else root / address[1]
             return folder / address[2]
         name = str(picture["file_name"]) if "file_name" in picture else address[-1]
+        if "/" in name:  # pseudo labels, whose JSON says where the pictures are
+            return folder / name
         return folder / (name[-16:] if name.startswith("COCO_") else name)
 
 
 def _annotations(root: Path, split: str, versions: tuple[str, ...]) -> str:
     """The JSON, below the folder."""
     names = [f"{folder}lvis_{version}_{split}.json" for version in versions for folder in ("annotations/", "")]
+    names.append(f"{split}.json")
     found = next((name for name in names if (root / name).is_file()), None)
     if found is None:
         raise FileNotFoundError(f"{root} has none of {', '.join(names)}; name it with annotations=")

@@ -32,7 +32,7 @@ from segmentarium.rle import Patch, encode
 SURE, LIKELY = 0.7, 0.3
 SAME = 0.5  # overlap above which a found object is one that people labelled
 LOG = "pictures.jsonl"
-KEPT = ("neg_category_ids", "not_exhaustive_category_ids", "coco_url")  # of LVIS's pictures
+KEPT = ("neg_category_ids", "not_exhaustive_category_ids")  # of LVIS's pictures
 
 Threshold = float | Mapping[str, float]
 
@@ -56,7 +56,8 @@ def pseudo_labels(
     val: SegmentDataset | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Writes OUT/train.json in COCO's form: the data set's labels and what the model adds; `--data coco_instances` reads it.
+    """Writes OUT/train.json in COCO's form: the data set's labels and what the model adds; `--data coco_instances` reads it, and
+    `--data lvis` where the data set was LVIS.
 
     Every picture that is done is a line of OUT/pictures.jsonl; called again, it goes on behind the last one.
 
