@@ -1,7 +1,7 @@
 """The first stage of LVIS 2020's winners, and the teacher of what follows: HTC with equalisation loss, rare pictures repeated,
 mosaics, rotation and scale jitter.
 
-    segmentarium train --recipe recipes/instances/good_mask_first.py --root DIR/lvis --backbone-weights timm:resnet101.tv_in1k
+    segmentarium train --recipe recipes/instances/good_mask_first.py --root DIR/lvis
     segmentarium pseudo-label --model runs/lvis/good_mask_first/last.safetensors --data lvis --root DIR/lvis \\
         --out runs/lvis/pseudo --sure r=0.4,c=0.6,f=0.7 --likely r=0.2,c=0.3,f=0.3
     segmentarium train --recipe recipes/instances/good_mask_second.py
@@ -19,4 +19,11 @@ FIRST = {"class_loss": "eql", "mask_levels": "scale", "mask_loss": "cross_entrop
 
 
 def recipe() -> TrainingOptions:
-    return lvis("good_mask_first", "good_mask_resnet101", epochs=24, model_arguments=FIRST, **AUGMENTED)
+    return lvis(
+        "good_mask_first",
+        "good_mask_resnet101",
+        epochs=24,
+        model_arguments=FIRST,
+        backbone_weights="timm:resnet101.tv_in1k",
+        **AUGMENTED,
+    )

@@ -1,6 +1,6 @@
 """What the LVIS recipes of this folder share: version 1, mmdetection's protocol.
 
-    segmentarium train --recipe recipes/instances/NAME.py --root DIR/lvis --backbone-weights timm:resnet50.tv_in1k
+    segmentarium train --recipe recipes/instances/NAME.py --root DIR/lvis
     segmentarium evaluate --model runs/lvis/NAME/last.safetensors --data lvis --root DIR/lvis --task instance
 
 Nobody trained these here: the settings are the authors' or mmdetection's, and so are the scores that they should come to.  DIR/lvis
@@ -23,6 +23,7 @@ def lvis(name: str, model: str = "mask_rcnn_resnet50", *, epochs: float = 12, **
     options = TrainingOptions(
         model=model,
         model_arguments=arguments,
+        backbone_weights="timm:resnet50.tv_in1k",
         data="lvis",
         root="lvis",
         output=f"runs/lvis/{name}",

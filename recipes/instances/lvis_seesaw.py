@@ -1,6 +1,6 @@
 """Mask R-CNN R50 with seesaw loss, normalised classifiers of boxes and masks, and repeat-factor sampling, on LVIS v1.
 
-    segmentarium train --recipe recipes/instances/lvis_seesaw.py --root DIR/lvis --backbone-weights timm:resnet50.tv_in1k
+    segmentarium train --recipe recipes/instances/lvis_seesaw.py --root DIR/lvis
 
 Expected (published, val): mask AP 26.8; without sampling 25.4, with plain masks 26.4.
 """
