@@ -196,6 +196,7 @@ class InstanceDetector(OnBackbone, InstanceModel):
 
     frozen_norms   the backbone's batch norms keep their statistics in training, as a batch of few pictures has none worth
                    keeping: for backbones with weights
+    norm_eps       of the backbone's batch norms; None: its own
 
     The other arguments are `OnBackbone`'s.
     """
@@ -211,18 +212,23 @@ class InstanceDetector(OnBackbone, InstanceModel):
         neck: Literal["pyramid", "multilevel"] | None = None,
         backbone_arguments: Mapping[str, Any] | None = None,
         frozen_norms: bool = True,
+        norm_eps: float | None = None,
         **own: Any,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.stand(decoder, backbone, output_stride, neck, backbone_arguments, own)
         self.frozen_norms = frozen_norms
+        for norm in self._norms() if norm_eps is not None else ():
+            norm.eps = norm_eps
         self.set_objective(*self.decoder.objective())
+
+    def _norms(self) -> list[Any]:
+        return [module for module in self.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for module in self.backbone.modules() if self.frozen_norms else ():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        for norm in self._norms() if self.frozen_norms else ():
+            norm.eval()
         return self
 
     def forward_instances(self, image: Tensor) -> InstanceSet:
@@ -237,8 +243,8 @@ COMPOSITIONS = {MaskDecoder: MaskClassifier, InstanceDecoder: InstanceDetector}
 
 @cache
 def composed(decoder: type[Decoder]) -> Callable[..., OnBackbone]:
-    """What builds `EncoderDecoder(decoder, …)`, of a mask decoder `MaskClassifier`, of one of instances `InstanceDetector`, with a
-    signature that has the decoder's own arguments."""
+    """What builds `EncoderDecoder(decoder, …)`, of a mask decoder `MaskClassifier`, of one for instances `InstanceDetector`, with
+    a signature that has the decoder's own arguments."""
     composition = next((c for kind, c in COMPOSITIONS.items() if issubclass(decoder, kind)), EncoderDecoder)
     build = partial(composition, decoder)
     shared = inspect.signature(composition).parameters

@@ -21,6 +21,7 @@ class Preprocessing:
 
     long_side   pixels of the longer side that the model was trained at; images are brought to it, aspect kept, and the
                 logits back to the image's size.  None: images stay as they are.
+    short_side  pixels of the shorter side, of networks that see pictures as large as both allow: beside `long_side`
     crop_size   of a classifier: the side of the square that it sees, out of the middle of the picture; None: it does not say
     crop_ratio  the share of the picture's shorter side that this square shows; None: the usual one
     """
@@ -30,6 +31,7 @@ class Preprocessing:
     long_side: int | None = None
     crop_size: int | None = None
     crop_ratio: float | None = None
+    short_side: int | None = None
 
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.std) or not all(map(math.isfinite, (*self.mean, *self.std))):
@@ -38,10 +40,14 @@ class Preprocessing:
             )
         if min(self.std) <= 0:
             raise ValueError(f"std is {self.std}; give numbers above 0")
-        for name in ("long_side", "crop_size"):
+        for name in ("long_side", "crop_size", "short_side"):
             side = getattr(self, name)
             if side is not None and not SMALLEST <= side <= LARGEST:
                 raise ValueError(f"{name} is {side}; give {SMALLEST} to {LARGEST} pixels, or None")
+        if self.short_side is not None and (self.long_side is None or self.short_side > self.long_side):
+            raise ValueError(
+                f"short_side is {self.short_side}, long_side {self.long_side}; give a longer one beside it"
+            )
         if self.crop_ratio is not None and not 0 < self.crop_ratio <= 1:
             raise ValueError(f"crop_ratio is {self.crop_ratio}; give a share above 0, at most 1, or None")
 
@@ -58,9 +64,13 @@ class Preprocessing:
 
     def size_of(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) at which the network sees a picture of this (height, width)."""
-        if self.long_side is None or max(size) == self.long_side:
+        if self.long_side is None:
             return size
         factor = self.long_side / max(size)
+        if self.short_side is not None:
+            factor = min(factor, self.short_side / min(size))
+        if factor == 1:
+            return size
         return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
     def normalise(self, image: Tensor) -> Tensor:
@@ -77,5 +87,5 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        sizes = {name: values.get(name) for name in ("long_side", "crop_size", "crop_ratio")}
+        sizes = {name: values.get(name) for name in ("long_side", "crop_size", "crop_ratio", "short_side")}
         return cls(tuple(values["mean"]), tuple(values["std"]), **sizes)

@@ -1,5 +1,5 @@
-"""`Decoder`: features to logits; `MaskDecoder`: to masks and their classes; `InstanceDecoder`: to boxes with masks.  A paper on decoders is one of these, and
-`segmentarium.composition` puts it on any backbone."""
+"""`Decoder`: features to logits; `MaskDecoder`: to masks and their classes; `InstanceDecoder`: to boxes with masks.  A paper on
+decoders is one of these, and `segmentarium.composition` puts it on any backbone."""
 
 from __future__ import annotations
 

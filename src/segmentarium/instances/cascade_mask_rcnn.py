@@ -4,8 +4,8 @@ A detector learned at a loose overlap gives many boxes that are nearly right; on
 from.  So each stage moves the boxes of the one before, which makes enough good ones for the next.  A mask head stands at each.
 It is the cascade of `htc.py` without its three new things.
 
-What the public code does and the paper does not say (mmdetection): boxes of all classes share their deltas; scores of all stages are
-averaged before the softmax, masks as probabilities.
+What the public code does and the paper does not say (mmdetection): boxes of all classes share their deltas; scores of all stages
+are averaged before the softmax, masks as probabilities.
 What we change: see `htc.py`.
 
 Published: COCO val box / mask AP 41.2 / 35.9 (ResNet-50, 12 epochs), 42.9 / 37.3 (ResNet-101), of mmdetection.

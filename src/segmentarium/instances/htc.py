@@ -15,13 +15,13 @@ three stages are averaged as probabilities (the paper, and mmdetection 2); mmdet
 (`ensemble="last"`).
 What we change: crowds and void count nowhere.  A box that stands for nothing and lies for more than a half on them is not learned
 from, and a cell of a mask on them neither; theirs take such boxes for background.  An anchor that is an object's best stands for
-the object that it overlaps most, as in Detectron; theirs stands for the one whose best it is.  The trunk's first stage is trained,
-too; theirs is frozen.  Without label maps of stuff the semantic branch learns the things, and one class of all else.
+the object that it overlaps most, as in Detectron; theirs stands for the one whose best it is.  The trunk's first stage is
+trained, too; theirs is frozen.  Without label maps of stuff the semantic branch learns the things, and one class of all else.
 
 Published: COCO val box / mask AP 42.3 / 37.4 (ResNet-50, 12 epochs), 43.3 / 38.3 (20 epochs), 44.8 / 39.6 (ResNet-101).
 
-Recipe of the authors: SGD 0.02 for 16 pictures, momentum 0.9, decay 1e-4, gradients clipped to 35, 1333×800, flips, 12 or 20 epochs,
-rate ×0.1 after 8 and 11 (16 and 19).
+Recipe of the authors: SGD 0.02 for 16 pictures, momentum 0.9, decay 1e-4, gradients clipped to 35, 1333×800, flips, 12 or 20
+epochs, rate ×0.1 after 8 and 11 (16 and 19).
 """
 
 from __future__ import annotations

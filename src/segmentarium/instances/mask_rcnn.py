@@ -4,17 +4,17 @@ The mask of each class is told by itself, so that classes do not compete for pix
 Regions are cut out by interpolation, without rounding (RoIAlign).  Here it stands on a feature pyramid, as all published weights
 do.  It is the cascade of `htc.py` with one stage.
 
-What the public code does and the paper does not say.  torchvision: RoIAlign of its first form, two samples a cell; anchors rounded;
-every object gets its best anchors, however little they overlap; masks are learned as shares of cells, and pasted in whole pixels;
-deltas and masks of the background, which nothing uses.  Its second version has batch norm in pyramid and heads, two convolutions
-in the proposal network, four and one layer in the box head.  mmdetection and detectron2: L1 instead of smooth L1.
+What the public code does and the paper does not say.  torchvision: RoIAlign of its first form, two samples a cell; anchors
+rounded; every object gets its best anchors, however little they overlap; masks are learned as shares of cells, and pasted in
+whole pixels; deltas and masks of the background, which nothing uses.  Its second version has batch norm in pyramid and heads, two
+convolutions in the proposal network, four and one layer in the box head.  mmdetection and detectron2: L1 instead of smooth L1.
 What we change: see `htc.py`; torchvision's pictures are padded to multiples of 32, at other sizes ours are not.
 
-Published: COCO val box / mask AP 37.9 / 34.6 (torchvision), 47.4 / 41.8 (its second version), 38.2 / 34.7 (mmdetection, ResNet-50,
-12 epochs), 40.0 / 36.1 (ResNet-101).
+Published: COCO val box / mask AP 37.9 / 34.6 (torchvision), 47.4 / 41.8 (its second version), 38.2 / 34.7 (mmdetection,
+ResNet-50, 12 epochs), 40.0 / 36.1 (ResNet-101).
 
-Recipe of torchvision: SGD 0.02 for 16 pictures, momentum 0.9, decay 1e-4, shorter side 800, flips, 26 epochs, rate ×0.1 after 16 and
-22.
+Recipe of torchvision: SGD 0.02 for 16 pictures, momentum 0.9, decay 1e-4, shorter side 800, flips, 26 epochs, rate ×0.1 after 16
+and 22.
 """
 
 from __future__ import annotations
