@@ -164,13 +164,13 @@ def test_the_second_look_is_taken_where_masks_are_thin() -> None:
     found = other.masked(maps, scene, rois, labels)
     shares = share_of(first)
     usual = plain.mask_regions.levels(rois)
-    levels = other.mask_regions.levels(rois, shares)  # type: ignore[operator]
+    levels = other.mask_regions.levels(rois, shares)
     assert torch.equal(found, torch.where((levels == usual)[:, None, None], first, found))
     looked = [0.01, 1.0, 0.01]  # as if the first look had told so
-    wanted = other.mask_regions.levels(rois, torch.tensor(looked))  # type: ignore[operator]
+    wanted = other.mask_regions.levels(rois, torch.tensor(looked))
     assert wanted.tolist() == [0, 0, 0]
-    assert not torch.equal(other.masked_at(maps, scene, rois, labels, wanted)[0], first[0])
-    torch.testing.assert_close(other.masked_at(maps, scene, rois, labels, wanted)[1], first[1])
+    assert not torch.equal(other.look(maps, scene, rois, labels, wanted)[0], first[0])
+    torch.testing.assert_close(other.look(maps, scene, rois, labels, wanted)[1], first[1])
 
 
 def test_both_stages_have_the_same_weights_but_for_the_classifier() -> None:

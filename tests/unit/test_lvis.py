@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from segmentarium.data import build_dataset
 from segmentarium.data.lvis import LVIS
@@ -162,3 +163,51 @@ def test_the_surest_of_a_picture_count_whatever_their_class(tmp_path: Path) -> N
 def test_frequencies_are_letters() -> None:
     with pytest.raises(ValueError, match="rare is none"):
         FederatedAveragePrecision(["r", "rare"])
+
+
+def test_evaluation_scores_lvis_by_its_protocol(tmp_path: Path) -> None:
+    """As `FederatedAveragePrecision` alone does: detections of unknown classes count nowhere."""
+    from PIL import Image
+
+    from segmentarium.evaluation.classes import ClassMatch
+    from segmentarium.evaluation.segments import LabelledPicture, SegmentTally
+    from segmentarium.inference.segment_map import FoundSegment, SegmentMap
+
+    truth = content(seed=4)
+    found = detections(truth, 4)
+    ours = _ours(truth, found, tmp_path)
+    dataset = LVIS(tmp_path, "val")
+    match = ClassMatch(dataset.info.classes, dataset.info.palette)
+    tally = SegmentTally(match, dataset.things, ("mask", "box"), 0, frequency=dataset.frequency)
+    for index, picture in enumerate(truth["images"]):
+        segments = []
+        for number, one in enumerate((one for one in found if one["image_id"] == picture["id"]), 1):
+            own = polygon(one["points"], *SIZE)
+            height, width = own.mask.shape
+            box = (own.left, own.top, own.left + width, own.top + height)
+            label = IDS.index(one["category_id"])
+            segments.append(FoundSegment(number, label, one["score"], int(own.mask.sum()), box, own))
+        image, target = dataset.load(index)
+        sample = LabelledPicture(
+            index, "", image, torch.from_numpy(np.array(image)).permute(2, 0, 1), target, dataset.known(index)
+        )
+        assert isinstance(image, Image.Image)
+        tally.add(sample, SegmentMap(np.zeros(SIZE, np.int32), tuple(segments)))
+    _, precision, _ = tally.scores()
+    for key in ("ap", "ap50", "ap_rare", "ap_common", "ap_frequent"):
+        assert precision[key] == pytest.approx(ours[key])
+
+
+def test_check_data_tells_rare_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from segmentarium.cli.main import main
+
+    write(tmp_path / "data")
+    told = ["check-data", str(tmp_path / "data"), "--data", "lvis", "--split", "val", "--out", str(tmp_path / "report")]
+    assert main(told) == 0
+    printed = capsys.readouterr().out
+    assert "2 rare, 2 common, 1 frequent; rare: cup, dog" in printed
+    assert "11 to 100" not in printed  # twelve pictures, none of which shows all
+    assert "█" in printed
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["frequency"]["common"] == ["bat", "egg"]
+    assert sum(report["histogram"].values()) == 5

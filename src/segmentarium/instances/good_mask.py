@@ -13,12 +13,12 @@ No formula of the second stage is public, and no code.  Ours:
 - **Loss.**  In each region the cross entropies of foreground and background are averaged by themselves and weighed by the root
   of their shares: between the plain mean, in which a thin mask hardly counts, and halves, which paint it too thick.
 
-Published: LVIS v1 val mask AP 41.5, test-dev 41.2, with a ResNeXt-101 and an ensemble of tricks; the two pieces are not told apart.
+Published: LVIS v1 val mask AP 41.5, test-dev 41.2, of all that they did together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,17 @@ class RoIAlignByShare(RoIAlign):
         thin = (shares / FILLED).clamp(min=1e-6, max=1)
         scale = (areas(rois[:, 1:]).clamp(min=0) * thin).sqrt()
         return (scale / FINEST + 1e-6).log2().floor().clamp(0, len(self.strides) - 1).long()
+
+    def levels_of(self, rois: Tensor, objects: Tensor, truth: Sequence[tuple[Segments, Tensor]]) -> Tensor | None:
+        return self.levels(rois, labelled_shares(rois, objects, truth)) if len(rois) else None
+
+    def second_look(self, first: Tensor, rois: Tensor, labels: Tensor, look: Callable[..., Tensor]) -> Tensor:
+        """At those regions for which the first masks tell of another level."""
+        if rois.is_meta:
+            return first
+        levels = self.levels(rois, share_of(first))
+        (others,) = torch.where(levels != self.levels(rois))
+        return first.index_put((others,), look(rois[others], labels[others], levels[others]))
 
 
 def share_of(masks: Tensor) -> Tensor:

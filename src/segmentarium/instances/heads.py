@@ -7,7 +7,7 @@ before added to what the region shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pkgutil import resolve_name
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.init import init_classifier, init_convs
+from segmentarium.layers.roi_align import RoIAlign
 
 Norm = Callable[[int], nn.Module] | None
 
@@ -87,6 +88,13 @@ def named(table: Mapping[str, str], what: str, name: str, *given: Any, **argumen
     if name not in table:
         raise ValueError(f"{what} is {name!r}; give {' or '.join(map(repr, table))}")
     return resolve_name(table[name])(*given, **arguments)
+
+
+def mask_regions(name: str, strides: Sequence[int], size: int, **arguments: Any) -> RoIAlign:
+    """What cuts out the regions that mask heads see."""
+    found = named(MASK_REGIONS, "mask_levels", name, strides, size, **arguments)
+    assert isinstance(found, RoIAlign)
+    return found
 
 
 def mask_classifier(channels: int, masks: int) -> nn.Conv2d:

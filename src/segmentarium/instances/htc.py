@@ -41,15 +41,14 @@ from segmentarium.composition import register_decoder
 from segmentarium.contracts import InstanceDecoder, InstanceSet, Term
 from segmentarium.contracts.instance_set import Pasting
 from segmentarium.contracts.results import boxes_around
-from segmentarium.instances.good_mask import RoIAlignByShare, labelled_shares, share_of
 from segmentarium.instances.heads import (
     CLASS_LOSSES,
     CLASSIFIERS,
     MASK_CLASSIFIERS,
     MASK_LOSSES,
-    MASK_REGIONS,
     BoxHead,
     MaskHead,
+    mask_regions,
     named,
 )
 from segmentarium.instances.losses import BoxDistance, Objectness, OfRegions
@@ -138,7 +137,7 @@ class CascadeDecoder(InstanceDecoder):
     class_loss       what trains the scores, by its name in `heads.CLASS_LOSSES`, with `class_loss_arguments`
     mask_classifier  what gives the masks, by its name in `heads.MASK_CLASSIFIERS`
     mask_loss        what trains the masks, by its name in `heads.MASK_LOSSES`
-    mask_levels      by what mask heads choose the level that they see, of `heads.MASK_REGIONS`: "scale" or "share"
+    mask_levels      what tells the level that mask heads see, by its name in `heads.MASK_REGIONS`
     """
 
     def __init__(
@@ -204,10 +203,7 @@ class CascadeDecoder(InstanceDecoder):
         )
         align = partial(RoIAlign, aligned=form_.aligned, samples=form_.samples)
         self.box_regions = align(strides, BOX_SIZE)
-        self.by_share = mask_levels == "share"
-        self.mask_regions = named(
-            MASK_REGIONS, "mask_levels", mask_levels, strides, MASK_SIZE, aligned=form_.aligned, samples=form_.samples
-        )
+        self.mask_regions = mask_regions(mask_levels, strides, MASK_SIZE, aligned=form_.aligned, samples=form_.samples)
         scores = partial(
             named, CLASSIFIERS, "classifier", classifier, num_classes=num_classes, **(classifier_arguments or {})
         )
@@ -332,23 +328,11 @@ class CascadeDecoder(InstanceDecoder):
 
     def masked(self, maps: Sequence[Tensor], scene: Tensor | None, rois: Tensor, labels: Tensor) -> Tensor:
         """Regions (M, 5) and their classes -> (M, 28, 28) probabilities"""
-        found = self.masked_at(maps, scene, rois, labels)
-        if not self.by_share or rois.is_meta:
-            return found
-        # a second look, at the levels that the first masks tell, at regions for which those are others
-        assert isinstance(self.mask_regions, RoIAlignByShare)
-        usual, levels = self.mask_regions.levels(rois), self.mask_regions.levels(rois, share_of(found))
-        (others,) = torch.where(levels != usual)
-        again = self.masked_at(maps, scene, rois[others], labels[others], levels[others])
-        return found.index_put((others,), again)
+        look = partial(self.look, maps, scene)
+        return self.mask_regions.second_look(look(rois, labels), rois, labels, look)
 
-    def masked_at(
-        self,
-        maps: Sequence[Tensor],
-        scene: Tensor | None,
-        rois: Tensor,
-        labels: Tensor,
-        levels: Tensor | None = None,
+    def look(
+        self, maps: Sequence[Tensor], scene: Tensor | None, rois: Tensor, labels: Tensor, levels: Tensor | None = None
     ) -> Tensor:
         """The same, seen at these levels"""
         x = self.of_masks(maps, scene, rois, levels)
@@ -432,11 +416,9 @@ class CascadeDecoder(InstanceDecoder):
     ) -> dict[str, Tensor]:
         kept = chosen.objects >= 0
         rois, labels = chosen.rois[kept], chosen.labels[kept]
-        head, levels = self.masks[stage], None
+        head = self.masks[stage]
         assert isinstance(head, MaskHead)
-        if self.by_share and len(rois):
-            assert isinstance(self.mask_regions, RoIAlignByShare)
-            levels = self.mask_regions.levels(rois, labelled_shares(rois, chosen.objects[kept], truth))
+        levels = self.mask_regions.levels_of(rois, chosen.objects[kept], truth)
         x = self.of_masks(maps, scene, _one_at_least(rois), levels)
         masks = head.masks(self.mask_features(x, stage))[: len(rois)]
         targets, weights = self.mask_targets(rois, chosen.objects[kept], truth, masks.shape[-1])
