@@ -2,8 +2,8 @@
 
     segmentarium train --recipe recipes/instances/good_mask_second.py
 
-The first run learns from people's labels and the teacher's.  Then trunk, pyramid and proposals stay as they are; the box classifier
-is new and learned by balanced groups; masks are cut out by the share of the box that they fill, and learned balanced.
+The first run learns from people's labels and the teacher's.  Then trunk, pyramid and proposals stay as they are; a new box
+classifier is learned by balanced groups; masks are cut out by the share of the box that they fill, and learned balanced.
 Expected (published, val, with a ResNeXt-101 and more than this): mask AP 41.5.
 """
 

@@ -3,10 +3,10 @@
     segmentarium train --recipe recipes/instances/NAME.py --root DIR/lvis
     segmentarium evaluate --model runs/lvis/NAME/last.safetensors --data lvis --root DIR/lvis --task instance
 
-Nobody trained these here: the settings are the authors' or mmdetection's, and so are the scores that they should come to.  DIR/lvis
-holds annotations/lvis_v1_{train,val}.json and COCO's train2017/ and val2017/.  The batch is the effective one: give --micro-batch
-for what a device holds.  The loop's rate falls by a power of the steps left, where theirs falls to a tenth twice.  Losses count the
-training data by themselves.
+Nobody trained these here: the settings are the authors' or mmdetection's, and so are the scores that they should come to.
+DIR/lvis holds annotations/lvis_v1_{train,val}.json and COCO's train2017/ and val2017/.  The batch is the effective one: give
+--micro-batch for what a device holds.  The loop's rate falls by a power of the steps left, where theirs falls to a tenth twice.
+Losses count the training data by themselves.
 """
 
 from typing import Any
