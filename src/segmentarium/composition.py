@@ -28,7 +28,7 @@ from segmentarium.layers.fcn_head import FCNHead
 from segmentarium.layers.pyramid_neck import MultiLevelNeck, ProjectedNeck, PyramidNeck
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
-from segmentarium.losses.segments import Target
+from segmentarium.losses.segments import Segments, Target, segments_of
 from segmentarium.meta import on_meta
 from segmentarium.registry import Card, Paper, create_model, entry, known, register
 
@@ -235,7 +235,12 @@ class InstanceDetector(OnBackbone, InstanceModel):
         return self.decoder(self.features(image), image.shape[-2:])
 
     def forward_train(self, image: Tensor, segments: Target) -> dict[str, Tensor]:  # type: ignore[override]
-        return self.decoder.forward_train(self.features(image), image.shape[-2:], segments)
+        told = segments_of(segments, self.num_classes)
+        if len(self.things) < self.num_classes:
+            things = torch.tensor(self.things, device=image.device)
+            kept = [torch.isin(labels, things) for labels, _, _ in told]
+            told = [Segments(labels[k], masks[k], valid) for (labels, masks, valid), k in zip(told, kept, strict=True)]
+        return self.decoder.forward_train(self.features(image), image.shape[-2:], told)
 
 
 COMPOSITIONS = {MaskDecoder: MaskClassifier, InstanceDecoder: InstanceDetector}

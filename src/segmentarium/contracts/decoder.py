@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from segmentarium.contracts.instance_set import InstanceSet
 from segmentarium.contracts.model import Term
 from segmentarium.losses import CrossEntropy
-from segmentarium.losses.segments import Target
+from segmentarium.losses.segments import Segments
 
 SEGMENTS = ("segments", "mask")  # what masks are held against: segments, or those that a label map makes
 
@@ -104,7 +104,7 @@ class InstanceDecoder(Decoder):
         raise NotImplementedError
 
     def forward_train(  # type: ignore[override]
-        self, features: Sequence[Tensor], size: Sequence[int], segments: Target
+        self, features: Sequence[Tensor], size: Sequence[int], segments: Sequence[Segments]
     ) -> dict[str, Tensor]:
-        """segments: of each picture `Segments`, or what `losses.segments.segments_of` makes such of"""
+        """segments: of each picture, those of things, each with a pixel (`losses.segments_of`)"""
         raise NotImplementedError

@@ -36,6 +36,11 @@ class InstanceSet:
     masks: Tensor
     pasting: Pasting = "centres"
 
+    @property
+    def finite(self) -> bool:
+        """Whether all numbers are."""
+        return all(bool(torch.isfinite(x.sum())) for x in (self.boxes, self.scores, self.masks))
+
     def scaled(self, seen: tuple[int, int], size: tuple[int, int]) -> InstanceSet:
         """The same in pixels of a picture of (H, W) = `size`, which was `seen` at another."""
         if seen == size:

@@ -201,6 +201,7 @@ class InstanceModel(LabelledModel):
     scores   in [0, 1]
     masks    probabilities at the image's size
 
+    `things` are the classes that have instances, by index; stuff, which data may label besides, is learned by branches for it.
     A subclass gives `forward_instances`, and as it chooses by what is labelled which boxes it learns from, its `forward_train`
     takes the segments of each picture besides.  A class is a kind of thing; the background is none, so `num_classes=1` has one
     name.
@@ -213,17 +214,12 @@ class InstanceModel(LabelledModel):
     def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.classes = self.classes[:num_classes]
-        self.palette: tuple[tuple[int, int, int], ...] = default_palette(num_classes + 1)[
-            1:
-        ]  # black is left to nothing
+        self.palette: tuple[tuple[int, int, int], ...] = default_palette(num_classes + 1)[1:]  # black is nobody's
+        self.things: tuple[int, ...] = tuple(range(num_classes))
 
     def labels(self) -> dict[str, Any]:
-        return super().labels() | {"palette": [list(colour) for colour in self.palette]}
-
-    @property
-    def things(self) -> tuple[int, ...]:
-        """Classes whose segments are told apart: all."""
-        return tuple(range(self.num_classes))
+        palette = [list(colour) for colour in self.palette]
+        return super().labels() | {"palette": palette, "things": list(self.things)}
 
     def forward_instances(self, image: Tensor) -> InstanceSet:
         """(B, C, H, W) -> boxes (B, N, 4), labels (B, N), scores (B, N), masks (B, N, m, m) in their boxes"""

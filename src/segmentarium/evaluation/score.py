@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from segmentarium.checks import check_choice
-from segmentarium.contracts import Classifier, MaskModel, SegmentationModel, adopt
+from segmentarium.contracts import Classifier, InstanceModel, MaskModel, SegmentationModel, adopt
 from segmentarium.data import PictureDataset, SegmentDataset
 from segmentarium.evaluation.base import check_output
 from segmentarium.evaluation.classes import ClassMatch, match_classes
@@ -60,8 +60,8 @@ def evaluate(
     readers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report | SegmentReport | ClassificationReport:
-    """Scores of a model on labelled images: the `Report` of a segmenter, the `SegmentReport` of a mask classifier on segments,
-    the `ClassificationReport` of a classifier.
+    """Scores of a model on labelled images: the `Report` of a segmenter, the `SegmentReport` of what tells segments apart, the
+    `ClassificationReport` of a classifier.
 
     model           a model, or what `load` takes: a catalogue name, a file
     dataset         label maps for a segmenter, segments for a mask classifier, pictures with one class each for a classifier
@@ -108,7 +108,11 @@ def evaluate(
     if isinstance(model, Classifier):
         _refuse(source, model.kind, dataset, "classification", mode=mode != "whole", flip=flip, scales=_several(scales))
         scoring = PictureScoring(model, network, data, size=size, crop_ratio=crop_ratio, **common)
-    elif isinstance(model, MaskModel) and chosen_task(task, dataset) != "semantic":
+    elif isinstance(model, InstanceModel) or (
+        isinstance(model, MaskModel) and chosen_task(task, dataset) != "semantic"
+    ):
+        if isinstance(model, InstanceModel):
+            task = task or "instance"
         _refuse(
             source,
             model.kind,

@@ -1,4 +1,4 @@
-"""Scores of a mask classifier whose segments are told apart: panoptic quality, and COCO's average precision."""
+"""Scores of a network that tells segments apart: panoptic quality, and COCO's average precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segmentarium.contracts import MaskModel
+from segmentarium.contracts import InstanceModel, MaskModel
 from segmentarium.data.lvis import LVIS
 from segmentarium.data.segments import Region, Segmentation, SegmentDataset
 from segmentarium.evaluation.base import BaseReport, number, numbers, percent
@@ -255,11 +255,11 @@ def flattened(found: Segmentation) -> tuple[np.ndarray, list[Region]]:
 
 
 class SegmentScoring:
-    """A mask classifier and the segments that it is scored on; the options are those of `evaluate`."""
+    """A mask classifier or detector and the segments that it is scored on; the options are those of `evaluate`."""
 
     def __init__(
         self,
-        model: MaskModel,
+        model: MaskModel | InstanceModel,
         dataset: SegmentDataset,
         *,
         task: str,
@@ -326,7 +326,7 @@ class SegmentScoring:
             return [self.predictor.find(ArrayRows(one.permute(1, 2, 0).numpy())) for one in rows]
         seen = prepare(pixels, network.in_channels, network.preprocessing)
         masks = network(seen)
-        if not torch.isfinite(masks.class_logits.sum()) or not torch.isfinite(masks.mask_logits.sum()):
+        if not masks.finite:
             raise ValueError(
                 f"the model's logits are not finite on {', '.join(s.name for s in batch)}; nothing was scored"
             )

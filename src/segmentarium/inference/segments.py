@@ -1,4 +1,4 @@
-"""`SegmentPredictor`: a mask classifier that tells segments apart, on pictures of any size."""
+"""`SegmentPredictor`: a network that tells segments apart, a mask classifier or a detector, on pictures of any size."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from segmentarium.checks import check_choice
-from segmentarium.contracts import MaskModel, MaskSet, Model
+from segmentarium.contracts import InstanceModel, InstanceSet, MaskModel, MaskSet, Model
 from segmentarium.inference.engines import default_device, deployed
 from segmentarium.inference.network import with_channels
 from segmentarium.inference.predictor import WHOLE_LIMIT, ModelSource, Tile, resolve_model
-from segmentarium.inference.segment_map import SegmentMap, of_instances, of_panoptic
+from segmentarium.inference.segment_map import SegmentMap, of_instances, of_panoptic, painted_instances
 from segmentarium.inference.segment_result import SegmentResult
 from segmentarium.inference.stitching import Stitcher
 from segmentarium.inference.tta import scaled
@@ -33,7 +33,8 @@ SURE = 0.5  # an instance's score from which on it is shown
 
 
 class MaskNetwork:
-    """uint8 (B, C, h, w) -> `MaskSet`, read at the pictures' size: normalised, then through the model's deploy form.
+    """uint8 (B, C, h, w) -> `MaskSet`, read at the pictures' size, of a detector `InstanceSet`: normalised, then through the
+    model's deploy form.
 
     `seconds` adds up the network's time.
 
@@ -41,7 +42,11 @@ class MaskNetwork:
     """
 
     def __init__(
-        self, model: MaskModel, engine: str = "torch", precision: str = "fp32", device: torch.device | str | None = None
+        self,
+        model: MaskModel | InstanceModel,
+        engine: str = "torch",
+        precision: str = "fp32",
+        device: torch.device | str | None = None,
     ) -> None:
         if engine not in ENGINES:
             raise ValueError(
@@ -52,22 +57,23 @@ class MaskNetwork:
         self.device, self.dtype = default_device(device), torch.bfloat16 if precision == "bf16" else torch.float32
         self.in_channels = model.in_channels
         self.preprocessing = model.preprocessing.for_channels(model.in_channels)
-        network = cast("MaskModel", deployed(model)).to(self.device, self.dtype)
+        network = cast("Any", deployed(model)).to(self.device, self.dtype)
         self.network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self._masks: Callable[[Tensor], MaskSet] = self.network.forward_masks
-        if engine == "compile":
-            self._masks = torch.compile(self.network.forward_masks)
+        found = self.network.forward_instances if isinstance(model, InstanceModel) else self.network.forward_masks
+        self._masks: Callable[[Tensor], MaskSet | InstanceSet] = torch.compile(found) if engine == "compile" else found
         self.engine = f"{engine} ({self.device}, {precision}, channels-last)"
         self.seconds = 0.0
 
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> MaskSet:
+    def __call__(self, pixels: Tensor) -> MaskSet | InstanceSet:
         image = self.preprocessing.normalise(pixels.to(self.device)).to(self.dtype)
         started = time.perf_counter()
         found = self._masks(image.contiguous(memory_format=torch.channels_last))
         if image.is_cuda:  # a GPU returns before it is done
             torch.cuda.synchronize(image.device)
         self.seconds += time.perf_counter() - started
+        if isinstance(found, InstanceSet):
+            return found
         height, width = image.shape[-2:]
         return MaskSet(found.class_logits.float(), found.mask_logits).at((height, width))
 
@@ -83,16 +89,17 @@ class MaskNetwork:
 
 
 class SegmentPredictor:
-    """Tells the segments of pictures apart with one mask classifier.
+    """Tells the segments of pictures apart with one mask classifier or detector.
 
         predictor = SegmentPredictor("file.safetensors", task="instance")
         for segment in predictor(picture).segments: …
 
-    model         a name of the catalogue, a file, a folder, "hf:OWNER/NAME", or a MaskModel
-    task          "instance": objects, which may overlap; "panoptic": every pixel to one segment at most
+    model         a name of the catalogue, a file, a folder, "hf:OWNER/NAME", or a MaskModel or InstanceModel
+    task          "instance": objects, which may overlap; "panoptic": every pixel to one segment at most.  A detector does the
+                  former alone
     threshold     score from which on an instance, or probability above which a query, counts; None: 0.5 and 0.8, as published
     mask_overlap  of "panoptic": share of its mask that a query must keep where masks compete
-    count         of "instance": at most so many a picture
+    count         of "instance": at most so many a picture; None: 100, of a detector as many as it gives
     engine        "torch" or "compile"
     tile          largest side of a tile in pixels, None: always the whole picture, "auto": whole up to 2 megapixels.  Segments of
                   several tiles are joined
@@ -110,7 +117,7 @@ class SegmentPredictor:
         task: str = "panoptic",
         threshold: float | None = None,
         mask_overlap: float = 0.8,
-        count: int = 100,
+        count: int | None = None,
         engine: str = "torch",
         precision: str = "fp32",
         device: torch.device | str | None = None,
@@ -126,8 +133,12 @@ class SegmentPredictor:
         overlap_in_pixels(tile if isinstance(tile, int) else TILE, overlap)
         found = resolve_model(model)
         self.model_name = str(model) if isinstance(model, str | PathLike) else found.title
-        if not isinstance(found, MaskModel):
+        if not isinstance(found, MaskModel | InstanceModel):
             raise TypeError(f"{self.model_name} is a {found.kind}: it gives no masks, so it cannot tell segments apart")
+        if isinstance(found, InstanceModel) and task != "instance":
+            raise ValueError(
+                f"{self.model_name} finds objects and leaves the rest alone: give task='instance', not {task!r}"
+            )
         self.model, self.task = found, task
         self.classes, self.palette, self.things = found.classes, found.palette, found.things
         self.threshold = (SURE if task == "instance" else 0.8) if threshold is None else threshold
@@ -208,20 +219,27 @@ class SegmentPredictor:
                 stitcher.add(top, left, found, above, before)
         return stitcher.finish()
 
-    def read(self, found: MaskSet, seen: tuple[int, int], size: tuple[int, int]) -> list[SegmentMap]:
+    def read(self, found: MaskSet | InstanceSet, seen: tuple[int, int], size: tuple[int, int]) -> list[SegmentMap]:
         """Segments of each picture from its masks.
 
         seen   (H, W) of the picture as the network saw it, without what it was padded by
         size   (H, W) of the picture
         """
+        if isinstance(found, InstanceSet):
+            found = found.scaled(seen, size)
+            return [self._of_boxes(found, picture, size) for picture in range(len(found.boxes))]
         height, width = (round(side * full / part) for side, full, part in zip(found.shape, size, seen, strict=True))
         found = found.at((height, width))  # with what was padded below and to the right
         if self.task == "instance":
             things = None if len(self.things) == len(self.classes) else self.things
-            answers = found.instances(count=self.count, things=things, threshold=self.threshold)
+            answers = found.instances(count=self.count or 100, things=things, threshold=self.threshold)
             return [of_instances(one, size) for one in answers]
         answers = found.panoptic(self.things, threshold=self.threshold, overlap=self.mask_overlap)
         return [of_panoptic(one, size) for one in answers]
+
+    def _of_boxes(self, found: InstanceSet, picture: int, size: tuple[int, int]) -> SegmentMap:
+        patches = found.patches(picture, size, threshold=self.threshold)
+        return painted_instances([one for one in patches if one[0] in self.things][: self.count], size)
 
     def _tile_for(self, height: int, width: int) -> int | None:
         """The tile of a picture of this size; None: compute it whole."""

@@ -60,7 +60,7 @@ from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.fpn import FeaturePyramid, first_of_quarter
 from segmentarium.layers.nms import padded, places, suppress
 from segmentarium.layers.roi_align import RoIAlign
-from segmentarium.losses.segments import Segments, Target, segments_of
+from segmentarium.losses.segments import Segments
 from segmentarium.registry import Card, Paper
 
 BOX_SIZE, MASK_SIZE = 7, 14  # cells along each side of what the heads see
@@ -349,9 +349,9 @@ class CascadeDecoder(InstanceDecoder):
     # training -------------------------------------------------------------------------------------------------------
 
     def forward_train(  # type: ignore[override]
-        self, features: Sequence[Tensor], size: Sequence[int], segments: Target
+        self, features: Sequence[Tensor], size: Sequence[int], segments: Sequence[Segments]
     ) -> dict[str, Tensor]:
-        truth = [(one, boxes_around(one.masks)) for one in segments_of(segments, self.num_classes)]
+        truth = [(one, boxes_around(one.masks)) for one in segments]
         maps, scene = self.maps(features), None
         outputs: dict[str, Tensor] = {}
         if self.semantic is not None:

@@ -55,10 +55,12 @@ class SemanticLoss(nn.Module):
     """
 
     def forward(self, logits: Tensor, target: Tensor | Sequence[Segments]) -> Tensor:
+        nowhere = IGNORE_INDEX
         if not isinstance(target, Tensor):
+            nowhere = -1  # there may be more than 255 classes
             target = torch.stack([self._map(Segments(*one), logits.shape[1] - 1) for one in target])
         labels = F.interpolate(target[:, None].float(), logits.shape[-2:], mode="nearest-exact")[:, 0].long()
-        counted = labels != IGNORE_INDEX if target.dtype == torch.uint8 else labels >= 0
+        counted = labels != nowhere
         losses = F.cross_entropy(logits.float(), labels.clamp(0, logits.shape[1] - 1), reduction="none")
         return (losses * counted).sum() / counted.sum().clamp(min=1)
 

@@ -13,7 +13,7 @@ from typing import Any
 KINDS = {
     "segmenter": "segmenters",
     "mask": "mask classifiers",
-    "instances": "instances",
+    "instances": "detectors with masks",
     "classifier": "classifiers",
     "keypoints": "keypoints",
 }
@@ -86,14 +86,16 @@ class TrainingOptions:
     check: bool = option(True, "look at the first labels for values outside the classes before training", free=True)
 
     # How the crops are made
-    crop_size: tuple[int, int] = option((512, 512), "height and width of the training crops", of="segmenter mask")
-    scale: tuple[float, float] = option((0.5, 2.0), "range of the random scale factor", of="segmenter mask")
+    crop_size: tuple[int, int] = option(
+        (512, 512), "height and width of the training crops", of="segmenter mask instances"
+    )
+    scale: tuple[float, float] = option((0.5, 2.0), "range of the random scale factor", of="segmenter mask instances")
     long_side: int | None = option(
-        None, "bring images to this longer side first, in evaluation too", of="segmenter mask"
+        None, "bring images to this longer side first, in evaluation too", of="segmenter mask instances"
     )
     flip: bool = option(True, "mirror half of the crops")
-    rotate: float = option(0.0, "greatest random rotation, degrees", of="segmenter mask")
-    photometric: bool = option(True, "random brightness, contrast, saturation and hue", of="segmenter mask")
+    rotate: float = option(0.0, "greatest random rotation, degrees", of="segmenter mask instances")
+    photometric: bool = option(True, "random brightness, contrast, saturation and hue", of="segmenter mask instances")
     class_mix: float = option(
         0.0, "probability of laying half the classes of a second crop over a crop (ClassMix)", of="segmenter"
     )
@@ -101,20 +103,24 @@ class TrainingOptions:
         0.0, "probability of putting three random pictures beside one before the crop", of="segmenter mask instances"
     )
     even_scales: bool = option(
-        False, "draw the scale factor evenly in its logarithm: halving as often as doubling", of="segmenter mask"
+        False,
+        "draw the scale factor evenly in its logarithm: halving as often as doubling",
+        of="segmenter mask instances",
     )
     degrade: float = option(
-        0.0, "probability of each of grey, blur, JPEG's artefacts and uneven light on a crop", of="segmenter mask"
+        0.0,
+        "probability of each of grey, blur, JPEG's artefacts and uneven light on a crop",
+        of="segmenter mask instances",
     )
     max_class_ratio: float = option(
-        0.75, "redraw a crop in which one class has a larger share; 1: never", of="segmenter mask"
+        0.75, "redraw a crop in which one class has a larger share; 1: never", of="segmenter mask instances"
     )
 
     task: str = option(
         "auto",
         "what the score is: semantic (mIoU), instance (AP), panoptic (PQ), auto: by the data",
         choices=("auto", "semantic", "instance", "panoptic"),
-        of="mask",
+        of="mask instances",
     )
 
     # How a classifier's pictures are made
