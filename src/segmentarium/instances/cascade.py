@@ -25,6 +25,7 @@ from segmentarium.instances.heads import (
     MASK_LOSSES,
     BoxHead,
     MaskHead,
+    mask_regions,
     named,
 )
 from segmentarium.instances.losses import BoxDistance, Objectness, OfRegions
@@ -101,6 +102,7 @@ class CascadeDecoder(InstanceDecoder):
     class_loss       what trains the scores, by its name in `heads.CLASS_LOSSES`, with `class_loss_arguments`
     mask_classifier  what gives the masks, by its name in `heads.MASK_CLASSIFIERS`
     mask_loss        what trains the masks, by its name in `heads.MASK_LOSSES`
+    mask_levels      what tells the level that mask heads see, by its name in `heads.MASK_REGIONS`
     """
 
     def __init__(
@@ -139,6 +141,7 @@ class CascadeDecoder(InstanceDecoder):
         class_loss_arguments: Mapping[str, Any] | None = None,
         mask_classifier: str = "linear",
         mask_loss: str = "cross_entropy",
+        mask_levels: str = "scale",
     ) -> None:
         super().__init__()
         if form not in FORMS:
@@ -164,7 +167,8 @@ class CascadeDecoder(InstanceDecoder):
             width, levels, scale=anchor_scale, convs=rpn_convs, rounded=form_.rounded, least=form_.least
         )
         align = partial(RoIAlign, aligned=form_.aligned, samples=form_.samples)
-        self.box_regions, self.mask_regions = align(strides, BOX_SIZE), align(strides, MASK_SIZE)
+        self.box_regions = align(strides, BOX_SIZE)
+        self.mask_regions = mask_regions(mask_levels, strides, MASK_SIZE, aligned=form_.aligned, samples=form_.samples)
         scores = partial(
             named, CLASSIFIERS, "classifier", classifier, num_classes=num_classes, **(classifier_arguments or {})
         )
@@ -212,9 +216,11 @@ class CascadeDecoder(InstanceDecoder):
             return found
         return found + F.avg_pool2d(self.semantic_regions([scene], rois), MASK_SIZE // BOX_SIZE)
 
-    def of_masks(self, maps: Sequence[Tensor], scene: Tensor | None, rois: Tensor) -> Tensor:
-        """Regions (M, 5) -> (M, width, 14, 14), what a mask head sees"""
-        found = self.mask_regions(maps[:-1], rois)
+    def of_masks(
+        self, maps: Sequence[Tensor], scene: Tensor | None, rois: Tensor, levels: Tensor | None = None
+    ) -> Tensor:
+        """Regions (M, 5) -> (M, width, 14, 14), what a mask head sees; levels (M,), where not their size tells them"""
+        found = self.mask_regions(maps[:-1], rois, levels)
         return found if scene is None else found + self.semantic_regions([scene], rois)
 
     def mask_features(self, x: Tensor, stage: int) -> Tensor:
@@ -292,7 +298,14 @@ class CascadeDecoder(InstanceDecoder):
 
     def masked(self, maps: Sequence[Tensor], scene: Tensor | None, rois: Tensor, labels: Tensor) -> Tensor:
         """Regions (M, 5) and their classes -> (M, 28, 28) probabilities"""
-        x = self.of_masks(maps, scene, rois)
+        look = partial(self.look, maps, scene)
+        return self.mask_regions.second_look(look(rois, labels), rois, labels, look)
+
+    def look(
+        self, maps: Sequence[Tensor], scene: Tensor | None, rois: Tensor, labels: Tensor, levels: Tensor | None = None
+    ) -> Tensor:
+        """The same, seen at these levels"""
+        x = self.of_masks(maps, scene, rois, levels)
         previous, every = None, []
         for stage, head in enumerate(self.masks):
             assert isinstance(head, MaskHead)
@@ -353,7 +366,9 @@ class CascadeDecoder(InstanceDecoder):
         rois, labels = chosen.rois[kept], chosen.labels[kept]
         head = self.masks[stage]
         assert isinstance(head, MaskHead)
-        masks = head.masks(self.mask_features(self.of_masks(maps, scene, _one_at_least(rois)), stage))[: len(rois)]
+        levels = self.mask_regions.levels_of(rois, chosen.objects[kept], truth)
+        x = self.of_masks(maps, scene, _one_at_least(rois), levels)
+        masks = head.masks(self.mask_features(x, stage))[: len(rois)]
         form = {"aligned": self.form.aligned, "soft": self.form.soft}
         targets, weights = mask_targets(rois, chosen.objects[kept], truth, masks.shape[-1], **form)
         return {

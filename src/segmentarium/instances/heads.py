@@ -7,7 +7,7 @@ before added to what the region shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pkgutil import resolve_name
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.init import init_classifier, init_convs
+from segmentarium.layers.roi_align import RoIAlign
 
 Norm = Callable[[int], nn.Module] | None
 
@@ -48,13 +49,38 @@ class ClassCrossEntropy(nn.Module):
 
 
 # name -> where it is: what scores a region's classes, (channels, num_classes, **arguments) -> BoxClassifier
-CLASSIFIERS: dict[str, str] = {"linear": "segmentarium.instances.heads:BoxClassifier"}
+CLASSIFIERS: dict[str, str] = {
+    "linear": "segmentarium.instances.heads:BoxClassifier",
+    "eql": "segmentarium.instances.class_scores:eql_scores",
+    "eqlv2": "segmentarium.instances.class_scores:eqlv2_scores",
+    "seesaw": "segmentarium.instances.class_scores:seesaw_scores",
+    "bags": "segmentarium.instances.class_scores:bags_scores",
+}
 # name -> what these scores are trained by, (**arguments) -> module: (scores (N, width), labels (N,)) -> scalar
-CLASS_LOSSES: dict[str, str] = {"cross_entropy": "segmentarium.instances.heads:ClassCrossEntropy"}
+CLASS_LOSSES: dict[str, str] = {
+    "cross_entropy": "segmentarium.instances.heads:ClassCrossEntropy",
+    "eql": "segmentarium.losses:EqualizationLoss",
+    "federated": "segmentarium.losses:FederatedLoss",
+    "eqlv2": "segmentarium.losses:EqualizationLossV2",
+    "seesaw": "segmentarium.losses:SeesawLoss",
+    "bags": "segmentarium.losses:BalancedGroups",
+}
 # name -> what gives a region's masks, (channels, masks, **arguments) -> module: (N, channels, m, m) -> (N, masks, m, m)
-MASK_CLASSIFIERS: dict[str, str] = {"linear": "segmentarium.instances.heads:mask_classifier"}
+MASK_CLASSIFIERS: dict[str, str] = {
+    "linear": "segmentarium.instances.heads:mask_classifier",
+    "cosine": "segmentarium.layers.cosine:CosineConv1x1",
+}
 # name -> what these are trained by, () -> module: (logits (P, m, m), targets, weights) -> scalar
-MASK_LOSSES: dict[str, str] = {"cross_entropy": "segmentarium.instances.losses:MaskCrossEntropy"}
+MASK_LOSSES: dict[str, str] = {
+    "cross_entropy": "segmentarium.instances.losses:MaskCrossEntropy",
+    "balanced": "segmentarium.instances.good_mask:BalancedMaskLoss",
+}
+# name -> what cuts out the regions that mask heads see, (strides, size, **arguments) -> RoIAlign: by the box's scale, or also by
+# the share of it that the mask fills
+MASK_REGIONS: dict[str, str] = {
+    "scale": "segmentarium.layers.roi_align:RoIAlign",
+    "share": "segmentarium.instances.good_mask:RoIAlignByShare",
+}
 
 
 def named(table: Mapping[str, str], what: str, name: str, *given: Any, **arguments: Any) -> nn.Module:
@@ -62,6 +88,13 @@ def named(table: Mapping[str, str], what: str, name: str, *given: Any, **argumen
     if name not in table:
         raise ValueError(f"{what} is {name!r}; give {' or '.join(map(repr, table))}")
     return resolve_name(table[name])(*given, **arguments)
+
+
+def mask_regions(name: str, strides: Sequence[int], size: int, **arguments: Any) -> RoIAlign:
+    """What cuts out the regions that mask heads see."""
+    found = named(MASK_REGIONS, "mask_levels", name, strides, size, **arguments)
+    assert isinstance(found, RoIAlign)
+    return found
 
 
 def mask_classifier(channels: int, masks: int) -> nn.Conv2d:

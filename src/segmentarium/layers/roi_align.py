@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision.ops import roi_align
@@ -40,6 +41,14 @@ class RoIAlign(nn.Module):
             (own,) = indices(levels == level)
             found = found.index_put((own,), self._cut(x, rois[own], stride))
         return found
+
+    def levels_of(self, rois: Tensor, objects: Tensor, truth: Any) -> Tensor | None:
+        """In training: the levels of regions by the labelled object that each stands for; None: by size alone."""
+        return None
+
+    def second_look(self, first: Tensor, rois: Tensor, labels: Tensor, look: Callable[..., Tensor]) -> Tensor:
+        """The masks of a first look; where they tell of other levels, those of another `look(rois, labels, levels)`."""
+        return first
 
     def _cut(self, x: Tensor, rois: Tensor, stride: int) -> Tensor:
         # in float32: half precision has neither the positions nor, on processors, the operator

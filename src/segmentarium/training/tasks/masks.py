@@ -19,7 +19,7 @@ from segmentarium.evaluation.segments import LabelledPicture, LabelMaps, Segment
 from segmentarium.inference.segment_drawing import segment_overlay
 from segmentarium.inference.segment_map import measured
 from segmentarium.inference.segments import SURE
-from segmentarium.training.loaders import TimedLoader, endless, open_dataset, worker_count
+from segmentarium.training.loaders import TimedLoader, endless, joined, open_dataset, worker_count
 from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import LOOKED_AT
 from segmentarium.training.tasks import Evaluation
@@ -104,7 +104,8 @@ class MaskTask(SegmentationTask):
             even_scales=options.even_scales,
             degrade=options.degrade,
         )
-        return endless(TrainingStream(self.train_set, transform, options.seed), options, fabric, micro_batch, step)
+        stream = TrainingStream(self.train_set, transform, options.seed, **joined(options, model))
+        return endless(stream, options, fabric, micro_batch, step)
 
     def evaluate(self, model: Any, fabric: Fabric, batch_size: int, stopped: Callable[[], bool]) -> Evaluation | None:
         if self.task == "semantic":

@@ -38,6 +38,13 @@ def of_classes(number: int) -> dict[str, Any]:
     return {"num_classes": number, **(OF_LVIS if number in LVIS else {})}
 
 
+def of_seesaw(number: int) -> dict[str, Any]:
+    """Trained by seesaw loss, with a normalised box classifier as all published ones; whether that of masks is normalised, too
+    (`mask_classifier="cosine"`), no tensor tells."""
+    told = {"num_classes": number}
+    return of_classes(number) | {"classifier": "seesaw", "class_loss": "seesaw", "class_loss_arguments": told}
+
+
 # torchvision --------------------------------------------------------------------------------------------------------------
 
 
@@ -114,6 +121,7 @@ def mmdet_box_head(theirs: str, ours: str) -> list[Rule]:
         rest(f"{theirs}.shared_fcs.{{}}", f"{ours}.layers.{{}}"),
         rest(f"{theirs}.fc_cls", f"{ours}.classifier.scores"),
         rest(f"{theirs}.fc_reg", f"{ours}.deltas"),
+        Rule(f"{theirs}.loss_cls.cum_samples", None),  # of seesaw loss: objects seen so far
     ]
 
 
@@ -128,8 +136,11 @@ def mmdet_mask_head(theirs: str, ours: str) -> list[Rule]:
 
 def mmdet_arguments(state: Mapping[str, Tensor], stage: str = "") -> dict[str, Any]:
     """stage: "" or "0.", behind the names of its heads."""
+    head = f"roi_head.bbox_head.{stage}"
+    outputs = state[f"{head}fc_cls.weight"].shape[0]
+    seesaw = f"{head}loss_cls.cum_samples" in state
     return {
-        **of_classes(state[f"roi_head.bbox_head.{stage}fc_cls.weight"].shape[0] - 1),
+        **(of_seesaw(outputs - 2) if seesaw else of_classes(outputs - 1)),
         "in_channels": state["backbone.conv1.weight"].shape[1],
         "backbone": trunk_name(resnet_name(state, "backbone."), state["backbone.layer1.0.conv2.weight"]),
         "width": state["neck.lateral_convs.0.conv.weight"].shape[0],
