@@ -25,6 +25,7 @@ from segmentarium.layers.nms import padded, places, suppress
 from segmentarium.layers.roi_align import RoIAlign
 from segmentarium.losses import Segments
 from segmentarium.meta import on_meta
+from segmentarium.preprocessing import Preprocessing
 from segmentarium.registry import create_model
 
 SIZE = (64, 96)
@@ -378,3 +379,13 @@ def test_what_is_found_is_a_map_of_segments() -> None:
         assert segment.area == segment.own.mask.sum() > 0
     with pytest.raises(ValueError, match="give task='instance', not 'panoptic'"):
         SegmentPredictor(model)
+
+
+def test_pictures_are_as_large_as_both_sides_allow() -> None:
+    published = Preprocessing(long_side=1333, short_side=800)
+    assert published.size_of((480, 640)) == (800, 1067)
+    assert published.size_of((400, 1000)) == (533, 1333)
+    assert published.size_of((800, 1200)) == (800, 1200)
+    assert Preprocessing.from_dict(published.as_dict()) == published
+    with pytest.raises(ValueError, match="short_side is 800, long_side None"):
+        Preprocessing(short_side=800)

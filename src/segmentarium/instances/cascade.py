@@ -96,8 +96,7 @@ class CascadeDecoder(InstanceDecoder):
     detections       of a picture, at most
     score            above which a region's class is found
     overlap          of two boxes of a class, above which the surer one hides the other
-    rpn_beta, box_beta
-                     distance up to which smooth L1 is a square; 0: nowhere
+    rpn_beta, box_beta  distance up to which smooth L1 is a square; 0: nowhere
     classifier       what scores the classes, by its name in `heads.CLASSIFIERS`, with `classifier_arguments`
     class_loss       what trains the scores, by its name in `heads.CLASS_LOSSES`, with `class_loss_arguments`
     mask_classifier  what gives the masks, by its name in `heads.MASK_CLASSIFIERS`
