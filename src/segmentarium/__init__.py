@@ -42,6 +42,7 @@ _PUBLIC = {
     "compare": "comparison",
     "train": "training",
     "TrainingOptions": "training",
+    "pseudo_labels": "training.self_training",
     "check_data": "data",
     "benchmark": "benchmarking",
     "export_model": "export",
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from segmentarium.semantic.cac import with_cac as with_cac
     from segmentarium.training import TrainingOptions as TrainingOptions
     from segmentarium.training import train as train
+    from segmentarium.training.self_training import pseudo_labels as pseudo_labels
     from segmentarium.web import export_web as export_web
     from segmentarium.web import serve as serve
     from segmentarium.weights import from_pretrained as from_pretrained

@@ -1,4 +1,4 @@
-"""`EncoderDecoder` and `MaskClassifier`: any decoder on any backbone, and how decoders get their names."""
+"""`EncoderDecoder`, `MaskClassifier` and `InstanceDetector`: any decoder on any backbone, and how decoders get their names."""
 
 from __future__ import annotations
 
@@ -6,17 +6,29 @@ import fnmatch
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from segmentarium.backbones import can_have, can_take, create_backbone
-from segmentarium.contracts import Decoder, LabelledModel, MaskDecoder, MaskModel, MaskSet, SegmentationModel, Term
+from segmentarium.contracts import (
+    Decoder,
+    InstanceDecoder,
+    InstanceModel,
+    InstanceSet,
+    LabelledModel,
+    MaskDecoder,
+    MaskModel,
+    MaskSet,
+    SegmentationModel,
+    Term,
+)
 from segmentarium.layers.fcn_head import FCNHead
 from segmentarium.layers.pyramid_neck import MultiLevelNeck, ProjectedNeck, PyramidNeck
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
+from segmentarium.losses.segments import Segments, Target, segments_of
 from segmentarium.meta import on_meta
 from segmentarium.registry import Card, Paper, create_model, entry, known, register
 
@@ -192,11 +204,66 @@ class MaskClassifier(OnBackbone, MaskModel):
         return self.decoder.forward_train(self.features(image))
 
 
+class InstanceDetector(OnBackbone, InstanceModel):
+    """A backbone and a decoder that gives boxes with masks.
+
+    frozen_norms   the backbone's batch norms keep their statistics in training, as a batch of few pictures has none worth
+                   keeping: for backbones with weights
+    norm_eps       of the backbone's batch norms; None: its own
+
+    The other arguments are `OnBackbone`'s.
+    """
+
+    def __init__(
+        self,
+        decoder: type[InstanceDecoder],
+        *,
+        num_classes: int,
+        backbone: str | nn.Module = "resnet50",
+        in_channels: int = 3,
+        output_stride: OutputStride = "auto",
+        neck: Literal["pyramid", "multilevel"] | None = None,
+        backbone_arguments: Mapping[str, Any] | None = None,
+        frozen_norms: bool = True,
+        norm_eps: float | None = None,
+        **own: Any,
+    ) -> None:
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        self.stand(decoder, backbone, output_stride, neck, backbone_arguments, own)
+        self.frozen_norms = frozen_norms
+        for norm in self._norms() if norm_eps is not None else ():
+            norm.eps = norm_eps
+        self.set_objective(*self.decoder.objective())
+
+    def _norms(self) -> list[Any]:
+        return [module for module in self.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for norm in self._norms() if self.frozen_norms else ():
+            norm.eval()
+        return self
+
+    def forward_instances(self, image: Tensor) -> InstanceSet:
+        return self.decoder(self.features(image), image.shape[-2:])
+
+    def forward_train(self, image: Tensor, segments: Target) -> dict[str, Tensor]:  # type: ignore[override]
+        told = segments_of(segments, self.num_classes)
+        if len(self.things) < self.num_classes:
+            things = torch.tensor(self.things, device=image.device)
+            kept = [torch.isin(labels, things) for labels, _, _ in told]
+            told = [Segments(labels[k], masks[k], valid) for (labels, masks, valid), k in zip(told, kept, strict=True)]
+        return self.decoder.forward_train(self.features(image), image.shape[-2:], told)
+
+
+COMPOSITIONS = {MaskDecoder: MaskClassifier, InstanceDecoder: InstanceDetector}
+
+
 @cache
 def composed(decoder: type[Decoder]) -> Callable[..., OnBackbone]:
-    """What builds `EncoderDecoder(decoder, …)`, of a mask decoder `MaskClassifier`, with a signature that has the decoder's own
-    arguments."""
-    composition = MaskClassifier if issubclass(decoder, MaskDecoder) else EncoderDecoder
+    """What builds `EncoderDecoder(decoder, …)`, of a mask decoder `MaskClassifier`, of one for instances `InstanceDetector`, with
+    a signature that has the decoder's own arguments."""
+    composition = next((c for kind, c in COMPOSITIONS.items() if issubclass(decoder, kind)), EncoderDecoder)
     build = partial(composition, decoder)
     shared = inspect.signature(composition).parameters
     own = inspect.signature(decoder).parameters

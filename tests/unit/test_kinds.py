@@ -14,6 +14,7 @@ from segmentarium.contracts import (
     Decoder,
     Detector3d,
     InstanceModel,
+    InstanceSet,
     KeypointModel,
     MaskModel,
     MaskSet,
@@ -94,12 +95,12 @@ class TinyInstances(InstanceModel):
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.stem, self.head = Stem(in_channels), nn.Conv2d(8, 2, 1)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        masks = nn.functional.interpolate(self.head(self.stem(image)).sigmoid(), image.shape[-2:])
+    def forward_instances(self, image: Tensor) -> InstanceSet:
+        masks = nn.functional.adaptive_avg_pool2d(self.head(self.stem(image)).sigmoid(), 4)
         scores = masks.amax((2, 3))
         boxes = scores[..., None] * torch.tensor((0.0, 0.0, 8.0, 8.0), device=image.device)
         labels = torch.stack((torch.zeros_like(scores[:, 0]), -torch.ones_like(scores[:, 0])), 1).long()
-        return boxes, labels, scores, masks
+        return InstanceSet(boxes, labels, scores, masks)
 
 
 class TinyDetector(Detector3d):
@@ -282,7 +283,8 @@ def test_a_peak_that_a_suppressed_one_hid_counts() -> None:
 def test_instances_leave_out_empty_and_unsure_places() -> None:
     model = made("instances")
     assert model.classes == ("class 0",)
-    assert model.labels() == {"num_classes": 1, "classes": ["class 0"]}
+    said = {"num_classes": 1, "classes": ["class 0"], "palette": [[128, 0, 0]], "things": [0]}
+    assert model.labels() == said
     image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for picture in model.detect(image, threshold=0.0):
         assert picture.labels.tolist() == [0]

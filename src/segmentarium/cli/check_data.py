@@ -127,6 +127,7 @@ def _show(report: Report, console: Console) -> None:
         counts = [str(row.segments)] if segments else []
         table.add_row(str(row.index), escape(row.name), *counts, str(row.images), f"{100 * row.share:.3f}", *cells)
     console.print(table)
+    _show_frequency(report, console)
     if segmentation:
         console.print(f"ignored: {100 * report.ignored_share:.2f} % of all pixels", highlight=False)
     for level, kind, problems in group_problems(report.problems):
@@ -143,3 +144,21 @@ def _show(report: Report, console: Console) -> None:
         shown = ", ".join(f"{value} ({n['pixels']:,} px in {n['files']} files)" for value, n in total)
         console.print(f"[red]labels outside the classes:[/] {escape(shown)}", soft_wrap=True, highlight=False)
     console.print("[green]no errors[/]" if report.ok else f"[red]{len(report.errors)} errors[/]")
+
+
+def _show_frequency(report: Report, console: Console) -> None:
+    """How many pictures show how many classes, and which classes are rare."""
+    from rich.markup import escape
+
+    most = max(report.histogram.values(), default=0)
+    if len(report.classes) < 2 or not most:
+        return
+    console.print("classes by the pictures that show them", highlight=False)
+    for pictures, number in report.histogram.items():
+        bar = "█" * -(-number * 30 // most)
+        console.print(f"  {pictures:>13}  {number:>5}  {bar}", highlight=False)
+    counts = ", ".join(f"{len(names)} {which}" for which, names in report.frequency.items())
+    rare = report.frequency["rare"]
+    more = f" and {len(rare) - 20} more" if len(rare) > 20 else ""
+    shown = f"; rare: {', '.join(rare[:20])}{more}" if rare else ""
+    console.print(f"{counts}{escape(shown)}", soft_wrap=True, highlight=False)

@@ -133,7 +133,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _dataset(options: argparse.Namespace, model: Any) -> Any:
-    from segmentarium.contracts import MaskModel, SegmentationModel
+    from segmentarium.contracts import InstanceModel, MaskModel, SegmentationModel
     from segmentarium.data import build_dataset, evaluation_split
     from segmentarium.data.class_table import class_file
 
@@ -141,7 +141,7 @@ def _dataset(options: argparse.Namespace, model: Any) -> Any:
     if options.mask_map is not None:
         extra["mask_map"] = options.mask_map
     nameless = options.data.lower() == "folder" and class_file(options.root) is None
-    if nameless and isinstance(model, SegmentationModel | MaskModel):
+    if nameless and isinstance(model, SegmentationModel | MaskModel | InstanceModel):
         extra["classes"] = model.classes
     split = options.split or evaluation_split(options.data, options.root)
     dataset = build_dataset(options.data, options.root, split, **extra)

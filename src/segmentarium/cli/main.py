@@ -15,6 +15,7 @@ VERBS = {
     "classify": ("classify", "the class of each picture, with its probability, as JSON or CSV"),
     "portrait": ("portrait", "the person in front of a blur, a colour, an image or nothing: photos, videos, webcam"),
     "train": ("train", "train a model on a data set or a folder of labelled images"),
+    "pseudo-label": ("pseudo_label", "add what a trained model is sure of to a data set's labels"),
     "evaluate": ("evaluate", "score a model: mIoU, or top-1 of a classifier; per-class table, report"),
     "compare": ("compare", "several models under one budget: accuracy, latency and pictures on one page"),
     "export": ("export", "deploy form as torch.export, ONNX or OpenVINO, with measured parity"),

@@ -1,8 +1,9 @@
-"""What the rooms promise each other: `Model` and its kinds, `Term`, `Backbone`, `Decoder`, `MaskDecoder`."""
+"""What the rooms promise each other: `Model` and its kinds, `Term`, `Backbone`, `Decoder`, `MaskDecoder`, `InstanceDecoder`."""
 
 from segmentarium.contracts.adopted import adopt
 from segmentarium.contracts.backbone import Backbone
-from segmentarium.contracts.decoder import Decoder, MaskDecoder
+from segmentarium.contracts.decoder import Decoder, InstanceDecoder, MaskDecoder
+from segmentarium.contracts.instance_set import InstanceSet
 from segmentarium.contracts.kinds import (
     TASKS,
     Classifier,
@@ -27,7 +28,9 @@ __all__ = [
     "Classifier",
     "Decoder",
     "Detector3d",
+    "InstanceDecoder",
     "InstanceModel",
+    "InstanceSet",
     "Instances",
     "KeypointModel",
     "Keypoints",

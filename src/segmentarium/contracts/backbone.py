@@ -139,8 +139,8 @@ class Backbone(nn.Module):
         return set()
 
     def receive(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights that a pretraining gave this family, under its own keys -> those of them that this very backbone has, where they
-        fit otherwise than key by key: a norm that it was built without, one table for all blocks."""
+        """Weights that a pretraining gave this family, under its own keys -> those of them that this very backbone has, where
+        they fit otherwise than key by key: a norm that it was built without, one table for all blocks."""
         return dict(state)
 
     num_layers: int = 0  # depth in the sense of layer-wise learning rates; 0: the family does not say

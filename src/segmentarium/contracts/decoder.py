@@ -1,5 +1,5 @@
-"""`Decoder`: features to logits; `MaskDecoder`: to masks and their classes.  A paper on decoders is one of these, and
-`segmentarium.composition` puts it on any backbone."""
+"""`Decoder`: features to logits; `MaskDecoder`: to masks and their classes; `InstanceDecoder`: to boxes with masks.  A paper on
+decoders is one of these, and `segmentarium.composition` puts it on any backbone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from segmentarium.contracts.instance_set import InstanceSet
 from segmentarium.contracts.model import Term
 from segmentarium.losses import CrossEntropy
+from segmentarium.losses.segments import Segments
 
 SEGMENTS = ("segments", "mask")  # what masks are held against: segments, or those that a label map makes
 
@@ -93,3 +95,21 @@ class MaskDecoder(Decoder):
             replace(last, name=f"aux_{i}", of=(f"class_logits_{i}", f"mask_logits_{i}")) for i in range(count - 1)
         )
         return (last, *earlier)
+
+
+class InstanceDecoder(Decoder):
+    """Features, finest first, and the image's size to boxes with classes and masks.
+
+    In training it is given the segments too: what it proposes is many, and it learns from a few, chosen by what they stand for.
+    So its outputs come with what they are held against, and its terms take nothing of the batch, but for maps of the image.
+    """
+
+    def forward(self, features: Sequence[Tensor], size: Sequence[int]) -> InstanceSet:  # type: ignore[override]
+        """[(B, channels[i], h_i, w_i), …], (H, W) of the image -> N places a picture"""
+        raise NotImplementedError
+
+    def forward_train(  # type: ignore[override]
+        self, features: Sequence[Tensor], size: Sequence[int], segments: Sequence[Segments]
+    ) -> dict[str, Tensor]:
+        """segments: of each picture, those of things, each with a pixel (`losses.segments_of`)"""
+        raise NotImplementedError

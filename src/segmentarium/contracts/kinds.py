@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from collections.abc import Collection, Iterator
-=======
-from collections.abc import Collection, Mapping
->>>>>>> ssl
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +12,7 @@ from torch import Tensor
 
 from segmentarium.checks import check_choice
 from segmentarium.contracts.backbone import Backbone
+from segmentarium.contracts.instance_set import InstanceSet
 from segmentarium.contracts.model import Batch, LabelledModel, Model
 from segmentarium.contracts.results import Instances, Keypoints, MaskSet
 from segmentarium.layers.resize import resize
@@ -128,6 +125,12 @@ def asked_task(model: Model, task: str | None) -> str:
     check_choice("task", task, (*TASKS, None))
     if isinstance(model, MaskModel):
         return model.task if task is None else task
+    if isinstance(model, InstanceModel):
+        if task not in (None, "instance"):
+            raise ValueError(
+                f"{model.title} finds objects and leaves the rest alone: give task='instance', not {task!r}"
+            )
+        return "instance"
     if task not in (None, "semantic"):
         raise ValueError(f"{model.title} is a {model.kind}, which tells no segments apart: leave task ({task!r}) out")
     return "semantic"
@@ -327,15 +330,34 @@ class InstanceModel(LabelledModel):
     scores   in [0, 1]
     masks    probabilities at the image's size
 
-    A subclass gives `forward`.  A class is a kind of thing; the background is none, so `num_classes=1` has one name.
+    `things` are the classes that have instances, by index; stuff, which data may label besides, is learned by branches for it.
+    A subclass gives `forward_instances`, and as it chooses by what is labelled which boxes it learns from, its `forward_train`
+    takes the segments of each picture besides.  A class is a kind of thing; the background is none, so `num_classes=1` has one
+    name.
     """
 
     kind = "instances"
     output_names = ("boxes", "labels", "scores", "masks")
+    guides = ("segments",)
 
     def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.classes = self.classes[:num_classes]
+        self.palette: tuple[tuple[int, int, int], ...] = default_palette(num_classes + 1)[1:]  # black is nobody's
+        self.things: tuple[int, ...] = tuple(range(num_classes))
+
+    def labels(self) -> dict[str, Any]:
+        palette = [list(colour) for colour in self.palette]
+        return super().labels() | {"palette": palette, "things": list(self.things)}
+
+    def forward_instances(self, image: Tensor) -> InstanceSet:
+        """(B, C, H, W) -> boxes (B, N, 4), labels (B, N), scores (B, N), masks (B, N, m, m) in their boxes"""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        height, width = image.shape[-2:]
+        found = self.forward_instances(image)
+        return found.boxes, found.labels, found.scores, found.pasted((height, width))
 
     @torch.no_grad()
     def detect(self, image: Tensor, *, threshold: float = 0.5, inside: float = 0.5) -> list[Instances]:
@@ -343,11 +365,8 @@ class InstanceModel(LabelledModel):
 
         inside   probability from which on a pixel belongs to a mask
         """
-        found = []
-        for boxes, labels, scores, masks in zip(*self(image), strict=True):
-            kept = (labels >= 0) & (scores >= threshold)
-            found.append(Instances(labels[kept], scores[kept], boxes[kept], masks[kept] >= inside))
-        return found
+        height, width = image.shape[-2:]
+        return self.forward_instances(image).instances((height, width), threshold=threshold, inside=inside)
 
 
 class Detector3d(LabelledModel):

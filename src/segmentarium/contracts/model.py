@@ -72,7 +72,8 @@ class Model(nn.Module):
     """What every network is, whatever it gives.
 
         model(*inputs)                    what is exported, compiled and timed
-        model.forward_train(*inputs)      all that the paper supervises, by name, each at its own resolution
+        model.forward_train(*inputs)      all that the paper supervises, by name, each at its own resolution; of a model with
+                                          `guides` it takes these, too
         model.criterion(outputs, batch)   the paper's own objective: name of each term -> weighted scalar
         model.deploy()                    a copy for inference: same outputs, less work
 
@@ -82,6 +83,7 @@ class Model(nn.Module):
 
     kind: ClassVar[str] = ""
     inputs: ClassVar[tuple[str, ...]] = ("image",)  # keys of a batch that forward and forward_train take
+    guides: ClassVar[tuple[str, ...]] = ()  # further ones of forward_train: labels that say what is worth computing
     output_names: ClassVar[tuple[str, ...]] = ("logits",)  # of what forward gives, in an exported file
     counted_at: ClassVar[tuple[int, int]] = (512, 1024)  # (H, W) of its published work, unless the card has another
     fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more

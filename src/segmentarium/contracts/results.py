@@ -80,6 +80,11 @@ class MaskSet:
         height, width = self.mask_logits.shape[-2:] if self.size is None else self.size
         return height, width
 
+    @property
+    def finite(self) -> bool:
+        """Whether all numbers are."""
+        return bool(torch.isfinite(self.class_logits.sum()) and torch.isfinite(self.mask_logits.sum()))
+
     def semantic(self) -> Tensor:
         """-> (B, K, H, W): of each class, the sum over the queries of class probability times mask probability
         (semantic inference, section 3.4)."""

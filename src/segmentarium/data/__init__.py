@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from segmentarium.data.doctor import Report, check_data
     from segmentarium.data.image_io import ImageReadError, read_image
     from segmentarium.data.mask_io import LabelError, MaskEncoding, parse_mask_map, read_mask
+    from segmentarium.data.mosaic import Mosaic
+    from segmentarium.data.repeat_factors import RepeatFactorSampler, classes_shown, image_factors
     from segmentarium.data.samplers import InfiniteSampler, TrainingStream
     from segmentarium.data.segment_transforms import segment_train_transform
     from segmentarium.data.segments import Region, Segmentation, SegmentDataset, SegmentError
@@ -42,7 +44,9 @@ _HOMES = {
     "doctor": ("Report", "check_data"),
     "image_io": ("ImageReadError", "read_image"),
     "mask_io": ("LabelError", "MaskEncoding", "parse_mask_map", "read_mask"),
+    "repeat_factors": ("RepeatFactorSampler", "classes_shown", "image_factors"),
     "samplers": ("InfiniteSampler", "TrainingStream"),
+    "mosaic": ("Mosaic",),
     "segment_transforms": ("segment_train_transform",),
     "segments": ("Region", "SegmentDataset", "SegmentError", "Segmentation"),
     "transforms": ("eval_transform", "train_transform"),
@@ -58,8 +62,10 @@ __all__ = [
     "LabelError",
     "MaskEncoding",
     "MixPictures",
+    "Mosaic",
     "PictureDataset",
     "Region",
+    "RepeatFactorSampler",
     "Report",
     "SegmentDataset",
     "SegmentError",
@@ -69,11 +75,13 @@ __all__ = [
     "UnknownDatasetError",
     "build_dataset",
     "check_data",
+    "classes_shown",
     "classification_eval_transform",
     "classification_train_transform",
     "collate_pictures",
     "eval_transform",
     "evaluation_split",
+    "image_factors",
     "list_datasets",
     "middle_crop",
     "parse_mask_map",

@@ -62,6 +62,7 @@ class PictureDataset(Dataset[Sample]):
 
     task: ClassVar[Literal["segmentation", "segments", "classification", "keypoints"]]
     items: Sequence[Any]
+    frequency: tuple[str, ...] | None = None  # "r", "c" or "f" for each class, where the set says how rare they are
 
     def __init__(self, info: DatasetInfo, transform: Transform | None = None, cache: bool = False) -> None:
         self.info = info
@@ -85,6 +86,10 @@ class PictureDataset(Dataset[Sample]):
     def load(self, index: int) -> tuple[Image.Image, Any]:
         """The raw pair: an upright RGB picture and its label; raises ImageReadError for a file that cannot be read."""
         raise NotImplementedError
+
+    def shown(self, index: int) -> set[int]:
+        """The classes that picture `index` shows: what sampling by rarity goes by.  It may have to read the label."""
+        raise NotImplementedError(f"data set {self.info.name!r} has no classes to be sampled by")
 
     def sample(self, index: int) -> Sample:
         """The untransformed sample: "image" as a `tv_tensors.Image` uint8 (3, H, W), the label, "name"."""
@@ -171,6 +176,9 @@ class SegmentationDataset(PictureDataset):
         image, mask = self._arrays(index)
         return Image.fromarray(image), mask
 
+    def shown(self, index: int) -> set[int]:
+        return set(np.unique(self._arrays(index)[1]).tolist()) - {IGNORE_INDEX}
+
     def _label(self, index: int, arrays: tuple[np.ndarray, ...]) -> Sample:
         from torchvision import tv_tensors
 
@@ -221,6 +229,9 @@ class ClassificationDataset(PictureDataset):
     def load(self, index: int) -> tuple[Image.Image, int]:
         """An upright RGB picture and its class; raises ImageReadError for a file that cannot be read."""
         return Image.fromarray(self._arrays(index)[0]), self.items[index].label
+
+    def shown(self, index: int) -> set[int]:
+        return {self.items[index].label}
 
     def counts(self) -> list[int]:
         """How many pictures each class has."""

@@ -51,9 +51,9 @@ class CocoInstances(SegmentDataset):
         root = require_folder(Path(root), "annotations/instances_train2017.json, or annotations.json")
         path = root / annotations if annotations else _annotations(root, split)
         content = read_json(path, ("images", "annotations", "categories"))
-        official = path.name in ("instances_train2017.json", "instances_val2017.json")
-        licence, url = (LICENCE, "https://cocodataset.org") if official else ("your own", "")
-        info, self.classes_of, _ = categories_of(content, f"{root.resolve().name} instances", path, licence, url)
+        name, licence, url = self.facts(root, path)
+        info, self.classes_of, _ = categories_of(content, name, path, licence, url)
+        self.categories = sorted(content["categories"], key=lambda one: one["id"])
         objects: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for one in content["annotations"]:
             objects[one["image_id"]].append(one)
@@ -64,7 +64,7 @@ class CocoInstances(SegmentDataset):
             )
         folder = root / pictures if pictures else _pictures(root, split, path)
         items = [
-            SegmentItem(folder / one["file_name"], path, (one, objects.get(number, [])))
+            SegmentItem(self.place(root, folder, one), path, (one, objects.get(number, [])))
             for number, one in images.items()
         ]
         notes: list[str] = []
@@ -78,6 +78,22 @@ class CocoInstances(SegmentDataset):
             raise FileNotFoundError(f"{items[0].image} is not there, but {path.name} has it")
         super().__init__(info, items, None, transform, cache)
         self.notes += [*notes, *gaps(self.classes_of)]
+
+    @staticmethod
+    def facts(root: Path, path: Path) -> tuple[str, str, str]:
+        """Name, licence and address of the set whose JSON that is."""
+        official = path.name in ("instances_train2017.json", "instances_val2017.json")
+        licence, url = (LICENCE, "https://cocodataset.org") if official else ("your own", "")
+        return f"{root.resolve().name} instances", licence, url
+
+    def place(self, root: Path, folder: Path, picture: dict[str, Any]) -> Path:
+        """Where a picture of the JSON lies; `folder` is that of the split's pictures."""
+        return folder / picture["file_name"]
+
+    def objects(self, index: int) -> list[int]:  # without drawing them
+        _, objects = self.items[index].entry
+        kept = [one for one in objects if one.get("segmentation") and not one.get("iscrowd", 0)]
+        return [self.classes_of[one["category_id"]] for one in kept if one["category_id"] in self.classes_of]
 
     def annotate(self, item: SegmentItem, height: int, width: int, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
         picture, objects = item.entry

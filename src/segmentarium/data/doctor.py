@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from segmentarium.data.base import ClassificationDataset, Item, LabelledPicture, PictureDataset, SegmentationDataset
+from segmentarium.data.class_frequency import by_frequency, histogram
 from segmentarium.data.contact_sheet import Thumbnail, contact_sheet, thumbnail
 from segmentarium.data.image_io import ImageReadError, is_rotated, open_image, to_upright_rgb
 from segmentarium.data.mask_io import LabelError, MaskEncoding, read_raw_mask
@@ -62,7 +63,10 @@ class ClassStatistics:
 
 @dataclass
 class Report:
-    """What `check_data` found. Sizes are "width x height"; mean and std are of RGB values in 0..1."""
+    """What `check_data` found. Sizes are "width x height"; mean and std are of RGB values in 0..1.
+
+    frequency: "rare", "common", "frequent" -> names of classes; histogram: range of pictures -> how many classes.
+    """
 
     name: str
     task: str
@@ -78,6 +82,8 @@ class Report:
     std: list[float] | None
     problems: list[Problem]
     notes: list[str] = field(default_factory=list)
+    frequency: dict[str, list[str]] = field(default_factory=dict)
+    histogram: dict[str, int] = field(default_factory=dict)
     sheet: Image.Image | None = field(default=None, repr=False)
 
     @property
@@ -155,6 +161,9 @@ def check_data(
                 on_progress(done, total)
     report = tally.report(total)
     report.notes = list(dataset.notes)
+    images = [one.images for one in report.classes]
+    report.frequency = by_frequency(dataset.info.classes, images, dataset.frequency)
+    report.histogram = histogram(images)
     if isinstance(dataset, SegmentDataset):
         segments = int(tally.segments.sum())
         report.notes.append(

@@ -8,7 +8,7 @@ generators from (seed, n) while it builds that sample, and puts them back afterw
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -65,6 +65,8 @@ class TrainingStream(Dataset[Sample]):
 
     mixing: probability that a sample is mixed with a second random one; the transform must then give one size.
     mix: how, of (first, second): `mix_classes` for masks, `classification.MixPictures` for pictures with a class.
+    joining: probability that a sample becomes one picture with three random others before it is transformed.
+    join: how, of the four: a `mosaic.Mosaic`.
     """
 
     def __init__(
@@ -74,11 +76,17 @@ class TrainingStream(Dataset[Sample]):
         seed: int = 0,
         mixing: float = 0.0,
         mix: Callable[[Sample, Sample], Sample] | None = None,
+        joining: float = 0.0,
+        join: Callable[[Sequence[Sample]], Sample] | None = None,
     ) -> None:
-        if not 0 <= mixing <= 1:
-            raise ValueError(f"the probability of mixing is {mixing}; give 0 (never) to 1")
+        for what, probability in (("mixing", mixing), ("joining", joining)):
+            if not 0 <= probability <= 1:
+                raise ValueError(f"the probability of {what} is {probability}; give 0 (never) to 1")
+        if joining and join is None:
+            raise ValueError(f"the probability of joining is {joining}, and nothing says how; give join=Mosaic(...)")
         self.dataset, self.transform, self.seed = dataset, transform, seed
         self.mixing, self.mix = mixing, mix or mix_classes
+        self.joining, self.join = joining, join
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -87,12 +95,16 @@ class TrainingStream(Dataset[Sample]):
         counter, index = key
         sample = self.dataset.sample(index)
         with seeded(self.seed, counter):
+            if self.join is not None and torch.rand(()).item() < self.joining:
+                sample = self.join([sample, *(self._other() for _ in range(3))])
             sample = apply_transform(self.transform, sample)
             if self.mixing and torch.rand(()).item() < self.mixing:
-                other = self.dataset.sample(int(torch.randint(len(self.dataset), ()).item()))
-                sample = self.mix(sample, apply_transform(self.transform, other))
+                sample = self.mix(sample, apply_transform(self.transform, self._other()))
         sample["counter"] = counter
         return sample
+
+    def _other(self) -> Sample:
+        return self.dataset.sample(int(torch.randint(len(self.dataset), ()).item()))
 
 
 def mix_classes(below: Sample, above: Sample) -> Sample:

@@ -125,6 +125,14 @@ class SegmentDataset(PictureDataset):
         image, ids, table = self._arrays(index)
         return Image.fromarray(image), Segmentation(ids, regions_of(table))
 
+    def objects(self, index: int) -> list[int]:
+        """The class of each segment of picture `index`, without crowds."""
+        table = self._arrays(index)[-1]
+        return table["label"][~table["crowd"]].tolist()
+
+    def shown(self, index: int) -> set[int]:
+        return set(self.objects(index))
+
     def annotate(self, item: SegmentItem, height: int, width: int, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
         """ids int32 (L, height, width) and table of a picture of that size; `tell` takes what is wrong with them.
 

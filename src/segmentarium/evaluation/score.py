@@ -15,7 +15,16 @@ import torch
 from torch import nn
 
 from segmentarium.checks import check_choice
-from segmentarium.contracts import TASKS, Classifier, MaskModel, SegmentationModel, adopt, asked_task, task_of
+from segmentarium.contracts import (
+    TASKS,
+    Classifier,
+    InstanceModel,
+    MaskModel,
+    SegmentationModel,
+    adopt,
+    asked_task,
+    task_of,
+)
 from segmentarium.data import PictureDataset, SegmentDataset
 from segmentarium.evaluation.base import check_output
 from segmentarium.evaluation.classes import ClassMatch, match_classes
@@ -26,7 +35,7 @@ from segmentarium.evaluation.samples import LabelledImages, with_logits
 from segmentarium.evaluation.segments import LabelMaps, SegmentReport, SegmentScoring
 from segmentarium.evaluation.tally import Tally
 from segmentarium.inference.engines import Engine
-from segmentarium.inference.network import MaskNetwork, Network
+from segmentarium.inference.network import Network
 from segmentarium.inference.tta import augmented
 from segmentarium.inference.windows import sliding, whole
 
@@ -59,8 +68,8 @@ def evaluate(
     readers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report | SegmentReport | ClassificationReport:
-    """Scores of a model on labelled images: the `Report` of a segmenter, the `SegmentReport` of a mask classifier on segments,
-    the `ClassificationReport` of a classifier.
+    """Scores of a model on labelled images: the `Report` of a segmenter, the `SegmentReport` of what tells segments apart, the
+    `ClassificationReport` of a classifier.
 
     model           a model, or what `load` takes: a catalogue name, a file
     dataset         label maps for a segmenter, segments for a mask classifier, pictures with one class each for a classifier
@@ -108,7 +117,11 @@ def evaluate(
     if isinstance(model, Classifier):
         _refuse(source, model.kind, dataset, "classification", mode=mode == "slide", flip=flip, scales=_several(scales))
         scoring = PictureScoring(model, network, data, size=size, crop_ratio=crop_ratio, **common)
-    elif isinstance(model, MaskModel) and chosen_task(task, dataset) != "semantic":
+    elif isinstance(model, InstanceModel) or (
+        isinstance(model, MaskModel) and chosen_task(task, dataset) != "semantic"
+    ):
+        if isinstance(model, InstanceModel):
+            task = asked_task(model, task)
         _refuse(
             source,
             model.kind,
@@ -181,7 +194,7 @@ class Scoring(Protocol):
     match: ClassMatch
 
     @property
-    def network(self) -> Network | MaskNetwork: ...
+    def network(self) -> Network: ...
 
     def run(self, indices: Sequence[int], batch_size: int, readers: int) -> Iterator[int]:
         """Scores these images; yields after each batch how many are done."""

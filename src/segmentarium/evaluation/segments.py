@@ -1,4 +1,4 @@
-"""Scores of a mask classifier whose segments are told apart: panoptic quality, and COCO's average precision."""
+"""Scores of a network that tells segments apart: panoptic quality, and COCO's average precision."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segmentarium.contracts import MaskModel
+from segmentarium.contracts import InstanceModel, MaskModel
+from segmentarium.data.lvis import LVIS
 from segmentarium.data.segments import Region, Segmentation, SegmentDataset
 from segmentarium.evaluation.base import BaseReport, number, numbers, percent
 from segmentarium.evaluation.classes import ClassMatch, match_classes
 from segmentarium.evaluation.samples import batches, prepare, read_ahead
 from segmentarium.evaluation.worst import Worst, shrunk
-from segmentarium.inference.network import MaskNetwork, with_channels
+from segmentarium.inference.network import Network, with_channels
 from segmentarium.inference.segment_drawing import segment_overlay
 from segmentarium.inference.segment_map import FoundSegment, SegmentMap, measured
 from segmentarium.inference.segments import SURE, SegmentPredictor
 from segmentarium.media.readers import ArrayRows
-from segmentarium.metrics import AveragePrecision, PanopticQuality
+from segmentarium.metrics import AveragePrecision, FederatedAveragePrecision, PanopticQuality
+from segmentarium.metrics.federated import MOST
 from segmentarium.metrics.panoptic import contingency
 
 QUALITY = {"pq": "PQ", "sq": "SQ", "rq": "RQ"}
@@ -67,6 +69,9 @@ class SegmentReport(BaseReport):
             "ap_small": "AP small",
             "ap_medium": "AP medium",
             "ap_large": "AP large",
+            "ap_rare": "AP rare",
+            "ap_common": "AP common",
+            "ap_frequent": "AP frequent",
             "box_ap": "box AP",
             "boundary_ap": "boundary AP",
             **QUALITY,
@@ -113,12 +118,14 @@ class LabelledPicture:
     picture: Image.Image
     pixels: Tensor
     truth: Segmentation
+    open: dict[str, Any] = field(default_factory=dict)  # of a federated data set: what is known of the other classes
 
 
 class SegmentTally:
     """What is kept of the pictures that were scored; what grows is 28 bytes a detection and kind of overlap.
 
     precise   the kinds of overlap that precision is wanted of: "mask", "box", "boundary"; (): only quality
+    frequency  of a federated data set: "r", "c" or "f" for each class
     """
 
     def __init__(
@@ -128,6 +135,7 @@ class SegmentTally:
         precise: Sequence[str],
         worst: int,
         device: torch.device | str = "cpu",
+        frequency: Sequence[str] | None = None,
     ) -> None:
         self.match, self.things = match, things
         count = len(match.names)
@@ -135,7 +143,11 @@ class SegmentTally:
         channels = range(count) if match.select is None else match.select
         self.place = {channel: place for place, channel in enumerate(channels)}
         self.quality = PanopticQuality(count, device)
-        self.precision = AveragePrecision(count, precise) if precise else None
+        self.precision: AveragePrecision | None = None
+        if precise:
+            self.precision = (
+                AveragePrecision(count, precise) if frequency is None else FederatedAveragePrecision(frequency, precise)
+            )
         self.worst: Worst[BadSegments] = Worst(worst)
         self.confusion = np.zeros((count, count), np.int64)
         self.segments = np.zeros(count, np.int64)
@@ -149,7 +161,8 @@ class SegmentTally:
         truth, regions = labelled.ids, labelled.regions
         if self.precision is not None:
             masks = [found.mask(one) for one in counted]
-            self.precision.update(list(labels.values()), [one.score for one in counted], masks, truth, regions)
+            scores = [one.score for one in counted]
+            self.precision.update(list(labels.values()), scores, masks, truth, regions, **sample.open)
             sure = found.surer_than(SURE)
             labels = {one.id: self.place[one.label] for one in sure.segments if one.label in self.place}
         else:
@@ -242,11 +255,11 @@ def flattened(found: Segmentation) -> tuple[np.ndarray, list[Region]]:
 
 
 class SegmentScoring:
-    """A mask classifier and the segments that it is scored on; the options are those of `evaluate`."""
+    """A mask classifier or detector and the segments that it is scored on; the options are those of `evaluate`."""
 
     def __init__(
         self,
-        model: MaskModel,
+        model: MaskModel | InstanceModel,
         dataset: SegmentDataset,
         *,
         task: str,
@@ -269,10 +282,12 @@ class SegmentScoring:
         self.dataset, self.task, self.mode = dataset, task, mode
         # precision wants every instance, however unsure
         least = 0.0 if task == "instance" and threshold is None else threshold
+        federated = isinstance(dataset, LVIS)
         self.predictor = SegmentPredictor(
             model,
             task=task,
             threshold=least,
+            count=MOST if federated else 100,
             engine=engine,
             precision=precision,
             device=device,
@@ -281,13 +296,16 @@ class SegmentScoring:
         )
         self.predictor.things = _in_model(dataset.things, self.match)  # the data say what is stuff
         kinds = ("mask", "box", "boundary") if boundary_ratio else ("mask", "box")
-        self.tally = SegmentTally(self.match, dataset.things, kinds if task == "instance" else (), worst)
+        frequency = dataset.frequency if federated else None
+        self.tally = SegmentTally(
+            self.match, dataset.things, kinds if task == "instance" else (), worst, frequency=frequency
+        )
         if self.tally.precision is not None and boundary_ratio:
             self.tally.precision.dilation_ratio = boundary_ratio
         self.boundary_ratio = boundary_ratio
 
     @property
-    def network(self) -> MaskNetwork:
+    def network(self) -> Network:
         """What computes the masks, and for how long."""
         return self.predictor.network
 
@@ -308,7 +326,7 @@ class SegmentScoring:
             return [self.predictor.find(ArrayRows(one.permute(1, 2, 0).numpy())) for one in rows]
         seen = prepare(pixels, network.in_channels, network.preprocessing)
         masks = network(seen)
-        if not torch.isfinite(masks.class_logits.sum()) or not torch.isfinite(masks.mask_logits.sum()):
+        if not masks.finite:
             raise ValueError(
                 f"the model's logits are not finite on {', '.join(s.name for s in batch)}; nothing was scored"
             )
@@ -319,7 +337,8 @@ class SegmentScoring:
         """Picture number `index`."""
         picture, truth = self.dataset.load(index)
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        return LabelledPicture(index, self.dataset.name(index), picture, pixels, truth)
+        known = self.dataset.known(index) if isinstance(self.dataset, LVIS) else {}
+        return LabelledPicture(index, self.dataset.name(index), picture, pixels, truth, known)
 
     def options(self) -> dict[str, Any]:
         """How it was done, for the report."""

@@ -13,15 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmentarium.contracts import MaskSet, Model, Preprocessing
+from segmentarium.keypoints.detector import PointDetector
 from segmentarium.runtimes import onnx_session, openvino_network
 
 Image = str | Path | np.ndarray | Tensor
-<<<<<<< HEAD
 Arrays = tuple[np.ndarray, ...]
-Runner = Callable[[np.ndarray], Any]  # an array, or a tuple of them where the model gives several
-=======
-Runner = Callable[..., np.ndarray]  # of the arrays that the model takes, in its order
->>>>>>> ssl
+Runner = Callable[
+    ..., Any
+]  # the arrays that the model takes, in its order -> an array, or several where it gives several
 
 TOLERANCE = 1e-4  # relative, in float32
 SIZES = ((256, 320), (193, 259))
@@ -117,26 +116,84 @@ def compare(
     return Comparison(size, batch, absolute, absolute / largest, same, float(np.max(slack)) / largest)
 
 
+def compare_points(outputs: Arrays, references: Arrays, size: tuple[int, int]) -> Comparison:
+    """Of (B, K, 2) places, (B, K) scores, 0 where there is no point, and (B, K, D) descriptors: the errors of the points that
+    both have; infinite where either lacks more than one in a hundred.  `same_class` is the share that both have.
+
+    Scores may lie closer together than rounding, and the order of points, and which are the last, follow from them.
+    """
+    common, total, error = 0, 0, 0.0
+    for found, expected in zip(zip(*outputs, strict=True), zip(*references, strict=True), strict=True):
+        ours, theirs = (
+            {tuple(place): (score, described) for place, score, described in zip(*each, strict=True) if score > 0}
+            for each in ((given[0].round(2).tolist(), given[1].tolist(), given[2]) for given in (found, expected))
+        )
+        both = ours.keys() & theirs.keys()
+        common, total = common + len(both), total + max(len(ours), len(theirs))
+        for place in both:
+            error = max(
+                error, abs(ours[place][0] - theirs[place][0]), float(np.abs(ours[place][1] - theirs[place][1]).max())
+            )
+    share = common / max(total, 1)
+    error = error if share >= 0.99 or not total else float("inf")
+    return Comparison(size, len(references[0]), error, error, share if total else 1.0)
+
+
+def compare_instances(output: Arrays, reference: Arrays, size: tuple[int, int]) -> Comparison:
+    """The same of boxes, labels, scores and masks: of what `reference` found, each is held against what `output` found of its
+    class in its place, as rounding may change their order.
+
+    Errors are of boxes as shares of the image, of scores and of masks; `same_class` is the share of instances that have their
+    like.  Less than nine of ten have: an infinite error.  One that lies at a threshold may be found by one engine alone.
+    """
+    kind = (size[0], size[1]), len(reference[0])
+    if any(a.shape != b.shape for a, b in zip(output, reference, strict=True)):
+        return Comparison(*kind, float("inf"), float("inf"), 0.0)
+    worst, found, wanted = 0.0, 0, 0
+    for mine, theirs in zip(zip(*output, strict=True), zip(*reference, strict=True), strict=True):
+        (boxes, labels, scores, masks), (boxes_, labels_, scores_, masks_) = mine, theirs
+        for i in np.flatnonzero(labels_ >= 0):
+            apart = np.abs(boxes - boxes_[i]).max(1) / max(size) + (labels != labels_[i])
+            j = int(apart.argmin())
+            errors = (apart[j], abs(scores[j] - scores_[i]), np.abs(masks[j] - masks_[i]).max())
+            wanted += 1
+            if apart[j] < 0.01:
+                found, worst = found + 1, max(worst, *map(float, errors))
+    if found < 0.9 * wanted or not np.isfinite(worst):
+        worst = float("inf")
+    return Comparison(*kind, worst, worst, found / max(wanted, 1))
+
+
 @dataclass(frozen=True)
 class Case:
-    """A picture for the engines, and what PyTorch gives: of each output what is left out of its errors, too."""
+    """What is given to the engines, and what PyTorch makes of it: of each output what is left out of its errors, too.
 
-    example: np.ndarray
+    kind  of the model: of "instances" and "points" what was found is held against its like, whatever their order
+    """
+
+    given: Arrays
     outputs: Arrays
     slacks: tuple[np.ndarray | float, ...]
+    kind: str
 
     def compared(self, found: Arrays) -> Comparison:
         """The worst of all outputs; of masks, `same_class` is of the class that they and their classes give each cell."""
-        height, width = self.example.shape[2:]
+        height, width = self.given[0].shape[2:]
+        if len(found) != len(self.outputs):
+            return Comparison((height, width), len(self.given[0]), float("inf"), float("inf"), 0.0)
+        if self.kind in ("instances", "points"):
+            return (compare_points if self.kind == "points" else compare_instances)(
+                found, self.outputs, (height, width)
+            )
         rows = [
             compare(output, reference, (height, width), slack)
             for output, reference, slack in zip(found, self.outputs, self.slacks, strict=True)
         ]
-        if len(rows) == 1:
-            return rows[0]
-        same = float((_mask_classes(found) == _mask_classes(self.outputs)).mean())
         worst = max(rows, key=lambda row: row.relative_error)
-        return replace(worst, same_class=same, ties=max(row.ties for row in rows))
+        if self.kind == "mask" and len(rows) == 2:
+            same = float((_mask_classes(found) == _mask_classes(self.outputs)).mean())
+            worst = replace(worst, same_class=same)
+        return replace(worst, ties=max(row.ties for row in rows))
 
 
 def answers_of(found: Any) -> np.ndarray:
@@ -171,11 +228,7 @@ class ParityCheck:
             sizes = (model.fixed_size,) * 2  # one image, and a batch
         training = model.training
         device = next(model.parameters()).device
-<<<<<<< HEAD
         self.cases: list[Case] = []
-=======
-        self.cases: list[tuple[tuple[np.ndarray, ...], np.ndarray]] = []
->>>>>>> ssl
         model.eval()
         with torch.inference_mode():
             for index, size in enumerate(sizes):
@@ -183,78 +236,52 @@ class ParityCheck:
                     example = network_input(image, size, model.preprocessing, model.in_channels)
                     if index % 2:  # every second size as a batch of two
                         example = torch.cat([example, example.flip(-1)])
-<<<<<<< HEAD
-                    self.cases.append(_case(model, example.to(device)))
+                    height, width = example.shape[-2:]
+                    given = (example.to(device), *model.example(len(example), (height, width))[1:])
+                    self.cases.append(_case(model, given))
         model.train(training)
 
     def run(self, runner: Runner) -> list[Comparison]:
-        return [case.compared(arrays_of(runner(case.example))) for case in self.cases]
+        return [case.compared(arrays_of(runner(*case.given))) for case in self.cases]
 
 
-def _case(model: Model, example: Tensor) -> Case:
+def _case(model: Model, given: tuple[Tensor, ...]) -> Case:
     """What the model gives, and how far near ties turn it: of each query or class of a picture, the most."""
-    outputs = arrays_of(model(example))
+    outputs = arrays_of(model(*given))
     slacks: list[np.ndarray | float] = [0.0] * len(outputs)
-    for other in model.near_ties(example):
+    for other in model.near_ties(given[0]):
         for i, (output, turned) in enumerate(zip(outputs, arrays_of(other), strict=True)):
             moved = 2 * np.abs(turned - output).max(tuple(range(2, output.ndim)), keepdims=True)
             slacks[i] = np.maximum(slacks[i], moved)
-    return Case(example.cpu().numpy(), outputs, tuple(slacks))
-=======
-                    height, width = example.shape[-2:]
-                    given = (example.to(device), *model.example(len(example), (height, width))[1:])
-                    output = model(*given).float().cpu().numpy()
-                    self.cases.append((tuple(x.cpu().numpy() for x in given), output))
-        model.train(training)
-
-    def run(self, runner: Runner) -> list[Comparison]:
-        return [
-            compare(runner(*given), reference, (given[0].shape[2], given[0].shape[3]))
-            for given, reference in self.cases
-        ]
->>>>>>> ssl
+    kind = "points" if isinstance(model, PointDetector) else model.kind
+    return Case(tuple(one.cpu().numpy() for one in given), outputs, tuple(slacks), kind)
 
 
 def torch_runner(path: Path) -> Runner:
     module = torch.export.load(str(path)).module()
 
-<<<<<<< HEAD
-    def run(image: np.ndarray) -> Any:
+    def run(*given: np.ndarray) -> Any:
         with torch.inference_mode():
-            return module(torch.from_numpy(image))
-=======
-    def run(*given: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return module(*(torch.from_numpy(x) for x in given)).numpy()
->>>>>>> ssl
+            return module(*map(torch.from_numpy, given))
 
     return run
 
 
 def onnx_runner(path: Path) -> Runner:
     session = onnx_session(path, torch.get_num_threads())
-<<<<<<< HEAD
-    name = session.get_inputs()[0].name
-    return lambda image: _one_or_all(session.run(None, {name: image}))
-=======
     names = [entry.name for entry in session.get_inputs()]
-    return lambda *given: np.asarray(session.run(None, dict(zip(names, given, strict=True)))[0])
->>>>>>> ssl
+    return lambda *given: _one_or_all(session.run(None, dict(zip(names, given, strict=True))))
 
 
 def openvino_runner(path: Path, precision: str = "f32") -> Runner:
     """precision: "f32" or "bf16"."""
     compiled = openvino_network(path, precision, torch.get_num_threads())
     # A copy: OpenVINO hands out a view of a buffer that the next call overwrites.
-<<<<<<< HEAD
-    return lambda image: _one_or_all([np.array(found) for found in compiled(image).to_tuple()])
+    return lambda *given: _one_or_all([np.array(found) for found in compiled(given).to_tuple()])
 
 
 def _one_or_all(found: list[np.ndarray]) -> Any:
     return found[0] if len(found) == 1 else tuple(found)
-=======
-    return lambda *given: np.array(compiled(given)[0])
->>>>>>> ssl
 
 
 RUNNERS: dict[str, Callable[[Path], Runner]] = {

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segmentarium.contracts import Classifier, MaskModel, Model, SegmentationModel
+from segmentarium.contracts import Classifier, InstanceModel, MaskModel, Model, SegmentationModel
 from segmentarium.files import atomic_write, check_targets
 from segmentarium.inference.network import Network, with_channels
 from segmentarium.inference.predictor import ModelSource, class_probabilities, resolve_model
@@ -178,5 +178,5 @@ def as_classifier(model: Model, name: str) -> Classifier:
     other = ": use `segmentarium segment` (in Python Predictor, or predict)"
     raise TypeError(
         f"{name} is a {model.kind}: it gives no class for the whole picture, so it cannot classify"
-        + (other if isinstance(model, SegmentationModel | MaskModel) else "")
+        + (other if isinstance(model, SegmentationModel | MaskModel | InstanceModel) else "")
     )

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts import MaskModel, MaskOutputs, MaskSet, Model, adopt
-from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device
+from segmentarium.contracts import InstanceModel, InstanceSet, MaskModel, MaskOutputs, MaskSet, Model, adopt
+from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device, deployed
 
 
 def with_channels(pixels: Tensor, wanted: int) -> Tensor:
@@ -97,3 +97,47 @@ class MaskNetwork(Network):
     def __call__(self, pixels: Tensor) -> MaskSet:
         height, width = pixels.shape[-2:]
         return MaskSet(*self.outputs(pixels)).at((height, width))
+
+
+class InstanceNetwork(Network):
+    """uint8 (B, C, h, w) -> `InstanceSet`: as `Network`, of a detector with masks.
+
+    Raises ValueError for engines of exported networks, which give masks of the picture's size.
+    """
+
+    def __init__(
+        self,
+        model: InstanceModel,
+        engine: str | Engine = "torch",
+        precision: str = "fp32",
+        device: torch.device | str | None = None,
+    ) -> None:
+        if engine not in ("torch", "compile"):
+            raise ValueError(f"engine is {str(engine)!r}; of a detector give 'torch' or 'compile'")
+        super().__init__(model, "torch", precision, device)
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        network: Any = deployed(model).to(self.device, self.dtype)
+        self.network = network.to(memory_format=torch.channels_last)
+        find = self.network.forward_instances
+        self._find: Callable[[Tensor], InstanceSet] = torch.compile(find) if engine == "compile" else find
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> InstanceSet:
+        image = self.preprocessing.normalise(pixels.to(self.device)).to(self.dtype)
+        started = time.perf_counter()
+        found = self._find(image.contiguous(memory_format=torch.channels_last))
+        if image.is_cuda:  # a GPU returns before it is done
+            torch.cuda.synchronize(image.device)
+        self.seconds += time.perf_counter() - started
+        return found
+
+
+def segment_network(
+    model: MaskModel | InstanceModel,
+    engine: str | Engine = "torch",
+    precision: str = "fp32",
+    device: torch.device | str | None = None,
+) -> MaskNetwork | InstanceNetwork:
+    """What tells segments apart, on an engine."""
+    made = InstanceNetwork if isinstance(model, InstanceModel) else MaskNetwork
+    return made(model, engine, precision, device)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`SegmentPredictor`: a mask classifier that tells segments apart, on pictures of any size."""
+"""`SegmentPredictor`: a network that tells segments apart, a mask classifier or a detector, on pictures of any size."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from segmentarium.checks import check_choice
-from segmentarium.contracts import MaskModel, MaskSet, asked_task
-from segmentarium.inference.network import MaskNetwork, with_channels
+from segmentarium.contracts import InstanceModel, InstanceSet, MaskModel, MaskSet, asked_task
+from segmentarium.inference.network import segment_network, with_channels
 from segmentarium.inference.predictor import WHOLE_LIMIT, ModelSource, Tile, resolve_model
-from segmentarium.inference.segment_map import SegmentMap, of_instances, of_panoptic
+from segmentarium.inference.segment_map import SegmentMap, of_instances, of_panoptic, painted_instances
 from segmentarium.inference.segment_result import SegmentResult
 from segmentarium.inference.stitching import Stitcher
 from segmentarium.inference.tta import scaled
@@ -30,18 +30,19 @@ SURE = 0.5  # an instance's score from which on it is shown
 
 
 class SegmentPredictor:
-    """Tells the segments of pictures apart with one mask classifier.
+    """Tells the segments of pictures apart with one mask classifier or detector.
 
         predictor = SegmentPredictor("file.safetensors", task="instance")
         for segment in predictor(picture).segments: …
 
-    model         a name of the catalogue, a file, a folder, "hf:OWNER/NAME", or a MaskModel
+    model         a name of the catalogue, a file, a folder, "hf:OWNER/NAME", or a MaskModel or InstanceModel
     task          "instance": objects, which may overlap; "panoptic": every pixel to one segment at most; None: as the model says
-                  (`MaskModel.task`), panoptic where it says "semantic"
+                  (`MaskModel.task`), panoptic where it says "semantic".  A detector does the former alone
     threshold     score from which on an instance, or probability above which a query, counts; None: 0.5 and 0.8, as published
     mask_overlap  of "panoptic": share of its mask that a query must keep where masks compete
-    count         of "instance": at most so many a picture
-    engine        "torch", "compile", "onnxruntime", "openvino", or "auto": the fastest that agrees on the first picture
+    count         of "instance": at most so many a picture; None: 100, of a detector as many as it gives
+    engine        "torch", "compile", "onnxruntime", "openvino", or "auto": the fastest that agrees on the first picture; of a
+                  detector "torch" or "compile"
     tile          largest side of a tile in pixels, None: always the whole picture, "auto": whole up to 2 megapixels.  Segments of
                   several tiles are joined
     overlap       of the tiles: pixels (int) or share of the tile (float)
@@ -58,7 +59,7 @@ class SegmentPredictor:
         task: str | None = None,
         threshold: float | None = None,
         mask_overlap: float = 0.8,
-        count: int = 100,
+        count: int | None = None,
         engine: str = "torch",
         precision: str = "fp32",
         device: torch.device | str | None = None,
@@ -74,7 +75,7 @@ class SegmentPredictor:
         overlap_in_pixels(tile if isinstance(tile, int) else TILE, overlap)
         found = resolve_model(model)
         self.model_name = str(model) if isinstance(model, str | PathLike) else found.title
-        if not isinstance(found, MaskModel):
+        if not isinstance(found, MaskModel | InstanceModel):
             raise TypeError(f"{self.model_name} is a {found.kind}: it gives no masks, so it cannot tell segments apart")
         told = asked_task(found, task)
         self.model, self.task = found, "panoptic" if told == "semantic" else told
@@ -82,7 +83,7 @@ class SegmentPredictor:
         self.threshold = usual_threshold(self.task) if threshold is None else threshold
         self.mask_overlap, self.count = mask_overlap, count
         self.tile, self.overlap = tile, overlap
-        self.network = MaskNetwork(found, engine, precision, device)
+        self.network = segment_network(found, engine, precision, device)
         self.preprocessing = self.network.preprocessing
 
     @property
@@ -164,20 +165,27 @@ class SegmentPredictor:
                 stitcher.add(top, left, found, above, before)
         return stitcher.finish()
 
-    def read(self, found: MaskSet, seen: tuple[int, int], size: tuple[int, int]) -> list[SegmentMap]:
+    def read(self, found: MaskSet | InstanceSet, seen: tuple[int, int], size: tuple[int, int]) -> list[SegmentMap]:
         """Segments of each picture from its masks.
 
         seen   (H, W) of the picture as the network saw it, without what it was padded by
         size   (H, W) of the picture
         """
+        if isinstance(found, InstanceSet):
+            found = found.scaled(seen, size)
+            return [self._of_boxes(found, picture, size) for picture in range(len(found.boxes))]
         height, width = (round(side * full / part) for side, full, part in zip(found.shape, size, seen, strict=True))
         found = found.at((height, width))  # with what was padded below and to the right
         if self.task == "instance":
             things = None if len(self.things) == len(self.classes) else self.things
-            answers = found.instances(count=self.count, things=things, threshold=self.threshold)
+            answers = found.instances(count=self.count or 100, things=things, threshold=self.threshold)
             return [of_instances(one, size) for one in answers]
         answers = found.panoptic(self.things, threshold=self.threshold, overlap=self.mask_overlap)
         return [of_panoptic(one, size) for one in answers]
+
+    def _of_boxes(self, found: InstanceSet, picture: int, size: tuple[int, int]) -> SegmentMap:
+        patches = found.patches(picture, size, threshold=self.threshold)
+        return painted_instances([one for one in patches if one[0] in self.things][: self.count], size)
 
     def _tile_for(self, height: int, width: int) -> int | None:
         """The tile of a picture of this size; None: compute it whole."""

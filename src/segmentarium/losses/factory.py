@@ -1,9 +1,10 @@
-"""Losses by name: `build_loss("cross_entropy+0.5*dice")`."""
+"""Losses by name: `build_loss("cross_entropy+0.5*dice")` of pixels, `build_label_loss("eql", counts)` of whole pictures."""
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,9 +15,14 @@ from segmentarium.losses.boundary_focal import BoundaryAwareFocal
 from segmentarium.losses.connectivity import Connectivity
 from segmentarium.losses.cross_entropy import CrossEntropy
 from segmentarium.losses.dice import Dice
+from segmentarium.losses.equalization import EqualizationLoss
+from segmentarium.losses.equalization_v2 import EqualizationLossV2
+from segmentarium.losses.federated import FederatedLoss
 from segmentarium.losses.focal import Focal
+from segmentarium.losses.label_cross_entropy import LabelCrossEntropy
 from segmentarium.losses.lovasz import Lovasz
 from segmentarium.losses.ohem import OhemCrossEntropy
+from segmentarium.losses.seesaw import SeesawLoss
 
 LOSSES: dict[str, type[PixelLoss]] = {
     "cross_entropy": CrossEntropy,
@@ -27,6 +33,8 @@ LOSSES: dict[str, type[PixelLoss]] = {
     "lovasz": Lovasz,
     "connectivity": Connectivity,
 }
+
+LABEL_LOSSES = ("cross_entropy", "eql", "eqlv2", "seesaw", "federated")
 
 
 class WeightedSum(nn.Module):
@@ -77,6 +85,37 @@ def build_loss(name: str, **arguments: Any) -> nn.Module:
         own = {key: value for key, value in arguments.items() if key in inspect.signature(loss).parameters}
         built.append((weight, loss(**own)))
     return built[0][1] if len(built) == 1 and built[0][0] == 1.0 else WeightedSum(built)
+
+
+def build_label_loss(name: str, counts: Sequence[int]) -> nn.Module:
+    """A loss of pictures with one class each, by name.
+
+    Args:
+        name: of `LABEL_LOSSES`; those of long tails without their background.  "eql:0.01" counts classes with less than a
+            hundredth of the pictures as rare, instead of the published 1.77e-3.
+        counts: training pictures of each class.
+
+    Returns:
+        A module `loss(logits (B, K), labels (B,)) -> float32 scalar`.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    key, _, told = name.strip().lower().partition(":")
+    if key not in LABEL_LOSSES:
+        raise ValueError(f"unknown loss of pictures {key!r}{did_you_mean(key, list(LABEL_LOSSES))}")
+    if told and key != "eql":
+        raise ValueError(
+            f"loss {name!r} has the number {told!r}; only eql takes one, the share below which a class is rare"
+        )
+    if key == "eql":
+        total = max(sum(counts), 1)
+        rare = {"threshold": float(told)} if told else {}
+        return EqualizationLoss([count / total for count in counts], **rare, background=False)
+    if key == "federated":
+        return FederatedLoss(list(counts), background=False)
+    classes = {"eqlv2": EqualizationLossV2, "seesaw": SeesawLoss}
+    return classes[key](len(counts), background=False) if key in classes else LabelCrossEntropy()
 
 
 def _parse(term: str, name: str) -> tuple[float, type[PixelLoss]]:

@@ -5,6 +5,7 @@ from segmentarium.metrics.average_precision import AveragePrecision
 from segmentarium.metrics.boundary import BoundaryIoU, mask_to_boundary
 from segmentarium.metrics.calibration import CalibrationError
 from segmentarium.metrics.confusion import ConfusionMatrix
+from segmentarium.metrics.federated import FederatedAveragePrecision
 from segmentarium.metrics.flicker import Flicker
 from segmentarium.metrics.panoptic import PanopticQuality
 from segmentarium.metrics.topk import TopK
@@ -15,6 +16,7 @@ __all__ = [
     "BoundaryIoU",
     "CalibrationError",
     "ConfusionMatrix",
+    "FederatedAveragePrecision",
     "Flicker",
     "PanopticQuality",
     "TopK",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -69,6 +69,7 @@ class AveragePrecision:
         target: np.ndarray,
         objects: Sequence[LabelledObject],
         boxes: np.ndarray | None = None,
+        uncertain: Collection[int] = (),
     ) -> None:
         """Add a picture.
 
@@ -78,6 +79,7 @@ class AveragePrecision:
                 -1: void, which here is no different.
             objects: the M labelled objects.
             boxes: (N, 4) x0, y0, x1, y1 of the detections; None: those of their masks.
+            uncertain: classes of which not all objects are labelled: detections without an object count nowhere.
 
         Raises:
             ValueError: numbers that do not fit, or classes outside 0..K-1.
@@ -112,7 +114,7 @@ class AveragePrecision:
             for one in np.unique(label):
                 found, there = label == one, truth == one
                 right, nowhere = _matched(alike[kind][found][:, there], ignored[:, there], crowd[there])
-                nowhere |= ~right & outside[:, None, found]
+                nowhere |= ~right & (outside[:, None, found] | (one in uncertain))
                 self._rows[kind].append(_packed(score[found], int(one), right & ~nowhere, nowhere))
 
     def _first(self, label: np.ndarray, score: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ __all__ = ["TrainingOptions", "TrainingResult", "load_recipe", "load_recipes", "
 TASKS = {
     "segmenter": ("segmentation", "SegmentationTask"),
     "mask": ("masks", "MaskTask"),
+    "instances": ("masks", "InstanceTask"),
     "classifier": ("classification", "ClassificationTask"),
     "keypoints": ("keypoints", "KeypointTask"),
 }

@@ -115,6 +115,7 @@ def training_state(training: Training) -> dict[str, Any]:
         "model": model,
         "optimizer": optimizer,
         "precision": training.fabric.strategy.precision.state_dict(),
+        "losses": {name: value.cpu() for name, value in training.model.losses.named_buffers()},
         "averaged": None if average is None else average.model.state_dict(),
         "averaged_updates": 0 if average is None else average.updates,
         "best": training.best,
@@ -133,6 +134,12 @@ def restore(training: Training, state: dict[str, Any]) -> None:
         optim_state_dict=state["optimizer"],
         options=StateDictOptions(full_state_dict=True),
     )
+    memories = dict(training.model.losses.named_buffers())
+    for name, value in state.get(
+        "losses", {}
+    ).items():  # what losses remember of earlier steps is in no file of weights
+        if name in memories and memories[name].shape == value.shape:  # with changed options it may be another loss
+            memories[name].copy_(value)
     for group, values in zip(optimizer.param_groups, groups, strict=True):
         group.update(values)  # where changed options were allowed, the state must not bring back the old ones
     if state["precision"]:

@@ -13,7 +13,15 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from segmentarium.data import InfiniteSampler, build_dataset
+from segmentarium.contracts import Model
+from segmentarium.data import (
+    InfiniteSampler,
+    Mosaic,
+    RepeatFactorSampler,
+    build_dataset,
+    classes_shown,
+    image_factors,
+)
 from segmentarium.training.options import TrainingOptions
 
 Batch = dict[str, Any]
@@ -70,10 +78,24 @@ def open_dataset(options: TrainingOptions, split: str) -> Any:
     return build_dataset(options.data, options.root, split, cache=options.cache, **options.data_arguments)
 
 
+def joined(options: TrainingOptions, model: Model) -> dict[str, Any]:
+    """What `TrainingStream` is told of mosaics: pictures of the crop's size, or of the longer side that the model sees."""
+    if not options.mosaic:
+        return {}
+    long_side = model.preprocessing.long_side
+    size = (long_side, long_side) if long_side else options.crop_size
+    return {"joining": options.mosaic, "join": Mosaic(size, mean=model.preprocessing.mean)}
+
+
 def endless(stream: Any, options: TrainingOptions, fabric: Fabric, micro_batch: int, step: int) -> TimedLoader:
     """This process's endless batches of a stream that is asked by `InfiniteSampler`'s keys, from where `step` begins."""
     consumed = step * options.batch_size
-    sampler = InfiniteSampler(len(stream), options.seed, consumed, fabric.global_rank, fabric.world_size)
+    here = (options.seed, consumed, fabric.global_rank, fabric.world_size)
+    if options.sampling == "repeat":
+        factors = image_factors(classes_shown(stream.dataset), options.repeat_threshold)
+        sampler: InfiniteSampler = RepeatFactorSampler(factors, *here)
+    else:
+        sampler = InfiniteSampler(len(stream), *here)
     workers = worker_count(options, fabric.world_size)
     loader = DataLoader(
         stream,

@@ -29,7 +29,7 @@ from segmentarium.training import TrainingResult
 from segmentarium.training.checkpoints import earlier_run, restore, training_state, write_checkpoint, write_weights
 from segmentarium.training.journal import Journal, header
 from segmentarium.training.machine import fabric_of
-from segmentarium.training.optimizer import AveragedModel, build_optimizer, rate_factor
+from segmentarium.training.optimizer import AveragedModel, build_optimizer, frozen_parts, rate_factor
 from segmentarium.training.options import BEST_WEIGHTS, LAST, LAST_WEIGHTS, TrainingOptions
 from segmentarium.training.preflight import check_fit, divide_batch
 from segmentarium.training.stop import StopSignals
@@ -100,7 +100,7 @@ class Objective(nn.Module):
         self.forward_train = torch.compile(model.forward_train) if compile else model.forward_train
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        outputs = self.forward_train(*(batch[key] for key in self.model.inputs))
+        outputs = self.forward_train(*(batch[key] for key in self.model.inputs + self.model.guides))
         for teacher in filter(None, self.teacher):
             outputs = {**outputs, "teacher": teacher(batch["image"], outputs["logits"].shape[-2:])}
         return self.model.criterion(outputs, batch)
@@ -130,6 +130,7 @@ class Training:
         torch.manual_seed(options.seed)
         self.model = task.model()
         self.teacher = with_teacher(self.model, options)
+        self.frozen = frozen_parts(self.model, options.freeze)
         self.micro_batch, self.passes = divide_batch(options, self.fabric.world_size)
         check_fit(self.model, options, self.micro_batch, self.fabric.world_size)
 
@@ -146,6 +147,8 @@ class Training:
         if self.teacher is not None:
             self.teacher.to(fabric.device).eval()
         model.to(fabric.device).train()
+        for part in self.frozen:
+            part.eval()  # their statistics stay, too
         self.average = AveragedModel(model, options.ema) if options.ema else None
         self.kept = copy.deepcopy(model).eval() if self.average is None else self.average.model  # type: ignore[assignment]
         if fabric.world_size > 1 and fabric.device.type == "cuda":

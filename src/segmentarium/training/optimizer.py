@@ -4,13 +4,36 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
+from fnmatch import fnmatch
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from segmentarium.checks import did_you_mean
 from segmentarium.contracts import Backbone, Decoder
 from segmentarium.training.options import TrainingOptions
+
+
+def frozen_parts(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
+    """Submodules whose dotted path is one of `patterns` ("backbone", "decoder.boxes.*.layers"); their parameters stop learning.
+
+    Raises ValueError for a pattern that is none's path, and where nothing is left to learn.
+    """
+    found: list[nn.Module] = []
+    for pattern in patterns:
+        parts = [part for path, part in model.named_modules() if path and fnmatch(path, pattern)]
+        if not parts:
+            named = [path for path, _ in model.named_modules() if path.count(".") < 2 and path]
+            raise ValueError(
+                f"freeze has {pattern!r}, which is no part of the model{did_you_mean(pattern, named)}; "
+                f"it has {', '.join(named[:12])}"
+            )
+        found += [part.requires_grad_(False) for part in parts]
+    if found and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"freeze {' '.join(patterns)} leaves nothing that could be trained")
+    return found
 
 
 def parameter_groups(model: nn.Module, options: TrainingOptions) -> list[dict]:

@@ -10,7 +10,13 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
-KINDS = {"segmenter": "segmenters", "mask": "mask classifiers", "classifier": "classifiers", "keypoints": "keypoints"}
+KINDS = {
+    "segmenter": "segmenters",
+    "mask": "mask classifiers",
+    "instances": "detectors with masks",
+    "classifier": "classifiers",
+    "keypoints": "keypoints",
+}
 LAST, LAST_WEIGHTS, BEST_WEIGHTS = "last.ckpt", "last.safetensors", "best.safetensors"  # in the run's folder
 
 
@@ -59,35 +65,55 @@ class TrainingOptions:
     data: str = option(
         "folder",
         "data set: folder, imagefolder, camvid, eg1800, cityscapes, ade20k, voc, coco_stuff, imagenet, coco_keypoints;\n"
-        "of segments: instances, coco_panoptic, coco_instances, ade20k_panoptic, cityscapes_panoptic, labelme, cvat, yolo",
+        "of segments: instances, coco_panoptic, coco_instances, lvis, ade20k_panoptic, cityscapes_panoptic, labelme, cvat, yolo",
     )
     root: str = option("", "the data set's folder")
     data_arguments: dict[str, Any] = option({}, "the data set's own options, key=value", flag="data-set-options")
     train_split: str = option("train", "split to train on")
     val_split: str = option("val", "split to evaluate on during training")
+    sampling: str = option(
+        "uniform",
+        "how often pictures are visited: uniform, or repeat, those with rare classes more often",
+        choices=("uniform", "repeat"),
+        of="segmenter mask instances classifier",
+    )
+    repeat_threshold: float = option(
+        1e-3,
+        "of sampling repeat: the share of the pictures below which a class is rare",
+        of="segmenter mask instances classifier",
+    )
     cache: bool = option(False, "keep all decoded images in memory (4 bytes a pixel)", free=True)
     check: bool = option(True, "look at the first labels for values outside the classes before training", free=True)
 
     # How the crops are made
-    crop_size: tuple[int, int] = option((512, 512), "height and width of the training crops", of="segmenter mask")
-    scale: tuple[float, float] = option((0.5, 2.0), "range of the random scale factor", of="segmenter mask")
+    crop_size: tuple[int, int] = option(
+        (512, 512), "height and width of the training crops", of="segmenter mask instances"
+    )
+    scale: tuple[float, float] = option((0.5, 2.0), "range of the random scale factor", of="segmenter mask instances")
     long_side: int | None = option(
-        None, "bring images to this longer side first, in evaluation too", of="segmenter mask"
+        None, "bring images to this longer side first, in evaluation too", of="segmenter mask instances"
     )
     flip: bool = option(True, "mirror half of the crops")
-    rotate: float = option(0.0, "greatest random rotation, degrees", of="segmenter mask")
-    photometric: bool = option(True, "random brightness, contrast, saturation and hue", of="segmenter mask")
+    rotate: float = option(0.0, "greatest random rotation, degrees", of="segmenter mask instances")
+    photometric: bool = option(True, "random brightness, contrast, saturation and hue", of="segmenter mask instances")
     class_mix: float = option(
         0.0, "probability of laying half the classes of a second crop over a crop (ClassMix)", of="segmenter"
     )
+    mosaic: float = option(
+        0.0, "probability of putting three random pictures beside one before the crop", of="segmenter mask instances"
+    )
     even_scales: bool = option(
-        False, "draw the scale factor evenly in its logarithm: halving as often as doubling", of="segmenter mask"
+        False,
+        "draw the scale factor evenly in its logarithm: halving as often as doubling",
+        of="segmenter mask instances",
     )
     degrade: float = option(
-        0.0, "probability of each of grey, blur, JPEG's artefacts and uneven light on a crop", of="segmenter mask"
+        0.0,
+        "probability of each of grey, blur, JPEG's artefacts and uneven light on a crop",
+        of="segmenter mask instances",
     )
     max_class_ratio: float = option(
-        0.75, "redraw a crop in which one class has a larger share; 1: never", of="segmenter mask"
+        0.75, "redraw a crop in which one class has a larger share; 1: never", of="segmenter mask instances"
     )
 
     task: str = option(
@@ -95,7 +121,7 @@ class TrainingOptions:
         "what the score is: semantic (mIoU), instance (AP), panoptic (PQ); auto: by the data, panoptic where some\n"
         "classes are no objects, instance where all are, semantic where a class is known of every pixel only",
         choices=("auto", "semantic", "instance", "panoptic"),
-        of="mask",
+        of="mask instances",
     )
 
     # How a classifier's pictures are made
@@ -144,9 +170,15 @@ class TrainingOptions:
     power: float = option(0.9, "exponent of the poly schedule")
     warmup_steps: int = option(0, "steps of linear warm-up from a tenth of the rate")
     clip_norm: float | None = option(None, "clip the gradient to this norm")
+    freeze: tuple[str, ...] = option(
+        (), "parts that keep their weights and running statistics, e.g. backbone decoder.boxes.*.layers"
+    )
     ema: float = option(0.999, "decay of the averaged weights that are evaluated and kept; 0: none")
     loss: str | None = option(
-        None, "another loss than the model's, e.g. ohem or cross_entropy+0.5*dice", of="segmenter"
+        None,
+        "another loss than the model's, e.g. ohem or cross_entropy+0.5*dice; of classifiers eql, eqlv2, seesaw, federated\n"
+        "for classes that are rare in the data",
+        of="segmenter classifier",
     )
     class_weight: str = option(
         "none",

@@ -14,7 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts import KeypointModel, LabelledModel, MaskModel, Model, Preprocessing, SegmentationModel
+from segmentarium.contracts import (
+    InstanceModel,
+    KeypointModel,
+    LabelledModel,
+    MaskModel,
+    Model,
+    Preprocessing,
+    SegmentationModel,
+)
 from segmentarium.files import atomic_write
 from segmentarium.registry import Entry, check_arguments, remember
 from segmentarium.weights import catalogue
@@ -75,9 +83,9 @@ def describe(model: Model, header: Mapping[str, Any]) -> None:
     model.weights_header = dict(header)
     if isinstance(model, LabelledModel) and "classes" in header:
         model.classes = tuple(header["classes"])
-    if isinstance(model, SegmentationModel | MaskModel) and "palette" in header:
+    if isinstance(model, SegmentationModel | MaskModel | InstanceModel) and "palette" in header:
         model.palette = tuple((r, g, b) for r, g, b in header["palette"])
-    if isinstance(model, MaskModel) and "things" in header:
+    if isinstance(model, MaskModel | InstanceModel) and "things" in header:
         model.things = tuple(header["things"])
     if isinstance(model, KeypointModel) and "joints" in header:
         model.joints = tuple(header["joints"])

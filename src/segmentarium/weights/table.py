@@ -32,6 +32,7 @@ class Rule:
     they are turned round, since ours reads red first.  `axes=(sizes, order)`: theirs counts its last dimension by axes of
     these sizes (one may be -1); ours has them in this order.  `tied`: theirs holds one tensor under several keys, ours once.
     `transposed`: theirs is a matrix that vectors are multiplied by from the left, ours a linear layer's.
+    `rolled=1`: theirs begins with the row of the background, which ours has at the end; 4: with so many rows of it.
     """
 
     theirs: Keys
@@ -42,6 +43,7 @@ class Rule:
     dim: int = 0
     tied: bool = False
     transposed: bool = False
+    rolled: int = 0
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,8 @@ def to_ours(
             whole = _reorder(whole, *rule.axes)
         if rule.transposed:
             whole = whole.mT.contiguous()
+        if rule.rolled:
+            whole = whole.roll(-rule.rolled, 0)
         targets = [_fill(text, parts) for text in _side(rule.ours)]
         if len(targets) == 1:
             ours[targets[0]] = whole
@@ -300,6 +304,8 @@ def to_theirs(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, T
                 whole = _restore(whole, *rule.axes)
             if rule.transposed:
                 whole = whole.mT.contiguous()
+            if rule.rolled:
+                whole = whole.roll(rule.rolled, 0)
             targets = [_fill(text, parts) for text in _side(rule.theirs)]
             if rule.tied:
                 parts_of_whole: tuple[Tensor, ...] = (whole,) * len(targets)

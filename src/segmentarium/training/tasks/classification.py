@@ -23,6 +23,7 @@ from segmentarium.data import (
 from segmentarium.evaluation.classification import Picture, PictureScoring
 from segmentarium.inference.classifier import seen_square
 from segmentarium.inference.network import Network
+from segmentarium.losses import LabelCrossEntropy, build_label_loss
 from segmentarium.preprocessing import SMALLEST
 from segmentarium.training.loaders import TimedLoader, endless, open_dataset, worker_count
 from segmentarium.training.options import TrainingOptions
@@ -81,7 +82,25 @@ class ClassificationTask:
         self.crop_size = (size, size)
         if options.label_smoothing:
             model.smooth_labels(options.label_smoothing)
+        if options.loss is not None:
+            self._replace_loss(model, options.loss)
         return model
+
+    def _replace_loss(self, model: Classifier, name: str) -> None:
+        """Every cross entropy of pictures becomes `build_label_loss(name)`, for the data's numbers of pictures."""
+        options = self.options
+        if name != "cross_entropy" and (options.mixup or options.cutmix or options.label_smoothing):
+            raise ValueError(
+                f"loss {name!r} takes one class a picture, no shares of classes: leave mixup, cutmix and label_smoothing out"
+            )
+        counts = self.train_set.counts()
+        terms = [
+            replace(term, loss=build_label_loss(name, counts)) if type(term.loss) is LabelCrossEntropy else term
+            for term in model.objective
+        ]
+        if all(term.loss is old.loss for term, old in zip(terms, model.objective, strict=True)):
+            raise ValueError(f"{options.model!r} has an objective of its own, which loss {name!r} cannot stand for")
+        model.set_objective(*terms)
 
     def batches(self, model: Any, fabric: Fabric, micro_batch: int, step: int) -> TimedLoader:
         options = self.options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from segmentarium.contracts import LabelledModel, MaskModel
+from segmentarium.contracts import LabelledModel
 from segmentarium.data import DatasetInfo
 from segmentarium.registry import create_model
 from segmentarium.training.options import TrainingOptions
@@ -18,7 +18,7 @@ def labelled_model(options: TrainingOptions, info: DatasetInfo) -> LabelledModel
     arguments = {"num_classes": info.num_classes, **options.model_arguments}
     model = create_model(options.model, weights=options.weights, backbone_weights=options.backbone_weights, **arguments)
     assert isinstance(model, LabelledModel)
-    if (model.num_classes if isinstance(model, MaskModel) else max(model.num_classes, 2)) != info.num_classes:
+    if len(model.classes) != info.num_classes:
         raise ValueError(
             f"the model has {model.num_classes} classes, but data set {info.name!r} has {info.num_classes} "
             f"({', '.join(info.classes[:6])}{', …' if info.num_classes > 6 else ''}); leave num_classes out"

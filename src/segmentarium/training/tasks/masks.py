@@ -1,4 +1,5 @@
-"""Mask classification: crops with segments, or with a class for every pixel, scored as `segmentarium evaluate` scores."""
+"""Mask classification, and detection with masks: crops with segments, or with a class for every pixel, scored as `segmentarium
+evaluate` scores."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ import numpy as np
 from lightning.fabric import Fabric
 from PIL import Image
 
-from segmentarium.contracts import MaskModel
+from segmentarium.contracts import InstanceModel, MaskModel
 from segmentarium.data import SegmentationDataset, SegmentDataset, TrainingStream, segment_train_transform
 from segmentarium.evaluation.score import chosen_task
 from segmentarium.evaluation.segments import LabelledPicture, LabelMaps, SegmentScoring, flattened
 from segmentarium.inference.segment_drawing import segment_overlay
 from segmentarium.inference.segment_map import measured
 from segmentarium.inference.segments import SURE
-from segmentarium.training.loaders import TimedLoader, endless, open_dataset, worker_count
+from segmentarium.training.loaders import TimedLoader, endless, joined, open_dataset, worker_count
 from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import LOOKED_AT
 from segmentarium.training.tasks import Evaluation
@@ -76,14 +77,14 @@ class MaskTask(SegmentationTask):
                     "see `segmentarium check-data`"
                 )
 
-    def model(self) -> MaskModel:  # type: ignore[override]
+    def model(self) -> MaskModel | InstanceModel:  # type: ignore[override]
         options, info = self.options, self.train_set.info
         model = labelled_model(options, info)
-        assert isinstance(model, MaskModel)
+        assert isinstance(model, MaskModel | InstanceModel)
         model.palette = info.palette
         model.things = self.train_set.things if isinstance(self.train_set, SegmentDataset) else ()
         if options.long_side is not None:
-            model.preprocessing = replace(model.preprocessing, long_side=options.long_side)
+            model.preprocessing = replace(model.preprocessing, long_side=options.long_side, short_side=None)
         return model
 
     def batches(self, model: Any, fabric: Fabric, micro_batch: int, step: int) -> TimedLoader:
@@ -102,7 +103,8 @@ class MaskTask(SegmentationTask):
             even_scales=options.even_scales,
             degrade=options.degrade,
         )
-        return endless(TrainingStream(self.train_set, transform, options.seed), options, fabric, micro_batch, step)
+        stream = TrainingStream(self.train_set, transform, options.seed, **joined(options, model))
+        return endless(stream, options, fabric, micro_batch, step)
 
     def evaluate(self, model: Any, fabric: Fabric, batch_size: int, stopped: Callable[[], bool]) -> Evaluation | None:
         if self.task == "semantic":
@@ -152,3 +154,15 @@ class MaskTask(SegmentationTask):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.concatenate(rows)).save(path)
         return None
+
+
+class InstanceTask(MaskTask):
+    """The same crops for an InstanceModel; AP decides.  Stuff, where the data have it, is learned by a branch for it alone."""
+
+    def __init__(self, options: TrainingOptions) -> None:
+        if options.task not in ("auto", "instance"):
+            raise ValueError(
+                f"{options.model!r} finds objects, which are scored by AP: leave task ({options.task}) out"
+            )
+        super().__init__(options.replace(task="instance"))
+        self.options = options

@@ -20,7 +20,7 @@ from segmentarium.evaluation.samples import with_logits
 from segmentarium.evaluation.tally import Tally, predicted_classes
 from segmentarium.inference.network import Network
 from segmentarium.inference.windows import whole
-from segmentarium.training.loaders import TimedLoader, endless, open_dataset, worker_count
+from segmentarium.training.loaders import TimedLoader, endless, joined, open_dataset, worker_count
 from segmentarium.training.objective import set_objective
 from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import check_labels
@@ -81,7 +81,7 @@ class SegmentationTask:
             even_scales=options.even_scales,
             degrade=options.degrade,
         )
-        stream = TrainingStream(self.train_set, transform, options.seed, options.class_mix)
+        stream = TrainingStream(self.train_set, transform, options.seed, options.class_mix, **joined(options, model))
         return endless(stream, options, fabric, micro_batch, step)
 
     @property

@@ -1,0 +1,51 @@
+"""Nuclei of cells told apart: HTC on a half-width ResNet-18, from the street model's trunk.
+
+    segmentarium train --recipe recipes/instances/nuclei.py --root DIR/nuclei
+    segmentarium evaluate --model runs/nuclei-htc/best.safetensors --data instances --root DIR/nuclei --task instance
+
+The pictures are dark, so they are normalised by what they hold and not by what photographs do.  Most nuclei are 13 pixels wide:
+the pictures are enlarged by a half, and anchors are half as large as for photographs.  Expected: AP50 of 0.75 or more on val, in
+40 minutes of two cores.
+"""
+
+from segmentarium.training import TrainingOptions
+
+
+def recipe() -> TrainingOptions:
+    return TrainingOptions(
+        model="htc_resnet18",
+        model_arguments={
+            "backbone_arguments": {"width": 32},
+            "width": 64,
+            "hidden": 256,
+            "mask_width": 64,
+            "mask_convs": 2,
+            "anchor_scale": 4.0,
+            "proposals": [500, 300],
+            "sampled": 96,
+            "detections": 150,
+            "frozen_norms": False,
+        },
+        backbone_weights="street",
+        data="instances",
+        root="../shared/data/nuclei",
+        mean=(0.08,) * 3,
+        std=(0.12,) * 3,
+        output="runs/nuclei-htc",
+        cache=True,
+        long_side=384,
+        crop_size=(192, 192),
+        scale=(0.8, 1.5),
+        batch_size=4,
+        optimizer="adamw",
+        learning_rate=5e-4,
+        backbone_lr_factor=1.0,
+        weight_decay=0.01,
+        warmup_steps=100,
+        clip_norm=10.0,
+        ema=0.998,
+        max_steps=1600,
+        val_every=200,
+        save_every=100,
+        workers=1,
+    )

@@ -1,0 +1,1 @@
+"""Instance segmentation by boxes: regions are proposed, classified, and masked one by one."""
