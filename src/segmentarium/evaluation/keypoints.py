@@ -163,9 +163,8 @@ def _matched(
         tuple(way.pairs[:, 1].cpu().numpy() for way in ways),
         tuple(way.distances.cpu().numpy() for way in ways),
     )
-    geometry = estimate(
-        points[0][pairs[:, 0]], points[1][pairs[:, 1]], "homography", threshold=3.0, confidence=0.995, iterations=2000
-    )
+    matched = (points[0][pairs[:, 0]], points[1][pairs[:, 1]])
+    geometry = estimate(*matched, "homography", threshold=3.0, confidence=0.995, iterations=2000)  # OpenCV's defaults
     error = corner_error(geometry.matrix, homography, sizes[0])
     return {
         "matching": matching_score(points[0], points[1], pairs, homography, sizes, protocol.distance),
