@@ -3,8 +3,9 @@
     python -m benchmarks.superpoint [--size 480 640] [--count 1024] [--threads 2] [--rounds 7] [--engines A,B] [--weights FILE]
 
 Timed is all from a picture to its points' places, scores and descriptors, in alternating rounds; a ratio is the median over the
-rounds of theirs over ours.  "end to end" starts at uint8 RGB as a camera gives it, as `KeypointFinder` does.  "points" is the share of the 500 best points of transformers that are found within a pixel.  Without weights they are drawn by lot, with a
-detector whose scores are spread as widely as a trained one's, so that suppression has as much to do.
+rounds of theirs over ours.  "end to end" starts at uint8 RGB as a camera gives it, as `KeypointFinder` does.  "points" is the share
+of the 500 best points of transformers that are found within a pixel.  Without weights they are drawn by lot, with a detector whose
+scores are spread as widely as a trained one's, so that suppression has as much to do.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def pictures(size: tuple[int, int]) -> np.ndarray:
     from skimage.data import astronaut
     from skimage.transform import resize
 
-    return (resize(astronaut(), size, anti_aliasing=True) * 255).astype(np.uint8)
+    return np.asarray(255 * resize(astronaut(), size, anti_aliasing=True), np.uint8)
 
 
 def ours_and_theirs(weights: str | None, count: int) -> tuple[KeypointModel, torch.nn.Module]:
