@@ -230,7 +230,7 @@ def shape_table(found: Entry) -> Iterator[str]:
     if isinstance(model, Classifier):
         features = model.backbone(*inputs)
         rows |= {f"model.backbone({given})[{i}]": feature for i, feature in enumerate(features)}
-    elif not model.guides:  # else what it computes hangs on labels
+    elif not model.train_inputs:  # else what it computes hangs on labels
         try:
             supervised = model.forward_train(*inputs)
         except NotImplementedError:  # how much there is depends on values, and here there are none

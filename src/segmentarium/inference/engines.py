@@ -36,9 +36,14 @@ class Engine:
         self._run = run
 
     def __call__(self, image: Tensor) -> Any:
+        found = self.outputs(image)
+        return found if len(found) > 1 else found[0]
+
+    def outputs(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Everything that the model gives, in its order."""
         with torch.inference_mode():
             found = self._run(image)
-            return tuple(one.float() for one in found) if isinstance(found, tuple | list) else found.float()
+            return tuple(output.float() for output in ((found,) if isinstance(found, Tensor) else found))
 
     def __str__(self) -> str:
         return f"{self.name} ({self.details})"
@@ -119,9 +124,8 @@ def _onnxruntime_engine(model: nn.Module) -> Engine:
     session = onnx_session(onnx_file(model), threads)
     picture = session.get_inputs()[0].name
 
-    def run(image: Tensor) -> Any:
-        found = session.run(None, {picture: image.contiguous().cpu().numpy()})
-        return _one_or_all([torch.from_numpy(one) for one in found])
+    def run(image: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(found) for found in session.run(None, {picture: image.contiguous().cpu().numpy()})]
 
     return Engine("onnxruntime", run, f"{session.get_providers()[0]}, fp32, {threads} threads")
 
@@ -131,18 +135,15 @@ def _openvino_engine(model: nn.Module, precision: str) -> Engine:
     compiled = openvino_network(onnx_file(model), "bf16" if precision == "bf16" else "f32", threads)
     request = compiled.create_infer_request()
 
-    def run(image: Tensor) -> Any:
+    def run(image: Tensor) -> list[Tensor]:
         request.infer([image.contiguous().cpu().numpy()], share_inputs=True)
-        return _one_or_all([torch.from_numpy(one.data.copy()) for one in request.output_tensors])
+        outputs = range(len(compiled.outputs))
+        return [torch.from_numpy(request.get_output_tensor(i).data.copy()) for i in outputs]
 
     hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if precision == "bf16" and hint != "bf16":
         raise ValueError("this processor has no bfloat16 that OpenVINO can use; leave precision at fp32")
     return Engine("openvino", run, f"CPU, {precision}, {threads} threads")
-
-
-def _one_or_all(found: list[Tensor]) -> Any:
-    return found[0] if len(found) == 1 else tuple(found)
 
 
 def _device_name(device: torch.device) -> str:

@@ -54,8 +54,13 @@ class Network:
             if engine != "auto":
                 self.engine = build_engine(self.model, engine, precision=precision, device=self.device)
 
-    @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Any:
+        found = self.outputs(pixels)
+        return found if len(found) > 1 else found[0]
+
+    @torch.inference_mode()
+    def outputs(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Everything that the model gives, in its order."""
         # Scaled bytes come from the processor, as in the predictor: CUDA has no antialiased resize of bytes.
         image = self.preprocessing.normalise(pixels.to(self.device))
         if self.engine is None:
@@ -64,9 +69,9 @@ class Network:
             # A copy, as the measurement puts the model into eval mode and onto the device.
             self.engine = fastest_engine(copy.deepcopy(self.model), image, device=self.device, pictures=self.expected)
         started = time.perf_counter()
-        found = self.engine(image)
-        if self.device.type == "cuda":  # a GPU returns before it is done
-            torch.cuda.synchronize(self.device)
+        found = self.engine.outputs(image)
+        if found[0].is_cuda:  # a GPU returns before it is done
+            torch.cuda.synchronize(found[0].device)
         self.seconds += time.perf_counter() - started
         return found
 
