@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("semantic", "instance", "panoptic"),
         help="of mask classifiers: mIoU, AP or PQ (default: by the data)",
     )
-    add("--root", required=True, type=Path, help="where the data set lies")
+    add("--root", type=Path, help="where the data set lies (shapes are drawn, and lie nowhere)")
     add(
         "--split",
         help="default: test where it has labels, else val; all: every picture of a folder, those of train too",

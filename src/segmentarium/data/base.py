@@ -61,6 +61,7 @@ class PictureDataset(Dataset[Sample]):
     """
 
     task: ClassVar[Literal["segmentation", "segments", "classification", "keypoints"]]
+    needs_folder: ClassVar[bool] = True  # it reads files
     items: Sequence[Any]
 
     def __init__(self, info: DatasetInfo, transform: Transform | None = None, cache: bool = False) -> None:

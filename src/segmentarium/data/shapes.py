@@ -13,8 +13,8 @@ Nine kinds, each with its own rule of what is a point:
     noise               none
 
 A picture follows from (seed, split, number) alone.  Drawn four times as large as asked for, without antialiasing, and averaged
-down, so that edges of neighbours leave no seam.  Rules and amounts: DeTone et al. (https://arxiv.org/abs/1712.07629, section 4) and
-the MIT code by Pautrat and Sarlin, which draws 10,000 pictures a kind beforehand and in which two grey values that meet may be
+down, so that edges of neighbours leave no seam.  Rules and amounts: DeTone et al. (https://arxiv.org/abs/1712.07629, section 4)
+and the MIT code by Pautrat and Sarlin, which draws 10,000 pictures a kind beforehand and in which two grey values that meet may be
 the same: here what has a corner shows it.
 
     build_dataset("shapes", "", "train", size=(64, 64))    also a classification set of the nine kinds, without end in practice
@@ -291,12 +291,9 @@ def _corners(rng: np.random.Generator, centre: np.ndarray, radius: float) -> Poi
     """The corners of a polygon within a circle: simple, none flat or a needle, no side shorter than a tenth of the diameter."""
     for _ in range(20):
         count = int(rng.integers(3, 8))
-        draws = rng.random((2, count)).tolist()
-        turns = [(i + share) * 2 * math.pi / count for i, share in enumerate(draws[0])]
-        ring = [
-            (t, max(l, 0.4) * radius * math.cos(t), max(l, 0.4) * radius * math.sin(t))
-            for t, l in zip(turns, draws[1], strict=True)
-        ]
+        turns = ((np.arange(count) + rng.random(count)) * 2 * math.pi / count).tolist()
+        lengths = (np.maximum(rng.random(count), 0.4) * radius).tolist()
+        ring = [(turn, far * math.cos(turn), far * math.sin(turn)) for turn, far in zip(turns, lengths, strict=True)]
         while len(ring) >= 3 and (bad := _bad_corner(ring, radius / 5)) is not None:
             ring.pop(bad)
         # seen from the centre, no side of a good one takes half a turn: so no two sides cross
@@ -374,7 +371,7 @@ def _seen_askew(rng: np.random.Generator, points: Points, size: tuple[int, ...])
         turned = np.concatenate((cv2.getAffineTransform(plane, moved), [[0, 0, 1]]))
         moved = corners + rng.uniform(-amount[1], amount[1], (4, 2)).astype(np.float32)
         matrix = cv2.getPerspectiveTransform(corners, moved) @ turned
-        around = warp_points(np.concatenate((points, points + (1, 0), points + (0, 1))), matrix).reshape(3, -1, 2)
+        around = warp_points((points + np.array([[[0, 0]], [[1, 0]], [[0, 1]]])).reshape(-1, 2), matrix).reshape(3, -1, 2)
         if not np.isfinite(around).all():
             continue
         along, across = around[1] - around[0], around[2] - around[0]
