@@ -154,25 +154,52 @@ class KeypointModel(Model):
         return {"joints": list(self.joints)} if self.joints else {}
 
     @torch.no_grad()
-    def detect(self, image: Tensor, *, count: int | None = None) -> Keypoints:
-        """A normalised picture (C, H, W), or a batch of it alone -> its keypoints; the best `count`, if one is given."""
+    def detect(
+        self,
+        image: Tensor,
+        *,
+        count: int | None = None,
+        threshold: float | None = None,
+        radius: int | None = None,
+        border: int | None = None,
+        subpixel: bool = False,
+    ) -> Keypoints:
+        """A normalised picture (C, H, W), or a batch of it alone -> its keypoints, best first; pixel centres at whole numbers.
+
+        count       the best so many; None: all
+        threshold, radius, border   in place of the model's own
+        subpixel    places between the pixels, at the top of a parabola through the logarithms of a point's score and its
+                    neighbours'
+
+        A picture smaller than a cell has none.
+        """
         if image.ndim == 4 and len(image) != 1:
             raise ValueError(f"detect takes one picture, and got {len(image)}; their keypoints differ in number")
         image = image if image.ndim == 4 else image[None]
+        threshold = self.threshold if threshold is None else threshold
+        radius, border = self.radius if radius is None else radius, self.border if border is None else border
+        size = torch.tensor((image.shape[-1], image.shape[-2]), device=image.device)
+        if min(image.shape[-2:]) < self.stride:
+            return Keypoints(image.new_zeros(0, 2), image.new_zeros(0), image.new_zeros(0, 0), size)
         scores, dense = self(image)
-        height, width = scores.shape[-2:]
-        inside = torch.zeros_like(scores[0], dtype=torch.bool)
-        inside[self.border : height - self.border, self.border : width - self.border] = True
-        peaks = local_maxima(scores, self.radius)[0] & inside & (scores[0] > self.threshold)
-        y, x = peaks.nonzero(as_tuple=True)
-        best = scores[0, y, x].argsort(descending=True)[:count]
-        points = torch.stack((x[best], y[best]), 1).float()
-        size = torch.tensor((width, height), device=image.device)
-        return Keypoints(points, scores[0, y[best], x[best]], self.sample(dense, points), size)
+        peaks = self.peaks(scores, threshold=threshold, radius=radius, border=border)
+        y, x = peaks[0].nonzero(as_tuple=True)
+        best = scores[0, y, x].argsort(descending=True, stable=True)[:count]
+        points = torch.stack((x[best], y[best]), 1)
+        found = scores[0, y[best], x[best]]
+        places = between_pixels(scores[0], points) if subpixel else points.to(dense.dtype)
+        return Keypoints(places, found, self.sample(dense, places), size)
+
+    def peaks(self, scores: Tensor, *, threshold: float, radius: int, border: int) -> Tensor:
+        """(B, H, W) scores -> bool: which pixels are keypoints, the border counted from the last whole cell."""
+        height, width = (side // self.stride * self.stride for side in scores.shape[-2:])
+        y, x = (torch.arange(side, device=scores.device) for side in scores.shape[-2:])
+        inside = ((y >= border) & (y < height - border))[:, None] & ((x >= border) & (x < width - border))
+        return local_maxima(scores, radius) & inside & (scores > threshold)
 
     def sample(self, dense: Tensor, points: Tensor) -> Tensor:
         """(1, D, h, w) descriptors of cells and (N, 2) x, y in pixels -> (N, D) of length 1, bilinear between the cells."""
-        size = torch.tensor(dense.shape[:-3:-1], device=dense.device) * self.stride
+        size = points.new_tensor(dense.shape[:-3:-1]) * self.stride
         grid = ((points + 0.5) / size * 2 - 1).to(dense.dtype)
         return F.normalize(F.grid_sample(dense, grid[None, None], align_corners=False)[0, :, 0].T, dim=1)
 
@@ -180,9 +207,13 @@ class KeypointModel(Model):
 def local_maxima(scores: Tensor, radius: int, rounds: int = 2) -> Tensor:
     """(B, H, W) -> bool: greater than all within `radius` pixels; then, `rounds` times, the same among those that no peak
     suppresses, as a lower peak counts once the one that hid it from its neighbours is itself suppressed."""
+    if radius < 0:
+        raise ValueError(f"the radius is {radius}; give pixels, 0 or more")
 
     def greatest(x: Tensor) -> Tensor:
-        return F.max_pool2d(x, 2 * radius + 1, stride=1, padding=radius)
+        # of rows, then of columns: the same as of squares, and many times faster
+        x = F.max_pool2d(x[:, None], (1, 2 * radius + 1), stride=1, padding=(0, radius))
+        return F.max_pool2d(x, (2 * radius + 1, 1), stride=1, padding=(radius, 0))[:, 0]
 
     peaks = scores == greatest(scores)
     for _ in range(rounds):
@@ -190,6 +221,28 @@ def local_maxima(scores: Tensor, radius: int, rounds: int = 2) -> Tensor:
         rest = scores.masked_fill(hidden, 0)
         peaks = peaks | ((rest == greatest(rest)) & ~hidden)
     return peaks
+
+
+def between_pixels(scores: Tensor, points: Tensor) -> Tensor:
+    """Moves local maxima (N, 2) x, y of scores (H, W) by up to half a pixel: along either axis to the top of the parabola through
+    the logarithms of three scores, which is exact for a Gaussian.  Points at the picture's edge stay."""
+    height, width = scores.shape
+    x, y = points.long().unbind(1)
+    inner = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)
+    cx, cy = x.clamp(1, max(width - 2, 1)), y.clamp(1, max(height - 2, 1))
+    logs = scores.float().clamp(min=1e-12).log()
+
+    def top(before: Tensor, here: Tensor, behind: Tensor) -> Tensor:
+        curved = before - 2 * here + behind
+        return torch.where(curved < 0, 0.5 * (before - behind) / curved, 0.0).clamp(-0.5, 0.5)
+
+    if min(height, width) < 3:
+        return points.float()
+    here = logs[cy, cx]
+    moved = torch.stack(
+        (top(logs[cy, cx - 1], here, logs[cy, cx + 1]), top(logs[cy - 1, cx], here, logs[cy + 1, cx])), 1
+    )
+    return points + moved * inner[:, None]
 
 
 class InstanceModel(LabelledModel):

@@ -11,6 +11,7 @@ from segmentarium.losses.class_presence import ClassPresence
 from segmentarium.losses.connectivity import Connectivity
 from segmentarium.losses.consistency import Consistency
 from segmentarium.losses.cross_entropy import CrossEntropy
+from segmentarium.losses.descriptor_hinge import DescriptorHinge
 from segmentarium.losses.detail import DetailLoss
 from segmentarium.losses.dice import Dice
 from segmentarium.losses.diversity import Diversity
@@ -23,6 +24,7 @@ from segmentarium.losses.lovasz import Lovasz
 from segmentarium.losses.ohem import OhemCrossEntropy
 from segmentarium.losses.segments import Segments, segments_of
 from segmentarium.losses.set_loss import FocalSetLoss, PointSetLoss, SetLoss
+from segmentarium.losses.softmax_bce import SoftmaxBCE
 from segmentarium.losses.token_labels import MixedLabelCrossEntropy, TokenLabelCrossEntropy
 from segmentarium.losses.weighting import class_weights
 
@@ -38,6 +40,7 @@ __all__ = [
     "Connectivity",
     "Consistency",
     "CrossEntropy",
+    "DescriptorHinge",
     "DetailLoss",
     "Dice",
     "Diversity",
@@ -54,6 +57,7 @@ __all__ = [
     "PointSetLoss",
     "Segments",
     "SetLoss",
+    "SoftmaxBCE",
     "TokenLabelCrossEntropy",
     "WeightedSum",
     "build_loss",
