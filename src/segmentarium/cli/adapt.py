@@ -11,10 +11,19 @@ from segmentarium.checks import check_choice
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", help="folder of pictures, at any depth")
-    add("--model", required=True, help="weights of a detector of points: a file, a name of the catalogue, or hf:OWNER/NAME")
+    add(
+        "--model",
+        required=True,
+        help="weights of a detector of points: a file, a name of the catalogue, or hf:OWNER/NAME",
+    )
     add("--out", required=True, metavar="DIR", help="folder for images/ and points/; one that is there is gone on with")
     add("--homographies", type=int, default=100, help="views of each picture, itself included (default: 100)")
-    add("--long-side", type=int, default=320, help="pixels of the longer side that pictures are brought to (default: 320)")
+    add(
+        "--long-side",
+        type=int,
+        default=320,
+        help="pixels of the longer side that pictures are brought to (default: 320)",
+    )
     add("--threshold", type=float, default=0.015, help="a point's mean score is greater (default: 0.015)")
     add("--radius", type=int, default=4, help="pixels around a point within which there is no second (default: 4)")
     add("--border", type=int, default=4, help="pixels along the edges where there is none (default: 4)")
@@ -52,5 +61,7 @@ def run(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
     )
     points = sum(number for _, number in track(labelled, "adapting", total=len(found)))
-    print(f"{points} points in {len(found)} pictures; train on them: segmentarium train --data points --root {options.out}")
+    print(
+        f"{points} points in {len(found)} pictures; train on them: segmentarium train --data points --root {options.out}"
+    )
     return 0

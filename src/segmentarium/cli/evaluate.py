@@ -62,10 +62,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from segmentarium.data.catalogue import needs_folder
+
     if options.json is not None and options.json.is_dir():
         raise ValueError(f"--json {options.json} is a folder; give a file")
     if options.mask_map is not None and options.data.lower() != "folder":
         raise ValueError(f"--mask-map is for --data folder; {options.data} knows its labels")
+    if options.root is None:
+        if needs_folder(options.data):
+            raise ValueError("no --root is given; give the folder where the data set lies")
+        options.root = Path()
     if not options.root.is_dir():  # found out before weights are read, or fetched
         raise FileNotFoundError(f"--root {options.root} is not a folder; give the one where the data set lies")
     from rich.console import Console

@@ -58,7 +58,9 @@ class Points(PictureDataset):
         root = Path(root)
         check_split(split, SPLITS, "points")
         images = require_folder(root / "images", "pictures, beside points/ as `segmentarium adapt` writes them")
-        found = {path.relative_to(images).with_suffix("").as_posix(): path for path in files_below(images, IMAGE_SUFFIXES)}
+        found = {
+            path.relative_to(images).with_suffix("").as_posix(): path for path in files_below(images, IMAGE_SUFFIXES)
+        }
         if not found:
             raise FileNotFoundError(f"{images} holds no pictures")
         info = DatasetInfo(f"{root.resolve().name} points", ("point",), ((255, 255, 255),), licence="your own")
@@ -103,7 +105,9 @@ def read_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ImageReadError(f"{path} holds no points ({error}); expected keypoints and keypoint_scores") from error
     if points.ndim != 2 or points.shape[1] != 2 or scores.shape != points.shape[:1]:
-        raise ImageReadError(f"{path}: keypoints are {points.shape} and their scores {scores.shape}; expected (N, 2) and (N,)")
+        raise ImageReadError(
+            f"{path}: keypoints are {points.shape} and their scores {scores.shape}; expected (N, 2) and (N,)"
+        )
     return points, scores
 
 
@@ -114,8 +118,8 @@ class PointStream(Dataset[Sample]):
     kinds it draws, as there is a new one for each counter.
 
     A sample has "image" (C, H, W) float32, "cells" (H / 8, W / 8) int64: of each cell the place of its point, 64 where there is
-    none, 255 where it does not count; with `pairs` also "warped" and "warped_cells", "warped_valid" (h, w) float32, 1 where a cell
-    of the warp counts, and "homography" (3, 3) float32, from pixels of the image to those of its warp.
+    none, 255 where it does not count; with `pairs` also "warped" and "warped_cells", "warped_valid" (h, w) float32, 1 where a
+    cell of the warp counts, and "homography" (3, 3) float32, from pixels of the image to those of its warp.
 
     size     (height, width), multiples of 8: shapes are drawn at it, pictures are cut to it, at random
     pairs    the image is as it was, and a warp comes with it; else the image is the warp
@@ -167,7 +171,9 @@ class PointStream(Dataset[Sample]):
             "homography": torch.from_numpy(homography.astype(np.float32)),
         }
 
-    def _view(self, image: np.ndarray, points: np.ndarray, matrix: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _view(
+        self, image: np.ndarray, points: np.ndarray, matrix: np.ndarray, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
         """What `matrix` makes of a picture, in other light, and its cells."""
         seen = cv2.warpPerspective(image, matrix, self.size[::-1], flags=cv2.INTER_LINEAR)
         valid = valid_mask(matrix, self.size, self.margin, image.shape)

@@ -14,8 +14,8 @@ Nine kinds, each with its own rule of what is a point:
 
 A picture follows from (seed, split, number) alone.  Drawn four times as large as asked for, without antialiasing, and averaged
 down, so that edges of neighbours leave no seam.  Rules and amounts: DeTone et al. (https://arxiv.org/abs/1712.07629, section 4)
-and the MIT code by Pautrat and Sarlin, which draws 10,000 pictures a kind beforehand and in which two grey values that meet may be
-the same: here what has a corner shows it.
+and the MIT code by Pautrat and Sarlin, which draws 10,000 pictures a kind beforehand and in which two grey values that meet may
+be the same: here what has a corner shows it.
 
     build_dataset("shapes", "", "train", size=(64, 64))    also a classification set of the nine kinds, without end in practice
 """
@@ -371,7 +371,9 @@ def _seen_askew(rng: np.random.Generator, points: Points, size: tuple[int, ...])
         turned = np.concatenate((cv2.getAffineTransform(plane, moved), [[0, 0, 1]]))
         moved = corners + rng.uniform(-amount[1], amount[1], (4, 2)).astype(np.float32)
         matrix = cv2.getPerspectiveTransform(corners, moved) @ turned
-        around = warp_points((points + np.array([[[0, 0]], [[1, 0]], [[0, 1]]])).reshape(-1, 2), matrix).reshape(3, -1, 2)
+        around = warp_points((points + np.array([[[0, 0]], [[1, 0]], [[0, 1]]])).reshape(-1, 2), matrix).reshape(
+            3, -1, 2
+        )
         if not np.isfinite(around).all():
             continue
         along, across = around[1] - around[0], around[2] - around[0]

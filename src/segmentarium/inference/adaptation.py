@@ -107,9 +107,17 @@ def warp(images: Tensor, homographies: np.ndarray) -> Tensor:
     """Images (B, C, H, W) as homographies (B, 3, 3) between pixels show them; bilinear, 0 outside."""
     height, width = images.shape[-2:]
     inverse = torch.from_numpy(np.linalg.inv(homographies)).to(images.device, torch.float32)
-    y, x = torch.meshgrid(*(torch.arange(side, device=images.device, dtype=torch.float32) for side in (height, width)), indexing="ij")
+    y, x = torch.meshgrid(
+        *(torch.arange(side, device=images.device, dtype=torch.float32) for side in (height, width)), indexing="ij"
+    )
     sources = torch.stack((x, y, torch.ones_like(x)), -1).view(1, -1, 3) @ inverse.mT
-    grid = sources[..., :2] / sources[..., 2:].clamp(min=1e-6) * 2 / torch.tensor((width - 1, height - 1), device=images.device) - 1
+    grid = (
+        sources[..., :2]
+        / sources[..., 2:].clamp(min=1e-6)
+        * 2
+        / torch.tensor((width - 1, height - 1), device=images.device)
+        - 1
+    )
     return F.grid_sample(images, grid.view(-1, height, width, 2), align_corners=True)
 
 
@@ -126,8 +134,8 @@ def adapt(
 ) -> Iterator[tuple[str, int]]:
     """Labels pictures, one file each, and yields each one's name and the number of its points.
 
-    Writes OUT/images/NAME.png, grey and as large as its points count, and OUT/points/NAME.npz.  Pictures that have these are passed
-    over, where OUT was made by the same weights and settings.
+    Writes OUT/images/NAME.png, grey and as large as its points count, and OUT/points/NAME.npz.  Pictures that have these are
+    passed over, where OUT was made by the same weights and settings.
 
     precision   fp32 or bf16
     overwrite   of a folder that other weights or settings made, everything is made anew
@@ -151,9 +159,9 @@ def adapt(
         views = [sample_homography(rng, grey.shape) for _ in range(settings.homographies - 1)]
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             scores = adapted_scores(model, image, views, margin=settings.margin, batch_size=batch_size)
-        peaks = model.peaks(
-            scores[None], threshold=settings.threshold, radius=settings.radius, border=settings.border
-        )[0]
+        peaks = model.peaks(scores[None], threshold=settings.threshold, radius=settings.radius, border=settings.border)[
+            0
+        ]
         y, x = peaks.nonzero(as_tuple=True)
         best = scores[y, x].argsort(descending=True, stable=True)[: settings.most]
         with atomic_write(out / "images" / f"{name}.png") as temporary:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 
-def point_hits(points: np.ndarray, scores: np.ndarray, truth: np.ndarray, distance: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+def point_hits(
+    points: np.ndarray, scores: np.ndarray, truth: np.ndarray, distance: float = 2.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Detections (N, 2) and scores (N,), true points (M, 2), all in pixels -> scores in falling order, and which are right.
 
     A detection is right if a true point lies within `distance`, and the first such one, row after row of the picture, has not

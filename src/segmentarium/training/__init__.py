@@ -17,7 +17,7 @@ TASKS = {
     "segmenter": ("segmentation", "SegmentationTask"),
     "mask": ("masks", "MaskTask"),
     "classifier": ("classification", "ClassificationTask"),
-    "keypoints": ("keypoints", "KeypointTask"),
+    "keypoints": ("keypoints", "keypoint_task"),
 }
 
 
