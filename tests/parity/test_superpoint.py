@@ -13,6 +13,7 @@ from segmentarium.keypoints.cells import cell_labels
 from segmentarium.keypoints.superpoint import SuperPoint
 from segmentarium.labels import IGNORE_INDEX
 from segmentarium.losses import CrossEntropy, DescriptorHinge, SoftmaxBCE
+from segmentarium.metrics.repeatability import detection_ap, localisation_error, repeatability
 from segmentarium.registry import create_model
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.source import open_weights
@@ -153,3 +154,40 @@ def test_descriptor_losses_equal_the_public_ones(golden: ModuleType) -> None:
             for mine, which in zip(torch.autograd.grad(found, given), ("", "warped_"), strict=True):
                 stored = torch.from_numpy(arrays[f"grad/{name}/{which}descriptors"])
                 assert relative_error(mine, stored) <= TOLERANCE, name
+
+
+# scores ------------------------------------------------------------------------------------------------------------------
+
+
+def test_scores_of_points_equal_rpautrat_s(golden: ModuleType) -> None:
+    _, arrays = golden.load("keypoint/repeatability")
+
+    def best_first(prob: np.ndarray, least: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        y, x = (prob > least).nonzero()
+        order = np.argsort(-prob[y, x], kind="stable")
+        return np.stack((x, y), 1)[order].astype(float), prob[y, x][order]
+
+    pairs = [
+        {k: arrays[f"target/{k}/{i}"] for k in ("prob", "warped_prob", "homography", "keypoint_map")} for i in range(3)
+    ]
+    size = pairs[0]["prob"].shape
+    for count in (300, 20):
+        for distance in (1, 3):
+            shares = [
+                repeatability(
+                    best_first(pair["prob"])[0],
+                    best_first(pair["warped_prob"])[0],
+                    pair["homography"],
+                    (size, size),
+                    count=count,
+                    distance=distance,
+                ).share
+                for pair in pairs
+            ]
+            assert np.mean(shares) == pytest.approx(float(arrays[f"out/repeatability/{count}/{distance}"]), rel=1e-6)
+    labelled = [np.argwhere(pair["keypoint_map"])[:, ::-1].astype(float) for pair in pairs]
+    found = [best_first(pair["prob"], 1e-4) for pair in pairs]
+    ap = detection_ap([points for points, _ in found], [scores for _, scores in found], labelled)
+    assert ap == pytest.approx(float(arrays["out/mAP"]), rel=1e-6)
+    sure = [best_first(pair["prob"], 0.3)[0] for pair in pairs]
+    assert localisation_error(sure, labelled) == pytest.approx(float(arrays["out/localization_error"]), rel=1e-6)

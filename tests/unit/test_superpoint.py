@@ -129,7 +129,7 @@ def test_where_a_descriptor_is_read() -> None:
     dense = torch.cat((columns, torch.ones_like(columns)), 1)
     points = torch.tensor([[11.5, 11.5], [35.5, 20.0]])
     read = {
-        sampling: (lambda found: found[:, 0] / found[:, 1])(tiny(sampling=sampling).sample(dense, points))
+        sampling: (lambda found: found[:, 0] / found[:, 1])(tiny(sampling=sampling).sample(dense, points[None])[0])
         for sampling in ("exact", "superglue", "corners")
     }
     assert torch.allclose(read["exact"], torch.tensor([1.0, 4.0]), atol=1e-5)

@@ -176,32 +176,64 @@ class KeypointModel(Model):
         if image.ndim == 4 and len(image) != 1:
             raise ValueError(f"detect takes one picture, and got {len(image)}; their keypoints differ in number")
         image = image if image.ndim == 4 else image[None]
-        threshold = self.threshold if threshold is None else threshold
-        radius, border = self.radius if radius is None else radius, self.border if border is None else border
-        size = torch.tensor((image.shape[-1], image.shape[-2]), device=image.device)
         if min(image.shape[-2:]) < self.stride:
+            size = torch.tensor((image.shape[-1], image.shape[-2]), device=image.device)
             return Keypoints(image.new_zeros(0, 2), image.new_zeros(0), image.new_zeros(0, 0), size)
-        scores, dense = self(image)
+        options = {"count": count, "threshold": threshold, "radius": radius, "border": border, "subpixel": subpixel}
+        return self.read(*self(image), **options)
+
+    @torch.no_grad()
+    def read(
+        self,
+        scores: Tensor,
+        dense: Tensor,
+        *,
+        count: int | None = None,
+        threshold: float | None = None,
+        radius: int | None = None,
+        border: int | None = None,
+        subpixel: bool = False,
+    ) -> Keypoints:
+        """What `forward` gave of one picture, on any engine -> its keypoints, as `detect`."""
         peaks = self.peaks(scores, threshold=threshold, radius=radius, border=border)
         y, x = peaks[0].nonzero(as_tuple=True)
         best = scores[0, y, x].argsort(descending=True, stable=True)[:count]
         points = torch.stack((x[best], y[best]), 1)
         found = scores[0, y[best], x[best]]
         places = between_pixels(scores[0], points) if subpixel else points.to(dense.dtype)
-        return Keypoints(places, found, self.sample(dense, places), size)
+        size = torch.tensor((scores.shape[-1], scores.shape[-2]), device=scores.device)
+        return Keypoints(places, found, self.sample(dense, places[None])[0], size)
 
-    def peaks(self, scores: Tensor, *, threshold: float, radius: int, border: int) -> Tensor:
+    def peaks(
+        self, scores: Tensor, *, threshold: float | None = None, radius: int | None = None, border: int | None = None
+    ) -> Tensor:
         """(B, H, W) scores -> bool: which pixels are keypoints, the border counted from the last whole cell."""
+        threshold = self.threshold if threshold is None else threshold
+        radius, border = self.radius if radius is None else radius, self.border if border is None else border
         height, width = (side // self.stride * self.stride for side in scores.shape[-2:])
         y, x = (torch.arange(side, device=scores.device) for side in scores.shape[-2:])
         inside = ((y >= border) & (y < height - border))[:, None] & ((x >= border) & (x < width - border))
         return local_maxima(scores, radius) & inside & (scores > threshold)
 
-    def sample(self, dense: Tensor, points: Tensor) -> Tensor:
-        """(1, D, h, w) descriptors of cells and (N, 2) x, y in pixels -> (N, D) of length 1, bilinear between the cells."""
-        size = points.new_tensor(dense.shape[:-3:-1]) * self.stride
-        grid = ((points + 0.5) / size * 2 - 1).to(dense.dtype)
-        return F.normalize(F.grid_sample(dense, grid[None, None], align_corners=False)[0, :, 0].T, dim=1)
+    def sample(
+        self, dense: Tensor, points: Tensor, *, first: tuple[int, int] = (0, 0), cells: tuple[int, int] | None = None
+    ) -> Tensor:
+        """(B, D, h, w) descriptors of cells and (B, N, 2) x, y in pixels -> (B, N, D) of length 1, bilinear between the cells.
+
+        first   column and row of the picture's cells at which `dense` begins, where it is a part of them
+        cells   how many columns and rows the whole picture has; None: those of `dense`
+        """
+        height, width = dense.shape[-2:]
+        across, down = (width, height) if cells is None else cells
+        x, y = points.to(dense.dtype).unbind(-1)
+        column = self.cell(x + first[0] * self.stride, across) - first[0]
+        row = self.cell(y + first[1] * self.stride, down) - first[1]
+        grid = torch.stack(((2 * column + 1) / width - 1, (2 * row + 1) / height - 1), -1)
+        return F.normalize(F.grid_sample(dense, grid[:, None], align_corners=False)[:, :, 0].mT, dim=-1)
+
+    def cell(self, place: Tensor, cells: int) -> Tensor:
+        """Pixels along a side of so many cells -> which cell's middle lies there, with fractions between them."""
+        return (place + 0.5) / self.stride - 0.5
 
 
 def local_maxima(scores: Tensor, radius: int, rounds: int = 2) -> Tensor:

@@ -11,10 +11,11 @@ The forms differ in their norms and in where a descriptor is read:
     norm                none                   batch norm, eps 1e-3    batch norm
     order               conv, ReLU             conv, ReLU, norm        conv, norm, ReLU
     behind the last     –                      norm                    norm
-    a pixel's place     as SuperGlue has it    exact                   as SuperGlue has it
+    descriptors read    as SuperGlue does      exactly                 as SuperGlue does
 
-"magicleap" is what the authors published, with `sampling` as SuperGlue, LightGlue and transformers read it (corners aligned,
-which moves a place by up to half a cell's 1/16); `sampling="corners"` is the authors' own demonstration, half a cell off.
+"magicleap" is what the authors published, with descriptors read as SuperGlue, LightGlue and transformers do: right at the upper
+left, and 3.5 pixels too near to it at the lower right; `sampling="corners"` is the authors' own demonstration, off by that much
+at the upper left, too.
 A picture's rows and columns behind the last whole cell have no points, as in all of them.
 
 How it is trained: `forward_train(image)` gives "logits" (B, 65, h, w) and "descriptors"; with a second picture, the first one's
@@ -175,16 +176,13 @@ class SuperPoint(KeypointModel):
         outputs = dict(zip(("logits", "warped_logits"), logits.chunk(2), strict=True))
         return outputs | dict(zip(("descriptors", "warped_descriptors"), descriptors.chunk(2), strict=True))
 
-    def sample(self, dense: Tensor, points: Tensor) -> Tensor:
+    def cell(self, place: Tensor, cells: int) -> Tensor:
         if self.sampling == "exact":
-            return super().sample(dense, points)
-        size = points.new_tensor(dense.shape[:-3:-1]) * self.stride
-        if self.sampling == "superglue":
-            grid = (points - (self.stride - 1) / 2) / (size - (self.stride + 1) / 2)
-        else:
-            grid = points / size
-        found = F.grid_sample(dense, (2 * grid - 1)[None, None].to(dense.dtype), align_corners=True)
-        return F.normalize(found[0, :, 0].T, dim=1)
+            return super().cell(place, cells)
+        side = cells * self.stride
+        if self.sampling == "corners":
+            return place / side * (cells - 1)
+        return (place - (self.stride - 1) / 2) / (side - (self.stride + 1) / 2) * (cells - 1)
 
 
 PAPER = Paper(
