@@ -7,6 +7,7 @@ there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,15 @@ from rich.progress import track
 from torch import Tensor
 
 from segmentarium.contracts import KeypointModel
+from segmentarium.data.homographies import sample_homography
+from segmentarium.data.photometric import OF_PICTURES
 from segmentarium.data.points import Points, PointStream
 from segmentarium.data.shapes import Shapes
 from segmentarium.inference.adaptation import Adaptation, adapt, pictures
 from segmentarium.keypoints.superpoint import SuperPoint
-from segmentarium.metrics.points import point_hits, point_precision
+from segmentarium.matching.geometry import estimate
+from segmentarium.matching.neighbours import match
+from segmentarium.metrics.repeatability import corner_error, detection_ap, matching_score, repeatability
 from segmentarium.registry import create_model
 from segmentarium.training.loaders import TimedLoader, endless, open_dataset
 from segmentarium.training.options import TrainingOptions
@@ -34,14 +39,16 @@ from segmentarium.training.tasks import Evaluation
 MOST = 1000  # detections of a picture that its precision is made of
 LEAST_SCORE = 1e-4  # of these
 SHOWN, PICTURES = 0.015, 8  # scores of the points that are drawn, and pictures
+DETECTED, TURNED = 1000, math.pi / 4  # points of a picture that is matched with its warp, and how far that is turned
+WARPS = 7  # seed of the warps
 LABELLED = "labelled"  # where adaptation writes, in the run's folder
 
 
 class PointTask:
     """Pictures {"image" (B, C, H, W), "cells" (B, h, w)}, and with descriptors their warps, for SuperPoint.
 
-    On shapes average precision of the points decides, of fresh ones with noise; on pictures the share of points that a warped
-    picture's descriptors bring to the right place.
+    On shapes average precision of the points decides, of fresh ones with noise; on pictures the matching score: the share of points
+    that descriptors bring to the right place in a warp.
     """
 
     best_key, best_name = "ap", "AP"
@@ -65,7 +72,7 @@ class PointTask:
         if isinstance(self.val_set, Shapes):
             self.val_set.noise = True
         else:
-            self.best_key, self.best_name = "matched", "matched"
+            self.best_key, self.best_name = "matching", "matching score"
         self.pairs = options.learn == "pairs" or (options.learn == "auto" and isinstance(self.train_set, Points))
 
     def check(self) -> Iterator[str]:
@@ -105,29 +112,54 @@ class PointTask:
     def _precision(
         self, model: KeypointModel, fabric: Fabric, batch_size: int, stopped: Callable[[], bool]
     ) -> Evaluation | None:
-        found = torch.zeros(len(self.val_set), MOST, 2, device=fabric.device)  # score, right
-        points = torch.zeros((), device=fabric.device)
+        """Of all detections, without a border, as the paper scores shapes."""
+        found = torch.zeros(len(self.val_set), MOST, 3, device=fabric.device)  # x, y, score
         mine = range(fabric.global_rank, len(self.val_set), fabric.world_size)
         for start in range(0, len(mine), batch_size):
             if stopped():
                 return None
             chosen = list(mine[start : start + batch_size])
-            samples = [_sample(self.val_set, index) for index in chosen]
-            image = _input(model, np.stack([grey for grey, _ in samples]), fabric)
-            scores = model(image)[0]
-            peaks = model.peaks(scores, threshold=LEAST_SCORE, radius=model.radius, border=0)
-            for index, (_, truth), score, peak in zip(chosen, samples, scores, peaks, strict=True):
+            scores = model(_input(model, np.stack([_sample(self.val_set, index)[0] for index in chosen]), fabric))[0]
+            peaks = model.peaks(scores, threshold=LEAST_SCORE, border=0)
+            for index, score, peak in zip(chosen, scores, peaks, strict=True):
                 y, x = peak.nonzero(as_tuple=True)
-                places = torch.stack((x, y), 1).double().cpu().numpy()
-                pair = np.stack(point_hits(places, score[y, x].cpu().numpy(), truth), 1)[:MOST]
-                found[index, : len(pair)] = torch.from_numpy(pair).to(found)
-                points += len(truth)
-        reduced: Tensor = fabric.all_reduce(found, reduce_op="sum")  # type: ignore[assignment]
-        count: Tensor = fabric.all_reduce(points, reduce_op="sum")  # type: ignore[assignment]
-        scores, right = reduced.flatten(0, 1).cpu().numpy().T
-        kept = scores > LEAST_SCORE
-        precision = point_precision(scores[kept], right[kept] > 0, int(count))
+                surest, order = score[y, x].float().sort(descending=True, stable=True)
+                found[index, : len(order)] = torch.stack((x[order], y[order], surest), 1)[:MOST]
+        everything: np.ndarray = fabric.all_reduce(found, reduce_op="sum").cpu().numpy()  # type: ignore[union-attr]
+        kept = [points[points[:, 2] > 0] for points in everything]
+        truth = [_by_rows(_sample(self.val_set, index)[1]) for index in range(len(self.val_set))]
+        precision = detection_ap([points[:, :2] for points in kept], [points[:, 2] for points in kept], truth)
         return Evaluation({"ap": precision}, {"ap": precision}, f"AP {precision:.4f} (fresh shapes with noise)")
+
+    @torch.inference_mode()
+    def _matching(
+        self, model: KeypointModel, fabric: Fabric, batch_size: int, stopped: Callable[[], bool]
+    ) -> Evaluation | None:
+        """Of each picture and a warp of it, seen in other light: the same one at each evaluation."""
+        names = ("repeatability", "matching", "homography")
+        found = torch.zeros(len(self.val_set), len(names), dtype=torch.float64, device=fabric.device)
+        for index in range(fabric.global_rank, len(self.val_set), fabric.world_size):
+            if stopped():
+                return None
+            grey, _ = _sample(self.val_set, index)
+            size = (grey.shape[0], grey.shape[1])
+            rng = np.random.default_rng((WARPS, index))
+            homography = sample_homography(rng, size, max_angle=TURNED)
+            warped = OF_PICTURES(cv2.warpPerspective(grey, homography, size[::-1]), rng).round().astype(np.uint8)
+            pair = [model.detect(_input(model, view[None], fabric), count=DETECTED) for view in (grey, warped)]
+            first, second = (keypoints.keypoints.double().cpu().numpy() for keypoints in pair)
+            scores = [repeatability(first, second, homography, (size, size)).share, 0.0, 0.0]
+            if min(len(first), len(second)):
+                matches = match(pair[0].descriptors.float(), pair[1].descriptors.float()).pairs.cpu().numpy()
+                geometry = estimate(first[matches[:, 0]], second[matches[:, 1]], "homography")
+                scores[1] = matching_score(first, second, matches, homography, (size, size))
+                scores[2] = float(corner_error(geometry.matrix, homography, size) <= 3)
+            found[index] = torch.tensor(scores)
+        everything: Tensor = fabric.all_reduce(found, reduce_op="sum")  # type: ignore[assignment]
+        given = dict(zip(names, everything.mean(0).tolist(), strict=True))
+        return Evaluation(
+            given, given, "  ".join(f"{name} {value:.4f}" for name, value in given.items()) + " (warps, 3 px)"
+        )
 
     @torch.inference_mode()
     def draw(self, model: Any, fabric: Fabric, path: Path) -> None:
@@ -158,6 +190,12 @@ def _sample(dataset: Shapes | Points, index: int) -> tuple[np.ndarray, np.ndarra
         return dataset.grey(index)
     drawing = dataset.drawing(index)
     return drawing.image, drawing.points
+
+
+def _by_rows(points: np.ndarray) -> np.ndarray:
+    """Points as pixels, sorted by y and then x."""
+    points = np.rint(points)
+    return points[np.lexsort((points[:, 0], points[:, 1]))]
 
 
 def _input(model: KeypointModel, grey: np.ndarray, fabric: Fabric) -> Tensor:
