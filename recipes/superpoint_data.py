@@ -2,7 +2,7 @@
 
     python recipes/superpoint_data.py --root DIR --out runs/superpoint_data
 
-coco_instances, coco_panoptic   of COCO's photographs those that their entry says are under CC BY, of the United States' government
+coco_instances, coco_panoptic   of COCO's photographs those that their entry says are under CC BY, the United States' government's
                                 or without known copyright (licences 4, 8 and 7); those for non-commercial use, without
                                 derivatives, or to be shared alike are left out
 scikit-image                    photographs that it brings, dedicated to the public or in the public domain

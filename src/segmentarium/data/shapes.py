@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -54,6 +54,25 @@ class Drawing(NamedTuple):
     image: np.ndarray
     points: np.ndarray
     kind: int
+
+
+class _Numbered(Sequence[LabelledPicture]):
+    """KIND/000017 and so on, one kind after another; none is there before it is asked for."""
+
+    def __init__(self, names: tuple[str, ...], count: int, split: str) -> None:
+        self.names, self.count, self.split = names, count, split
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self.count))]
+        if not -self.count <= index < self.count:
+            raise IndexError(f"there are {self.count} shapes, and number {index} is asked for")
+        index %= self.count
+        label = index % len(self.names)
+        return LabelledPicture(Path(self.names[label], f"{index:06d}"), label, self.split)
 
 
 class Shapes(ClassificationDataset):
@@ -91,12 +110,15 @@ class Shapes(ClassificationDataset):
         info = DatasetInfo(
             "shapes", names, default_palette(len(names)), licence="none needed: drawn by a program", url=""
         )
-        numbers = range(len(names) * (COUNTS[split] if count is None else count))
-        items = [LabelledPicture(Path(names[i % len(names)], f"{i:06d}"), i % len(names), split) for i in numbers]
+        items = _Numbered(names, len(names) * (COUNTS[split] if count is None else count), split)
         super().__init__(info, items, transform, cache)
         self.size, self.noise, self.key = (int(size[0]), int(size[1])), noise, (seed, SPLITS.index(split))
         if min(self.size) < 32:
             raise ValueError(f"size is {self.size}; shapes want 32 pixels or more of each side")
+
+    def counts(self) -> list[int]:
+        """How many pictures each kind has."""
+        return [len(self) // len(self.info.classes)] * len(self.info.classes)
 
     def drawing(self, index: int) -> Drawing:
         """Picture number `index` of the split, with its points."""

@@ -86,9 +86,13 @@ def pictures(root: str | Path) -> dict[str, Path]:
 def adapted_scores(
     model: KeypointModel, image: Tensor, homographies: Sequence[np.ndarray], *, margin: int = 3, batch_size: int = 8
 ) -> Tensor:
-    """A normalised picture (C, H, W) and homographies (3, 3) from it to its views -> (H, W) mean scores of all views."""
+    """A normalised picture (C, H, W) and homographies (3, 3) from it to its views -> (H, W) mean scores of all views.
+
+    Of a pixel those views count that have it in their frame.  `margin` pixels along the picture's own edges a view gives nothing
+    but counts, as in the public code: so few points are found there.
+    """
     size = (int(image.shape[-2]), int(image.shape[-1]))
-    total, seen = model(image[None])[0][0].float(), torch.ones(size, device=image.device)
+    total, seen = model(image[None])[0][0].float().clone(), torch.ones(size, device=image.device)
     for start in range(0, len(homographies), batch_size):
         there = np.stack(homographies[start : start + batch_size])
         back = np.linalg.inv(there)
