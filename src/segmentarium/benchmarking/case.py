@@ -98,11 +98,6 @@ def photo_bytes(size: tuple[int, int]) -> bytes:
     return file.getvalue()
 
 
-def first(output: Any) -> Any:
-    """The logits, or the first of several outputs."""
-    return output[0] if isinstance(output, tuple | list) else output
-
-
 def measure(case: Case) -> Measurement:
     """Measures `case` in this process; sets its number of threads.  Raises what building or running the model raises."""
     import numpy as np
@@ -112,6 +107,7 @@ def measure(case: Case) -> Measurement:
     from segmentarium.benchmarking.memory import peak_mb, reset_peak, resident_mb
     from segmentarium.benchmarking.size import multiply_adds, parameters_millions
     from segmentarium.data.image_io import read_image
+    from segmentarium.export.parity import answers_of
     from segmentarium.inference.auto import agreement
 
     torch.set_num_threads(case.threads)

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of mask classifiers: semantic (mIoU), instance (AP), panoptic (PQ); default: by the data, panoptic where\n"
         "some classes are no objects, instance where all are, semantic where a class is known of every pixel only",
     )
-    add("--root", required=True, type=Path, help="where the data set lies")
+    add("--root", type=Path, help="where the data set lies (shapes are drawn, and lie nowhere)")
     add(
         "--split",
         help="default: test where it has labels, else val; all: every picture of a folder, those of train too",
@@ -67,10 +67,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from segmentarium.data.catalogue import needs_folder
+
     if options.json is not None and options.json.is_dir():
         raise ValueError(f"--json {options.json} is a folder; give a file")
     if options.mask_map is not None and options.data.lower() != "folder":
         raise ValueError(f"--mask-map is for --data folder; {options.data} knows its labels")
+    if options.root is None:
+        if needs_folder(options.data):
+            raise ValueError("no --root is given; give the folder where the data set lies")
+        options.root = Path()
     if not options.root.is_dir():  # found out before weights are read, or fetched
         raise FileNotFoundError(f"--root {options.root} is not a folder; give the one where the data set lies")
     from rich.console import Console

@@ -79,7 +79,7 @@ def given_options(given: argparse.Namespace) -> dict[str, Any]:
 
     names = {item.name for item in dataclasses.fields(TrainingOptions)}
     values: dict[str, Any] = {name: value for name, value in vars(given).items() if name in names}
-    values |= {name: dict(values[name]) for name in ("model_arguments", "data_arguments") if name in values}
+    values |= {name: dict(values[name]) for name in ("model_arguments", "data_arguments", "adapt") if name in values}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 

@@ -61,6 +61,7 @@ class PictureDataset(Dataset[Sample]):
     """
 
     task: ClassVar[Literal["segmentation", "segments", "classification", "keypoints"]]
+    needs_folder: ClassVar[bool] = True  # it reads files
     items: Sequence[Any]
     frequency: tuple[str, ...] | None = None  # "r", "c" or "f" for each class, where the set says how rare they are
 

@@ -28,6 +28,8 @@ _READERS = {
     "instances": ("segmentarium.data.instance_folder", "InstanceFolder"),
     "labelme": ("segmentarium.data.labelme", "Labelme"),
     "lvis": ("segmentarium.data.lvis", "LVIS"),
+    "points": ("segmentarium.data.points", "Points"),
+    "shapes": ("segmentarium.data.shapes", "Shapes"),
     "voc": ("segmentarium.data.voc", "PascalVOC"),
     "yolo": ("segmentarium.data.yolo", "Yolo"),
 }
@@ -72,6 +74,15 @@ def list_splits(name: str) -> tuple[str, ...]:
         KeyError: no such data set (with the nearest names).
     """
     return importlib.import_module(_reader(name).__module__).SPLITS
+
+
+def needs_folder(name: str) -> bool:
+    """Whether the data set `name` reads files; one that is drawn by a program does not.
+
+    Raises:
+        KeyError: no such data set (with the nearest names).
+    """
+    return _reader(name).needs_folder
 
 
 def _reader(name: str) -> Any:

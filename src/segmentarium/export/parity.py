@@ -213,39 +213,6 @@ def arrays_of(found: Any) -> Arrays:
     return tuple(np.asarray(one.float().cpu() if isinstance(one, Tensor) else one) for one in several)
 
 
-def compare_points(
-    outputs: Sequence[np.ndarray], references: Sequence[np.ndarray], size: tuple[int, int]
-) -> Comparison:
-    """Of (B, K, 2) places, (B, K) scores, 0 where there is no point, and (B, K, D) descriptors: the errors of the points that
-    both have; infinite where either lacks more than one in a hundred.  `same_class` is the share that both have.
-
-    Scores may lie closer together than rounding, and the order of points, and which are the last, follow from them.
-    """
-    common, total, error = 0, 0, 0.0
-    for found, expected in zip(zip(*outputs, strict=True), zip(*references, strict=True), strict=True):
-        ours, theirs = (
-            {tuple(place): (score, described) for place, score, described in zip(*each, strict=True) if score > 0}
-            for each in ((given[0].round(2).tolist(), given[1].tolist(), given[2]) for given in (found, expected))
-        )
-        both = ours.keys() & theirs.keys()
-        common, total = common + len(both), total + max(len(ours), len(theirs))
-        for place in both:
-            error = max(
-                error, abs(ours[place][0] - theirs[place][0]), float(np.abs(ours[place][1] - theirs[place][1]).max())
-            )
-    share = common / max(total, 1)
-    error = error if share >= 0.99 or not total else float("inf")
-    return Comparison(size, len(references[0]), error, error, share if total else 1.0)
-
-
-def worst(outputs: Sequence[np.ndarray], references: Sequence[np.ndarray], size: tuple[int, int]) -> Comparison:
-    """The errors of the output that is furthest from its reference; an infinite one where their numbers differ."""
-    if len(outputs) != len(references):
-        return Comparison(size, len(references[0]), float("inf"), float("inf"), 0.0)
-    compared = [compare(*pair, size) for pair in zip(outputs, references, strict=True)]
-    return max(compared, key=lambda found: found.relative_error)
-
-
 class ParityCheck:
     """Eager PyTorch's answers for a set of images at several sizes, computed once, to hold every format against."""
 

@@ -18,7 +18,7 @@ TASKS = {
     "mask": ("masks", "MaskTask"),
     "instances": ("masks", "InstanceTask"),
     "classifier": ("classification", "ClassificationTask"),
-    "keypoints": ("keypoints", "KeypointTask"),
+    "keypoints": ("keypoints", "keypoint_task"),
 }
 
 

@@ -22,6 +22,7 @@ from segmentarium.data import (
     classes_shown,
     image_factors,
 )
+from segmentarium.data.catalogue import needs_folder
 from segmentarium.training.options import TrainingOptions
 
 Batch = dict[str, Any]
@@ -73,7 +74,7 @@ def _collate(samples: list[Batch]) -> Batch:
 
 def open_dataset(options: TrainingOptions, split: str) -> Any:
     """The data set of the options; every reader's errors say what is wrong with the folder."""
-    if not options.root:
+    if not options.root and needs_folder(options.data):
         raise ValueError(f"no folder is given for the data set {options.data!r}; give root (--root DIR)")
     return build_dataset(options.data, options.root, split, cache=options.cache, **options.data_arguments)
 

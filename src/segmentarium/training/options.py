@@ -64,8 +64,9 @@ class TrainingOptions:
     # On what
     data: str = option(
         "folder",
-        "data set: folder, imagefolder, camvid, eg1800, cityscapes, ade20k, voc, coco_stuff, imagenet, coco_keypoints;\n"
-        "of segments: instances, coco_panoptic, coco_instances, lvis, ade20k_panoptic, cityscapes_panoptic, labelme, cvat, yolo",
+        "data set: folder, imagefolder, camvid, eg1800, cityscapes, ade20k, voc, coco_stuff, imagenet, coco_keypoints,\n"
+        "points, shapes; of segments: instances, coco_panoptic, coco_instances, lvis, ade20k_panoptic,\n"
+        "cityscapes_panoptic, labelme, cvat, yolo",
     )
     root: str = option("", "the data set's folder")
     data_arguments: dict[str, Any] = option({}, "the data set's own options, key=value", flag="data-set-options")
@@ -146,8 +147,21 @@ class TrainingOptions:
     cutmix: float = option(0.0, "alpha of CutMix, e.g. 1; 0: none", of="classifier")
     label_smoothing: float = option(0.0, "share of each label that is spread over all classes", of="classifier")
 
-    # How persons with joints are shown
-    input_size: tuple[int, int] = option((256, 192), "height and width of a person's crop", of="keypoints")
+    # How persons with joints, and pictures with points, are shown
+    input_size: tuple[int, int] = option(
+        (256, 192), "height and width of a person's crop, or of a shape or crop with points", of="keypoints"
+    )
+    learn: str = option(
+        "auto",
+        "points alone or pairs of pictures, with descriptors; auto: pairs, but of shapes points",
+        choices=("auto", "points", "pairs"),
+        of="keypoints",
+    )
+    adapt: dict[str, Any] = option(
+        {},
+        "first label the pictures of --root by homographic adaptation of the weights, e.g. homographies=100 long_side=320",
+        of="keypoints",
+    )
 
     # How long and how fast
     max_steps: int = option(40_000, "optimiser steps")
