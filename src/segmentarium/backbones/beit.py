@@ -20,7 +20,7 @@ labels first 85.2 (B), 86.8 (B at 384), 87.4 (L), 88.4 (L at 384) and 88.6 (L at
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -278,6 +278,13 @@ class BEiT(Backbone):
         if side == 0 or side * side + 1 != tensor.shape[1]:
             return tensor
         return resize_positions(tensor, (side, side), self.grid, prefix=1)
+
+    def from_pretraining(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A table that all blocks share in pretraining is where each block's own begins."""
+        shared = tensors.get("shared_positions.table")
+        if shared is not None:
+            tensors = {**tensors, **{f"positions.{i}.table": shared for i in range(len(self.positions))}}
+        return super().from_pretraining(tensors)
 
     def no_weight_decay(self) -> set[str]:
         return {name for name, _ in self.named_parameters() if name.endswith((".table", "_token", "places"))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -137,6 +137,12 @@ class Backbone(nn.Module):
         """Names of parameters that a classifier's weights do not have, and that may therefore stay as drawn: the norms of
         features that only dense prediction reads."""
         return set()
+
+    def from_pretraining(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of the tensors, by name, of a backbone that learnt without labels: those for this one.  What only pretraining has, a token
+        for hidden patches, a final norm that no feature here passes, stays behind."""
+        own = self.state_dict()
+        return {name: tensor for name, tensor in tensors.items() if name in own}
 
     num_layers: int = 0  # depth in the sense of layer-wise learning rates; 0: the family does not say
     layer_row: ClassVar[str] = ""  # the list of modules each of which is a layer, where all layers stand in one

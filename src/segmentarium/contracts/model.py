@@ -118,6 +118,10 @@ class Model(nn.Module):
         """Every supervised output by name."""
         raise NotImplementedError(f"{type(self).__name__} says nothing of how it is trained")
 
+    def at_step(self, step: int, steps: int) -> None:
+        """Called before each step of a training, and before each evaluation: 0, 1, … of `steps`; for weights of terms and
+        temperatures that follow a schedule.  A function of the two alone, so that resuming is exact."""
+
     def labels(self) -> dict[str, Any]:
         """What a file says of the classes that it scores, as plain data; {} for a model without classes."""
         return {}

@@ -27,6 +27,7 @@ _READERS = {
     "imagenet": ("segmentarium.data.imagefolder", "ImageNet"),
     "instances": ("segmentarium.data.instance_folder", "InstanceFolder"),
     "labelme": ("segmentarium.data.labelme", "Labelme"),
+    "pictures": ("segmentarium.data.pictures", "Pictures"),
     "voc": ("segmentarium.data.voc", "PascalVOC"),
     "yolo": ("segmentarium.data.yolo", "Yolo"),
 }

@@ -18,6 +18,7 @@ TASKS = {
     "mask": ("masks", "MaskTask"),
     "classifier": ("classification", "ClassificationTask"),
     "keypoints": ("keypoints", "KeypointTask"),
+    "pretrainer": ("pretraining", "PretrainingTask"),
 }
 
 

@@ -10,7 +10,13 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
-KINDS = {"segmenter": "segmenters", "mask": "mask classifiers", "classifier": "classifiers", "keypoints": "keypoints"}
+KINDS = {
+    "segmenter": "segmenters",
+    "mask": "mask classifiers",
+    "classifier": "classifiers",
+    "keypoints": "keypoints",
+    "pretrainer": "pretrainers",
+}
 LAST, LAST_WEIGHTS, BEST_WEIGHTS = "last.ckpt", "last.safetensors", "best.safetensors"  # in the run's folder
 
 
@@ -58,7 +64,8 @@ class TrainingOptions:
     # On what
     data: str = option(
         "folder",
-        "data set: folder, imagefolder, camvid, eg1800, cityscapes, ade20k, voc, coco_stuff, imagenet, coco_keypoints;\n"
+        "data set: folder, imagefolder, camvid, eg1800, cityscapes, ade20k, voc, coco_stuff, imagenet, coco_keypoints,\n"
+        "pictures (without labels);\n"
         "of segments: instances, coco_panoptic, coco_instances, ade20k_panoptic, cityscapes_panoptic, labelme, cvat, yolo",
     )
     root: str = option("", "the data set's folder")
@@ -97,11 +104,11 @@ class TrainingOptions:
         of="mask",
     )
 
-    # How a classifier's pictures are made
+    # How a classifier's pictures are made, and a pretrainer's
     size: int | None = option(
         None,
         "side of the square they see (default: the model's own, else that of the pictures, up to 224)",
-        of="classifier",
+        of="classifier pretrainer",
     )
     crop_ratio: float | None = option(
         None,
@@ -109,15 +116,25 @@ class TrainingOptions:
         of="classifier",
     )
     area: tuple[float, float] = option(
-        (0.08, 1.0), "range of the share of a picture's area that a crop shows (above 64 pixels)", of="classifier"
+        (0.08, 1.0),
+        "range of the share of a picture's area that a crop shows (of a classifier: above 64 pixels)",
+        of="classifier pretrainer",
     )
     rand_augment: int = option(0, "operations of RandAugment on a picture; 0: none", of="classifier")
     magnitude: int = option(9, "strength of RandAugment, 0 to 30", of="classifier")
-    jitter: float = option(0.0, "brightness, contrast and saturation change by up to this share", of="classifier")
+    jitter: float = option(
+        0.0, "brightness, contrast and saturation change by up to this share", of="classifier pretrainer"
+    )
     erase: float = option(0.0, "probability that a rectangle is erased", of="classifier")
     mixup: float = option(0.0, "alpha of MixUp, e.g. 0.2; 0: none", of="classifier")
     cutmix: float = option(0.0, "alpha of CutMix, e.g. 1; 0: none", of="classifier")
     label_smoothing: float = option(0.0, "share of each label that is spread over all classes", of="classifier")
+
+    tokenizer: str | None = option(
+        None,
+        "a trained dvae, or DALL-E's encoder, that makes the visual tokens to be predicted: its run or file",
+        of="pretrainer",
+    )
 
     # How persons with joints are shown
     input_size: tuple[int, int] = option((256, 192), "height and width of a person's crop", of="keypoints")
@@ -131,6 +148,7 @@ class TrainingOptions:
     optimizer: str = option("sgd", "optimiser", choices=("sgd", "adamw"))
     learning_rate: float = option(0.01, "learning rate after warm-up")
     momentum: float = option(0.9, "SGD's momentum, AdamW's first beta")
+    beta2: float = option(0.999, "AdamW's second beta")
     weight_decay: float = option(5e-4, "weight decay")
     decay_norm_bias: bool = option(False, "weight decay also on biases and normalisation layers")
     backbone_lr_factor: float | None = option(

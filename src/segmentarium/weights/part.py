@@ -39,7 +39,7 @@ def load_part(
 
     Every tensor of the part must be filled, but for those that no classifier has (`Backbone.not_pretrained`).  What a
     backbone's file has beyond it, a classifier and stages behind the last feature that the part gives, is left out and
-    reported as dropped; first convolutions are adapted to the model's input channels, tables of positions to its grid.  Where
+    reported as dropped; so is what a pretrainer's backbone has for the pretraining alone; first convolutions are adapted to the model's input channels, tables of positions to its grid.  Where
     the weights say how their images were normalised, the model's preprocessing follows, and the log says so.
 
     Raises ValueError for a part or weights that are not there, LoadError for weights that do not fit.
@@ -97,6 +97,9 @@ def _of_stored(target: nn.Module, part: str, stored: Stored) -> _Taken:
         if not under:
             raise ValueError(f"{stored.label} holds weights of {stored.entry.name!r}, which has no part {part!r}")
         tensors = {name: ours[key] for key, name in under.items()}
+        if stored.entry.kind == "pretrainer" and isinstance(target, Backbone):
+            tensors = target.from_pretraining(tensors)
+            needed = {key for key in target.state_dict() if not key.startswith("classifier.")}
         used = set(under)
     said = stored.header.get("preprocessing")
     return _Taken(
@@ -105,7 +108,7 @@ def _of_stored(target: nn.Module, part: str, stored: Stored) -> _Taken:
         stored.in_channels,
         Preprocessing.from_dict(said) if said else None,
         [*dropped, *(key for key in ours if key not in used)],
-        needed if stored.headless else None,
+        needed if stored.headless or stored.entry.kind == "pretrainer" else None,
     )
 
 

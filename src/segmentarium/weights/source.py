@@ -25,6 +25,7 @@ from segmentarium.weights.table import Layout, Rule
 
 HEADER = "segmentarium"
 FILE_NAME = "model.safetensors"  # of a folder or a hub repository
+OF_A_RUN = ("best.safetensors", "last.safetensors")  # of the folder of a training, the better first
 
 
 class CheckpointError(ValueError):
@@ -112,7 +113,7 @@ def unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
 
 
 def locate(source: str | Path) -> Path:
-    """A catalogue name, a file, a folder that holds model.safetensors, or "hf:OWNER/NAME" -> a local file."""
+    """A catalogue name, a file, a folder that holds model.safetensors, or a training's, or "hf:OWNER/NAME" -> a local file."""
     text = str(source)
     known = catalogue.find(text)
     if known is not None:
@@ -125,7 +126,8 @@ def locate(source: str | Path) -> Path:
         return Path(hf_hub_download(text.removeprefix("hf:"), FILE_NAME))
     path = Path(text)
     if path.is_dir():
-        path = path / FILE_NAME
+        places = [path / name for name in (FILE_NAME, *OF_A_RUN)]
+        path = next((place for place in places if place.is_file()), places[0])
     if not path.is_file():
         raise FileNotFoundError(
             f"no weights called {text!r}: neither a file, nor of the catalogue, nor a hub address (hf:OWNER/NAME)"
