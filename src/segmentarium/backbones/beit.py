@@ -193,7 +193,7 @@ class BEiT(Backbone):
         self.embedding = PatchEmbedding(in_channels, embed_dim, PATCH)
         self.class_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.places = nn.Parameter(torch.zeros(1, 1 + grid[0] * grid[1], embed_dim)) if absolute else None
-        self.mask_token = nn.Parameter(torch.zeros(embed_dim)) if mask_token else None
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if mask_token else None
         self.shared_positions = PositionBias(grid, heads) if shared_bias else None
         self.positions = nn.ModuleList(PositionBias(grid, heads) for _ in range(0 if shared_bias else blocks))
         (drops,) = drop_path_rates(drop_path, (depth,))

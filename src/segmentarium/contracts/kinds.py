@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from segmentarium.contracts.backbone import Backbone
-from segmentarium.contracts.model import LabelledModel, Model
+from segmentarium.contracts.model import Batch, LabelledModel, Model
 from segmentarium.contracts.results import Instances, Keypoints, MaskSet
 from segmentarium.layers.resize import resize
 from segmentarium.losses import LabelCrossEntropy
@@ -115,20 +116,67 @@ class Classifier(LabelledModel):
 
 
 class Pretrainer(Model):
-    """(B, C, H, W) -> what it predicts of the picture, so that its backbone learns without labels.
+    """(B, C, H, W) -> what it predicts of the picture, so that a part of it learns without labels.
 
-    The backbone stands under "backbone.", as in every model, and leaves by `load_part(model, "backbone", file)`.
+    Its backbone, where it has one, stands under "backbone.", as in every model, and leaves by
+    `load_part(model, "backbone", file)`.  What is random of a picture, such as which patches are hidden, is an input: `draw`
+    gives it of one picture, so that the picture's number decides it whatever the number of workers.
+
+    best_score   of `scores`, the greater the better: which weights are kept
     """
 
     kind = "pretrainer"
     output_names = ("prediction",)
     counted_at = (224, 224)
+    best_score: ClassVar[str] = ""
 
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__(in_channels=backbone.in_channels)
-        self.backbone = backbone
-        self.fixed_size = backbone.fixed_size
-        self.preprocessing = backbone.preprocessing.for_channels(backbone.in_channels)
+    def __init__(self, backbone: Backbone | None = None, *, in_channels: int = 3) -> None:
+        super().__init__(in_channels=in_channels if backbone is None else backbone.in_channels)
+        if backbone is not None:
+            self.backbone = backbone
+            self.fixed_size = backbone.fixed_size
+            self.preprocessing = backbone.preprocessing.for_channels(backbone.in_channels)
+
+    def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> dict[str, Tensor]:
+        """Of one picture of `size` = (height, width): what `inputs` has beside the image, drawn; without the batch's dimension."""
+        return {}
+
+    def example(self, batch: int = 1, size: tuple[int, int] = (64, 64)) -> tuple[Tensor, ...]:
+        """Zeros for the image, and what `draw` gives for each picture, the same each time."""
+        (image,) = super().example(batch, size)
+        rng = np.random.default_rng(0)
+        drawn = [self.draw(rng, (image.shape[-2], image.shape[-1])) for _ in range(batch)]
+        more = [torch.stack([one[name] for one in drawn]).to(image.device) for name in self.inputs[1:]]
+        return (image, *(x.to(image.dtype) if x.is_floating_point() else x for x in more))
+
+    def at_step(self, step: int, steps: int) -> None:
+        """Sets what the paper changes while it trains, before step `step`, counted from 0, of `steps`."""
+
+    def tally(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Outputs of `forward_train` and the batch -> sums that can be added up over batches and processes, of which `summary`
+        makes the scores."""
+        raise NotImplementedError(f"{type(self).__name__} says nothing of how it is scored")
+
+    def summary(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """What `tally` gave, added up, -> scores by name, those of a trivial predictor among them."""
+        raise NotImplementedError(f"{type(self).__name__} says nothing of how it is scored")
+
+    def scores(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, float]:
+        """Of one batch alone."""
+        return self.summary(self.tally(outputs, batch))
+
+    def reconstruct(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Outputs of `forward_train` and the batch -> pictures to look at, (B, C, H, W) in [0, 1]: "input", "masked" where
+        something is hidden, "predicted"."""
+        raise NotImplementedError(f"{type(self).__name__} says nothing of how its predictions are drawn")
+
+    def unnormalised(self, image: Tensor) -> Tensor:
+        """(B, C, H, W), as the network takes it -> in [0, 1]"""
+        mean, std = (
+            torch.tensor(x, device=image.device).view(-1, 1, 1)
+            for x in (self.preprocessing.mean, self.preprocessing.std)
+        )
+        return (image.float() * std + mean).clamp(0, 1)
 
 
 class KeypointModel(Model):

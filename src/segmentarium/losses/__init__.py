@@ -20,6 +20,8 @@ from segmentarium.losses.focal import Focal
 from segmentarium.losses.joints_mse import JointsMSE, joint_heatmaps, weighted_mse
 from segmentarium.losses.label_cross_entropy import LabelCrossEntropy
 from segmentarium.losses.lovasz import Lovasz
+from segmentarium.losses.masked_patches import MaskedPatches
+from segmentarium.losses.masked_tokens import MaskedTokens
 from segmentarium.losses.ohem import OhemCrossEntropy
 from segmentarium.losses.segments import Segments, segments_of
 from segmentarium.losses.set_loss import FocalSetLoss, PointSetLoss, SetLoss
@@ -47,6 +49,8 @@ __all__ = [
     "JointsMSE",
     "LabelCrossEntropy",
     "Lovasz",
+    "MaskedPatches",
+    "MaskedTokens",
     "MixedLabelCrossEntropy",
     "OhemCrossEntropy",
     "OnBoundary",
