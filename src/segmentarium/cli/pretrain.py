@@ -2,14 +2,14 @@
 
     segmentarium pretrain --method mae --data FOLDER_OF_PICTURES --backbone vit_tiny --size 96
 
-is `segmentarium train --model mae --data pictures --root FOLDER_OF_PICTURES --set backbone=vit_tiny_patch16_224 --size 96` with the
-optimiser that such methods are published with.
+is, with the optimiser that such methods are published with,
+
+    segmentarium train --model mae --data pictures --root FOLDER_OF_PICTURES --set backbone=vit_tiny_patch16_224 --size 96
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 # what the methods' recipes have in common; the rate is for a batch of 256
 PUBLISHED = {"optimizer": "adamw", "schedule": "cosine", "weight_decay": 0.05, "batch_size": 64, "learning_rate": 5e-4}
@@ -46,10 +46,12 @@ def run(given: argparse.Namespace) -> int:
 
     values = vars(given)
     methods = list_models(kind="pretrainer")
-    if "model" in values and values["model"].partition(".")[0] not in methods:
-        from segmentarium.checks import did_you_mean
+    if "model" in values:
+        values["model"] = _beginning_with(given.model, methods)
+        if values["model"].partition(".")[0] not in methods:
+            from segmentarium.checks import did_you_mean
 
-        raise ValueError(f"no method is called {given.model!r}{did_you_mean(given.model, methods)}")
+            raise ValueError(f"no method is called {given.model!r}{did_you_mean(given.model, methods)}")
     if given.recipe is None and not values.get("resume") and "model" not in values:
         raise ValueError(f"no method is given; give --method {' or '.join(methods)}")
     if "data" in values and "root" not in values:
@@ -66,7 +68,9 @@ def backbone_called(name: str) -> str:
     """The registered backbone of that name, or the first whose name begins with it: "vit_tiny" is vit_tiny_patch16_224."""
     from segmentarium.registry import list_models
 
-    known: Any = list_models(kind="classifier")
-    if name in known or name.startswith("timm:"):
-        return name
-    return next((other for other in known if other.startswith(f"{name}_")), name)
+    return name if name.startswith("timm:") else _beginning_with(name, list_models(kind="classifier"))
+
+
+def _beginning_with(name: str, known: list[str]) -> str:
+    """The name itself, or the first that is it and more behind "_": "beit" is beit_mim."""
+    return name if name in known else next((other for other in known if other.startswith(f"{name}_")), name)

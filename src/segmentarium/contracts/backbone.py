@@ -139,8 +139,8 @@ class Backbone(nn.Module):
         return set()
 
     def from_pretraining(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of the tensors, by name, of a backbone that learnt without labels: those for this one.  What only pretraining has, a token
-        for hidden patches, a final norm that no feature here passes, stays behind."""
+        """Of the tensors, by name, of a backbone that learnt without labels: those for this one.  What only pretraining has, such
+        as a token for hidden patches, or a final norm that no feature here passes, stays behind."""
         own = self.state_dict()
         return {name: tensor for name, tensor in tensors.items() if name in own}
 

@@ -3,8 +3,8 @@
 Errors are what training would stumble over: files that cannot be read, pictures without a mask, masks of another
 size, labels outside the classes, segments without a category. Warnings are what makes a result worse without stopping
 anything: unused classes, masks without a labelled pixel, pictures that occur twice (worst in two parts of a set, or in
-two classes), label images in a lossy format; of pictures without labels, small ones and other files; of segments, polygons that have two points or leave the picture, segments
-without a pixel, objects that overlap.
+two classes), label images in a lossy format; of pictures without labels, small ones and other files; of segments,
+polygons that have two points or leave the picture, segments without a pixel, objects that overlap.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     *.jpg, holiday/2024/*.png, …           not divided: lists (train.txt, val.txt), else a hash of the names, as everywhere
 
 Other files are passed over; pictures that cannot be opened, and those too small to show anything, are left out.  All are
-counted, and some named, in the data set's notes; `segmentarium check-data FOLDER --data pictures` names each and reads them whole.
+counted, and some named, in the data set's notes; `segmentarium check-data FOLDER --data pictures` names each and reads all.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class Picture(NamedTuple):
 
 
 class Pictures(PictureDataset):
-    """The pictures below a folder, without labels: `dataset[i]` is {"image", "name"}; `split` is train, val, test, trainval or all.
+    """The pictures below a folder, without labels: `dataset[i]` is {"image", "name"}.
 
+    split      train, val, test, trainval or all
     smallest   pictures with a shorter side of fewer pixels are left out
     look       open every file to see whether it is a picture and how large it is; no pixel is read.  Without it a broken file is
                found when its turn comes, and stops what reads it

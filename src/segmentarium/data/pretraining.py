@@ -28,7 +28,7 @@ RATIO = [3 / 4, 4 / 3]
 
 
 class PretrainingView:
-    """{"image" uint8 (3, H, W), "name", …} -> {"image" float32 (3, size, size), "name"}, with what `draw` gives; labels stay behind.
+    """{"image" uint8 (3, H, W), "name", …} -> {"image" float32 (3, size, size), "name"}, with what `draw` gives; no labels.
 
     size         pixels of a side
     area         range of the box's share of the picture's area; None: the middle square, whole, as evaluation shows it

@@ -66,8 +66,8 @@ class ProbeReport:
     def summary(self) -> str:
         return (
             f"k-NN {100 * self.knn:.2f}   linear {100 * self.linear:.2f} (top-5 {100 * self.linear_top5:.2f})   "
-            f"most frequent class {100 * self.majority:.2f}\n{self.features} features of {self.pictures['train']} pictures, scored on "
-            f"{self.pictures['test']}, at {self.size}×{self.size}, in {self.seconds:.1f} s"
+            f"most frequent class {100 * self.majority:.2f}\n{self.features} features of {self.pictures['train']} pictures, "
+            f"scored on {self.pictures['test']}, at {self.size}×{self.size}, in {self.seconds:.1f} s"
         )
 
     def write_json(self, path: str | Path, *, overwrite: bool = False) -> Path:

@@ -1,8 +1,8 @@
 """Pretraining: pictures without labels, from which a backbone learns what a `Pretrainer` asks of it.
 
-The pretrainer says what it takes beside the picture (`inputs`), draws that for one picture (`draw`), scores a batch (`scores`) and
-shows what it makes of it (`reconstruct`).  Where its objective is held against visual tokens, a frozen tokenizer makes them of
-each batch (options, `tokenizer`).
+The pretrainer says what it takes beside the picture (`inputs`), draws that for one picture (`draw`), scores batches (`tally`,
+`summary`) and shows what it makes of them (`reconstruct`).  Where its objective is held against visual tokens, a frozen tokenizer
+makes them of each batch (options, `tokenizer`).
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from segmentarium.contracts import Pretrainer
+from segmentarium.contracts import Backbone, Pretrainer
 from segmentarium.data import PictureDataset, TrainingStream
 from segmentarium.data.pretraining import PretrainingView
+from segmentarium.pretraining.dvae import DVAE, STRIDE
 from segmentarium.registry import create_model, entry
 from segmentarium.training.loaders import PreparedLoader, TimedLoader, endless, open_dataset, worker_count
 from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import LOOKED_AT
 from segmentarium.training.tasks import Evaluation
+from segmentarium.weights import load
 
 SHOWN, SIDE = 8, 128  # pictures drawn at each evaluation, and pixels of their sides
 TOKENS = "tokens"  # key of the batch under which an objective finds the tokenizer's
-LOSS, PICTURES = "loss", "pictures"  # sums of an evaluation, beside the model's own
+SIZE = 224  # side of the square where neither the options nor the model say one
 EVALUATION = 2**31  # of the seeds that draw validation's masks, so that training has none of them
 
 
@@ -50,7 +52,7 @@ class PretrainingTask:
         self.train_set, self.val_set = (
             open_dataset(options, split) for split in (options.train_split, options.val_split)
         )
-        self.tokenizer: Pretrainer | None = None
+        self.tokenizer: DVAE | None = None
         self.crop_size = (options.size or 0,) * 2  # `model` knows better
 
     def check(self) -> Iterator[str]:
@@ -71,11 +73,17 @@ class PretrainingTask:
         if not isinstance(model, Pretrainer) or model.in_channels != 3:
             raise ValueError(f"{options.model!r} is no pretrainer of RGB pictures; leave in_channels out")
         self.best_key, self.best_name = model.best_score, model.best_score.replace("_", " ")
-        size = options.size or (model.fixed_size and model.fixed_size[0]) or model.preprocessing.crop_size or 224
-        patch = max(model.backbone.strides)
+        if needs_tokens(model) != (self.tokenizer is not None):
+            raise ValueError(
+                f"{options.model} learns the tokens of a tokenizer; give --tokenizer, a trained dvae's run or file"
+                if self.tokenizer is None
+                else f"{options.model} learns no tokens, so that it has no use for a tokenizer; leave it out"
+            )
+        size = options.size or (model.fixed_size and model.fixed_size[0]) or model.preprocessing.crop_size or SIZE
+        patch = _patch(model)
         if size % patch or (model.fixed_size or (size, size)) != (size, size):
             taken = "×".join(map(str, model.fixed_size)) if model.fixed_size else f"whole patches of {patch} pixels"
-            raise ValueError(f"size is {size}, but this {options.model} takes {taken}; give another --size")
+            raise ValueError(f"size is {size}, but {options.model} takes {taken}; give another --size")
         given = {"mean": options.mean, "std": options.std}
         known = {key: value for key, value in given.items() if value is not None}
         model.preprocessing = replace(model.preprocessing, crop_size=size, crop_ratio=1.0, **known)
@@ -87,8 +95,8 @@ class PretrainingTask:
         options, arguments = self.options, dict(self.options.model_arguments)
         found = entry(options.model.partition(".")[0])
         backbone = arguments.get("backbone", found.arguments.get("backbone"))
+        inner = arguments.get("backbone_arguments") or {}
         if isinstance(backbone, str) and options.size and entry(backbone).takes("image_size"):
-            inner = arguments.get("backbone_arguments") or {}
             arguments["backbone_arguments"] = {"image_size": options.size, **inner}
         if options.tokenizer is not None:
             self.tokenizer = _tokenizer(options.tokenizer)
@@ -100,7 +108,7 @@ class PretrainingTask:
         options, said = self.options, model.preprocessing
         token_size = None
         if self.tokenizer is not None:
-            token_size = self.crop_size[0] // max(model.backbone.strides) * self.tokenizer.stride
+            token_size = self.crop_size[0] // _patch(model) * STRIDE
         values: dict[str, Any] = {
             "area": options.area,
             "flip": 0.5 if options.flip else 0.0,
@@ -124,9 +132,10 @@ class PretrainingTask:
         """The batch with the visual tokens (B, N) of its pictures, int64."""
         if self.tokenizer is None:
             return batch
+        image = self.tokenizer.preprocessing.normalise(batch["token_image"])
         rest = {key: value for key, value in batch.items() if key != "token_image"}
         with torch.no_grad():
-            return {**rest, TOKENS: self.tokenizer.tokenize(batch["token_image"])}
+            return {**rest, TOKENS: self.tokenizer.tokens(image).flatten(1)}
 
     def _shown(self, model: Pretrainer, fabric: Fabric, places: Sequence[int], readers: int) -> dict[str, Any]:
         """A batch of validation pictures, each always the same."""
@@ -141,7 +150,7 @@ class PretrainingTask:
 
     @torch.inference_mode()
     def evaluate(self, model: Any, fabric: Fabric, batch_size: int, stopped: Callable[[], bool]) -> Evaluation | None:
-        """The model's own scores, and "loss", the mean of its objective over the pictures."""
+        """The model's own scores, of every validation picture."""
         mine = range(fabric.global_rank, len(self.val_set), fabric.world_size)
         readers = max(2, worker_count(self.options, fabric.world_size))
         sums: dict[str, Tensor] = {}
@@ -151,18 +160,9 @@ class PretrainingTask:
                 return None
             batch = self._shown(model, fabric, places, readers)
             outputs = model.forward_train(*(batch[key] for key in model.inputs))
-            loss = torch.stack(list(model.criterion(outputs, batch).values())).sum()
-            count = torch.tensor(len(places) if mine else 0.0, device=fabric.device)
-            found = {
-                **model.tally(outputs, batch),
-                LOSS: loss * len(places),
-                PICTURES: torch.ones_like(loss) * len(places),
-            }
-            for name, value in found.items():
-                sums[name] = sums.get(name, 0) + (value if count else torch.zeros_like(value))
-        sums = {name: _summed(fabric, value) for name, value in sums.items()}
-        loss = float(sums.pop(LOSS) / sums.pop(PICTURES))
-        scores = {**model.summary(sums), LOSS: loss}
+            for name, value in model.tally(outputs, batch).items():
+                sums[name] = sums.get(name, 0) + (value if mine else torch.zeros_like(value))
+        scores = model.summary({name: _summed(fabric, value) for name, value in sums.items()})
         line = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items())
         return Evaluation(scores, scores, line)
 
@@ -172,7 +172,8 @@ class PretrainingTask:
         places = torch.linspace(0, len(self.val_set) - 1, min(SHOWN, len(self.val_set))).long().unique().tolist()
         batch = self._shown(model, fabric, places, 2)
         outputs = model.forward_train(*(batch[key] for key in model.inputs))
-        rows = model.reconstruct(outputs, batch)
+        paints = [self.tokenizer] if self.tokenizer is not None and self.tokenizer.decoder is not None else []
+        rows = model.reconstruct(outputs, batch, *paints)
         sheet = Image.new("RGB", (len(places) * (SIDE + 4), len(rows) * (SIDE + 16)), "white")
         pen = ImageDraw.Draw(sheet)
         for row, (name, pictures) in enumerate(rows.items()):
@@ -183,6 +184,27 @@ class PretrainingTask:
                 sheet.paste(shown, (column * (SIDE + 4), row * (SIDE + 16) + 14))
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path)
+
+
+def _tokenizer(source: str) -> DVAE:
+    """The trained dVAE, frozen; ValueError for weights of another model, or for a decoder alone."""
+    found = load(source)
+    if not isinstance(found, DVAE) or found.encoder is None:
+        raise ValueError(
+            f"{source} holds {found.title}, which makes no tokens; give a trained dvae's run or file, or DALL-E's encoder"
+        )
+    return found.requires_grad_(False)
+
+
+def needs_tokens(model: Pretrainer) -> bool:
+    """Whether its objective is held against visual tokens."""
+    return any(TOKENS in ((term.on,) if isinstance(term.on, str) else term.on or ()) for term in model.objective)
+
+
+def _patch(model: Pretrainer) -> int:
+    """Pixels of which a picture's sides must be multiples."""
+    backbone = dict(model.named_children()).get("backbone")
+    return max(backbone.strides) if isinstance(backbone, Backbone) else STRIDE
 
 
 def _summed(fabric: Fabric, value: Tensor) -> Tensor:
