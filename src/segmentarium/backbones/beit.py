@@ -279,12 +279,20 @@ class BEiT(Backbone):
             return tensor
         return resize_positions(tensor, (side, side), self.grid, prefix=1)
 
-    def from_pretraining(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A table that all blocks share in pretraining is where each block's own begins."""
-        shared = tensors.get("shared_positions.table")
-        if shared is not None:
-            tensors = {**tensors, **{f"positions.{i}.table": shared for i in range(len(self.positions))}}
-        return super().from_pretraining(tensors)
+    def receive(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The table that all blocks share in pretraining is each block's own where they have one each, as the authors fine-tune;
+        without the token of hidden patches and blocks that are not here."""
+        left = () if self.mask_token is not None else ("mask_token",)
+        given = {key: tensor for key, tensor in state.items() if key not in left and not self._behind(key)}
+        if self.shared_positions is None and "shared_positions.table" in given:
+            table = given.pop("shared_positions.table")
+            given |= {f"positions.{i}.table": table for i in range(len(self.positions))}
+        return given
+
+    def _behind(self, key: str) -> bool:
+        """Whether a parameter stands behind the last block that is here."""
+        part, number, *_ = f"{key}..".split(".")
+        return part in ("positions", "blocks") and int(number) >= len(self.blocks)
 
     def no_weight_decay(self) -> set[str]:
         return {name for name, _ in self.named_parameters() if name.endswith((".table", "_token", "places"))}

@@ -138,11 +138,10 @@ class Backbone(nn.Module):
         features that only dense prediction reads."""
         return set()
 
-    def from_pretraining(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of the tensors, by name, of a backbone that learnt without labels: those for this one.  What only pretraining has, such
-        as a token for hidden patches, or a final norm that no feature here passes, stays behind."""
-        own = self.state_dict()
-        return {name: tensor for name, tensor in tensors.items() if name in own}
+    def receive(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights that a pretraining gave this family, under its own keys -> those of them that this very backbone has, where they
+        fit otherwise than key by key: a norm that it was built without, one table for all blocks."""
+        return dict(state)
 
     num_layers: int = 0  # depth in the sense of layer-wise learning rates; 0: the family does not say
     layer_row: ClassVar[str] = ""  # the list of modules each of which is a layer, where all layers stand in one

@@ -138,7 +138,7 @@ class Pretrainer(Model):
             self.preprocessing = backbone.preprocessing.for_channels(backbone.in_channels)
 
     def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> dict[str, Tensor]:
-        """Of one picture of `size` = (height, width): what `inputs` has beside the image, drawn; without the batch's dimension."""
+        """Of one picture of `size` = (height, width): what `inputs` has beside the image, drawn; it has no dimension of batches."""
         return {}
 
     def example(self, batch: int = 1, size: tuple[int, int] = (64, 64)) -> tuple[Tensor, ...]:
@@ -148,9 +148,6 @@ class Pretrainer(Model):
         drawn = [self.draw(rng, (image.shape[-2], image.shape[-1])) for _ in range(batch)]
         more = [torch.stack([one[name] for one in drawn]).to(image.device) for name in self.inputs[1:]]
         return (image, *(x.to(image.dtype) if x.is_floating_point() else x for x in more))
-
-    def at_step(self, step: int, steps: int) -> None:
-        """Sets what the paper changes while it trains, before step `step`, counted from 0, of `steps`."""
 
     def tally(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Outputs of `forward_train` and the batch -> sums that can be added up over batches and processes, of which `summary`

@@ -75,7 +75,9 @@ def trace(model: Model) -> Traced:
     example = model.example(batch, (size[0], size[1]))
     # Named ranges would ask for a proof that no guard excludes a size; the parity check measures it instead.
     free = (0,) if model.fixed_size else (0, 2, 3)
-    dynamic = tuple({dim: Dim.DYNAMIC for dim in free if dim < tensor.ndim} for tensor in example)
+    # what has a value for each patch, (B, N), grows with the image
+    by_input = [(0, 1) if tensor.ndim == 2 and not model.fixed_size else free for tensor in example]
+    dynamic = tuple({d: Dim.DYNAMIC for d in dims if d < x.ndim} for dims, x in zip(by_input, example, strict=True))
     try:
         with _quiet(), torch.no_grad():
             program = torch.export.export(model, example, dynamic_shapes=dynamic)

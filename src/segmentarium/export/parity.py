@@ -16,7 +16,7 @@ from segmentarium.contracts import Model, Preprocessing
 from segmentarium.runtimes import onnx_session, openvino_network
 
 Image = str | Path | np.ndarray | Tensor
-Runner = Callable[[np.ndarray], np.ndarray]
+Runner = Callable[..., np.ndarray]  # of the arrays that the model takes, in its order
 
 TOLERANCE = 1e-4  # relative, in float32
 SIZES = ((256, 320), (193, 259))
@@ -117,7 +117,7 @@ class ParityCheck:
             sizes = (model.fixed_size,) * 2  # one image, and a batch
         training = model.training
         device = next(model.parameters()).device
-        self.cases: list[tuple[np.ndarray, np.ndarray]] = []
+        self.cases: list[tuple[tuple[np.ndarray, ...], np.ndarray]] = []
         model.eval()
         with torch.inference_mode():
             for index, size in enumerate(sizes):
@@ -125,37 +125,40 @@ class ParityCheck:
                     example = network_input(image, size, model.preprocessing, model.in_channels)
                     if index % 2:  # every second size as a batch of two
                         example = torch.cat([example, example.flip(-1)])
-                    self.cases.append((example.numpy(), model(example.to(device)).float().cpu().numpy()))
+                    height, width = example.shape[-2:]
+                    given = (example.to(device), *model.example(len(example), (height, width))[1:])
+                    output = model(*given).float().cpu().numpy()
+                    self.cases.append((tuple(x.cpu().numpy() for x in given), output))
         model.train(training)
 
     def run(self, runner: Runner) -> list[Comparison]:
         return [
-            compare(runner(example), reference, (example.shape[2], example.shape[3]))
-            for example, reference in self.cases
+            compare(runner(*given), reference, (given[0].shape[2], given[0].shape[3]))
+            for given, reference in self.cases
         ]
 
 
 def torch_runner(path: Path) -> Runner:
     module = torch.export.load(str(path)).module()
 
-    def run(image: np.ndarray) -> np.ndarray:
+    def run(*given: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return module(torch.from_numpy(image)).numpy()
+            return module(*(torch.from_numpy(x) for x in given)).numpy()
 
     return run
 
 
 def onnx_runner(path: Path) -> Runner:
     session = onnx_session(path, torch.get_num_threads())
-    name = session.get_inputs()[0].name
-    return lambda image: np.asarray(session.run(None, {name: image})[0])
+    names = [entry.name for entry in session.get_inputs()]
+    return lambda *given: np.asarray(session.run(None, dict(zip(names, given, strict=True)))[0])
 
 
 def openvino_runner(path: Path, precision: str = "f32") -> Runner:
     """precision: "f32" or "bf16"."""
     compiled = openvino_network(path, precision, torch.get_num_threads())
     # A copy: OpenVINO hands out a view of a buffer that the next call overwrites.
-    return lambda image: np.array(compiled(image)[0])
+    return lambda *given: np.array(compiled(given)[0])
 
 
 RUNNERS: dict[str, Callable[[Path], Runner]] = {

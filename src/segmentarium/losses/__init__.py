@@ -19,6 +19,7 @@ from segmentarium.losses.factory import LOSSES, WeightedSum, build_loss
 from segmentarium.losses.focal import Focal
 from segmentarium.losses.joints_mse import JointsMSE, joint_heatmaps, weighted_mse
 from segmentarium.losses.label_cross_entropy import LabelCrossEntropy
+from segmentarium.losses.logit_laplace import LogitLaplace
 from segmentarium.losses.lovasz import Lovasz
 from segmentarium.losses.masked_patches import MaskedPatches
 from segmentarium.losses.masked_tokens import MaskedTokens
@@ -26,6 +27,7 @@ from segmentarium.losses.ohem import OhemCrossEntropy
 from segmentarium.losses.segments import Segments, segments_of
 from segmentarium.losses.set_loss import FocalSetLoss, PointSetLoss, SetLoss
 from segmentarium.losses.token_labels import MixedLabelCrossEntropy, TokenLabelCrossEntropy
+from segmentarium.losses.uniform_kl import UniformKL
 from segmentarium.losses.weighting import class_weights
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "FocalSetLoss",
     "JointsMSE",
     "LabelCrossEntropy",
+    "LogitLaplace",
     "Lovasz",
     "MaskedPatches",
     "MaskedTokens",
@@ -59,6 +62,7 @@ __all__ = [
     "Segments",
     "SetLoss",
     "TokenLabelCrossEntropy",
+    "UniformKL",
     "WeightedSum",
     "build_loss",
     "check_target",

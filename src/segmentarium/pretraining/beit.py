@@ -93,13 +93,13 @@ class MaskedImageModelling(Pretrainer):
         in_channels: int = 3,
         backbone_arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        given = {"shared_bias": True, "mask_token": True, **(backbone_arguments or {})}
-        beit = create_backbone(
-            backbone, in_channels=in_channels, **({} if isinstance(backbone, nn.Module) else _known(backbone, given))
-        )
+        arguments = dict(backbone_arguments or {})
+        if isinstance(backbone, str) and can_take(backbone, "mask_token"):  # another is refused for what it is
+            arguments = {"shared_bias": True, "mask_token": True, **arguments}
+        beit = create_backbone(backbone, in_channels=in_channels, **arguments)
         if not isinstance(beit, BEiT) or beit.mask_token is None:
             raise ValueError(
-                f"{type(beit).__name__} has no token for hidden patches; give a BEiT of ours, such as 'beit_b', with mask_token=True"
+                f"{type(beit).__name__} has no token for hidden patches; give a BEiT of ours that has, such as 'beit_b'"
             )
         if vocabulary < 2:
             raise ValueError(f"vocabulary is {vocabulary}; give the number of visual words, 2 or more")
@@ -161,8 +161,8 @@ class MaskedImageModelling(Pretrainer):
     def reconstruct(
         self, outputs: Mapping[str, Tensor], batch: Batch, tokenizer: Tokenizer | None = None
     ) -> dict[str, Tensor]:
-        """Hidden patches are grey in "masked".  With a tokenizer "predicted" is what it paints of the true words, and of the
-        foreseen ones where patches were hidden; without, the hidden patches are green where the word is right and red where not."""
+        """Hidden patches are grey in "masked".  With a tokenizer "predicted" is what it paints of the true words, and of those
+        foreseen where patches were hidden; without, hidden patches are green where the word is right and red where not."""
         image, masked, tokens = batch["image"], outputs["masked"], batch["tokens"]
         height, width = image.shape[-2:]
         size = self.grid((height, width))
@@ -185,11 +185,6 @@ class MaskedImageModelling(Pretrainer):
             right, wrong = (shown.new_tensor(c)[torch.arange(shown.shape[1]) % 3] for c in (RIGHT, WRONG))
             predicted = over(torch.where((words == tokens)[..., None], right, wrong))
         return {"input": shown, "masked": over(grey), "predicted": predicted}
-
-
-def _known(backbone: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that a BEiT takes; of another backbone none, which is refused by what it is."""
-    return arguments if can_take(backbone, "mask_token") else {}
 
 
 def _card(top1: float) -> Card:

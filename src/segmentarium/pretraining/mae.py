@@ -190,7 +190,7 @@ class MAE(Pretrainer):
         return noise.argsort(1)[:, : max(noise.shape[1] * share // 10**6, 1)]
 
     def encode(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """-> what the encoder says of the seen patches (B, P + V, D), prefix tokens first; which they are (B, V); the grid (h, w)"""
+        """-> what the encoder says of the seen patches (B, P + V, D), prefix tokens first; which they are (B, V); the grid"""
         tokens, size = self.backbone.embed_patches(image)
         if not torch.compiler.is_compiling() and noise.shape[1] != size[0] * size[1]:
             raise ValueError(
@@ -260,8 +260,8 @@ def _plain(backbone: Backbone) -> VisionTransformer:
     """The same, if each of its patches is seen by nothing before the first block; else ValueError."""
     if not isinstance(backbone, VisionTransformer) or backbone.stem is not None or backbone.shrink is not None:
         raise ValueError(
-            f"MAE's encoder sees some of the patches alone, which {type(backbone).__name__} cannot: give a plain ViT of ours, such "
-            "as 'vit_base_patch16_224', without a stem and without shrink"
+            f"MAE's encoder sees some of the patches alone, which {type(backbone).__name__} cannot: give a plain ViT of ours, "
+            "such as 'vit_base_patch16_224', without a stem and without shrink"
         )
     return backbone
 

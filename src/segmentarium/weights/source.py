@@ -20,6 +20,7 @@ from segmentarium.preprocessing import Preprocessing
 from segmentarium.registry import Entry, entry, variant_of, without_fetching
 from segmentarium.weights import catalogue
 from segmentarium.weights.layouts import arguments_of, get_layout, recognise
+from segmentarium.weights.module_pickle import read_module
 from segmentarium.weights.numpy_pickle import read_numpy_pickle
 from segmentarium.weights.table import Layout, Rule
 
@@ -66,12 +67,18 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | Non
 
 
 def _unpickle(path: Path) -> Any:
-    """What a pickle holds; arrays of detectron2's are tensors.  UnpicklingError for one that names more than is needed."""
+    """What a pickle holds; arrays of detectron2's are tensors, of a whole module of DALL-E's those alone.  UnpicklingError for one
+    that names more than is needed."""
     if path.suffix == ".pkl":  # PyTorch's files may be called so too: archives, or a number first
         with suppress(pickle.UnpicklingError):
             if isinstance(loaded := read_numpy_pickle(path), Mapping):
                 return loaded
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        with suppress(pickle.UnpicklingError):
+            return read_module(path)
+        raise
 
 
 def _header(text: str, path: Path) -> dict[str, Any]:
