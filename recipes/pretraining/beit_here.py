@@ -3,7 +3,8 @@
     segmentarium pretrain --recipe recipes/pretraining/dvae_here.py
     segmentarium pretrain --recipe recipes/pretraining/beit_here.py
 
-"accuracy" at hidden patches is to be held against "trivial accuracy", that of the most frequent word; "loss" against "trivial loss".
+"accuracy" at hidden patches is to be held against "trivial accuracy", that of the most frequent word, and "loss" against
+"trivial loss".
 """
 
 from mae_here import here

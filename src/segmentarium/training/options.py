@@ -130,6 +130,11 @@ class TrainingOptions:
     cutmix: float = option(0.0, "alpha of CutMix, e.g. 1; 0: none", of="classifier")
     label_smoothing: float = option(0.0, "share of each label that is spread over all classes", of="classifier")
 
+    token_labels: str | None = option(
+        None,
+        "a folder of label maps that every patch is held against, of networks that learn so: lvvit",
+        of="classifier",
+    )
     tokenizer: str | None = option(
         None,
         "a trained dvae, or DALL-E's encoder, that makes the visual tokens to be predicted: its run or file",
