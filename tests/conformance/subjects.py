@@ -15,7 +15,8 @@ from segmentarium.contracts import Backbone, Model
 from segmentarium.registry import Entry, create_model, entry, known, list_models
 from tests.parity.comparison import randomise
 
-MODELS = list_models()
+PRETRAINERS = list_models(kind="pretrainer")  # examined in a file of their own: they have no classes
+MODELS = [name for name in list_models() if name not in PRETRAINERS]
 SEGMENTERS = list_models(kind="segmenter")
 MASKS = list_models(kind="mask")
 CLASSIFIERS = list_models(kind="classifier")

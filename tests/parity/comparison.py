@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segmentarium.backbones import create_backbone
@@ -78,6 +80,18 @@ def check_earlier_keys(name: str, replaced: Mapping[str, str]) -> None:
     assert earlier.keys() != state.keys()
     assert recognise(earlier) is layout
     assert layout.arguments(earlier) == layout.arguments(state)
+
+
+def gradients_in_files(model: Any, folder: Path) -> dict[str, Tensor]:
+    """The gradients of one of transformers' models by the keys of its files, which newer versions rename in memory.  The model's
+    weights stay."""
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+        model.save_pretrained(folder)
+        model.load_state_dict(state)
+    return load_file(folder / "model.safetensors")
 
 
 def stir(model: nn.Module) -> Any:

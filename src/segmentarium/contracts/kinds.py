@@ -138,7 +138,7 @@ class Pretrainer(Model):
             self.preprocessing = backbone.preprocessing.for_channels(backbone.in_channels)
 
     def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> dict[str, Tensor]:
-        """Of one picture of `size` = (height, width): what `inputs` has beside the image, drawn; it has no dimension of batches."""
+        """Of one picture of `size` = (height, width): what `inputs` has beside the image, drawn; without a batch's dimension."""
         return {}
 
     def example(self, batch: int = 1, size: tuple[int, int] = (64, 64)) -> tuple[Tensor, ...]:

@@ -2,6 +2,7 @@
 
 PyTorch's restricted reader takes what is on its list and refuses all else.  The classes of such a module go on that list for the
 time of reading, each as a husk that keeps attributes and does nothing; so nothing that the file names is imported or run.
+Modules in files of PyTorch before 1.6, which name their source text too, are refused as before.
 """
 
 from __future__ import annotations

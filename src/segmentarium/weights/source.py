@@ -67,8 +67,8 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | Non
 
 
 def _unpickle(path: Path) -> Any:
-    """What a pickle holds; arrays of detectron2's are tensors, of a whole module of DALL-E's those alone.  UnpicklingError for one
-    that names more than is needed."""
+    """What a pickle holds; arrays of detectron2's are tensors, and a whole module its state dict.  UnpicklingError for one that
+    names more than is needed."""
     if path.suffix == ".pkl":  # PyTorch's files may be called so too: archives, or a number first
         with suppress(pickle.UnpicklingError):
             if isinstance(loaded := read_numpy_pickle(path), Mapping):

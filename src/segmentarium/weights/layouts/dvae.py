@@ -30,7 +30,9 @@ def _rules(part: str, group: str = "", branch: str = "", kinds: tuple[str, str] 
 def _arguments(state: Mapping[str, Tensor], encoder: bool, group: str = "", kind: str = "w") -> dict[str, Any]:
     first, last = state[f"blocks.input.{kind}"], state[f"blocks.output.conv.{kind}"]
     if (first.shape[-1] > 1) != encoder:
-        raise ValueError(f"the first kernel is {first.shape[-1]} wide; an encoder's is wider than 1, a decoder's is not")
+        raise ValueError(
+            f"the first kernel is {first.shape[-1]} wide; an encoder's is wider than 1, a decoder's is not"
+        )
     start = f"blocks.group_1.{group}block_"
     blocks = {key[len(start) :].partition(".")[0] for key in state if key.startswith(start)}
     if encoder:

@@ -1,6 +1,7 @@
 """MAE's pretraining, encoder and decoder: the authors' files (timm's keys), transformers' and mmpretrain's.
 
-mmpretrain's table was read off its public code.  Files of an encoder alone are ViT's (`vit.py`).  The decoder's heads are in no
+mmpretrain's table was read off its public code.  transformers 5 writes other names for the decoder's blocks than the published
+files have; both are read.  Files of an encoder alone are ViT's (`vit.py`).  The decoder's heads are in no
 shape: one for each 32 channels, as published.
 """
 
@@ -46,12 +47,12 @@ def _decoder(theirs: str, norm: str, token: str) -> list[Rule]:
 
 
 def _arguments(
-    state: Mapping[str, Tensor], keys: Mapping[str, Any], embed: str, block: str, **more: Any
+    state: Mapping[str, Tensor], keys: Mapping[str, Any], embed: str, blocks: tuple[str, ...], **more: Any
 ) -> dict[str, Any]:
-    """embed: key of the layer into the decoder; block: of a parameter of its block {}"""
+    """embed: key of the layer into the decoder; blocks: of a parameter of its block {}, by each of its names"""
     own = vit_arguments(state, **keys)
     dim, depth = state[embed].shape[0], 0
-    while block.format(depth) in state:
+    while any(key.format(depth) in state for key in blocks):
         depth += 1
     return sized(own, 14 if own["embed_dim"] == 1280 else 16, 224, **more) | {
         "decoder_dim": dim,
@@ -75,7 +76,7 @@ LAYOUTS = (
             *_decoder("decoder_", "decoder_norm", "mask_token"),
             *block_rules("decoder_blocks.{}", "decoder.blocks.{}", TIMM_BLOCK),
         ),
-        partial(_arguments, keys=TIMM_KEYS, embed="decoder_embed.weight", block="decoder_blocks.{}.norm1.weight"),
+        partial(_arguments, keys=TIMM_KEYS, embed="decoder_embed.weight", blocks=("decoder_blocks.{}.norm1.weight",)),
         "https://github.com/facebookresearch/mae",
         _facts,
     ),
@@ -86,12 +87,15 @@ LAYOUTS = (
             *transformers_rules("vit.", OURS),
             *_decoder("decoder.decoder_", "decoder.decoder_norm", "decoder.mask_token"),
             *transformers_block("decoder.decoder_layers.{}", "decoder.blocks.{}"),
+            *transformers_block("decoder.decoder_encoder.layer.{}", "decoder.blocks.{}"),
         ),
         partial(
             _arguments,
             keys=transformers_keys("vit."),
             embed="decoder.decoder_embed.weight",
-            block="decoder.decoder_layers.{}.layernorm_before.weight",
+            blocks=tuple(
+                f"decoder.{name}.{{}}.layernorm_before.weight" for name in ("decoder_layers", "decoder_encoder.layer")
+            ),
             norm_eps=1e-12,
             antialias=False,
         ),
@@ -111,7 +115,7 @@ LAYOUTS = (
             _arguments,
             keys=MMPRETRAIN_KEYS,
             embed="neck.decoder_embed.weight",
-            block="neck.decoder_blocks.{}.ln1.weight",
+            blocks=("neck.decoder_blocks.{}.ln1.weight",),
         ),
         "https://github.com/open-mmlab/mmpretrain",
         _facts,

@@ -1,8 +1,8 @@
 """ViT and its hybrids as timm, torchvision, transformers, mmpretrain and mmsegmentation store them.
 
-mmpretrain's and mmsegmentation's tables were read off their public code.  The count of heads is in no shape: it is known for the published widths, and one for each 64 channels
-else.  DeiT's files have timm's keys (without distillation); nothing in them, or in MAE's encoders alone, says that they want
-ImageNet's mean and standard deviation where the others want 0.5.
+mmpretrain's and mmsegmentation's tables were read off their public code.  The count of heads is in no shape: it is known for the
+published widths, and one for each 64 channels else.  DeiT's files have timm's keys (without distillation); nothing in them, or in
+MAE's encoders alone, says that they want ImageNet's mean and standard deviation where the others want 0.5.
 """
 
 from __future__ import annotations
