@@ -41,6 +41,7 @@ _PUBLIC = {
     "Result": "inference",
     "Portrait": "matting",
     "evaluate": "evaluation",
+    "probe": "evaluation",
     "compare": "comparison",
     "train": "training",
     "TrainingOptions": "training",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from segmentarium.data import build_dataset as build_dataset
     from segmentarium.data import check_data as check_data
     from segmentarium.evaluation import evaluate as evaluate
+    from segmentarium.evaluation import probe as probe
     from segmentarium.export import export_model as export_model
     from segmentarium.inference import ImageClassifier as ImageClassifier
     from segmentarium.inference import KeypointFinder as KeypointFinder

@@ -231,9 +231,6 @@ class Pretrainer(Model):
         more = [torch.stack([one[name] for one in drawn]).to(image.device) for name in self.inputs[1:]]
         return (image, *(x.to(image.dtype) if x.is_floating_point() else x for x in more))
 
-    def at_step(self, step: int, steps: int) -> None:
-        """Sets what the paper changes while it trains, before step `step`, counted from 0, of `steps`."""
-
     def tally(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Outputs of `forward_train` and the batch -> sums that can be added up over batches and processes, of which `summary`
         makes the scores."""

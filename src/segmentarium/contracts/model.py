@@ -126,6 +126,10 @@ class Model(nn.Module):
         """What `forward` gives as well where it decides by a comparison that rounding may turn; []: it decides nothing so."""
         return []
 
+    def at_step(self, step: int, steps: int) -> None:
+        """Called before each step of a training, and before each evaluation: 0, 1, … of `steps`; for weights of terms and
+        temperatures that follow a schedule.  A function of the two alone, so that resuming is exact."""
+
     def labels(self) -> dict[str, Any]:
         """What a file says of the classes that it scores, as plain data; {} for a model without classes."""
         return {}

@@ -28,6 +28,7 @@ _READERS = {
     "instances": ("segmentarium.data.instance_folder", "InstanceFolder"),
     "labelme": ("segmentarium.data.labelme", "Labelme"),
     "lvis": ("segmentarium.data.lvis", "LVIS"),
+    "pictures": ("segmentarium.data.pictures", "Pictures"),
     "points": ("segmentarium.data.points", "Points"),
     "shapes": ("segmentarium.data.shapes", "Shapes"),
     "voc": ("segmentarium.data.voc", "PascalVOC"),

@@ -19,6 +19,7 @@ TASKS = {
     "instances": ("masks", "InstanceTask"),
     "classifier": ("classification", "ClassificationTask"),
     "keypoints": ("keypoints", "keypoint_task"),
+    "pretrainer": ("pretraining", "PretrainingTask"),
 }
 
 

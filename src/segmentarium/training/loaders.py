@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -45,6 +45,18 @@ class TimedLoader:
                 return
             self.waited += time.perf_counter() - start
             yield batch
+
+
+class PreparedLoader(TimedLoader):
+    """Batches on the device, each finished there by `prepare`: what a network makes of them, or what would be dear to carry."""
+
+    def __init__(self, loader: Iterable[Batch], fabric: Fabric, prepare: Callable[[Batch], Batch]) -> None:
+        super().__init__(loader)
+        self.fabric, self.prepare = fabric, prepare
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            yield self.prepare(self.fabric.to_device(batch))
 
 
 def worker_count(options: TrainingOptions, processes: int = 1) -> int:

@@ -41,8 +41,9 @@ def load_part(
 
     Every tensor of the part must be filled, but for those that no classifier has (`Backbone.not_pretrained`).  What a
     backbone's file has beyond it, a classifier and stages behind the last feature that the part gives, is left out and
-    reported as dropped; first convolutions are adapted to the model's input channels, tables of positions to its grid.  Where
-    the weights say how their images were normalised, the model's preprocessing follows, and the log says so.
+    reported as dropped, and so is what a pretrainer's has for pretraining alone; first convolutions are adapted to the model's
+    input channels, tables of positions to its grid.  Where the weights say how their images were normalised, the model's
+    preprocessing follows, and the log says so.
 
     Raises ValueError for a part or weights that are not there, LoadError for weights that do not fit.
     """

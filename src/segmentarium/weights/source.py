@@ -47,6 +47,7 @@ OTHERS = {
     ".onnx": "ONNX",
     ".h5": "Keras",
 }
+OF_A_RUN = ("best.safetensors", "last.safetensors")  # of the folder of a training, the better first
 
 
 class CheckpointError(ValueError):
@@ -176,7 +177,7 @@ def _tensors(mapping: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def locate(source: str | Path, *, accept_licence: bool = False) -> Path:
-    """A catalogue name, a file, a folder that holds model.safetensors, or "hf:OWNER/NAME" -> a local file.
+    """A catalogue name, a file, a folder that holds model.safetensors, or a training's, or "hf:OWNER/NAME" -> a local file.
 
     accept_licence   consent to a licence of published weights that is not free or not stated
 
@@ -198,7 +199,8 @@ def locate(source: str | Path, *, accept_licence: bool = False) -> Path:
         return fetch(published()[text], accept_licence=accept_licence)
     path = Path(text)
     if path.is_dir():
-        path = path / FILE_NAME
+        places = [path / name for name in (FILE_NAME, *OF_A_RUN)]
+        path = next((place for place in places if place.is_file()), places[0])
     if not path.is_file():
         raise FileNotFoundError(
             f"no weights called {text!r}: neither a file, nor of the catalogue, nor a hub address (hf:OWNER/NAME)"
