@@ -13,12 +13,13 @@ from segmentarium.contracts.kinds import (
     SegmentationModel,
 )
 from segmentarium.contracts.model import Batch, LabelledModel, Model, Term
-from segmentarium.contracts.results import Instances, Keypoints, MaskSet, Panoptic, Segment
+from segmentarium.contracts.results import Boxes3d, Instances, Keypoints, MaskSet, Panoptic, Segment
 from segmentarium.preprocessing import Preprocessing
 
 __all__ = [
     "Backbone",
     "Batch",
+    "Boxes3d",
     "Classifier",
     "Decoder",
     "Detector3d",
