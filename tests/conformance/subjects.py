@@ -15,7 +15,8 @@ from segmentarium.contracts import Backbone, Model
 from segmentarium.registry import Entry, create_model, entry, known, list_models
 from tests.parity.comparison import randomise
 
-MODELS = list_models()
+DETECTORS = list_models(kind="detector3d")  # they take points, and are examined by tests of their own
+MODELS = [name for name in list_models() if name not in DETECTORS]
 SEGMENTERS = list_models(kind="segmenter")
 MASKS = list_models(kind="mask")
 CLASSIFIERS = list_models(kind="classifier")

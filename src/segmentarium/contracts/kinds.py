@@ -251,6 +251,7 @@ class Detector3d(LabelledModel):
     most: int = 500
     kind = "detector3d"
     inputs = ("points",)
+    open_axes = (("batch", "points", ""), ("batch", "", "height", "width"))
     output_names = ("boxes", "labels", "scores")
     example_points: ClassVar[int] = 2048
     counted_at = (256, 256)  # of the map, where there is one

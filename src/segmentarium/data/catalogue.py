@@ -12,6 +12,7 @@ from segmentarium.data.base import PictureDataset, Transform
 _READERS = {
     "ade20k": ("segmentarium.data.ade20k", "ADE20K"),
     "ade20k_panoptic": ("segmentarium.data.panoptic_json", "ADE20KPanoptic"),
+    "argoverse2": ("segmentarium.data.argoverse2", "Argoverse2"),
     "camvid": ("segmentarium.data.camvid", "CamVid"),
     "cityscapes": ("segmentarium.data.cityscapes", "Cityscapes"),
     "cityscapes_instances": ("segmentarium.data.cityscapes_segments", "CityscapesInstances"),
@@ -26,7 +27,11 @@ _READERS = {
     "imagefolder": ("segmentarium.data.imagefolder", "ImageFolder"),
     "imagenet": ("segmentarium.data.imagefolder", "ImageNet"),
     "instances": ("segmentarium.data.instance_folder", "InstanceFolder"),
+    "kitti": ("segmentarium.data.kitti", "Kitti"),
     "labelme": ("segmentarium.data.labelme", "Labelme"),
+    "lidar_folder": ("segmentarium.data.lidar_folder", "LidarFolder"),
+    "nuscenes": ("segmentarium.data.nuscenes", "NuScenes"),
+    "scan_info": ("segmentarium.data.scan_info", "ScanInfo"),
     "voc": ("segmentarium.data.voc", "PascalVOC"),
     "yolo": ("segmentarium.data.yolo", "Yolo"),
 }

@@ -1,9 +1,9 @@
 """CenterPoint: an object is the peak of a heat map seen from above, and all else is read off at its cell.
 
-Classes are shared out over tasks.  From one convolution over the neck's map each task has its own small heads: offset in the cell,
-height, size, sine and cosine of the angle, speed, and a heat map a class.  A Gaussian is drawn around each centre in training, its
-radius by CornerNet's rule; in inference there are no anchors, and what is left to suppress is near a better centre.  This is the
-form on pillars.
+Classes are shared out over tasks.  From one convolution over the neck's map each task has its own small heads: offset in the
+cell, height, size, sine and cosine of the angle, speed, and a heat map a class.  A Gaussian is drawn around each centre in
+training, its radius by CornerNet's rule; in inference there are no anchors, and what is left to suppress is near a better
+centre.  This is the form on pillars.
 
 What the public code does and the paper does not say: a point is described as in PointPillars, by two layers in the authors' code;
 the peak need not be a local maximum; a radius is 2 cells at least; speeds weigh 0.2 in a box's loss, which weighs 0.25.

@@ -67,21 +67,24 @@ def greatest(values: Tensor, cell: Tensor, cells: int) -> Tensor:
 
 def ranks(cell: Tensor) -> Tensor:
     """(N,) cells -> (N,): how many points of its cell came before it."""
-    ordered, order = cell.sort(stable=True)
-    position = torch.arange(len(cell), device=cell.device)
+    position = torch.arange(cell.shape[0], device=cell.device)
+    order = (cell * cell.shape[0] + position).argsort()  # stable, which exported sorting is not
+    ordered = cell[order]
     begins = torch.cat((torch.ones_like(ordered[:1], dtype=torch.bool), ordered[1:] != ordered[:-1]))
-    first = torch.where(begins, position, torch.zeros_like(position)).cummax(0).values
+    group, none = begins.cumsum(0) - 1, torch.zeros_like(position)
+    first = none.scatter_add(0, group, torch.where(begins, position, none))[group]
     return torch.zeros_like(position).scatter(0, order, position - first)
 
 
-def capped(cell: Tensor, batch: int, cells: int, max_points: int | None, max_pillars: int | None) -> Tensor:
-    """The cells (batch * N,) with those points moved to nobody's that come too late: behind `max_points` of their cell, or in a
-    cell behind the first `max_pillars` of their scan, by the order in which cells got their first point."""
+def capped(cell: Tensor, shape: tuple[int, int], cells: int, max_points: int | None, max_pillars: int | None) -> Tensor:
+    """The cells of points, (B * N,) for `shape` (B, N), with those points moved to nobody's that come too late: behind
+    `max_points` of their cell, or in a cell behind the first `max_pillars` of their scan, by the order in which cells got their
+    first point."""
     rank = ranks(cell)
     late = torch.zeros_like(cell, dtype=torch.bool) if max_points is None else rank >= max_points
     if max_pillars is not None:
-        begins = ((rank == 0) & (cell < cells)).view(batch, -1)
-        number = (begins.cumsum(1) * begins).view(-1, 1)  # from 1, at each cell's first point
+        begins = ((rank == 0) & (cell < cells)).view(shape)
+        number = (begins.cumsum(1) * begins).flatten()[:, None]  # from 1, at each cell's first point
         late |= sums(number, cell, cells)[cell, 0] > max_pillars
     return cell.masked_fill(late, cells)
 
@@ -179,7 +182,7 @@ class PillarEncoder(nn.Module):
         cells = batch * ny * nx
         cell, centre = self.grid.cells_of(points)
         if self.max_points is not None or self.max_pillars is not None:
-            cell = capped(cell, batch, cells, self.max_points, self.max_pillars)
+            cell = capped(cell, (batch, points.shape[1]), cells, self.max_points, self.max_pillars)
         rows = points.flatten(0, 1)
         if self.training:  # points that are nobody's would count in the norms' statistics
             mine = cell < cells

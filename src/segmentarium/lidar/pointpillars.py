@@ -1,8 +1,8 @@
 """PointPillars: points in vertical columns become a picture, and boxes are found in it as in any picture.
 
-A small network describes each point by its offsets from its pillar's middle and from the mean of the pillar's points; the greatest
-of each feature over a pillar is a pixel.  SECOND's trunk and neck run over that, and a 1×1 convolution scores two anchors a class,
-along and across, in each cell.
+A small network describes each point by its offsets from its pillar's middle and from the mean of the pillar's points; the
+greatest of each feature over a pillar is a pixel.  SECOND's trunk and neck run over that, and a 1×1 convolution scores two
+anchors a class, along and across, in each cell.
 
 What the public code does and the paper does not say: anchors are matched by overlap after turning boxes to the nearest axis; each
 box keeps its best anchor; angles are compared by the sine of their difference, and a second output says which way round; empty
@@ -117,7 +117,7 @@ class PointPillars(BevDetector):
         self.register_buffer("anchors", self._anchors(anchors), persistent=False)
         self.score = init_classifier(nn.Conv2d(self.feature_channels, number * num_classes, 1))
         nn.init.constant_(self.score.bias, -math.log((1 - 0.01) / 0.01))  # type: ignore[arg-type]
-        self.code = init_classifier(nn.Conv2d(self.feature_channels, number * 7, 1))
+        self.box = init_classifier(nn.Conv2d(self.feature_channels, number * 7, 1))
         self.direction = init_classifier(nn.Conv2d(self.feature_channels, number * 2, 1))
         classes = torch.arange(num_classes).repeat_interleave(len(ANGLES)).repeat(len(self.anchors) // number)
         loss = AnchorBoxes(
@@ -155,7 +155,7 @@ class PointPillars(BevDetector):
 
     def outputs(self, features: Tensor) -> dict[str, Tensor]:
         """(B, C, h, w) -> per cell and anchor: scores K, codes 7, directions 2, as channels, the anchor counting first."""
-        return {"scores": self.score(features), "codes": self.code(features), "directions": self.direction(features)}
+        return {"scores": self.score(features), "codes": self.box(features), "directions": self.direction(features)}
 
     def decode(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         count = len(self.anchors)

@@ -1,5 +1,5 @@
-"""The objective of PointPillars (Lang et al., 1812.05784, section 2.4), which is SECOND's: anchors matched to boxes, focal loss of
-the classes, smooth L1 of the boxes with the sine of the angles' difference, cross entropy of the direction.
+"""The objective of PointPillars (Lang et al., 1812.05784, section 2.4), which is SECOND's: anchors matched to boxes, focal loss
+of the classes, smooth L1 of the boxes with the sine of the angles' difference, cross entropy of the direction.
 
 A target is (B, M, 8 or more): x, y, z, length, width, height, angle, label; a label of -1 fills up.
 """

@@ -1,5 +1,5 @@
-"""The objective of CenterPoint (Yin et al., 2006.11275, section 4.1): a Gaussian at each centre, held by CornerNet's focal loss, and
-the L1 distance of the box's numbers at the centre's cell.
+"""The objective of CenterPoint (Yin et al., 2006.11275, section 4.1): a Gaussian at each centre, held by CornerNet's focal loss,
+and the L1 distance of the box's numbers at the centre's cell.
 
 A target is (B, M, 8 or 10): x, y, z, length, width, height, angle, label, and the speed along x and y (not a number: unknown); a
 label of -1 fills up.

@@ -118,7 +118,7 @@ def _mmdet3d_centre(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-ANCHOR_HEADS = {"cls": "score", "reg": "code", "dir_cls": "direction"}
+ANCHOR_HEADS = {"cls": "score", "reg": "box", "dir_cls": "direction"}
 CENTRE_HEADS = {"reg": "offset", "height": "height", "dim": "size", "rot": "angle", "vel": "speed", "hm": "heatmap"}
 
 
