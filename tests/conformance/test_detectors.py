@@ -23,7 +23,7 @@ from tests.conformance.subjects import DETECTORS, enrolled
 from tests.parity.comparison import exercised, relative_error
 
 CLASSES = 2
-STEPS = 120
+STEPS = 100
 
 
 @cache
@@ -55,7 +55,7 @@ def scene(model: Detector3d, batch: int = 2, seed: int = 0) -> dict[str, Tensor]
         for place in range(3):
             share = torch.tensor(((0.25, 0.3), (0.7, 0.25), (0.5, 0.75)))[(place + scan) % 3]
             boxes[scan, place, :2] = low[:2] + share * (high[:2] - low[:2])
-            boxes[scan, place, 2:7] = torch.tensor((-1.0, 3.9, 1.6, 1.56, 0.5 * place))
+            boxes[scan, place, 2:7] = torch.tensor((-1.0, 3.9, 1.6, 1.56, 1.57 * place))
             boxes[scan, place, 7:] = torch.tensor((place % CLASSES, 1.0, torch.nan))
         noise = low - 1 + torch.rand(200, 3, generator=generator) * (high - low + 2)
         walls = [

@@ -2,8 +2,8 @@
 
     SPLIT/LOG/sensors/lidar/TIME.feather, annotations.feather, city_SE3_egovehicle.feather, map/
 
-A log's tables may as well be .npz or .json of the same columns, its sweeps sweep_TIME.npz (xyz, intensity, …), its poses poses.npz
-(timestamp_ns, qwxyz, t_xyz).  The frame is the vehicle's.
+A log's tables may as well be .npz or .json of the same columns, its sweeps sweep_TIME.npz (xyz, intensity, …), its poses
+poses.npz (timestamp_ns, qwxyz, t_xyz).  The frame is the vehicle's.
 """
 
 from __future__ import annotations

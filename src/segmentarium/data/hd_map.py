@@ -68,8 +68,8 @@ class PlaceMap:
         size: tuple[int, int],
         layers: Sequence[str] = LAYERS,
     ) -> np.ndarray:
-        """(len(layers), H, W) float32 over the least and greatest x and y of `area` (6 numbers, metres, in the lidar's frame), row
-        0 at the least y.
+        """(len(layers), H, W) float32 over the least and greatest x and y of `area` (6 numbers, metres, in the lidar's frame),
+        row 0 at the least y.
 
         drivable, lane, lane_line, crossing   share of the cell that is covered, 0 to 1
         ground                                height of the ground in the lidar's frame, metres; 0 where unknown
@@ -202,14 +202,10 @@ def nuscenes_map(path: str | Path) -> PlaceMap:
         for row in content["polygon"]
     }
     strokes = {row["token"]: run(row["node_tokens"]) for row in content.get("line", ())}
+    lanes = [row for name in ("lane", "lane_connector") for row in content.get(name, ())]
     areas: dict[str, list[Outline]] = {
         "drivable": [polygons[token] for row in content.get("drivable_area", ()) for token in row["polygon_tokens"]],
-        "lane": [
-            polygons[row["polygon_token"]]
-            for name in ("lane", "lane_connector")
-            for row in content.get(name, ())
-            if row.get("polygon_token")
-        ],
+        "lane": [polygons[row["polygon_token"]] for row in lanes if row.get("polygon_token")],
         "crossing": [polygons[row["polygon_token"]] for row in content.get("ped_crossing", ())],
     }
     dividers = [

@@ -24,7 +24,7 @@ from segmentarium.palette import default_palette
 
 
 def place_map(folder: Path) -> PlaceMap | None:
-    """The map that lies in a folder: Argoverse 2's or nuScenes'; None where there is no folder.  FileNotFoundError: it is empty."""
+    """The map that lies in a folder: Argoverse 2's or nuScenes'; None without a folder.  FileNotFoundError: it is empty."""
     if not folder.is_dir():
         return None
     if any(folder.glob("log_map_archive_*.json")):

@@ -12,18 +12,7 @@ SUFFIXES = (".bin", ".npy", ".npz", ".pcd", ".ply", ".feather")
 AXES = ("x", "y", "z")
 # what .bin files hold, by their name: nothing in them says it
 BARE = {".pcd.bin": ("x", "y", "z", "intensity", "ring"), ".bin": ("x", "y", "z", "intensity")}
-PCD_TYPES = {
-    "F4": "<f4",
-    "F8": "<f8",
-    "U1": "u1",
-    "U2": "<u2",
-    "U4": "<u4",
-    "U8": "<u8",
-    "I1": "i1",
-    "I2": "<i2",
-    "I4": "<i4",
-    "I8": "<i8",
-}
+PCD_TYPES = {"F4": "<f4", "F8": "<f8"} | {f"{k}{n}": f"<{k.lower()}{n}" for k in "UI" for n in (1, 2, 4, 8)}
 PLY_TYPES = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8",
     "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8",

@@ -128,7 +128,7 @@ def check_scan(scan: Scan, num_classes: int) -> None:
 
 
 def target_of(scan: Scan) -> Tensor:
-    """(M, 10) float32: a box's seven numbers, its label, the speeds (not a number where unknown); boxes without extent left out."""
+    """(M, 10) float32: a box's seven numbers, its label, the speeds (not a number where unknown), without boxes of no extent."""
     kept = (scan.boxes[:, 3:6] > 0).all(1)
     boxes = scan.boxes[kept]
     speeds = boxes[:, 7:9] if boxes.shape[1] == 9 else np.full((len(boxes), 2), np.nan)

@@ -189,7 +189,7 @@ PAPER = Paper(
 # the same code on a few cells
 TINY = {
     "area": [0.0, -5.12, -3.0, 10.24, 5.12, 1.0],
-    "cell": [0.64, 0.64],
+    "cell": [0.32, 0.32],
     "widths": [8, 8, 16],
     "depths": [1, 1, 1],
     "neck_width": 8,
