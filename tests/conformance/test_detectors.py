@@ -20,7 +20,7 @@ from segmentarium.layers.turned_boxes import iou_from_above
 from segmentarium.registry import create_model, entry
 from segmentarium.runtimes import onnx_session
 from tests.conformance.subjects import DETECTORS, enrolled
-from tests.parity.comparison import exercised, relative_error
+from tests.parity.comparison import relative_error
 
 CLASSES = 2
 STEPS = 100
@@ -36,8 +36,13 @@ def made(name: str) -> Detector3d:
 
 def trained_like(name: str) -> Detector3d:
     """Weights that make everything count, norms' statistics too.  In eval mode."""
-    model = exercised(copy.deepcopy(made(name)))
+    model = copy.deepcopy(made(name)).eval()
     generator = torch.Generator().manual_seed(2)
+    for key, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            parameter.data.normal_(std=(1.5 / parameter[0].numel()) ** 0.5, generator=generator)
+        else:
+            parameter.data.uniform_(*((-0.2, 0.2) if key.endswith("bias") else (0.5, 1.5)), generator=generator)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.running_mean.uniform_(-0.1, 0.1, generator=generator)

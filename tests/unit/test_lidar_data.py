@@ -32,7 +32,8 @@ def test_every_kind_of_file_gives_the_same_points(tmp_path: Path) -> None:
     np.savez(
         tmp_path / "b.npz", xyz=ROWS[:, :3].astype(np.float16), intensity=ROWS[:, 3].astype(np.uint8), other=np.zeros(9)
     )
-    head = "# .PCD v0.7\nVERSION 0.7\nFIELDS x y z intensity\nSIZE 4 4 4 4\nTYPE F F F F\nCOUNT 1 1 1 1\nWIDTH 3\nHEIGHT 1\nPOINTS 3\n"
+    head = "# .PCD v0.7\nVERSION 0.7\nFIELDS x y z intensity\nSIZE 4 4 4 4\nTYPE F F F F\nCOUNT 1 1 1 1\n"
+    head += "WIDTH 3\nHEIGHT 1\nPOINTS 3\n"
     text = "\n".join(" ".join(map(str, row)) for row in ROWS.tolist()) + "\n"
     (tmp_path / "a.pcd").write_text(f"{head}DATA ascii\n{text}")
     (tmp_path / "b.pcd").write_bytes(f"{head}DATA binary\n".encode() + ROWS.tobytes())
@@ -137,9 +138,9 @@ def test_a_map_is_drawn_where_it_lies_by_the_share_of_each_cell() -> None:
     wanted = np.zeros((10, 10))
     wanted[2:6, 2:6] = wanted[4:8, 4:8] = 1  # where both lie, still one
     wanted[3, 3] = 0  # the hole
-    assert np.abs(drawn - wanted).max() < 0.35
+    assert np.abs(drawn - wanted).max() < 0.45  # OpenCV fills what an edge touches: an eighth of a cell on each side
     assert np.abs(drawn - wanted).mean() < 0.05
-    half = PlaceMap({"drivable": [(square(0, 0, 4) + (0.5, 0, 0), [])]}, {})
+    half = PlaceMap({"drivable": [(square(0.5, 0, 4), [])]}, {})
     (drawn,) = half.raster(np.eye(4), area, size, ("drivable",))
     assert drawn[3, 2] == pytest.approx(0.5, abs=0.3)
     assert drawn[3, 3:6].min() == 1
@@ -208,7 +209,7 @@ def test_the_real_map_lies_under_the_real_sweep(shared: Path) -> None:
     # the two sweeps, laid over each other by their poses
     both = build_dataset("argoverse2", dataset.items[0].log, "all", sweeps=2).load(1)
     assert both.points.shape == (99229 + 99466, 5)
-    assert sorted(np.unique(both.points[:, 4]).round(1).tolist()) == [0.0, 0.1]
+    assert np.unique(both.points[:, 4]).tolist() == pytest.approx([0.0, 0.1], abs=1e-3)
     with pytest.raises(ValueError, match="HOVERCRAFT is no class"):
         build_dataset("argoverse2", dataset.items[0].log, "all", classes=("HOVERCRAFT",))
 
@@ -246,10 +247,9 @@ def kitti_folder(root: Path) -> Path:
     turn = "0 -1 0 0 0 0 -1 0 1 0 0 0"
     calibration = f"P2: 700 0 600 0 0 700 180 0 0 0 1 0\nR0_rect: 1 0 0 0 1 0 0 0 1\nTr_velo_to_cam: {turn}\n"
     (root / "training" / "calib" / "000000.txt").write_text(calibration)
-    label = "Car 0.10 0 0 100 100 200 150 1.50 2.00 4.00 -3.00 1.00 20.00 0.00\n"
-    (root / "training" / "label_2" / "000000.txt").write_text(
-        label + "DontCare -1 -1 -10 1 1 2 2 -1 -1 -1 -1000 -1000 -1000 -10\n"
-    )
+    label = "DontCare -1 -1 -10 1 1 2 2 -1 -1 -1 -1000 -1000 -1000 -10\n"
+    label += "Car 0.10 0 0 100 100 200 150 1.50 2.00 4.00 -3.00 1.00 20.00 0.00\n"
+    (root / "training" / "label_2" / "000000.txt").write_text(label)
     return root
 
 
@@ -281,7 +281,8 @@ def test_nuscenes_tables_are_joined(tmp_path: Path) -> None:
         ],
         "sample_data": [
             {"token": f"d{i}", "sample_token": key, "is_key_frame": True, "filename": f"samples/LIDAR_TOP/{i}.pcd.bin",
-             "ego_pose_token": f"e{i}", "calibrated_sensor_token": "c", "prev": "" if not i else "d0", "timestamp": 10**6 + i * 5 * 10**5}
+             "ego_pose_token": f"e{i}", "calibrated_sensor_token": "c", "prev": "" if not i else "d0",
+             "timestamp": 10**6 + i * 5 * 10**5}
             for i, key in enumerate("ab")
         ],
         "ego_pose": [
@@ -333,7 +334,7 @@ def test_a_folder_of_your_own(tmp_path: Path) -> None:
     assert scan.labels.tolist() == [1]
     assert scan.place is None
     everything = build_dataset("lidar_folder", tmp_path, "all")
-    with pytest.raises(ScanError, match="'plane', which classes.txt does not name"):
+    with pytest.raises(ScanError, match=r"'plane', which classes\.txt does not name"):
         everything.load(1)
     with pytest.raises(ScanError, match="there are 2 classes"):
         everything.load(2)

@@ -244,6 +244,8 @@ class Detector3d(LabelledModel):
     most        boxes of a scan at most
     """
 
+    layers: tuple[str, ...] = ()  # of the map, by name, and the (H, W) at which it is best drawn
+    map_size: tuple[int, int] = (64, 64)
     threshold: float = 0.1
     overlap: float = 0.2
     radii: tuple[float, ...] | None = None

@@ -160,7 +160,7 @@ class DensePart(nn.Module):
         return self.detector.decode(self.detector.outputs(self.detector.features(canvas)))
 
 
-def sorted_candidates(boxes: Tensor, labels: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, M, D), (B, M), (B, M), best first."""
-    scores, order = scores.sort(1, descending=True)
-    return boxes.gather(1, order[..., None].expand_as(boxes)), labels.gather(1, order), scores
+def sorted_candidates(boxes: Tensor, labels: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes (B, M, D), labels and logits (B, M) -> boxes, labels, scores, best first."""
+    logits, order = logits.sort(1, descending=True)
+    return boxes.gather(1, order[..., None].expand_as(boxes)), labels.gather(1, order), logits.sigmoid()

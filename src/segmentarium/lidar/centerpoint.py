@@ -158,9 +158,7 @@ class CenterPoint(BevDetector):
             angle = torch.atan2(code[..., 6], code[..., 7])
             box = torch.stack((x, y, code[..., 2], *code[..., 3:6].exp().unbind(-1), angle), -1)
             box = torch.cat((box, code[..., 8:]), -1)
-            found.append(
-                (as_in_earlier_code(box) if self.earlier else box, best // (height * width) + first, scores.sigmoid())
-            )
+            found.append((as_in_earlier_code(box) if self.earlier else box, best // (height * width) + first, scores))
             first += count
         boxes, labels, scores = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
         return sorted_candidates(boxes, labels, scores)

@@ -137,7 +137,7 @@ class MapFusion(Detector3d):
         self.threshold, self.overlap, self.most = detector.threshold, detector.overlap, detector.most
         self.radii, self.groups = detector.radii, detector.groups
         _, ny, nx = detector.grid.shape
-        self.canvas_size, stride = (ny, nx), detector.feature_stride
+        self.map_size, stride = (ny, nx), detector.feature_stride
         self.encode: nn.Module | None = None
         if aggregation == "feature":
             self.encode = MapEncoder(len(layers), stride)
@@ -174,7 +174,7 @@ class MapFusion(Detector3d):
             raise ValueError(
                 f"the map has shape {tuple(raster.shape)}; give (B, {self.map_channels}, H, W): {', '.join(self.layers)}"
             )
-        return F.interpolate(raster, self.canvas_size, mode="bilinear", align_corners=False)
+        return F.interpolate(raster, self.map_size, mode="bilinear", align_corners=False)
 
     def _steps(self, points: Tensor, raster: Tensor) -> tuple[Tensor, Tensor]:
         """The points' features, and those that the heads see."""

@@ -164,7 +164,7 @@ class PointPillars(BevDetector):
             for name, width in (("scores", self.num_classes), ("codes", 7), ("directions", 2))
         )
         best = scores.amax(2).topk(min(self.candidates, count), 1).indices[..., None]
-        scores = scores.gather(1, best.expand(-1, -1, self.num_classes)).sigmoid()
+        scores = scores.gather(1, best.expand(-1, -1, self.num_classes))
         boxes = decode(codes.gather(1, best.expand(-1, -1, 7)), self.anchors[best[..., 0]])
         half = directions.gather(1, best.expand(-1, -1, 2)).argmax(2)
         angle = torch.remainder(boxes[..., 6] - self.start, math.pi) + self.start + math.pi * half

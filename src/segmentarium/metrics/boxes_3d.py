@@ -208,7 +208,8 @@ def argoverse_scores(
     most    best boxes of a class and scan that count
     reach   metres from the vehicle within which boxes count
 
-    Each found box stands for its nearest labelled one alone; classes without a labelled box are left out.  The region of interest, boxes with a corner on the drivable area grown by 5 m, is the caller's to leave out beforehand.
+    Each found box stands for its nearest labelled one alone; classes without a labelled box are left out.  The region of
+    interest, boxes with a corner on the drivable area grown by 5 m, is the caller's to leave out beforehand.
     """
     found = [_best(scan, most, reach) for scan in found]
     labelled = [_within(scan, reach) for scan in labelled]

@@ -18,6 +18,7 @@ TASKS = {
     "mask": ("masks", "MaskTask"),
     "classifier": ("classification", "ClassificationTask"),
     "keypoints": ("keypoints", "KeypointTask"),
+    "detector3d": ("boxes3d", "Boxes3dTask"),
 }
 
 

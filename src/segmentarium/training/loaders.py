@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -70,7 +70,14 @@ def open_dataset(options: TrainingOptions, split: str) -> Any:
     return build_dataset(options.data, options.root, split, cache=options.cache, **options.data_arguments)
 
 
-def endless(stream: Any, options: TrainingOptions, fabric: Fabric, micro_batch: int, step: int) -> TimedLoader:
+def endless(
+    stream: Any,
+    options: TrainingOptions,
+    fabric: Fabric,
+    micro_batch: int,
+    step: int,
+    collate: Callable[[list[Batch]], Batch] | None = None,
+) -> TimedLoader:
     """This process's endless batches of a stream that is asked by `InfiniteSampler`'s keys, from where `step` begins."""
     consumed = step * options.batch_size
     sampler = InfiniteSampler(len(stream), options.seed, consumed, fabric.global_rank, fabric.world_size)
@@ -80,7 +87,7 @@ def endless(stream: Any, options: TrainingOptions, fabric: Fabric, micro_batch: 
         batch_size=micro_batch,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=collate or _collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_outlive_signals,
         prefetch_factor=4 if workers else None,

@@ -10,7 +10,13 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
-KINDS = {"segmenter": "segmenters", "mask": "mask classifiers", "classifier": "classifiers", "keypoints": "keypoints"}
+KINDS = {
+    "segmenter": "segmenters",
+    "mask": "mask classifiers",
+    "classifier": "classifiers",
+    "keypoints": "keypoints",
+    "detector3d": "detectors in point clouds",
+}
 LAST, LAST_WEIGHTS, BEST_WEIGHTS = "last.ckpt", "last.safetensors", "best.safetensors"  # in the run's folder
 
 
@@ -121,6 +127,13 @@ class TrainingOptions:
 
     # How persons with joints are shown
     input_size: tuple[int, int] = option((256, 192), "height and width of a person's crop", of="keypoints")
+
+    # How scans are made
+    turn: float = option(45.0, "greatest random turn about the vertical, degrees", of="detector3d")
+    stretch: tuple[float, float] = option((0.95, 1.05), "range of the random scale factor", of="detector3d")
+    point_noise: float = option(0.0, "standard deviation of noise on points, metres", of="detector3d")
+    object_noise: bool = option(False, "move and turn each object by itself", of="detector3d")
+    paste: int = option(0, "paste objects of other scans until there are so many of each class", of="detector3d")
 
     # How long and how fast
     max_steps: int = option(40_000, "optimiser steps")
