@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,7 @@ def run(options: argparse.Namespace) -> int:
 
     detector = ScanDetector(load(options.model).to(default_device(options.device)), options.threshold)  # type: ignore[arg-type]
     model, done, failed = detector.model, 0, 0
-    for name, read in _scans(options):
-        if options.limit is not None and done >= options.limit:
-            break
+    for name, read in islice(_scans(options), options.limit):
         try:
             scan = read()
             (found,) = detector([scan])

@@ -114,7 +114,8 @@ def from_above(
     place = ((points[:, :2] - np.array(area[:2])) * scale).astype(int)
     inside = ((place >= 0) & (place < np.array(size[::-1]))).all(1)
     share = np.clip((points[inside, 2] - area[2]) / (area[5] - area[2]), 0, 1)
-    shade = cv2.applyColorMap((share * 255).astype(np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
+    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
+    shade = table[(share * 255).astype(np.uint8)]
     picture[place[inside, 1], place[inside, 0]] = shade
 
     def draw(boxes: torch.Tensor, colour: Sequence[tuple[int, int, int]], width: int) -> None:

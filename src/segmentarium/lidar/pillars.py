@@ -30,6 +30,13 @@ class Grid:
                 f"area is {self.area} and cell {self.cell}; give least x, y, z and greatest x, y, z, and three sides, in metres"
             )
 
+        cells = [(self.area[i + 3] - self.area[i]) / self.cell[i] for i in range(3)]
+        if any(count < 0.999 or abs(count - round(count)) > 1e-3 for count in cells):
+            raise ValueError(
+                f"area {self.area} is {', '.join(f'{count:.3f}' for count in cells)} cells of {self.cell} along x, y, z; give an "
+                "area of whole cells"
+            )
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Cells along z, y, x."""
@@ -163,7 +170,7 @@ class PillarEncoder(nn.Module):
             raise ValueError(
                 f"the area is {grid.shape[0]} cells high; a pillar is one: give its height as the cell's third side"
             )
-        if min(max_points or 1, max_pillars or 1) < 1:
+        if any(most is not None and most < 1 for most in (max_points, max_pillars)):
             raise ValueError(
                 f"max_points is {max_points} and max_pillars {max_pillars}; give 1 or more, or None for all"
             )

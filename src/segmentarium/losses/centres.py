@@ -18,8 +18,9 @@ LEAST, MOST = 1e-4, 1 - 1e-4  # of scores, so that logarithms stay finite
 
 
 def centre_radius(length: Tensor, width: Tensor, overlap: float = 0.1) -> Tensor:
-    """How far, in cells, a box of these sides may be moved and still overlap by `overlap`: CornerNet's three cases, of which the
-    least counts.  As its code has it, all three are halved, whatever the square's factor."""
+    """The radius, in cells, for boxes of these sides: the least of CornerNet's three, which ask how far a box's corners may move
+    until it overlaps by `overlap`.  Solved as its code has it: the greater root of each equation, halved whatever its first
+    factor."""
 
     def root(a: float, b: Tensor, c: Tensor) -> Tensor:
         return (b + (b.square() - 4 * a * c).clamp(min=0).sqrt()) / 2
