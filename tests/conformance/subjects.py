@@ -19,8 +19,9 @@ from segmentarium.losses import Segments
 from segmentarium.registry import Entry, create_model, entry, known, list_models
 from tests.parity.comparison import randomise
 
-PRETRAINERS = list_models(kind="pretrainer")  # examined in a file of their own: they have no classes
-MODELS = [name for name in list_models() if name not in PRETRAINERS]
+# examined in files of their own: the first have no classes, the second take points
+PRETRAINERS, DETECTORS = list_models(kind="pretrainer"), list_models(kind="detector3d")
+MODELS = [name for name in list_models() if name not in (*PRETRAINERS, *DETECTORS)]
 SEGMENTERS = list_models(kind="segmenter")
 MASKS = list_models(kind="mask")
 CLASSIFIERS = list_models(kind="classifier")

@@ -18,13 +18,14 @@ from segmentarium.contracts.kinds import (
     task_of,
 )
 from segmentarium.contracts.model import Batch, LabelledModel, Model, Term
-from segmentarium.contracts.results import Instances, Keypoints, MaskSet, Panoptic, Segment
+from segmentarium.contracts.results import Boxes3d, Instances, Keypoints, MaskSet, Panoptic, Segment
 from segmentarium.preprocessing import Preprocessing
 
 __all__ = [
     "TASKS",
     "Backbone",
     "Batch",
+    "Boxes3d",
     "Classifier",
     "Decoder",
     "Detector3d",

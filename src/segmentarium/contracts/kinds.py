@@ -14,8 +14,9 @@ from segmentarium.checks import check_choice
 from segmentarium.contracts.backbone import Backbone
 from segmentarium.contracts.instance_set import InstanceSet
 from segmentarium.contracts.model import Batch, LabelledModel, Model
-from segmentarium.contracts.results import Instances, Keypoints, MaskSet
+from segmentarium.contracts.results import Boxes3d, Instances, Keypoints, MaskSet
 from segmentarium.layers.resize import resize
+from segmentarium.layers.turned_boxes import suppress, suppress_near
 from segmentarium.losses import LabelCrossEntropy
 from segmentarium.palette import default_palette
 
@@ -209,6 +210,7 @@ class Pretrainer(Model):
 
     kind = "pretrainer"
     output_names = ("prediction",)
+    open_axes = (("batch", "", "height", "width"), ("batch", "patches"))
     counted_at = (224, 224)
     best_score: ClassVar[str] = ""
 
@@ -455,17 +457,35 @@ class Detector3d(LabelledModel):
     """Points (B, N, F) in the lidar's frame -> boxes (B, M, 7), labels (B, M), scores (B, M): M places a scan, best first.
 
     points   x, y, z in metres and F - 3 further values, such as the reflectance; points outside `area` fill up a batch
-    boxes    x, y, z of the centre, length, width, height in metres, angle about z in radians
+    boxes    x, y, z of the centre, length, width, height in metres, angle about z in radians; (B, M, 9) of a model that gives
+             the speed along x and y, too
     labels   int64 class indices; -1: the place is empty
-    map      (B, map_channels, H, W), drawn over `area`'s x and y, for a subclass whose `inputs` are ("points", "map")
+    map      (B, map_channels, H, W), drawn over `area`'s x and y, row 0 at the least y, for a subclass whose `inputs` are
+             ("points", "map")
 
-    A subclass gives `forward`.
+    A subclass gives `forward`: candidates, many of the same object, in a number that does not depend on the points, so that the
+    whole of it is one graph.  `detect` leaves one an object.
+
+    threshold   least score
+    overlap     shared area over joint area, from above, beyond which the better of two boxes of a group suppresses the other
+    radii       of each class: metres between centres that suppress instead; None: overlap does
+    groups      of each class: the group whose boxes suppress each other; None: each class is one
+    most        boxes of a scan at most
     """
 
+    layers: tuple[str, ...] = ()  # of the map, by name, and the (H, W) at which it is best drawn
+    map_size: tuple[int, int] = (64, 64)
+    threshold: float = 0.1
+    overlap: float = 0.2
+    radii: tuple[float, ...] | None = None
+    groups: tuple[int, ...] | None = None
+    most: int = 500
     kind = "detector3d"
     inputs = ("points",)
+    open_axes = (("batch", "points", ""), ("batch", "", "height", "width"))
     output_names = ("boxes", "labels", "scores")
     example_points: ClassVar[int] = 2048
+    counted_at = (256, 256)  # of the map, where there is one
 
     def __init__(
         self,
@@ -495,3 +515,24 @@ class Detector3d(LabelledModel):
         points = F.pad(area[:3] + along * (area[3:] - area[:3]), (0, self.in_channels - 3)).expand(batch, -1, -1)
         raster = torch.zeros(batch, self.map_channels, *size, device=like.device, dtype=like.dtype)
         return (points, raster) if "map" in self.inputs else (points,)
+
+    @torch.no_grad()
+    def detect(
+        self, points: Tensor, *others: Tensor, threshold: float | None = None, most: int | None = None
+    ) -> list[Boxes3d]:
+        """What `forward` takes -> the boxes of each scan, best first, one an object.
+
+        threshold, most   instead of the model's own
+        """
+        least, most = self.threshold if threshold is None else threshold, self.most if most is None else most
+        found = []
+        for boxes, labels, scores in zip(*self(points, *others), strict=True):
+            kept = (labels >= 0) & (scores >= least) & boxes.isfinite().all(1)
+            boxes, labels, scores = boxes[kept].float(), labels[kept], scores[kept].float()
+            groups = labels if self.groups is None else labels.new_tensor(self.groups)[labels]
+            if self.radii is None:
+                best = suppress(boxes, scores, self.overlap, groups)[:most]
+            else:
+                best = suppress_near(boxes, scores, scores.new_tensor(self.radii)[labels], groups)[:most]
+            found.append(Boxes3d(boxes[best], labels[best], scores[best]))
+        return found

@@ -86,6 +86,8 @@ class Model(nn.Module):
     kind: ClassVar[str] = ""
     inputs: ClassVar[tuple[str, ...]] = ("image",)  # keys of a batch that forward and forward_train take
     train_inputs: tuple[str, ...] = ()  # further ones, which forward_train alone takes: pairs, labels
+    # of each input, the last for all further ones, names of the axes that an exported file leaves open; "": the axis is fixed
+    open_axes: ClassVar[tuple[tuple[str, ...], ...]] = (("batch", "", "height", "width"),)
     output_names: ClassVar[tuple[str, ...]] = ("logits",)  # of what forward gives, in an exported file
     counted_at: ClassVar[tuple[int, int]] = (512, 1024)  # (H, W) of its published work, unless the card has another
     fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more

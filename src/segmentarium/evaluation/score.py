@@ -18,6 +18,7 @@ from segmentarium.checks import check_choice
 from segmentarium.contracts import (
     TASKS,
     Classifier,
+    Detector3d,
     InstanceModel,
     MaskModel,
     SegmentationModel,
@@ -26,12 +27,14 @@ from segmentarium.contracts import (
     task_of,
 )
 from segmentarium.data import PictureDataset, SegmentDataset
+from segmentarium.data.scans import ScanDataset
 from segmentarium.evaluation.base import check_output
 from segmentarium.evaluation.classes import ClassMatch, match_classes
 from segmentarium.evaluation.classification import ClassificationReport, LabelledPictures, PictureScoring
 from segmentarium.evaluation.diagnosis import label_warning
 from segmentarium.evaluation.report import Report
 from segmentarium.evaluation.samples import LabelledImages, with_logits
+from segmentarium.evaluation.scans import ScanReport, ScanScoring
 from segmentarium.evaluation.segments import LabelMaps, SegmentReport, SegmentScoring
 from segmentarium.evaluation.tally import Tally
 from segmentarium.inference.engines import Engine
@@ -67,9 +70,9 @@ def evaluate(
     overwrite: bool = False,
     readers: int = 2,
     progress: Callable[[int, int], None] | None = None,
-) -> Report | SegmentReport | ClassificationReport:
+) -> Report | SegmentReport | ClassificationReport | ScanReport:
     """Scores of a model on labelled images: the `Report` of a segmenter, the `SegmentReport` of what tells segments apart, the
-    `ClassificationReport` of a classifier.
+    `ClassificationReport` of a classifier, the `ScanReport` of a detector in point clouds.
 
     model           a model, or what `load` takes: a catalogue name, a file
     dataset         label maps for a segmenter, segments for a mask classifier, pictures with one class each for a classifier
@@ -110,6 +113,20 @@ def evaluate(
         source = model.title
     if output is not None:
         check_output(output, overwrite=overwrite)
+    if isinstance(model, Detector3d):
+        given = {
+            "mode": mode != "whole",
+            "flip": flip,
+            "scales": _several(scales),
+            "size": size,
+            "crop_ratio": crop_ratio,
+        }
+        given |= {"engine": engine != "torch", "num_classes": num_classes}
+        _refuse(source, model.kind, dataset, "boxes3d", **given)
+        report = _evaluate_scans(model, dataset, source, device, batch_size, limit, readers, progress)
+        if output is not None:
+            report.save(output, overwrite=overwrite)
+        return report
     common = {"num_classes": num_classes, "worst": worst}
     network = partial(Network, model, engine, precision, device)
     scoring: Scoring
@@ -178,6 +195,42 @@ def evaluate(
     if output is not None:
         report.save(output, overwrite=overwrite)
     return report
+
+
+def _evaluate_scans(
+    model: Detector3d,
+    dataset: Any,
+    source: str,
+    device: torch.device | str | None,
+    batch_size: int,
+    limit: int | None,
+    readers: int,
+    progress: Callable[[int, int], None] | None,
+) -> ScanReport:
+    from segmentarium.inference.engines import default_device
+
+    place = default_device(device)
+    started = time.perf_counter()
+    scoring = ScanScoring(model.to(place), dataset)
+    total = len(dataset) if limit is None else min(limit, len(dataset))
+    for done in scoring.run(range(total), batch_size, readers):
+        if progress is not None:
+            progress(done, total)
+    info = dataset.info
+    return scoring.report(
+        seconds=time.perf_counter() - started,
+        model={"name": source, "classes": list(model.classes), "area": list(model.area)},
+        data={"name": info.name, "split": dataset.split, "images_in_split": len(dataset), "licence": info.licence},
+        options={
+            "protocol": "boxes within the area that the model looks at; nuScenes' AP by distance, Argoverse 2's CDS without a "
+            "region of interest, KITTI's AP with 40 recalls, no levels",
+            "batch_size": batch_size,
+            "limit": limit,
+        },
+        machine=_machine(place),
+        versions=_versions(),
+        notes=[*dataset.notes, *scoring.notes],
+    )
 
 
 def chosen_task(task: str | None, dataset: Any) -> str:
@@ -309,11 +362,12 @@ def _several(scales: Sequence[float]) -> bool:
 
 def _refuse(source: str, kind: str, dataset: Any, task: str, **options: Any) -> None:
     """Raises for the data and the options that are of another kind of model."""
-    if isinstance(dataset, PictureDataset) and dataset.task != task:
+    if isinstance(dataset, PictureDataset | ScanDataset) and dataset.task != task:
         labels = {
             "segmentation": "a class for every pixel",
             "segments": "segments",
             "classification": "a class for every picture",
+            "boxes3d": "boxes in point clouds",
         }
         raise TypeError(
             f"{source} is a {kind}, but data set {dataset.info.name!r} is of {dataset.task}: "

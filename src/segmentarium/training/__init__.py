@@ -20,6 +20,7 @@ TASKS = {
     "classifier": ("classification", "ClassificationTask"),
     "keypoints": ("keypoints", "keypoint_task"),
     "pretrainer": ("pretraining", "PretrainingTask"),
+    "detector3d": ("boxes3d", "Boxes3dTask"),
 }
 
 

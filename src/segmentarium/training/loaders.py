@@ -100,7 +100,14 @@ def joined(options: TrainingOptions, model: Model) -> dict[str, Any]:
     return {"joining": options.mosaic, "join": Mosaic(size, mean=model.preprocessing.mean)}
 
 
-def endless(stream: Any, options: TrainingOptions, fabric: Fabric, micro_batch: int, step: int) -> TimedLoader:
+def endless(
+    stream: Any,
+    options: TrainingOptions,
+    fabric: Fabric,
+    micro_batch: int,
+    step: int,
+    collate: Callable[[list[Batch]], Batch] | None = None,
+) -> TimedLoader:
     """This process's endless batches of a stream that is asked by `InfiniteSampler`'s keys, from where `step` begins."""
     consumed = step * options.batch_size
     here = (options.seed, consumed, fabric.global_rank, fabric.world_size)
@@ -115,7 +122,7 @@ def endless(stream: Any, options: TrainingOptions, fabric: Fabric, micro_batch: 
         batch_size=micro_batch,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=collate or _collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_outlive_signals,
         prefetch_factor=4 if workers else None,

@@ -17,6 +17,7 @@ KINDS = {
     "classifier": "classifiers",
     "keypoints": "keypoints",
     "pretrainer": "pretrainers",
+    "detector3d": "detectors in point clouds",
 }
 LAST, LAST_WEIGHTS, BEST_WEIGHTS = "last.ckpt", "last.safetensors", "best.safetensors"  # in the run's folder
 
@@ -178,6 +179,13 @@ class TrainingOptions:
         "first label the pictures of --root by homographic adaptation of the weights, e.g. homographies=100 long_side=320",
         of="keypoints",
     )
+
+    # How scans are made
+    turn: float = option(45.0, "greatest random turn about the vertical, degrees", of="detector3d")
+    stretch: tuple[float, float] = option((0.95, 1.05), "range of the random scale factor", of="detector3d")
+    point_noise: float = option(0.0, "standard deviation of noise on points, metres", of="detector3d")
+    object_noise: bool = option(False, "move and turn each object by itself", of="detector3d")
+    paste: int = option(0, "paste objects of other scans until there are so many of each class", of="detector3d")
 
     # How long and how fast
     max_steps: int = option(40_000, "optimiser steps")
