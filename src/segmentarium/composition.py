@@ -193,7 +193,7 @@ class MaskClassifier(OnBackbone, MaskModel):
     def shifted(self) -> Iterator[None]:
         if self.decoder.shift is None:
             return
-        before = self.decoder.shift
+        before: Any = self.decoder.shift
         try:
             for self.decoder.shift in (before - NEAR, before + NEAR):
                 yield

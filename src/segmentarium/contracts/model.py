@@ -30,10 +30,10 @@ class Term:
     of       names of the outputs of `forward_train` that it reads
     on       key of the batch that it is held against, of several keys the first that the batch has; None: the loss takes the
              outputs alone
-    beside   further keys of the batch that the loss takes behind the target
     at       "target": outputs are brought to the target's height and width; "output": labels to the output's, by nearest
              neighbour; "as is"
     classes  the outputs score the classes: class weights reach the loss, and a run may put another loss in its place
+    beside   further keys of the batch that the loss takes behind the target
     """
 
     name: str
@@ -41,9 +41,9 @@ class Term:
     loss: nn.Module
     of: tuple[str, ...] = ("logits",)
     on: str | tuple[str, ...] | None = "mask"
-    beside: tuple[str, ...] = ()
     at: Literal["target", "output", "as is"] = "target"
     classes: bool = True
+    beside: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -60,17 +60,17 @@ class _Numbered(Sequence[LabelledPicture]):
     """KIND/000017 and so on, one kind after another; none is there before it is asked for."""
 
     def __init__(self, names: tuple[str, ...], count: int, split: str) -> None:
-        self.names, self.count, self.split = names, count, split
+        self.names, self.length, self.split = names, count, split
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self.count))]
-        if not -self.count <= index < self.count:
-            raise IndexError(f"there are {self.count} shapes, and number {index} is asked for")
-        index %= self.count
+            return [self[i] for i in range(*index.indices(self.length))]
+        if not -self.length <= index < self.length:
+            raise IndexError(f"there are {self.length} shapes, and number {index} is asked for")
+        index %= self.length
         label = index % len(self.names)
         return LabelledPicture(Path(self.names[label], f"{index:06d}"), label, self.split)
 

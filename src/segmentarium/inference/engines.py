@@ -36,8 +36,8 @@ class Engine:
         self._run = run
 
     def __call__(self, image: Tensor) -> Any:
-        found = self.outputs(image)
-        return found if len(found) > 1 else found[0]
+        first, *more = self.outputs(image)
+        return (first, *more) if more else first
 
     def outputs(self, image: Tensor) -> tuple[Tensor, ...]:
         """Everything that the model gives, in its order."""

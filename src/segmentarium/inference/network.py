@@ -55,8 +55,8 @@ class Network:
                 self.engine = build_engine(self.model, engine, precision=precision, device=self.device)
 
     def __call__(self, pixels: Tensor) -> Any:
-        found = self.outputs(pixels)
-        return found if len(found) > 1 else found[0]
+        first, *more = self.outputs(pixels)
+        return (first, *more) if more else first
 
     @torch.inference_mode()
     def outputs(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -97,11 +97,11 @@ class MaskNetwork(Network):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__(MaskOutputs(model), engine, precision, device)
-        self.outputs: Callable[[Tensor], tuple[Tensor, Tensor]] = super().__call__
 
     def __call__(self, pixels: Tensor) -> MaskSet:
         height, width = pixels.shape[-2:]
-        return MaskSet(*self.outputs(pixels)).at((height, width))
+        class_logits, mask_logits = self.outputs(pixels)
+        return MaskSet(class_logits, mask_logits).at((height, width))
 
 
 class InstanceNetwork(Network):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_weights
 
 Area = tuple[float, float, float, float, float, float]
-NORM = {"eps": 1e-3, "momentum": 0.01}  # of all norms of the pillars and of the trunk behind them
+NORM: dict[str, Any] = {"eps": 1e-3, "momentum": 0.01}  # of all norms of the pillars and of the trunk behind them
 
 
 @dataclass(frozen=True)

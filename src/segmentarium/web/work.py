@@ -116,7 +116,7 @@ class SharedSegmentPredictor(SegmentPredictor):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.network.outputs = Batches(self.network.outputs)
+        self.network.outputs = Batches(self.network.outputs)  # type: ignore[method-assign]
         self._others = Others(self.model, {name: value for name, value in options.items() if name != "task"})
 
     def for_task(self, task: str | None) -> SharedPredictor | SharedSegmentPredictor:
