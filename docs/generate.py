@@ -231,7 +231,8 @@ def shape_table(found: Entry) -> Iterator[str]:
         features = model.backbone(*inputs)
         rows |= {f"model.backbone({given})[{i}]": feature for i, feature in enumerate(features)}
     else:
-        supervised = model.forward_train(*inputs)
+        supervised = model.forward_train(*inputs, *(inputs[0] for _ in model.train_inputs))
+        given = ", ".join((*model.inputs, *model.train_inputs))
         rows |= {f'model.forward_train({given})["{name}"]': tensor for name, tensor in supervised.items()}
     yield "| tensor | shape |"
     yield "|---|---|"
