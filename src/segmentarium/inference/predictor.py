@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts import Classifier, MaskModel, Model, SegmentationModel, adopt
+from segmentarium.contracts import Classifier, KeypointModel, MaskModel, Model, SegmentationModel, adopt
 from segmentarium.inference.drawing import soften
 from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device
 from segmentarium.inference.network import with_channels
@@ -75,10 +75,13 @@ class Predictor(ForegroundFinder):
         found = resolve_model(model)
         self.model_name = str(model) if isinstance(model, str | PathLike) else found.title
         if not isinstance(found, SegmentationModel | MaskModel):
-            other = ": use `segmentarium classify` (in Python ImageClassifier, or predict)"
+            verb, word = (
+                ("classify", "ImageClassifier") if found.kind == "classifier" else ("keypoints", "KeypointFinder")
+            )
+            other = f": use `segmentarium {verb}` (in Python {word}, or predict)"
             raise TypeError(
                 f"{self.model_name} is a {found.kind}: it gives no class for every pixel, so it cannot segment"
-                + (other if isinstance(found, Classifier) else "")
+                + (other if isinstance(found, Classifier | KeypointModel) else "")
             )
         self.model = found
         self.in_channels = found.in_channels
