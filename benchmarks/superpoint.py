@@ -2,10 +2,10 @@
 
     python -m benchmarks.superpoint [--size 480 640] [--count 1024] [--threads 2] [--rounds 7] [--engines A,B] [--weights FILE]
 
-Timed is all from a picture to its points' places, scores and descriptors, in alternating rounds; a ratio is the median over the
-rounds of theirs over ours.  "end to end" starts at uint8 RGB as a camera gives it, as `KeypointFinder` does.  "points" is the share
-of the 500 best points of transformers that are found within a pixel.  Without weights they are drawn by lot, with a detector whose
-scores are spread as widely as a trained one's, so that suppression has as much to do.
+Timed is all from a picture to its points' places, scores and descriptors, in alternating rounds; a ratio is the median over
+the rounds of theirs over ours.  "end to end" starts at uint8 RGB as a camera gives it, as `KeypointFinder` does.  "points" is
+the share of the 500 best points of transformers that are found within a pixel.  Without weights they are drawn by lot, with a
+detector whose scores are spread as widely as a trained one's, so that suppression has as much to do.
 """
 
 from __future__ import annotations

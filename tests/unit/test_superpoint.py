@@ -142,3 +142,17 @@ def test_words_that_are_unknown_are_refused() -> None:
         SuperPoint(form="vgg")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="four stages"):
         SuperPoint(widths=(8, 8))
+
+
+def test_a_batch_without_what_lies_beside_the_target_is_told() -> None:
+    model = tiny().train()
+    both = torch.rand(2, 1, 1, 16, 16)
+    batch = {
+        "cells": torch.zeros(1, 2, 2).long(),
+        "warped_cells": torch.zeros(1, 2, 2).long(),
+        "homography": torch.eye(3)[None],
+    }
+    with pytest.raises(KeyError, match="the term 'descriptors' is held against warped_valid"):
+        model.criterion(model.forward_train(*both), batch)
+    losses = model.criterion(model.forward_train(*both), batch | {"warped_valid": torch.ones(1, 2, 2)})
+    assert list(losses) == ["points", "warped points", "descriptors"]

@@ -52,7 +52,13 @@ class Term:
 
     def target(self, batch: Batch) -> Any:
         """What it is held against; KeyError where the batch has none of it."""
-        keys = (self.on,) if isinstance(self.on, str) else self.on or ()
+        return self._in(batch, (self.on,) if isinstance(self.on, str) else self.on or ())
+
+    def further(self, batch: Batch) -> list[Any]:
+        """What its loss takes behind the target; KeyError where the batch lacks some of it."""
+        return [self._in(batch, (key,)) for key in self.beside]
+
+    def _in(self, batch: Batch, keys: tuple[str, ...]) -> Any:
         found = next((key for key in keys if key in batch), None)
         if found is None:
             raise KeyError(
@@ -164,7 +170,7 @@ class Model(nn.Module):
             given = [resize(output.float(), size, align_corners=self.align_corners) for output in given]
         elif term.at == "output":
             target = labels_at(target, given[0].shape[-2:])
-        return [*given, target, *(batch[key] for key in term.beside)]
+        return [*given, target, *term.further(batch)]
 
     @torch.inference_mode(False)  # so that the copy's tensors are ordinary ones wherever it is made
     def deploy(self) -> Self:

@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts import Classifier, InstanceModel, MaskModel, Model, SegmentationModel, adopt
+from segmentarium.contracts import (
+    Classifier,
+    InstanceModel,
+    KeypointModel,
+    MaskModel,
+    Model,
+    SegmentationModel,
+    adopt,
+)
 from segmentarium.inference.drawing import soften
 from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device
 from segmentarium.inference.network import with_channels
@@ -79,6 +87,7 @@ class Predictor(ForegroundFinder):
             other = {
                 Classifier: ": use `segmentarium classify` (in Python ImageClassifier, or predict)",
                 InstanceModel: ": give --task instance (in Python SegmentPredictor, or predict with task='instance')",
+                KeypointModel: ": use `segmentarium keypoints` (in Python KeypointFinder, or predict)",
             }
             raise TypeError(
                 f"{self.model_name} is a {found.kind}: it gives no class for every pixel, so it cannot segment"
