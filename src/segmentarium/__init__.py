@@ -35,6 +35,8 @@ _PUBLIC = {
     "predict": "inference",
     "Predictor": "inference",
     "ImageClassifier": "inference",
+    "KeypointFinder": "inference",
+    "match_pictures": "inference",
     "Result": "inference",
     "Portrait": "matting",
     "evaluate": "evaluation",
@@ -64,8 +66,10 @@ if TYPE_CHECKING:
     from segmentarium.evaluation import evaluate as evaluate
     from segmentarium.export import export_model as export_model
     from segmentarium.inference import ImageClassifier as ImageClassifier
+    from segmentarium.inference import KeypointFinder as KeypointFinder
     from segmentarium.inference import Predictor as Predictor
     from segmentarium.inference import Result as Result
+    from segmentarium.inference import match_pictures as match_pictures
     from segmentarium.inference import predict as predict
     from segmentarium.losses import build_loss as build_loss
     from segmentarium.matting import Portrait as Portrait

@@ -12,6 +12,7 @@ import segmentarium
 # A name here is a promise to users: change it on purpose, with a line in the changelog.
 PUBLIC = {
     "ImageClassifier",
+    "KeypointFinder",
     "Portrait",
     "Predictor",
     "Result",
@@ -33,6 +34,7 @@ PUBLIC = {
     "from_pretrained",
     "list_models",
     "load",
+    "match_pictures",
     "model_card",
     "predict",
     "pseudo_labels",
@@ -47,6 +49,8 @@ PUBLIC = {
 FUNCTION_OF = {
     "segment": "predict",
     "classify": "predict",
+    "keypoints": "predict",
+    "match": "match_pictures",
     "portrait": "Portrait",
     "train": "train",
     "pseudo-label": "pseudo_labels",

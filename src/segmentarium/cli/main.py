@@ -13,6 +13,8 @@ from collections.abc import Sequence
 VERBS = {
     "segment": ("segment", "masks, overlays and cut-outs of images, folders, videos or the webcam"),
     "classify": ("classify", "the class of each picture, with its probability, as JSON or CSV"),
+    "keypoints": ("keypoints", "points with descriptors, or joints, of pictures, videos or the webcam"),
+    "match": ("match", "which points of two pictures are the same, and what maps one to the other"),
     "portrait": ("portrait", "the person in front of a blur, a colour, an image or nothing: photos, videos, webcam"),
     "train": ("train", "train a model on a data set or a folder of labelled images"),
     "pseudo-label": ("pseudo_label", "add what a trained model is sure of to a data set's labels"),
@@ -31,6 +33,8 @@ WITHOUT_TORCH = ("models", "portrait")  # import it where a model needs it
 WRITES_FILES = (
     "segment",
     "classify",
+    "keypoints",
+    "match",
     "portrait",
     "evaluate",
     "export",

@@ -155,35 +155,98 @@ class KeypointModel(Model):
         return {"joints": list(self.joints)} if self.joints else {}
 
     @torch.no_grad()
-    def detect(self, image: Tensor, *, count: int | None = None) -> Keypoints:
-        """A normalised picture (C, H, W), or a batch of it alone -> its keypoints; the best `count`, if one is given."""
+    def detect(
+        self,
+        image: Tensor,
+        *,
+        count: int | None = None,
+        threshold: float | None = None,
+        radius: int | None = None,
+        border: int | None = None,
+        subpixel: bool = False,
+    ) -> Keypoints:
+        """A normalised picture (C, H, W), or a batch of it alone -> its keypoints, best first; pixel centres at whole numbers.
+
+        count       the best so many; None: all
+        threshold, radius, border   in place of the model's own
+        subpixel    places between the pixels, at the top of a parabola through the logarithms of a point's score and its
+                    neighbours'
+
+        A picture smaller than a cell has none.
+        """
         if image.ndim == 4 and len(image) != 1:
             raise ValueError(f"detect takes one picture, and got {len(image)}; their keypoints differ in number")
         image = image if image.ndim == 4 else image[None]
-        scores, dense = self(image)
-        height, width = scores.shape[-2:]
-        inside = torch.zeros_like(scores[0], dtype=torch.bool)
-        inside[self.border : height - self.border, self.border : width - self.border] = True
-        peaks = local_maxima(scores, self.radius)[0] & inside & (scores[0] > self.threshold)
-        y, x = peaks.nonzero(as_tuple=True)
-        best = scores[0, y, x].argsort(descending=True)[:count]
-        points = torch.stack((x[best], y[best]), 1).float()
-        size = torch.tensor((width, height), device=image.device)
-        return Keypoints(points, scores[0, y[best], x[best]], self.sample(dense, points), size)
+        if min(image.shape[-2:]) < self.stride:
+            size = torch.tensor((image.shape[-1], image.shape[-2]), device=image.device)
+            return Keypoints(image.new_zeros(0, 2), image.new_zeros(0), image.new_zeros(0, 0), size)
+        options = {"count": count, "threshold": threshold, "radius": radius, "border": border, "subpixel": subpixel}
+        return self.read(*self(image), **options)
 
-    def sample(self, dense: Tensor, points: Tensor) -> Tensor:
-        """(1, D, h, w) descriptors of cells and (N, 2) x, y in pixels -> (N, D) of length 1, bilinear between the cells."""
-        size = torch.tensor(dense.shape[:-3:-1], device=dense.device) * self.stride
-        grid = ((points + 0.5) / size * 2 - 1).to(dense.dtype)
-        return F.normalize(F.grid_sample(dense, grid[None, None], align_corners=False)[0, :, 0].T, dim=1)
+    @torch.no_grad()
+    def read(
+        self,
+        scores: Tensor,
+        dense: Tensor,
+        *,
+        count: int | None = None,
+        threshold: float | None = None,
+        radius: int | None = None,
+        border: int | None = None,
+        subpixel: bool = False,
+    ) -> Keypoints:
+        """What `forward` gave of one picture, on any engine -> its keypoints, as `detect`."""
+        peaks = self.peaks(scores, threshold=threshold, radius=radius, border=border)
+        y, x = peaks[0].nonzero(as_tuple=True)
+        best = scores[0, y, x].argsort(descending=True, stable=True)[:count]
+        points = torch.stack((x[best], y[best]), 1)
+        found = scores[0, y[best], x[best]]
+        places = between_pixels(scores[0], points) if subpixel else points.to(dense.dtype)
+        size = torch.tensor((scores.shape[-1], scores.shape[-2]), device=scores.device)
+        return Keypoints(places, found, self.sample(dense, places[None])[0], size)
+
+    def peaks(
+        self, scores: Tensor, *, threshold: float | None = None, radius: int | None = None, border: int | None = None
+    ) -> Tensor:
+        """(B, H, W) scores -> bool: which pixels are keypoints, the border counted from the last whole cell."""
+        threshold = self.threshold if threshold is None else threshold
+        radius, border = self.radius if radius is None else radius, self.border if border is None else border
+        height, width = (side // self.stride * self.stride for side in scores.shape[-2:])
+        y, x = (torch.arange(side, device=scores.device) for side in scores.shape[-2:])
+        inside = ((y >= border) & (y < height - border))[:, None] & ((x >= border) & (x < width - border))
+        return local_maxima(scores, radius) & inside & (scores > threshold)
+
+    def sample(
+        self, dense: Tensor, points: Tensor, *, first: tuple[int, int] = (0, 0), cells: tuple[int, int] | None = None
+    ) -> Tensor:
+        """(B, D, h, w) descriptors of cells and (B, N, 2) x, y in pixels -> (B, N, D) of length 1, bilinear between the cells.
+
+        first   column and row of the picture's cells at which `dense` begins, where it is a part of them
+        cells   how many columns and rows the whole picture has; None: those of `dense`
+        """
+        height, width = dense.shape[-2:]
+        across, down = (width, height) if cells is None else cells
+        x, y = points.to(dense.dtype).unbind(-1)
+        column = self.cell(x + first[0] * self.stride, across) - first[0]
+        row = self.cell(y + first[1] * self.stride, down) - first[1]
+        grid = torch.stack(((2 * column + 1) / width - 1, (2 * row + 1) / height - 1), -1)
+        return F.normalize(F.grid_sample(dense, grid[:, None], align_corners=False)[:, :, 0].mT, dim=-1)
+
+    def cell(self, place: Tensor, cells: int) -> Tensor:
+        """Pixels along a side of so many cells -> which cell's middle lies there, with fractions between them."""
+        return (place + 0.5) / self.stride - 0.5
 
 
 def local_maxima(scores: Tensor, radius: int, rounds: int = 2) -> Tensor:
     """(B, H, W) -> bool: greater than all within `radius` pixels; then, `rounds` times, the same among those that no peak
     suppresses, as a lower peak counts once the one that hid it from its neighbours is itself suppressed."""
+    if radius < 0:
+        raise ValueError(f"the radius is {radius}; give pixels, 0 or more")
 
     def greatest(x: Tensor) -> Tensor:
-        return F.max_pool2d(x, 2 * radius + 1, stride=1, padding=radius)
+        # of rows, then of columns: the same as of squares, and many times faster
+        x = F.max_pool2d(x[:, None], (1, 2 * radius + 1), stride=1, padding=(0, radius))
+        return F.max_pool2d(x, (2 * radius + 1, 1), stride=1, padding=(radius, 0))[:, 0]
 
     peaks = scores == greatest(scores)
     for _ in range(rounds):
@@ -191,6 +254,28 @@ def local_maxima(scores: Tensor, radius: int, rounds: int = 2) -> Tensor:
         rest = scores.masked_fill(hidden, 0)
         peaks = peaks | ((rest == greatest(rest)) & ~hidden)
     return peaks
+
+
+def between_pixels(scores: Tensor, points: Tensor) -> Tensor:
+    """Moves local maxima (N, 2) x, y of scores (H, W) by up to half a pixel: along either axis to the top of the parabola through
+    the logarithms of three scores, which is exact for a Gaussian.  Points at the picture's edge stay."""
+    height, width = scores.shape
+    x, y = points.long().unbind(1)
+    inner = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)
+    cx, cy = x.clamp(1, max(width - 2, 1)), y.clamp(1, max(height - 2, 1))
+    logs = scores.float().clamp(min=1e-12).log()
+
+    def top(before: Tensor, here: Tensor, behind: Tensor) -> Tensor:
+        curved = before - 2 * here + behind
+        return torch.where(curved < 0, 0.5 * (before - behind) / curved, 0.0).clamp(-0.5, 0.5)
+
+    if min(height, width) < 3:
+        return points.float()
+    here = logs[cy, cx]
+    moved = torch.stack(
+        (top(logs[cy, cx - 1], here, logs[cy, cx + 1]), top(logs[cy - 1, cx], here, logs[cy + 1, cx])), 1
+    )
+    return points + moved * inner[:, None]
 
 
 class InstanceModel(LabelledModel):
@@ -209,7 +294,7 @@ class InstanceModel(LabelledModel):
 
     kind = "instances"
     output_names = ("boxes", "labels", "scores", "masks")
-    guides = ("segments",)
+    train_inputs = ("segments",)
 
     def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)

@@ -30,6 +30,7 @@ class Term:
     of       names of the outputs of `forward_train` that it reads
     on       key of the batch that it is held against, of several keys the first that the batch has; None: the loss takes the
              outputs alone
+    beside   further keys of the batch that the loss takes behind the target
     at       "target": outputs are brought to the target's height and width; "output": labels to the output's, by nearest
              neighbour; "as is"
     classes  the outputs score the classes: class weights reach the loss, and a run may put another loss in its place
@@ -40,6 +41,7 @@ class Term:
     loss: nn.Module
     of: tuple[str, ...] = ("logits",)
     on: str | tuple[str, ...] | None = "mask"
+    beside: tuple[str, ...] = ()
     at: Literal["target", "output", "as is"] = "target"
     classes: bool = True
 
@@ -50,7 +52,13 @@ class Term:
 
     def target(self, batch: Batch) -> Any:
         """What it is held against; KeyError where the batch has none of it."""
-        keys = (self.on,) if isinstance(self.on, str) else self.on or ()
+        return self._in(batch, (self.on,) if isinstance(self.on, str) else self.on or ())
+
+    def further(self, batch: Batch) -> list[Any]:
+        """What its loss takes behind the target; KeyError where the batch lacks some of it."""
+        return [self._in(batch, (key,)) for key in self.beside]
+
+    def _in(self, batch: Batch, keys: tuple[str, ...]) -> Any:
         found = next((key for key in keys if key in batch), None)
         if found is None:
             raise KeyError(
@@ -73,7 +81,7 @@ class Model(nn.Module):
 
         model(*inputs)                    what is exported, compiled and timed
         model.forward_train(*inputs)      all that the paper supervises, by name, each at its own resolution; of a model with
-                                          `guides` it takes these, too
+                                          `train_inputs` it takes these, too
         model.criterion(outputs, batch)   the paper's own objective: name of each term -> weighted scalar
         model.deploy()                    a copy for inference: same outputs, less work
 
@@ -83,7 +91,7 @@ class Model(nn.Module):
 
     kind: ClassVar[str] = ""
     inputs: ClassVar[tuple[str, ...]] = ("image",)  # keys of a batch that forward and forward_train take
-    guides: ClassVar[tuple[str, ...]] = ()  # further ones of forward_train: labels that say what is worth computing
+    train_inputs: tuple[str, ...] = ()  # further ones, which forward_train alone takes
     output_names: ClassVar[tuple[str, ...]] = ("logits",)  # of what forward gives, in an exported file
     counted_at: ClassVar[tuple[int, int]] = (512, 1024)  # (H, W) of its published work, unless the card has another
     fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more
@@ -152,7 +160,7 @@ class Model(nn.Module):
             given = [resize(output.float(), size, align_corners=self.align_corners) for output in given]
         elif term.at == "output":
             target = labels_at(target, given[0].shape[-2:])
-        return [*given, target]
+        return [*given, target, *term.further(batch)]
 
     @torch.inference_mode(False)  # so that the copy's tensors are ordinary ones wherever it is made
     def deploy(self) -> Self:

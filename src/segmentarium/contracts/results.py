@@ -248,6 +248,9 @@ class Keypoints:
     descriptors: Tensor
     image_size: Tensor
 
-    def as_dict(self) -> dict[str, Tensor]:
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+    def to_lightglue(self) -> dict[str, Tensor]:
         """What a LightGlue matcher takes for one of its two pictures: the same with a batch of one in front."""
         return {name: value[None] for name, value in vars(self).items()}

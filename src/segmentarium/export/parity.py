@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmentarium.contracts import Model, Preprocessing
+from segmentarium.contracts import InstanceModel, Model, Preprocessing
+from segmentarium.keypoints.detector import PointDetector
 from segmentarium.runtimes import onnx_session, openvino_network
 
 Image = str | Path | np.ndarray | Tensor
-Outputs = np.ndarray | tuple[np.ndarray, ...]
-Runner = Callable[[np.ndarray], Outputs]
+Runner = Callable[[np.ndarray], list[np.ndarray]]  # an input to every output
 
 TOLERANCE = 1e-4  # relative, in float32
 SIZES = ((256, 320), (193, 259))
@@ -103,29 +103,63 @@ def compare(output: np.ndarray, reference: np.ndarray, size: tuple[int, ...] | N
     return Comparison(size, batch, absolute, relative, float((classes_of(output) == classes_of(reference)).mean()))
 
 
-def compare_instances(output: Outputs, reference: Outputs, size: tuple[int, ...]) -> Comparison:
-    """The same of boxes, labels, scores and masks: of what `reference` found, each is held against what `output` found of its
-    class in its place, as rounding may change their order.
+def compare_points(
+    outputs: Sequence[np.ndarray], references: Sequence[np.ndarray], size: tuple[int, int]
+) -> Comparison:
+    """Of (B, K, 2) places, (B, K) scores, 0 where there is no point, and (B, K, D) descriptors: the errors of the points that
+    both have; infinite where either lacks more than one in a hundred.  `same_class` is the share that both have.
+
+    Scores may lie closer together than rounding, and the order of points, and which are the last, follow from them.
+    """
+    common, total, error = 0, 0, 0.0
+    for found, expected in zip(zip(*outputs, strict=True), zip(*references, strict=True), strict=True):
+        ours, theirs = (
+            {tuple(place): (score, described) for place, score, described in zip(*each, strict=True) if score > 0}
+            for each in ((given[0].round(2).tolist(), given[1].tolist(), given[2]) for given in (found, expected))
+        )
+        both = ours.keys() & theirs.keys()
+        common, total = common + len(both), total + max(len(ours), len(theirs))
+        for place in both:
+            error = max(
+                error, abs(ours[place][0] - theirs[place][0]), float(np.abs(ours[place][1] - theirs[place][1]).max())
+            )
+    share = common / max(total, 1)
+    error = error if share >= 0.99 or not total else float("inf")
+    return Comparison(size, len(references[0]), error, error, share if total else 1.0)
+
+
+def compare_instances(
+    outputs: Sequence[np.ndarray], references: Sequence[np.ndarray], size: tuple[int, int]
+) -> Comparison:
+    """Of boxes (B, N, 4), labels, scores and masks: the errors of what `references` found, each held against what `outputs` has
+    of its class in its place, as rounding may change their order.
 
     Errors are of boxes as shares of the image, of scores and of masks; `same_class` is the share of instances that have their
     like.  Less than nine of ten have: an infinite error.  One that lies at a threshold may be found by one engine alone.
     """
-    kind = (size[0], size[1]), len(reference[0])
-    if len(output) != 4 or any(a.shape != b.shape for a, b in zip(output, reference, strict=True)):
-        return Comparison(*kind, float("inf"), float("inf"), 0.0)
-    worst, found, wanted = 0.0, 0, 0
-    for mine, theirs in zip(zip(*output, strict=True), zip(*reference, strict=True), strict=True):
+    if len(outputs) != 4 or any(a.shape != b.shape for a, b in zip(outputs, references, strict=True)):
+        return Comparison(size, len(references[0]), float("inf"), float("inf"), 0.0)
+    error, found, wanted = 0.0, 0, 0
+    for mine, theirs in zip(zip(*outputs, strict=True), zip(*references, strict=True), strict=True):
         (boxes, labels, scores, masks), (boxes_, labels_, scores_, masks_) = mine, theirs
         for i in np.flatnonzero(labels_ >= 0):
             apart = np.abs(boxes - boxes_[i]).max(1) / max(size) + (labels != labels_[i])
             j = int(apart.argmin())
-            errors = (apart[j], abs(scores[j] - scores_[i]), np.abs(masks[j] - masks_[i]).max())
             wanted += 1
             if apart[j] < 0.01:
-                found, worst = found + 1, max(worst, *map(float, errors))
-    if found < 0.9 * wanted or not np.isfinite(worst):
-        worst = float("inf")
-    return Comparison(*kind, worst, worst, found / max(wanted, 1))
+                errors = (apart[j], abs(scores[j] - scores_[i]), np.abs(masks[j] - masks_[i]).max())
+                found, error = found + 1, max(error, *map(float, errors))
+    if found < 0.9 * wanted or not np.isfinite(error):
+        error = float("inf")
+    return Comparison(size, len(references[0]), error, error, found / max(wanted, 1))
+
+
+def worst(outputs: Sequence[np.ndarray], references: Sequence[np.ndarray], size: tuple[int, int]) -> Comparison:
+    """The errors of the output that is furthest from its reference; an infinite one where their numbers differ."""
+    if len(outputs) != len(references):
+        return Comparison(size, len(references[0]), float("inf"), float("inf"), 0.0)
+    compared = [compare(*pair, size) for pair in zip(outputs, references, strict=True)]
+    return max(compared, key=lambda found: found.relative_error)
 
 
 class ParityCheck:
@@ -143,8 +177,10 @@ class ParityCheck:
             sizes = (model.fixed_size,) * 2  # one image, and a batch
         training = model.training
         device = next(model.parameters()).device
-        self.compare: Any = compare_instances if model.kind == "instances" else compare
-        self.cases: list[tuple[np.ndarray, Outputs]] = []
+        self.compare = compare_points if isinstance(model, PointDetector) else worst
+        if isinstance(model, InstanceModel):
+            self.compare = compare_instances
+        self.cases: list[tuple[np.ndarray, list[np.ndarray]]] = []
         model.eval()
         with torch.inference_mode():
             for index, size in enumerate(sizes):
@@ -152,31 +188,25 @@ class ParityCheck:
                     example = network_input(image, size, model.preprocessing, model.in_channels)
                     if index % 2:  # every second size as a batch of two
                         example = torch.cat([example, example.flip(-1)])
-                    given = model(example.to(device))
-                    several = given if isinstance(given, tuple) else (given,)
-                    self.cases.append((example.numpy(), _outputs([one.float().cpu().numpy() for one in several])))
+                    found = model(example.to(device))
+                    given = (found,) if isinstance(found, Tensor) else found
+                    self.cases.append((example.numpy(), [output.float().cpu().numpy() for output in given]))
         model.train(training)
 
     def run(self, runner: Runner) -> list[Comparison]:
         return [
-            self.compare(runner(example), reference, (example.shape[2], example.shape[3]))
-            for example, reference in self.cases
+            self.compare(runner(example), references, (example.shape[2], example.shape[3]))
+            for example, references in self.cases
         ]
-
-
-def _outputs(found: Sequence[Any]) -> Outputs:
-    """What a network gives: an array, or several."""
-    arrays = tuple(np.asarray(one) for one in found)
-    return arrays if len(arrays) > 1 else arrays[0]
 
 
 def torch_runner(path: Path) -> Runner:
     module = torch.export.load(str(path)).module()
 
-    def run(image: np.ndarray) -> Outputs:
+    def run(image: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode():
             found = module(torch.from_numpy(image))
-            return _outputs(found if isinstance(found, tuple) else (found,))
+        return [output.numpy() for output in ((found,) if isinstance(found, Tensor) else found)]
 
     return run
 
@@ -184,14 +214,14 @@ def torch_runner(path: Path) -> Runner:
 def onnx_runner(path: Path) -> Runner:
     session = onnx_session(path, torch.get_num_threads())
     name = session.get_inputs()[0].name
-    return lambda image: _outputs(session.run(None, {name: image}))
+    return lambda image: [np.asarray(output) for output in session.run(None, {name: image})]
 
 
 def openvino_runner(path: Path, precision: str = "f32") -> Runner:
     """precision: "f32" or "bf16"."""
     compiled = openvino_network(path, precision, torch.get_num_threads())
     # A copy: OpenVINO hands out a view of a buffer that the next call overwrites.
-    return lambda image: _outputs([np.array(one) for one in compiled(image).values()])
+    return lambda image: [np.array(output) for output in compiled(image).values()]
 
 
 RUNNERS: dict[str, Callable[[Path], Runner]] = {

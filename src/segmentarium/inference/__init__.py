@@ -14,6 +14,9 @@ from segmentarium.lazy import lazy_names
 
 if TYPE_CHECKING:
     from segmentarium.inference.classifier import Classification, ImageClassifier
+    from segmentarium.inference.matcher import PictureMatch, match_pictures
+    from segmentarium.inference.points import FoundPoints, KeypointFinder
+    from segmentarium.inference.poses import PoseFinder, Poses
     from segmentarium.inference.prediction import predict
     from segmentarium.inference.predictor import Predictor
     from segmentarium.inference.result import Result
@@ -23,23 +26,35 @@ if TYPE_CHECKING:
 
 _HOME_OF = {
     "Classification": "classifier",
+    "FoundPoints": "points",
     "ImageClassifier": "classifier",
+    "KeypointFinder": "points",
+    "PictureMatch": "matcher",
+    "PoseFinder": "poses",
+    "Poses": "poses",
     "Predictor": "predictor",
     "Result": "result",
     "SegmentPredictor": "segments",
     "SegmentResult": "segment_result",
     "SegmentTracker": "tracking",
+    "match_pictures": "matcher",
     "predict": "prediction",
 }
 
 __all__ = [
     "Classification",
+    "FoundPoints",
     "ImageClassifier",
+    "KeypointFinder",
+    "PictureMatch",
+    "PoseFinder",
+    "Poses",
     "Predictor",
     "Result",
     "SegmentPredictor",
     "SegmentResult",
     "SegmentTracker",
+    "match_pictures",
     "predict",
 ]
 

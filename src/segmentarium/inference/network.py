@@ -52,8 +52,12 @@ class Network:
             if engine != "auto":
                 self.engine = build_engine(self.model, engine, precision=precision, device=self.device)
 
-    @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
+        return self.outputs(pixels)[0]
+
+    @torch.inference_mode()
+    def outputs(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Everything that the model gives, in its order."""
         # Scaled bytes come from the processor, as in the predictor: CUDA has no antialiased resize of bytes.
         image = self.preprocessing.normalise(pixels.to(self.device))
         if self.engine is None:
@@ -62,11 +66,11 @@ class Network:
             # A copy, as the measurement puts the model into eval mode and onto the device.
             self.engine = fastest_engine(copy.deepcopy(self.model), image, device=self.device, pictures=self.expected)
         started = time.perf_counter()
-        logits = self.engine(image)
-        if logits.is_cuda:  # a GPU returns before it is done
-            torch.cuda.synchronize(logits.device)
+        found = self.engine.outputs(image)
+        if found[0].is_cuda:  # a GPU returns before it is done
+            torch.cuda.synchronize(found[0].device)
         self.seconds += time.perf_counter() - started
-        return logits
+        return found
 
     def facts(self, name: str) -> dict[str, Any]:
         """What the report says of the model."""

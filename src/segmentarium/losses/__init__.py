@@ -12,6 +12,7 @@ from segmentarium.losses.class_presence import ClassPresence
 from segmentarium.losses.connectivity import Connectivity
 from segmentarium.losses.consistency import Consistency
 from segmentarium.losses.cross_entropy import CrossEntropy
+from segmentarium.losses.descriptor_hinge import DescriptorHinge
 from segmentarium.losses.detail import DetailLoss
 from segmentarium.losses.dice import Dice
 from segmentarium.losses.diversity import Diversity
@@ -29,6 +30,7 @@ from segmentarium.losses.regions import RegionLoss
 from segmentarium.losses.seesaw import SeesawLoss
 from segmentarium.losses.segments import Segments, segments_of
 from segmentarium.losses.set_loss import FocalSetLoss, PointSetLoss, SetLoss
+from segmentarium.losses.softmax_bce import SoftmaxBCE
 from segmentarium.losses.token_labels import MixedLabelCrossEntropy, TokenLabelCrossEntropy
 from segmentarium.losses.weighting import class_weights
 
@@ -46,6 +48,7 @@ __all__ = [
     "Connectivity",
     "Consistency",
     "CrossEntropy",
+    "DescriptorHinge",
     "DetailLoss",
     "Dice",
     "Diversity",
@@ -67,6 +70,7 @@ __all__ = [
     "SeesawLoss",
     "Segments",
     "SetLoss",
+    "SoftmaxBCE",
     "TokenLabelCrossEntropy",
     "WeightedSum",
     "answered",

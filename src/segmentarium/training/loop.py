@@ -100,7 +100,7 @@ class Objective(nn.Module):
         self.forward_train = torch.compile(model.forward_train) if compile else model.forward_train
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        outputs = self.forward_train(*(batch[key] for key in self.model.inputs + self.model.guides))
+        outputs = self.forward_train(*(batch[key] for key in (*self.model.inputs, *self.model.train_inputs)))
         for teacher in filter(None, self.teacher):
             outputs = {**outputs, "teacher": teacher(batch["image"], outputs["logits"].shape[-2:])}
         return self.model.criterion(outputs, batch)
@@ -167,8 +167,8 @@ class Training:
             group["lr"] = group["base_lr"] * factor
         for part in range(self.passes):
             batch = self.fabric.to_device(next(self.batches))
-            for key in self.model.inputs if self.channels_last else ():
-                if batch[key].ndim == 4:
+            for key in (*self.model.inputs, *self.model.train_inputs) if self.channels_last else ():
+                if isinstance(batch[key], Tensor) and batch[key].ndim == 4:
                     batch[key] = batch[key].contiguous(memory_format=torch.channels_last)
             seed_all(self.options.seed, self.step, part, self.fabric.global_rank)
             with self.fabric.no_backward_sync(self.objective, enabled=part < self.passes - 1):
