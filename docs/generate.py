@@ -230,7 +230,7 @@ def shape_table(found: Entry) -> Iterator[str]:
     if isinstance(model, Classifier):
         features = model.backbone(*inputs)
         rows |= {f"model.backbone({given})[{i}]": feature for i, feature in enumerate(features)}
-    elif model.kind != "instances":  # else what it computes hangs on labels
+    elif "segments" not in model.train_inputs:  # else what it computes hangs on labels
         try:
             supervised = model.forward_train(*inputs, *(inputs[0] for _ in model.train_inputs))
         except NotImplementedError:  # how much there is depends on values, and here there are none

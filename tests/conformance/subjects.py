@@ -28,8 +28,6 @@ CLASSIFIERS = list_models(kind="classifier")
 LABELLED = [name for name in MODELS if entry(name).kind != "keypoints"]
 CLASSES = 4
 
-DETECTOR_OUTPUTS = 4  # boxes, labels, scores, masks
-
 
 def build(name: str, **arguments: object) -> Model:
     """The model as published, but for `arguments`."""
@@ -137,9 +135,9 @@ def names_of_classes(model: Model, number: int) -> int:
 
 
 def output_shape(model: Model, number: int, size: tuple[int, int]) -> tuple[int, ...]:
-    """Of what `forward` gives of one picture of that size, by the model's kind; of instances, of their masks."""
+    """Of what `forward` gives of one picture of that size, by the model's kind; of several outputs, of the first."""
     if model.kind == "instances":
-        return (model.decoder.detections, *size_for(model, *size))  # pyright: ignore[reportAttributeAccessIssue]
+        return (model.decoder.detections, 4)  # pyright: ignore[reportAttributeAccessIssue]
     if model.kind == "keypoints" and not model.joints:
         return size_for(model, *size)
     if model.kind == "keypoints":
@@ -157,19 +155,6 @@ def joints_for(model: Model, height: int, width: int, batch: int) -> Tensor:
     return torch.stack([torch.stack((*place, seen), 1) for place in places])[:batch]
 
 
-def segments_for(model: Model, height: int, width: int, batch: int) -> list[Segments]:
-    """A box, a disc and a thin bar in the photograph, and where they are in its mirror images; a strip on the left counts
-    nowhere."""
-    y, x = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
-    box = ((x - 0.35).abs() < 0.25) & ((y - 0.3).abs() < 0.2)
-    disc = (x - 0.7).square() + (y - 0.65).square() < 0.05
-    masks = torch.stack((box, disc, ((x - y).abs() < 0.1) & (y > 0.5)))
-    valid = x >= 3 / width
-    labels = torch.arange(3) % model.num_classes  # pyright: ignore[reportOperatorIssue]
-    flips = ((), (-1,), (-2,), (-1, -2))
-    return [Segments(labels, masks.flip(dims), valid) for dims in flips[:batch]]
-
-
 def warps_for(model: Model, image: Tensor) -> dict[str, Tensor]:
     """The pictures mirrored, with points on a grid and where they are there."""
     height, width = (side // model.stride * model.stride for side in image.shape[-2:])
@@ -184,6 +169,19 @@ def warps_for(model: Model, image: Tensor) -> dict[str, Tensor]:
         "warped_valid": torch.ones(len(image), height // model.stride, width // model.stride),
         "homography": homography,
     }
+
+
+def segments_for(model: Model, height: int, width: int, batch: int) -> list[Segments]:
+    """A box, a disc and a thin bar in the photograph, and where they are in its mirror images; a strip on the left counts
+    nowhere."""
+    y, x = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
+    box = ((x - 0.35).abs() < 0.25) & ((y - 0.3).abs() < 0.2)
+    disc = (x - 0.7).square() + (y - 0.65).square() < 0.05
+    masks = torch.stack((box, disc, ((x - y).abs() < 0.1) & (y > 0.5)))
+    valid = x >= 3 / width
+    labels = torch.arange(3) % model.num_classes  # pyright: ignore[reportOperatorIssue]
+    flips = ((), (-1,), (-2,), (-1, -2))
+    return [Segments(labels, masks.flip(dims), valid) for dims in flips[:batch]]
 
 
 def batch_for(model: Model, height: int, width: int, batch: int = 2) -> dict[str, Any]:
@@ -214,18 +212,13 @@ def given(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (output,) if isinstance(output, Tensor) else output
 
 
-def main(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """Of what a network gives, what `output_shape` is of: a detector's masks, of key points the scores."""
-    several = given(output)
-    return several[-1 if len(several) == DETECTOR_OUTPUTS else 0]
-
-
 def relative_error(output: Tensor | tuple[Tensor, ...], reference: Tensor | tuple[Tensor, ...]) -> float:
-    """The greatest of all that a model gives; of a detector, of the instances that both found."""
+    """The greatest of all that a model gives; instances may come in another order."""
+    if isinstance(output, tuple) and len(output) == 4:
+        found, wanted = (tuple(part.float().numpy() for part in given(one)) for one in (output, reference))
+        height, width = wanted[-1].shape[-2:]
+        return compare_instances(found, wanted, (height, width)).relative_error
     if isinstance(output, tuple):
-        if len(output) == DETECTOR_OUTPUTS:
-            found, wanted = (tuple(part.numpy() for part in one) for one in (output, given(reference)))
-            return compare_instances(found, wanted, wanted[-1].shape[-2:]).relative_error
         return max(relative_error(one, other) for one, other in zip(output, given(reference), strict=True))
     assert isinstance(reference, Tensor)
     assert output.shape == reference.shape

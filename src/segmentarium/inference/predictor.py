@@ -85,13 +85,13 @@ class Predictor(ForegroundFinder):
         self.model_name = str(model) if isinstance(model, str | PathLike) else found.title
         if not isinstance(found, SegmentationModel | MaskModel):
             other = {
-                Classifier: ": use `segmentarium classify` (in Python ImageClassifier, or predict)",
-                InstanceModel: ": give --task instance (in Python SegmentPredictor, or predict with task='instance')",
-                KeypointModel: ": use `segmentarium keypoints` (in Python KeypointFinder, or predict)",
+                Classifier: "use `segmentarium classify` (in Python ImageClassifier, or predict)",
+                KeypointModel: "use `segmentarium keypoints` (in Python KeypointFinder, or predict)",
+                InstanceModel: "give --task instance (in Python SegmentPredictor, or predict with task='instance')",
             }
             raise TypeError(
                 f"{self.model_name} is a {found.kind}: it gives no class for every pixel, so it cannot segment"
-                + next((text for kind, text in other.items() if isinstance(found, kind)), "")
+                + next((f": {text}" for kind, text in other.items() if isinstance(found, kind)), "")
             )
         self.model = found
         self.in_channels = found.in_channels

@@ -169,7 +169,7 @@ class Training:
         for part in range(self.passes):
             batch = self.fabric.to_device(next(self.batches))
             for key in (*self.model.inputs, *self.model.train_inputs) if self.channels_last else ():
-                if batch[key].ndim == 4:
+                if isinstance(batch[key], Tensor) and batch[key].ndim == 4:
                     batch[key] = batch[key].contiguous(memory_format=torch.channels_last)
             seed_all(self.options.seed, self.step, part, self.fabric.global_rank)
             with self.fabric.no_backward_sync(self.objective, enabled=part < self.passes - 1):
