@@ -230,7 +230,7 @@ def shape_table(found: Entry) -> Iterator[str]:
     if isinstance(model, Classifier):
         features = model.backbone(*inputs)
         rows |= {f"model.backbone({given})[{i}]": feature for i, feature in enumerate(features)}
-    else:
+    elif not model.guides:  # else what it computes hangs on labels
         supervised = model.forward_train(*inputs)
         rows |= {f'model.forward_train({given})["{name}"]': tensor for name, tensor in supervised.items()}
     yield "| tensor | shape |"

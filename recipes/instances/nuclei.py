@@ -44,8 +44,8 @@ def recipe() -> TrainingOptions:
         warmup_steps=100,
         clip_norm=10.0,
         ema=0.998,
-        max_steps=2400,
-        val_every=400,
+        max_steps=1600,
+        val_every=200,
         save_every=100,
         workers=1,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from segmentarium.contracts import Backbone, Model
+from segmentarium.export.parity import compare_instances
+from segmentarium.losses import Segments
 from segmentarium.registry import Entry, create_model, entry, known, list_models
 from tests.parity.comparison import randomise
 
@@ -74,6 +77,10 @@ def trained_like(name: str, num_classes: int = CLASSES) -> Model:
     """A copy whose batch norms are as after training, and whose scores are not near zero.  In eval mode."""
     model = randomise(copy.deepcopy(_made(name, num_classes)))
     assert isinstance(model, Model)
+    if model.kind == "instances":  # what is found must not hang on the last digit of scores that are all alike
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.std() < 0.02:
+                module.weight.data *= 20
     return model
 
 
@@ -120,11 +127,13 @@ def brightness_target(height: int, width: int, num_classes: int, batch: int = 1)
 
 def names_of_classes(model: Model, number: int) -> int:
     """How many classes have a name: of pixels two at least, background and foreground; of masks as many as there are."""
-    return number if model.kind == "mask" else max(number, 2)
+    return number if model.kind in ("mask", "instances") else max(number, 2)
 
 
 def output_shape(model: Model, number: int, size: tuple[int, int]) -> tuple[int, ...]:
-    """Of what `forward` gives of one picture of that size, by the model's kind."""
+    """Of what `forward` gives of one picture of that size, by the model's kind; of instances, of their masks."""
+    if model.kind == "instances":
+        return (model.decoder.detections, *size_for(model, *size))  # pyright: ignore[reportAttributeAccessIssue]
     if model.kind == "keypoints":
         return (number, *(-(-side // model.stride) for side in size_for(model, *size)))
     return (number, *size_for(model, *size)) if model.kind in ("segmenter", "mask") else (number,)
@@ -140,18 +149,38 @@ def joints_for(model: Model, height: int, width: int, batch: int) -> Tensor:
     return torch.stack([torch.stack((*place, seen), 1) for place in places])[:batch]
 
 
-def batch_for(model: Model, height: int, width: int, batch: int = 2) -> dict[str, Tensor]:
-    """What the model's objective takes, by its kind: the photographs with label maps, with a label each, or with joints."""
+def main(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """What a network gives; of several tensors the last."""
+    return output[-1] if isinstance(output, tuple) else output
+
+
+def segments_for(model: Model, height: int, width: int, batch: int) -> list[Segments]:
+    """A box, a disc and a thin bar in the photograph, and where they are in its mirror images; a strip on the left counts
+    nowhere."""
+    y, x = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
+    box = ((x - 0.35).abs() < 0.25) & ((y - 0.3).abs() < 0.2)
+    disc = (x - 0.7).square() + (y - 0.65).square() < 0.05
+    masks = torch.stack((box, disc, ((x - y).abs() < 0.1) & (y > 0.5)))
+    valid = x >= 3 / width
+    labels = torch.arange(3) % model.num_classes  # pyright: ignore[reportOperatorIssue]
+    flips = ((), (-1,), (-2,), (-1, -2))
+    return [Segments(labels, masks.flip(dims), valid) for dims in flips[:batch]]
+
+
+def batch_for(model: Model, height: int, width: int, batch: int = 2) -> dict[str, Any]:
+    """What the model's objective takes, by its kind: the photographs with label maps, a label each, joints, or segments."""
     image = inputs(model, height, width, batch)
     if model.kind == "classifier":
         return {"image": image, "label": torch.arange(batch) % max(model.num_classes, 2)}
     if model.kind == "keypoints":
         return {"image": image, "joints": joints_for(model, *image.shape[-2:], batch)}
+    if model.kind == "instances":
+        return {"image": image, "segments": segments_for(model, *image.shape[-2:], batch)}
     return {"image": image, "mask": brightness_target(*image.shape[-2:], model.num_classes, batch)}
 
 
 def outputs_of(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return model.forward_train(*(batch[key] for key in model.inputs))
+    return model.forward_train(*(batch[key] for key in model.inputs + model.guides))
 
 
 def losses_of(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -159,6 +188,9 @@ def losses_of(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return model.criterion(outputs_of(model, batch), batch)
 
 
-def relative_error(output: Tensor, reference: Tensor) -> float:
+def relative_error(output: Tensor | tuple[Tensor, ...], reference: Tensor | tuple[Tensor, ...]) -> float:
+    if isinstance(output, tuple) or isinstance(reference, tuple):
+        found, wanted = (tuple(part.numpy() for part in one) for one in (output, reference))
+        return compare_instances(found, wanted, wanted[-1].shape[-2:]).relative_error
     assert output.shape == reference.shape
     return float((output - reference).abs().max() / reference.abs().max())

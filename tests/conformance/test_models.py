@@ -37,6 +37,7 @@ from tests.conformance.subjects import (
     inputs,
     least_classes,
     losses_of,
+    main,
     names_of_classes,
     one_of_each,
     output_shape,
@@ -65,7 +66,7 @@ def test_builds_with_any_classes_and_channels(name: str, num_classes: int, in_ch
     with torch.device("meta"):
         model = create_model(name, **counted(name, num_classes), in_channels=in_channels).eval()
         with torch.no_grad():
-            output = model(*model.example(2, ODD))
+            output = main(model(*model.example(2, ODD)))
     assert output.shape == (2, *output_shape(model, num_classes, ODD))
     assert model.in_channels == in_channels
     assert len(model.preprocessing.mean) == in_channels
@@ -107,13 +108,17 @@ def test_flops_as_published(name: str) -> None:
 def test_odd_sizes(name: str) -> None:
     model = trained_like(name)
     for size in (ODD, (64, 33)):
-        logits = model(inputs(model, *size))
+        logits = main(model(inputs(model, *size)))
         assert logits.shape == (1, *output_shape(model, CLASSES, size))
         assert logits.isfinite().all()
         assert logits.std() > 0
         read = {name for term in model.objective for name in term.of}
-        main = "class_logits" if model.kind == "mask" else model.output_names[0]
-        assert outputs_of(model, batch_for(model, *size)).keys() == read >= {main}
+        assert outputs_of(model, batch_for(model, *size)).keys() == read >= {supervised(model)}
+
+
+def supervised(model: Model) -> str:
+    """The name of its class scores in training."""
+    return {"mask": "class_logits", "instances": "class_logits_0"}.get(model.kind, model.output_names[0])
 
 
 @pytest.mark.parametrize("name", enrolled(SMALL, "gradients"))
@@ -143,7 +148,8 @@ def test_ignored_pixels_alone_give_zero(name: str) -> None:
 
 @pytest.mark.parametrize("name", enrolled(ONE_OF_EACH_PAPER, "learning"))
 def test_its_own_objective_teaches_the_classes(name: str) -> None:
-    """A few dozen steps on one picture and its mirror image halve the cross entropy of class scores, or the loss of joints."""
+    """A few dozen steps on one picture and its mirror image halve the cross entropy of class scores, or the loss of joints or
+    boxes."""
     model = fresh(name)
     batch = batch_for(model, 128, 128)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
@@ -154,7 +160,8 @@ def test_its_own_objective_teaches_the_classes(name: str) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        found = float(loss) if model.kind == "keypoints" else cross_entropy(model, class_scores(model, outputs), batch)
+        whole = model.kind in ("keypoints", "instances")
+        found = float(loss) if whole else cross_entropy(model, class_scores(model, outputs), batch)
         history.append(found)
         if max(history[-2:]) <= history[0] / 2:
             return
@@ -273,8 +280,9 @@ def test_half_precision_is_finite(name: str) -> None:
         exact = model(image)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             half = model(image)
-    assert half.isfinite().all()
-    assert relative_error(half.float(), exact) < 0.1
+    assert main(half).isfinite().all()
+    if model.kind != "instances":  # whose answer hangs on thresholds
+        assert relative_error(half.float(), exact) < 0.1
 
 
 @pytest.mark.parametrize("name", enrolled(SMALL, "channels_last"))
@@ -294,10 +302,10 @@ def test_a_file_rebuilds_its_model(name: str, tmp_path: Path) -> None:
     names = "joints" if model.kind == "keypoints" else "classes"
     setattr(model, names, ("road", "Gehweg", "人", "void"))
     facts = [names, "preprocessing", "registered_name", "given_arguments"]
-    if model.kind == "mask":
+    if model.kind in ("mask", "instances"):
         model.things = (1, 3)
         facts.append("things")
-    if model.kind in ("segmenter", "mask"):
+    if model.kind in ("segmenter", "mask", "instances"):
         model.palette = ((1, 2, 3), (4, 5, 6), (7, 8, 9), (255, 255, 255))
         facts.append("palette")
     model.preprocessing = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 480)
@@ -306,7 +314,7 @@ def test_a_file_rebuilds_its_model(name: str, tmp_path: Path) -> None:
     assert type(again) is type(model)
     assert not again.training
     image = inputs(model, *ODD)
-    assert torch.equal(again(image), model(image))
+    assert all(torch.equal(a, b) for a, b in zip(again(image), model(image), strict=True))
     assert [getattr(again, fact) for fact in facts] == [getattr(model, fact) for fact in facts]
     assert again.weights_header["metrics"] == {"score": 0.5}
 
@@ -321,12 +329,14 @@ def test_one_class_is_a_sigmoid(name: str) -> None:
     assert total > 0
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
     # the foreground's logit is asked to rise where the label is 1 and to fall where it is 0
-    outputs = {key: value.detach().requires_grad_() for key, value in outputs_of(model, batch).items()}
+    outputs = {
+        key: value.detach().requires_grad_(value.is_floating_point()) for key, value in outputs_of(model, batch).items()
+    }
     torch.stack(list(model.criterion(outputs, batch).values())).sum().backward()
-    main = outputs["mask_logits" if model.kind == "mask" else "logits"]
-    assert main.grad is not None
-    if main.shape[1] == 1 or model.kind == "mask":
-        assert main.grad.min() < 0 < main.grad.max()
+    scores = outputs["mask_logits" if model.kind == "mask" else supervised(model)]
+    assert scores.grad is not None
+    if scores.shape[1] == 1 or model.kind in ("mask", "instances"):
+        assert scores.grad.min() < 0 < scores.grad.max()
 
 
 @pytest.mark.parametrize("name", enrolled(SMALL, "batch_of_one"))

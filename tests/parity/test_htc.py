@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from segmentarium.instances.htc import HYBRID, CascadeDecoder
+from segmentarium.instances.cascade import CascadeDecoder
+from segmentarium.instances.htc import HYBRID
 from segmentarium.weights.layouts.htc import head_rules
 from segmentarium.weights.table import load_state, to_theirs
 from tests.parity.comparison import TOLERANCE, example, golden_state, relative_error

@@ -142,6 +142,7 @@ def test_other_layouts_have_a_key_for_every_tensor() -> None:
     as_theirs("mask_rcnn/mmdet", "mask_rcnn_resnet101", num_classes=1203, detections=300, score=1e-4)
     as_theirs("cascade_mask_rcnn/mmdet", "cascade_mask_rcnn_resnet50")
     as_theirs("htc/mmdet", "htc_resnet50", semantic_classes=183)
+    as_theirs("htc/mmdet", "htc_resnet101", semantic_classes=183, backbone="resnext101_64x4d")
     as_theirs(
         "mask_rcnn/detectron2",
         "mask_rcnn_resnet101",

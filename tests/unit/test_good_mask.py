@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from segmentarium.instances.cascade import CascadeDecoder
 from segmentarium.instances.class_scores import long_tail_arguments
 from segmentarium.instances.good_mask import BalancedMaskLoss, RoIAlignByShare, labelled_shares, share_of, two_stages
-from segmentarium.instances.htc import HYBRID, TINY, CascadeDecoder
+from segmentarium.instances.htc import HYBRID, TINY
 from segmentarium.layers.roi_align import RoIAlign
 from segmentarium.losses import Segments
 

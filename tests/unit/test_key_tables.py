@@ -108,6 +108,16 @@ def test_a_scalar_is_a_vector_of_one_and_back() -> None:
     assert to_theirs(ours, [rule])["gamma.scale"].shape == ()
 
 
+def test_the_background_s_rows_move_to_the_end_and_back() -> None:
+    rules = (Rule("score.{}", "classes.{}", rolled=1), Rule("box.{}", "deltas.{}", rolled=4))
+    theirs = {"score.weight": torch.arange(3.0)[:, None], "box.bias": torch.arange(12.0)}
+    ours, unexpected, _ = to_ours(theirs, rules, {})
+    assert not unexpected
+    assert ours["classes.weight"][:, 0].tolist() == [1, 2, 0]
+    assert ours["deltas.bias"].tolist() == [*range(4, 12), *range(4)]
+    assert all(torch.equal(value, theirs[key]) for key, value in to_theirs(ours, rules).items())
+
+
 def test_weights_for_blue_first_are_turned_round_and_back() -> None:
     """theirs sees the image beside two features, blue first; ours sees it red first."""
     theirs = {"norm.weight": torch.arange(5.0), "conv.weight": torch.randn(4, 5, 3, 3), "norm.count": torch.tensor(7)}

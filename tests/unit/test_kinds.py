@@ -283,7 +283,8 @@ def test_a_peak_that_a_suppressed_one_hid_counts() -> None:
 def test_instances_leave_out_empty_and_unsure_places() -> None:
     model = made("instances")
     assert model.classes == ("class 0",)
-    assert model.labels() == {"num_classes": 1, "classes": ["class 0"]}
+    said = {"num_classes": 1, "classes": ["class 0"], "palette": [[128, 0, 0]], "things": [0]}
+    assert model.labels() == said
     image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for picture in model.detect(image, threshold=0.0):
         assert picture.labels.tolist() == [0]

@@ -64,20 +64,22 @@ def options(root: Path, output: Path, **changes: Any) -> TrainingOptions:
     return TrainingOptions(**{**values, **changes})
 
 
-def tiny() -> dict[str, Any]:
+def tiny(model: str = "maskformer_resnet50") -> dict[str, Any]:
     """The model's small form, as the tests of all models have it."""
     from segmentarium.registry import entry
 
     small = {"backbone": "resnet18", "backbone_arguments": {"width": 8}}
-    return {**entry("maskformer_resnet50").tiny, **small}
+    return {**entry(model).tiny, **small}
 
 
-def test_a_run_on_objects_and_its_exact_continuation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["maskformer_resnet50", "htc_resnet18"])
+def test_a_run_on_objects_and_its_exact_continuation(tmp_path: Path, model: str) -> None:
     root = objects(tmp_path / "data")
-    whole = train(options(root, tmp_path / "whole"))
+    own = {"model": model, "model_arguments": tiny(model)}
+    whole = train(options(root, tmp_path / "whole", **own))
     assert set(whole.best) >= {"ap", "ap50", "pq", "sq", "rq", "step"}
     assert (tmp_path / "whole" / "pictures" / "0000002.png").is_file()
-    part = options(root, tmp_path / "part", allow_changed_options=True)
+    part = options(root, tmp_path / "part", allow_changed_options=True, **own)
     train(part.replace(max_steps=2))
     again = train(part.replace(resume=True))
     assert again.steps == 4
@@ -147,3 +149,15 @@ def test_batches_hold_as_many_segments_as_each_picture_has() -> None:
     assert [len(one.labels) for one in batch["segments"]] == [0, 3]
     assert all(isinstance(one, Segments) for one in batch["segments"])
     assert batch["name"] == ["0", "3"]
+
+
+def test_a_detector_is_scored_by_what_it_finds(tmp_path: Path) -> None:
+    root = objects(tmp_path / "data")
+    given = {"model": "mask_rcnn_resnet18", "model_arguments": tiny("mask_rcnn_resnet18")}
+    assert task_for(options(root, tmp_path, **given)).best_key == "ap"
+    assert task_for(options(root, tmp_path, task="instance", **given)).best_key == "ap"
+    with pytest.raises(ValueError, match="which are scored by AP: leave task"):
+        task_for(options(root, tmp_path, task="panoptic", **given))
+    model = segmentarium.create_model("mask_rcnn_resnet18", num_classes=1, **tiny("mask_rcnn_resnet18"))
+    with pytest.raises(TypeError, match="predict with task='instance'"):
+        next(segmentarium.predict(str(root / "images" / "02.png"), model))

@@ -16,7 +16,8 @@ from segmentarium.contracts import Model, Preprocessing
 from segmentarium.runtimes import onnx_session, openvino_network
 
 Image = str | Path | np.ndarray | Tensor
-Runner = Callable[[np.ndarray], np.ndarray]
+Outputs = np.ndarray | tuple[np.ndarray, ...]
+Runner = Callable[[np.ndarray], Outputs]
 
 TOLERANCE = 1e-4  # relative, in float32
 SIZES = ((256, 320), (193, 259))
@@ -102,6 +103,31 @@ def compare(output: np.ndarray, reference: np.ndarray, size: tuple[int, ...] | N
     return Comparison(size, batch, absolute, relative, float((classes_of(output) == classes_of(reference)).mean()))
 
 
+def compare_instances(output: Outputs, reference: Outputs, size: tuple[int, ...]) -> Comparison:
+    """The same of boxes, labels, scores and masks: of what `reference` found, each is held against what `output` found of its
+    class in its place, as rounding may change their order.
+
+    Errors are of boxes as shares of the image, of scores and of masks; `same_class` is the share of instances that have their
+    like.  Less than nine of ten have: an infinite error.  One that lies at a threshold may be found by one engine alone.
+    """
+    kind = (size[0], size[1]), len(reference[0])
+    if len(output) != 4 or any(a.shape != b.shape for a, b in zip(output, reference, strict=True)):
+        return Comparison(*kind, float("inf"), float("inf"), 0.0)
+    worst, found, wanted = 0.0, 0, 0
+    for mine, theirs in zip(zip(*output, strict=True), zip(*reference, strict=True), strict=True):
+        (boxes, labels, scores, masks), (boxes_, labels_, scores_, masks_) = mine, theirs
+        for i in np.flatnonzero(labels_ >= 0):
+            apart = np.abs(boxes - boxes_[i]).max(1) / max(size) + (labels != labels_[i])
+            j = int(apart.argmin())
+            errors = (apart[j], abs(scores[j] - scores_[i]), np.abs(masks[j] - masks_[i]).max())
+            wanted += 1
+            if apart[j] < 0.01:
+                found, worst = found + 1, max(worst, *map(float, errors))
+    if found < 0.9 * wanted or not np.isfinite(worst):
+        worst = float("inf")
+    return Comparison(*kind, worst, worst, found / max(wanted, 1))
+
+
 class ParityCheck:
     """Eager PyTorch's answers for a set of images at several sizes, computed once, to hold every format against."""
 
@@ -117,7 +143,8 @@ class ParityCheck:
             sizes = (model.fixed_size,) * 2  # one image, and a batch
         training = model.training
         device = next(model.parameters()).device
-        self.cases: list[tuple[np.ndarray, np.ndarray]] = []
+        self.compare: Any = compare_instances if model.kind == "instances" else compare
+        self.cases: list[tuple[np.ndarray, Outputs]] = []
         model.eval()
         with torch.inference_mode():
             for index, size in enumerate(sizes):
@@ -125,22 +152,31 @@ class ParityCheck:
                     example = network_input(image, size, model.preprocessing, model.in_channels)
                     if index % 2:  # every second size as a batch of two
                         example = torch.cat([example, example.flip(-1)])
-                    self.cases.append((example.numpy(), model(example.to(device)).float().cpu().numpy()))
+                    given = model(example.to(device))
+                    several = given if isinstance(given, tuple) else (given,)
+                    self.cases.append((example.numpy(), _outputs([one.float().cpu().numpy() for one in several])))
         model.train(training)
 
     def run(self, runner: Runner) -> list[Comparison]:
         return [
-            compare(runner(example), reference, (example.shape[2], example.shape[3]))
+            self.compare(runner(example), reference, (example.shape[2], example.shape[3]))
             for example, reference in self.cases
         ]
+
+
+def _outputs(found: Sequence[Any]) -> Outputs:
+    """What a network gives: an array, or several."""
+    arrays = tuple(np.asarray(one) for one in found)
+    return arrays if len(arrays) > 1 else arrays[0]
 
 
 def torch_runner(path: Path) -> Runner:
     module = torch.export.load(str(path)).module()
 
-    def run(image: np.ndarray) -> np.ndarray:
+    def run(image: np.ndarray) -> Outputs:
         with torch.inference_mode():
-            return module(torch.from_numpy(image)).numpy()
+            found = module(torch.from_numpy(image))
+            return _outputs(found if isinstance(found, tuple) else (found,))
 
     return run
 
@@ -148,14 +184,14 @@ def torch_runner(path: Path) -> Runner:
 def onnx_runner(path: Path) -> Runner:
     session = onnx_session(path, torch.get_num_threads())
     name = session.get_inputs()[0].name
-    return lambda image: np.asarray(session.run(None, {name: image})[0])
+    return lambda image: _outputs(session.run(None, {name: image}))
 
 
 def openvino_runner(path: Path, precision: str = "f32") -> Runner:
     """precision: "f32" or "bf16"."""
     compiled = openvino_network(path, precision, torch.get_num_threads())
     # A copy: OpenVINO hands out a view of a buffer that the next call overwrites.
-    return lambda image: np.array(compiled(image)[0])
+    return lambda image: _outputs([np.array(one) for one in compiled(image).values()])
 
 
 RUNNERS: dict[str, Callable[[Path], Runner]] = {

@@ -2,7 +2,7 @@
 
 A detector learned at a loose overlap gives many boxes that are nearly right; one learned at a tight overlap has too few to learn
 from.  So each stage moves the boxes of the one before, which makes enough good ones for the next.  A mask head stands at each.
-It is the cascade of `htc.py` without its three new things.
+It is the network of `cascade.py` without its three new things.
 
 What the public code does and the paper does not say (mmdetection): boxes of all classes share their deltas; scores of all stages
 are averaged before the softmax, masks as probabilities.
@@ -16,8 +16,9 @@ Recipe: SGD 0.02 for 16 pictures, momentum 0.9, decay 1e-4, 1333×800, flips, 12
 from __future__ import annotations
 
 from segmentarium.composition import register_decoder
-from segmentarium.instances.htc import BOX, MASK, TINY, CascadeDecoder
-from segmentarium.registry import Card, Paper
+from segmentarium.instances.cascade import CascadeDecoder
+from segmentarium.instances.htc import TINY, card
+from segmentarium.registry import Paper
 
 PAPER = Paper(
     title="Cascade R-CNN: High Quality Object Detection and Instance Segmentation",
@@ -32,7 +33,7 @@ for _depth, _box, _mask in ((18, None, None), (50, 41.2, 35.9), (101, 42.9, 37.3
     register_decoder(
         f"cascade_mask_rcnn_resnet{_depth}",
         CascadeDecoder,
-        Card(paper=PAPER, num_classes=80, scores={BOX: _box, MASK: _mask} if _box and _mask else {}),
+        card(PAPER, _box, _mask),
         tiny=TINY,
         backbone=f"resnet{_depth}",
     )

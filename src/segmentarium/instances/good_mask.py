@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmentarium.layers.boxes import areas
+from segmentarium.layers.nms import indices
 from segmentarium.layers.roi_align import FINEST, RoIAlign
 from segmentarium.losses.base import safe_divide
 from segmentarium.losses.segments import Segments
@@ -53,7 +54,7 @@ class RoIAlignByShare(RoIAlign):
         if rois.is_meta:
             return first
         levels = self.levels(rois, share_of(first))
-        (others,) = torch.where(levels != self.levels(rois))
+        (others,) = indices(levels != self.levels(rois))
         return first.index_put((others,), look(rois[others], labels[others], levels[others]))
 
 

@@ -9,7 +9,8 @@ Published: LVIS v1 val mask AP 41.5 (ResNeXt-101 and more than this network), te
 from __future__ import annotations
 
 from segmentarium.composition import register_decoder
-from segmentarium.instances.htc import HYBRID, TINY, CascadeDecoder
+from segmentarium.instances.cascade import CascadeDecoder
+from segmentarium.instances.htc import HYBRID, LIMITS, TINY
 from segmentarium.registry import Card, Paper
 
 PAPER = Paper(
@@ -23,7 +24,7 @@ for _depth in (18, 50, 101):
     register_decoder(
         f"good_mask_resnet{_depth}",
         CascadeDecoder,
-        Card(paper=PAPER, num_classes=1203),
+        Card(paper=PAPER, num_classes=1203, limits=LIMITS),
         tiny=TINY,
         backbone=f"resnet{_depth}",
         **HYBRID,

@@ -2,7 +2,7 @@
 
 The mask of each class is told by itself, so that classes do not compete for pixels; a region's class decides which one is read.
 Regions are cut out by interpolation, without rounding (RoIAlign).  Here it stands on a feature pyramid, as all published weights
-do.  It is the cascade of `htc.py` with one stage.
+do.  It is the network of `cascade.py` with one stage.
 
 What the public code does and the paper does not say.  torchvision: RoIAlign of its first form, two samples a cell; anchors
 rounded; every object gets its best anchors, however little they overlap; masks are learned as shares of cells, and pasted in
@@ -22,8 +22,9 @@ from __future__ import annotations
 from typing import Any
 
 from segmentarium.composition import register_decoder
-from segmentarium.instances.htc import BOX, MASK, TINY, CascadeDecoder
-from segmentarium.registry import Card, Paper
+from segmentarium.instances.cascade import CascadeDecoder
+from segmentarium.instances.htc import TINY, card
+from segmentarium.registry import Paper
 
 PAPER = Paper(
     title="Mask R-CNN",
@@ -43,7 +44,7 @@ for _depth, _box, _mask in ((18, None, None), (34, None, None), (50, 38.2, 34.7)
     register_decoder(
         f"mask_rcnn_resnet{_depth}",
         CascadeDecoder,
-        Card(paper=PAPER, num_classes=80, scores={BOX: _box, MASK: _mask} if _box and _mask else {}),
+        card(PAPER, _box, _mask),
         tiny=TINY,
         backbone=f"resnet{_depth}",
         **ONE,
@@ -54,10 +55,5 @@ for _name, _arguments, _parameters, _box, _mask in (
     ("mask_rcnn_resnet50_v2", SECOND, 46.36, 47.4, 41.8),
 ):
     register_decoder(
-        _name,
-        CascadeDecoder,
-        Card(paper=PAPER, parameters=_parameters, num_classes=90, scores={BOX: _box, MASK: _mask}),
-        tiny=TINY,
-        backbone="resnet50",
-        **_arguments,
+        _name, CascadeDecoder, card(PAPER, _box, _mask, 90, _parameters), tiny=TINY, backbone="resnet50", **_arguments
     )

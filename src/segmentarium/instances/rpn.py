@@ -16,7 +16,7 @@ from segmentarium.instances.sampling import assign, sample
 from segmentarium.layers.boxes import clip, decode, encode
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.init import init_classifier
-from segmentarium.layers.nms import places, suppress
+from segmentarium.layers.nms import indices, places, suppress
 from segmentarium.losses.segments import Segments
 
 SMALLEST = 1e-3  # pixels of a proposal's sides
@@ -111,11 +111,11 @@ class RegionProposals(nn.Module):
             scores.append(top.sigmoid())
             levels.append(torch.full_like(best, level))
         box, score, level = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(levels, 1)
-        image, place = torch.where(((box[..., 2:] - box[..., :2]) >= SMALLEST).all(-1))
+        image, place = indices(((box[..., 2:] - box[..., :2]) >= SMALLEST).all(-1))
         box, score, level = box[image, place], score[image, place], level[image, place]
-        kept = suppress(box, score, image * len(self.strides) + level, OVERLAP)
+        kept = suppress(box, score, image * len(self.strides) + level, OVERLAP, size)
         image, box = image[kept], box[kept]
-        (inside,) = torch.where(places(image, batch, count) % (count + 1) < count)
+        (inside,) = indices(places(image, batch, count) % (count + 1) < count)
         return torch.cat((image[inside, None].to(box.dtype), box[inside]), 1)
 
     def sampled(

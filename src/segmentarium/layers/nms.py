@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
+MANY = 2**31
 
-def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, overlap: float) -> Tensor:
+
+def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, overlap: float, size: Sequence[int]) -> Tensor:
     """(N, 4) boxes, (N,) scores, (N,) int64 groups -> (M,) int64: which are kept, best first.
 
-    One box of a group hides the less sure ones whose intersection over union with it is greater than `overlap`.
+    One box of a group hides the less sure ones whose intersection over union with it is greater than `overlap`.  No box reaches
+    beyond an image of (H, W) = `size`.
     """
     if not torch.compiler.is_compiling():
         return batched_nms(boxes, scores, groups, overlap)
     # a graph has one call: groups are moved apart, so that no two of them meet
-    apart = groups.to(boxes.dtype) * (boxes.max() + 1)
-    return nms(boxes + apart[:, None], scores, overlap)
+    apart = groups.to(boxes.dtype) * (size[0] + size[1])
+    kept = nms(boxes + apart[:, None], scores, overlap)
+    torch._check(kept.shape[0] <= MANY)
+    return kept
+
+
+def indices(mask: Tensor) -> tuple[Tensor, ...]:
+    """Where a mask is true: `torch.where`, of which a graph knows that there are not so many that numbers of them overflow."""
+    found = torch.where(mask)
+    torch._check(found[0].shape[0] <= MANY)
+    return found
 
 
 def places(images: Tensor, batch: int, count: int) -> Tensor:

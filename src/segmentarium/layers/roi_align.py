@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from segmentarium.layers.boxes import areas
+from segmentarium.layers.nms import indices
 
 FINEST = 56  # side in pixels up to which a region is seen in the finest level; twice that for each further one
 
@@ -38,7 +38,7 @@ class RoIAlign(nn.Module):
         levels = self.levels(rois) if levels is None else levels
         found = maps[0].new_zeros((rois.shape[0], maps[0].shape[1], self.size, self.size))
         for level, (x, stride) in enumerate(zip(maps, self.strides, strict=True)):
-            (own,) = torch.where(levels == level)
+            (own,) = indices(levels == level)
             found = found.index_put((own,), self._cut(x, rois[own], stride))
         return found
 

@@ -21,6 +21,7 @@ from segmentarium.weights.layouts.resnet import (
     resnet_name,
     resnet_rules,
 )
+from segmentarium.weights.layouts.resnext import groups_of, trunk_name
 from segmentarium.weights.table import Layout, Rule
 
 LVIS = (1203, 1230)  # classes of its two versions: so many detections, and so unsure ones, are wanted there
@@ -141,7 +142,7 @@ def mmdet_arguments(state: Mapping[str, Tensor], stage: str = "") -> dict[str, A
     return {
         **(of_seesaw(outputs - 2) if seesaw else of_classes(outputs - 1)),
         "in_channels": state["backbone.conv1.weight"].shape[1],
-        "backbone": resnet_name(state, "backbone."),
+        "backbone": trunk_name(resnet_name(state, "backbone."), state["backbone.layer1.0.conv2.weight"]),
         "width": state["neck.lateral_convs.0.conv.weight"].shape[0],
         "hidden": state[f"roi_head.bbox_head.{stage}shared_fcs.0.weight"].shape[0],
         "mask_width": state[f"roi_head.mask_head.{stage}convs.0.conv.weight"].shape[0],
@@ -180,11 +181,14 @@ def _detectron2() -> list[Rule]:
 
 
 def _detectron2_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    trunk = "backbone.bottom_up."
+    name = f"resnet{detectron2_depth(state, trunk)}"
+    name = trunk_name(name, state[f"{trunk}res2.0.conv2.weight"])
     return {
         **of_classes(state["roi_heads.box_predictor.cls_score.weight"].shape[0] - 1),
-        "in_channels": state["backbone.bottom_up.stem.conv1.weight"].shape[1],
-        "backbone": f"resnet{detectron2_depth(state, 'backbone.bottom_up.')}",
-        "backbone_arguments": {"stride_first": True},
+        "in_channels": state[f"{trunk}stem.conv1.weight"].shape[1],
+        "backbone": name,
+        **({"backbone_arguments": {"stride_first": True}} if "resnext" not in name else {}),
         "width": state["backbone.fpn_lateral2.weight"].shape[0],
         "hidden": state["roi_heads.box_head.fc1.weight"].shape[0],
         "mask_width": state["roi_heads.mask_head.deconv.weight"].shape[0],
@@ -193,7 +197,11 @@ def _detectron2_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _caffe(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    return published(mean=tuple(value / 255 for value in (123.675, 116.28, 103.53)), std=(1 / 255,) * 3)
+    """The ResNets' pictures have a deviation of 1 of 255, the ResNeXts' one of their own."""
+    grouped = groups_of(state["backbone.bottom_up.res2.0.conv2.weight"])[0] > 1
+    deviation = (58.395, 57.12, 57.375) if grouped else (1.0,) * 3
+    mean = tuple(value / 255 for value in (123.675, 116.28, 103.53))
+    return published(mean=mean, std=tuple(value / 255 for value in deviation))
 
 
 TORCHVISION = "https://github.com/pytorch/vision"
