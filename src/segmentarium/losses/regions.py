@@ -98,7 +98,10 @@ class RegionLoss(nn.Module):
 
 
 def numbers(values: Sequence[float] | Tensor, what: str) -> list[float]:
-    """Plain numbers, which are looked at when a network is built without any (`meta.py`), too.  ValueError for others."""
+    """Plain numbers, so that they can be looked at where a network is built without any (`meta.py`).
+
+    Raises ValueError where they are not finite numbers of 0 or more.
+    """
     found = values.tolist() if isinstance(values, Tensor) else list(values)
     if not found or not all(isinstance(one, int | float) and math.isfinite(one) and one >= 0 for one in found):
         raise ValueError(f"{what} is {str(found)[:60]}; give one number of 0 or more for each class")
