@@ -253,7 +253,8 @@ class InstanceDetector(OnBackbone, InstanceModel):
             things = torch.tensor(self.things, device=image.device)
             kept = [torch.isin(labels, things) for labels, _, _ in told]
             told = [Segments(labels[k], masks[k], valid) for (labels, masks, valid), k in zip(told, kept, strict=True)]
-        return self.decoder.forward_train(self.features(image), image.shape[-2:], told)
+        decoder: Any = self.decoder
+        return decoder.forward_train(self.features(image), image.shape[-2:], told)
 
 
 COMPOSITIONS = {MaskDecoder: MaskClassifier, InstanceDecoder: InstanceDetector}

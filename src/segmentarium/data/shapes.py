@@ -189,7 +189,7 @@ def _lines(canvas: np.ndarray, rng: np.random.Generator) -> Points:
         apart = 4 * thickness + side / 40
         if math.dist(*line) < side / 10 or any(_nearest(line, other) < apart for other in drawn):
             continue
-        cv2.line(canvas, *line, unlike(rng, mean), thickness)
+        cv2.line(canvas, line[0], line[1], unlike(rng, mean), thickness)
         drawn.append(line)
     return np.array(drawn, np.float64).reshape(-1, 2)
 

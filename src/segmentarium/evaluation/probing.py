@@ -168,7 +168,7 @@ def _features(
         return backbone.embed(torch.stack(pictures).to(device)).float()
 
     waiting: list[Tensor] = []
-    for picture in read_ahead(see, range(len(dataset)), 2):
+    for picture in read_ahead(see, range(len(dataset)), 2):  # type: ignore[arg-type]
         waiting.append(picture)
         if len(waiting) == batch_size:
             yield embed(waiting)

@@ -99,7 +99,7 @@ class ScanTally:
         """Labelled boxes whose centre lies outside the area that the model looks at count nowhere."""
         self.found.append(ScanBoxes(found.boxes.double().numpy(), found.labels.numpy(), found.scores.double().numpy()))
         centre = scan.boxes[:, :2]
-        counted = ((centre >= np.array(area[:2])) & (centre <= np.array(area[3:5]))).all(1)
+        counted = np.asarray(((centre >= np.array(area[:2])) & (centre <= np.array(area[3:5]))).all(1))
         counted &= True if scan.counted is None else scan.counted
         self.labelled.append(ScanBoxes(scan.boxes.astype(np.float64), scan.labels, counted=counted))
 

@@ -137,7 +137,8 @@ class Others:
     def of(self, kind: type[P]) -> P:
         with self._guard:
             if kind not in self._made:
-                self._made[kind] = kind(self._model, **self._options)
+                made: Any = kind
+                self._made[kind] = made(self._model, **self._options)
             return self._made[kind]
 
 
