@@ -38,6 +38,8 @@ _PUBLIC = {
     "ImageClassifier": "inference",
     "KeypointFinder": "inference",
     "match_pictures": "inference",
+    "ScanDetector": "inference",
+    "adapt": "inference",
     "Result": "inference",
     "Portrait": "matting",
     "evaluate": "evaluation",
@@ -72,6 +74,8 @@ if TYPE_CHECKING:
     from segmentarium.inference import KeypointFinder as KeypointFinder
     from segmentarium.inference import Predictor as Predictor
     from segmentarium.inference import Result as Result
+    from segmentarium.inference import ScanDetector as ScanDetector
+    from segmentarium.inference import adapt as adapt
     from segmentarium.inference import match_pictures as match_pictures
     from segmentarium.inference import predict as predict
     from segmentarium.losses import build_loss as build_loss

@@ -4,21 +4,11 @@ from segmentarium.contracts.adopted import adopt
 from segmentarium.contracts.backbone import Backbone
 from segmentarium.contracts.decoder import Decoder, InstanceDecoder, MaskDecoder
 from segmentarium.contracts.instance_set import InstanceSet
-from segmentarium.contracts.kinds import (
-    TASKS,
-    Classifier,
-    Detector3d,
-    InstanceModel,
-    KeypointModel,
-    MaskModel,
-    MaskOutputs,
-    Pretrainer,
-    SegmentationModel,
-    asked_task,
-    task_of,
-)
+from segmentarium.contracts.kinds import Classifier, Pretrainer, SegmentationModel
 from segmentarium.contracts.model import Batch, LabelledModel, Model, Term
+from segmentarium.contracts.point_kinds import Detector3d, KeypointModel
 from segmentarium.contracts.results import Boxes3d, Instances, Keypoints, MaskSet, Panoptic, Segment
+from segmentarium.contracts.segment_kinds import TASKS, InstanceModel, MaskModel, MaskOutputs, asked_task, task_of
 from segmentarium.preprocessing import Preprocessing
 
 __all__ = [
