@@ -239,15 +239,15 @@ def test_the_server_answers_segments() -> None:
 
 def test_pictures_of_several_callers_share_a_pass() -> None:
     pytest.importorskip("fastapi")
-    from segmentarium.web.work import Batches
+    from segmentarium.web.work import Batches, _Call
 
     def run(image: Tensor) -> tuple[Tensor, Tensor]:
         return image.mean((1, 2, 3)), image[:, :1]
 
     one, other = torch.rand(1, 3, 4, 4), torch.rand(2, 3, 4, 4)
     batches = Batches(run)
-    calls = [type("Call", (), {"image": image, "result": None, "error": None})() for image in (one, other)]
-    batches._compute(calls)  # type: ignore[arg-type]
+    calls = [_Call(image) for image in (one, other)]
+    batches._compute(calls)
     assert [len(call.result[0]) for call in calls] == [1, 2]
     assert torch.equal(calls[1].result[1], other[:, :1])
     assert batches.sizes == {3: 1}

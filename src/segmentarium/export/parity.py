@@ -142,7 +142,7 @@ def answers_of(found: Any) -> np.ndarray:
 
 
 def _mask_classes(found: Arrays) -> np.ndarray:
-    scores = MaskSet(*map(torch.from_numpy, found)).semantic().numpy()
+    scores = MaskSet(torch.from_numpy(found[0]), torch.from_numpy(found[1])).semantic().numpy()
     return classes_of(scores - 0.5 * (scores.shape[1] == 1))
 
 
