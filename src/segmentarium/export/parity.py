@@ -198,7 +198,7 @@ def torch_runner(path: Path) -> Runner:
 
     def run(image: np.ndarray) -> Any:
         with torch.inference_mode():
-            return module(torch.from_numpy(image))
+            return _one_or_all(arrays_of(module(torch.from_numpy(image))))
 
     return run
 
@@ -216,7 +216,7 @@ def openvino_runner(path: Path, precision: str = "f32") -> Runner:
     return lambda image: _one_or_all([np.array(found) for found in compiled(image).to_tuple()])
 
 
-def _one_or_all(found: list[np.ndarray]) -> Any:
+def _one_or_all(found: Sequence[np.ndarray]) -> Any:
     return found[0] if len(found) == 1 else tuple(found)
 
 
