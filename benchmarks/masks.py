@@ -31,18 +31,19 @@ from segmentarium.inference.engines import build_engine
 from segmentarium.losses.segments import Segments
 
 CLASSES = 150
+LABELS: dict[str, Any] = {"num_labels": CLASSES}
 
 
 def mask2former() -> nn.Module:
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
-    return Mask2FormerForUniversalSegmentation(Mask2FormerConfig(num_labels=CLASSES))
+    return Mask2FormerForUniversalSegmentation(Mask2FormerConfig(**LABELS))
 
 
 def maskformer() -> nn.Module:
     from transformers import MaskFormerConfig, MaskFormerForInstanceSegmentation
 
-    return MaskFormerForInstanceSegmentation(MaskFormerConfig(num_labels=CLASSES))
+    return MaskFormerForInstanceSegmentation(MaskFormerConfig(**LABELS))
 
 
 PEERS = {"maskformer": maskformer, "mask2former": mask2former}

@@ -191,14 +191,15 @@ class MaskClassifier(OnBackbone, MaskModel):
         return MaskSet(*self.decoder(self.features(image)))
 
     def shifted(self) -> Iterator[None]:
-        if self.decoder.shift is None:
+        decoder = self.decoder
+        if not isinstance(decoder, MaskDecoder) or decoder.shift is None:
             return
-        before: Any = self.decoder.shift
+        before = decoder.shift
         try:
-            for self.decoder.shift in (before - NEAR, before + NEAR):
+            for decoder.shift in (before - NEAR, before + NEAR):
                 yield
         finally:
-            self.decoder.shift = before
+            decoder.shift = before
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         return self.decoder.forward_train(self.features(image))

@@ -230,6 +230,14 @@ def test_exports_with_open_batch_height_and_width(name: str, tmp_path: Path) -> 
     check_export(name, "onnx", tmp_path)
 
 
+@pytest.mark.parametrize("name", enrolled(one_of_each(MASKS), "export"))
+def test_masks_and_their_classes_are_exported(name: str, tmp_path: Path) -> None:
+    """What segments are made of elsewhere; near ties in the attention are no errors of the engine."""
+    settings = {"sizes": (ODD, (64, 160)), "images": [photo(160, 160)[0]], "task": "instance"}
+    (report,) = export_formats(trained_like(name), tmp_path / "model", formats=("onnx",), **settings)  # type: ignore[arg-type]
+    assert report.relative_error <= 1e-4
+
+
 @pytest.mark.parametrize("name", enrolled(ONE_OF_EACH_ROOM, "export"))
 def test_the_exported_program_is_a_file_of_its_own(name: str, tmp_path: Path) -> None:
     check_export(name, "torch", tmp_path)

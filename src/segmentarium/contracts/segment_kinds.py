@@ -120,6 +120,10 @@ class MaskOutputs(ColouredModel):
         self.registered_name, self.given_arguments = network.registered_name, network.given_arguments
         self.train(network.training)
 
+    @property
+    def title(self) -> str:
+        return self.network.title
+
     def labels(self) -> dict[str, Any]:
         return self.network.labels()
 

@@ -262,7 +262,7 @@ def torch_runner(path: Path) -> Runner:
 
     def run(*given: np.ndarray) -> Any:
         with torch.inference_mode():
-            return module(*map(torch.from_numpy, given))
+            return _one_or_all(arrays_of(module(*map(torch.from_numpy, given))))
 
     return run
 
@@ -280,7 +280,7 @@ def openvino_runner(path: Path, precision: str = "f32") -> Runner:
     return lambda *given: _one_or_all([np.array(found) for found in compiled(given).to_tuple()])
 
 
-def _one_or_all(found: list[np.ndarray]) -> Any:
+def _one_or_all(found: Sequence[np.ndarray]) -> Any:
     return found[0] if len(found) == 1 else tuple(found)
 
 

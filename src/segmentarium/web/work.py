@@ -132,9 +132,9 @@ class Others:
     def __init__(self, model: Model, options: Mapping[str, Any]) -> None:
         self._model, self._options = model, options
         self._guard = threading.Lock()
-        self._made: dict[type, Any] = {}
+        self._made: dict[Callable[..., Any], Any] = {}
 
-    def of(self, kind: type[P]) -> P:
+    def of(self, kind: Callable[..., P]) -> P:
         with self._guard:
             if kind not in self._made:
                 made: Any = kind
