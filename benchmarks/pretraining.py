@@ -1,6 +1,6 @@
 """A step of MAE's and of BEiT's pretraining here and in transformers, of the same sizes, side by side in one run.
 
-    python -m benchmarks.pretraining [--quick] [--only mae beit] [--threads 2] [--rounds 5] [--device cpu]
+    python -m benchmarks.pretraining [--quick] [--only mae beit] [--threads 2] [--rounds 5] [--device cpu] [--no-memory]
 
 A step is forward, loss, backward and AdamW; ours and theirs take turns, round by round, and a ratio is the median over the rounds
 of theirs over ours: above 1, ours is faster.  MAE's is timed without a mask, too: how many times longer that step takes.  Memory
@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the processes that measure it")
     parser.add_argument("--memory", choices=tuple(MAKERS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -163,19 +164,17 @@ def main() -> None:
         return
     print(describe(machine_facts()))
     print(f"{size}, {options.threads} threads, {options.device}, {options.rounds} rounds")
-    columns = ("method", "theirs ms", "ours ms", "ratio", "without a mask", "theirs MB", "ours MB")
-    print("  ".join(columns))
     for method in options.only:
         forms = {name: make(method, size, options.device, 0.75) for name, make in MAKERS.items()}
         if method == "mae":
-            forms["unmasked"] = ours(method, size, options.device, 0.0)
+            forms["without a mask"] = ours(method, size, options.device, 0.0)
         seconds = alternate(forms, rounds=options.rounds)
         del forms
-        cells = [method, *(f"{statistics.median(seconds[name]) * 1e3:.1f}" for name in ("theirs", "ours"))]
-        cells.append(f"{ratio(seconds['theirs'], seconds['ours']):.2f}")
-        cells.append(f"{ratio(seconds['unmasked'], seconds['ours']):.2f}" if "unmasked" in seconds else "")
-        cells += [f"{memory_apart(maker, method, options):.0f}" for maker in ("theirs", "ours")]
-        print("  ".join(f"{cell:>{len(column)}}" for cell, column in zip(cells, columns, strict=True)), flush=True)
+        for name, times in seconds.items():
+            against = f", {ratio(times, seconds['ours']):.2f} times ours" if name != "ours" else ""
+            print(f"{method}, {name}: {statistics.median(times) * 1e3:.1f} ms a step{against}", flush=True)
+        for maker in () if options.no_memory else MAKERS:
+            print(f"{method}, {maker}: {memory_apart(maker, method, options):.0f} MB", flush=True)
 
 
 if __name__ == "__main__":
