@@ -33,8 +33,9 @@ from segmentarium.benchmarking.machine import describe, machine_facts
 from segmentarium.contracts import InstanceSet
 from segmentarium.contracts.results import boxes_around
 from segmentarium.data import InfiniteSampler, build_dataset
+from segmentarium.instances.cascade import CascadeDecoder
 from segmentarium.instances.good_mask import BALANCE, BalancedMaskLoss, labelled_shares
-from segmentarium.instances.htc import CascadeDecoder, Chosen
+from segmentarium.instances.targets import Chosen
 from segmentarium.layers.boxes import areas
 from segmentarium.losses import Segments
 

@@ -19,7 +19,9 @@ from segmentarium.losses import Segments
 from segmentarium.registry import Entry, create_model, entry, known, list_models
 from tests.parity.comparison import randomise
 
-MODELS = list_models()
+# examined in files of their own: the first have no classes, the second take points
+PRETRAINERS, DETECTORS = list_models(kind="pretrainer"), list_models(kind="detector3d")
+MODELS = [name for name in list_models() if name not in (*PRETRAINERS, *DETECTORS)]
 SEGMENTERS = list_models(kind="segmenter")
 MASKS = list_models(kind="mask")
 CLASSIFIERS = list_models(kind="classifier")
@@ -183,7 +185,7 @@ def segments_for(model: Model, height: int, width: int, batch: int) -> list[Segm
 
 
 def batch_for(model: Model, height: int, width: int, batch: int = 2) -> dict[str, Any]:
-    """What the model's objective takes, by its kind: the photographs with label maps, a label each, joints, or segments."""
+    """What the model's objective takes, by its kind: photographs with label maps, labels, joints, points or segments."""
     image = inputs(model, height, width, batch)
     if model.kind == "classifier":
         return {"image": image, "label": torch.arange(batch) % max(model.num_classes, 2)}
@@ -213,11 +215,11 @@ def given(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def relative_error(output: Tensor | tuple[Tensor, ...], reference: Tensor | tuple[Tensor, ...]) -> float:
     """The greatest of all that a model gives; instances may come in another order."""
     if isinstance(output, tuple) and len(output) == 4:
-        found, wanted = ([part.float().numpy() for part in given(one)] for one in (output, reference))
+        found, wanted = (tuple(part.float().numpy() for part in given(one)) for one in (output, reference))
         height, width = wanted[-1].shape[-2:]
         return compare_instances(found, wanted, (height, width)).relative_error
     if isinstance(output, tuple):
-        return max(relative_error(one, other) for one, other in zip(output, reference, strict=True))
+        return max(relative_error(one, other) for one, other in zip(output, given(reference), strict=True))
     assert isinstance(reference, Tensor)
     assert output.shape == reference.shape
     return float((output - reference).abs().max() / reference.abs().max())

@@ -107,7 +107,7 @@ def test_cells_that_do_not_count_and_regions_without_any() -> None:
     # a region that is all foreground, or has none, learns from what there is
     assert _slopes(loss, 1.0) == pytest.approx((0.5, 0))
     assert _slopes(loss, 0.0) == pytest.approx((0, 0.5))
-    with pytest.raises(ValueError, match="0 .*1"):
+    with pytest.raises(ValueError, match=r"0 \(plain mean"):
         BalancedMaskLoss(2)
 
 

@@ -23,7 +23,7 @@ from segmentarium.contracts import (
     SegmentationModel,
     Term,
 )
-from segmentarium.contracts.kinds import local_maxima
+from segmentarium.contracts.point_kinds import local_maxima
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.registry import Card, Entry, Paper
 

@@ -240,3 +240,21 @@ def test_label_losses_by_name() -> None:
 def test_a_start_where_every_class_is_improbable() -> None:
     classifier = init_rare(nn.Linear(8, 4))
     torch.testing.assert_close(classifier.bias.sigmoid(), torch.full((4,), 0.001), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", ["eql", "federated", "eqlv2", "seesaw", "bags"])
+def test_all_are_built_without_numbers(name: str) -> None:
+    """As a network is before a file's tensors are compared with it."""
+    from segmentarium.instances.class_scores import long_tail_arguments
+    from segmentarium.instances.heads import CLASS_LOSSES, CLASSIFIERS, named
+    from segmentarium.meta import on_meta
+
+    told = long_tail_arguments(name, COUNTS, COUNTS, 6000)
+    with on_meta():
+        classifier = named(
+            CLASSIFIERS, "classifier", told["classifier"], 8, num_classes=C, **told["classifier_arguments"]
+        )
+        loss = named(CLASS_LOSSES, "class_loss", name, **told["class_loss_arguments"])
+    assert isinstance(loss, RegionLoss)
+    assert loss.width == classifier.state_dict()["scores.weight"].shape[0]
+    assert classifier.state_dict()["scores.weight"].is_meta

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segmentarium.contracts.kinds import between_pixels, local_maxima
+from segmentarium.contracts.point_kinds import between_pixels, local_maxima
 from segmentarium.keypoints.cells import DUSTBIN, cell_labels, scores_of_cells
 from segmentarium.keypoints.superpoint import TINY, SuperPoint
 from segmentarium.losses import DescriptorHinge

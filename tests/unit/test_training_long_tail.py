@@ -106,3 +106,48 @@ def test_label_maps_are_sampled_and_joined_too(tmp_path: Path) -> None:
         folder, tmp_path / "out", sampling="repeat", repeat_threshold=1.0, mosaic=0.5, max_steps=2, val_every=2
     )
     assert train(options).steps == 2
+
+
+def test_both_stages_of_a_detector_each_with_what_the_data_count(tmp_path: Path) -> None:
+    """Equalisation loss first; then a new classifier in groups and masks seen by share, with all else but these frozen."""
+    import segmentarium
+    import segmentarium.instances.lvis2020
+    from tests.unit.segment_files import coco
+
+    coco(tmp_path / "data")
+    small = {**segmentarium.instances.lvis2020.TINY, "backbone": "resnet18", "backbone_arguments": {"width": 8}}
+    first = {"class_loss": "eql", "mask_levels": "scale", "mask_loss": "cross_entropy"}
+    second = {"class_loss": "bags", "mask_levels": "share", "mask_loss": "balanced"}
+    kept = ("backbone", "decoder.pyramid", "decoder.rpn", "decoder.boxes.*.layers", "decoder.semantic")
+    options = training_material.quick_options(tmp_path / "data", tmp_path / "out", data="coco_instances")
+    options = options.replace(
+        model="good_mask_resnet18",
+        train_split="all",
+        val_split="all",
+        crop_size=(64, 64),
+        sampling="repeat",
+        mosaic=0.5,
+        rotate=10.0,
+        batch_size=2,
+        max_steps=2,
+        val_every=2,
+        ema=0.0,
+        precision="32",
+    )
+    stages = [
+        options.replace(model_arguments={**small, **first}),
+        options.replace(model_arguments={**small, **second}, freeze=kept),
+    ]
+    with pytest.warns(UserWarning, match="another shape"):  # the classifier
+        result = train(stages)
+    before = load_file(tmp_path / "out-1" / "last.safetensors")
+    after = load_file(result.last_weights)
+    assert before.keys() == after.keys()
+    prefixes = ("backbone.", "decoder.pyramid.", "decoder.rpn.", "decoder.semantic.")
+    assert all(torch.equal(before[key], after[key]) for key in before if key.startswith(prefixes))
+    assert any(not torch.equal(before[key], after[key]) for key in before if key.startswith("decoder.masks."))
+    told = segmentarium.load(tmp_path / "out-1" / "last.safetensors").given_arguments["class_loss_arguments"]
+    assert told["frequencies"] == [1.0, 1.0]  # both classes in the one picture
+    model = segmentarium.load(result.last_weights)
+    assert model.given_arguments["classifier_arguments"] == {"groups": [0, 0]}
+    assert after["decoder.boxes.0.classifier.scores.weight"].shape[0] == 2 + 3 + 1 + 1 + 1

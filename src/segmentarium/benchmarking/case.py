@@ -31,6 +31,9 @@ class Case:
     repeats: int = 20
     num_classes: int = 19  # of an architecture without weights
     end_to_end: bool = True
+    task: str = (
+        "semantic"  # of a mask classifier; where segments are told apart, masks and their classes are what it gives
+    )
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ def build_model(case: Case) -> Any:
     """The case's model in eval mode."""
     import torch
 
+    from segmentarium.export import exported
     from segmentarium.registry import create_model, entry, list_models
     from segmentarium.weights import load
 
@@ -79,8 +83,8 @@ def build_model(case: Case) -> Any:
     if architecture and not Path(case.model).exists():
         torch.manual_seed(0)
         arguments: dict[str, Any] = {"num_classes": case.num_classes} if entry(case.model).takes("num_classes") else {}
-        return create_model(case.model, **arguments).eval()
-    return load(case.model)
+        return exported(create_model(case.model, **arguments).eval(), case.task)
+    return exported(load(case.model), case.task)
 
 
 def photo_bytes(size: tuple[int, int]) -> bytes:
@@ -94,11 +98,6 @@ def photo_bytes(size: tuple[int, int]) -> bytes:
     return file.getvalue()
 
 
-def first(output: Any) -> Any:
-    """The logits, or the first of several outputs."""
-    return output[0] if isinstance(output, tuple | list) else output
-
-
 def measure(case: Case) -> Measurement:
     """Measures `case` in this process; sets its number of threads.  Raises what building or running the model raises."""
     import numpy as np
@@ -108,6 +107,7 @@ def measure(case: Case) -> Measurement:
     from segmentarium.benchmarking.memory import peak_mb, reset_peak, resident_mb
     from segmentarium.benchmarking.size import multiply_adds, parameters_millions
     from segmentarium.data.image_io import read_image
+    from segmentarium.export.parity import answers_of
     from segmentarium.inference.auto import agreement
 
     torch.set_num_threads(case.threads)
@@ -124,10 +124,10 @@ def measure(case: Case) -> Measurement:
 
     example = decode().expand(case.batch, -1, -1, -1).contiguous()
     with torch.inference_mode():
-        reference = first(model(example))
+        reference = model(example)
     counted = parameters_millions(model), multiply_adds(model, example[:1])
     run = build_form(model, case.form)
-    same = agreement(model, (first(run(example)),), (reference,))
+    same = agreement(model, run(example), reference)
     del reference
     reset_peak()
     latency = time_calls(lambda: run(example), warmup=case.warmup, repeats=case.repeats)
@@ -135,6 +135,8 @@ def measure(case: Case) -> Measurement:
 
     def whole() -> np.ndarray:
         logits = run(decode())
+        if isinstance(logits, tuple):  # what segments are made of
+            return answers_of(logits)
         return (logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1)).to(torch.uint8).numpy()
 
     scored = case.end_to_end and model.kind != "keypoints"  # whose points `python -m benchmarks.superpoint` times
@@ -155,14 +157,14 @@ def measure(case: Case) -> Measurement:
 def run_case(case: Case, timeout: float = 1800) -> Measurement:
     """Measures `case` in a process of its own.  A failure becomes the measurement's `problem`, never an exception."""
     if case.form.startswith(("onnx", "openvino")):
-        write_network(case.model, case.num_classes, timeout)
+        write_network(case.model, case.num_classes, timeout, case.task)
     return _in_process(case, timeout, "measure")
 
 
 @cache
-def write_network(model: str, num_classes: int, timeout: float) -> None:
+def write_network(model: str, num_classes: int, timeout: float, task: str = "semantic") -> None:
     """Lets another process trace the model into the engines' cache, whose memory would else count as theirs."""
-    _in_process(Case(model, "onnxruntime", num_classes=num_classes), timeout, "write")
+    _in_process(Case(model, "onnxruntime", num_classes=num_classes, task=task), timeout, "write")
 
 
 def _in_process(case: Case, timeout: float, job: str) -> Measurement:

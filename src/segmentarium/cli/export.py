@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a key point model: with suppression in the file, which gives the best N points with their descriptors",
     )
     parser.add_argument("--images", nargs="+", type=Path, metavar="FILE", help="to measure parity on")
+    parser.add_argument(
+        "--task",
+        choices=("semantic", "instance", "panoptic"),
+        help="of mask classifiers: semantic writes scores of the classes, the others class_logits and mask_logits\n"
+        "(default: what the model is for)",
+    )
     parser.add_argument("--opset", type=int, help="ONNX operator set, default 20")
     parser.add_argument(
         "--tolerance", type=float, default=1e-4, help="relative error that is still equal, default 1e-4"
@@ -104,6 +110,7 @@ def export_each(options: argparse.Namespace, formats: tuple[str, ...], folder: P
         "images": options.images,
         "tolerance": options.tolerance,
         "overwrite": options.overwrite,
+        "task": options.task,
     }
     console = Console()
     table = Table("model", "format", "rel. error", "same class", "MB", "s", "result", box=box.SIMPLE, pad_edge=False)

@@ -30,10 +30,10 @@ class Term:
     of       names of the outputs of `forward_train` that it reads
     on       key of the batch that it is held against, of several keys the first that the batch has; None: the loss takes the
              outputs alone
-    beside   further keys of the batch that the loss takes behind the target
     at       "target": outputs are brought to the target's height and width; "output": labels to the output's, by nearest
              neighbour; "as is"
     classes  the outputs score the classes: class weights reach the loss, and a run may put another loss in its place
+    beside   further keys of the batch that the loss takes behind the target
     """
 
     name: str
@@ -41,9 +41,9 @@ class Term:
     loss: nn.Module
     of: tuple[str, ...] = ("logits",)
     on: str | tuple[str, ...] | None = "mask"
-    beside: tuple[str, ...] = ()
     at: Literal["target", "output", "as is"] = "target"
     classes: bool = True
+    beside: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -91,7 +91,9 @@ class Model(nn.Module):
 
     kind: ClassVar[str] = ""
     inputs: ClassVar[tuple[str, ...]] = ("image",)  # keys of a batch that forward and forward_train take
-    train_inputs: tuple[str, ...] = ()  # further ones, which forward_train alone takes
+    train_inputs: tuple[str, ...] = ()  # further ones, which forward_train alone takes: pairs, labels
+    # of each input, the last for all further ones, names of the axes that an exported file leaves open; "": the axis is fixed
+    open_axes: ClassVar[tuple[tuple[str, ...], ...]] = (("batch", "", "height", "width"),)
     output_names: ClassVar[tuple[str, ...]] = ("logits",)  # of what forward gives, in an exported file
     counted_at: ClassVar[tuple[int, int]] = (512, 1024)  # (H, W) of its published work, unless the card has another
     fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more
@@ -127,6 +129,14 @@ class Model(nn.Module):
     def forward_train(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Every supervised output by name."""
         raise NotImplementedError(f"{type(self).__name__} says nothing of how it is trained")
+
+    def near_ties(self, *inputs: Tensor) -> list[Any]:
+        """What `forward` gives as well where it decides by a comparison that rounding may turn; []: it decides nothing so."""
+        return []
+
+    def at_step(self, step: int, steps: int) -> None:
+        """Called before each step of a training, and before each evaluation: 0, 1, … of `steps`; for weights of terms and
+        temperatures that follow a schedule.  A function of the two alone, so that resuming is exact."""
 
     def labels(self) -> dict[str, Any]:
         """What a file says of the classes that it scores, as plain data; {} for a model without classes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmentarium.contracts import InstanceModel, Model, Preprocessing
+from segmentarium.contracts import MaskSet, Model, Preprocessing
 from segmentarium.keypoints.detector import PointDetector
 from segmentarium.runtimes import onnx_session, openvino_network
 
 Image = str | Path | np.ndarray | Tensor
-Runner = Callable[[np.ndarray], list[np.ndarray]]  # an input to every output
+Arrays = tuple[np.ndarray, ...]
+Runner = Callable[
+    ..., Any
+]  # the arrays that the model takes, in its order -> an array, or several where it gives several
 
 TOLERANCE = 1e-4  # relative, in float32
 SIZES = ((256, 320), (193, 259))
@@ -27,13 +30,15 @@ PHOTO = Path(__file__).resolve().parents[3] / "docs" / "images" / "astronaut.jpg
 @dataclass(frozen=True)
 class Comparison:
     """One engine, one input size.  Errors are maxima over all logits; `same_class` is the share of pixels (of a
-    classifier: of images), 0 to 1."""
+    classifier: of images), 0 to 1.  `ties`: by how much, relative to the greatest logit, near ties inside the network may turn
+    its outputs; of the errors twice as much is left out where they do."""
 
     size: tuple[int, int]
     batch: int
     absolute_error: float
     relative_error: float
     same_class: float
+    ties: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -89,8 +94,15 @@ def classes_of(logits: np.ndarray) -> np.ndarray:
     return logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1)
 
 
-def compare(output: np.ndarray, reference: np.ndarray, size: tuple[int, ...] | None = None) -> Comparison:
+def compare(
+    output: np.ndarray,
+    reference: np.ndarray,
+    size: tuple[int, ...] | None = None,
+    slack: np.ndarray | float = 0.0,
+) -> Comparison:
     """The errors of `output` against `reference`, both (B, K, …), of images of that size (None: the reference's).
+
+    slack   of an error, how much is left out; broadcast over the reference
 
     A non-finite output counts as an infinite error.
     """
@@ -98,14 +110,13 @@ def compare(output: np.ndarray, reference: np.ndarray, size: tuple[int, ...] | N
     size, batch = (height, width), len(reference)
     if output.shape != reference.shape or not np.isfinite(output).all():
         return Comparison(size, batch, float("inf"), float("inf"), 0.0)
-    absolute = float(np.abs(output - reference).max())
-    relative = absolute / max(float(np.abs(reference).max()), 1e-12)
-    return Comparison(size, batch, absolute, relative, float((classes_of(output) == classes_of(reference)).mean()))
+    absolute = float((np.abs(output - reference) - slack).max().clip(0))
+    largest = max(float(np.abs(reference).max()), 1e-12)
+    same = float((classes_of(output) == classes_of(reference)).mean())
+    return Comparison(size, batch, absolute, absolute / largest, same, float(np.max(slack)) / largest)
 
 
-def compare_points(
-    outputs: Sequence[np.ndarray], references: Sequence[np.ndarray], size: tuple[int, int]
-) -> Comparison:
+def compare_points(outputs: Arrays, references: Arrays, size: tuple[int, int]) -> Comparison:
     """Of (B, K, 2) places, (B, K) scores, 0 where there is no point, and (B, K, D) descriptors: the errors of the points that
     both have; infinite where either lacks more than one in a hundred.  `same_class` is the share that both have.
 
@@ -128,38 +139,78 @@ def compare_points(
     return Comparison(size, len(references[0]), error, error, share if total else 1.0)
 
 
-def compare_instances(
-    outputs: Sequence[np.ndarray], references: Sequence[np.ndarray], size: tuple[int, int]
-) -> Comparison:
-    """Of boxes (B, N, 4), labels, scores and masks: the errors of what `references` found, each held against what `outputs` has
-    of its class in its place, as rounding may change their order.
+def compare_instances(output: Arrays, reference: Arrays, size: tuple[int, int]) -> Comparison:
+    """The same of boxes, labels, scores and masks: of what `reference` found, each is held against what `output` found of its
+    class in its place, as rounding may change their order.
 
     Errors are of boxes as shares of the image, of scores and of masks; `same_class` is the share of instances that have their
     like.  Less than nine of ten have: an infinite error.  One that lies at a threshold may be found by one engine alone.
     """
-    if len(outputs) != 4 or any(a.shape != b.shape for a, b in zip(outputs, references, strict=True)):
-        return Comparison(size, len(references[0]), float("inf"), float("inf"), 0.0)
-    error, found, wanted = 0.0, 0, 0
-    for mine, theirs in zip(zip(*outputs, strict=True), zip(*references, strict=True), strict=True):
+    kind = (size[0], size[1]), len(reference[0])
+    if any(a.shape != b.shape for a, b in zip(output, reference, strict=True)):
+        return Comparison(*kind, float("inf"), float("inf"), 0.0)
+    worst, found, wanted = 0.0, 0, 0
+    for mine, theirs in zip(zip(*output, strict=True), zip(*reference, strict=True), strict=True):
         (boxes, labels, scores, masks), (boxes_, labels_, scores_, masks_) = mine, theirs
         for i in np.flatnonzero(labels_ >= 0):
             apart = np.abs(boxes - boxes_[i]).max(1) / max(size) + (labels != labels_[i])
             j = int(apart.argmin())
+            errors = (apart[j], abs(scores[j] - scores_[i]), np.abs(masks[j] - masks_[i]).max())
             wanted += 1
             if apart[j] < 0.01:
-                errors = (apart[j], abs(scores[j] - scores_[i]), np.abs(masks[j] - masks_[i]).max())
-                found, error = found + 1, max(error, *map(float, errors))
-    if found < 0.9 * wanted or not np.isfinite(error):
-        error = float("inf")
-    return Comparison(size, len(references[0]), error, error, found / max(wanted, 1))
+                found, worst = found + 1, max(worst, *map(float, errors))
+    if found < 0.9 * wanted or not np.isfinite(worst):
+        worst = float("inf")
+    return Comparison(*kind, worst, worst, found / max(wanted, 1))
 
 
-def worst(outputs: Sequence[np.ndarray], references: Sequence[np.ndarray], size: tuple[int, int]) -> Comparison:
-    """The errors of the output that is furthest from its reference; an infinite one where their numbers differ."""
-    if len(outputs) != len(references):
-        return Comparison(size, len(references[0]), float("inf"), float("inf"), 0.0)
-    compared = [compare(*pair, size) for pair in zip(outputs, references, strict=True)]
-    return max(compared, key=lambda found: found.relative_error)
+@dataclass(frozen=True)
+class Case:
+    """What is given to the engines, and what PyTorch makes of it: of each output what is left out of its errors, too.
+
+    kind  of the model: of "instances" and "points" what was found is held against its like, whatever their order
+    """
+
+    given: Arrays
+    outputs: Arrays
+    slacks: tuple[np.ndarray | float, ...]
+    kind: str
+
+    def compared(self, found: Arrays) -> Comparison:
+        """The worst of all outputs; of masks, `same_class` is of the class that they and their classes give each cell."""
+        height, width = self.given[0].shape[2:]
+        if len(found) != len(self.outputs):
+            return Comparison((height, width), len(self.given[0]), float("inf"), float("inf"), 0.0)
+        if self.kind in ("instances", "points"):
+            return (compare_points if self.kind == "points" else compare_instances)(
+                found, self.outputs, (height, width)
+            )
+        rows = [
+            compare(output, reference, (height, width), slack)
+            for output, reference, slack in zip(found, self.outputs, self.slacks, strict=True)
+        ]
+        worst = max(rows, key=lambda row: row.relative_error)
+        if self.kind == "mask" and len(rows) == 2:
+            same = float((_mask_classes(found) == _mask_classes(self.outputs)).mean())
+            worst = replace(worst, same_class=same)
+        return replace(worst, ties=max(row.ties for row in rows))
+
+
+def answers_of(found: Any) -> np.ndarray:
+    """What a model's outputs come to: the class of every pixel, or of each cell of its masks, or of a picture."""
+    arrays = arrays_of(found)
+    return classes_of(arrays[0]) if len(arrays) == 1 else _mask_classes(arrays)
+
+
+def _mask_classes(found: Arrays) -> np.ndarray:
+    scores = MaskSet(torch.from_numpy(found[0]), torch.from_numpy(found[1])).semantic().numpy()
+    return classes_of(scores - 0.5 * (scores.shape[1] == 1))
+
+
+def arrays_of(found: Any) -> Arrays:
+    """A tensor, an array, or a tuple of them -> float32 arrays."""
+    several = found if isinstance(found, tuple | list) else (found,)
+    return tuple(np.asarray(one.float().cpu() if isinstance(one, Tensor) else one) for one in several)
 
 
 class ParityCheck:
@@ -177,10 +228,7 @@ class ParityCheck:
             sizes = (model.fixed_size,) * 2  # one image, and a batch
         training = model.training
         device = next(model.parameters()).device
-        self.compare = compare_points if isinstance(model, PointDetector) else worst
-        if isinstance(model, InstanceModel):
-            self.compare = compare_instances
-        self.cases: list[tuple[np.ndarray, list[np.ndarray]]] = []
+        self.cases: list[Case] = []
         model.eval()
         with torch.inference_mode():
             for index, size in enumerate(sizes):
@@ -188,40 +236,52 @@ class ParityCheck:
                     example = network_input(image, size, model.preprocessing, model.in_channels)
                     if index % 2:  # every second size as a batch of two
                         example = torch.cat([example, example.flip(-1)])
-                    found = model(example.to(device))
-                    given = (found,) if isinstance(found, Tensor) else found
-                    self.cases.append((example.numpy(), [output.float().cpu().numpy() for output in given]))
+                    height, width = example.shape[-2:]
+                    given = (example.to(device), *model.example(len(example), (height, width))[1:])
+                    self.cases.append(_case(model, given))
         model.train(training)
 
     def run(self, runner: Runner) -> list[Comparison]:
-        return [
-            self.compare(runner(example), references, (example.shape[2], example.shape[3]))
-            for example, references in self.cases
-        ]
+        return [case.compared(arrays_of(runner(*case.given))) for case in self.cases]
+
+
+def _case(model: Model, given: tuple[Tensor, ...]) -> Case:
+    """What the model gives, and how far near ties turn it: of each query or class of a picture, the most."""
+    outputs = arrays_of(model(*given))
+    slacks: list[np.ndarray | float] = [0.0] * len(outputs)
+    for other in model.near_ties(given[0]):
+        for i, (output, turned) in enumerate(zip(outputs, arrays_of(other), strict=True)):
+            moved = 2 * np.abs(turned - output).max(tuple(range(2, output.ndim)), keepdims=True)
+            slacks[i] = np.maximum(slacks[i], moved)
+    kind = "points" if isinstance(model, PointDetector) else model.kind
+    return Case(tuple(one.cpu().numpy() for one in given), outputs, tuple(slacks), kind)
 
 
 def torch_runner(path: Path) -> Runner:
     module = torch.export.load(str(path)).module()
 
-    def run(image: np.ndarray) -> list[np.ndarray]:
+    def run(*given: np.ndarray) -> Any:
         with torch.inference_mode():
-            found = module(torch.from_numpy(image))
-        return [output.numpy() for output in ((found,) if isinstance(found, Tensor) else found)]
+            return module(*map(torch.from_numpy, given))
 
     return run
 
 
 def onnx_runner(path: Path) -> Runner:
     session = onnx_session(path, torch.get_num_threads())
-    name = session.get_inputs()[0].name
-    return lambda image: [np.asarray(output) for output in session.run(None, {name: image})]
+    names = [entry.name for entry in session.get_inputs()]
+    return lambda *given: _one_or_all(session.run(None, dict(zip(names, given, strict=True))))
 
 
 def openvino_runner(path: Path, precision: str = "f32") -> Runner:
     """precision: "f32" or "bf16"."""
     compiled = openvino_network(path, precision, torch.get_num_threads())
     # A copy: OpenVINO hands out a view of a buffer that the next call overwrites.
-    return lambda image: [np.array(output) for output in compiled(image).values()]
+    return lambda *given: _one_or_all([np.array(found) for found in compiled(given).to_tuple()])
+
+
+def _one_or_all(found: list[np.ndarray]) -> Any:
+    return found[0] if len(found) == 1 else tuple(found)
 
 
 RUNNERS: dict[str, Callable[[Path], Runner]] = {

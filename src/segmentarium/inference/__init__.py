@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from segmentarium.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from segmentarium.inference.adaptation import adapt
     from segmentarium.inference.classifier import Classification, ImageClassifier
     from segmentarium.inference.matcher import PictureMatch, match_pictures
     from segmentarium.inference.points import FoundPoints, KeypointFinder
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from segmentarium.inference.prediction import predict
     from segmentarium.inference.predictor import Predictor
     from segmentarium.inference.result import Result
+    from segmentarium.inference.scans import ScanDetector
     from segmentarium.inference.segment_result import SegmentResult
     from segmentarium.inference.segments import SegmentPredictor
     from segmentarium.inference.tracking import SegmentTracker
@@ -34,9 +36,11 @@ _HOME_OF = {
     "Poses": "poses",
     "Predictor": "predictor",
     "Result": "result",
+    "ScanDetector": "scans",
     "SegmentPredictor": "segments",
     "SegmentResult": "segment_result",
     "SegmentTracker": "tracking",
+    "adapt": "adaptation",
     "match_pictures": "matcher",
     "predict": "prediction",
 }
@@ -51,9 +55,11 @@ __all__ = [
     "Poses",
     "Predictor",
     "Result",
+    "ScanDetector",
     "SegmentPredictor",
     "SegmentResult",
     "SegmentTracker",
+    "adapt",
     "match_pictures",
     "predict",
 ]

@@ -1,16 +1,16 @@
 """What computes the logits: eager PyTorch, torch.compile, ONNX Runtime or OpenVINO, behind one call.
 
 An engine takes normalised float32 pictures (B, C, H, W) of any size of 32 or more and returns float32 logits
-(B, K, H, W), or all that the model gives. Every engine runs the model's deploy form.
+(B, K, H, W), or a tuple of what the model gives besides (`MaskOutputs`). Every engine runs the model's deploy form.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +30,14 @@ NEEDS = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("ope
 class Engine:
     """A function from pictures to logits that knows its name.  `details` says what it really runs on."""
 
-    def __init__(self, name: str, run: Callable[[Tensor], Tensor | Sequence[Tensor]], details: str) -> None:
+    def __init__(self, name: str, run: Callable[[Tensor], Any], details: str) -> None:
         self.name = name
         self.details = details
         self._run = run
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """The logits, or the first of several outputs."""
-        return self.outputs(image)[0]
+    def __call__(self, image: Tensor) -> Any:
+        first, *more = self.outputs(image)
+        return (first, *more) if more else first
 
     def outputs(self, image: Tensor) -> tuple[Tensor, ...]:
         """Everything that the model gives, in its order."""
@@ -102,7 +102,7 @@ def _torch_engine(model: nn.Module, precision: str, device: torch.device) -> Eng
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     network = deployed(model).to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def run(image: Tensor) -> Tensor | Sequence[Tensor]:
+    def run(image: Tensor) -> Any:
         return network(image.to(device=device, dtype=dtype, memory_format=torch.channels_last))
 
     return Engine("torch", run, f"{_device_name(device)}, {precision}, channels-last")
@@ -113,7 +113,7 @@ def _compiled_engine(model: nn.Module, precision: str, device: torch.device) -> 
     network = deployed(model).to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     compiled = torch.compile(network)
 
-    def run(image: Tensor) -> Tensor | Sequence[Tensor]:
+    def run(image: Tensor) -> Any:
         return compiled(image.to(device=device, dtype=dtype, memory_format=torch.channels_last))
 
     return Engine("compile", run, f"torch.compile, {_device_name(device)}, {precision}, channels-last")

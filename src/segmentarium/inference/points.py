@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from segmentarium.contracts import KeypointModel, Keypoints
-from segmentarium.contracts.kinds import between_pixels
+from segmentarium.contracts.point_kinds import between_pixels
 from segmentarium.files import atomic_write, check_targets
 from segmentarium.inference.network import Network, with_channels
 from segmentarium.inference.point_drawing import draw_points

@@ -56,7 +56,8 @@ class Predictor(ForegroundFinder):
     foreground  the class that cut-outs keep, by name or index; default: class 1 of a model with two
     batch_size  tiles at a time
 
-    Models with `preprocessing.long_side` see the picture at that size, and tiles are counted there.
+    Models whose `preprocessing` has a size see the picture at that size, and tiles are counted there; where it has a tile, "auto"
+    is that, as in the published protocol.
     """
 
     def __init__(
@@ -102,6 +103,13 @@ class Predictor(ForegroundFinder):
         self.foreground = foreground_class(foreground, self.classes)
         self.tile, self.overlap, self.batch_size = tile, overlap, batch_size
         self.blend: Blend = blend
+        self._spread = True
+        if tile == "auto" and self.preprocessing.tile is not None:  # as the weights' publication scored them
+            self.tile, self.overlap = (
+                self.preprocessing.tile,
+                self.preprocessing.tile - (self.preprocessing.stride or 0),
+            )
+            self.blend, self._spread = "mean", False
         self.flip, self.scales = flip, tuple(scales)
         self._engine: Engine | None = None
         self._forward: Callable[[Tensor], Tensor] = augmented(self._logits, flip=flip, scales=self.scales)
@@ -203,14 +211,30 @@ class Predictor(ForegroundFinder):
         tile = self._tile_for(*view.shape[-2:])
         if tile is None:
             return whole(self._forward_reduced, view)
-        return sliding(self._forward_reduced, view, tile, self.overlap, self.blend, batch_size=self.batch_size)
+        return sliding(
+            self._forward_reduced,
+            view,
+            tile,
+            self.overlap,
+            self.blend,
+            batch_size=self.batch_size,
+            spread=self._spread,
+        )
 
     def _blocks(self, image: Rows) -> Iterator[Block]:
         tile = self._tile_for(image.height, image.width)
         if tile is None:
             yield Block(0, 0, whole(self._forward_reduced, image.rows(0, image.height)))
         else:
-            yield from stream(self._forward_reduced, image, tile, self.overlap, self.blend, batch_size=self.batch_size)
+            yield from stream(
+                self._forward_reduced,
+                image,
+                tile,
+                self.overlap,
+                self.blend,
+                batch_size=self.batch_size,
+                spread=self._spread,
+            )
 
     def _forward_reduced(self, image: Tensor) -> Tensor:
         logits = self._forward(image)

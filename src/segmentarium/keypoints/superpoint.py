@@ -228,3 +228,13 @@ register(
     form="open",
     objective="rpautrat",
 )
+register(
+    "superpoint_small",
+    SuperPoint,
+    Card(paper=PAPER),  # not the paper's: a narrower encoder, a sixth of the work
+    tiny=TINY,
+    form="yyjau",
+    widths=(16, 32, 64, 128),
+    head_width=128,
+    objective="rpautrat",
+)

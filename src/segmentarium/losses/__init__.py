@@ -24,7 +24,10 @@ from segmentarium.losses.federated import FederatedLoss, answered, asked_classes
 from segmentarium.losses.focal import Focal
 from segmentarium.losses.joints_mse import JointsMSE, joint_heatmaps, weighted_mse
 from segmentarium.losses.label_cross_entropy import LabelCrossEntropy
+from segmentarium.losses.logit_laplace import LogitLaplace
 from segmentarium.losses.lovasz import Lovasz
+from segmentarium.losses.masked_patches import MaskedPatches
+from segmentarium.losses.masked_tokens import MaskedTokens
 from segmentarium.losses.ohem import OhemCrossEntropy
 from segmentarium.losses.regions import RegionLoss
 from segmentarium.losses.seesaw import SeesawLoss
@@ -32,6 +35,7 @@ from segmentarium.losses.segments import Segments, segments_of
 from segmentarium.losses.set_loss import FocalSetLoss, PointSetLoss, SetLoss
 from segmentarium.losses.softmax_bce import SoftmaxBCE
 from segmentarium.losses.token_labels import MixedLabelCrossEntropy, TokenLabelCrossEntropy
+from segmentarium.losses.uniform_kl import UniformKL
 from segmentarium.losses.weighting import class_weights
 
 __all__ = [
@@ -60,7 +64,10 @@ __all__ = [
     "FocalSetLoss",
     "JointsMSE",
     "LabelCrossEntropy",
+    "LogitLaplace",
     "Lovasz",
+    "MaskedPatches",
+    "MaskedTokens",
     "MixedLabelCrossEntropy",
     "OhemCrossEntropy",
     "OnBoundary",
@@ -72,6 +79,7 @@ __all__ = [
     "SetLoss",
     "SoftmaxBCE",
     "TokenLabelCrossEntropy",
+    "UniformKL",
     "WeightedSum",
     "answered",
     "asked_classes",

@@ -9,25 +9,24 @@ A normally trained detector keeps all its weights; only the last layer of its bo
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmentarium.losses.regions import RegionLoss
+from segmentarium.losses.regions import RegionLoss, numbers
 
 EDGES = (10, 100, 1000)  # instances of a class from which on it is in the next group
 
 
 def group_by_instances(instances: Sequence[int] | Tensor, edges: Sequence[int] = EDGES) -> list[int]:
     """The group of each class, 0..len(edges), by how many objects of it the training data have: objects, not pictures."""
-    counts = torch.as_tensor(instances).detach().long()
-    if counts.ndim != 1 or (len(counts) and counts.min() < 0):
-        raise ValueError(f"instances have shape {tuple(counts.shape)}; give how many objects each class has, (C,)")
+    counts = numbers(instances, "instances")
     if sorted(set(edges)) != list(edges):
         raise ValueError(f"edges are {tuple(edges)}; give growing numbers of instances")
-    return torch.bucketize(counts, torch.tensor(edges), right=True).tolist()
+    return [bisect_right(edges, count) for count in counts]
 
 
 class BalancedGroups(RegionLoss):
@@ -45,7 +44,6 @@ class BalancedGroups(RegionLoss):
 
     table: Tensor
     columns: Tensor
-    first: Tensor
 
     def __init__(
         self,
@@ -58,20 +56,19 @@ class BalancedGroups(RegionLoss):
         if not 0 <= min(groups) <= max(groups) < num_groups:
             raise ValueError(f"groups go from {min(groups)} to {max(groups)}; give 0..{num_groups - 1}, one a class")
         self.others = others
-        group = torch.tensor(list(groups))
-        sizes = torch.bincount(group, minlength=num_groups)
-        # where each class stands in its group, behind "others"
-        place = torch.stack([(group[:i] == group[i]).sum() for i in range(len(group))]) + 1
-        self.sizes = [2] * background + [1 + int(size) for size in sizes]  # columns of each softmax
-        starts = torch.tensor([0, *self.sizes]).cumsum(0)[:-1]
-        table = F.pad(torch.where(group == torch.arange(len(sizes))[:, None], place, 0), (0, int(background)))
+        group = list(groups)  # plain numbers: a network without any is built from them, too (`meta.py`)
+        # columns of each softmax, and where each class stands in its group, behind "others"
+        self.sizes = [2] * background + [1 + group.count(number) for number in range(num_groups)]
+        place = torch.tensor([1 + group[:i].count(number) for i, number in enumerate(group)])
+        starts = [sum(self.sizes[: number + background]) for number in group]
+        mine = torch.tensor(group) == torch.arange(num_groups)[:, None]
+        table = F.pad(torch.where(mine, place, 0), (0, int(background)))
         if background:
             foreground = (torch.arange(self.num_labels) < self.num_classes).long()
             table = torch.cat((foreground[None], table))
-        # label -> its class in each softmax; class -> its column in all of them, and the column of its group's "others"
+        # label -> its class in each softmax; class -> its column in all of them
         self.register_buffer("table", table, persistent=False)
-        self.register_buffer("columns", starts[group + background] + place, persistent=False)
-        self.register_buffer("first", starts[group + background], persistent=False)
+        self.register_buffer("columns", torch.tensor(starts) + place, persistent=False)
 
     @property
     def width(self) -> int:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentarium.losses.regions import RegionLoss, one_hot_rows, row_mean
+from segmentarium.losses.regions import RegionLoss, numbers, one_hot_rows, row_mean
 
 
 class EqualizationLoss(RegionLoss):
@@ -33,14 +33,14 @@ class EqualizationLoss(RegionLoss):
     def __init__(
         self, frequencies: Sequence[float] | Tensor, threshold: float = 1.77e-3, background: bool = True
     ) -> None:
-        shares = torch.as_tensor(frequencies, dtype=torch.float32).detach().clone()
-        if shares.ndim != 1 or not bool(torch.isfinite(shares).all()) or shares.min() < 0 or shares.max() > 1:
+        shares = numbers(frequencies, "frequencies")
+        if max(shares) > 1:
             raise ValueError(
                 "frequencies are the share of pictures with each class; give one number from 0 to 1 a class"
             )
         super().__init__(len(shares), background)
         self.threshold = threshold
-        self.register_buffer("frequencies", shares, persistent=False)
+        self.register_buffer("frequencies", torch.tensor(shares, dtype=torch.float32), persistent=False)
 
     @property
     def width(self) -> int:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmentarium.losses.regions import RegionLoss, one_hot_rows, row_mean
+from segmentarium.losses.regions import RegionLoss, numbers, one_hot_rows, row_mean
 
 
 def answered(
@@ -80,10 +80,10 @@ class FederatedLoss(RegionLoss):
     def __init__(
         self, counts: Sequence[float] | Tensor, number: int = 50, power: float = 0.5, background: bool = True
     ) -> None:
-        known = torch.as_tensor(counts).detach().float()
+        known = numbers(counts, "counts")
         super().__init__(len(known), background)
         self.number = number
-        self.register_buffer("shares", known**power, persistent=False)
+        self.register_buffer("shares", torch.tensor([count**power for count in known]), persistent=False)
 
     @property
     def width(self) -> int:

@@ -5,6 +5,9 @@ A row is a region of a picture (a box that a detector proposes), or a whole pict
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -92,6 +95,17 @@ class RegionLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f"num_classes={self.num_classes}, background={self.background}"
+
+
+def numbers(values: Sequence[float] | Tensor, what: str) -> list[float]:
+    """Plain numbers, so that they can be looked at where a network is built without any (`meta.py`).
+
+    Raises ValueError where they are not finite numbers of 0 or more.
+    """
+    found = values.tolist() if isinstance(values, Tensor) else list(values)
+    if not found or not all(isinstance(one, int | float) and math.isfinite(one) and one >= 0 for one in found):
+        raise ValueError(f"{what} is {str(found)[:60]}; give one number of 0 or more for each class")
+    return found
 
 
 def row_mean(losses: Tensor, counted: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmentarium.losses.regions import RegionLoss, one_hot_rows, row_mean, summed_over_processes
+from segmentarium.losses.regions import RegionLoss, numbers, one_hot_rows, row_mean, summed_over_processes
 
 
 class SeesawLoss(RegionLoss):
@@ -45,12 +45,10 @@ class SeesawLoss(RegionLoss):
     ) -> None:
         super().__init__(num_classes, background)
         self.p, self.q, self.eps = p, q, eps
-        known = torch.zeros(num_classes + 1) if counts is None else torch.as_tensor(counts).detach().float().clone()
-        if known.shape != (num_classes + 1,):
-            raise ValueError(
-                f"counts have shape {tuple(known.shape)}; give ({num_classes + 1},), the background's last"
-            )
-        self.register_buffer("counts", known, persistent=False)
+        known = [0.0] * (num_classes + 1) if counts is None else numbers(counts, "counts")
+        if len(known) != num_classes + 1:
+            raise ValueError(f"counts are {len(known)} numbers; give {num_classes + 1}, the background's last")
+        self.register_buffer("counts", torch.tensor(known, dtype=torch.float32), persistent=False)
 
     @property
     def width(self) -> int:

@@ -11,7 +11,7 @@ import torch
 
 from segmentarium.checks import check_choice
 from segmentarium.contracts import Keypoints
-from segmentarium.contracts.kinds import local_maxima
+from segmentarium.contracts.point_kinds import local_maxima
 from segmentarium.matching.neighbours import bits
 
 NAMES = ("sift", "orb", "harris", "fast", "shi_tomasi")

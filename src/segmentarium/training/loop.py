@@ -165,6 +165,7 @@ class Training:
         factor = rate_factor(self.step, self.options)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
+        self.model.at_step(self.step, self.options.max_steps)
         for part in range(self.passes):
             batch = self.fabric.to_device(next(self.batches))
             for key in (*self.model.inputs, *self.model.train_inputs) if self.channels_last else ():
@@ -239,6 +240,7 @@ class Training:
         self.check_losses()
         if self.average is None:
             self.kept.load_state_dict(get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True)))
+        self.kept.at_step(self.step, self.options.max_steps)
         if self.fabric.world_size > 1:  # batch norm keeps what each process saw; the first one's is saved
             for buffer in self.kept.buffers():
                 torch.distributed.broadcast(buffer, 0)

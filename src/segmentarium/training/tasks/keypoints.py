@@ -20,15 +20,24 @@ from segmentarium.data.coco_keypoints import CocoKeypoints, PersonCrop, keypoint
 from segmentarium.keypoints.heatmaps import in_picture, mirror_pairs, peaks, refined
 from segmentarium.keypoints.hrnet_pose import HRNetPose
 from segmentarium.metrics.oks import keypoint_scores, pck, sigmas_of
-from segmentarium.registry import create_model
+from segmentarium.registry import create_model, entry
 from segmentarium.training.loaders import TimedLoader, endless, open_dataset, worker_count
 from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import LOOKED_AT
-from segmentarium.training.tasks import Evaluation
+from segmentarium.training.tasks import Evaluation, Task
 
 SCALE, ROTATE = 0.35, 45.0  # of the crops, as published at 256×192
 SURE = 0.2  # a joint's score from which on it counts in its pose's
 PICTURES = 8  # drawn at each evaluation
+
+
+def keypoint_task(options: TrainingOptions) -> Task:
+    """Joints of persons or points of anything, by what the options' model gives."""
+    if isinstance(build := entry(options.model.partition(".")[0]).build, type) and issubclass(build, HRNetPose):
+        return KeypointTask(options)
+    from segmentarium.training.tasks.points import PointTask
+
+    return PointTask(options)
 
 
 class KeypointTask:

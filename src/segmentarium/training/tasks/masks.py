@@ -20,6 +20,7 @@ from segmentarium.inference.segment_drawing import segment_overlay
 from segmentarium.inference.segment_map import measured
 from segmentarium.inference.segments import SURE
 from segmentarium.training.loaders import TimedLoader, endless, joined, open_dataset, worker_count
+from segmentarium.training.long_tail import counted
 from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import LOOKED_AT
 from segmentarium.training.tasks import Evaluation
@@ -82,8 +83,7 @@ class MaskTask(SegmentationTask):
         model = labelled_model(options, info)
         assert isinstance(model, MaskModel | InstanceModel)
         model.palette = info.palette
-        if isinstance(self.train_set, SegmentDataset):
-            model.things = self.train_set.things
+        model.things = self.train_set.things if isinstance(self.train_set, SegmentDataset) else ()
         if options.long_side is not None:
             model.preprocessing = replace(model.preprocessing, long_side=options.long_side, short_side=None)
         return model
@@ -167,3 +167,11 @@ class InstanceTask(MaskTask):
             )
         super().__init__(options.replace(task="instance"))
         self.options = options
+
+    def model(self) -> MaskModel | InstanceModel:
+        options = self.options
+        if isinstance(self.train_set, SegmentDataset):
+            self.options = options.replace(model_arguments=counted(options.model_arguments, self.train_set))
+        found = super().model()
+        self.options = options  # as they were given
+        return found
