@@ -402,7 +402,7 @@ class CascadeDecoder(InstanceDecoder):
             ]
         if self.semantic is not None:
             on = ("semantic", "segments")
-            terms.append(Term("semantic", 0.2, SemanticLoss(), ("semantic_logits",), on, "as is", classes=False))
+            terms.append(Term("semantic", 0.2, SemanticLoss(), ("semantic_logits",), on, at="as is", classes=False))
         return tuple(terms)
 
 
