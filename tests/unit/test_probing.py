@@ -62,8 +62,8 @@ def test_features_that_tell_classes_apart_score_one_and_blind_ones_chance(
     assert probe(Means(), train, test, size=32).knn == 1.0
     blind = probe(Means(blind=True), train, test, size=32)
     assert (blind.knn, blind.linear) == (0.5, 0.5)
+    few = _labelled(root / "train", "val")
     with pytest.raises(ValueError, match="two classes or more"):
-        few = _labelled(root / "train", "val")
         probe(Means(), few, few)
 
 
