@@ -106,7 +106,7 @@ def stir(model: nn.Module) -> Any:
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
     assert ours.shape == theirs.shape
-    return float((ours - theirs).abs().max() / theirs.abs().max())
+    return float((ours - theirs).detach().abs().max() / theirs.detach().abs().max())
 
 
 def golden_state(golden: ModuleType, name: str) -> tuple[dict[str, Tensor], dict, dict]:

@@ -139,8 +139,8 @@ class Backbone(nn.Module):
         return set()
 
     def receive(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights that a pretraining gave this family, under its own keys -> those of them that this very backbone has, where they
-        fit otherwise than key by key: a norm that it was built without, one table for all blocks."""
+        """What a pretraining gave a backbone of this family, by its keys -> what this one has of it, by its own, where they
+        differ by more than a size: a norm that it was built without, one table for all blocks."""
         return dict(state)
 
     num_layers: int = 0  # depth in the sense of layer-wise learning rates; 0: the family does not say
