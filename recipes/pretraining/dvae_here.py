@@ -1,4 +1,4 @@
-"""A small dVAE, 512 words, on the folder that `pictures.py` makes: what `beit_here.py` takes for its tokenizer.
+"""A small dVAE, 1024 words, on the folder that `pictures.py` makes: what `beit_here.py` takes for its tokenizer.
 
     segmentarium pretrain --recipe recipes/pretraining/dvae_here.py
 
@@ -14,7 +14,7 @@ from segmentarium.training import TrainingOptions
 def recipe() -> TrainingOptions:
     return here(
         "dvae",
-        model_arguments={"width": 32, "blocks": 1, "vocabulary": 512, "start": 64},
+        model_arguments={"width": 32, "blocks": 1, "vocabulary": 1024, "start": 64},
         size=64,
         batch_size=32,
         max_steps=3000,

@@ -116,7 +116,7 @@ def test_the_words_to_be_foreseen_are_the_tokenizer_s(pictures: Path, words: Pat
     view = task._view(model, area=None, flip=0.0, jitter=0.0)
     small = view.of(task.val_set.sample(2), np.random.default_rng(0))["token_image"]
     assert small.shape == (3, 32, 32)
-    tokenizer = load(words)
+    tokenizer: Any = load(words)
     assert torch.equal(shown["tokens"][0], tokenizer.tokens(tokenizer.preprocessing.normalise(small[None])).flatten())
 
 
@@ -153,14 +153,14 @@ def test_in_one_line_from_the_verb_to_a_decoder(
     assert "no method is called 'mea'; did you mean 'mae'" in capsys.readouterr().err
 
     folder = training_material.labelled_folder(tmp_path / "labelled", number=3)
-    learnt = load(run)
+    learnt: Any = load(run)
     for name, more in (("upernet_vit_base", {"decoder_channels": 16}), ("segmenter_small_linear", {})):
         arguments = {"backbone": "vit_tiny_patch16_224", "backbone_arguments": {**VIT, "image_size": (32, 48)}, **more}
         options = training_material.quick_options(
             folder, tmp_path / name, model=name, model_arguments=arguments, backbone_weights=str(run), max_steps=1,
             optimizer="adamw", layer_decay=0.75, crop_size=(32, 48), learning_rate=1e-4, ema=0.0,
         )  # fmt: skip
-        fresh = create_model(name, num_classes=2, backbone_weights=run, **arguments)
+        fresh: Any = create_model(name, num_classes=2, backbone_weights=run, **arguments)
         for key, tensor in learnt.backbone.state_dict().items():
             if key.startswith(("blocks.", "embedding.")):
                 assert torch.equal(fresh.backbone.state_dict()[key], tensor), key

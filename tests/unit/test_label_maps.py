@@ -24,7 +24,7 @@ from segmentarium.training import TrainingOptions, train
 
 pytest.importorskip("lightning", reason="training needs the extra [train]")
 
-LVVIT = {"embed_dim": 32, "depth": 1, "heads": 2, "stem": 8, "image_size": 32}
+LVVIT: dict[str, Any] = {"embed_dim": 32, "depth": 1, "heads": 2, "stem": 8, "image_size": 32}
 
 
 class Brightness(SegmentationModel):
@@ -114,8 +114,8 @@ def test_patches_are_told_what_they_show_in_any_crop_mirrored_or_not(halves: Pat
     told = 0
     for number in range(24):
         sample: dict[str, Any] = stream[number, number % 6]
-        made = [sample[key][None] for key in ("scores", "classes", "box")]
-        target = token_targets(*made, torch.tensor([sample["label"]]), 2, (4, 4))[0]
+        scores, classes, box = (sample[key][None] for key in ("scores", "classes", "box"))
+        target = token_targets(scores, classes, box, torch.tensor([sample["label"]]), 2, (4, 4))[0]
         shown = F.avg_pool2d(sample["image"].as_subclass(Tensor), 8).mean(0).flatten()
         for patch, brightness in enumerate(shown.tolist()):
             if 0.02 < brightness < 0.98:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +31,10 @@ def coloured_folder(root: Path, number: int = 20) -> Path:
     return root
 
 
+def _labelled(root: Path, part: str) -> Any:
+    return build_dataset("imagefolder", root, part)
+
+
 class Means(Backbone):
     """Each channel's mean as features; the blind one says the same of every picture."""
 
@@ -46,23 +51,20 @@ def test_features_that_tell_classes_apart_score_one_and_blind_ones_chance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = coloured_folder(tmp_path)
-    train, test = (build_dataset("imagefolder", root, part) for part in ("train", "test"))
+    train, test = (_labelled(root, part) for part in ("train", "test"))
     backbone = Means()
-    report = probe(backbone, train, test, size=32, batch_size=7)  # type: ignore[arg-type]
+    report = probe(backbone, train, test, size=32, batch_size=7)
     assert (report.knn, report.linear, report.linear_top5) == (1.0, 1.0, 1.0)
     assert (report.majority, report.features, report.size) == (0.5, 3, 32)
     assert backbone.weight.item() == 1.0
     monkeypatch.setattr(probing, "BLOCK", 3)
     monkeypatch.setattr(probing, "BATCH", 8)
-    assert probe(Means(), train, test, size=32).knn == 1.0  # type: ignore[arg-type]
-    blind = probe(Means(blind=True), train, test, size=32)  # type: ignore[arg-type]
+    assert probe(Means(), train, test, size=32).knn == 1.0
+    blind = probe(Means(blind=True), train, test, size=32)
     assert (blind.knn, blind.linear) == (0.5, 0.5)
+    few = _labelled(root / "train", "val")
     with pytest.raises(ValueError, match="two classes or more"):
-        probe(
-            Means(),
-            build_dataset("imagefolder", root / "train", "val"),
-            build_dataset("imagefolder", root / "train", "val"),
-        )  # type: ignore[arg-type]
+        probe(Means(), few, few)
 
 
 def test_neighbours_over_blocks_are_those_over_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,6 +148,14 @@ def probe(
     )
 
 
+@dataclass
+class _Seen:
+    """A picture as the backbone takes it: float32 (C, size, size)."""
+
+    name: str
+    pixels: Tensor
+
+
 @torch.inference_mode()
 def _features(
     backbone: Backbone,
@@ -160,16 +168,17 @@ def _features(
     """(b, D) float32 of each batch of pictures, in their order."""
     crop = middle_crop(size, said.crop_ratio)
 
-    def see(index: int) -> Tensor:
+    def see(index: int) -> _Seen:
         pixels = torch.from_numpy(np.array(dataset.load(index)[0])).permute(2, 0, 1)
-        return said.normalise(with_channels(crop(pixels)[None], backbone.in_channels)[0])
+        shown = with_channels(crop(pixels)[None], backbone.in_channels)[0]
+        return _Seen(dataset.name(index), said.normalise(shown))
 
     def embed(pictures: list[Tensor]) -> Tensor:
         return backbone.embed(torch.stack(pictures).to(device)).float()
 
     waiting: list[Tensor] = []
-    for picture in read_ahead(see, range(len(dataset)), 2):  # type: ignore[arg-type]
-        waiting.append(picture)
+    for picture in read_ahead(see, range(len(dataset)), 2):
+        waiting.append(picture.pixels)
         if len(waiting) == batch_size:
             yield embed(waiting)
             waiting = []

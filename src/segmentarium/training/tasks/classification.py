@@ -147,11 +147,15 @@ class ClassificationTask:
         """The batch with targets (B, K, 2 + N) for its labels: of the picture, of the crop, and of each patch."""
         rows, columns = (-(-side // model.backbone.strides[-1]) for side in self.crop_size)
         rest = {key: value for key, value in batch.items() if key not in ("scores", "classes", "box")}
-        scores, classes, box, label = (batch[key] for key in ("scores", "classes", "box", "label"))
-        return {
-            **rest,
-            "label": token_targets(scores, classes, box, label, self.train_set.info.num_classes, (rows, columns)),
-        }
+        targets = token_targets(
+            batch["scores"],
+            batch["classes"],
+            batch["box"],
+            batch["label"],
+            self.train_set.info.num_classes,
+            (rows, columns),
+        )
+        return {**rest, "label": targets}
 
     def _scoring(self, model: Any, fabric: Fabric) -> PictureScoring:
         return PictureScoring(model, partial(Network, model, "torch", "fp32", fabric.device), self.val_set)
