@@ -184,6 +184,7 @@ def test_superpoint_s_recipe_from_nothing_to_weights(tmp_path: Path) -> None:
     heads = [dict(model.named_parameters())["descriptor.0.conv.weight"] for model in weights]
     assert not torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[1], heads[2])
+    assert weights[2].weights_header["licences"]["training data"].startswith("CC BY")
     grey = torch.from_numpy(soft())[None]
     assert weights[2].eval().detect(grey, threshold=0.0).descriptors.shape[1] == 16
 

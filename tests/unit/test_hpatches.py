@@ -116,17 +116,11 @@ def test_matches_count_by_what_both_pictures_show() -> None:
     pairs = np.array([[0, 0], [1, 2]])
     assert matching_score(first, second, pairs, SHIFT, SIZES) == pytest.approx((1 / 2 + 1 / 3) / 2)
     assert matching_score(first, np.zeros((0, 2)), np.zeros((0, 2), int), SHIFT, SIZES) == 0
-    # the right neighbour is nearer than the wrong one: nothing to complain of; the other way round, half
-    ways = (np.array([0, 2, 1]), np.array([0, 1, 1, 0]))
-    for far, expected in (((0.1, 0.9, 0.5), 0.5), ((0.9, 0.1, 0.5), 0.25)):
-        found = nearest_neighbour_ap(
-            first[:2],
-            second[:3],
-            (ways[0][:2], np.array([0, 1, 0])),
-            (np.array(far[:2]), np.array([0.1, 0.1, 0.9])),
-            SHIFT,
-            SIZES,
-        )
+    # of the first picture's points one has its right neighbour and one a wrong one; of the second's both are right
+    for far, expected in (((0.1, 0.9), 0.5), ((0.9, 0.1), 0.25)):
+        neighbours = (np.array([0, 2]), np.array([0, 1, 0]))
+        distances = (np.array(far), np.array([0.1, 0.1, 0.9]))
+        found = nearest_neighbour_ap(first[:2], second[:3], neighbours, distances, SHIFT, SIZES)
         assert found == pytest.approx((expected + 1) / 2)
 
 

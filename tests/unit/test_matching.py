@@ -59,7 +59,7 @@ def test_nothing_matches_nothing() -> None:
     assert match(some, some[:1], ratio=0.5).pairs.tolist() == [[0, 0]]  # no second to compare with
     with pytest.raises(ValueError, match=r"\(3, 3\) and \(2, 4\)"):
         match(some, torch.zeros(2, 4))
-    with pytest.raises(ValueError, match="ratio is 1.5"):
+    with pytest.raises(ValueError, match=r"ratio is 1\.5"):
         match(some, some, ratio=1.5)
 
 

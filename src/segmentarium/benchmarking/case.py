@@ -15,7 +15,7 @@ from typing import Any
 
 from segmentarium.benchmarking.timing import Latency, time_calls
 
-ARCHITECTURES = ("segmenter", "mask", "classifier")  # kinds that take one picture and score classes
+ARCHITECTURES = ("segmenter", "mask", "classifier", "keypoints")  # kinds that take one picture
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Measurement:
     end_to_end   bytes of a JPEG file of that size -> class of every pixel: decoding, normalising, network, argmax
     throughput   images a second, from the median latency
     peak_memory  of the whole process during the measured calls; `memory` without what it held before the model was built
-    same_class   share of the photo's pixels with the class that the eager form gives
+    same_class   share of the photo's pixels with the class that the eager form gives; of its key points, that are found again
     """
 
     case: Case
@@ -72,13 +72,14 @@ def build_model(case: Case) -> Any:
     """The case's model in eval mode."""
     import torch
 
-    from segmentarium.registry import create_model, list_models
+    from segmentarium.registry import create_model, entry, list_models
     from segmentarium.weights import load
 
     architecture = any(case.model in list_models(kind=kind) for kind in ARCHITECTURES)
     if architecture and not Path(case.model).exists():
         torch.manual_seed(0)
-        return create_model(case.model, num_classes=case.num_classes).eval()
+        arguments: dict[str, Any] = {"num_classes": case.num_classes} if entry(case.model).takes("num_classes") else {}
+        return create_model(case.model, **arguments).eval()
     return load(case.model)
 
 
@@ -93,6 +94,11 @@ def photo_bytes(size: tuple[int, int]) -> bytes:
     return file.getvalue()
 
 
+def first(output: Any) -> Any:
+    """The logits, or the first of several outputs."""
+    return output[0] if isinstance(output, tuple | list) else output
+
+
 def measure(case: Case) -> Measurement:
     """Measures `case` in this process; sets its number of threads.  Raises what building or running the model raises."""
     import numpy as np
@@ -102,7 +108,7 @@ def measure(case: Case) -> Measurement:
     from segmentarium.benchmarking.memory import peak_mb, reset_peak, resident_mb
     from segmentarium.benchmarking.size import multiply_adds, parameters_millions
     from segmentarium.data.image_io import read_image
-    from segmentarium.export.parity import classes_of
+    from segmentarium.inference.auto import agreement
 
     torch.set_num_threads(case.threads)
     base = resident_mb()
@@ -118,10 +124,10 @@ def measure(case: Case) -> Measurement:
 
     example = decode().expand(case.batch, -1, -1, -1).contiguous()
     with torch.inference_mode():
-        reference = classes_of(model(example).numpy())
+        reference = first(model(example))
     counted = parameters_millions(model), multiply_adds(model, example[:1])
     run = build_form(model, case.form)
-    same = float((classes_of(run(example).numpy()) == reference).mean())
+    same = agreement(model, (first(run(example)),), (reference,))
     del reference
     reset_peak()
     latency = time_calls(lambda: run(example), warmup=case.warmup, repeats=case.repeats)
@@ -131,7 +137,8 @@ def measure(case: Case) -> Measurement:
         logits = run(decode())
         return (logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1)).to(torch.uint8).numpy()
 
-    end_to_end = time_calls(whole, warmup=1, repeats=case.repeats) if case.end_to_end else None
+    scored = case.end_to_end and model.kind != "keypoints"  # whose points `python -m benchmarks.superpoint` times
+    end_to_end = time_calls(whole, warmup=1, repeats=case.repeats) if scored else None
     return Measurement(
         case=case,
         parameters=counted[0],

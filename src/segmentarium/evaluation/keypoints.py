@@ -158,14 +158,11 @@ def _matched(
     if not all(map(len, points)):
         return dict.fromkeys(("matching", "nn_map", *(f"homography_{e}" for e in ERRORS)), 0.0) | {"failed": 1.0}
     pairs = match(described[0], described[1], metric=contender.metric).pairs.cpu().numpy()
-    ways = [match(a, b, mutual=False, metric=contender.metric) for a, b in (described, described[::-1])]
-    neighbours, distances = (
-        tuple(way.pairs[:, 1].cpu().numpy() for way in ways),
-        tuple(way.distances.cpu().numpy() for way in ways),
-    )
-    geometry = estimate(
-        points[0][pairs[:, 0]], points[1][pairs[:, 1]], "homography", threshold=3.0, confidence=0.995, iterations=2000
-    )
+    there, back = (match(a, b, mutual=False, metric=contender.metric) for a, b in (described, described[::-1]))
+    neighbours = there.pairs[:, 1].cpu().numpy(), back.pairs[:, 1].cpu().numpy()
+    distances = there.distances.cpu().numpy(), back.distances.cpu().numpy()
+    matched = (points[0][pairs[:, 0]], points[1][pairs[:, 1]])
+    geometry = estimate(*matched, "homography", threshold=3.0, confidence=0.995, iterations=2000)  # OpenCV's defaults
     error = corner_error(geometry.matrix, homography, sizes[0])
     return {
         "matching": matching_score(points[0], points[1], pairs, homography, sizes, protocol.distance),
@@ -176,7 +173,7 @@ def _matched(
             distances,
             homography,
             sizes,
-            protocol.distance,  # type: ignore[arg-type]
+            protocol.distance,
         ),
         **{f"homography_{e}": float(error <= e) for e in ERRORS},
         "failed": float(geometry.matrix is None),

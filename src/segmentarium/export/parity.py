@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmentarium.contracts import Model, Preprocessing
+from segmentarium.keypoints.detector import PointDetector
 from segmentarium.runtimes import onnx_session, openvino_network
 
 Image = str | Path | np.ndarray | Tensor
@@ -102,6 +103,31 @@ def compare(output: np.ndarray, reference: np.ndarray, size: tuple[int, ...] | N
     return Comparison(size, batch, absolute, relative, float((classes_of(output) == classes_of(reference)).mean()))
 
 
+def compare_points(
+    outputs: Sequence[np.ndarray], references: Sequence[np.ndarray], size: tuple[int, int]
+) -> Comparison:
+    """Of (B, K, 2) places, (B, K) scores, 0 where there is no point, and (B, K, D) descriptors: the errors of the points that
+    both have; infinite where either lacks more than one in a hundred.  `same_class` is the share that both have.
+
+    Scores may lie closer together than rounding, and the order of points, and which are the last, follow from them.
+    """
+    common, total, error = 0, 0, 0.0
+    for found, expected in zip(zip(*outputs, strict=True), zip(*references, strict=True), strict=True):
+        ours, theirs = (
+            {tuple(place): (score, described) for place, score, described in zip(*each, strict=True) if score > 0}
+            for each in ((given[0].round(2).tolist(), given[1].tolist(), given[2]) for given in (found, expected))
+        )
+        both = ours.keys() & theirs.keys()
+        common, total = common + len(both), total + max(len(ours), len(theirs))
+        for place in both:
+            error = max(
+                error, abs(ours[place][0] - theirs[place][0]), float(np.abs(ours[place][1] - theirs[place][1]).max())
+            )
+    share = common / max(total, 1)
+    error = error if share >= 0.99 or not total else float("inf")
+    return Comparison(size, len(references[0]), error, error, share if total else 1.0)
+
+
 def worst(outputs: Sequence[np.ndarray], references: Sequence[np.ndarray], size: tuple[int, int]) -> Comparison:
     """The errors of the output that is furthest from its reference; an infinite one where their numbers differ."""
     if len(outputs) != len(references):
@@ -125,6 +151,7 @@ class ParityCheck:
             sizes = (model.fixed_size,) * 2  # one image, and a batch
         training = model.training
         device = next(model.parameters()).device
+        self.compare = compare_points if isinstance(model, PointDetector) else worst
         self.cases: list[tuple[np.ndarray, list[np.ndarray]]] = []
         model.eval()
         with torch.inference_mode():
@@ -140,7 +167,7 @@ class ParityCheck:
 
     def run(self, runner: Runner) -> list[Comparison]:
         return [
-            worst(runner(example), references, (example.shape[2], example.shape[3]))
+            self.compare(runner(example), references, (example.shape[2], example.shape[3]))
             for example, references in self.cases
         ]
 

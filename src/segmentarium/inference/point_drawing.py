@@ -9,16 +9,22 @@ import numpy as np
 
 GREEN, RED = (40, 200, 80), (220, 60, 50)
 SIDES = {"left": (80, 160, 255), "right": (255, 140, 60), "": (250, 220, 70)}  # of limbs
-# of a body with COCO's joints: which are joined
+# of a body with COCO's joints, which are joined
+PARTS = (  # of one side
+    ("eye", "ear"),
+    ("ear", "shoulder"),
+    ("shoulder", "elbow"),
+    ("elbow", "wrist"),
+    ("shoulder", "hip"),
+    ("hip", "knee"),
+    ("knee", "ankle"),
+)
 LIMBS = (
-    *((f"{side}_{a}", f"{side}_{b}") for side in ("left", "right") for a, b in (
-        ("shoulder", "elbow"), ("elbow", "wrist"), ("hip", "knee"), ("knee", "ankle"), ("shoulder", "hip"), ("eye", "ear"), ("ear", "shoulder"),
-    )),
-    ("left_shoulder", "right_shoulder"),
-    ("left_hip", "right_hip"),
+    *((f"{side}_{a}", f"{side}_{b}") for side in ("left", "right") for a, b in PARTS),
+    *((f"left_{part}", f"right_{part}") for part in ("shoulder", "hip")),
     ("nose", "left_eye"),
     ("nose", "right_eye"),
-)  # fmt: skip
+)
 SHIFT = 4  # OpenCV's fixed point: a sixteenth of a pixel
 
 

@@ -203,7 +203,7 @@ class KeypointFinder:
         margin = REACH + -(-int(5 * radius + stride) // stride) * stride
         top, left = max(0, rows.start - margin), max(0, columns.start - margin)
         seen = array[top : rows.stop + margin, left : columns.stop + margin]
-        pixels = with_channels(torch.from_numpy(np.ascontiguousarray(seen)).permute(2, 0, 1)[None], model.in_channels)
+        pixels = with_channels(torch.from_numpy(np.array(seen)).permute(2, 0, 1)[None], model.in_channels)
         scores, dense = self.network.outputs(pixels)
         peaks = model.peaks(scores, **self.options)[0]
         peaks[: rows.start - top] = False

@@ -49,6 +49,7 @@ class PointDetector(Model):
         flat = F.pad((scores * peaks).flatten(1), (0, self.count))  # a picture may have fewer pixels than are asked for
         best, index = flat.topk(self.count, dim=1)
         found = best > 0
-        points = torch.stack((index % width, index // width), -1) * found[..., None]
+        row = index // width
+        points = torch.stack((index - row * width, row), -1) * found[..., None]
         places = points.to(dense.dtype)
         return places, best, self.network.sample(dense, places) * found[..., None]

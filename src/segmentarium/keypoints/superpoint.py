@@ -173,8 +173,10 @@ class SuperPoint(KeypointModel):
             # gradients of what no term reads would be asked for in vain
             return outputs if self.train_inputs or not self.training else {"logits": self.detector(self.encode(image))}
         logits, descriptors = self.heads(torch.cat((image, warped)))
-        outputs = dict(zip(("logits", "warped_logits"), logits.chunk(2), strict=True))
-        return outputs | dict(zip(("descriptors", "warped_descriptors"), descriptors.chunk(2), strict=True))
+        outputs: dict[str, Tensor] = {}
+        for name, both in (("logits", logits), ("descriptors", descriptors)):
+            outputs[name], outputs[f"warped_{name}"] = both.chunk(2)
+        return outputs
 
     def cell(self, place: Tensor, cells: int) -> Tensor:
         if self.sampling == "exact":

@@ -1,4 +1,4 @@
-"""OpenCV's key points beside the learnt ones: SIFT and ORB with descriptors; Harris, FAST and Shi-Tomasi, which are corners alone."""
+"""OpenCV's key points beside the learnt ones: SIFT and ORB with descriptors; Harris, FAST and Shi-Tomasi, corners alone."""
 
 from __future__ import annotations
 

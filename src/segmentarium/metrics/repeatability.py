@@ -20,7 +20,7 @@ def warp(points: np.ndarray, homography: np.ndarray) -> np.ndarray:
 
 def inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(N,) bool: in 0 ≤ x < width, 0 ≤ y < height."""
-    return ((points >= 0) & (points < size[::-1])).all(1)
+    return np.all((points >= 0) & (points < size[::-1]), axis=1)
 
 
 def nearest(first: np.ndarray, second: np.ndarray) -> np.ndarray:

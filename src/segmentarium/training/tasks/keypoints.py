@@ -19,7 +19,7 @@ from segmentarium.data.base import apply_transform
 from segmentarium.data.coco_keypoints import CocoKeypoints, PersonCrop, keypoint_transform, shown_box
 from segmentarium.keypoints.heatmaps import in_picture, mirror_pairs, peaks, refined
 from segmentarium.keypoints.hrnet_pose import HRNetPose
-from segmentarium.metrics.oks import keypoint_scores, sigmas_of
+from segmentarium.metrics.oks import keypoint_scores, pck, sigmas_of
 from segmentarium.registry import create_model, entry
 from segmentarium.training.loaders import TimedLoader, endless, open_dataset, worker_count
 from segmentarium.training.options import TrainingOptions
@@ -120,15 +120,20 @@ class KeypointTask:
         poses: np.ndarray = fabric.all_reduce(found, reduce_op="sum").double().cpu().numpy()  # type: ignore[union-attr]
         sure = poses[..., 2] > SURE
         scores = (poses[..., 2] * sure).sum(1) / sure.sum(1).clip(1)
+        joints = np.stack([person.joints for person in persons]).astype(np.float64)
         given = keypoint_scores(
             [person.picture for person in persons],
             poses[..., :2],
             scores,
-            np.stack([person.joints for person in persons]).astype(np.float64),
+            joints,
             np.array([person.area for person in persons]),
             sigmas_of(model.joints),
         )
-        line = f"AP {given['ap']:.4f}  AP50 {given['ap50']:.4f}  AP75 {given['ap75']:.4f} (OKS, labelled boxes)"
+        given["pck"] = pck(poses[..., :2], joints, np.array([person.box for person in persons]))
+        line = (
+            f"AP {given['ap']:.4f}  AP50 {given['ap50']:.4f}  AP75 {given['ap75']:.4f} (OKS, labelled boxes)  "
+            f"PCK {given['pck']:.4f} (0.2 of the box)"
+        )
         return Evaluation(given, given, line)
 
     def _poses(self, model: HRNetPose, image: Tensor, boxes: Tensor) -> Tensor:

@@ -47,8 +47,8 @@ LABELLED = "labelled"  # where adaptation writes, in the run's folder
 class PointTask:
     """Pictures {"image" (B, C, H, W), "cells" (B, h, w)}, and with descriptors their warps, for SuperPoint.
 
-    On shapes average precision of the points decides, of fresh ones with noise; on pictures the matching score: the share of points
-    that descriptors bring to the right place in a warp.
+    On shapes average precision of the points decides, of fresh ones with noise; on pictures the matching score: the share of
+    points that descriptors bring to the right place in a warp.
     """
 
     best_key, best_name = "ap", "AP"
