@@ -3,8 +3,9 @@
     python -m benchmarks.shapes [--models runs/superpoint-1/best.safetensors …] [--count 50] [--size 120 160] [--out shapes.csv]
 
 Average precision and localisation error of detected points on fresh shapes (split "test": no training sees them), as SuperPoint's
-paper scores them: a point is right within 2 pixels of one that no surer point has found; suppression within 4 pixels.  "AP" is of
-all points of all pictures together, those without corners among them; "mean" is the mean over the kinds that have points.  Noise is the photometric noise of training.
+paper scores them: a point is right within 2 pixels of one that no surer point has found; suppression within 4 pixels.  "AP" is
+of all points of all pictures together, those without corners among them; "mean" is the mean over the kinds that have points.
+Noise is the photometric noise of training.
 """
 
 from __future__ import annotations
