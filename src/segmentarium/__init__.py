@@ -32,6 +32,7 @@ _PUBLIC = {
     "from_pretrained": "weights",
     "inspect_weights": "weights",
     "push_to_hub": "weights",
+    "adapt": "inference.adaptation",
     "predict": "inference",
     "Predictor": "inference",
     "ImageClassifier": "inference",
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from segmentarium.inference import Result as Result
     from segmentarium.inference import match_pictures as match_pictures
     from segmentarium.inference import predict as predict
+    from segmentarium.inference.adaptation import adapt as adapt
     from segmentarium.losses import build_loss as build_loss
     from segmentarium.matting import Portrait as Portrait
     from segmentarium.registry import create_model as create_model

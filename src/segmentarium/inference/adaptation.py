@@ -4,8 +4,7 @@ A picture is seen under many homographies, each view's scores are brought back, 
 showed it is taken (DeTone et al., https://arxiv.org/abs/1712.07629, section 5; the picture itself is the first view; edges of the
 views count nowhere).
 
-    for name, number in adapt(load("runs/shapes/best.safetensors"), pictures("photos"), "runs/labelled"):
-        ...
+    adapt("runs/shapes/best.safetensors", "photos", "runs/labelled")
 
 writes a folder that `build_dataset("points", …)` reads, and goes on where it was stopped.
 """
@@ -126,6 +125,26 @@ def warp(images: Tensor, homographies: np.ndarray) -> Tensor:
 
 
 def adapt(
+    model: str | Path | KeypointModel,
+    source: str | Path,
+    out: str | Path,
+    settings: Adaptation | None = None,
+    **options: Any,
+) -> dict[str, int]:
+    """Labels a folder's pictures by a detector, or by the weights of one -> the number of points of each, by its name.
+
+    options   of `label_pictures`, which says what is written and raised
+    """
+    if isinstance(model, str | Path):
+        from segmentarium.weights import load
+
+        model = load(model)  # type: ignore[assignment]
+    if not isinstance(model, KeypointModel) or model.joints:
+        raise ValueError(f"{getattr(model, 'title', model)!r} finds no points; give weights of superpoint")
+    return dict(label_pictures(model, pictures(source), out, settings, **options))
+
+
+def label_pictures(
     model: KeypointModel,
     found: Mapping[str, Path],
     out: str | Path,

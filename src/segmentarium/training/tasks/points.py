@@ -25,7 +25,7 @@ from segmentarium.data.homographies import sample_homography
 from segmentarium.data.photometric import OF_PICTURES
 from segmentarium.data.points import Points, PointStream
 from segmentarium.data.shapes import Shapes
-from segmentarium.inference.adaptation import Adaptation, adapt, pictures
+from segmentarium.inference.adaptation import Adaptation, label_pictures, pictures
 from segmentarium.keypoints.superpoint import SuperPoint
 from segmentarium.matching.geometry import estimate
 from segmentarium.matching.neighbours import match
@@ -217,7 +217,9 @@ def _adapted(options: TrainingOptions) -> TrainingOptions:
     if not isinstance(model, SuperPoint):
         raise ValueError(f"{options.model!r} gives no cells of points; give superpoint")
     out, found = Path(options.folder) / LABELLED, pictures(options.root)
-    labelled = adapt(model, found, out, settings, **{"precision": options.precision.replace("32", "fp32"), **more})
+    labelled = label_pictures(
+        model, found, out, settings, **{"precision": options.precision.replace("32", "fp32"), **more}
+    )
     count = sum(number for _, number in track(labelled, f"adapting {len(found)} pictures", total=len(found)))
     print(f"adapted    {len(found)} pictures of {options.root}: {count / len(found):.0f} points each, in {out}")
     return options.replace(root=str(out))
