@@ -21,7 +21,7 @@ from segmentarium.training import TrainingOptions
 PICTURES = "runs/superpoint_data"
 STEPS, ROUNDS = 8000, (3000, 6000)  # of the first stage; of each round
 LICENCE = "CC BY 2.0, CC0 and public domain (see recipes/superpoint_data.py); shapes: drawn"
-ADAPT: dict[str, Any] = {"homographies": 100, "long_side": 640, "most": 2000}
+ADAPT: dict[str, Any] = {"homographies": 100, "long_side": 640, "most": 2000, "threshold": 0.008}
 
 
 def superpoint(**changes: Any) -> TrainingOptions:
