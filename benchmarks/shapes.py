@@ -62,7 +62,7 @@ def row(detect: Detector, shapes: Shapes) -> dict[str, float]:
     truth = [d.points[np.lexsort((d.points[:, 0], d.points[:, 1]))].astype(float) for d in drawings]
 
     def precision(chosen: Sequence[int]) -> float:
-        return detection_ap(*([column[i] for i in chosen] for column in (points, scores, truth)))
+        return detection_ap([points[i] for i in chosen], [scores[i] for i in chosen], [truth[i] for i in chosen])
 
     whole = {"AP": precision(range(len(drawings))), "localisation": localisation_error(points, truth)}
     for number, kind in enumerate(shapes.info.classes):

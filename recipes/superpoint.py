@@ -10,7 +10,7 @@ Stages, each from the last averaged weights of the one before:
           ROUNDS says: labels of the second round are surer than those of the first
 
 As published, but for what one core affords: a narrower encoder with batch norm, fewer steps of larger batches, a rate that falls;
-and the pictures, of which there are few, are labelled at 640 pixels and cut to 240×320.  `--resume` goes on where it was
+and the pictures, of which there are few, are labelled at 640 pixels and cut to 160×224.  `--resume` goes on where it was
 stopped, in adaptation as well.  Cost and result of each: docs/results.md.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 from segmentarium.training import TrainingOptions
 
 PICTURES = "runs/superpoint_data"
-STEPS, ROUNDS = 8000, (3000, 6000)  # of the first stage; of each round
+STEPS, ROUNDS = 8000, (4000, 6000)  # of the first stage; of each round
 LICENCE = "CC BY 2.0, CC0 and public domain (see recipes/superpoint_data.py); shapes: drawn"
 ADAPT: dict[str, Any] = {"homographies": 100, "long_side": 640, "most": 2000, "threshold": 0.008}
 
@@ -51,7 +51,7 @@ def recipe() -> list[TrainingOptions]:
         data_arguments={"licence": LICENCE},
         cache=True,
         adapt=ADAPT,
-        input_size=(240, 320),
+        input_size=(160, 224),
         batch_size=8,
         learning_rate=1e-3,
         val_every=500,

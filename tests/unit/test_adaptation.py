@@ -97,7 +97,7 @@ def test_a_folder_is_gone_on_with_where_it_was_stopped(tmp_path: Path) -> None:
     assert list(whole) == ["train/0", "train/1", "train/2", "train/3", "val/4"]
 
     stopped = label_pictures(model, found, tmp_path / "stopped", settings)
-    next(stopped), next(stopped)
+    assert [next(stopped)[0] for _ in range(2)] == ["train/0", "train/1"]
     stopped.close()
     assert len(list((tmp_path / "stopped" / "points").rglob("*.npz"))) == 2
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "stopped").rglob("*.npz")}
@@ -184,7 +184,7 @@ def test_superpoint_s_recipe_from_nothing_to_weights(tmp_path: Path) -> None:
         assert len(build_dataset("points", labelled, "train")) == 4
     assert "descriptors" in (tmp_path / "run-3" / "train.csv").read_text("utf-8").splitlines()[0]
 
-    weights = [segmentarium.load(tmp_path / f"run-{number}" / "last.safetensors") for number in (1, 2, 3)]
+    weights: list[Any] = [segmentarium.load(tmp_path / f"run-{number}" / "last.safetensors") for number in (1, 2, 3)]
     heads = [dict(model.named_parameters())["descriptor.0.conv.weight"] for model in weights]
     assert not torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[1], heads[2])

@@ -59,18 +59,18 @@ class Drawing(NamedTuple):
 class _Numbered(Sequence[LabelledPicture]):
     """KIND/000017 and so on, one kind after another; none is there before it is asked for."""
 
-    def __init__(self, names: tuple[str, ...], count: int, split: str) -> None:
-        self.names, self.count, self.split = names, count, split
+    def __init__(self, names: tuple[str, ...], total: int, split: str) -> None:
+        self.names, self.total, self.split = names, total, split
 
     def __len__(self) -> int:
-        return self.count
+        return self.total
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self.count))]
-        if not -self.count <= index < self.count:
-            raise IndexError(f"there are {self.count} shapes, and number {index} is asked for")
-        index %= self.count
+            return [self[i] for i in range(*index.indices(self.total))]
+        if not -self.total <= index < self.total:
+            raise IndexError(f"there are {self.total} shapes, and number {index} is asked for")
+        index %= self.total
         label = index % len(self.names)
         return LabelledPicture(Path(self.names[label], f"{index:06d}"), label, self.split)
 
@@ -189,7 +189,7 @@ def _lines(canvas: np.ndarray, rng: np.random.Generator) -> Points:
         apart = 4 * thickness + side / 40
         if math.dist(*line) < side / 10 or any(_nearest(line, other) < apart for other in drawn):
             continue
-        cv2.line(canvas, *line, unlike(rng, mean), thickness)
+        cv2.line(canvas, line[0], line[1], unlike(rng, mean), thickness)
         drawn.append(line)
     return np.array(drawn, np.float64).reshape(-1, 2)
 

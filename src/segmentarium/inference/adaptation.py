@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,7 @@ def label_pictures(
     precision: str = "fp32",
     device: torch.device | str | None = None,
     overwrite: bool = False,
-) -> Iterator[tuple[str, int]]:
+) -> Generator[tuple[str, int], None, None]:
     """Labels pictures, one file each, and yields each one's name and the number of its points.
 
     Writes OUT/images/NAME.png, grey and as large as its points count, and OUT/points/NAME.npz.  Pictures that have these are

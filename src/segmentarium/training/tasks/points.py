@@ -156,7 +156,7 @@ class PointTask:
                 scores[2] = float(corner_error(geometry.matrix, homography, size) <= 3)
             found[index] = torch.tensor(scores)
         everything: Tensor = fabric.all_reduce(found, reduce_op="sum")  # type: ignore[assignment]
-        given = dict(zip(names, everything.mean(0).tolist(), strict=True))
+        given: dict[str, float] = dict(zip(names, everything.mean(0).tolist(), strict=True))
         return Evaluation(
             given, given, "  ".join(f"{name} {value:.4f}" for name, value in given.items()) + " (warps, 3 px)"
         )
