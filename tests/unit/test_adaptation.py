@@ -19,7 +19,7 @@ from segmentarium.contracts import KeypointModel
 from segmentarium.data import build_dataset
 from segmentarium.data.homographies import sample_homography
 from segmentarium.data.points import read_points
-from segmentarium.inference.adaptation import Adaptation, adapt, adapted_scores, pictures, warp
+from segmentarium.inference.adaptation import Adaptation, adapted_scores, label_pictures, pictures, warp
 from segmentarium.preprocessing import Preprocessing
 from segmentarium.training import TrainingOptions, load_recipe, staged, train
 
@@ -93,17 +93,21 @@ def contents(root: Path) -> dict[str, bytes]:
 def test_a_folder_is_gone_on_with_where_it_was_stopped(tmp_path: Path) -> None:
     found, settings = pictures(folder(tmp_path / "photos")), Adaptation(homographies=3, long_side=96, threshold=0.0155)
     model = small_model()
-    whole = dict(adapt(model, found, tmp_path / "whole", settings))
+    whole = dict(label_pictures(model, found, tmp_path / "whole", settings))
     assert list(whole) == ["train/0", "train/1", "train/2", "train/3", "val/4"]
 
-    stopped = adapt(model, found, tmp_path / "stopped", settings)
-    next(stopped), next(stopped)
+    stopped = label_pictures(model, found, tmp_path / "stopped", settings)
+    assert [next(stopped)[0] for _ in range(2)] == ["train/0", "train/1"]
     stopped.close()
     assert len(list((tmp_path / "stopped" / "points").rglob("*.npz"))) == 2
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "stopped").rglob("*.npz")}
-    assert dict(adapt(model, found, tmp_path / "stopped", settings)) == whole
+    assert dict(label_pictures(model, found, tmp_path / "stopped", settings)) == whole
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+    assert segmentarium.adapt(model, tmp_path / "photos", tmp_path / "whole", settings) == whole
+    with pytest.raises(ValueError, match="finds no points"):
+        segmentarium.adapt(torch.nn.Identity(), tmp_path / "photos", tmp_path / "whole")  # type: ignore[arg-type]
 
     dataset = build_dataset("points", tmp_path / "whole", "train")
     image, points = dataset.load(0)
@@ -120,15 +124,15 @@ def test_a_folder_is_gone_on_with_where_it_was_stopped(tmp_path: Path) -> None:
 def test_a_folder_of_other_weights_is_not_mixed_with(tmp_path: Path) -> None:
     found, settings = pictures(folder(tmp_path / "photos", 2)), Adaptation(homographies=1, threshold=0.0)
     out, model = tmp_path / "out", small_model()
-    first = dict(adapt(model, found, out, settings))
+    first = dict(label_pictures(model, found, out, settings))
     with torch.no_grad():
         model.detector[0].conv.weight.mul_(-3)
     with pytest.raises(ValueError, match="was labelled otherwise \\(weights: "):
-        next(adapt(model, found, out, settings))
+        next(label_pictures(model, found, out, settings))
     before = contents(out)
-    assert dict(adapt(model, found, out, settings, overwrite=True)).keys() == first.keys()
+    assert dict(label_pictures(model, found, out, settings, overwrite=True)).keys() == first.keys()
     assert contents(out)["points/train/0.npz"] != before["points/train/0.npz"]
-    assert list(adapt(model, found, out, settings))  # it is theirs now
+    assert list(label_pictures(model, found, out, settings))  # it is theirs now
     with pytest.raises(ValueError, match="homographies is 0"):
         Adaptation(homographies=0)
     Image.new("L", (64, 64)).save(tmp_path / "photos" / "train" / "0.webp")
@@ -180,10 +184,11 @@ def test_superpoint_s_recipe_from_nothing_to_weights(tmp_path: Path) -> None:
         assert len(build_dataset("points", labelled, "train")) == 4
     assert "descriptors" in (tmp_path / "run-3" / "train.csv").read_text("utf-8").splitlines()[0]
 
-    weights = [segmentarium.load(tmp_path / f"run-{number}" / "last.safetensors") for number in (1, 2, 3)]
+    weights: list[Any] = [segmentarium.load(tmp_path / f"run-{number}" / "last.safetensors") for number in (1, 2, 3)]
     heads = [dict(model.named_parameters())["descriptor.0.conv.weight"] for model in weights]
     assert not torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[1], heads[2])
+    assert weights[2].weights_header["licences"]["training data"].startswith("CC BY")
     grey = torch.from_numpy(soft())[None]
     assert weights[2].eval().detect(grey, threshold=0.0).descriptors.shape[1] == 16
 

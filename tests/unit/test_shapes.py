@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -143,7 +144,7 @@ def test_without_artefacts_nothing_from_beyond_the_edges_is_shown() -> None:
 
 def test_each_change_of_a_homography_alone() -> None:
     rng = np.random.default_rng(0)
-    none = {"patch_ratio": 1.0, "perspective": 0.0, "scaling": 0.0, "max_angle": 0.0}
+    none: dict[str, Any] = {"patch_ratio": 1.0, "perspective": 0.0, "scaling": 0.0, "max_angle": 0.0}
     assert np.allclose(sample_homography(rng, SIZE, **none), np.eye(3), atol=1e-4)
     halved = sample_homography(rng, SIZE, **none | {"patch_ratio": 0.5})  # a quarter of the picture, shifted
     assert np.allclose(halved[:2, :2], 2 * np.eye(2), atol=1e-3)

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     from rich.progress import track
 
     from segmentarium.contracts import KeypointModel
-    from segmentarium.inference.adaptation import Adaptation, adapt, pictures
+    from segmentarium.inference.adaptation import Adaptation, label_pictures, pictures
     from segmentarium.weights import load
 
     settings = Adaptation(**{f.name: getattr(options, f.name) for f in fields(Adaptation) if hasattr(options, f.name)})
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     model: Any = load(options.model)
     if not isinstance(model, KeypointModel) or model.joints:
         raise ValueError(f"{options.model!r} finds no points; give weights of superpoint")
-    labelled = adapt(
+    labelled = label_pictures(
         model,
         found,
         options.out,

@@ -80,7 +80,7 @@ def warp_points(points: np.ndarray, homography: np.ndarray) -> np.ndarray:
 
 def inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(N, 2) x, y -> (N,) bool: nearest to a pixel of a picture of `size` (height, width)."""
-    return np.asarray(((points >= -0.5) & (points < np.array(size[::-1]) - 0.5)).all(1))
+    return np.logical_and(points >= -0.5, points < np.array(size[::-1]) - 0.5).all(axis=1).reshape(-1)
 
 
 def valid_mask(

@@ -44,6 +44,8 @@ class PicturePoints(NamedTuple):
 class Points(PictureDataset):
     """`dataset[i]` is `{"image", "points", "name"}`: points (N, 2) float32 x, y.
 
+    licence   of the pictures, which goes into the weights that are made from them
+
     Raises:
         FileNotFoundError: no such folder or split, no pictures, or a picture without its points.
         ValueError: no such split.
@@ -53,7 +55,13 @@ class Points(PictureDataset):
     items: Sequence[PicturePoints]
 
     def __init__(
-        self, root: str | Path, split: str = "train", transform: Transform | None = None, cache: bool = False
+        self,
+        root: str | Path,
+        split: str = "train",
+        transform: Transform | None = None,
+        cache: bool = False,
+        *,
+        licence: str = "your own",
     ) -> None:
         root = Path(root)
         check_split(split, SPLITS, "points")
@@ -63,7 +71,7 @@ class Points(PictureDataset):
         }
         if not found:
             raise FileNotFoundError(f"{images} holds no pictures")
-        info = DatasetInfo(f"{root.resolve().name} points", ("point",), ((255, 255, 255),), licence="your own")
+        info = DatasetInfo(f"{root.resolve().name} points", ("point",), ((255, 255, 255),), licence=licence)
         super().__init__(info, transform, cache)
         names, self.notes = chosen(root, sorted(found), split, root.name)
         self.names = names

@@ -59,18 +59,18 @@ class Drawing(NamedTuple):
 class _Numbered(Sequence[LabelledPicture]):
     """KIND/000017 and so on, one kind after another; none is there before it is asked for."""
 
-    def __init__(self, names: tuple[str, ...], count: int, split: str) -> None:
-        self.names, self.length, self.split = names, count, split
+    def __init__(self, names: tuple[str, ...], total: int, split: str) -> None:
+        self.names, self.total, self.split = names, total, split
 
     def __len__(self) -> int:
-        return self.length
+        return self.total
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self.length))]
-        if not -self.length <= index < self.length:
-            raise IndexError(f"there are {self.length} shapes, and number {index} is asked for")
-        index %= self.length
+            return [self[i] for i in range(*index.indices(self.total))]
+        if not -self.total <= index < self.total:
+            raise IndexError(f"there are {self.total} shapes, and number {index} is asked for")
+        index %= self.total
         label = index % len(self.names)
         return LabelledPicture(Path(self.names[label], f"{index:06d}"), label, self.split)
 

@@ -4,8 +4,7 @@ A picture is seen under many homographies, each view's scores are brought back, 
 showed it is taken (DeTone et al., https://arxiv.org/abs/1712.07629, section 5; the picture itself is the first view; edges of the
 views count nowhere).
 
-    for name, number in adapt(load("runs/shapes/best.safetensors"), pictures("photos"), "runs/labelled"):
-        ...
+    adapt("runs/shapes/best.safetensors", "photos", "runs/labelled")
 
 writes a folder that `build_dataset("points", …)` reads, and goes on where it was stopped.
 """
@@ -15,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +125,26 @@ def warp(images: Tensor, homographies: np.ndarray) -> Tensor:
 
 
 def adapt(
+    model: str | Path | KeypointModel,
+    source: str | Path,
+    out: str | Path,
+    settings: Adaptation | None = None,
+    **options: Any,
+) -> dict[str, int]:
+    """Labels a folder's pictures by a detector, or by the weights of one -> the number of points of each, by its name.
+
+    options   of `label_pictures`, which says what is written and raised
+    """
+    if isinstance(model, str | Path):
+        from segmentarium.weights import load
+
+        model = load(model)  # type: ignore[assignment]
+    if not isinstance(model, KeypointModel) or model.joints:
+        raise ValueError(f"{getattr(model, 'title', model)!r} finds no points; give weights of superpoint")
+    return dict(label_pictures(model, pictures(source), out, settings, **options))
+
+
+def label_pictures(
     model: KeypointModel,
     found: Mapping[str, Path],
     out: str | Path,
@@ -135,7 +154,7 @@ def adapt(
     precision: str = "fp32",
     device: torch.device | str | None = None,
     overwrite: bool = False,
-) -> Iterator[tuple[str, int]]:
+) -> Generator[tuple[str, int], None, None]:
     """Labels pictures, one file each, and yields each one's name and the number of its points.
 
     Writes OUT/images/NAME.png, grey and as large as its points count, and OUT/points/NAME.npz.  Pictures that have these are

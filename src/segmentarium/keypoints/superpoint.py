@@ -236,5 +236,6 @@ register(
     form="yyjau",
     widths=(16, 32, 64, 128),
     head_width=128,
+    sampling="exact",
     objective="rpautrat",
 )

@@ -25,7 +25,7 @@ from segmentarium.data.homographies import sample_homography
 from segmentarium.data.photometric import OF_PICTURES
 from segmentarium.data.points import Points, PointStream
 from segmentarium.data.shapes import Shapes
-from segmentarium.inference.adaptation import Adaptation, adapt, pictures
+from segmentarium.inference.adaptation import Adaptation, label_pictures, pictures
 from segmentarium.keypoints.superpoint import SuperPoint
 from segmentarium.matching.geometry import estimate
 from segmentarium.matching.neighbours import match
@@ -48,7 +48,7 @@ class PointTask:
     """Pictures {"image" (B, C, H, W), "cells" (B, h, w)}, and with descriptors their warps, for SuperPoint.
 
     On shapes average precision of the points decides, of fresh ones with noise; on pictures the matching score: the share of
-    the points that descriptors bring to the right place in a warp.
+    points that descriptors bring to the right place in a warp.
     """
 
     best_key, best_name = "ap", "AP"
@@ -156,7 +156,7 @@ class PointTask:
                 scores[2] = float(corner_error(geometry.matrix, homography, size) <= 3)
             found[index] = torch.tensor(scores)
         everything: Tensor = fabric.all_reduce(found, reduce_op="sum")  # type: ignore[assignment]
-        given: dict[str, Any] = dict(zip(names, everything.mean(0).tolist(), strict=True))
+        given: dict[str, float] = dict(zip(names, everything.mean(0).tolist(), strict=True))
         return Evaluation(
             given, given, "  ".join(f"{name} {value:.4f}" for name, value in given.items()) + " (warps, 3 px)"
         )
@@ -217,7 +217,9 @@ def _adapted(options: TrainingOptions) -> TrainingOptions:
     if not isinstance(model, SuperPoint):
         raise ValueError(f"{options.model!r} gives no cells of points; give superpoint")
     out, found = Path(options.folder) / LABELLED, pictures(options.root)
-    labelled = adapt(model, found, out, settings, **{"precision": options.precision.replace("32", "fp32"), **more})
+    labelled = label_pictures(
+        model, found, out, settings, **{"precision": options.precision.replace("32", "fp32"), **more}
+    )
     count = sum(number for _, number in track(labelled, f"adapting {len(found)} pictures", total=len(found)))
     print(f"adapted    {len(found)} pictures of {options.root}: {count / len(found):.0f} points each, in {out}")
     return options.replace(root=str(out))
