@@ -26,6 +26,7 @@ _PUBLIC = {
     "create_backbone": "backbones",
     "with_dbb": "reparameterize",
     "with_cac": "semantic.cac",
+    "with_map": "lidar.mapfusion",
     "insert_block": "registry",
     "load": "weights",
     "save": "weights",
@@ -36,6 +37,7 @@ _PUBLIC = {
     "Predictor": "inference",
     "ImageClassifier": "inference",
     "Result": "inference",
+    "ScanDetector": "inference.scans",
     "Portrait": "matting",
     "evaluate": "evaluation",
     "compare": "comparison",
@@ -66,6 +68,8 @@ if TYPE_CHECKING:
     from segmentarium.inference import Predictor as Predictor
     from segmentarium.inference import Result as Result
     from segmentarium.inference import predict as predict
+    from segmentarium.inference.scans import ScanDetector as ScanDetector
+    from segmentarium.lidar.mapfusion import with_map as with_map
     from segmentarium.losses import build_loss as build_loss
     from segmentarium.matting import Portrait as Portrait
     from segmentarium.registry import create_model as create_model

@@ -15,6 +15,7 @@ PUBLIC = {
     "Portrait",
     "Predictor",
     "Result",
+    "ScanDetector",
     "TrainingOptions",
     "__version__",
     "benchmark",
@@ -41,12 +42,14 @@ PUBLIC = {
     "train",
     "with_cac",
     "with_dbb",
+    "with_map",
 }
 # verb of the command line -> the function or class that it calls
 FUNCTION_OF = {
     "segment": "predict",
     "classify": "predict",
     "portrait": "Portrait",
+    "detect3d": "ScanDetector",
     "train": "train",
     "evaluate": "evaluate",
     "compare": "compare",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ CLASSES = (
     "STROLLER", "TRAFFIC_LIGHT_TRAILER", "TRUCK", "TRUCK_CAB", "VEHICULAR_TRAILER", "WHEELCHAIR", "WHEELED_DEVICE",
     "WHEELED_RIDER",
 )  # fmt: skip
-INFO = {"licence": "CC BY-NC-SA 4.0", "url": "https://www.argoverse.org/av2.html"}
+INFO: dict[str, Any] = {"licence": "CC BY-NC-SA 4.0", "url": "https://www.argoverse.org/av2.html"}
 
 
 class Item(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from segmentarium.data.scans import Camera, Scan, ScanDataset, ScanError, part_o
 from segmentarium.palette import default_palette
 
 CLASSES = ("Pedestrian", "Cyclist", "Car")
-INFO = {"licence": "CC BY-NC-SA 3.0", "url": "https://www.cvlibs.net/datasets/kitti"}
+INFO: dict[str, Any] = {"licence": "CC BY-NC-SA 3.0", "url": "https://www.cvlibs.net/datasets/kitti"}
 # of easy, moderate, hard: least height of the box in the picture, greatest occlusion and truncation
 LEVELS = ((40, 0, 0.15), (25, 1, 0.3), (25, 2, 0.5))
 

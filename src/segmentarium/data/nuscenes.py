@@ -41,7 +41,7 @@ CLASSES = tuple(CATEGORIES)
 LABEL = {category: i for i, categories in enumerate(CATEGORIES.values()) for category in categories}
 MINI_VAL = ("scene-0103", "scene-0916")
 SPLITS = ("train", "val", "test", "mini_train", "mini_val", "all")
-INFO = {"licence": "CC BY-NC-SA 4.0", "url": "https://www.nuscenes.org"}
+INFO: dict[str, Any] = {"licence": "CC BY-NC-SA 4.0", "url": "https://www.nuscenes.org"}
 NEAR = 1.5  # seconds within which a speed is measured
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_weights
 
 Area = tuple[float, float, float, float, float, float]
-NORM = {"eps": 1e-3, "momentum": 0.01}  # of all norms of the pillars and of the trunk behind them
+NORM: dict[str, Any] = {"eps": 1e-3, "momentum": 0.01}  # of all norms of the pillars and of the trunk behind them
 
 
 @dataclass(frozen=True)
