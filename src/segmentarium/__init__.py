@@ -26,6 +26,7 @@ _PUBLIC = {
     "create_backbone": "backbones",
     "with_dbb": "reparameterize",
     "with_cac": "semantic.cac",
+    "with_map": "lidar.mapfusion",
     "insert_block": "registry",
     "load": "weights",
     "save": "weights",
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from segmentarium.inference import adapt as adapt
     from segmentarium.inference import match_pictures as match_pictures
     from segmentarium.inference import predict as predict
+    from segmentarium.lidar.mapfusion import with_map as with_map
     from segmentarium.losses import build_loss as build_loss
     from segmentarium.matting import Portrait as Portrait
     from segmentarium.registry import create_model as create_model

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import segmentarium
 from segmentarium.benchmarking.size import parameters_millions
 from segmentarium.contracts import Detector3d
-from segmentarium.export.formats import OPSET, deploy_form, trace, write_onnx
+from segmentarium.export import export_formats
 from segmentarium.layers.turned_boxes import iou_from_above
 from segmentarium.registry import create_model, entry
 from segmentarium.runtimes import onnx_session
@@ -153,7 +153,9 @@ def test_deploy_is_equal_and_smaller(name: str) -> None:
 def test_exports_with_open_batch_and_points(name: str, tmp_path: Path) -> None:
     """From points to candidates, to ONNX, which comes from the program that torch.export makes."""
     model = trained_like(name)
-    write_onnx(trace(deploy_form(model)), tmp_path / "model.onnx", {}, OPSET)
+    (report,) = export_formats(model, tmp_path / "model", formats=("onnx",))
+    assert report.relative_error <= 1e-4
+    assert [row.batch for row in report.comparisons] == [1, 2]
     session = onnx_session(tmp_path / "model.onnx", 1)
     for count in (1, 3):
         batch = scene(model, count, seed=count)

@@ -48,6 +48,7 @@ PUBLIC = {
     "train",
     "with_cac",
     "with_dbb",
+    "with_map",
 }
 # verb of the command line -> the function or class that it calls
 FUNCTION_OF = {
@@ -56,9 +57,9 @@ FUNCTION_OF = {
     "keypoints": "predict",
     "match": "match_pictures",
     "portrait": "Portrait",
+    "detect3d": "ScanDetector",
     "train": "train",
     "adapt": "adapt",
-    "detect3d": "ScanDetector",
     "pseudo-label": "pseudo_labels",
     "pretrain": "train",
     "probe": "probe",

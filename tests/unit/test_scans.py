@@ -150,8 +150,8 @@ def test_a_picture_from_above_shows_what_is_there() -> None:
     unlabelled = from_above(scan, area, found, labelled=False, pixels=200)
     x, y = (corners(torch.from_numpy(scan.boxes[1:]))[0, 0] + 10).numpy() * 10
     around = np.s_[200 - int(y) - 3 : 200 - int(y) + 3, int(x) - 3 : int(x) + 3]
-    assert (picture[around] == 255).any()
-    assert not (unlabelled[around] == 255).all(-1).any()
+    assert (picture[around].min(-1) > 150).any()
+    assert not (unlabelled[around].min(-1) > 150).any()
 
 
 def test_boxes_in_the_camera_s_picture() -> None:

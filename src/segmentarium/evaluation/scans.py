@@ -100,7 +100,8 @@ class ScanTally:
         self.found.append(ScanBoxes(found.boxes.double().numpy(), found.labels.numpy(), found.scores.double().numpy()))
         centre = scan.boxes[:, :2]
         counted = np.asarray(((centre >= np.array(area[:2])) & (centre <= np.array(area[3:5]))).all(1))
-        counted &= True if scan.counted is None else scan.counted
+        if scan.counted is not None:
+            counted = counted & scan.counted
         self.labelled.append(ScanBoxes(scan.boxes.astype(np.float64), scan.labels, counted=counted))
 
     def confusion(self) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from segmentarium.contracts import MaskModel, MaskOutputs, Model, adopt, asked_task
+from segmentarium.contracts import Detector3d, MaskModel, MaskOutputs, Model, adopt, asked_task
 from segmentarium.export.formats import (
     FORMATS,
     OPSET,
@@ -26,7 +26,7 @@ from segmentarium.export.formats import (
     trace,
 )
 from segmentarium.export.metadata import model_metadata, read_metadata
-from segmentarium.export.parity import RUNNERS, SIZES, TOLERANCE, Comparison, Image, ParityCheck
+from segmentarium.export.parity import RUNNERS, SIZES, TOLERANCE, Comparison, Image, ParityCheck, PointsCheck
 from segmentarium.files import check_targets, has_keys
 
 __all__ = [
@@ -127,7 +127,9 @@ def export_formats(
             written, photos, overwrite=overwrite, ours=has_keys(_parity_file(final), ("comparisons", "tolerance"))
         )
     model = exported(model, task)
-    check = ParityCheck(model, images, sizes)
+    if isinstance(model, Detector3d) and images is not None:
+        raise ValueError(f"{model.title} takes points, and is measured on such; leave images out")
+    check = PointsCheck(model) if isinstance(model, Detector3d) else ParityCheck(model, images, sizes)
     traced = trace(deploy_form(model))
     metadata = model_metadata(model)
     for final, format in targets:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmentarium.contracts import MaskSet, Model, Preprocessing
+from segmentarium.contracts import Detector3d, MaskSet, Model, Preprocessing
 from segmentarium.keypoints.detector import PointDetector
 from segmentarium.runtimes import onnx_session, openvino_network
 
@@ -255,6 +255,61 @@ def _case(model: Model, given: tuple[Tensor, ...]) -> Case:
             slacks[i] = np.maximum(slacks[i], moved)
     kind = "points" if isinstance(model, PointDetector) else model.kind
     return Case(tuple(one.cpu().numpy() for one in given), outputs, tuple(slacks), kind)
+
+
+class PointsCheck:
+    """The same for a detector in point clouds: points evenly in its area and a little beyond, and any map.
+
+    Scores are compared in their order; a box has its like where one of the same class is near: candidates whose scores differ by
+    less than rounding may change places.
+    """
+
+    source = "points drawn evenly"
+    LIKE = 0.99  # share of boxes that must have their like; those of equal scores at the list's end may be others
+
+    def __init__(self, model: Detector3d) -> None:
+        generator = torch.Generator().manual_seed(0)
+        device = next(model.parameters()).device
+        low, high = torch.tensor(model.area[:3]), torch.tensor(model.area[3:])
+        training = model.training
+        model.eval()
+        self.cases: list[tuple[list[np.ndarray], list[np.ndarray]]] = []
+        for batch, count in ((1, 3000), (2, 1777)):
+            points = torch.rand(batch, count, model.in_channels, generator=generator)
+            points[..., :3] = low - 1 + points[..., :3] * (high - low + 2)
+            given = [points]
+            if "map" in model.inputs:
+                given.append(torch.rand(batch, model.map_channels, *model.map_size, generator=generator))
+            with torch.inference_mode():
+                found = model(*(x.to(device) for x in given))
+            self.cases.append(([x.numpy() for x in given], [x.cpu().numpy() for x in found]))
+        model.train(training)
+
+    def run(self, runner: Runner) -> list[Comparison]:
+        rows = []
+        for given, (boxes, labels, scores) in self.cases:
+            size, batch = (given[0].shape[1], given[0].shape[2]), len(boxes)
+            ours = runner(*given)
+            alike = [
+                a.shape == b.shape and bool(np.isfinite(a).all())
+                for a, b in zip(ours, (boxes, labels, scores), strict=True)
+            ]
+            if not all(alike):
+                rows.append(Comparison(size, batch, float("inf"), float("inf"), 0.0))
+                continue
+            away = np.abs(ours[2] - scores).max()
+            share = float(
+                np.mean([_have_their_like(*scan) for scan in zip(ours[0], ours[1], boxes, labels, strict=True)])
+            )
+            relative = float(away / max(np.abs(scores).max(), 1e-12)) if share >= self.LIKE else float("inf")
+            rows.append(Comparison(size, batch, float(away), relative, share))
+        return rows
+
+
+def _have_their_like(boxes: np.ndarray, labels: np.ndarray, others: np.ndarray, other_labels: np.ndarray) -> float:
+    """The share of boxes (N, 7+) that one of the others is like, to a thousandth of its numbers."""
+    away = np.abs(boxes[:, None] - others[None]) <= 1e-3 * np.maximum(np.abs(others[None]), 1)
+    return float((away.all(-1) & (labels[:, None] == other_labels[None])).any(1).mean())
 
 
 def torch_runner(path: Path) -> Runner:
