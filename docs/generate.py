@@ -230,8 +230,12 @@ def shape_table(found: Entry) -> Iterator[str]:
     if isinstance(model, Classifier):
         features = model.backbone(*inputs)
         rows |= {f"model.backbone({given})[{i}]": feature for i, feature in enumerate(features)}
-    elif not model.guides:  # else what it computes hangs on labels
-        supervised = model.forward_train(*inputs)
+    elif "segments" not in model.train_inputs:  # else what it computes hangs on labels
+        try:
+            supervised = model.forward_train(*inputs, *(inputs[0] for _ in model.train_inputs))
+        except NotImplementedError:  # how much there is depends on values, and here there are none
+            supervised = {}
+        given = ", ".join((*model.inputs, *model.train_inputs))
         rows |= {f'model.forward_train({given})["{name}"]': tensor for name, tensor in supervised.items()}
     yield "| tensor | shape |"
     yield "|---|---|"

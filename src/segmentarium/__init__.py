@@ -31,13 +31,19 @@ _PUBLIC = {
     "save": "weights",
     "from_pretrained": "weights",
     "inspect_weights": "weights",
+    "list_published": "weights",
     "push_to_hub": "weights",
     "predict": "inference",
     "Predictor": "inference",
     "ImageClassifier": "inference",
+    "KeypointFinder": "inference",
+    "match_pictures": "inference",
+    "ScanDetector": "inference",
+    "adapt": "inference",
     "Result": "inference",
     "Portrait": "matting",
     "evaluate": "evaluation",
+    "probe": "evaluation",
     "compare": "comparison",
     "train": "training",
     "TrainingOptions": "training",
@@ -62,10 +68,15 @@ if TYPE_CHECKING:
     from segmentarium.data import build_dataset as build_dataset
     from segmentarium.data import check_data as check_data
     from segmentarium.evaluation import evaluate as evaluate
+    from segmentarium.evaluation import probe as probe
     from segmentarium.export import export_model as export_model
     from segmentarium.inference import ImageClassifier as ImageClassifier
+    from segmentarium.inference import KeypointFinder as KeypointFinder
     from segmentarium.inference import Predictor as Predictor
     from segmentarium.inference import Result as Result
+    from segmentarium.inference import ScanDetector as ScanDetector
+    from segmentarium.inference import adapt as adapt
+    from segmentarium.inference import match_pictures as match_pictures
     from segmentarium.inference import predict as predict
     from segmentarium.losses import build_loss as build_loss
     from segmentarium.matting import Portrait as Portrait
@@ -82,6 +93,7 @@ if TYPE_CHECKING:
     from segmentarium.web import serve as serve
     from segmentarium.weights import from_pretrained as from_pretrained
     from segmentarium.weights import inspect_weights as inspect_weights
+    from segmentarium.weights import list_published as list_published
     from segmentarium.weights import load as load
     from segmentarium.weights import push_to_hub as push_to_hub
     from segmentarium.weights import save as save

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, Literal, Self
 
@@ -159,6 +159,9 @@ class EncoderDecoder(OnBackbone, SegmentationModel):
         return outputs | {name: head(taken[0]) for name, head in self.auxiliary.items()}
 
 
+NEAR = 1e-5  # of the greatest number: what rounding in float32 may turn
+
+
 class MaskClassifier(OnBackbone, MaskModel):
     """A backbone and a decoder that gives masks and their classes.
 
@@ -186,6 +189,16 @@ class MaskClassifier(OnBackbone, MaskModel):
 
     def forward_masks(self, image: Tensor) -> MaskSet:
         return MaskSet(*self.decoder(self.features(image)))
+
+    def shifted(self) -> Iterator[None]:
+        if self.decoder.shift is None:
+            return
+        before: Any = self.decoder.shift
+        try:
+            for self.decoder.shift in (before - NEAR, before + NEAR):
+                yield
+        finally:
+            self.decoder.shift = before
 
     def forward_train(self, image: Tensor) -> dict[str, Tensor]:
         return self.decoder.forward_train(self.features(image))
@@ -240,7 +253,8 @@ class InstanceDetector(OnBackbone, InstanceModel):
             things = torch.tensor(self.things, device=image.device)
             kept = [torch.isin(labels, things) for labels, _, _ in told]
             told = [Segments(labels[k], masks[k], valid) for (labels, masks, valid), k in zip(told, kept, strict=True)]
-        return self.decoder.forward_train(self.features(image), image.shape[-2:], told)
+        decoder: Any = self.decoder
+        return decoder.forward_train(self.features(image), image.shape[-2:], told)
 
 
 COMPOSITIONS = {MaskDecoder: MaskClassifier, InstanceDecoder: InstanceDetector}

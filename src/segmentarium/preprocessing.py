@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 SMALLEST = 32  # the contract of a backbone: any height and width of 32 or more
+OPTIONAL = ("long_side", "short_side", "tile", "stride", "crop_size", "crop_ratio")
 LARGEST = 16384  # no network was trained at more; a picture enlarged to it is 800 MB
 
 
@@ -21,7 +22,8 @@ class Preprocessing:
 
     long_side   pixels of the longer side that the model was trained at; images are brought to it, aspect kept, and the
                 logits back to the image's size.  None: images stay as they are.
-    short_side  pixels of the shorter side, of networks that see pictures as large as both allow: beside `long_side`
+    short_side  the same of the shorter side; `long_side` is then the most that the longer one may have
+    tile        side of the windows in which such images were scored, every `stride` pixels, and averaged; None: whole
     crop_size   of a classifier: the side of the square that it sees, out of the middle of the picture; None: it does not say
     crop_ratio  the share of the picture's shorter side that this square shows; None: the usual one
     """
@@ -29,9 +31,11 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     long_side: int | None = None
+    short_side: int | None = None
+    tile: int | None = None
+    stride: int | None = None
     crop_size: int | None = None
     crop_ratio: float | None = None
-    short_side: int | None = None
 
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.std) or not all(map(math.isfinite, (*self.mean, *self.std))):
@@ -40,13 +44,13 @@ class Preprocessing:
             )
         if min(self.std) <= 0:
             raise ValueError(f"std is {self.std}; give numbers above 0")
-        for name in ("long_side", "crop_size", "short_side"):
+        for name in ("long_side", "short_side", "tile", "crop_size"):
             side = getattr(self, name)
             if side is not None and not SMALLEST <= side <= LARGEST:
                 raise ValueError(f"{name} is {side}; give {SMALLEST} to {LARGEST} pixels, or None")
-        if self.short_side is not None and (self.long_side is None or self.short_side > self.long_side):
+        if (self.tile is None) != (self.stride is None) or not 0 < (self.stride or 1) <= (self.tile or 1):
             raise ValueError(
-                f"short_side is {self.short_side}, long_side {self.long_side}; give a longer one beside it"
+                f"tile is {self.tile} and stride {self.stride}; give both, the stride at most the tile, or neither"
             )
         if self.crop_ratio is not None and not 0 < self.crop_ratio <= 1:
             raise ValueError(f"crop_ratio is {self.crop_ratio}; give a share above 0, at most 1, or None")
@@ -64,11 +68,9 @@ class Preprocessing:
 
     def size_of(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) at which the network sees a picture of this (height, width)."""
-        if self.long_side is None:
-            return size
-        factor = self.long_side / max(size)
+        factor = 1.0 if self.long_side is None else self.long_side / max(size)
         if self.short_side is not None:
-            factor = min(factor, self.short_side / min(size))
+            factor = self.short_side / min(size) if self.long_side is None else min(factor, self.short_side / min(size))
         if factor == 1:
             return size
         return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
@@ -87,5 +89,5 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        sizes = {name: values.get(name) for name in ("long_side", "crop_size", "crop_ratio", "short_side")}
+        sizes = {name: values.get(name) for name in OPTIONAL}
         return cls(tuple(values["mean"]), tuple(values["std"]), **sizes)

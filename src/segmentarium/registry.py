@@ -264,15 +264,23 @@ def remember(model: Model, name: str, arguments: Mapping[str, Any]) -> None:
 
 
 def create_model(
-    name: str, *, weights: str | Path | None = None, backbone_weights: str | Path | None = None, **arguments: Any
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    backbone_weights: str | Path | None = None,
+    accept_licence: bool = False,
+    **arguments: Any,
 ) -> Model:
     """Builds the model `name`, e.g. "bisenetv2", "deeplabv3plus", "segformer_b0", or a classifier: "resnet50".
 
-    name              `NAME` or `NAME.TAG`; the tag names weights of the catalogue ("bisenetv2.camvid")
+    name              `NAME` or `NAME.TAG`; the tag names weights of the catalogue ("bisenetv2.camvid"), or published ones
+                      ("pspnet_resnet50.cityscapes-mmseg", see `segmentarium.list_published`), which are fetched
     weights           a catalogue name, a path or a hub address whose weights are loaded into the model; with another
                       `num_classes` or `in_channels` than theirs, the head is new and the first convolution adapted, and
                       both are reported
-    backbone_weights  the same for the backbone alone: a file of one, of a classifier or of a model that has it, or "timm:NAME"
+    backbone_weights  the same for the backbone alone: a file of one, of a classifier or of a model that has it, "timm:NAME", or
+                      "imagenet": what is published for it
+    accept_licence    consent to the licence of published weights that is not free or not stated
     arguments         those of the model's class: num_classes, in_channels, backbone, output_stride, ...; without num_classes
                       there are as many as published.  For all of them: `dbb=True`, Diverse Branch Blocks in place of the
                       k×k convolutions (`segmentarium.with_dbb`), which start with the weights of a plain network, if given;
@@ -281,7 +289,8 @@ def create_model(
     Raises KeyError for an unknown name and TypeError for an unknown argument, each naming what was probably meant.
     """
     base, _, tag = name.partition(".") if not name.startswith("timm:") else (name, "", "")
-    found = entry(base)
+    published = _published_model(name) if tag else None
+    found = published or entry(base)
     for given in ("pretrained", "encoder_weights"):
         if given in arguments:
             right = "backbone_weights" if found.takes("backbone") else "weights"
@@ -300,15 +309,33 @@ def create_model(
     if tag or weights:
         from segmentarium.weights import load_into
 
-        model = load_into(weights or name, found, arguments)
+        # what is published under a name is what its tensors are, and the name only says it
+        model = load_into(weights or name, None if published else found, arguments, accept_licence=accept_licence)
     else:
         model = found.model(**arguments)
         remember(model, base, arguments)
     if backbone_weights:
         from segmentarium.weights import load_part
 
-        load_part(model, "backbone", backbone_weights)
+        if backbone_weights == "imagenet":
+            from segmentarium.weights.published import imagenet_trunk
+
+            backbone_weights = imagenet_trunk(str({**found.completed({}), **arguments}.get("backbone", base)))
+        load_part(model, "backbone", backbone_weights, accept_licence=accept_licence)
     return model if model.given_arguments.get("dbb") else _with_blocks(model, dbb)
+
+
+def _published_model(name: str) -> Entry | None:
+    """What the key tables of a published checkpoint make of it; None: no such is published."""
+    from segmentarium.weights.layouts import get_layout
+    from segmentarium.weights.published import published
+
+    row = published().get(name)
+    if row is None:
+        return None
+    if not row.layouts:
+        raise KeyError(f"{name} is published, and no key table here reads files of {row.layout} for it")
+    return entry(row.model if row.model in _ENTRIES or row.model in known() else get_layout(row.layouts[0]).model)
 
 
 _BLOCKS: dict[str, Callable[..., nn.Module]] = {}

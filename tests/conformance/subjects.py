@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import Backbone, Model
 from segmentarium.export.parity import compare_instances
+from segmentarium.keypoints.cells import cell_labels
 from segmentarium.losses import Segments
 from segmentarium.registry import Entry, create_model, entry, known, list_models
 from tests.parity.comparison import randomise
 
-MODELS = list_models()
+# examined in files of their own: the first have no classes, the second take points
+PRETRAINERS, DETECTORS = list_models(kind="pretrainer"), list_models(kind="detector3d")
+MODELS = [name for name in list_models() if name not in (*PRETRAINERS, *DETECTORS)]
 SEGMENTERS = list_models(kind="segmenter")
 MASKS = list_models(kind="mask")
 CLASSIFIERS = list_models(kind="classifier")
@@ -32,8 +35,8 @@ def build(name: str, **arguments: object) -> Model:
 
 
 def counted(name: str, number: int) -> dict[str, int]:
-    """The argument that says how many classes a model scores, or how many joints it finds."""
-    return {"num_joints" if entry(name).kind == "keypoints" else "num_classes": number}
+    """The argument that says how many classes a model scores, or how many joints it finds; {} for one that has neither."""
+    return {argument: number for argument in ("num_joints", "num_classes") if entry(name).takes(argument)}
 
 
 def least_classes(name: str) -> int:
@@ -80,7 +83,7 @@ def trained_like(name: str, num_classes: int = CLASSES) -> Model:
     if model.kind == "instances":  # what is found must not hang on the last digit of scores that are all alike
         for module in model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.std() < 0.02:
-                module.weight.data *= 20
+                module.weight.data *= 5
     return model
 
 
@@ -109,7 +112,8 @@ def size_for(model: Model | Backbone, height: int, width: int) -> tuple[int, int
 def inputs(model: Model, height: int, width: int, batch: int = 1) -> Tensor:
     """The photograph and its mirror images, normalised as the model wants."""
     height, width = size_for(model, height, width)
-    image = model.preprocessing.normalise(photo(height, width))
+    picture = photo(height, width)
+    image = model.preprocessing.normalise(picture.mean(1, keepdim=True) if model.in_channels == 1 else picture)
     return torch.cat([image, image.flip(-1), image.flip(-2), image.flip(-1, -2)])[:batch]
 
 
@@ -131,9 +135,11 @@ def names_of_classes(model: Model, number: int) -> int:
 
 
 def output_shape(model: Model, number: int, size: tuple[int, int]) -> tuple[int, ...]:
-    """Of what `forward` gives of one picture of that size, by the model's kind; of instances, of their masks."""
+    """Of what `forward` gives of one picture of that size, by the model's kind; of several outputs, of the first."""
     if model.kind == "instances":
-        return (model.decoder.detections, *size_for(model, *size))  # pyright: ignore[reportAttributeAccessIssue]
+        return (model.decoder.detections, 4)  # pyright: ignore[reportAttributeAccessIssue]
+    if model.kind == "keypoints" and not model.joints:
+        return size_for(model, *size)
     if model.kind == "keypoints":
         return (number, *(-(-side // model.stride) for side in size_for(model, *size)))
     return (number, *size_for(model, *size)) if model.kind in ("segmenter", "mask") else (number,)
@@ -149,9 +155,20 @@ def joints_for(model: Model, height: int, width: int, batch: int) -> Tensor:
     return torch.stack([torch.stack((*place, seen), 1) for place in places])[:batch]
 
 
-def main(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """What a network gives; of several tensors the last."""
-    return output[-1] if isinstance(output, tuple) else output
+def warps_for(model: Model, image: Tensor) -> dict[str, Tensor]:
+    """The pictures mirrored, with points on a grid and where they are there."""
+    height, width = (side // model.stride * model.stride for side in image.shape[-2:])
+    points = torch.zeros(len(image), height, width)
+    points[:, 5::24, 3::24] = 1
+    homography = torch.tensor([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]]).expand(len(image), 3, 3)
+    mirrored = torch.cat((image[..., :width].flip(-1), image[..., width:]), -1)
+    return {
+        "warped": mirrored,
+        "cells": cell_labels(points),
+        "warped_cells": cell_labels(points.flip(-1)),
+        "warped_valid": torch.ones(len(image), height // model.stride, width // model.stride),
+        "homography": homography,
+    }
 
 
 def segments_for(model: Model, height: int, width: int, batch: int) -> list[Segments]:
@@ -168,10 +185,12 @@ def segments_for(model: Model, height: int, width: int, batch: int) -> list[Segm
 
 
 def batch_for(model: Model, height: int, width: int, batch: int = 2) -> dict[str, Any]:
-    """What the model's objective takes, by its kind: the photographs with label maps, a label each, joints, or segments."""
+    """What the model's objective takes, by its kind: photographs with label maps, labels, joints, points or segments."""
     image = inputs(model, height, width, batch)
     if model.kind == "classifier":
         return {"image": image, "label": torch.arange(batch) % max(model.num_classes, 2)}
+    if model.kind == "keypoints" and not model.joints:
+        return {"image": image, **warps_for(model, image)}
     if model.kind == "keypoints":
         return {"image": image, "joints": joints_for(model, *image.shape[-2:], batch)}
     if model.kind == "instances":
@@ -180,7 +199,7 @@ def batch_for(model: Model, height: int, width: int, batch: int = 2) -> dict[str
 
 
 def outputs_of(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return model.forward_train(*(batch[key] for key in model.inputs + model.guides))
+    return model.forward_train(*(batch[key] for key in (*model.inputs, *model.train_inputs)))
 
 
 def losses_of(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -188,9 +207,19 @@ def losses_of(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return model.criterion(outputs_of(model, batch), batch)
 
 
+def given(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What a model's forward gives: one or several."""
+    return (output,) if isinstance(output, Tensor) else output
+
+
 def relative_error(output: Tensor | tuple[Tensor, ...], reference: Tensor | tuple[Tensor, ...]) -> float:
-    if isinstance(output, tuple) or isinstance(reference, tuple):
-        found, wanted = (tuple(part.numpy() for part in one) for one in (output, reference))
-        return compare_instances(found, wanted, wanted[-1].shape[-2:]).relative_error
+    """The greatest of all that a model gives; instances may come in another order."""
+    if isinstance(output, tuple) and len(output) == 4:
+        found, wanted = (tuple(part.float().numpy() for part in given(one)) for one in (output, reference))
+        height, width = wanted[-1].shape[-2:]
+        return compare_instances(found, wanted, (height, width)).relative_error
+    if isinstance(output, tuple):
+        return max(relative_error(one, other) for one, other in zip(output, given(reference), strict=True))
+    assert isinstance(reference, Tensor)
     assert output.shape == reference.shape
     return float((output - reference).abs().max() / reference.abs().max())

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segmentarium.backbones import create_backbone
@@ -80,6 +82,18 @@ def check_earlier_keys(name: str, replaced: Mapping[str, str]) -> None:
     assert layout.arguments(earlier) == layout.arguments(state)
 
 
+def gradients_in_files(model: Any, folder: Path) -> dict[str, Tensor]:
+    """The gradients of one of transformers' models by the keys of its files, which newer versions rename in memory.  The model's
+    weights stay."""
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+        model.save_pretrained(folder)
+        model.load_state_dict(state)
+    return load_file(folder / "model.safetensors")
+
+
 def stir(model: nn.Module) -> Any:
     """Nothing at its neutral value, and biases of places that matter."""
     for name, parameter in model.named_parameters():
@@ -92,7 +106,7 @@ def stir(model: nn.Module) -> Any:
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
     assert ours.shape == theirs.shape
-    return float((ours - theirs).abs().max() / theirs.abs().max())
+    return float((ours - theirs).detach().abs().max() / theirs.detach().abs().max())
 
 
 def golden_state(golden: ModuleType, name: str) -> tuple[dict[str, Tensor], dict, dict]:

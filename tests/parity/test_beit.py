@@ -10,17 +10,15 @@ from typing import Any
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
 from segmentarium.backbones import create_backbone
 from segmentarium.contracts import Classifier
-from segmentarium.registry import entry, variant_of
+from segmentarium.registry import create_model, entry, variant_of
 from segmentarium.weights.layouts import get_layout, recognise
-from segmentarium.weights.layouts.beit import transformers_rules, unilm_rules
 from segmentarium.weights.table import Rule, load_state, to_theirs
-from tests.parity.comparison import TOLERANCE, example, golden_state, relative_error, stir
+from tests.parity.comparison import TOLERANCE, example, golden_state, gradients_in_files, relative_error, stir
 
 SMALL: dict[str, Any] = {"embed_dim": 64, "depth": 3, "heads": 4}
 
@@ -75,43 +73,86 @@ def test_equals_transformers_at_any_size(tmp_path: Path, size: tuple[int, int]) 
         assert relative_error(tokens, reference.hidden_states[i + 1]) <= TOLERANCE
 
 
+def pretraining(state: Mapping[str, Tensor], layout_name: str, **inner: Any) -> Any:
+    """Our pretraining network with these weights, by their layout, which must be recognised and go back to the same tensors."""
+    layout = recognise(state)
+    assert layout.name == layout_name
+    arguments = layout.arguments(state)
+    arguments["backbone_arguments"] |= inner
+    ours: Any = create_model(layout.model, **arguments).eval()
+    report = load_state(ours, state, rules=layout.rules)
+    assert report.complete
+    back = to_theirs(ours.state_dict(), layout.rules)
+    assert back.keys() == state.keys() - set(report.dropped)
+    assert all(torch.equal(back[key], state[key]) for key in back)
+    return ours
+
+
 @torch.inference_mode()
 def test_hidden_patches_are_foreseen_as_by_unilm(golden: ModuleType) -> None:
-    """The encoder of pretraining under unilm's last layers, on a grid that is no square."""
+    """On a grid that is no square: the scores of all patches, of the hidden ones, and the loss."""
     state, description, arrays = golden_state(golden, "backbone/beit-mim-shared-bias")
-    last = {key: state.pop(key) for key in ("norm.weight", "norm.bias", "lm_head.weight", "lm_head.bias")}
-    ours: Any = create_backbone(
-        "beit_b", embed_dim=48, depth=3, heads=4, image_size=(64, 96), shared_bias=True, mask_token=True
-    ).eval()
-    rules = [*unilm_rules(), Rule("mask_token", "mask_token")]
-    state["mask_token"] = state["mask_token"].flatten()
-    assert load_state(ours, state, rules=rules).complete
-    hidden = example(golden, description, "mask_noise") > -0.2
-    tokens = ours.encode(example(golden, description, "x"), hidden)
-    tokens = F.layer_norm(tokens, (48,), last["norm.weight"], last["norm.bias"], 1e-6)
-    scores = F.linear(tokens[:, 1:], last["lm_head.weight"], last["lm_head.bias"])
-    assert relative_error(scores, torch.from_numpy(arrays["out/all"])) <= TOLERANCE
-    assert relative_error(scores[hidden], torch.from_numpy(arrays["out/masked"])) <= TOLERANCE
+    ours = pretraining(state, "beit_mim/unilm")
+    assert ours.backbone.grid == (4, 6)
+    assert sum(p.numel() for p in ours.parameters()) == description["parameters"]
+    masked = example(golden, description, "mask_noise") > -0.2
+    image = example(golden, description, "x")
+    outputs = ours.forward_train(image, masked)
+    assert relative_error(outputs["logits"], torch.from_numpy(arrays["out/masked"])) <= TOLERANCE
+    assert relative_error(ours(image, masked), torch.from_numpy(arrays["out/all"])) <= TOLERANCE
+    (loss,) = ours.criterion(outputs, {"tokens": torch.from_numpy(arrays["target/labels"])}).values()
+    assert float(loss) == pytest.approx(float(arrays["out/loss"][0]), rel=TOLERANCE)
+    assert relative_error(ours.deploy()(image, masked), ours(image, masked)) <= TOLERANCE
 
 
-@torch.inference_mode()
-def test_hidden_patches_are_foreseen_as_by_transformers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("size", [(64, 64), (96, 64)])
+def test_hidden_patches_are_foreseen_as_by_transformers_to_the_gradients(
+    tmp_path: Path, size: tuple[int, int], shared: bool
+) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.BeitConfig(
         image_size=64, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=256, vocab_size=20,
-        use_shared_relative_position_bias=True, use_absolute_position_embeddings=False, use_mask_token=True,
+        use_shared_relative_position_bias=shared, use_relative_position_bias=not shared, drop_path_rate=0.0,
+        use_absolute_position_embeddings=False, use_mask_token=True,
     )  # fmt: skip
-    theirs = stir(transformers.BeitForMaskedImageModeling(config))
-    theirs.save_pretrained(tmp_path)
-    state = load_file(tmp_path / "model.safetensors")
-    state["beit.embeddings.mask_token"] = state["beit.embeddings.mask_token"].flatten()
-    state = {key: value for key, value in state.items() if key.startswith("beit.")}
-    ours: Any = create_backbone("beit_b", **SMALL, image_size=64, shared_bias=True, mask_token=True).eval()
-    load_state(ours, state, rules=[*transformers_rules(), Rule("beit.embeddings.mask_token", "mask_token")])
-    image, hidden = torch.randn(2, 3, 96, 64), torch.rand(2, 6, 4) < 0.4
-    tokens = theirs.layernorm(ours.encode(image, hidden))
-    reference = theirs(image, bool_masked_pos=hidden.flatten(1)).logits
-    assert relative_error(theirs.lm_head(tokens[:, 1:]), reference) <= TOLERANCE
+    with torch.no_grad():
+        theirs = stir(transformers.BeitForMaskedImageModeling(config))
+        for token in (theirs.beit.embeddings.cls_token, theirs.beit.embeddings.mask_token):
+            token.normal_()  # a norm of zeros has a slope that its epsilon decides
+    theirs.save_pretrained(tmp_path)  # the keys of files, which newer versions rename in memory
+    ours = pretraining(load_file(tmp_path / "model.safetensors"), "beit_mim/transformers", heads=4)
+    count = size[0] * size[1] // 256
+    image, masked, tokens = torch.randn(2, 3, *size), torch.rand(2, count) < 0.4, torch.randint(20, (2, count))
+    told = theirs(image, bool_masked_pos=masked, labels=tokens[masked])
+    outputs = ours.forward_train(image, masked)
+    assert relative_error(ours(image, masked), told.logits) <= TOLERANCE
+    assert relative_error(outputs["logits"], told.logits[masked]) <= TOLERANCE
+    (loss,) = ours.criterion(outputs, {"tokens": tokens}).values()
+    assert float(loss) == pytest.approx(float(told.loss), rel=TOLERANCE)
+    told.loss.backward()
+    loss.backward()
+    gradients = gradients_in_files(theirs, tmp_path)
+    mine = to_theirs({key: p.grad for key, p in ours.named_parameters()}, get_layout("beit_mim/transformers").rules)
+    assert mine.keys() == gradients.keys()
+    largest = max(float(value.abs().max()) for value in gradients.values())
+    assert all(float((mine[key] - value).abs().max()) <= TOLERANCE * largest for key, value in gradients.items())
+    assert all(float(value.abs().max()) > 0 for value in mine.values())
+
+
+@pytest.mark.parametrize("name", ["beit_mim", "beit_mim_large"])
+@pytest.mark.parametrize("project", ["unilm", "transformers", "mmpretrain"])
+def test_published_sizes_of_pretraining_are_recognised_by_name(name: str, project: str) -> None:
+    layout = get_layout(f"beit_mim/{project}")
+    with torch.device("meta"):
+        state = to_theirs(create_model(name).state_dict(), layout.rules)
+        if project == "mmpretrain":  # whose files hold the tokenizer
+            state["target_generator.blocks.input.w"] = torch.empty(256, 3, 7, 7)
+    assert recognise(state) is layout
+    found, left = variant_of(entry(layout.model), layout.arguments(state))
+    assert found.name == name
+    assert left["backbone_arguments"] == {}
+    assert left["vocabulary"] == 8192
 
 
 def test_openmmlab_s_files_are_recognised() -> None:

@@ -55,7 +55,7 @@ def test_usage_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_verb_says_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 2
-    assert "no verb 'trian'; did you mean 'train'?" in capsys.readouterr().err
+    assert "no verb 'trian'; did you mean 'train' or 'pretrain'?" in capsys.readouterr().err
 
 
 def test_an_unknown_option_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,7 @@ def test_errors_say_what_is_missing(tmp_path: Path) -> None:
     root = written(tmp_path, "train", 2, 0)
     with pytest.raises(ValueError, match="no split 'test'"):
         build_dataset("coco_keypoints", root, "test")
-    with pytest.raises(ValueError, match="only masks and classes are examined"):
+    with pytest.raises(ValueError, match="only masks, segments and classes are examined"):
         check_data(build_dataset("coco_keypoints", root))
     (root / "images" / "train001.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"train001\.png is not there"):

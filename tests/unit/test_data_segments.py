@@ -356,6 +356,33 @@ def test_objects_and_boxes_go_along(tmp_path: Path) -> None:
         assert (many - masks.sum(0)[valid]).abs().gt(0.5).float().mean() < 0.12  # edges of scaled pictures are mixed
 
 
+def test_large_scale_jitter_shrinks_pictures_with_their_objects(tmp_path: Path) -> None:
+    """Published for COCO: between a tenth and twice the crop; what becomes too small to have a pixel is no segment any more."""
+    from segmentarium.contracts.results import boxes_around
+
+    dataset = opened("polygons", tmp_path)
+    height, width = dataset.sample(0)["ids"].shape[-2:]
+    whole = dataset.load(0)[1].regions
+    transform = segment_train_transform((64, 64), (0.1, 2.0), 0.0, photometric=False, long_side=64)
+    sizes = []
+    for seed in range(12):
+        torch.manual_seed(seed)
+        labels, masks, valid = transform(dataset.sample(0))["segments"]
+        assert len(labels) == len(masks) <= len(whole)
+        assert masks.shape[1:] == (64, 64)
+        rows, columns = valid.any(1).sum().item(), valid.any(0).sum().item()
+        sizes.append(max(rows, columns))
+        if len(labels) < len(whole) or max(rows, columns) == 64:
+            continue
+        shrink = torch.tensor(
+            [columns / width, rows / height] * 2
+        )  # all of it is there: boxes are those of the file, smaller
+        expected = torch.tensor([region.box for region in whole]) * shrink
+        assert (boxes_around(masks) - expected).abs().max() <= 1.5
+    assert min(sizes) < 32
+    assert max(sizes) == 64
+
+
 def test_exactly_what_is_cut_and_mirrored(tmp_path: Path) -> None:
     dataset = opened("polygons", tmp_path)
     transform = segment_train_transform(

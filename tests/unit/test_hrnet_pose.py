@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ import segmentarium
 from segmentarium.keypoints.heatmaps import in_picture, mirror_pairs, mirrored, peaks, refined
 from segmentarium.keypoints.hrnet_pose import COCO_JOINTS, HRNetPose
 from segmentarium.losses import JointsMSE, joint_heatmaps, weighted_mse
+from segmentarium.metrics.oks import pck
 from segmentarium.registry import create_model, entry
 from tests.parity.comparison import randomise, relative_error
 
@@ -159,3 +161,12 @@ def test_another_backbone_says_which_feature_it_gives() -> None:
         assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 17, 16, 16)
     with pytest.raises(ValueError, match="num_joints is 0"):
         create_model("hrnet_pose_w32", num_joints=0)
+
+
+def test_a_joint_is_correct_within_a_share_of_its_person_s_box() -> None:
+    joints = np.array([[[10.0, 10, 1], [50, 20, 1], [30, 30, 0]]])
+    found = np.array([[[10.0, 29], [50, 41], [0, 0]]])
+    boxes = np.array([[0.0, 0, 40, 100]])
+    assert pck(found, joints, boxes) == 0.5
+    assert pck(found, joints, boxes, 0.25) == 1
+    assert pck(found, joints * (1, 1, 0), boxes) == 0

@@ -23,7 +23,7 @@ from segmentarium.contracts import (
     SegmentationModel,
     Term,
 )
-from segmentarium.contracts.kinds import local_maxima
+from segmentarium.contracts.point_kinds import local_maxima
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.registry import Card, Entry, Paper
 
@@ -266,7 +266,7 @@ def test_keypoints_are_peaks_with_the_descriptor_of_their_place() -> None:
 def test_keypoints_have_the_names_that_lightglue_takes() -> None:
     found = made("keypoints").detect(torch.randn(3, 64, 96, generator=torch.Generator().manual_seed(0)))
     assert len(found.keypoints) > 3
-    given = found.as_dict()
+    given = found.to_lightglue()
     assert {name: value.shape[0] for name, value in given.items()} == dict.fromkeys(
         ("keypoints", "keypoint_scores", "descriptors", "image_size"), 1
     )

@@ -278,7 +278,9 @@ def test_predict_speaks_all_tasks() -> None:
         (result,) = predict(image, Colours(), task=task, threshold=0.4)
         assert isinstance(result, SegmentResult)
         assert result.facts["threshold"] == 0.4
-    (semantic,) = predict(image, Colours())
+    (usual,) = predict(image, Colours())  # two of its three classes are things
+    assert usual.facts["task"] == "panoptic"
+    (semantic,) = predict(image, Colours(), task="semantic")
     assert not isinstance(semantic, SegmentResult)
     assert semantic.mask[41, 31] == 1
     (same,) = predict(image, SegmentPredictor(Colours()))
@@ -287,10 +289,12 @@ def test_predict_speaks_all_tasks() -> None:
         next(predict(image, SegmentPredictor(Colours()), task="instance"))
     with pytest.raises(ValueError, match="task is 'things'"):
         next(predict(image, Colours(), task="things"))
-    with pytest.raises(TypeError, match="is a segmenter: it gives no masks"):
+    with pytest.raises(ValueError, match="is a segmenter, which tells no segments apart: leave task"):
         next(predict(image, create_model("pphumanseg", num_classes=2), task="instance"))
-    with pytest.raises(ValueError, match="engine is 'onnxruntime', which gives semantic scores and no segments"):
-        SegmentPredictor(Colours(), engine="onnxruntime")
+    with pytest.raises(TypeError, match="is a segmenter: it gives no masks"):
+        SegmentPredictor(create_model("pphumanseg", num_classes=2))
+    with pytest.raises(ValueError, match="engine is 'tensorrt'; give one of torch, compile"):
+        SegmentPredictor(Colours(), engine="tensorrt")
     with pytest.raises(ValueError, match="threshold is 3; give a share"):
         SegmentPredictor(Colours(), threshold=3)
 
@@ -308,7 +312,7 @@ def test_one_class_is_told_from_all_else() -> None:
 
 
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("segmentarium.inference.segments.resolve_model", lambda model: Colours())
+    monkeypatch.setattr("segmentarium.inference.predictor.resolve_model", lambda model: Colours())
     Image.fromarray(picture()).save(tmp_path / "a.png")
     words = ["segment", str(tmp_path / "a.png"), "--model", "any", "--out", str(tmp_path / "out")]
     assert main([*words, "--task", "instance", "--kinds", "overlay,json,coco", "--threshold", "0.3"]) == 0
@@ -319,4 +323,4 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert main([*words, "--task", "panoptic", "--tile", "64", "--kinds", "mask,panoptic"]) == 0
     assert (tmp_path / "out" / "a_panoptic.png").is_file()
     assert main([*words, "--task", "panoptic", "--flip"]) == 2
-    assert "--flip is for --task semantic" in capsys.readouterr().err
+    assert "--flip is for --task semantic, and this is panoptic" in capsys.readouterr().err

@@ -108,8 +108,10 @@ def test_what_is_scored_follows_the_data(tmp_path: Path) -> None:
         task_for(semantic.replace(task="instance"))
     with pytest.raises(ValueError, match="'bisenetv2' is a segmenter, which has no use for task"):
         task_for(options(root, tmp_path, model="bisenetv2", task="instance", model_arguments={}))
-    with pytest.raises(ValueError, match="which has no use for class_mix"):
-        task_for(options(root, tmp_path, class_mix=0.5))
+    with pytest.raises(
+        ValueError, match="is a mask classifier, which has no use for class_mix, loss, class_weight; leave"
+    ):
+        task_for(options(root, tmp_path, class_mix=0.5, loss="ohem", class_weight="auto"))
 
 
 def test_what_does_not_fit_is_told_before_the_run(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ labels first 85.2 (B), 86.8 (B at 384), 87.4 (L), 88.4 (L at 384) and 88.6 (L at
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -193,7 +193,7 @@ class BEiT(Backbone):
         self.embedding = PatchEmbedding(in_channels, embed_dim, PATCH)
         self.class_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.places = nn.Parameter(torch.zeros(1, 1 + grid[0] * grid[1], embed_dim)) if absolute else None
-        self.mask_token = nn.Parameter(torch.zeros(embed_dim)) if mask_token else None
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if mask_token else None
         self.shared_positions = PositionBias(grid, heads) if shared_bias else None
         self.positions = nn.ModuleList(PositionBias(grid, heads) for _ in range(0 if shared_bias else blocks))
         (drops,) = drop_path_rates(drop_path, (depth,))
@@ -278,6 +278,21 @@ class BEiT(Backbone):
         if side == 0 or side * side + 1 != tensor.shape[1]:
             return tensor
         return resize_positions(tensor, (side, side), self.grid, prefix=1)
+
+    def receive(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The table that all blocks share in pretraining is each block's own where they have one each, as the authors fine-tune;
+        without the token of hidden patches and blocks that are not here."""
+        left = () if self.mask_token is not None else ("mask_token",)
+        given = {key: tensor for key, tensor in state.items() if key not in left and not self._behind(key)}
+        if self.shared_positions is None and "shared_positions.table" in given:
+            table = given.pop("shared_positions.table")
+            given |= {f"positions.{i}.table": table for i in range(len(self.positions))}
+        return given
+
+    def _behind(self, key: str) -> bool:
+        """Whether a parameter stands behind the last block that is here."""
+        part, number, *_ = f"{key}..".split(".")
+        return part in ("positions", "blocks") and int(number) >= len(self.blocks)
 
     def no_weight_decay(self) -> set[str]:
         return {name for name, _ in self.named_parameters() if name.endswith((".table", "_token", "places"))}

@@ -21,7 +21,7 @@ S/16 83.8 (22 M), B/16 86.0 (86 M), L/16 87.1 (307 M); H/14 88.55 from JFT-300M 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -195,6 +195,11 @@ class VisionTransformer(PlainBackbone):
         if side == 0 or side * side + self._placed != tensor.shape[1]:
             return tensor
         return resize_positions(tensor, (side, side), self.grid, prefix=self._placed, **self.resizing)
+
+    def receive(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Without the final norm, where there is none here."""
+        bare = not isinstance(self.norm, nn.LayerNorm)
+        return {key: tensor for key, tensor in state.items() if not (bare and key.startswith("norm."))}
 
     def no_weight_decay(self) -> set[str]:
         return {name for name, _ in self.named_parameters(recurse=False)}

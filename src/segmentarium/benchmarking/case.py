@@ -15,7 +15,7 @@ from typing import Any
 
 from segmentarium.benchmarking.timing import Latency, time_calls
 
-ARCHITECTURES = ("segmenter", "mask", "classifier")  # kinds that take one picture and score classes
+ARCHITECTURES = ("segmenter", "mask", "classifier", "keypoints")  # kinds that take one picture
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class Case:
     repeats: int = 20
     num_classes: int = 19  # of an architecture without weights
     end_to_end: bool = True
+    task: str = (
+        "semantic"  # of a mask classifier; where segments are told apart, masks and their classes are what it gives
+    )
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Measurement:
     end_to_end   bytes of a JPEG file of that size -> class of every pixel: decoding, normalising, network, argmax
     throughput   images a second, from the median latency
     peak_memory  of the whole process during the measured calls; `memory` without what it held before the model was built
-    same_class   share of the photo's pixels with the class that the eager form gives
+    same_class   share of the photo's pixels with the class that the eager form gives; of its key points, that are found again
     """
 
     case: Case
@@ -72,14 +75,16 @@ def build_model(case: Case) -> Any:
     """The case's model in eval mode."""
     import torch
 
-    from segmentarium.registry import create_model, list_models
+    from segmentarium.export import exported
+    from segmentarium.registry import create_model, entry, list_models
     from segmentarium.weights import load
 
     architecture = any(case.model in list_models(kind=kind) for kind in ARCHITECTURES)
     if architecture and not Path(case.model).exists():
         torch.manual_seed(0)
-        return create_model(case.model, num_classes=case.num_classes).eval()
-    return load(case.model)
+        arguments: dict[str, Any] = {"num_classes": case.num_classes} if entry(case.model).takes("num_classes") else {}
+        return exported(create_model(case.model, **arguments).eval(), case.task)
+    return exported(load(case.model), case.task)
 
 
 def photo_bytes(size: tuple[int, int]) -> bytes:
@@ -102,7 +107,8 @@ def measure(case: Case) -> Measurement:
     from segmentarium.benchmarking.memory import peak_mb, reset_peak, resident_mb
     from segmentarium.benchmarking.size import multiply_adds, parameters_millions
     from segmentarium.data.image_io import read_image
-    from segmentarium.export.parity import classes_of
+    from segmentarium.export.parity import answers_of
+    from segmentarium.inference.auto import agreement
 
     torch.set_num_threads(case.threads)
     base = resident_mb()
@@ -118,10 +124,10 @@ def measure(case: Case) -> Measurement:
 
     example = decode().expand(case.batch, -1, -1, -1).contiguous()
     with torch.inference_mode():
-        reference = classes_of(model(example).numpy())
+        reference = model(example)
     counted = parameters_millions(model), multiply_adds(model, example[:1])
     run = build_form(model, case.form)
-    same = float((classes_of(run(example).numpy()) == reference).mean())
+    same = agreement(model, run(example), reference)
     del reference
     reset_peak()
     latency = time_calls(lambda: run(example), warmup=case.warmup, repeats=case.repeats)
@@ -129,9 +135,12 @@ def measure(case: Case) -> Measurement:
 
     def whole() -> np.ndarray:
         logits = run(decode())
+        if isinstance(logits, tuple):  # what segments are made of
+            return answers_of(logits)
         return (logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1)).to(torch.uint8).numpy()
 
-    end_to_end = time_calls(whole, warmup=1, repeats=case.repeats) if case.end_to_end else None
+    scored = case.end_to_end and model.kind != "keypoints"  # whose points `python -m benchmarks.superpoint` times
+    end_to_end = time_calls(whole, warmup=1, repeats=case.repeats) if scored else None
     return Measurement(
         case=case,
         parameters=counted[0],
@@ -148,14 +157,14 @@ def measure(case: Case) -> Measurement:
 def run_case(case: Case, timeout: float = 1800) -> Measurement:
     """Measures `case` in a process of its own.  A failure becomes the measurement's `problem`, never an exception."""
     if case.form.startswith(("onnx", "openvino")):
-        write_network(case.model, case.num_classes, timeout)
+        write_network(case.model, case.num_classes, timeout, case.task)
     return _in_process(case, timeout, "measure")
 
 
 @cache
-def write_network(model: str, num_classes: int, timeout: float) -> None:
+def write_network(model: str, num_classes: int, timeout: float, task: str = "semantic") -> None:
     """Lets another process trace the model into the engines' cache, whose memory would else count as theirs."""
-    _in_process(Case(model, "onnxruntime", num_classes=num_classes), timeout, "write")
+    _in_process(Case(model, "onnxruntime", num_classes=num_classes, task=task), timeout, "write")
 
 
 def _in_process(case: Case, timeout: float, job: str) -> Measurement:

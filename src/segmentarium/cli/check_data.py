@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         default="folder",
         metavar="NAME",
-        help="its layout: folder (default), imagefolder, instances, camvid, …",
+        help="its layout: folder (default), imagefolder, pictures (without labels), instances, camvid, …",
     )
     parser.add_argument("--split", help="train, val, test …; default: all where a set has that, else train")
     parser.add_argument("--classes", metavar="A,B,…", help="names of the classes of a plain folder")
@@ -101,7 +101,7 @@ def _show(report: Report, console: Console) -> None:
 
     from segmentarium.data.doctor import group_problems
 
-    segmentation, segments = report.task != "classification", report.task == "segments"
+    segmentation, segments = report.task not in ("classification", "pictures"), report.task == "segments"
     unit = "pairs" if segmentation else "pictures"
     for note in report.notes:
         console.print(escape(note), soft_wrap=True, highlight=False)
@@ -126,7 +126,8 @@ def _show(report: Report, console: Console) -> None:
         cells = [f"{w:.2f}" if w is not None else "-" for w in weights] if segmentation else []
         counts = [str(row.segments)] if segments else []
         table.add_row(str(row.index), escape(row.name), *counts, str(row.images), f"{100 * row.share:.3f}", *cells)
-    console.print(table)
+    if report.classes:
+        console.print(table)
     _show_frequency(report, console)
     if segmentation:
         console.print(f"ignored: {100 * report.ignored_share:.2f} % of all pixels", highlight=False)

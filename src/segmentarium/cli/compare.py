@@ -83,6 +83,7 @@ def run(options: argparse.Namespace) -> int:
         limit=options.limit,
         boundary_ratio=options.boundary_ratio,
         device=options.device,
+        task=None if changes.get("task", "auto") == "auto" else changes["task"],
         command=shlex.join(["segmentarium", *options.words]),
     )
     try:
@@ -117,6 +118,10 @@ def _candidates(options: argparse.Namespace, budget: Any, changes: dict[str, Any
         raise ValueError("the recipes are of several data sets; give --data and --root for all of them")
     if sets:
         data = {**sets[0], "data_arguments": candidates[0].stages[0].data_arguments}
+    from segmentarium.data.catalogue import needs_folder
+
+    if data.get("data") and not data.get("root") and not needs_folder(data["data"]):
+        data["root"] = "."
     for name in ("data", "root"):
         if not data.get(name):
             raise ValueError(

@@ -20,16 +20,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--task",
         choices=("semantic", "instance", "panoptic"),
-        help="of mask classifiers: mIoU, AP or PQ (default: by the data)",
+        help="of mask classifiers: semantic (mIoU), instance (AP), panoptic (PQ); default: by the data, panoptic where\n"
+        "some classes are no objects, instance where all are, semantic where a class is known of every pixel only",
     )
-    add("--root", required=True, type=Path, help="where the data set lies")
+    add("--root", type=Path, help="where the data set lies (shapes are drawn, and lie nowhere)")
     add(
         "--split",
         help="default: test where it has labels, else val; all: every picture of a folder, those of train too",
     )
     add("--mask-map", help='of a folder: raw value to class, e.g. "0:0,255:1"')
     add("--num-classes", type=int, help="score the first N logits only (N: classes of the data), leave out the others")
-    add("--mode", choices=("whole", "slide"), default="whole", help="of segmenters: whole images, or blended windows")
+    add(
+        "--mode",
+        choices=("whole", "slide"),
+        help="of segmenters: whole images, or blended windows; default: as published",
+    )
     add("--tile", type=int, default=1024, help="largest side of a window, in pixels (default 1024)")
     add("--overlap", type=_overlap, default=0.25, help="of windows: a share (0.25, the default) or pixels (128)")
     add("--flip", action="store_true", help="of segmenters: average with the mirrored image")
@@ -62,10 +67,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from segmentarium.data.catalogue import needs_folder
+
     if options.json is not None and options.json.is_dir():
         raise ValueError(f"--json {options.json} is a folder; give a file")
     if options.mask_map is not None and options.data.lower() != "folder":
         raise ValueError(f"--mask-map is for --data folder; {options.data} knows its labels")
+    if options.root is None:
+        if needs_folder(options.data):
+            raise ValueError("no --root is given; give the folder where the data set lies")
+        options.root = Path()
     if not options.root.is_dir():  # found out before weights are read, or fetched
         raise FileNotFoundError(f"--root {options.root} is not a folder; give the one where the data set lies")
     from rich.console import Console

@@ -34,7 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", action="append", type=size, metavar="HxW", help="to measure parity at; may be given several times"
     )
+    parser.add_argument(
+        "--points",
+        type=int,
+        metavar="N",
+        help="of a key point model: with suppression in the file, which gives the best N points with their descriptors",
+    )
     parser.add_argument("--images", nargs="+", type=Path, metavar="FILE", help="to measure parity on")
+    parser.add_argument(
+        "--task",
+        choices=("semantic", "instance", "panoptic"),
+        help="of mask classifiers: semantic writes scores of the classes, the others class_logits and mask_logits\n"
+        "(default: what the model is for)",
+    )
     parser.add_argument("--opset", type=int, help="ONNX operator set, default 20")
     parser.add_argument(
         "--tolerance", type=float, default=1e-4, help="relative error that is still equal, default 1e-4"
@@ -69,6 +81,16 @@ def run(options: argparse.Namespace) -> int:
     return export_each(options, formats, options.out or Path("exported"))
 
 
+def with_points(model: nn.Module, count: int) -> nn.Module:
+    """The model with what finds its best points.  ValueError for one that has none."""
+    from segmentarium.contracts import KeypointModel
+    from segmentarium.keypoints.detector import PointDetector
+
+    if not isinstance(model, KeypointModel):
+        raise ValueError("--points is for models of key points, such as superpoint; leave it out")
+    return PointDetector(model, count).eval()
+
+
 def export_each(options: argparse.Namespace, formats: tuple[str, ...], folder: Path) -> int:
     """Exports every model of the command line to `folder`, prints the parity, returns the exit code."""
     from rich import box
@@ -88,6 +110,7 @@ def export_each(options: argparse.Namespace, formats: tuple[str, ...], folder: P
         "images": options.images,
         "tolerance": options.tolerance,
         "overwrite": options.overwrite,
+        "task": options.task,
     }
     console = Console()
     table = Table("model", "format", "rel. error", "same class", "MB", "s", "result", box=box.SIMPLE, pad_edge=False)
@@ -95,6 +118,8 @@ def export_each(options: argparse.Namespace, formats: tuple[str, ...], folder: P
     failed: list[str] = []
     for name in names:
         model = build(name, options)
+        if options.points is not None:
+            model = with_points(model, options.points)
         try:
             for report in export_formats(model, folder / file_name(name), **settings):
                 table.add_row(*row(name, report))
@@ -148,7 +173,9 @@ def build(name: str, options: argparse.Namespace) -> nn.Module:
     from segmentarium.registry import create_model
 
     torch.manual_seed(0)
-    arguments: dict[str, Any] = {"num_classes": options.num_classes or entry(name).card.num_classes or 19}
+    arguments: dict[str, Any] = {}
+    if entry(name).takes("num_classes"):
+        arguments["num_classes"] = options.num_classes or entry(name).card.num_classes or 19
     if options.in_channels:
         arguments["in_channels"] = options.in_channels
     return create_model(name, **arguments).eval()

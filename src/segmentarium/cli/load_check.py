@@ -12,7 +12,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--layout", metavar="NAME", help="the key table to read it by, where several fit")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="write it as a safetensors file that rebuilds its model"
+        "--out",
+        "--convert",
+        dest="out",
+        type=Path,
+        metavar="FILE",
+        help="write it as a safetensors file that rebuilds its model",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 

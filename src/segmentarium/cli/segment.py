@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="segmented", metavar="DIR", help="folder for the results (default: segmented)")
     parser.add_argument(
         "--task",
-        default="semantic",
         choices=("semantic", "instance", "panoptic"),
-        help="of mask classifiers: a class for every pixel (default), objects, or everything in segments",
+        help="of mask classifiers: a class for every pixel, objects, or everything in segments\n"
+        "(default: what the model was trained for, as its file says; semantic where it does not)",
     )
     parser.add_argument(
         "--threshold", type=float, help="of segments: how sure the model must be (default: 0.5, panoptic 0.8)"
@@ -60,21 +60,24 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from segmentarium.inference.predictor import Predictor
+    from segmentarium.contracts import asked_task
+    from segmentarium.inference.predictor import Predictor, resolve_model
     from segmentarium.inference.segment_result import check_segment_kinds
     from segmentarium.media.sources import expand
 
     items = expand(list(options.source))
     kinds = None if options.kinds is None else tuple(kind.strip() for kind in options.kinds.split(","))
+    model = resolve_model(options.model)
+    task = asked_task(model, options.task)
     if kinds is not None:
         from segmentarium.inference.result import check_kinds
 
-        (check_kinds if options.task == "semantic" else check_segment_kinds)(kinds)
+        (check_kinds if task == "semantic" else check_segment_kinds)(kinds)
     predictor: Any = (
-        _segment_predictor(options)
-        if options.task != "semantic"
+        _segment_predictor(options, model, task)
+        if task != "semantic"
         else Predictor(
-            options.model,
+            model,
             engine=options.engine,
             precision=options.precision,
             device=options.device,
@@ -86,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
             batch_size=options.batch_size,
         )
     )
+    predictor.model_name = options.model
     if kinds is None:
         kinds = ("overlay", "mask", *(("cutout",) if predictor.foreground is not None else ()), "json")
     elif "cutout" in kinds and predictor.foreground is None:
@@ -191,16 +195,18 @@ class _Job:
             self._bar.remove_task(part)
 
 
-def _segment_predictor(options: argparse.Namespace) -> Any:
+def _segment_predictor(options: argparse.Namespace, model: Any, task: str) -> Any:
     from segmentarium.inference.segments import SegmentPredictor
 
     given = [f"--{name}" for name in ("flip", "foreground") if getattr(options, name)]
     given += ["--scales"] if options.scales != "1" else []
     if given:
-        raise ValueError(f"{', '.join(given)} is for --task semantic; leave it out, or leave --task {options.task} out")
+        raise ValueError(
+            f"{', '.join(given)} is for --task semantic, and this is {task}; leave it out, or ask for that task"
+        )
     return SegmentPredictor(
-        options.model,
-        task=options.task,
+        model,
+        task=task,
         threshold=options.threshold,
         engine=options.engine,
         precision=options.precision,

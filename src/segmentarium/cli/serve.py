@@ -23,6 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("torch", "compile", "onnxruntime", "openvino", "auto"),
         help="auto: the fastest that is installed and agrees, measured on the first picture and remembered",
     )
+    parser.add_argument(
+        "--task",
+        choices=("semantic", "instance", "panoptic"),
+        help="of mask classifiers, where a request does not say (default: what each was trained for, as its file says)",
+    )
     parser.add_argument("--max-upload", type=float, default=32, metavar="MB", help="of one request (default: 32)")
     parser.add_argument(
         "--max-pixels", type=float, default=40, metavar="MP", help="of one picture (default: 40 million)"
@@ -51,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     )
     models = named_models(options.models)
     try:
-        serve(models, host=options.host, port=options.port, engine=options.engine, limits=limits)
+        serve(models, host=options.host, port=options.port, engine=options.engine, task=options.task, limits=limits)
     except OSError as error:
         if options.debug:
             raise

@@ -24,13 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_training_options(parser)
 
 
-def add_training_options(parser: argparse._ActionsContainer, leave_out: Collection[str] = ()) -> None:
-    """An argument for each field of `TrainingOptions` that is not left out; what is not given is not in the namespace."""
+def add_training_options(
+    parser: argparse._ActionsContainer, leave_out: Collection[str] = (), of: str | None = None
+) -> None:
+    """An argument for each field of `TrainingOptions` that is not left out; what is not given is not in the namespace.
+
+    of   the only kind of model whose options are wanted, beside those for all
+    """
     from segmentarium.training.options import TrainingOptions
 
     types_of = typing.get_type_hints(TrainingOptions)
     for item in dataclasses.fields(TrainingOptions):
-        if item.name in leave_out:
+        kinds = item.metadata["of"].split()
+        if item.name in leave_out or (of is not None and kinds and of not in kinds):
             continue
         default = item.default if item.default is not dataclasses.MISSING else None
         flag = "--" + (item.metadata["flag"] or item.name.replace("_", "-"))
@@ -79,7 +85,7 @@ def given_options(given: argparse.Namespace) -> dict[str, Any]:
 
     names = {item.name for item in dataclasses.fields(TrainingOptions)}
     values: dict[str, Any] = {name: value for name, value in vars(given).items() if name in names}
-    values |= {name: dict(values[name]) for name in ("model_arguments", "data_arguments") if name in values}
+    values |= {name: dict(values[name]) for name in ("model_arguments", "data_arguments", "adapt") if name in values}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 

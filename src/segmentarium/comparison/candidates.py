@@ -102,7 +102,8 @@ def _of_item(item: str, base: TrainingOptions | None) -> Candidate:
                 f"{name!r} is a network without weights, and with budget none nothing is trained; give a budget "
                 f"(--budget 5m) or its weights ({name}=FILE)"
             )
-        return Candidate(name, "trained here", stages=(base.replace(model=name),))
+        own = {} if entry(name).kind == "mask" else {"task": "auto"}  # others have one task, and know no word for it
+        return Candidate(name, "trained here", stages=(base.replace(model=name, **own),))
     if name in list_models():
         raise ValueError(f"{name!r} is a {entry(name).kind}; give a {' or a '.join(TASKS)}, e.g. {trained[0]!r}")
     if catalogue.find(name) is not None:

@@ -46,6 +46,8 @@ class ComparisonOptions:
     pictures    images shown side by side, spread over the split
     limit       score only the first so many images
     device      of the scoring; None: the first GPU, else the processor.  Timing is always on the processor
+    task        what mask classifiers are scored by: "semantic", "instance", "panoptic"; None: by the data.  Where segments are
+                told apart, what is timed is the network, up to its masks and their classes
     """
 
     data: str
@@ -62,6 +64,7 @@ class ComparisonOptions:
     limit: int | None = None
     boundary_ratio: float = 0.02
     device: str | None = None
+    task: str | None = None
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -87,6 +90,7 @@ class ComparisonOptions:
             "pictures": self.pictures,
             "limit": self.limit,
             "boundary_ratio": self.boundary_ratio,
+            "task": self.task,
         }
 
 
@@ -102,14 +106,24 @@ def compare(candidates: Sequence[Candidate], options: ComparisonOptions, say: Sa
     from segmentarium.comparison.page import write_page
     from segmentarium.comparison.pictures import chosen, shown
     from segmentarium.data import build_dataset
+    from segmentarium.evaluation.score import chosen_task
+    from segmentarium.evaluation.segments import LabelMaps
 
-    dataset = build_dataset(options.data, options.root, options.split, **options.data_arguments)
+    dataset: Any = build_dataset(options.data, options.root, options.split, **options.data_arguments)
     if not len(dataset):
         raise ValueError(f"split {options.split!r} of {options.root} has no images; there is nothing to score")
     for train_split in {stage.train_split for candidate in candidates for stage in candidate.stages}:
         build_dataset(options.data, options.root, train_split, **options.data_arguments)  # says now what is wrong
     for note in dataset.notes:
         say(note)
+    wanted = chosen_task(options.task, dataset)
+    if dataset.task == "segments" and wanted == "semantic":
+        dataset = LabelMaps(dataset)
+    elif dataset.task != "segments" and wanted != "semantic":
+        raise ValueError(
+            f"task is {wanted!r}, and data set {dataset.info.name!r} tells no segments apart; leave task out, or give data of "
+            "segments (instances, coco_panoptic, …)"
+        )
     claim_folder(options.output, options.identity())
     records = [Record(options.output / "candidates" / candidate.label) for candidate in candidates]
     for record, candidate in zip(records, candidates, strict=True):
@@ -117,12 +131,12 @@ def compare(candidates: Sequence[Candidate], options: ComparisonOptions, say: Sa
 
     outcomes = [Outcome(candidate.label, candidate.origin) for candidate in candidates]
     width, height = dataset.load(0)[0].size
-    run = _Run(options, dataset, options.size or (height, width), say)
+    run = _Run(options, dataset, options.size or (height, width), say, wanted)
     comparison = Comparison(
         outcomes,
         data={
             "name": dataset.info.name,
-            "task": dataset.task,
+            "task": wanted if dataset.task == "segments" else dataset.task,
             "split": options.split,
             "images": len(dataset) if options.limit is None else min(options.limit, len(dataset)),
             "classes": list(dataset.info.classes),
@@ -147,8 +161,10 @@ def compare(candidates: Sequence[Candidate], options: ComparisonOptions, say: Sa
 class _Run:
     """The phases of one comparison."""
 
-    def __init__(self, options: ComparisonOptions, dataset: Any, size: tuple[int, int], say: Say) -> None:
-        self.options, self.dataset, self.size, self.say = options, dataset, size, say
+    def __init__(
+        self, options: ComparisonOptions, dataset: Any, size: tuple[int, int], say: Say, task: str = "semantic"
+    ) -> None:
+        self.options, self.dataset, self.size, self.say, self.task = options, dataset, size, say, task
 
     def train_and_score(self, candidate: Candidate, record: Record, outcome: Outcome, name: str) -> None:
         """Fills training, scores, facts, weights; or problem."""
@@ -227,6 +243,7 @@ class _Run:
             report = evaluate(
                 model,
                 self.dataset,
+                task=None if self.task == "semantic" else self.task,
                 boundary_ratio=self.options.boundary_ratio or None,
                 worst=0,
                 limit=self.options.limit,
@@ -238,6 +255,7 @@ class _Run:
                 chosen(len(self.dataset), self.options.pictures),
                 record.folder,
                 self.options.device,
+                self.task,
             )
             scores = report.as_dict()
             if any(stage.train_split in ("all", self.options.split) for stage in candidate.stages) or (
@@ -273,6 +291,7 @@ class _Run:
                         threads=threads,
                         repeats=self.options.repeats,
                         end_to_end=False,
+                        task=self.task,
                     )
                 )
                 measured["forms"][form] = {

@@ -21,11 +21,24 @@ class Measures:
     columns   key of the report -> heading
     by_class  key of the scores of each class, and their heading
     share     key of how much of what is counted each class has, and what is counted
+    mean      key of the mean over the classes
     """
 
     columns: dict[str, str]
     by_class: tuple[str, str]
     share: tuple[str, str]
+    mean: str
+
+    def of_classes(self, scores: dict[str, Any]) -> dict[str, float | None]:
+        """Of a report's scores, those of each class."""
+        key, heading = self.by_class
+        return scores[key][heading] if key == "by_class" else scores[key]
+
+    def shares(self, scores: dict[str, Any]) -> dict[str, float]:
+        """Of what is counted, the share that each class has."""
+        found = scores[self.share[0]]
+        total = max(1, sum(found.values())) if self.share[0] == "segments" else 1  # of segments there are numbers
+        return {name: value / total for name, value in found.items()}
 
     @property
     def key(self) -> str:
@@ -41,9 +54,25 @@ MEASURES = {
         {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc", "boundary_iou": "boundary IoU"},
         ("iou", "IoU"),
         ("pixel_share", "pixels"),
+        "miou",
     ),
     "classification": Measures(
-        {"top1": "top-1", "top5": "top-5", "macc": "mAcc"}, ("accuracy", "accuracy"), ("picture_share", "pictures")
+        {"top1": "top-1", "top5": "top-5", "macc": "mAcc"},
+        ("accuracy", "accuracy"),
+        ("picture_share", "pictures"),
+        "macc",
+    ),
+    "panoptic": Measures(
+        {"pq": "PQ", "sq": "SQ", "rq": "RQ", "pq_things": "PQ things", "pq_stuff": "PQ stuff"},
+        ("by_class", "PQ"),
+        ("segments", "segments"),
+        "pq",
+    ),
+    "instance": Measures(
+        {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "box_ap": "box AP", "boundary_ap": "boundary AP", "pq": "PQ"},
+        ("by_class", "AP"),
+        ("segments", "segments"),
+        "ap",
     ),
 }
 
@@ -70,8 +99,9 @@ class Outcome:
 
     @property
     def score(self) -> float:
-        """mIoU of a segmenter, top-1 of a classifier; NaN: not scored."""
-        value = (self.scores or {}).get("miou", (self.scores or {}).get("top1"))
+        """mIoU of a segmenter, top-1 of a classifier, PQ or AP of segments; NaN: not scored."""
+        scores = self.scores or {}
+        value = scores.get({"panoptic": "pq", "instance": "ap"}.get(scores.get("task", ""), "miou"), scores.get("top1"))
         return math.nan if value is None else value
 
     @property

@@ -179,17 +179,17 @@ def _classes(comparison: Comparison) -> str:
     scored = [o for o in comparison.ranked if o.scores]
     if not scored:
         return '<p class="sub">Nothing is scored yet.</p>'
+    measures = comparison.measures
     first: dict[str, Any] = scored[0].scores or {}
-    (key, _), (share, counted) = comparison.measures.by_class, comparison.measures.share
-    head = ["class", counted, *(escape(o.label) for o in scored)]
+    shares = measures.shares(first)
+    head = ["class", measures.share[1], *(escape(o.label) for o in scored)]
     rows = []
-    for place, name in enumerate(first[key]):
-        values = [(o.scores or {})[key].get(name) for o in scored]
+    for place, name in enumerate(measures.of_classes(first)):
+        values = [measures.of_classes(o.scores or {}).get(name) for o in scored]
         best = max((v for v in values if v is not None), default=None)
-        cells = [_cell(_key(comparison, place, name)), _cell(percent(first[share][name]))]
+        cells = [_cell(_key(comparison, place, name)), _cell(percent(shares.get(name)))]
         rows.append(("", cells + [_cell(percent(v), v is not None and v == best) for v in values]))
-    whole = comparison.measures.key if key == "iou" else "macc"
-    mean = [_cell("mean"), _cell("")] + [_cell(percent((o.scores or {})[whole])) for o in scored]
+    mean = [_cell("mean"), _cell("")] + [_cell(percent((o.scores or {})[measures.mean])) for o in scored]
     return _table(head, [*rows, ("", mean)])
 
 
@@ -203,7 +203,7 @@ def _pictures(comparison: Comparison) -> str:
     if not comparison.pictures:
         return '<p class="sub">None were asked for.</p>'
     parts = []
-    if comparison.data["task"] == "segmentation":  # what the colours mean
+    if comparison.data["task"] != "classification":  # what the colours mean
         names = enumerate(comparison.data["classes"])
         keys = "".join(f'<span class="key">{_key(comparison, place, name)}</span>' for place, name in names)
         parts = [f'<p class="legend keys">{keys}</p>']
@@ -245,4 +245,5 @@ def _data_words(comparison: Comparison) -> str:
     root = options["root"]
     here = Path.cwd()
     shown = Path(root).relative_to(here) if Path(root).is_relative_to(here) else root
-    return f"--data {options['data']} --root {shown} --split {options['split']}"
+    task = f" --task {options['task']}" if options.get("task") else ""
+    return f"--data {options['data']} --root {shown} --split {options['split']}{task}"

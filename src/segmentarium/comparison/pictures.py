@@ -24,8 +24,11 @@ def chosen(length: int, number: int) -> list[int]:
     return [(2 * i + 1) * length // (2 * number) for i in range(number)]
 
 
-def predict_pictures(model: Any, dataset: Any, indices: Sequence[int], folder: Path, device: Any = None) -> None:
-    """Writes the classes that the model gives to these images: at the labels' size, or one a picture with its probability."""
+def predict_pictures(
+    model: Any, dataset: Any, indices: Sequence[int], folder: Path, device: Any = None, task: str = "semantic"
+) -> None:
+    """Writes the classes that the model gives to these images: at the labels' size, or one a picture with its probability; where
+    `task` tells segments apart, the picture with its segments, and their quality."""
     import torch
 
     from segmentarium.contracts import Classifier
@@ -38,6 +41,9 @@ def predict_pictures(model: Any, dataset: Any, indices: Sequence[int], folder: P
     from segmentarium.inference.predictor import class_probabilities
     from segmentarium.inference.windows import whole
 
+    if task != "semantic":
+        _predict_segments(model, dataset, indices, folder, device, task)
+        return
     network = Network(model, "torch", "fp32", device)
     if isinstance(model, Classifier):
         scoring = PictureScoring(model, lambda: network, dataset)
@@ -54,6 +60,19 @@ def predict_pictures(model: Any, dataset: Any, indices: Sequence[int], folder: P
             Image.fromarray(classes.to(torch.uint8).cpu().numpy()).save(temporary, format="PNG")
 
 
+def _predict_segments(model: Any, dataset: Any, indices: Sequence[int], folder: Path, device: Any, task: str) -> None:
+    from segmentarium.evaluation.segments import SegmentScoring
+    from segmentarium.files import atomic_write, write_json
+
+    scoring = SegmentScoring(model, dataset, task=task, device=device, boundary_ratio=None, worst=len(indices))
+    for _ in scoring.run(indices, 1, 1):
+        pass
+    for found in scoring.tally.worst.images():
+        with atomic_write(folder / FOLDER / f"{found.index}.png") as temporary:
+            Image.fromarray(found.shown["prediction"]).save(temporary, format="PNG")
+        write_json(folder / FOLDER / f"{found.index}.json", {"pq": found.quality})
+
+
 def shown(dataset: Any, indices: Sequence[int], output: Path, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """For each image {"name", "given": [what is known of it], "models": {label: (picture or None, what is said)}}.
 
@@ -68,16 +87,28 @@ def shown(dataset: Any, indices: Sequence[int], output: Path, outcomes: Sequence
         given: list[tuple[str, bytes | None, str]]
         if dataset.task == "classification":
             given = [("photograph", jpeg, dataset.info.classes[target])]
+        elif dataset.task == "segments":
+            given = [
+                ("photograph", jpeg, ""),
+                ("truth (unpainted: not labelled)", _segments(photo, target, dataset), ""),
+            ]
         else:
             truth = _overlay(photo, target, _palette(dataset.info))
             given = [("photograph", jpeg, ""), ("truth (unpainted: not labelled)", truth, "")]
         models = {}
         for outcome in outcomes:
             stem = output / "candidates" / outcome.label / FOLDER / str(index)
-            if outcome.scores is not None and (file := stem.with_suffix(".json")).is_file():
+            if outcome.scores is None:
+                continue
+            if dataset.task == "segments":
+                if (file := stem.with_suffix(".png")).is_file():
+                    quality = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))["pq"]
+                    with Image.open(file) as image:
+                        models[outcome.label] = (_jpeg(np.asarray(image)), f"PQ {100 * quality:.1f}")
+            elif (file := stem.with_suffix(".json")).is_file():
                 found = json.loads(file.read_text(encoding="utf-8"))
                 models[outcome.label] = (None, f"{found['class']} ({100 * found['probability']:.0f} %)")
-            elif outcome.scores is not None and (file := stem.with_suffix(".png")).is_file():
+            elif (file := stem.with_suffix(".png")).is_file():
                 palette = _palette(dataset.info)
                 with Image.open(file) as image:
                     mask = np.asarray(image)
@@ -92,6 +123,19 @@ def _palette(info: Any) -> Sequence[tuple[int, int, int]]:
     from segmentarium.evaluation.classes import match_classes
 
     return match_classes(max(info.num_classes, 2), (), info.classes, info.palette).palette
+
+
+def _segments(photo: np.ndarray, target: Any, dataset: Any) -> bytes:
+    """The labelled segments over the photograph."""
+    from segmentarium.evaluation.segments import flattened
+    from segmentarium.inference.segment_drawing import segment_overlay
+    from segmentarium.inference.segment_map import measured
+
+    flat, regions = flattened(target)
+    small = _shrunk(photo, Image.Resampling.LANCZOS)
+    rows, columns = (np.arange(n) * full // n for n, full in zip(small.shape[:2], flat.shape, strict=True))
+    found = measured(flat.clip(0)[np.ix_(rows, columns)], {i: (one.label, 1.0) for i, one in enumerate(regions, 1)})
+    return _jpeg(segment_overlay(small, found, dataset.info.classes, dataset.info.palette, dataset.things))
 
 
 def _overlay(photo: np.ndarray, mask: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> bytes:

@@ -4,22 +4,18 @@ from segmentarium.contracts.adopted import adopt
 from segmentarium.contracts.backbone import Backbone
 from segmentarium.contracts.decoder import Decoder, InstanceDecoder, MaskDecoder
 from segmentarium.contracts.instance_set import InstanceSet
-from segmentarium.contracts.kinds import (
-    Classifier,
-    Detector3d,
-    InstanceModel,
-    KeypointModel,
-    MaskModel,
-    Pretrainer,
-    SegmentationModel,
-)
+from segmentarium.contracts.kinds import Classifier, Pretrainer, SegmentationModel
 from segmentarium.contracts.model import Batch, LabelledModel, Model, Term
-from segmentarium.contracts.results import Instances, Keypoints, MaskSet, Panoptic, Segment
+from segmentarium.contracts.point_kinds import Detector3d, KeypointModel
+from segmentarium.contracts.results import Boxes3d, Instances, Keypoints, MaskSet, Panoptic, Segment
+from segmentarium.contracts.segment_kinds import TASKS, InstanceModel, MaskModel, MaskOutputs, asked_task, task_of
 from segmentarium.preprocessing import Preprocessing
 
 __all__ = [
+    "TASKS",
     "Backbone",
     "Batch",
+    "Boxes3d",
     "Classifier",
     "Decoder",
     "Detector3d",
@@ -32,6 +28,7 @@ __all__ = [
     "LabelledModel",
     "MaskDecoder",
     "MaskModel",
+    "MaskOutputs",
     "MaskSet",
     "Model",
     "Panoptic",
@@ -41,4 +38,6 @@ __all__ = [
     "SegmentationModel",
     "Term",
     "adopt",
+    "asked_task",
+    "task_of",
 ]

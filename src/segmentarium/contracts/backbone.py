@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -137,6 +137,11 @@ class Backbone(nn.Module):
         """Names of parameters that a classifier's weights do not have, and that may therefore stay as drawn: the norms of
         features that only dense prediction reads."""
         return set()
+
+    def receive(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a pretraining gave a backbone of this family, by its keys -> what this one has of it, by its own, where they
+        differ by more than a size: a norm that it was built without, one table for all blocks."""
+        return dict(state)
 
     num_layers: int = 0  # depth in the sense of layer-wise learning rates; 0: the family does not say
     layer_row: ClassVar[str] = ""  # the list of modules each of which is a layer, where all layers stand in one

@@ -63,7 +63,12 @@ class MaskDecoder(Decoder):
     """Features, finest first, to Q masks with a class each (mask classification, 2107.06278).
 
     A subclass gives `predictions` and `objective`, whose terms read the names that `forward_train` makes of them.
+
+    shift   of a decoder that decides by whether a number is below 0 (masked attention): where it decides instead, as a share of
+            the greatest of these numbers, which shows what near ties are worth; None: it decides nothing so
     """
+
+    shift: float | None = None
 
     def predictions(self, features: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Of every supervised layer, the last one last: class logits (B, Q, K + 1), the last of them "no object", and mask

@@ -1,23 +1,22 @@
-"""The kinds of models: what each takes and gives."""
+"""The kinds of models of pictures: what each takes and gives.
+
+Those that find segments are in `segment_kinds.py`, those that find points and boxes in `point_kinds.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from segmentarium.contracts.backbone import Backbone
-from segmentarium.contracts.instance_set import InstanceSet
-from segmentarium.contracts.model import LabelledModel, Model
-from segmentarium.contracts.results import Instances, Keypoints, MaskSet
+from segmentarium.contracts.model import Batch, LabelledModel, Model
 from segmentarium.layers.resize import resize
 from segmentarium.losses import LabelCrossEntropy
 from segmentarium.palette import default_palette
-
-SURE = 0.01  # how near to 0 and 1 a score of one class counts: further on, its logit would only magnify rounding
 
 
 class ColouredModel(LabelledModel):
@@ -50,42 +49,6 @@ class SegmentationModel(ColouredModel):
         return {"logits": self.logits(image)}
 
 
-class MaskModel(ColouredModel):
-    """(B, C, H, W) -> (B, K, H, W) semantic scores at the image's size, of masks and their classes.
-
-    A subclass gives `forward_masks`, at a resolution of its choice.  The scores are sums of probabilities, no logits.  A class
-    is a kind of segment and none stands for "nothing", so `num_classes=1` has one name; there `forward` gives a sigmoid logit,
-    as everywhere with one class: greater than 0 where the score is greater than a half.
-
-    things   classes whose segments are told apart, by index, or how many of the first classes; None: all.  Those of the others
-             are one segment a picture
-    """
-
-    kind = "mask"
-    output_names = ("scores",)
-
-    def __init__(self, *, num_classes: int, in_channels: int = 3, things: int | Collection[int] | None = None) -> None:
-        super().__init__(num_classes=num_classes, in_channels=in_channels)
-        self.classes = self.classes[:num_classes]
-        self.palette = default_palette(num_classes + 1)[1:]  # black is left to what is no segment
-        told = range(num_classes if things is None else things) if things is None or isinstance(things, int) else things
-        self.things: tuple[int, ...] = tuple(sorted(set(told)))
-        if any(index not in range(num_classes) for index in self.things):
-            raise ValueError(f"things is {things}; give indices of the {num_classes} classes, or how many of the first")
-
-    def labels(self) -> dict[str, Any]:
-        return super().labels() | {"things": list(self.things)}
-
-    def forward_masks(self, image: Tensor) -> MaskSet:
-        """(B, C, H, W) -> class_logits (B, Q, K + 1), mask_logits (B, Q, h, w)"""
-        raise NotImplementedError
-
-    def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        scores = self.forward_masks(image).at((height, width)).semantic()
-        return scores if self.num_classes > 1 else scores.clamp(SURE, 1 - SURE).logit()
-
-
 class Classifier(LabelledModel):
     """(B, C, H, W) -> (B, K) logits: a backbone that was built with `num_classes`, and its own head."""
 
@@ -116,171 +79,62 @@ class Classifier(LabelledModel):
 
 
 class Pretrainer(Model):
-    """(B, C, H, W) -> what it predicts of the picture, so that its backbone learns without labels.
+    """(B, C, H, W) -> what it predicts of the picture, so that a part of it learns without labels.
 
-    The backbone stands under "backbone.", as in every model, and leaves by `load_part(model, "backbone", file)`.
+    Its backbone, where it has one, stands under "backbone.", as in every model, and leaves by
+    `load_part(model, "backbone", file)`.  What is random of a picture, such as which patches are hidden, is an input: `draw`
+    gives it of one picture, so that the picture's number decides it whatever the number of workers.
+
+    best_score   of `scores`, the greater the better: which weights are kept
     """
 
     kind = "pretrainer"
     output_names = ("prediction",)
+    open_axes = (("batch", "", "height", "width"), ("batch", "patches"))
     counted_at = (224, 224)
+    best_score: ClassVar[str] = ""
 
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__(in_channels=backbone.in_channels)
-        self.backbone = backbone
-        self.fixed_size = backbone.fixed_size
-        self.preprocessing = backbone.preprocessing.for_channels(backbone.in_channels)
+    def __init__(self, backbone: Backbone | None = None, *, in_channels: int = 3) -> None:
+        super().__init__(in_channels=in_channels if backbone is None else backbone.in_channels)
+        if backbone is not None:
+            self.backbone = backbone
+            self.fixed_size = backbone.fixed_size
+            self.preprocessing = backbone.preprocessing.for_channels(backbone.in_channels)
 
-
-class KeypointModel(Model):
-    """(B, C, H, W) -> scores (B, H, W), one a pixel, and descriptors (B, D, h, w) of cells of `stride` pixels.
-
-    A subclass gives `forward`; where its keypoints are found by other means (heat maps of joints), `detect` too.
-
-    threshold   a keypoint's score is greater
-    radius      pixels around a keypoint within which there is no second
-    border      pixels along the edges where there is none
-    joints      names of keypoints that are told apart by their place in the list; (): there are none such
-    """
-
-    kind = "keypoints"
-    output_names = ("scores", "descriptors")
-    stride: ClassVar[int] = 8
-    threshold: float = 0.005
-    radius: int = 4
-    border: int = 4
-    joints: tuple[str, ...] = ()
-
-    def labels(self) -> dict[str, Any]:
-        return {"joints": list(self.joints)} if self.joints else {}
-
-    @torch.no_grad()
-    def detect(self, image: Tensor, *, count: int | None = None) -> Keypoints:
-        """A normalised picture (C, H, W), or a batch of it alone -> its keypoints; the best `count`, if one is given."""
-        if image.ndim == 4 and len(image) != 1:
-            raise ValueError(f"detect takes one picture, and got {len(image)}; their keypoints differ in number")
-        image = image if image.ndim == 4 else image[None]
-        scores, dense = self(image)
-        height, width = scores.shape[-2:]
-        inside = torch.zeros_like(scores[0], dtype=torch.bool)
-        inside[self.border : height - self.border, self.border : width - self.border] = True
-        peaks = local_maxima(scores, self.radius)[0] & inside & (scores[0] > self.threshold)
-        y, x = peaks.nonzero(as_tuple=True)
-        best = scores[0, y, x].argsort(descending=True)[:count]
-        points = torch.stack((x[best], y[best]), 1).float()
-        size = torch.tensor((width, height), device=image.device)
-        return Keypoints(points, scores[0, y[best], x[best]], self.sample(dense, points), size)
-
-    def sample(self, dense: Tensor, points: Tensor) -> Tensor:
-        """(1, D, h, w) descriptors of cells and (N, 2) x, y in pixels -> (N, D) of length 1, bilinear between the cells."""
-        size = torch.tensor(dense.shape[:-3:-1], device=dense.device) * self.stride
-        grid = ((points + 0.5) / size * 2 - 1).to(dense.dtype)
-        return F.normalize(F.grid_sample(dense, grid[None, None], align_corners=False)[0, :, 0].T, dim=1)
-
-
-def local_maxima(scores: Tensor, radius: int, rounds: int = 2) -> Tensor:
-    """(B, H, W) -> bool: greater than all within `radius` pixels; then, `rounds` times, the same among those that no peak
-    suppresses, as a lower peak counts once the one that hid it from its neighbours is itself suppressed."""
-
-    def greatest(x: Tensor) -> Tensor:
-        return F.max_pool2d(x, 2 * radius + 1, stride=1, padding=radius)
-
-    peaks = scores == greatest(scores)
-    for _ in range(rounds):
-        hidden = greatest(peaks.float()) > 0
-        rest = scores.masked_fill(hidden, 0)
-        peaks = peaks | ((rest == greatest(rest)) & ~hidden)
-    return peaks
-
-
-class InstanceModel(LabelledModel):
-    """(B, C, H, W) -> boxes (B, N, 4), labels (B, N), scores (B, N), masks (B, N, H, W): N places a picture, best first.
-
-    boxes    x0, y0, x1, y1 in pixels of the image
-    labels   int64 class indices; -1: the place is empty
-    scores   in [0, 1]
-    masks    probabilities at the image's size
-
-    `things` are the classes that have instances, by index; stuff, which data may label besides, is learned by branches for it.
-    A subclass gives `forward_instances`, and as it chooses by what is labelled which boxes it learns from, its `forward_train`
-    takes the segments of each picture besides.  A class is a kind of thing; the background is none, so `num_classes=1` has one
-    name.
-    """
-
-    kind = "instances"
-    output_names = ("boxes", "labels", "scores", "masks")
-    guides = ("segments",)
-
-    def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
-        super().__init__(num_classes=num_classes, in_channels=in_channels)
-        self.classes = self.classes[:num_classes]
-        self.palette: tuple[tuple[int, int, int], ...] = default_palette(num_classes + 1)[1:]  # black is nobody's
-        self.things: tuple[int, ...] = tuple(range(num_classes))
-
-    def labels(self) -> dict[str, Any]:
-        palette = [list(colour) for colour in self.palette]
-        return super().labels() | {"palette": palette, "things": list(self.things)}
-
-    def forward_instances(self, image: Tensor) -> InstanceSet:
-        """(B, C, H, W) -> boxes (B, N, 4), labels (B, N), scores (B, N), masks (B, N, m, m) in their boxes"""
-        raise NotImplementedError
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        height, width = image.shape[-2:]
-        found = self.forward_instances(image)
-        return found.boxes, found.labels, found.scores, found.pasted((height, width))
-
-    @torch.no_grad()
-    def detect(self, image: Tensor, *, threshold: float = 0.5, inside: float = 0.5) -> list[Instances]:
-        """(B, C, H, W), normalised -> the instances of each picture with scores from `threshold` on.
-
-        inside   probability from which on a pixel belongs to a mask
-        """
-        height, width = image.shape[-2:]
-        return self.forward_instances(image).instances((height, width), threshold=threshold, inside=inside)
-
-
-class Detector3d(LabelledModel):
-    """Points (B, N, F) in the lidar's frame -> boxes (B, M, 7), labels (B, M), scores (B, M): M places a scan, best first.
-
-    points   x, y, z in metres and F - 3 further values, such as the reflectance; points outside `area` fill up a batch
-    boxes    x, y, z of the centre, length, width, height in metres, angle about z in radians
-    labels   int64 class indices; -1: the place is empty
-    map      (B, map_channels, H, W), drawn over `area`'s x and y, for a subclass whose `inputs` are ("points", "map")
-
-    A subclass gives `forward`.
-    """
-
-    kind = "detector3d"
-    inputs = ("points",)
-    output_names = ("boxes", "labels", "scores")
-    example_points: ClassVar[int] = 2048
-
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        area: tuple[float, float, float, float, float, float],
-        in_channels: int = 4,
-        map_channels: int = 0,
-    ) -> None:
-        super().__init__(num_classes=num_classes, in_channels=in_channels)
-        if in_channels < 3:
-            raise ValueError(f"in_channels is {in_channels}; a point has x, y and z at least: give 3 or more")
-        if any(low >= high for low, high in zip(area[:3], area[3:], strict=True)):
-            raise ValueError(f"area is {area}; give least x, y, z and greatest x, y, z in metres")
-        if bool(map_channels) != ("map" in self.inputs):
-            raise ValueError(
-                f"map_channels is {map_channels}, and {type(self).__name__} takes {', '.join(self.inputs)}"
-            )
-        self.classes = self.classes[:num_classes]
-        self.area, self.map_channels = area, map_channels
+    def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> dict[str, Tensor]:
+        """Of one picture of `size` = (height, width): what `inputs` has beside the image, drawn; without a batch's dimension."""
+        return {}
 
     def example(self, batch: int = 1, size: tuple[int, int] = (64, 64)) -> tuple[Tensor, ...]:
-        """Points on a diagonal of the area, further values 0; where the model takes a map, zeros of (batch, channels, *size)."""
-        like = next(self.parameters(), torch.zeros(()))
-        area = torch.tensor(self.area, device=like.device, dtype=like.dtype)
-        along = torch.linspace(0.01, 0.99, self.example_points, device=like.device, dtype=like.dtype)[:, None]
-        points = F.pad(area[:3] + along * (area[3:] - area[:3]), (0, self.in_channels - 3)).expand(batch, -1, -1)
-        raster = torch.zeros(batch, self.map_channels, *size, device=like.device, dtype=like.dtype)
-        return (points, raster) if "map" in self.inputs else (points,)
+        """Zeros for the image, and what `draw` gives for each picture, the same each time."""
+        (image,) = super().example(batch, size)
+        rng = np.random.default_rng(0)
+        drawn = [self.draw(rng, (image.shape[-2], image.shape[-1])) for _ in range(batch)]
+        more = [torch.stack([one[name] for one in drawn]).to(image.device) for name in self.inputs[1:]]
+        return (image, *(x.to(image.dtype) if x.is_floating_point() else x for x in more))
+
+    def tally(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Outputs of `forward_train` and the batch -> sums that can be added up over batches and processes, of which `summary`
+        makes the scores."""
+        raise NotImplementedError(f"{type(self).__name__} says nothing of how it is scored")
+
+    def summary(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """What `tally` gave, added up, -> scores by name, those of a trivial predictor among them."""
+        raise NotImplementedError(f"{type(self).__name__} says nothing of how it is scored")
+
+    def scores(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, float]:
+        """Of one batch alone."""
+        return self.summary(self.tally(outputs, batch))
+
+    def reconstruct(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Outputs of `forward_train` and the batch -> pictures to look at, (B, C, H, W) in [0, 1]: "input", "masked" where
+        something is hidden, "predicted"."""
+        raise NotImplementedError(f"{type(self).__name__} says nothing of how its predictions are drawn")
+
+    def unnormalised(self, image: Tensor) -> Tensor:
+        """(B, C, H, W), as the network takes it -> in [0, 1]"""
+        mean, std = (
+            torch.tensor(x, device=image.device).view(-1, 1, 1)
+            for x in (self.preprocessing.mean, self.preprocessing.std)
+        )
+        return (image.float() * std + mean).clamp(0, 1)

@@ -33,6 +33,7 @@ class Term:
     at       "target": outputs are brought to the target's height and width; "output": labels to the output's, by nearest
              neighbour; "as is"
     classes  the outputs score the classes: class weights reach the loss, and a run may put another loss in its place
+    beside   further keys of the batch that the loss takes behind the target
     """
 
     name: str
@@ -42,6 +43,7 @@ class Term:
     on: str | tuple[str, ...] | None = "mask"
     at: Literal["target", "output", "as is"] = "target"
     classes: bool = True
+    beside: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -50,7 +52,13 @@ class Term:
 
     def target(self, batch: Batch) -> Any:
         """What it is held against; KeyError where the batch has none of it."""
-        keys = (self.on,) if isinstance(self.on, str) else self.on or ()
+        return self._in(batch, (self.on,) if isinstance(self.on, str) else self.on or ())
+
+    def further(self, batch: Batch) -> list[Any]:
+        """What its loss takes behind the target; KeyError where the batch lacks some of it."""
+        return [self._in(batch, (key,)) for key in self.beside]
+
+    def _in(self, batch: Batch, keys: tuple[str, ...]) -> Any:
         found = next((key for key in keys if key in batch), None)
         if found is None:
             raise KeyError(
@@ -73,7 +81,7 @@ class Model(nn.Module):
 
         model(*inputs)                    what is exported, compiled and timed
         model.forward_train(*inputs)      all that the paper supervises, by name, each at its own resolution; of a model with
-                                          `guides` it takes these, too
+                                          `train_inputs` it takes these, too
         model.criterion(outputs, batch)   the paper's own objective: name of each term -> weighted scalar
         model.deploy()                    a copy for inference: same outputs, less work
 
@@ -83,7 +91,9 @@ class Model(nn.Module):
 
     kind: ClassVar[str] = ""
     inputs: ClassVar[tuple[str, ...]] = ("image",)  # keys of a batch that forward and forward_train take
-    guides: ClassVar[tuple[str, ...]] = ()  # further ones of forward_train: labels that say what is worth computing
+    train_inputs: tuple[str, ...] = ()  # further ones, which forward_train alone takes: pairs, labels
+    # of each input, the last for all further ones, names of the axes that an exported file leaves open; "": the axis is fixed
+    open_axes: ClassVar[tuple[tuple[str, ...], ...]] = (("batch", "", "height", "width"),)
     output_names: ClassVar[tuple[str, ...]] = ("logits",)  # of what forward gives, in an exported file
     counted_at: ClassVar[tuple[int, int]] = (512, 1024)  # (H, W) of its published work, unless the card has another
     fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more
@@ -120,6 +130,14 @@ class Model(nn.Module):
         """Every supervised output by name."""
         raise NotImplementedError(f"{type(self).__name__} says nothing of how it is trained")
 
+    def near_ties(self, *inputs: Tensor) -> list[Any]:
+        """What `forward` gives as well where it decides by a comparison that rounding may turn; []: it decides nothing so."""
+        return []
+
+    def at_step(self, step: int, steps: int) -> None:
+        """Called before each step of a training, and before each evaluation: 0, 1, … of `steps`; for weights of terms and
+        temperatures that follow a schedule.  A function of the two alone, so that resuming is exact."""
+
     def labels(self) -> dict[str, Any]:
         """What a file says of the classes that it scores, as plain data; {} for a model without classes."""
         return {}
@@ -152,7 +170,7 @@ class Model(nn.Module):
             given = [resize(output.float(), size, align_corners=self.align_corners) for output in given]
         elif term.at == "output":
             target = labels_at(target, given[0].shape[-2:])
-        return [*given, target]
+        return [*given, target, *term.further(batch)]
 
     @torch.inference_mode(False)  # so that the copy's tensors are ordinary ones wherever it is made
     def deploy(self) -> Self:

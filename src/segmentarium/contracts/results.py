@@ -248,6 +248,27 @@ class Keypoints:
     descriptors: Tensor
     image_size: Tensor
 
-    def as_dict(self) -> dict[str, Tensor]:
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+    def to_lightglue(self) -> dict[str, Tensor]:
         """What a LightGlue matcher takes for one of its two pictures: the same with a batch of one in front."""
         return {name: value[None] for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class Boxes3d:
+    """The boxes of one scan, best first.
+
+    boxes    (N, 7) x, y, z of the centre, length, width, height in metres, angle about z in radians; or (N, 9), with the
+             speed along x and y in metres a second
+    labels   (N,) int64 class indices
+    scores   (N,) in [0, 1]
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)

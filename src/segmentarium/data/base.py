@@ -24,7 +24,10 @@ Transform = Callable[[Sample], Sample]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """The facts of a data set: its classes, their colours, and its terms of use."""
+    """The facts of a data set: its classes, their colours, and its terms of use.
+
+    labelled   False: pictures alone, which have no classes
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -32,9 +35,10 @@ class DatasetInfo:
     ignore_index: int = IGNORE_INDEX
     licence: str = "unknown"
     url: str = ""
+    labelled: bool = True
 
     def __post_init__(self) -> None:
-        if not self.classes:
+        if not self.classes and self.labelled:
             raise ValueError(f"data set {self.name!r} has zero classes; name one or more")
         if len(self.classes) != len(self.palette):
             raise ValueError(
@@ -60,7 +64,8 @@ class PictureDataset(Dataset[Sample]):
     notes (lines that whoever uses the data should read).
     """
 
-    task: ClassVar[Literal["segmentation", "segments", "classification", "keypoints"]]
+    task: ClassVar[Literal["segmentation", "segments", "classification", "keypoints", "pictures"]]
+    needs_folder: ClassVar[bool] = True  # it reads files
     items: Sequence[Any]
     frequency: tuple[str, ...] | None = None  # "r", "c" or "f" for each class, where the set says how rare they are
 

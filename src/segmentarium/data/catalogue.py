@@ -12,6 +12,7 @@ from segmentarium.data.base import PictureDataset, Transform
 _READERS = {
     "ade20k": ("segmentarium.data.ade20k", "ADE20K"),
     "ade20k_panoptic": ("segmentarium.data.panoptic_json", "ADE20KPanoptic"),
+    "argoverse2": ("segmentarium.data.argoverse2", "Argoverse2"),
     "camvid": ("segmentarium.data.camvid", "CamVid"),
     "cityscapes": ("segmentarium.data.cityscapes", "Cityscapes"),
     "cityscapes_instances": ("segmentarium.data.cityscapes_segments", "CityscapesInstances"),
@@ -26,8 +27,15 @@ _READERS = {
     "imagefolder": ("segmentarium.data.imagefolder", "ImageFolder"),
     "imagenet": ("segmentarium.data.imagefolder", "ImageNet"),
     "instances": ("segmentarium.data.instance_folder", "InstanceFolder"),
+    "kitti": ("segmentarium.data.kitti", "Kitti"),
     "labelme": ("segmentarium.data.labelme", "Labelme"),
+    "lidar_folder": ("segmentarium.data.lidar_folder", "LidarFolder"),
     "lvis": ("segmentarium.data.lvis", "LVIS"),
+    "nuscenes": ("segmentarium.data.nuscenes", "NuScenes"),
+    "pictures": ("segmentarium.data.pictures", "Pictures"),
+    "points": ("segmentarium.data.points", "Points"),
+    "scan_info": ("segmentarium.data.scan_info", "ScanInfo"),
+    "shapes": ("segmentarium.data.shapes", "Shapes"),
     "voc": ("segmentarium.data.voc", "PascalVOC"),
     "yolo": ("segmentarium.data.yolo", "Yolo"),
 }
@@ -72,6 +80,15 @@ def list_splits(name: str) -> tuple[str, ...]:
         KeyError: no such data set (with the nearest names).
     """
     return importlib.import_module(_reader(name).__module__).SPLITS
+
+
+def needs_folder(name: str) -> bool:
+    """Whether the data set `name` reads files; one that is drawn by a program does not.
+
+    Raises:
+        KeyError: no such data set (with the nearest names).
+    """
+    return _reader(name).needs_folder
 
 
 def _reader(name: str) -> Any:

@@ -82,6 +82,15 @@ def classification_train_transform(
         )
     if flip:
         steps.append(v2.RandomHorizontalFlip(flip))
+    steps += changes(rand_augment, magnitude, jitter, erase, mean, std)
+    return v2.Compose(steps)
+
+
+def changes(
+    rand_augment: int, magnitude: int, jitter: float, erase: float, mean: Sequence[float], std: Sequence[float]
+) -> list[nn.Module]:
+    """What `classification_train_transform` does to a crop: distortions, and the values that the network takes."""
+    steps: list[nn.Module] = []
     if rand_augment:
         steps.append(v2.RandAugment(rand_augment, magnitude, interpolation=v2.InterpolationMode.BILINEAR))
     if jitter:
@@ -89,7 +98,7 @@ def classification_train_transform(
     steps.append(ToModelInput(mean, std))
     if erase:
         steps.append(v2.RandomErasing(erase))
-    return v2.Compose(steps)
+    return steps
 
 
 def classification_eval_transform(

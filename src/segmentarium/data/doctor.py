@@ -3,8 +3,8 @@
 Errors are what training would stumble over: files that cannot be read, pictures without a mask, masks of another
 size, labels outside the classes, segments without a category. Warnings are what makes a result worse without stopping
 anything: unused classes, masks without a labelled pixel, pictures that occur twice (worst in two parts of a set, or in
-two classes), label images in a lossy format; of segments, polygons that have two points or leave the picture, segments
-without a pixel, objects that overlap.
+two classes), label images in a lossy format; of pictures without labels, small ones and other files; of segments,
+polygons that have two points or leave the picture, segments without a pixel, objects that overlap.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from segmentarium.data.class_frequency import by_frequency, histogram
 from segmentarium.data.contact_sheet import Thumbnail, contact_sheet, thumbnail
 from segmentarium.data.image_io import ImageReadError, is_rotated, open_image, to_upright_rgb
 from segmentarium.data.mask_io import LabelError, MaskEncoding, read_raw_mask
+from segmentarium.data.pictures import Picture, Pictures
 from segmentarium.data.segments import VOID, SegmentDataset, SegmentItem, label_map
 from segmentarium.files import check_targets, has_keys
 from segmentarium.labels import IGNORE_INDEX
@@ -176,7 +177,7 @@ def check_data(
 class _Finding:
     """What is kept of one picture, and of its mask."""
 
-    item: Item | LabelledPicture | SegmentItem
+    item: Item | LabelledPicture | SegmentItem | Picture
     sound: bool = False  # the picture and its label can be used
     size: str = ""
     image_mode: str = ""
@@ -211,7 +212,7 @@ def _examine(dataset: PictureDataset, index: int, show: bool) -> _Finding:
             mask = _examine_segments(dataset, item, image, finding)
             finding.sound = all(problem.level == "warning" for problem in finding.problems)
     else:
-        caption = dataset.info.classes[item.label]
+        caption = dataset.info.classes[item.label] if isinstance(item, LabelledPicture) else ""
         finding.sound = image is not None
     if show and image is not None:
         finding.picture = thumbnail(image, mask, dataset.info.palette, dataset.name(index), caption)
@@ -315,12 +316,26 @@ class _Tally:
         self.crowds = 0
         self.colour_sums, self.colour_pixels = np.zeros((2, 3)), 0
         self.readable = 0
-        self.seen: dict[bytes, Item | LabelledPicture | SegmentItem] = {}
+        self.seen: dict[bytes, Item | LabelledPicture | SegmentItem | Picture] = {}
         self.pictures: list[Thumbnail] = []
         if isinstance(dataset, SegmentationDataset):
             self._unpaired(dataset)
         elif isinstance(dataset, ClassificationDataset):
             self.labels = np.array(dataset.counts())
+        elif isinstance(dataset, Pictures):
+            self._left_out(dataset)
+
+    def _left_out(self, dataset: Pictures) -> None:
+        self.problems += [Problem("error", "unreadable picture", str(path), why) for path, why in dataset.unreadable]
+        self.problems += [
+            Problem(
+                "warning", "small picture", str(path), f"{width} x {height} pixels show next to nothing; it is left out"
+            )
+            for path, width, height in dataset.small
+        ]
+        self.problems += [
+            Problem("warning", "other file", str(path), "no picture; it is passed over") for path in dataset.others
+        ]
 
     def _unpaired(self, dataset: SegmentationDataset) -> None:
         self.problems += [Problem("error", "no mask", str(p), "the picture has no mask") for p in dataset.missing_masks]
@@ -378,7 +393,8 @@ class _Tally:
         classes = self._picture_classes() if self.task == "classification" else self._classes()
         labelled, ignored = int(self.pixels[: self.void].sum()), int(self.pixels[self.void])
         if not total:
-            self.problems.append(Problem("error", "empty", "", "the data set has no labelled pictures"))
+            what = "labelled pictures" if self.info.labelled else "pictures"
+            self.problems.append(Problem("error", "empty", "", f"the data set has no {what}"))
         elif total < _FEW_PICTURES:
             self.problems.append(Problem("warning", "few", "", f"only {total} pictures; expect no model to generalise"))
         if labelled or self.task == "classification":

@@ -78,6 +78,19 @@ def open_image(
             raise ImageReadError(f"{name} cannot be converted from mode {image.mode}: {error}") from error
 
 
+def picture_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) as the file's head says, before any rotation; no pixel is read.  Raises ImageReadError."""
+    name = describe_source(path)
+    _check_file(Path(path), name)
+    try:
+        with _open_unlimited(path) as image:
+            return image.size
+    except UnidentifiedImageError as error:
+        raise ImageReadError(f"{name} is not a picture that can be read: its contents fit no known format") from error
+    except Exception as error:
+        raise ImageReadError(f"{name} cannot be read as a picture: {error}") from error
+
+
 def to_upright_rgb(image: Image.Image) -> Image.Image:
     """An opened picture as `read_image` gives it; for callers that also want to know its mode."""
     return _to_rgb(upright(image))

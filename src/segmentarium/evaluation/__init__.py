@@ -13,6 +13,7 @@ from segmentarium.lazy import lazy_names
 if TYPE_CHECKING:
     from segmentarium.evaluation.classes import ClassMatch, match_classes
     from segmentarium.evaluation.classification import ClassificationReport
+    from segmentarium.evaluation.probing import ProbeReport, probe
     from segmentarium.evaluation.report import Report
     from segmentarium.evaluation.score import evaluate
     from segmentarium.evaluation.segments import SegmentReport
@@ -20,13 +21,24 @@ if TYPE_CHECKING:
 _HOME_OF = {
     "ClassMatch": "classes",
     "ClassificationReport": "classification",
+    "ProbeReport": "probing",
     "Report": "report",
     "SegmentReport": "segments",
     "evaluate": "score",
     "match_classes": "classes",
+    "probe": "probing",
 }
 
-__all__ = ["ClassMatch", "ClassificationReport", "Report", "SegmentReport", "evaluate", "match_classes"]
+__all__ = [
+    "ClassMatch",
+    "ClassificationReport",
+    "ProbeReport",
+    "Report",
+    "SegmentReport",
+    "evaluate",
+    "match_classes",
+    "probe",
+]
 
 
 __getattr__ = lazy_names(__name__, _HOME_OF)

@@ -15,19 +15,30 @@ import torch
 from torch import nn
 
 from segmentarium.checks import check_choice
-from segmentarium.contracts import Classifier, InstanceModel, MaskModel, SegmentationModel, adopt
+from segmentarium.contracts import (
+    TASKS,
+    Classifier,
+    Detector3d,
+    InstanceModel,
+    MaskModel,
+    SegmentationModel,
+    adopt,
+    asked_task,
+    task_of,
+)
 from segmentarium.data import PictureDataset, SegmentDataset
+from segmentarium.data.scans import ScanDataset
 from segmentarium.evaluation.base import check_output
 from segmentarium.evaluation.classes import ClassMatch, match_classes
 from segmentarium.evaluation.classification import ClassificationReport, LabelledPictures, PictureScoring
 from segmentarium.evaluation.diagnosis import label_warning
 from segmentarium.evaluation.report import Report
 from segmentarium.evaluation.samples import LabelledImages, with_logits
+from segmentarium.evaluation.scans import ScanReport, ScanScoring
 from segmentarium.evaluation.segments import LabelMaps, SegmentReport, SegmentScoring
 from segmentarium.evaluation.tally import Tally
 from segmentarium.inference.engines import Engine
 from segmentarium.inference.network import Network
-from segmentarium.inference.segments import TASKS, MaskNetwork
 from segmentarium.inference.tta import augmented
 from segmentarium.inference.windows import sliding, whole
 
@@ -40,7 +51,7 @@ def evaluate(
     dataset: LabelledImages | LabelledPictures | SegmentDataset,
     *,
     task: str | None = None,
-    mode: Mode = "whole",
+    mode: Mode | None = None,
     tile: int = 1024,
     overlap: int | float = 0.25,
     flip: bool = False,
@@ -59,16 +70,17 @@ def evaluate(
     overwrite: bool = False,
     readers: int = 2,
     progress: Callable[[int, int], None] | None = None,
-) -> Report | SegmentReport | ClassificationReport:
+) -> Report | SegmentReport | ClassificationReport | ScanReport:
     """Scores of a model on labelled images: the `Report` of a segmenter, the `SegmentReport` of what tells segments apart, the
-    `ClassificationReport` of a classifier.
+    `ClassificationReport` of a classifier, the `ScanReport` of a detector in point clouds.
 
     model           a model, or what `load` takes: a catalogue name, a file
     dataset         label maps for a segmenter, segments for a mask classifier, pictures with one class each for a classifier
     task            of a mask classifier: "semantic" (mIoU), "instance" (AP) or "panoptic" (PQ); None: by the data, of segments
-                    "panoptic" where there is stuff among the classes, else "instance"
+                    "panoptic" where there is stuff among the classes, else "instance" ("semantic" where all is stuff)
     mode            "whole" images, or "slide": windows of at most `tile` pixels a side that share `overlap` (pixels as int,
-                    a share of the tile as float) with their neighbours and are blended
+                    a share of the tile as float) with their neighbours and are blended; None: as the model's preprocessing
+                    says, which published weights bring along, else "whole"
     flip, scales    averages the probabilities of the mirrored image and of several scales
     engine          "torch", "compile", "onnxruntime", "openvino", "auto", or an engine that was built already
     batch_size      images (mode "whole") or windows ("slide") to one call; images share a call where they have one size
@@ -101,18 +113,32 @@ def evaluate(
         source = model.title
     if output is not None:
         check_output(output, overwrite=overwrite)
+    if isinstance(model, Detector3d):
+        given = {
+            "mode": mode != "whole",
+            "flip": flip,
+            "scales": _several(scales),
+            "size": size,
+            "crop_ratio": crop_ratio,
+        }
+        given |= {"engine": engine != "torch", "num_classes": num_classes}
+        _refuse(source, model.kind, dataset, "boxes3d", **given)
+        report = _evaluate_scans(model, dataset, source, device, batch_size, limit, readers, progress)
+        if output is not None:
+            report.save(output, overwrite=overwrite)
+        return report
     common = {"num_classes": num_classes, "worst": worst}
     network = partial(Network, model, engine, precision, device)
     scoring: Scoring
     data: Any = dataset  # whose labels fit the kind, as `_refuse` sees to
     if isinstance(model, Classifier):
-        _refuse(source, model.kind, dataset, "classification", mode=mode != "whole", flip=flip, scales=_several(scales))
+        _refuse(source, model.kind, dataset, "classification", mode=mode == "slide", flip=flip, scales=_several(scales))
         scoring = PictureScoring(model, network, data, size=size, crop_ratio=crop_ratio, **common)
     elif isinstance(model, InstanceModel) or (
         isinstance(model, MaskModel) and chosen_task(task, dataset) != "semantic"
     ):
         if isinstance(model, InstanceModel):
-            task = task or "instance"
+            task = asked_task(model, task)
         _refuse(
             source,
             model.kind,
@@ -124,13 +150,13 @@ def evaluate(
             crop_ratio=crop_ratio,
         )
         if isinstance(engine, Engine):
-            raise ValueError(f"engine is {engine}, which gives no masks; give 'torch' or 'compile'")
-        options = {"engine": engine, "precision": precision, "device": device, "mode": mode, "tile": tile}
+            raise ValueError(f"engine is {engine}, of which nobody knows that it gives masks; give its name")
+        options = {"engine": engine, "precision": precision, "device": device, "mode": mode or "whole", "tile": tile}
         options |= {"overlap": overlap, "boundary_ratio": boundary_ratio}
         scoring = SegmentScoring(model, data, task=chosen_task(task, dataset), **options, **common)
     elif isinstance(model, SegmentationModel | MaskModel):
-        if task not in (None, "semantic"):
-            raise ValueError(f"{source} is a {model.kind}, which tells no segments apart: leave task ({task!r}) out")
+        if not isinstance(model, MaskModel):
+            asked_task(model, task)
         if isinstance(dataset, SegmentDataset):
             data = dataset = LabelMaps(dataset)
         _refuse(source, model.kind, dataset, "segmentation", size=size, crop_ratio=crop_ratio)
@@ -171,14 +197,48 @@ def evaluate(
     return report
 
 
+def _evaluate_scans(
+    model: Detector3d,
+    dataset: Any,
+    source: str,
+    device: torch.device | str | None,
+    batch_size: int,
+    limit: int | None,
+    readers: int,
+    progress: Callable[[int, int], None] | None,
+) -> ScanReport:
+    from segmentarium.inference.engines import default_device
+
+    place = default_device(device)
+    started = time.perf_counter()
+    scoring = ScanScoring(model.to(place), dataset)
+    total = len(dataset) if limit is None else min(limit, len(dataset))
+    for done in scoring.run(range(total), batch_size, readers):
+        if progress is not None:
+            progress(done, total)
+    info = dataset.info
+    return scoring.report(
+        seconds=time.perf_counter() - started,
+        model={"name": source, "classes": list(model.classes), "area": list(model.area)},
+        data={"name": info.name, "split": dataset.split, "images_in_split": len(dataset), "licence": info.licence},
+        options={
+            "protocol": "boxes within the area that the model looks at; nuScenes' AP by distance, Argoverse 2's CDS without a "
+            "region of interest, KITTI's AP with 40 recalls, no levels",
+            "batch_size": batch_size,
+            "limit": limit,
+        },
+        machine=_machine(place),
+        versions=_versions(),
+        notes=[*dataset.notes, *scoring.notes],
+    )
+
+
 def chosen_task(task: str | None, dataset: Any) -> str:
     """What a mask classifier is scored by: as asked for, else by the data.  ValueError for what is none."""
+    check_choice("task", task, (*TASKS, None))
     if task is not None:
-        check_choice("task", task, TASKS)
         return task
-    if not isinstance(dataset, SegmentDataset):
-        return "semantic"
-    return "instance" if len(dataset.things) == dataset.info.num_classes else "panoptic"
+    return task_of(dataset.things, dataset.info.num_classes) if isinstance(dataset, SegmentDataset) else "semantic"
 
 
 class Scoring(Protocol):
@@ -187,7 +247,7 @@ class Scoring(Protocol):
     match: ClassMatch
 
     @property
-    def network(self) -> Network | MaskNetwork: ...
+    def network(self) -> Network: ...
 
     def run(self, indices: Sequence[int], batch_size: int, readers: int) -> Iterator[int]:
         """Scores these images; yields after each batch how many are done."""
@@ -211,7 +271,7 @@ class MapScoring:
         network: Callable[[], Network],
         dataset: LabelledImages,
         *,
-        mode: Mode,
+        mode: Mode | None,
         tile: int,
         overlap: int | float,
         flip: bool,
@@ -225,13 +285,18 @@ class MapScoring:
         self.network, self.dataset = network(), dataset
         self.tally = Tally(self.match, boundary_ratio, worst, self.network.device)
         self._forward = augmented(self.network, flip=flip, scales=scales)
-        self._given = mode, tile, overlap, flip, scales, boundary_ratio
+        self._blend: dict[str, Any] = {}
+        told = model.preprocessing
+        if mode is None and told.tile is not None:
+            mode, tile, overlap = "slide", told.tile, told.tile - (told.stride or 0)
+            self._blend = {"blend": "mean", "spread": False}
+        self._given = mode or "whole", tile, overlap, flip, scales, boundary_ratio
 
     def run(self, indices: Sequence[int], batch_size: int, readers: int) -> Iterator[int]:
         mode, tile, overlap, *_ = self._given
         once, together = partial(whole, self._forward), batch_size
         if mode == "slide":
-            once = partial(sliding, self._forward, tile=tile, overlap=overlap, batch_size=batch_size)
+            once = partial(sliding, self._forward, tile=tile, overlap=overlap, batch_size=batch_size, **self._blend)
             together = 1
         for batch, logits in with_logits(self.network, once, self.dataset, indices, together, readers):
             self.tally.add(batch, logits.to(self.network.device))  # some engines compute elsewhere
@@ -297,11 +362,12 @@ def _several(scales: Sequence[float]) -> bool:
 
 def _refuse(source: str, kind: str, dataset: Any, task: str, **options: Any) -> None:
     """Raises for the data and the options that are of another kind of model."""
-    if isinstance(dataset, PictureDataset) and dataset.task != task:
+    if isinstance(dataset, PictureDataset | ScanDataset) and dataset.task != task:
         labels = {
             "segmentation": "a class for every pixel",
             "segments": "segments",
             "classification": "a class for every picture",
+            "boxes3d": "boxes in point clouds",
         }
         raise TypeError(
             f"{source} is a {kind}, but data set {dataset.info.name!r} is of {dataset.task}: "
@@ -311,8 +377,8 @@ def _refuse(source: str, kind: str, dataset: Any, task: str, **options: Any) -> 
         raise ValueError(f"{source} is a {kind}, for which there is no {' and no '.join(given)}; leave it out")
 
 
-def _check(mode: str, batch_size: int, limit: int | None, length: int) -> None:
-    if mode not in ("whole", "slide"):
+def _check(mode: str | None, batch_size: int, limit: int | None, length: int) -> None:
+    if mode not in (None, "whole", "slide"):
         raise ValueError(f'mode is {mode!r}; give "whole" or "slide"')
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; give 1 or more")

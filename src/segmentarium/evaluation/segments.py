@@ -18,10 +18,10 @@ from segmentarium.evaluation.base import BaseReport, number, numbers, percent
 from segmentarium.evaluation.classes import ClassMatch, match_classes
 from segmentarium.evaluation.samples import batches, prepare, read_ahead
 from segmentarium.evaluation.worst import Worst, shrunk
-from segmentarium.inference.network import with_channels
+from segmentarium.inference.network import Network, with_channels
 from segmentarium.inference.segment_drawing import segment_overlay
 from segmentarium.inference.segment_map import FoundSegment, SegmentMap, measured
-from segmentarium.inference.segments import SURE, MaskNetwork, SegmentPredictor
+from segmentarium.inference.segments import SURE, SegmentPredictor
 from segmentarium.media.readers import ArrayRows
 from segmentarium.metrics import AveragePrecision, FederatedAveragePrecision, PanopticQuality
 from segmentarium.metrics.federated import MOST
@@ -305,7 +305,7 @@ class SegmentScoring:
         self.boundary_ratio = boundary_ratio
 
     @property
-    def network(self) -> MaskNetwork:
+    def network(self) -> Network:
         """What computes the masks, and for how long."""
         return self.predictor.network
 
@@ -379,6 +379,8 @@ def _in_model(things: Sequence[int], match: ClassMatch) -> tuple[int, ...]:
 
 class LabelMaps:
     """A data set of segments as one of classes of pixels: for semantic scores."""
+
+    task = "segmentation"
 
     def __init__(self, dataset: SegmentDataset) -> None:
         self.dataset, self.info = dataset, dataset.info

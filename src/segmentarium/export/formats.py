@@ -59,11 +59,12 @@ def _quiet() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Traced:
-    """A model's graph, with the names of what it takes and gives."""
+    """A model's graph, with the names of what it takes and gives, and of the inputs' open axes."""
 
     program: ExportedProgram
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    axes: tuple[tuple[str, ...], ...]
 
 
 def trace(model: Model) -> Traced:
@@ -74,8 +75,11 @@ def trace(model: Model) -> Traced:
     batch, *size = TRACE_SIZE
     example = model.example(batch, (size[0], size[1]))
     # Named ranges would ask for a proof that no guard excludes a size; the parity check measures it instead.
-    free = (0,) if model.fixed_size else (0, 2, 3)
-    dynamic = tuple({dim: Dim.DYNAMIC for dim in free if dim < tensor.ndim} for tensor in example)
+    axes = tuple(model.open_axes[min(i, len(model.open_axes) - 1)] for i in range(len(example)))
+    dynamic = tuple(
+        {dim: Dim.DYNAMIC for dim, name in enumerate(names) if name and not (model.fixed_size and dim)}
+        for names in axes
+    )
     try:
         with _quiet(), torch.no_grad():
             program = torch.export.export(model, example, dynamic_shapes=dynamic)
@@ -88,7 +92,7 @@ def trace(model: Model) -> Traced:
     program.example_inputs = None  # or the example travels in the file
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # and local paths with it
-    return Traced(program, model.inputs, model.output_names)
+    return Traced(program, model.inputs, model.output_names, axes)
 
 
 def write_torch(traced: Traced, path: Path, metadata: Mapping[str, Any], opset: int = OPSET) -> None:
@@ -124,8 +128,12 @@ def write_onnx(traced: Traced, path: Path, metadata: Mapping[str, Any], opset: i
     for key, value in metadata.items():
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value)
-    given = [dim.dim_param for dim in graph.input[0].type.tensor_type.shape.dim]
-    names = {symbol: name for symbol, name in zip(given, ("batch", "", "height", "width"), strict=False) if symbol}
+    names = {
+        dim.dim_param: name
+        for put, axes in zip(graph.input, traced.axes, strict=False)
+        for dim, name in zip(put.type.tensor_type.shape.dim, axes, strict=False)
+        if dim.dim_param
+    }
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmentarium.contracts import Model, Preprocessing
+from segmentarium.contracts import MaskSet, Model, Preprocessing
+from segmentarium.keypoints.detector import PointDetector
 from segmentarium.runtimes import onnx_session, openvino_network
 
 Image = str | Path | np.ndarray | Tensor
-Outputs = np.ndarray | tuple[np.ndarray, ...]
-Runner = Callable[[np.ndarray], Outputs]
+Arrays = tuple[np.ndarray, ...]
+Runner = Callable[
+    ..., Any
+]  # the arrays that the model takes, in its order -> an array, or several where it gives several
 
 TOLERANCE = 1e-4  # relative, in float32
 SIZES = ((256, 320), (193, 259))
@@ -27,13 +30,15 @@ PHOTO = Path(__file__).resolve().parents[3] / "docs" / "images" / "astronaut.jpg
 @dataclass(frozen=True)
 class Comparison:
     """One engine, one input size.  Errors are maxima over all logits; `same_class` is the share of pixels (of a
-    classifier: of images), 0 to 1."""
+    classifier: of images), 0 to 1.  `ties`: by how much, relative to the greatest logit, near ties inside the network may turn
+    its outputs; of the errors twice as much is left out where they do."""
 
     size: tuple[int, int]
     batch: int
     absolute_error: float
     relative_error: float
     same_class: float
+    ties: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -89,8 +94,15 @@ def classes_of(logits: np.ndarray) -> np.ndarray:
     return logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1)
 
 
-def compare(output: np.ndarray, reference: np.ndarray, size: tuple[int, ...] | None = None) -> Comparison:
+def compare(
+    output: np.ndarray,
+    reference: np.ndarray,
+    size: tuple[int, ...] | None = None,
+    slack: np.ndarray | float = 0.0,
+) -> Comparison:
     """The errors of `output` against `reference`, both (B, K, …), of images of that size (None: the reference's).
+
+    slack   of an error, how much is left out; broadcast over the reference
 
     A non-finite output counts as an infinite error.
     """
@@ -98,12 +110,36 @@ def compare(output: np.ndarray, reference: np.ndarray, size: tuple[int, ...] | N
     size, batch = (height, width), len(reference)
     if output.shape != reference.shape or not np.isfinite(output).all():
         return Comparison(size, batch, float("inf"), float("inf"), 0.0)
-    absolute = float(np.abs(output - reference).max())
-    relative = absolute / max(float(np.abs(reference).max()), 1e-12)
-    return Comparison(size, batch, absolute, relative, float((classes_of(output) == classes_of(reference)).mean()))
+    absolute = float((np.abs(output - reference) - slack).max().clip(0))
+    largest = max(float(np.abs(reference).max()), 1e-12)
+    same = float((classes_of(output) == classes_of(reference)).mean())
+    return Comparison(size, batch, absolute, absolute / largest, same, float(np.max(slack)) / largest)
 
 
-def compare_instances(output: Outputs, reference: Outputs, size: tuple[int, ...]) -> Comparison:
+def compare_points(outputs: Arrays, references: Arrays, size: tuple[int, int]) -> Comparison:
+    """Of (B, K, 2) places, (B, K) scores, 0 where there is no point, and (B, K, D) descriptors: the errors of the points that
+    both have; infinite where either lacks more than one in a hundred.  `same_class` is the share that both have.
+
+    Scores may lie closer together than rounding, and the order of points, and which are the last, follow from them.
+    """
+    common, total, error = 0, 0, 0.0
+    for found, expected in zip(zip(*outputs, strict=True), zip(*references, strict=True), strict=True):
+        ours, theirs = (
+            {tuple(place): (score, described) for place, score, described in zip(*each, strict=True) if score > 0}
+            for each in ((given[0].round(2).tolist(), given[1].tolist(), given[2]) for given in (found, expected))
+        )
+        both = ours.keys() & theirs.keys()
+        common, total = common + len(both), total + max(len(ours), len(theirs))
+        for place in both:
+            error = max(
+                error, abs(ours[place][0] - theirs[place][0]), float(np.abs(ours[place][1] - theirs[place][1]).max())
+            )
+    share = common / max(total, 1)
+    error = error if share >= 0.99 or not total else float("inf")
+    return Comparison(size, len(references[0]), error, error, share if total else 1.0)
+
+
+def compare_instances(output: Arrays, reference: Arrays, size: tuple[int, int]) -> Comparison:
     """The same of boxes, labels, scores and masks: of what `reference` found, each is held against what `output` found of its
     class in its place, as rounding may change their order.
 
@@ -111,7 +147,7 @@ def compare_instances(output: Outputs, reference: Outputs, size: tuple[int, ...]
     like.  Less than nine of ten have: an infinite error.  One that lies at a threshold may be found by one engine alone.
     """
     kind = (size[0], size[1]), len(reference[0])
-    if len(output) != 4 or any(a.shape != b.shape for a, b in zip(output, reference, strict=True)):
+    if any(a.shape != b.shape for a, b in zip(output, reference, strict=True)):
         return Comparison(*kind, float("inf"), float("inf"), 0.0)
     worst, found, wanted = 0.0, 0, 0
     for mine, theirs in zip(zip(*output, strict=True), zip(*reference, strict=True), strict=True):
@@ -126,6 +162,55 @@ def compare_instances(output: Outputs, reference: Outputs, size: tuple[int, ...]
     if found < 0.9 * wanted or not np.isfinite(worst):
         worst = float("inf")
     return Comparison(*kind, worst, worst, found / max(wanted, 1))
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is given to the engines, and what PyTorch makes of it: of each output what is left out of its errors, too.
+
+    kind  of the model: of "instances" and "points" what was found is held against its like, whatever their order
+    """
+
+    given: Arrays
+    outputs: Arrays
+    slacks: tuple[np.ndarray | float, ...]
+    kind: str
+
+    def compared(self, found: Arrays) -> Comparison:
+        """The worst of all outputs; of masks, `same_class` is of the class that they and their classes give each cell."""
+        height, width = self.given[0].shape[2:]
+        if len(found) != len(self.outputs):
+            return Comparison((height, width), len(self.given[0]), float("inf"), float("inf"), 0.0)
+        if self.kind in ("instances", "points"):
+            return (compare_points if self.kind == "points" else compare_instances)(
+                found, self.outputs, (height, width)
+            )
+        rows = [
+            compare(output, reference, (height, width), slack)
+            for output, reference, slack in zip(found, self.outputs, self.slacks, strict=True)
+        ]
+        worst = max(rows, key=lambda row: row.relative_error)
+        if self.kind == "mask" and len(rows) == 2:
+            same = float((_mask_classes(found) == _mask_classes(self.outputs)).mean())
+            worst = replace(worst, same_class=same)
+        return replace(worst, ties=max(row.ties for row in rows))
+
+
+def answers_of(found: Any) -> np.ndarray:
+    """What a model's outputs come to: the class of every pixel, or of each cell of its masks, or of a picture."""
+    arrays = arrays_of(found)
+    return classes_of(arrays[0]) if len(arrays) == 1 else _mask_classes(arrays)
+
+
+def _mask_classes(found: Arrays) -> np.ndarray:
+    scores = MaskSet(torch.from_numpy(found[0]), torch.from_numpy(found[1])).semantic().numpy()
+    return classes_of(scores - 0.5 * (scores.shape[1] == 1))
+
+
+def arrays_of(found: Any) -> Arrays:
+    """A tensor, an array, or a tuple of them -> float32 arrays."""
+    several = found if isinstance(found, tuple | list) else (found,)
+    return tuple(np.asarray(one.float().cpu() if isinstance(one, Tensor) else one) for one in several)
 
 
 class ParityCheck:
@@ -143,8 +228,7 @@ class ParityCheck:
             sizes = (model.fixed_size,) * 2  # one image, and a batch
         training = model.training
         device = next(model.parameters()).device
-        self.compare: Any = compare_instances if model.kind == "instances" else compare
-        self.cases: list[tuple[np.ndarray, Outputs]] = []
+        self.cases: list[Case] = []
         model.eval()
         with torch.inference_mode():
             for index, size in enumerate(sizes):
@@ -152,46 +236,52 @@ class ParityCheck:
                     example = network_input(image, size, model.preprocessing, model.in_channels)
                     if index % 2:  # every second size as a batch of two
                         example = torch.cat([example, example.flip(-1)])
-                    given = model(example.to(device))
-                    several = given if isinstance(given, tuple) else (given,)
-                    self.cases.append((example.numpy(), _outputs([one.float().cpu().numpy() for one in several])))
+                    height, width = example.shape[-2:]
+                    given = (example.to(device), *model.example(len(example), (height, width))[1:])
+                    self.cases.append(_case(model, given))
         model.train(training)
 
     def run(self, runner: Runner) -> list[Comparison]:
-        return [
-            self.compare(runner(example), reference, (example.shape[2], example.shape[3]))
-            for example, reference in self.cases
-        ]
+        return [case.compared(arrays_of(runner(*case.given))) for case in self.cases]
 
 
-def _outputs(found: Sequence[Any]) -> Outputs:
-    """What a network gives: an array, or several."""
-    arrays = tuple(np.asarray(one) for one in found)
-    return arrays if len(arrays) > 1 else arrays[0]
+def _case(model: Model, given: tuple[Tensor, ...]) -> Case:
+    """What the model gives, and how far near ties turn it: of each query or class of a picture, the most."""
+    outputs = arrays_of(model(*given))
+    slacks: list[np.ndarray | float] = [0.0] * len(outputs)
+    for other in model.near_ties(given[0]):
+        for i, (output, turned) in enumerate(zip(outputs, arrays_of(other), strict=True)):
+            moved = 2 * np.abs(turned - output).max(tuple(range(2, output.ndim)), keepdims=True)
+            slacks[i] = np.maximum(slacks[i], moved)
+    kind = "points" if isinstance(model, PointDetector) else model.kind
+    return Case(tuple(one.cpu().numpy() for one in given), outputs, tuple(slacks), kind)
 
 
 def torch_runner(path: Path) -> Runner:
     module = torch.export.load(str(path)).module()
 
-    def run(image: np.ndarray) -> Outputs:
+    def run(*given: np.ndarray) -> Any:
         with torch.inference_mode():
-            found = module(torch.from_numpy(image))
-            return _outputs(found if isinstance(found, tuple) else (found,))
+            return module(*map(torch.from_numpy, given))
 
     return run
 
 
 def onnx_runner(path: Path) -> Runner:
     session = onnx_session(path, torch.get_num_threads())
-    name = session.get_inputs()[0].name
-    return lambda image: _outputs(session.run(None, {name: image}))
+    names = [entry.name for entry in session.get_inputs()]
+    return lambda *given: _one_or_all(session.run(None, dict(zip(names, given, strict=True))))
 
 
 def openvino_runner(path: Path, precision: str = "f32") -> Runner:
     """precision: "f32" or "bf16"."""
     compiled = openvino_network(path, precision, torch.get_num_threads())
     # A copy: OpenVINO hands out a view of a buffer that the next call overwrites.
-    return lambda image: _outputs([np.array(one) for one in compiled(image).values()])
+    return lambda *given: _one_or_all([np.array(found) for found in compiled(given).to_tuple()])
+
+
+def _one_or_all(found: list[np.ndarray]) -> Any:
+    return found[0] if len(found) == 1 else tuple(found)
 
 
 RUNNERS: dict[str, Callable[[Path], Runner]] = {

@@ -1,7 +1,7 @@
 """What computes the logits: eager PyTorch, torch.compile, ONNX Runtime or OpenVINO, behind one call.
 
 An engine takes normalised float32 pictures (B, C, H, W) of any size of 32 or more and returns float32 logits
-(B, K, H, W). Every engine runs the model's deploy form.
+(B, K, H, W), or a tuple of what the model gives besides (`MaskOutputs`). Every engine runs the model's deploy form.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +30,20 @@ NEEDS = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("ope
 class Engine:
     """A function from pictures to logits that knows its name.  `details` says what it really runs on."""
 
-    def __init__(self, name: str, run: Callable[[Tensor], Tensor], details: str) -> None:
+    def __init__(self, name: str, run: Callable[[Tensor], Any], details: str) -> None:
         self.name = name
         self.details = details
         self._run = run
 
-    def __call__(self, image: Tensor) -> Tensor:
+    def __call__(self, image: Tensor) -> Any:
+        first, *more = self.outputs(image)
+        return (first, *more) if more else first
+
+    def outputs(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Everything that the model gives, in its order."""
         with torch.inference_mode():
-            return self._run(image).float()
+            found = self._run(image)
+            return tuple(output.float() for output in ((found,) if isinstance(found, Tensor) else found))
 
     def __str__(self) -> str:
         return f"{self.name} ({self.details})"
@@ -96,7 +102,7 @@ def _torch_engine(model: nn.Module, precision: str, device: torch.device) -> Eng
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     network = deployed(model).to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def run(image: Tensor) -> Tensor:
+    def run(image: Tensor) -> Any:
         return network(image.to(device=device, dtype=dtype, memory_format=torch.channels_last))
 
     return Engine("torch", run, f"{_device_name(device)}, {precision}, channels-last")
@@ -107,7 +113,7 @@ def _compiled_engine(model: nn.Module, precision: str, device: torch.device) -> 
     network = deployed(model).to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     compiled = torch.compile(network)
 
-    def run(image: Tensor) -> Tensor:
+    def run(image: Tensor) -> Any:
         return compiled(image.to(device=device, dtype=dtype, memory_format=torch.channels_last))
 
     return Engine("compile", run, f"torch.compile, {_device_name(device)}, {precision}, channels-last")
@@ -117,10 +123,9 @@ def _onnxruntime_engine(model: nn.Module) -> Engine:
     threads = torch.get_num_threads()
     session = onnx_session(onnx_file(model), threads)
     picture = session.get_inputs()[0].name
-    output = session.get_outputs()[0].name
 
-    def run(image: Tensor) -> Tensor:
-        return torch.from_numpy(session.run([output], {picture: image.contiguous().cpu().numpy()})[0])
+    def run(image: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(found) for found in session.run(None, {picture: image.contiguous().cpu().numpy()})]
 
     return Engine("onnxruntime", run, f"{session.get_providers()[0]}, fp32, {threads} threads")
 
@@ -130,9 +135,10 @@ def _openvino_engine(model: nn.Module, precision: str) -> Engine:
     compiled = openvino_network(onnx_file(model), "bf16" if precision == "bf16" else "f32", threads)
     request = compiled.create_infer_request()
 
-    def run(image: Tensor) -> Tensor:
+    def run(image: Tensor) -> list[Tensor]:
         request.infer([image.contiguous().cpu().numpy()], share_inputs=True)
-        return torch.from_numpy(request.get_output_tensor(0).data.copy())
+        outputs = range(len(compiled.outputs))
+        return [torch.from_numpy(request.get_output_tensor(i).data.copy()) for i in outputs]
 
     hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if precision == "bf16" and hint != "bf16":

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts import Model, adopt
-from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device
+from segmentarium.contracts import InstanceModel, InstanceSet, MaskModel, MaskOutputs, MaskSet, Model, adopt
+from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device, deployed
 
 
 def with_channels(pixels: Tensor, wanted: int) -> Tensor:
@@ -28,7 +29,8 @@ def with_channels(pixels: Tensor, wanted: int) -> Tensor:
 
 
 class Network:
-    """uint8 (B, C, h, w) -> float32 logits: normalised, then through the engine.  `seconds` adds up the engine's time.
+    """uint8 (B, C, h, w) -> float32 logits, or what else the model gives: normalised, then through the engine.  `seconds` adds
+    up the engine's time.
 
     engine     a name ("auto" is measured on the first image), or an engine that was built already
     expected   pictures to come, where that is known: for a few, "auto" measures nothing
@@ -52,8 +54,13 @@ class Network:
             if engine != "auto":
                 self.engine = build_engine(self.model, engine, precision=precision, device=self.device)
 
+    def __call__(self, pixels: Tensor) -> Any:
+        first, *more = self.outputs(pixels)
+        return (first, *more) if more else first
+
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> Tensor:
+    def outputs(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Everything that the model gives, in its order."""
         # Scaled bytes come from the processor, as in the predictor: CUDA has no antialiased resize of bytes.
         image = self.preprocessing.normalise(pixels.to(self.device))
         if self.engine is None:
@@ -62,11 +69,11 @@ class Network:
             # A copy, as the measurement puts the model into eval mode and onto the device.
             self.engine = fastest_engine(copy.deepcopy(self.model), image, device=self.device, pictures=self.expected)
         started = time.perf_counter()
-        logits = self.engine(image)
-        if logits.is_cuda:  # a GPU returns before it is done
-            torch.cuda.synchronize(logits.device)
+        found = self.engine.outputs(image)
+        if found[0].is_cuda:  # a GPU returns before it is done
+            torch.cuda.synchronize(found[0].device)
         self.seconds += time.perf_counter() - started
-        return logits
+        return found
 
     def facts(self, name: str) -> dict[str, Any]:
         """What the report says of the model."""
@@ -77,3 +84,65 @@ class Network:
             "trained_on": self.model.weights_header.get("dataset"),
             "preprocessing": self.preprocessing.as_dict(),
         }
+
+
+class MaskNetwork(Network):
+    """uint8 (B, C, h, w) -> `MaskSet`, read at the pictures' size: as `Network`, of a mask classifier."""
+
+    def __init__(
+        self,
+        model: MaskModel,
+        engine: str | Engine = "torch",
+        precision: str = "fp32",
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__(MaskOutputs(model), engine, precision, device)
+
+    def __call__(self, pixels: Tensor) -> MaskSet:
+        height, width = pixels.shape[-2:]
+        class_logits, mask_logits = self.outputs(pixels)
+        return MaskSet(class_logits, mask_logits).at((height, width))
+
+
+class InstanceNetwork(Network):
+    """uint8 (B, C, h, w) -> `InstanceSet`: as `Network`, of a detector with masks.
+
+    Raises ValueError for engines of exported networks, which give masks of the picture's size.
+    """
+
+    def __init__(
+        self,
+        model: InstanceModel,
+        engine: str | Engine = "torch",
+        precision: str = "fp32",
+        device: torch.device | str | None = None,
+    ) -> None:
+        if engine not in ("torch", "compile"):
+            raise ValueError(f"engine is {str(engine)!r}; of a detector give 'torch' or 'compile'")
+        super().__init__(model, "torch", precision, device)
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        network: Any = deployed(model).to(self.device, self.dtype)
+        self.network = network.to(memory_format=torch.channels_last)
+        find = self.network.forward_instances
+        self._find: Callable[[Tensor], InstanceSet] = torch.compile(find) if engine == "compile" else find
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> InstanceSet:
+        image = self.preprocessing.normalise(pixels.to(self.device)).to(self.dtype)
+        started = time.perf_counter()
+        found = self._find(image.contiguous(memory_format=torch.channels_last))
+        if image.is_cuda:  # a GPU returns before it is done
+            torch.cuda.synchronize(image.device)
+        self.seconds += time.perf_counter() - started
+        return found
+
+
+def segment_network(
+    model: MaskModel | InstanceModel,
+    engine: str | Engine = "torch",
+    precision: str = "fp32",
+    device: torch.device | str | None = None,
+) -> MaskNetwork | InstanceNetwork:
+    """What tells segments apart, on an engine."""
+    made = InstanceNetwork if isinstance(model, InstanceModel) else MaskNetwork
+    return made(model, engine, precision, device)  # type: ignore[arg-type]

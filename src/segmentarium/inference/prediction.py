@@ -11,57 +11,63 @@ from typing import Any
 import numpy as np
 
 from segmentarium.checks import check_choice
-from segmentarium.contracts import Classifier
+from segmentarium.contracts import TASKS, Classifier, KeypointModel, asked_task
 from segmentarium.inference.classifier import ImageClassifier
+from segmentarium.inference.points import KeypointFinder
+from segmentarium.inference.poses import PoseFinder
 from segmentarium.inference.predictor import ModelSource, Predictor, resolve_model
-from segmentarium.inference.segments import TASKS, SegmentPredictor
+from segmentarium.inference.segments import SegmentPredictor
 from segmentarium.inference.tracking import SegmentTracker
 from segmentarium.media import sources
 
 
 def predict(
     source: sources.Source,
-    model: ModelSource | Predictor | SegmentPredictor | ImageClassifier = "person",
+    model: ModelSource | Predictor | SegmentPredictor | ImageClassifier | KeypointFinder | PoseFinder = "person",
     *,
-    task: str = "semantic",
+    task: str | None = None,
     keep_probabilities: bool = False,
     on_error: Callable[[str, Exception], None] | None = None,
     **options: Any,
 ) -> Iterator[Any]:
     """Results, one after the other, of everything that `source` names: a `Result` of a segmenter, a `SegmentResult` of a mask
-    classifier that is asked for segments, a `Classification` of a classifier.
+    classifier that is asked for segments, a `Classification` of a classifier, `FoundPoints` or `Poses` of a keypoint model.
 
         for result in segmentarium.predict("photos/", "person", engine="auto"):
             result.save("out", ("overlay", "cutout"))
 
     source    path, folder, glob, http(s) address, PIL image, uint8 array, tensor, video file (each frame), number of a
               webcam, or a list of them
-    model     as of `Predictor`, or one that is there already: a Predictor, a SegmentPredictor, an ImageClassifier
-    task      of a mask classifier: "semantic", "instance" or "panoptic"; in a video, segments keep their numbers
+    model     as of `Predictor`, or one that is there already: a Predictor, a SegmentPredictor, an ImageClassifier, …
+    task      of a mask classifier: "semantic", "instance" or "panoptic"; in a video, segments keep their numbers.  None: as the
+              model says (`MaskModel.task`)
     on_error  called with the file's name and the error of a picture that cannot be read, and the rest go on;
               default: the error is raised
     keep_probabilities  of a segmenter: each result keeps (K, H, W) float16
-    options   of `Predictor`, `SegmentPredictor` or `ImageClassifier`
+    options   of `Predictor`, `SegmentPredictor`, `ImageClassifier`, `KeypointFinder` or `PoseFinder`
     """
     items = sources.expand(source)
-    check_choice("task", task, TASKS)
-    if isinstance(model, Predictor | SegmentPredictor | ImageClassifier):
-        if options or task != "semantic":
-            word, given = type(model).__name__, [*options, *(["task"] if task != "semantic" else [])]
+    check_choice("task", task, (*TASKS, None))
+    if isinstance(model, Predictor | SegmentPredictor | ImageClassifier | KeypointFinder | PoseFinder):
+        if options or task is not None:
+            word, given = type(model).__name__, [*options, *(["task"] if task is not None else [])]
             raise TypeError(f"the {word} has its options already; {', '.join(given)} cannot be given beside it")
         predictor = model
     else:
         loaded = resolve_model(model)
-        kind: Any = SegmentPredictor if task != "semantic" else Predictor
-        if isinstance(loaded, Classifier):
-            if task != "semantic":
-                raise TypeError(f"{loaded.title} is a classifier: it has no segments; leave task out")
-            kind = ImageClassifier
-        predictor = kind(loaded, **options, **({"task": task} if kind is SegmentPredictor else {}))
+        wanted = asked_task(loaded, task)
+        kind: Any = ImageClassifier if isinstance(loaded, Classifier) else Predictor
+        if isinstance(loaded, KeypointModel):
+            kind = PoseFinder if loaded.joints else KeypointFinder
+        if wanted != "semantic":
+            kind, options = SegmentPredictor, {**options, "task": wanted}
+        predictor = kind(loaded, **options)
         predictor.model_name = str(model) if isinstance(model, str | PathLike) else predictor.model_name
     if keep_probabilities:
         if isinstance(predictor, ImageClassifier):
             raise TypeError("a classifier's results have their probabilities anyway; leave keep_probabilities out")
+        if isinstance(predictor, KeypointFinder | PoseFinder):
+            raise TypeError("points have a score each and no probabilities of pixels; leave keep_probabilities out")
         if isinstance(predictor, SegmentPredictor):
             raise TypeError("segments have a score each and no probabilities of pixels; leave keep_probabilities out")
         return _results(items, partial(predictor, keep_probabilities=True), on_error)

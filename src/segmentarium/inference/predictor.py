@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts import Classifier, InstanceModel, MaskModel, Model, SegmentationModel, adopt
+from segmentarium.contracts import (
+    Classifier,
+    InstanceModel,
+    KeypointModel,
+    MaskModel,
+    Model,
+    SegmentationModel,
+    adopt,
+)
 from segmentarium.inference.drawing import soften
 from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device
 from segmentarium.inference.network import with_channels
@@ -48,7 +56,8 @@ class Predictor(ForegroundFinder):
     foreground  the class that cut-outs keep, by name or index; default: class 1 of a model with two
     batch_size  tiles at a time
 
-    Models with `preprocessing.long_side` see the picture at that size, and tiles are counted there.
+    Models whose `preprocessing` has a size see the picture at that size, and tiles are counted there; where it has a tile, "auto"
+    is that, as in the published protocol.
     """
 
     def __init__(
@@ -76,12 +85,13 @@ class Predictor(ForegroundFinder):
         self.model_name = str(model) if isinstance(model, str | PathLike) else found.title
         if not isinstance(found, SegmentationModel | MaskModel):
             other = {
-                Classifier: ": use `segmentarium classify` (in Python ImageClassifier, or predict)",
-                InstanceModel: ": give --task instance (in Python SegmentPredictor, or predict with task='instance')",
+                Classifier: "use `segmentarium classify` (in Python ImageClassifier, or predict)",
+                KeypointModel: "use `segmentarium keypoints` (in Python KeypointFinder, or predict)",
+                InstanceModel: "give --task instance (in Python SegmentPredictor, or predict with task='instance')",
             }
             raise TypeError(
                 f"{self.model_name} is a {found.kind}: it gives no class for every pixel, so it cannot segment"
-                + next((text for kind, text in other.items() if isinstance(found, kind)), "")
+                + next((f": {text}" for kind, text in other.items() if isinstance(found, kind)), "")
             )
         self.model = found
         self.in_channels = found.in_channels
@@ -93,6 +103,13 @@ class Predictor(ForegroundFinder):
         self.foreground = foreground_class(foreground, self.classes)
         self.tile, self.overlap, self.batch_size = tile, overlap, batch_size
         self.blend: Blend = blend
+        self._spread = True
+        if tile == "auto" and self.preprocessing.tile is not None:  # as the weights' publication scored them
+            self.tile, self.overlap = (
+                self.preprocessing.tile,
+                self.preprocessing.tile - (self.preprocessing.stride or 0),
+            )
+            self.blend, self._spread = "mean", False
         self.flip, self.scales = flip, tuple(scales)
         self._engine: Engine | None = None
         self._forward: Callable[[Tensor], Tensor] = augmented(self._logits, flip=flip, scales=self.scales)
@@ -194,14 +211,30 @@ class Predictor(ForegroundFinder):
         tile = self._tile_for(*view.shape[-2:])
         if tile is None:
             return whole(self._forward_reduced, view)
-        return sliding(self._forward_reduced, view, tile, self.overlap, self.blend, batch_size=self.batch_size)
+        return sliding(
+            self._forward_reduced,
+            view,
+            tile,
+            self.overlap,
+            self.blend,
+            batch_size=self.batch_size,
+            spread=self._spread,
+        )
 
     def _blocks(self, image: Rows) -> Iterator[Block]:
         tile = self._tile_for(image.height, image.width)
         if tile is None:
             yield Block(0, 0, whole(self._forward_reduced, image.rows(0, image.height)))
         else:
-            yield from stream(self._forward_reduced, image, tile, self.overlap, self.blend, batch_size=self.batch_size)
+            yield from stream(
+                self._forward_reduced,
+                image,
+                tile,
+                self.overlap,
+                self.blend,
+                batch_size=self.batch_size,
+                spread=self._spread,
+            )
 
     def _forward_reduced(self, image: Tensor) -> Tensor:
         logits = self._forward(image)

@@ -213,7 +213,12 @@ def write_numbers(path: Path, ids: np.ndarray) -> None:
     """A PNG of numbers (H, W), R + 256 G + 65536 B, in bands of rows."""
     with PngWriter(path, ids.shape[1], ids.shape[0], "RGB") as file:
         for _, band in bands(ids):
-            file.write(np.stack((band & 255, band >> 8 & 255, band >> 16 & 255), 2).astype(np.uint8))
+            file.write(numbers_as_colours(band))
+
+
+def numbers_as_colours(ids: np.ndarray) -> np.ndarray:
+    """Numbers (H, W) -> uint8 (H, W, 3): R + 256 G + 65536 B."""
+    return np.stack((ids & 255, ids >> 8 & 255, ids >> 16 & 255), 2).astype(np.uint8)
 
 
 def _word(name: str) -> str:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from os import PathLike
-from typing import Any, Literal, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from segmentarium.checks import check_choice
-from segmentarium.contracts import InstanceModel, InstanceSet, MaskModel, MaskSet, Model
-from segmentarium.inference.engines import default_device, deployed
-from segmentarium.inference.network import with_channels
+from segmentarium.contracts import InstanceModel, InstanceSet, MaskModel, MaskSet, asked_task
+from segmentarium.inference.network import segment_network, with_channels
 from segmentarium.inference.predictor import WHOLE_LIMIT, ModelSource, Tile, resolve_model
 from segmentarium.inference.segment_map import SegmentMap, of_instances, of_panoptic, painted_instances
 from segmentarium.inference.segment_result import SegmentResult
@@ -25,67 +24,9 @@ from segmentarium.media import sources
 from segmentarium.media.readers import ArrayRows
 from segmentarium.media.sources import displayed
 
-Task = Literal["semantic", "instance", "panoptic"]
-TASKS = ("semantic", "instance", "panoptic")
-ENGINES = ("torch", "compile")
+TOLD_APART = ("instance", "panoptic")
 TILE = 1024
 SURE = 0.5  # an instance's score from which on it is shown
-
-
-class MaskNetwork:
-    """uint8 (B, C, h, w) -> `MaskSet`, read at the pictures' size, of a detector `InstanceSet`: normalised, then through the
-    model's deploy form.
-
-    `seconds` adds up the network's time.
-
-    Raises ValueError for an engine that gives no masks: exported networks give semantic scores alone.
-    """
-
-    def __init__(
-        self,
-        model: MaskModel | InstanceModel,
-        engine: str = "torch",
-        precision: str = "fp32",
-        device: torch.device | str | None = None,
-    ) -> None:
-        if engine not in ENGINES:
-            raise ValueError(
-                f"engine is {engine!r}, which gives semantic scores and no segments; give {' or '.join(map(repr, ENGINES))}"
-            )
-        check_choice("precision", precision, ("fp32", "bf16"))
-        self.model: Model = model
-        self.device, self.dtype = default_device(device), torch.bfloat16 if precision == "bf16" else torch.float32
-        self.in_channels = model.in_channels
-        self.preprocessing = model.preprocessing.for_channels(model.in_channels)
-        network = cast("Any", deployed(model)).to(self.device, self.dtype)
-        self.network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        found = self.network.forward_instances if isinstance(model, InstanceModel) else self.network.forward_masks
-        self._masks: Callable[[Tensor], MaskSet | InstanceSet] = torch.compile(found) if engine == "compile" else found
-        self.engine = f"{engine} ({self.device}, {precision}, channels-last)"
-        self.seconds = 0.0
-
-    @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> MaskSet | InstanceSet:
-        image = self.preprocessing.normalise(pixels.to(self.device)).to(self.dtype)
-        started = time.perf_counter()
-        found = self._masks(image.contiguous(memory_format=torch.channels_last))
-        if image.is_cuda:  # a GPU returns before it is done
-            torch.cuda.synchronize(image.device)
-        self.seconds += time.perf_counter() - started
-        if isinstance(found, InstanceSet):
-            return found
-        height, width = image.shape[-2:]
-        return MaskSet(found.class_logits.float(), found.mask_logits).at((height, width))
-
-    def facts(self, name: str) -> dict[str, Any]:
-        """What a report says of the model."""
-        return {
-            "name": name,
-            "system": self.model.title,
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "trained_on": self.model.weights_header.get("dataset"),
-            "preprocessing": self.preprocessing.as_dict(),
-        }
 
 
 class SegmentPredictor:
@@ -95,12 +36,13 @@ class SegmentPredictor:
         for segment in predictor(picture).segments: …
 
     model         a name of the catalogue, a file, a folder, "hf:OWNER/NAME", or a MaskModel or InstanceModel
-    task          "instance": objects, which may overlap; "panoptic": every pixel to one segment at most.  A detector does the
-                  former alone
+    task          "instance": objects, which may overlap; "panoptic": every pixel to one segment at most; None: as the model says
+                  (`MaskModel.task`), panoptic where it says "semantic".  A detector does the former alone
     threshold     score from which on an instance, or probability above which a query, counts; None: 0.5 and 0.8, as published
     mask_overlap  of "panoptic": share of its mask that a query must keep where masks compete
     count         of "instance": at most so many a picture; None: 100, of a detector as many as it gives
-    engine        "torch" or "compile"
+    engine        "torch", "compile", "onnxruntime", "openvino", or "auto": the fastest that agrees on the first picture; of a
+                  detector "torch" or "compile"
     tile          largest side of a tile in pixels, None: always the whole picture, "auto": whole up to 2 megapixels.  Segments of
                   several tiles are joined
     overlap       of the tiles: pixels (int) or share of the tile (float)
@@ -114,7 +56,7 @@ class SegmentPredictor:
         self,
         model: ModelSource,
         *,
-        task: str = "panoptic",
+        task: str | None = None,
         threshold: float | None = None,
         mask_overlap: float = 0.8,
         count: int | None = None,
@@ -124,7 +66,7 @@ class SegmentPredictor:
         tile: Tile = "auto",
         overlap: int | float = 0.25,
     ) -> None:
-        check_choice("task", task, TASKS[1:])
+        check_choice("task", task, (*TOLD_APART, None))
         if isinstance(tile, str) and tile != "auto":
             raise ValueError(f'tile is {tile!r}; give a number of pixels, "auto" or None')
         for name, value in (("threshold", threshold), ("mask_overlap", mask_overlap)):
@@ -135,22 +77,26 @@ class SegmentPredictor:
         self.model_name = str(model) if isinstance(model, str | PathLike) else found.title
         if not isinstance(found, MaskModel | InstanceModel):
             raise TypeError(f"{self.model_name} is a {found.kind}: it gives no masks, so it cannot tell segments apart")
-        if isinstance(found, InstanceModel) and task != "instance":
-            raise ValueError(
-                f"{self.model_name} finds objects and leaves the rest alone: give task='instance', not {task!r}"
-            )
-        self.model, self.task = found, task
+        told = asked_task(found, task)
+        self.model, self.task = found, "panoptic" if told == "semantic" else told
         self.classes, self.palette, self.things = found.classes, found.palette, found.things
-        self.threshold = (SURE if task == "instance" else 0.8) if threshold is None else threshold
+        self.threshold = usual_threshold(self.task) if threshold is None else threshold
         self.mask_overlap, self.count = mask_overlap, count
         self.tile, self.overlap = tile, overlap
-        self.network = MaskNetwork(found, engine, precision, device)
+        self.network = segment_network(found, engine, precision, device)
         self.preprocessing = self.network.preprocessing
 
     @property
     def engine(self) -> str:
-        """What computes, in words."""
-        return self.network.engine
+        """What computes, in words; "auto" before the first picture."""
+        return "auto" if self.network.engine is None else str(self.network.engine)
+
+    def asked(self, task: str, threshold: float | None = None) -> Self:
+        """The same network, asked for another task."""
+        check_choice("task", task, TOLD_APART)
+        other = copy.copy(self)
+        other.task, other.threshold = task, usual_threshold(task) if threshold is None else threshold
+        return other
 
     def __call__(self, image: Any, *, name: str = "image", path: Any = None) -> SegmentResult:
         """The segments of one picture: PIL image, (H, W), (H, W, 3 or 4) array, or (C, H, W) tensor; path: read it."""
@@ -247,3 +193,8 @@ class SegmentPredictor:
             return TILE if height * width > WHOLE_LIMIT else None
         tile = cast("int | None", self.tile)
         return None if tile is None or max(height, width) <= tile else tile
+
+
+def usual_threshold(task: str) -> float:
+    """From which score on segments count, as published."""
+    return SURE if task == "instance" else 0.8

@@ -168,7 +168,7 @@ class CascadeDecoder(InstanceDecoder):
         align = partial(RoIAlign, aligned=form_.aligned, samples=form_.samples)
         self.box_regions = align(strides, BOX_SIZE)
         self.mask_regions = mask_regions(mask_levels, strides, MASK_SIZE, aligned=form_.aligned, samples=form_.samples)
-        scores = partial(
+        scores: Any = partial(
             named, CLASSIFIERS, "classifier", classifier, num_classes=num_classes, **(classifier_arguments or {})
         )
         self.boxes = nn.ModuleList(
@@ -293,7 +293,8 @@ class CascadeDecoder(InstanceDecoder):
         masks = self.masked(maps, scene, torch.cat((image[:, None].to(box.dtype), box), 1), label)
         where = places(image, batch, count)
         values = ((box, 0.0), (label, -1), (score, 0.0), (masks, 0.0))
-        return InstanceSet(*(padded(value, where, batch, count, empty) for value, empty in values), self.form.pasting)
+        boxes, labels, scores, found = (padded(value, where, batch, count, empty) for value, empty in values)
+        return InstanceSet(boxes, labels, scores, found, self.form.pasting)
 
     def masked(self, maps: Sequence[Tensor], scene: Tensor | None, rois: Tensor, labels: Tensor) -> Tensor:
         """Regions (M, 5) and their classes -> (M, 28, 28) probabilities"""
@@ -401,7 +402,7 @@ class CascadeDecoder(InstanceDecoder):
             ]
         if self.semantic is not None:
             on = ("semantic", "segments")
-            terms.append(Term("semantic", 0.2, SemanticLoss(), ("semantic_logits",), on, "as is", classes=False))
+            terms.append(Term("semantic", 0.2, SemanticLoss(), ("semantic_logits",), on, at="as is", classes=False))
         return tuple(terms)
 
 

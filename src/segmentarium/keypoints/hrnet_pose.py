@@ -92,7 +92,7 @@ class HRNetPose(KeypointModel):
         return found
 
     @torch.no_grad()
-    def detect(self, image: Tensor, *, count: int | None = None, flip: bool = False) -> Keypoints:
+    def detect(self, image: Tensor, *, count: int | None = None, flip: bool = False) -> Keypoints:  # type: ignore[override]
         """One person's normalised picture (C, H, W), or a batch of it alone -> its joints in pixels, in their own order.
 
         count   the best so many, best first

@@ -17,6 +17,7 @@ class FCNHead(nn.Module):
     channels          of the features
     decoder_channels  of the convolutions; None: a quarter of the feature's
     concatenate       one more convolution sees the feature beside what the others made of it
+    dilation          of the convolutions, but for that one
     index             which of the features
     """
 
@@ -30,6 +31,7 @@ class FCNHead(nn.Module):
         concatenate: bool = False,
         index: int = -1,
         dropout: float = 0.1,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         if not -len(channels) <= index < len(channels):
@@ -39,7 +41,9 @@ class FCNHead(nn.Module):
         self.index = index
         inputs = channels[index]
         width = decoder_channels or inputs // 4
-        self.convs = nn.Sequential(*(ConvNormAct(width if i else inputs, width) for i in range(convs)))
+        self.convs = nn.Sequential(
+            *(ConvNormAct(width if i else inputs, width, dilation=dilation) for i in range(convs))
+        )
         self.concatenate = ConvNormAct(inputs + width, width) if concatenate else None
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = init_classifier(nn.Conv2d(width, num_classes, 1))

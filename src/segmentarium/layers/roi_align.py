@@ -39,7 +39,7 @@ class RoIAlign(nn.Module):
         found = maps[0].new_zeros((rois.shape[0], maps[0].shape[1], self.size, self.size))
         for level, (x, stride) in enumerate(zip(maps, self.strides, strict=True)):
             (own,) = indices(levels == level)
-            found = found.index_put((own,), self._cut(x, rois[own], stride))
+            found[own] = self._cut(x, rois[own], stride)
         return found
 
     def levels_of(self, rois: Tensor, objects: Tensor, truth: Any) -> Tensor | None:

@@ -12,6 +12,7 @@ from segmentarium.losses.class_presence import ClassPresence
 from segmentarium.losses.connectivity import Connectivity
 from segmentarium.losses.consistency import Consistency
 from segmentarium.losses.cross_entropy import CrossEntropy
+from segmentarium.losses.descriptor_hinge import DescriptorHinge
 from segmentarium.losses.detail import DetailLoss
 from segmentarium.losses.dice import Dice
 from segmentarium.losses.diversity import Diversity
@@ -23,13 +24,18 @@ from segmentarium.losses.federated import FederatedLoss, answered, asked_classes
 from segmentarium.losses.focal import Focal
 from segmentarium.losses.joints_mse import JointsMSE, joint_heatmaps, weighted_mse
 from segmentarium.losses.label_cross_entropy import LabelCrossEntropy
+from segmentarium.losses.logit_laplace import LogitLaplace
 from segmentarium.losses.lovasz import Lovasz
+from segmentarium.losses.masked_patches import MaskedPatches
+from segmentarium.losses.masked_tokens import MaskedTokens
 from segmentarium.losses.ohem import OhemCrossEntropy
 from segmentarium.losses.regions import RegionLoss
 from segmentarium.losses.seesaw import SeesawLoss
 from segmentarium.losses.segments import Segments, segments_of
 from segmentarium.losses.set_loss import FocalSetLoss, PointSetLoss, SetLoss
+from segmentarium.losses.softmax_bce import SoftmaxBCE
 from segmentarium.losses.token_labels import MixedLabelCrossEntropy, TokenLabelCrossEntropy
+from segmentarium.losses.uniform_kl import UniformKL
 from segmentarium.losses.weighting import class_weights
 
 __all__ = [
@@ -46,6 +52,7 @@ __all__ = [
     "Connectivity",
     "Consistency",
     "CrossEntropy",
+    "DescriptorHinge",
     "DetailLoss",
     "Dice",
     "Diversity",
@@ -57,7 +64,10 @@ __all__ = [
     "FocalSetLoss",
     "JointsMSE",
     "LabelCrossEntropy",
+    "LogitLaplace",
     "Lovasz",
+    "MaskedPatches",
+    "MaskedTokens",
     "MixedLabelCrossEntropy",
     "OhemCrossEntropy",
     "OnBoundary",
@@ -67,7 +77,9 @@ __all__ = [
     "SeesawLoss",
     "Segments",
     "SetLoss",
+    "SoftmaxBCE",
     "TokenLabelCrossEntropy",
+    "UniformKL",
     "WeightedSum",
     "answered",
     "asked_classes",

@@ -139,10 +139,11 @@ class DecoderLayer(nn.Module):
         return self.feed_forward(self.self_attention(x, queries))
 
 
-def inside(embedded: Tensor, pixels: Tensor) -> Tensor:
+def inside(embedded: Tensor, pixels: Tensor, shift: float | None = None) -> Tensor:
     """Embeddings of masks (B, Q, M), a map (B, M, h, w) -> (B, 1, Q, h · w): where each mask is, in which half of its pixels
-    and more are as likely inside as outside, and everywhere for one that is nowhere."""
-    found = embedded @ pixels.flatten(2) >= 0
+    and more are as likely inside as outside, and everywhere for one that is nowhere; `shift`: of the decoder."""
+    logits = embedded @ pixels.flatten(2)
+    found = logits >= (shift * logits.abs().max() if shift else 0)
     return (found | ~found.any(-1, keepdim=True)).unsqueeze(1)
 
 
@@ -166,6 +167,8 @@ class Mask2FormerDecoder(MaskDecoder):
     ignored          "excluded": ignored pixels count nowhere; "background": they are background in every mask, as the authors
                      count them
     """
+
+    shift = 0.0
 
     def __init__(
         self,
@@ -230,7 +233,7 @@ class Mask2FormerDecoder(MaskDecoder):
         found = [(normed, self.head.embed(normed))]
         for i, layer in enumerate(self.layers):
             level = i % len(levels)
-            x = layer(x, queries, keys[level], values[level], inside(found[-1][1], small[level]))
+            x = layer(x, queries, keys[level], values[level], inside(found[-1][1], small[level], self.shift))
             normed = self.norm(x)
             found.append((normed, self.head.embed(normed)))
         return found

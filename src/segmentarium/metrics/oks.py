@@ -1,4 +1,4 @@
-"""Object keypoint similarity, and COCO's average precision of poses by it."""
+"""Object keypoint similarity, COCO's average precision of poses by it, and the percentage of correct keypoints."""
 
 from __future__ import annotations
 
@@ -63,6 +63,18 @@ def keypoint_scores(
     hit = np.concatenate(hits)[by_score]
     precision = np.array([_precision(hit[:, i], len(found)) for i in range(len(THRESHOLDS))])
     return {"ap": float(precision.mean()), "ap50": float(precision[0]), "ap75": float(precision[5])}
+
+
+def pck(found: np.ndarray, joints: np.ndarray, boxes: np.ndarray, share: float = 0.2) -> float:
+    """The percentage of correct keypoints, in 0..1: of all labelled joints, those that are found within `share` of the longer
+    side of their person's box.
+
+    found   (N, J, 2);  joints (N, J, 3): x, y, and above 0 where labelled;  boxes (N, 4) x, y, width, height
+    """
+    far = np.linalg.norm(found - joints[..., :2], axis=-1)
+    labelled = joints[..., 2] > 0
+    right = (far <= share * boxes[:, 2:].max(1)[:, None]) & labelled
+    return float(right.sum() / max(labelled.sum(), 1))
 
 
 def _matched(alike: np.ndarray, threshold: float) -> np.ndarray:

@@ -118,6 +118,7 @@ class ANNDecoder(Decoder):
     key_channels      of queries, keys and values in both blocks; None: an eighth of the deepest feature's
     bins              the pyramid: cells along a side of each level
     form              "mmseg" or "authors": whose arrangement, see above
+    align_corners     in the resize to the image's size; None: as the form has it
     """
 
     prefers_output_stride = 8
@@ -133,6 +134,7 @@ class ANNDecoder(Decoder):
         key_channels: int | None = None,
         bins: Sequence[int] = (1, 3, 6, 8),
         form: str = "mmseg",
+        align_corners: bool | None = None,
     ) -> None:
         super().__init__()
         if form not in FORMS:
@@ -143,7 +145,7 @@ class ANNDecoder(Decoder):
             )
         low, high = channels[-2:]
         width, keys, authors = decoder_channels or high // 4, key_channels or high // 8, form == "authors"
-        self.align_corners = authors
+        self.align_corners = authors if align_corners is None else align_corners
         self.fusion = AsymmetricNonLocal((low, high), high, keys, bins=bins, bias=authors)
         self.reduce = ConvNormAct(high, width, bias=authors)
         self.context = AsymmetricNonLocal((width, width), width, keys, bins=bins, shared=True, bias=authors)

@@ -72,6 +72,7 @@ class DeepLabV3Decoder(Decoder):
     decoder_channels  of the pyramid's branches
     rates             of its dilated convolutions; None: those of the form for this output stride
     pool_window       of the mean, in the feature's pixels (detectron2: those of a training crop); None: the whole image
+    align_corners     in the resize to the image's size; None: as the form has it
     """
 
     prefers_output_stride = 16
@@ -87,6 +88,7 @@ class DeepLabV3Decoder(Decoder):
         rates: Sequence[int] | None = None,
         form: str = "paper",
         pool_window: Sequence[int] | None = None,
+        align_corners: bool | None = None,
     ) -> None:
         super().__init__()
         if form not in FORMS:
@@ -95,7 +97,7 @@ class DeepLabV3Decoder(Decoder):
         if rates is None:
             doubled = chosen.double_rates_at_8 and strides[-1] <= 8
             rates = [rate * 2 for rate in chosen.rates] if doubled else chosen.rates
-        self.align_corners = chosen.align_corners
+        self.align_corners = chosen.align_corners if align_corners is None else align_corners
         self.aspp = ASPP(
             channels[-1],
             width,

@@ -82,6 +82,7 @@ class DeepLabV3PlusDecoder(Decoder):
     rates               of the pyramid's dilated convolutions; None: those of the form for this output stride
     pool_window         of the mean, in the deepest feature's pixels (detectron2: those of a training crop); None: the whole
                         image
+    align_corners       in both resizes; None: as the form has it
     """
 
     prefers_output_stride = 16
@@ -98,6 +99,7 @@ class DeepLabV3PlusDecoder(Decoder):
         rates: Sequence[int] | None = None,
         form: str = "paper",
         pool_window: Sequence[int] | None = None,
+        align_corners: bool | None = None,
     ) -> None:
         super().__init__()
         if form not in FORMS:
@@ -106,7 +108,7 @@ class DeepLabV3PlusDecoder(Decoder):
         if rates is None:
             doubled = chosen.double_rates_at_8 and strides[-1] <= 8
             rates = [rate * 2 for rate in chosen.rates] if doubled else chosen.rates
-        self.align_corners = chosen.align_corners
+        self.align_corners = chosen.align_corners if align_corners is None else align_corners
         self.fine = next((i for i, stride in enumerate(strides) if stride >= 4), 0)
         self.aspp = ASPP(
             channels[-1],

@@ -28,6 +28,7 @@ class FCNDecoder(FCNHead, Decoder):
     decoder_channels  of the convolutions; None: a quarter of the feature's
     convs             3×3 convolutions before the classifier
     concatenate       one more sees the feature beside what the others made of it
+    dilation          of the convolutions, but for that one: 6 in mmsegmentation's "d6" models, of output stride 16
     align_corners     in the resize to the image's size
     """
 
@@ -43,6 +44,7 @@ class FCNDecoder(FCNHead, Decoder):
         decoder_channels: int | None = None,
         convs: int = 1,
         concatenate: bool = False,
+        dilation: int = 1,
         align_corners: bool = False,
     ) -> None:
         super().__init__(
@@ -51,6 +53,7 @@ class FCNDecoder(FCNHead, Decoder):
             decoder_channels=decoder_channels,
             convs=convs,
             concatenate=concatenate,
+            dilation=dilation,
         )
         self.align_corners = align_corners
 

@@ -88,6 +88,7 @@ class GCDecoder(FCNDecoder):
 
     decoder_channels        of the convolutions; None: a quarter of the feature's
     ratio, pooling, fusion  of the block
+    align_corners           in the resize to the image's size
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class GCDecoder(FCNDecoder):
         ratio: float = 1 / 4,
         pooling: str = "attention",
         fusion: Sequence[str] = ("add",),
+        align_corners: bool = False,
     ) -> None:
         super().__init__(
             channels=channels,
@@ -108,6 +110,7 @@ class GCDecoder(FCNDecoder):
             decoder_channels=decoder_channels,
             convs=2,
             concatenate=True,
+            align_corners=align_corners,
         )
         self.convs.insert(1, GlobalContext(decoder_channels or channels[-1] // 4, ratio, pooling, fusion))
 

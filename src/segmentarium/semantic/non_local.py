@@ -163,6 +163,7 @@ class NonLocalDecoder(FCNDecoder):
 
     decoder_channels         of the convolutions; None: a quarter of the feature's
     form, reduction, scaled  of the block
+    align_corners            in the resize to the image's size
     """
 
     def __init__(
@@ -175,6 +176,7 @@ class NonLocalDecoder(FCNDecoder):
         form: str = "embedded_gaussian",
         reduction: int = 2,
         scaled: bool = True,
+        align_corners: bool = False,
     ) -> None:
         super().__init__(
             channels=channels,
@@ -183,6 +185,7 @@ class NonLocalDecoder(FCNDecoder):
             decoder_channels=decoder_channels,
             convs=2,
             concatenate=True,
+            align_corners=align_corners,
         )
         self.convs.insert(1, NonLocal(decoder_channels or channels[-1] // 4, form, reduction, scaled=scaled))
 

@@ -18,7 +18,9 @@ TASKS = {
     "mask": ("masks", "MaskTask"),
     "instances": ("masks", "InstanceTask"),
     "classifier": ("classification", "ClassificationTask"),
-    "keypoints": ("keypoints", "KeypointTask"),
+    "keypoints": ("keypoints", "keypoint_task"),
+    "pretrainer": ("pretraining", "PretrainingTask"),
+    "detector3d": ("boxes3d", "Boxes3dTask"),
 }
 
 

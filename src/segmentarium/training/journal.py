@@ -151,8 +151,9 @@ def header(training: Training) -> list[str]:
     parameters = sum(parameter.numel() for parameter in training.model.parameters()) / 1e6
     height, width = task.crop_size
     epochs = options.max_steps * options.batch_size / len(task.train_set)
+    classes = f", {len(info.classes)} classes" if info.classes else ""
     return [
-        f"model      {options.model}, {parameters:.3f} M parameters with training-only parts, {len(info.classes)} classes",
+        f"model      {options.model}, {parameters:.3f} M parameters with training-only parts{classes}",
         f"data       {info.name}: {len(task.train_set)} images in {options.train_split!r}, "
         f"{len(task.val_set)} in {options.val_split!r}",
         *task.train_set.notes,

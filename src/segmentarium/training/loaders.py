@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from segmentarium.data import (
     classes_shown,
     image_factors,
 )
+from segmentarium.data.catalogue import needs_folder
 from segmentarium.training.options import TrainingOptions
 
 Batch = dict[str, Any]
@@ -44,6 +45,18 @@ class TimedLoader:
                 return
             self.waited += time.perf_counter() - start
             yield batch
+
+
+class PreparedLoader(TimedLoader):
+    """Batches on the device, each finished there by `prepare`: what a network makes of them, or what would be dear to carry."""
+
+    def __init__(self, loader: Iterable[Batch], fabric: Fabric, prepare: Callable[[Batch], Batch]) -> None:
+        super().__init__(loader)
+        self.fabric, self.prepare = fabric, prepare
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            yield self.prepare(self.fabric.to_device(batch))
 
 
 def worker_count(options: TrainingOptions, processes: int = 1) -> int:
@@ -73,7 +86,7 @@ def _collate(samples: list[Batch]) -> Batch:
 
 def open_dataset(options: TrainingOptions, split: str) -> Any:
     """The data set of the options; every reader's errors say what is wrong with the folder."""
-    if not options.root:
+    if not options.root and needs_folder(options.data):
         raise ValueError(f"no folder is given for the data set {options.data!r}; give root (--root DIR)")
     return build_dataset(options.data, options.root, split, cache=options.cache, **options.data_arguments)
 
@@ -87,7 +100,14 @@ def joined(options: TrainingOptions, model: Model) -> dict[str, Any]:
     return {"joining": options.mosaic, "join": Mosaic(size, mean=model.preprocessing.mean)}
 
 
-def endless(stream: Any, options: TrainingOptions, fabric: Fabric, micro_batch: int, step: int) -> TimedLoader:
+def endless(
+    stream: Any,
+    options: TrainingOptions,
+    fabric: Fabric,
+    micro_batch: int,
+    step: int,
+    collate: Callable[[list[Batch]], Batch] | None = None,
+) -> TimedLoader:
     """This process's endless batches of a stream that is asked by `InfiniteSampler`'s keys, from where `step` begins."""
     consumed = step * options.batch_size
     here = (options.seed, consumed, fabric.global_rank, fabric.world_size)
@@ -102,7 +122,7 @@ def endless(stream: Any, options: TrainingOptions, fabric: Fabric, micro_batch: 
         batch_size=micro_batch,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=collate or _collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_outlive_signals,
         prefetch_factor=4 if workers else None,

@@ -100,7 +100,7 @@ class Objective(nn.Module):
         self.forward_train = torch.compile(model.forward_train) if compile else model.forward_train
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        outputs = self.forward_train(*(batch[key] for key in self.model.inputs + self.model.guides))
+        outputs = self.forward_train(*(batch[key] for key in (*self.model.inputs, *self.model.train_inputs)))
         for teacher in filter(None, self.teacher):
             outputs = {**outputs, "teacher": teacher(batch["image"], outputs["logits"].shape[-2:])}
         return self.model.criterion(outputs, batch)
@@ -165,10 +165,11 @@ class Training:
         factor = rate_factor(self.step, self.options)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
+        self.model.at_step(self.step, self.options.max_steps)
         for part in range(self.passes):
             batch = self.fabric.to_device(next(self.batches))
-            for key in self.model.inputs if self.channels_last else ():
-                if batch[key].ndim == 4:
+            for key in (*self.model.inputs, *self.model.train_inputs) if self.channels_last else ():
+                if isinstance(batch[key], Tensor) and batch[key].ndim == 4:
                     batch[key] = batch[key].contiguous(memory_format=torch.channels_last)
             seed_all(self.options.seed, self.step, part, self.fabric.global_rank)
             with self.fabric.no_backward_sync(self.objective, enabled=part < self.passes - 1):
@@ -239,6 +240,7 @@ class Training:
         self.check_losses()
         if self.average is None:
             self.kept.load_state_dict(get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True)))
+        self.kept.at_step(self.step, self.options.max_steps)
         if self.fabric.world_size > 1:  # batch norm keeps what each process saw; the first one's is saved
             for buffer in self.kept.buffers():
                 torch.distributed.broadcast(buffer, 0)

@@ -92,7 +92,7 @@ def build_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.O
     groups = parameter_groups(model, options)
     if options.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum)
-    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(options.momentum, 0.999))
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(options.momentum, options.beta2))
 
 
 def rate_factor(step: int, options: TrainingOptions) -> float:

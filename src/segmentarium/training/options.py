@@ -16,6 +16,8 @@ KINDS = {
     "instances": "detectors with masks",
     "classifier": "classifiers",
     "keypoints": "keypoints",
+    "pretrainer": "pretrainers",
+    "detector3d": "detectors in point clouds",
 }
 LAST, LAST_WEIGHTS, BEST_WEIGHTS = "last.ckpt", "last.safetensors", "best.safetensors"  # in the run's folder
 
@@ -64,8 +66,9 @@ class TrainingOptions:
     # On what
     data: str = option(
         "folder",
-        "data set: folder, imagefolder, camvid, eg1800, cityscapes, ade20k, voc, coco_stuff, imagenet, coco_keypoints;\n"
-        "of segments: instances, coco_panoptic, coco_instances, lvis, ade20k_panoptic, cityscapes_panoptic, labelme, cvat, yolo",
+        "data set: folder, imagefolder, camvid, eg1800, cityscapes, ade20k, voc, coco_stuff, imagenet, coco_keypoints,\n"
+        "points, shapes, pictures (without labels); of segments: instances, coco_panoptic, coco_instances, lvis,\n"
+        "ade20k_panoptic, cityscapes_panoptic, labelme, cvat, yolo",
     )
     root: str = option("", "the data set's folder")
     data_arguments: dict[str, Any] = option({}, "the data set's own options, key=value", flag="data-set-options")
@@ -118,16 +121,17 @@ class TrainingOptions:
 
     task: str = option(
         "auto",
-        "what the score is: semantic (mIoU), instance (AP), panoptic (PQ), auto: by the data",
+        "what the score is: semantic (mIoU), instance (AP), panoptic (PQ); auto: by the data, panoptic where some\n"
+        "classes are no objects, instance where all are, semantic where a class is known of every pixel only",
         choices=("auto", "semantic", "instance", "panoptic"),
         of="mask instances",
     )
 
-    # How a classifier's pictures are made
+    # How a classifier's pictures are made, and a pretrainer's
     size: int | None = option(
         None,
         "side of the square they see (default: the model's own, else that of the pictures, up to 224)",
-        of="classifier",
+        of="classifier pretrainer",
     )
     crop_ratio: float | None = option(
         None,
@@ -135,18 +139,53 @@ class TrainingOptions:
         of="classifier",
     )
     area: tuple[float, float] = option(
-        (0.08, 1.0), "range of the share of a picture's area that a crop shows (above 64 pixels)", of="classifier"
+        (0.08, 1.0),
+        "range of the share of a picture's area that a crop shows (of a classifier: above 64 pixels)",
+        of="classifier pretrainer",
     )
     rand_augment: int = option(0, "operations of RandAugment on a picture; 0: none", of="classifier")
     magnitude: int = option(9, "strength of RandAugment, 0 to 30", of="classifier")
-    jitter: float = option(0.0, "brightness, contrast and saturation change by up to this share", of="classifier")
+    jitter: float = option(
+        0.0, "brightness, contrast and saturation change by up to this share", of="classifier pretrainer"
+    )
     erase: float = option(0.0, "probability that a rectangle is erased", of="classifier")
     mixup: float = option(0.0, "alpha of MixUp, e.g. 0.2; 0: none", of="classifier")
     cutmix: float = option(0.0, "alpha of CutMix, e.g. 1; 0: none", of="classifier")
     label_smoothing: float = option(0.0, "share of each label that is spread over all classes", of="classifier")
 
-    # How persons with joints are shown
-    input_size: tuple[int, int] = option((256, 192), "height and width of a person's crop", of="keypoints")
+    token_labels: str | None = option(
+        None,
+        "a folder of label maps that every patch is held against, of networks that learn so: lvvit",
+        of="classifier",
+    )
+    tokenizer: str | None = option(
+        None,
+        "a trained dvae, or DALL-E's encoder, that makes the visual tokens to be predicted: its run or file",
+        of="pretrainer",
+    )
+
+    # How persons with joints, and pictures with points, are shown
+    input_size: tuple[int, int] = option(
+        (256, 192), "height and width of a person's crop, or of a shape or crop with points", of="keypoints"
+    )
+    learn: str = option(
+        "auto",
+        "points alone or pairs of pictures, with descriptors; auto: pairs, but of shapes points",
+        choices=("auto", "points", "pairs"),
+        of="keypoints",
+    )
+    adapt: dict[str, Any] = option(
+        {},
+        "first label the pictures of --root by homographic adaptation of the weights, e.g. homographies=100 long_side=320",
+        of="keypoints",
+    )
+
+    # How scans are made
+    turn: float = option(45.0, "greatest random turn about the vertical, degrees", of="detector3d")
+    stretch: tuple[float, float] = option((0.95, 1.05), "range of the random scale factor", of="detector3d")
+    point_noise: float = option(0.0, "standard deviation of noise on points, metres", of="detector3d")
+    object_noise: bool = option(False, "move and turn each object by itself", of="detector3d")
+    paste: int = option(0, "paste objects of other scans until there are so many of each class", of="detector3d")
 
     # How long and how fast
     max_steps: int = option(40_000, "optimiser steps")
@@ -157,6 +196,7 @@ class TrainingOptions:
     optimizer: str = option("sgd", "optimiser", choices=("sgd", "adamw"))
     learning_rate: float = option(0.01, "learning rate after warm-up")
     momentum: float = option(0.9, "SGD's momentum, AdamW's first beta")
+    beta2: float = option(0.999, "AdamW's second beta")
     weight_decay: float = option(5e-4, "weight decay")
     decay_norm_bias: bool = option(False, "weight decay also on biases and normalisation layers")
     backbone_lr_factor: float | None = option(

@@ -1,7 +1,7 @@
 """The HTTP API and the page, as an ASGI application.
 
     POST /v1/portrait  file, background, model, views  -> PNG
-    POST /v1/segment   file, model, format             -> PNG of class indices, or JSON
+    POST /v1/segment   file, model, task, format       -> PNG of class indices or numbers of segments, or JSON
     GET  /v1/models, /healthz, /openapi.json, /docs, /
 
 Errors are `{"detail": "what was wrong and what to do"}` with the fitting status.
@@ -23,7 +23,9 @@ from PIL import Image
 from starlette.datastructures import FormData
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from segmentarium.contracts import TASKS, MaskModel
 from segmentarium.inference.result import Result
+from segmentarium.inference.segment_result import SegmentResult, numbers_as_colours
 from segmentarium.matting import Portrait
 from segmentarium.matting.finder import no_foreground
 from segmentarium.version import __version__
@@ -31,11 +33,12 @@ from segmentarium.web import schema
 from segmentarium.web.assets import assets
 from segmentarium.web.limits import Limits, Refused
 from segmentarium.web.uploads import background_of, decode, file_of, read_form, text_of
-from segmentarium.web.work import SharedPredictor, Workshop
+from segmentarium.web.work import SharedPredictor, SharedSegmentPredictor, Workshop
 
 log = logging.getLogger("segmentarium.web")
 
 Work = Callable[[np.ndarray], Response]
+Shared = SharedPredictor | SharedSegmentPredictor
 
 HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
@@ -84,7 +87,7 @@ def _hostname(host: str) -> str:
 
 
 def create_app(
-    models: Mapping[str, SharedPredictor], limits: Limits | None = None, *, hosts: Sequence[str] | None = None
+    models: Mapping[str, Shared], limits: Limits | None = None, *, hosts: Sequence[str] | None = None
 ) -> FastAPI:
     """The application.
 
@@ -120,12 +123,16 @@ def create_app(
             headers = {**(headers or {}), "connection": "close"}
         return JSONResponse({"detail": error.message}, error.status, headers)
 
-    def chosen(name: str, *, portrait: bool = False) -> SharedPredictor:
+    def chosen(name: str) -> Shared:
         if name not in models:
             raise Refused(422, f"model is {name[:40]!r}; give one of {', '.join(models)}")
-        if portrait and models[name].foreground is None:
-            raise Refused(422, f"model {name} cannot make portraits: {no_foreground(models[name].classes)}")
         return models[name]
+
+    def of_persons(name: str) -> SharedPredictor:
+        model = chosen(name)
+        if model.foreground is None or not isinstance(model, SharedPredictor):
+            raise Refused(422, f"model {name} cannot make portraits: {no_foreground(model.classes)}")
+        return model
 
     default = next(iter(models))
     person = next((name for name, model in models.items() if model.foreground is not None), default)
@@ -142,7 +149,7 @@ def create_app(
     @app.post("/v1/portrait", **schema.PORTRAIT)
     async def portrait(request: Request) -> Response:
         async def prepare(form: FormData) -> Work:
-            predictor = chosen(text_of(form, "model", person), portrait=True)
+            predictor = of_persons(text_of(form, "model", person))
             views = text_of(form, "views", "true", ("true", "false")) == "true"
             word = form.get("background", "blur")
             if isinstance(word, str):
@@ -163,10 +170,16 @@ def create_app(
     async def segment(request: Request) -> Response:
         async def prepare(form: FormData) -> Work:
             name = text_of(form, "model", default)
-            predictor = chosen(name)
+            model, task = chosen(name), text_of(form, "task", "", ("", *TASKS))
             answer = ANSWERS[text_of(form, "format", "png", tuple(ANSWERS))]
+            given = threshold_of(form)
+            if task in TASKS[1:] and not isinstance(model.model, MaskModel):
+                raise Refused(422, f"model {name} tells no segments apart; leave task out")
 
             def work(image: np.ndarray) -> Response:
+                predictor = model.for_task(task or None)
+                if given is not None and isinstance(predictor, SharedSegmentPredictor):
+                    predictor = predictor.asked(predictor.task, given)
                 result = predictor(image, name="upload")
                 result.facts["model"] = name  # not the path from which the server has it
                 return answer(result)
@@ -221,20 +234,52 @@ def png(image: Image.Image, headers: dict[str, str] | None = None) -> Response:
     return Response(stream.getvalue(), media_type="image/png", headers=headers)
 
 
+def threshold_of(form: FormData) -> float | None:
+    """How sure the model must be of a segment; None: not said.  Refused (422) for what is no share."""
+    word = text_of(form, "threshold", "")
+    try:
+        found = float(word) if word else None
+    except ValueError:
+        found = -1.0
+    if found is not None and not 0 <= found <= 1:
+        raise Refused(422, f"threshold is {word[:40]!r}; give a share from 0 to 1")
+    return found
+
+
+def _counted(result: Result) -> dict[str, str] | None:
+    return {"x-segments": str(len(result.segments))} if isinstance(result, SegmentResult) else None
+
+
+def _map(result: Result) -> Response:
+    if not isinstance(result, SegmentResult):
+        return png(result.index_image)
+    return png(Image.fromarray(numbers_as_colours(result.segments.ids)), _counted(result))
+
+
+def _json(result: Result) -> Response:
+    content = result.as_dict()
+    if isinstance(result, SegmentResult):
+        masks = {one["id"]: one["segmentation"] for one in result.coco()["annotations"]}
+        content["segments"] = [{**one, "segmentation": masks[one["number"]]} for one in content["segments"]]
+    return JSONResponse(content)
+
+
 ANSWERS: dict[str, Callable[[Result], Response]] = {
-    "png": lambda result: png(result.index_image),
-    "overlay": lambda result: png(result.overlay),
-    "json": lambda result: JSONResponse(result.as_dict()),
+    "png": _map,
+    "overlay": lambda result: png(result.overlay, _counted(result)),
+    "json": _json,
 }
 
 
-def describe(name: str, model: SharedPredictor) -> dict[str, Any]:
-    """A model as `/v1/models` lists it: classes, colours, licences; no path of the server."""
+def describe(name: str, model: Shared) -> dict[str, Any]:
+    """A model as `/v1/models` lists it: classes, colours, tasks, the usual one first, licences; no path of the server."""
+    others = TASKS if isinstance(model.model, MaskModel) else ()
     return {
         "name": name,
         "architecture": model.model.title,
         "portrait": model.foreground is not None,
         "foreground": model.classes[model.foreground] if model.foreground is not None else None,
+        "tasks": [model.task, *(task for task in others if task != model.task)],
         "classes": list(model.classes),
         "palette": [list(colour) for colour in model.palette],
         "licences": model.model.weights_header.get("licences", {}),

@@ -50,12 +50,14 @@ PORTRAIT: dict[str, Any] = {
 }
 
 SEGMENT: dict[str, Any] = {
-    "summary": "The class of every pixel",
+    "summary": "The class of every pixel, or the segments of a picture",
     "response_model": None,
     "responses": {
         200: {
             "description": "png: class indices with the classes' colours as palette; overlay: painted over the picture; "
-            "json: classes with their shares of the picture.",
+            "json: classes with their shares of the picture. Where segments are told apart, png: their numbers, "
+            "R + 256 G + 65536 B, as COCO has them (0: none); json: besides, each segment with its number, class, score, area, "
+            "box and mask (COCO's compressed runs); and the header x-segments says how many there are.",
             "content": {"image/png": {}, "application/json": {}},
         },
         **_ERRORS,
@@ -64,6 +66,17 @@ SEGMENT: dict[str, Any] = {
         {
             "file": _FILE,
             "model": _MODEL,
+            "task": {
+                "type": "string",
+                "enum": ["semantic", "instance", "panoptic"],
+                "description": "of mask classifiers (tasks in /v1/models; default: the first of them)",
+            },
+            "threshold": {
+                "type": "number",
+                "minimum": 0,
+                "maximum": 1,
+                "description": "of segments: how sure the model must be (default: 0.5, panoptic 0.8)",
+            },
             "format": {"type": "string", "enum": ["png", "overlay", "json"], "default": "png"},
         }
     ),

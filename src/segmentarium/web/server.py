@@ -16,6 +16,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     engine: str = "torch",
+    task: str | None = None,
     limits: Limits | None = None,
 ) -> None:
     """Serves until Ctrl-C, and says on standard output where.
@@ -23,6 +24,7 @@ def serve(
     models       name on the page -> name or file of weights; the first one is the default
     host, port   to listen on; port 0: any that is free
     engine       "torch", "compile", "onnxruntime", "openvino" or "auto"
+    task         of mask classifiers, where a request does not say: "semantic", "instance" or "panoptic"; None: as each model says
     limits       sizes, times and numbers that the server takes on; None: those of `Limits()`
 
     Raises ImportError where the extra "web" is not installed, OSError where the address cannot be had.
@@ -33,10 +35,10 @@ def serve(
         from segmentarium.web.app import create_app
     except ImportError as error:
         raise ImportError(f"this needs {error.name}: pip install 'segmentarium[web]'") from None
-    from segmentarium.web.work import SharedPredictor
+    from segmentarium.web.work import shared
 
     limits = limits or Limits()
-    predictors = {name: SharedPredictor(source, engine=engine) for name, source in models.items()}
+    predictors = {name: shared(source, task=task, engine=engine) for name, source in models.items()}
     settings = uvicorn.Config(
         create_app(predictors, limits, hosts=allowed_hosts(host)),
         host=host,

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -14,36 +14,39 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from segmentarium.inference.predictor import WHOLE_LIMIT, Predictor
+from segmentarium.contracts import MaskModel, Model, asked_task
+from segmentarium.inference.predictor import WHOLE_LIMIT, ModelSource, Predictor, resolve_model
+from segmentarium.inference.segments import SegmentPredictor
 from segmentarium.web.limits import Limits, Refused
 
 T = TypeVar("T")
+P = TypeVar("P")
 log = logging.getLogger("segmentarium.web")
 
 
 class _Call:
     def __init__(self, image: Tensor) -> None:
         self.image = image
-        self.result: Tensor | None = None
+        self.result: Any = None
         self.error: BaseException | None = None
 
 
 class Batches:
     """Calls from several threads, gathered: while one batch is computed the next one collects.
 
-    run     (B, C, H, W) -> (B, K, H, W)
+    run     (B, C, H, W) -> (B, K, H, W), or a tuple of tensors of B
     pixels  B H W of a batch, at most (a single call may have more)
 
     A thread that finds the network idle starts at once, so that a lonely picture does not wait for company.
     """
 
-    def __init__(self, run: Callable[[Tensor], Tensor], pixels: int = WHOLE_LIMIT) -> None:
+    def __init__(self, run: Callable[[Tensor], Any], pixels: int = WHOLE_LIMIT) -> None:
         self._run, self._pixels = run, pixels
         self._waiting: list[_Call] = []
         self._guard, self._busy = threading.Lock(), threading.Lock()
         self.sizes: dict[int, int] = {}  # pictures in a batch -> how many such batches there were
 
-    def __call__(self, image: Tensor) -> Tensor:
+    def __call__(self, image: Tensor) -> Any:
         call = _Call(image)
         with self._guard:
             self._waiting.append(call)
@@ -72,8 +75,11 @@ class Batches:
     def _compute(self, batch: list[_Call]) -> None:
         try:
             images = [call.image for call in batch]
-            logits = self._run(torch.cat(images) if len(batch) > 1 else images[0])
-            for call, part in zip(batch, logits.split([len(image) for image in images]), strict=True):
+            found = self._run(torch.cat(images) if len(batch) > 1 else images[0])
+            counts = [len(image) for image in images]
+            several = isinstance(found, tuple)
+            parts = zip(*(one.split(counts) for one in found), strict=True) if several else found.split(counts)
+            for call, part in zip(batch, parts, strict=True):
                 call.result = part
         except BaseException as error:  # each caller raises it in its own thread
             for call in batch:
@@ -85,12 +91,66 @@ class Batches:
 class SharedPredictor(Predictor):
     """A predictor for several threads at a time, whose network computes their pictures together."""
 
+    task = "semantic"
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.batches = Batches(super()._logits)
         super().__init__(*arguments, **options)
+        self._others = Others(self.model, options)
 
     def _logits(self, image: Tensor) -> Tensor:
         return self.batches(image)
+
+    def for_task(self, task: str | None) -> SharedPredictor | SharedSegmentPredictor:
+        """The predictor of the same network for "semantic", "instance" or "panoptic"; None: this one.
+
+        Raises ValueError for another word, and for a network that tells no segments apart.
+        """
+        if task is None or asked_task(self.model, task) == self.task:
+            return self
+        return self._others.of(SharedSegmentPredictor).for_task(task)
+
+
+class SharedSegmentPredictor(SegmentPredictor):
+    """The same of segments."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.network.outputs = Batches(self.network.outputs)  # type: ignore[method-assign]
+        self._others = Others(self.model, {name: value for name, value in options.items() if name != "task"})
+
+    def for_task(self, task: str | None) -> SharedPredictor | SharedSegmentPredictor:
+        """As `SharedPredictor.for_task`."""
+        if task is None or asked_task(self.model, task) == self.task:
+            return self
+        return self._others.of(SharedPredictor) if task == "semantic" else self.asked(task)
+
+
+class Others:
+    """The predictors of another kind of a network, made when they are first asked for."""
+
+    def __init__(self, model: Model, options: Mapping[str, Any]) -> None:
+        self._model, self._options = model, options
+        self._guard = threading.Lock()
+        self._made: dict[type, Any] = {}
+
+    def of(self, kind: type[P]) -> P:
+        with self._guard:
+            if kind not in self._made:
+                made: Any = kind
+                self._made[kind] = made(self._model, **self._options)
+            return self._made[kind]
+
+
+def shared(
+    source: ModelSource, *, task: str | None = None, engine: str = "torch"
+) -> SharedPredictor | SharedSegmentPredictor:
+    """The predictor of a server: of segments where the model, or `task`, tells them apart."""
+    model = resolve_model(source)
+    wanted = asked_task(model, task) if isinstance(model, MaskModel) else "semantic"
+    if wanted == "semantic":
+        return SharedPredictor(model, engine=engine)
+    return SharedSegmentPredictor(model, task=wanted, engine=engine)
 
 
 class Place:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 from segmentarium.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from segmentarium.weights.fetch import FetchError, LicenceError
     from segmentarium.weights.inspection import Inspection, inspect_weights
     from segmentarium.weights.part import load_part
+    from segmentarium.weights.published import Published, list_published
     from segmentarium.weights.source import FILE_NAME, HEADER, CheckpointError, locate, read_file
     from segmentarium.weights.store import (
         export_layout,
@@ -32,14 +34,18 @@ __all__ = [
     "FILE_NAME",
     "HEADER",
     "CheckpointError",
+    "FetchError",
     "Inspection",
+    "LicenceError",
     "LoadError",
     "LoadReport",
+    "Published",
     "adapt_input_channels",
     "export_layout",
     "from_pretrained",
     "header_of",
     "inspect_weights",
+    "list_published",
     "load",
     "load_into",
     "load_part",
@@ -57,5 +63,7 @@ __getattr__ = lazy_names(
     dict.fromkeys(__all__, "store")
     | dict.fromkeys(_OF_SOURCE, "source")
     | dict.fromkeys(_OF_TABLE, "table")
+    | dict.fromkeys(("Published", "list_published"), "published")
+    | dict.fromkeys(("FetchError", "LicenceError"), "fetch")
     | {"load_part": "part", "Inspection": "inspection", "inspect_weights": "inspection"},
 )

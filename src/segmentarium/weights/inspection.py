@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,6 @@ from torch import Tensor
 from segmentarium.weights.layouts import arguments_of
 from segmentarium.weights.source import open_weights
 from segmentarium.weights.table import LoadReport, fit
-
-UNSEEN = ("drop_path", "dropout")  # that no trained weights depend on
 
 
 @dataclass(frozen=True)
@@ -75,22 +72,16 @@ def inspect_weights(source: str | Path | Mapping[str, Tensor], *, layout: str | 
     """
     stored = open_weights(source, layout)
     report = fit(stored.shapes(), stored.state, stored.rules)[1]
-    read, assumed = dict(stored.arguments), {}
+    read = dict(stored.arguments)
     if stored.layout is not None:
         read = arguments_of(stored.layout, stored.state) | read  # those that the variant has anyway, too
-        given = stored.entry.completed({})
-        for name, parameter in inspect.signature(stored.entry.build).parameters.items():
-            value = given.get(name, parameter.default)
-            trivial = value is None or value is parameter.empty or any(word in name for word in UNSEEN)
-            if name not in read and not trivial and parameter.kind is not parameter.VAR_KEYWORD:
-                assumed[name] = value
     table = stored.layout
     return Inspection(
         source=stored.label,
         model=stored.entry.name,
         layout="" if table is None else f"{table.name} ({table.source})" if table.source else table.name,
         read=read,
-        assumed=assumed,
+        assumed=stored.assumed(),
         facts=dict(stored.header),
         report=report,
         headless=stored.headless,

@@ -28,6 +28,7 @@ def load_part(
     *,
     layout: str | None = None,
     strict: bool = True,
+    accept_licence: bool = False,
 ) -> LoadReport:
     """Fills one part of a model and nothing else; returns what fitted, by the model's keys.
 
@@ -36,11 +37,13 @@ def load_part(
              project's file or state dict, recognised by its keys or read through the key table `layout`; "timm:NAME" for
              the weights that timm publishes
     strict   False takes what fits and leaves the rest in the report
+    accept_licence   consent to the licence of published weights that is not free or not stated
 
     Every tensor of the part must be filled, but for those that no classifier has (`Backbone.not_pretrained`).  What a
     backbone's file has beyond it, a classifier and stages behind the last feature that the part gives, is left out and
-    reported as dropped; first convolutions are adapted to the model's input channels, tables of positions to its grid.  Where
-    the weights say how their images were normalised, the model's preprocessing follows, and the log says so.
+    reported as dropped, and so is what a pretrainer's has for pretraining alone; first convolutions are adapted to the model's
+    input channels, tables of positions to its grid.  Where the weights say how their images were normalised, the model's
+    preprocessing follows, and the log says so.
 
     Raises ValueError for a part or weights that are not there, LoadError for weights that do not fit.
     """
@@ -48,7 +51,7 @@ def load_part(
     if isinstance(source, str) and source.startswith(TIMM):
         taken = _of_timm(target, source)
     else:
-        taken = _of_stored(target, part, open_weights(source, layout))
+        taken = _of_stored(target, part, open_weights(source, layout, accept_licence=accept_licence))
     return _fill(model, part, taken, strict)
 
 
@@ -81,7 +84,7 @@ def _part(model: nn.Module, part: str) -> nn.Module:
 
 
 def _of_stored(target: nn.Module, part: str, stored: Stored) -> _Taken:
-    ours, dropped, needed = dict(stored.state), [], None
+    ours, dropped, enough = dict(stored.state), [], None
     if stored.layout is not None:
         shapes = {key: tuple(tensor.shape) for key, tensor in stored.shapes().items()}
         ours, unexpected, dropped = to_ours(ours, stored.layout.rules, shapes)
@@ -91,13 +94,19 @@ def _of_stored(target: nn.Module, part: str, stored: Stored) -> _Taken:
     if stored.entry.kind == "classifier":
         needed = _needed(stored, target)
         used = needed | target.state_dict().keys()
+        enough = needed if stored.headless else None
         tensors = {key: tensor for key, tensor in ours.items() if key in used}
     else:
-        under = {key: key.removeprefix(f"{part}.") for key in ours if key.startswith(f"{part}.")}
+        there = part or "backbone"  # for a backbone that stands alone
+        under = {key: key.removeprefix(f"{there}.") for key in ours if key.startswith(f"{there}.")}
         if not under:
-            raise ValueError(f"{stored.label} holds weights of {stored.entry.name!r}, which has no part {part!r}")
+            raise ValueError(f"{stored.label} holds weights of {stored.entry.name!r}, which has no part {there!r}")
         tensors = {name: ours[key] for key, name in under.items()}
         used = set(under)
+        if stored.entry.kind == "pretrainer" and isinstance(target, Backbone):
+            tensors = target.receive(tensors)
+            # the classifier of a backbone that has one is new, and all else must be filled
+            enough = {key for key in target.state_dict() if key.partition(".")[0] != "classifier"}
     said = stored.header.get("preprocessing")
     return _Taken(
         stored.label,
@@ -105,7 +114,7 @@ def _of_stored(target: nn.Module, part: str, stored: Stored) -> _Taken:
         stored.in_channels,
         Preprocessing.from_dict(said) if said else None,
         [*dropped, *(key for key in ours if key not in used)],
-        needed if stored.headless else None,
+        enough,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
 from collections.abc import Mapping
@@ -10,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from segmentarium.checks import did_you_mean
@@ -19,12 +19,35 @@ from segmentarium.meta import on_meta
 from segmentarium.preprocessing import Preprocessing
 from segmentarium.registry import Entry, entry, variant_of, without_fetching
 from segmentarium.weights import catalogue
+from segmentarium.weights.inert import read_tensors
 from segmentarium.weights.layouts import arguments_of, get_layout, recognise
 from segmentarium.weights.numpy_pickle import read_numpy_pickle
+from segmentarium.weights.published import Published, class_names, published
 from segmentarium.weights.table import Layout, Rule
 
 HEADER = "segmentarium"
+UNSEEN = ("drop_path", "dropout")  # arguments that no trained weights depend on
 FILE_NAME = "model.safetensors"  # of a folder or a hub repository
+# where training programs put the state dict, by preference: averaged weights where there are no others
+STATES = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "module",
+)
+OTHERS = {
+    ".caffemodel": "Caffe",
+    ".prototxt": "Caffe",
+    ".ckpt": "MindSpore or TensorFlow",
+    ".onnx": "ONNX",
+    ".h5": "Keras",
+}
+OF_A_RUN = ("best.safetensors", "last.safetensors")  # of the folder of a training, the better first
 
 
 class CheckpointError(ValueError):
@@ -34,9 +57,15 @@ class CheckpointError(ValueError):
 def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """State dict and our header (None: not our file) of a .safetensors file or a pickled checkpoint.
 
-    Pickles are read with weights_only=True, detectron2's (.pkl) by a reader of ours: a file with code in it is refused.  Raises
+    Of pickles only tensors are taken: what else they name is not run, and files that name programs are refused.  Raises
     FileNotFoundError, CheckpointError.
     """
+    state, header, _ = read_all(path)
+    return state, header
+
+
+def read_all(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, dict[str, Any]]:
+    """The same, and what the training program wrote beside the weights: classes, palette."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}")
@@ -51,26 +80,54 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | Non
             raise CheckpointError(
                 f"{path} is no whole safetensors file ({error}); was the download or copy complete?"
             ) from None
-        return state, _header(metadata[HEADER], path) if HEADER in metadata else None
+        return state, _header(metadata[HEADER], path) if HEADER in metadata else None, {}
     try:
         loaded = _unpickle(path)
     except pickle.UnpicklingError as error:
+        if (whose := OTHERS.get(path.suffix)) is not None:
+            raise CheckpointError(f"{path} is of {whose}; only PyTorch's and safetensors files can be read") from None
         raise CheckpointError(
             f"{path} holds more than tensors ({str(error).splitlines()[0]}); it could run code when opened and is refused. "
             "Ask for a safetensors file, or save its state_dict() again with torch.save"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
         raise CheckpointError(f"{path} is no checkpoint that PyTorch can read: {error}") from None
-    return unwrap(loaded, path), None
+    return unwrap(loaded, path), None, _told(loaded)
 
 
 def _unpickle(path: Path) -> Any:
-    """What a pickle holds; arrays of detectron2's are tensors.  UnpicklingError for one that names more than is needed."""
-    if path.suffix == ".pkl":  # PyTorch's files may be called so too: archives, or a number first
+    """What a pickle holds; arrays of detectron2's and Paddle's are tensors.  UnpicklingError for one that names programs."""
+    if path.suffix in (".pkl", ".pdparams"):  # PyTorch's files may be called .pkl too: archives, or a number first
         with suppress(pickle.UnpicklingError):
             if isinstance(loaded := read_numpy_pickle(path), Mapping):
-                return loaded
-    return torch.load(path, map_location="cpu", weights_only=True)
+                return _from_paddle(loaded) if path.suffix == ".pdparams" else loaded
+    return read_tensors(path)
+
+
+def _from_paddle(loaded: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Paddle's state dict with PyTorch's names for the running statistics."""
+    state = {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
+    names = {"_mean": "running_mean", "_variance": "running_var"}
+    return {".".join([*(parts := key.split("."))[:-1], names.get(parts[-1], parts[-1])]): state[key] for key in state}
+
+
+def _told(loaded: Any) -> dict[str, Any]:
+    """Classes and palette that mmengine and mmcv write beside the weights, where they are what they must be."""
+    meta = loaded.get("meta") if isinstance(loaded, Mapping) else None
+    if not isinstance(meta, Mapping):
+        return {}
+    inner = meta.get("dataset_meta")  # mmengine's; mmcv's stands outside
+    said: Mapping[Any, Any] = inner if isinstance(inner, Mapping) else meta
+    classes = said.get("CLASSES", said.get("classes"))
+    palette = said.get("PALETTE", said.get("palette"))
+    found: dict[str, Any] = {}
+    if isinstance(classes, list | tuple) and classes and all(isinstance(name, str) for name in classes):
+        found["classes"] = [" ".join(name.split()) for name in classes]
+        with suppress(TypeError, ValueError):
+            colours = [[int(value) for value in colour] for colour in palette]
+            if len(colours) == len(classes) and all(len(c) == 3 and set(c) <= set(range(256)) for c in colours):
+                found["palette"] = colours
+    return found
 
 
 def _header(text: str, path: Path) -> dict[str, Any]:
@@ -100,19 +157,32 @@ def _header(text: str, path: Path) -> dict[str, Any]:
 
 
 def unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint: under "state_dict", "model", … or bare; DataParallel's "module." removed."""
-    for key in ("state_dict", "model_state_dict", "model_state", "model", "net"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
+    """The state dict inside a checkpoint: under "state_dict", "model", … or bare; DataParallel's "module." removed.
+
+    What stands among the tensors and is none (a version, a name) is left out.
+    """
+    for key in STATES:
+        if isinstance(loaded, Mapping) and isinstance(inner := loaded.get(key), Mapping) and _tensors(inner):
+            loaded = inner
+    state = _tensors(loaded) if isinstance(loaded, Mapping) else {}
+    if not state:
         raise CheckpointError(f"{path} holds no state dict: expected a mapping of names to tensors")
-    if all(key.startswith("module.") for key in loaded):
-        loaded = {key.removeprefix("module."): value for key, value in loaded.items()}
-    return dict(loaded)
+    if all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
 
 
-def locate(source: str | Path) -> Path:
-    """A catalogue name, a file, a folder that holds model.safetensors, or "hf:OWNER/NAME" -> a local file."""
+def _tensors(mapping: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {key: value for key, value in mapping.items() if isinstance(key, str) and isinstance(value, Tensor)}
+
+
+def locate(source: str | Path, *, accept_licence: bool = False) -> Path:
+    """A catalogue name, a file, a folder that holds model.safetensors, or a training's, or "hf:OWNER/NAME" -> a local file.
+
+    accept_licence   consent to a licence of published weights that is not free or not stated
+
+    Raises FileNotFoundError, and for published weights LicenceError and FetchError.
+    """
     text = str(source)
     known = catalogue.find(text)
     if known is not None:
@@ -123,13 +193,18 @@ def locate(source: str | Path) -> Path:
         from huggingface_hub import hf_hub_download
 
         return Path(hf_hub_download(text.removeprefix("hf:"), FILE_NAME))
+    if text in published() and not Path(text).exists():
+        from segmentarium.weights.fetch import fetch
+
+        return fetch(published()[text], accept_licence=accept_licence)
     path = Path(text)
     if path.is_dir():
-        path = path / FILE_NAME
+        places = [path / name for name in (FILE_NAME, *OF_A_RUN)]
+        path = next((place for place in places if place.is_file()), places[0])
     if not path.is_file():
         raise FileNotFoundError(
             f"no weights called {text!r}: neither a file, nor of the catalogue, nor a hub address (hf:OWNER/NAME)"
-            + did_you_mean(text, catalogue.list_weights())
+            + did_you_mean(text, [*catalogue.list_weights(), *published()])
         )
     return path
 
@@ -139,7 +214,8 @@ class Stored:
     """What a file holds: tensors, the model that they are of, and how to read them.
 
     arguments   that the model was made with, beside the registered ones of `entry`
-    header      ours, or what a layout knows of its files; {}: nothing is known
+    header      ours, or what a layout or the catalogue knows of its files; {}: nothing is known
+    row         the published checkpoint that it is, where it was named
     """
 
     label: str
@@ -148,6 +224,7 @@ class Stored:
     arguments: dict[str, Any]
     header: dict[str, Any]
     layout: Layout | None = None
+    row: Published | None = None
 
     @property
     def rules(self) -> tuple[Rule, ...] | None:
@@ -165,6 +242,20 @@ class Stored:
     def headless(self) -> bool:
         """A backbone alone."""
         return self.entry.kind == "classifier" and self.all_arguments.get("num_classes") is None
+
+    def assumed(self) -> dict[str, Any]:
+        """Arguments that another project's keys and shapes do not tell, at the values of the published variant."""
+        if self.layout is None:
+            return {}
+        read = {*arguments_of(self.layout, self.state), *self.arguments}
+        given = self.entry.completed({})
+        found = {}
+        for name, parameter in inspect.signature(self.entry.build).parameters.items():
+            value = given.get(name, parameter.default)
+            trivial = value is None or value is parameter.empty or any(word in name for word in UNSEEN)
+            if name not in read and not trivial and parameter.kind is not parameter.VAR_KEYWORD:
+                found[name] = value
+        return found
 
     def shapes(self) -> dict[str, Tensor]:
         """The state dict of its model on the meta device, before anything of a stranger's sizes is allocated.
@@ -210,26 +301,61 @@ def _renamed(stored: Stored) -> Mapping[str, Tensor]:
     return state
 
 
-def open_weights(source: str | Path | Mapping[str, Tensor], layout: str | None = None) -> Stored:
-    """Reads a file (see `load`) or takes a state dict, and finds out what it is: by its header, or by its keys."""
+def open_weights(
+    source: str | Path | Mapping[str, Tensor],
+    layout: str | None = None,
+    *,
+    accept_licence: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+) -> Stored:
+    """Reads a file (see `load`) or takes a state dict, and finds out what it is: by its header, or by its keys.
+
+    arguments   that keys and shapes do not tell, in place of those that would be assumed
+    """
+    told: dict[str, Any] = {}
+    row = None if isinstance(source, Mapping) or catalogue.find(str(source)) else published().get(str(source))
     if isinstance(source, Mapping):
-        label, state, header = "the state dict", source, None
+        label, path, state, header = "the state dict", None, source, None
     else:
-        path = locate(source)
-        label, (state, header) = str(source), read_file(path)
+        path = locate(source, accept_licence=accept_licence)
+        label, (state, header, told) = str(source), read_all(path)
+        if row is not None and row.address.startswith("hf:"):
+            told |= _config_beside(path)
     if header is not None:
         try:
-            stored = Stored(label, state, entry(header["model"]), without_fetching(header["arguments"]), header)
+            given = without_fetching({**header["arguments"], **(arguments or {})})
+            stored = Stored(label, state, entry(header["model"]), given, header)
         except KeyError as error:
             raise CheckpointError(f"{label}: {error.args[0]}") from None
         return replace(stored, state=_renamed(stored))
-    table = get_layout(layout) if layout else recognise(state)
-    arguments, facts = arguments_of(table, state), table.facts(state)
-    if not isinstance(source, Mapping) and table.beside:
-        arguments, more = _beside(locate(source).with_name(table.beside), table, arguments)
+    table = get_layout(layout) if layout else recognise(state, row.layouts if row else None)
+    read, facts = arguments_of(table, state), table.facts(state)
+    if path is not None and table.beside:
+        read, more = _beside(path.with_name(table.beside), table, read)
         facts = facts | more
-    found, arguments = variant_of(entry(table.model), arguments)
-    return Stored(label, state, found, arguments, facts, table)
+    facts = facts | told
+    if row is not None:
+        facts = row.header(read.get("num_classes")) | facts
+        read = _with_arguments(read, row.arguments)
+    elif "classes" not in facts and (dataset := facts.get("dataset")):
+        facts = (class_names(dataset, read.get("num_classes")) or {}) | facts
+    found, kept = variant_of(entry(table.model), _with_arguments(read, arguments or {}))
+    return Stored(label, state, found, kept, facts, table, row)
+
+
+def _with_arguments(read: dict[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that a file's keys tell, with others beside or in place of them; those of a part are joined."""
+    both = {key: {**read[key], **value} for key, value in told.items() if isinstance(value, Mapping) and key in read}
+    return {**read, **told, **both}
+
+
+def _config_beside(path: Path) -> dict[str, Any]:
+    """Classes that transformers' config.json beside the weights names."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        names = json.loads(path.with_name("config.json").read_text("utf-8"))["id2label"]
+        if not all(name.startswith("LABEL_") for name in names.values()):
+            return {"classes": [names[str(index)] for index in range(len(names))]}
+    return {}
 
 
 def _beside(path: Path, table: Layout, arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,6 +7,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from segmentarium.contracts import (
     SegmentationModel,
 )
 from segmentarium.files import atomic_write
-from segmentarium.registry import Entry, remember
+from segmentarium.registry import Entry, check_arguments, remember
 from segmentarium.weights import catalogue
 from segmentarium.weights.layouts import get_layout
 from segmentarium.weights.part import fill_part
@@ -31,6 +32,8 @@ from segmentarium.weights.source import FILE_NAME, HEADER, bare, open_weights
 from segmentarium.weights.table import fit, load_state, require, to_theirs
 
 log = logging.getLogger("segmentarium")
+# arguments that change what a network computes and leave no trace in its tensors
+UNTOLD = ("output_stride", "multi_grid", "dilation", "rates", "align_corners", "grids", "bins")
 
 
 def header_of(model: Model, **facts: Any) -> dict[str, Any]:
@@ -88,20 +91,34 @@ def describe(model: Model, header: Mapping[str, Any]) -> None:
         model.joints = tuple(header["joints"])
     if "preprocessing" in header:
         model.preprocessing = Preprocessing.from_dict(header["preprocessing"]).for_channels(model.in_channels)
+    if "test" in header:  # of published weights: sizes and windows in which they were scored
+        model.preprocessing = replace(model.preprocessing, **header["test"])
 
 
-def load(source: str | Path, *, layout: str | None = None, strict: bool = True) -> Model:
+def load(
+    source: str | Path,
+    *,
+    layout: str | None = None,
+    strict: bool = True,
+    accept_licence: bool = False,
+    **arguments: Any,
+) -> Model:
     """A model with its weights, in eval mode.
 
-    source   a catalogue name ("street"), a file, a folder, "hf:OWNER/NAME"; a file of another project is recognised by its
-             keys, or read through the key table `layout` ("bisenetv2/coincheung")
+    source   a name of the catalogue ("street") or of published weights ("pspnet_resnet50.cityscapes-mmseg"), a file, a folder,
+             "hf:OWNER/NAME"; a file of another project is recognised by its keys, or read through the key table `layout`
+             ("bisenetv2/coincheung")
     strict   False takes what fits, and warns of the rest
+    accept_licence   consent to the licence of published weights that is not free or not stated
+    arguments        that neither keys nor shapes tell (output_stride=16, align_corners=True); without them the published
+                     variant's are assumed, and logged as a warning
 
     Raises FileNotFoundError, CheckpointError (damaged or unsafe file), LoadError (weights of another model), ValueError for
     a backbone alone.  What fitted of another project's file is logged ("segmentarium", INFO).
     """
-    stored = open_weights(source, layout)
+    stored = open_weights(source, layout, accept_licence=accept_licence, arguments=arguments)
     name = stored.entry.name
+    check_arguments(stored.entry.build, name, arguments)
     if stored.headless:
         raise ValueError(
             f"{source} holds the backbone {name!r} without a classifier; give it as backbone_weights= to create_model, or "
@@ -119,17 +136,26 @@ def load(source: str | Path, *, layout: str | None = None, strict: bool = True) 
         describe(model, stored.header)
     if stored.layout:
         log.info("%s: %s, layout %s\n%s", stored.label, name, stored.layout.name, report)
+        assumed = {key: value for key, value in stored.assumed().items() if key in UNTOLD and key not in arguments}
+        if assumed and stored.row is None:
+            told = ", ".join(f"{key}={value!r}" for key, value in assumed.items())
+            log.warning("%s: its keys do not tell %s: assumed as published; give others to load()", stored.label, told)
     return model.eval()
 
 
-def load_into(source: str | Path, found: Entry, arguments: Mapping[str, Any]) -> Model:
+def load_into(
+    source: str | Path, found: Entry | None, arguments: Mapping[str, Any], *, accept_licence: bool = False
+) -> Model:
     """`create_model(..., weights=source)`: the weights' own arguments, overridden by the caller's.
+
+    found   the model that was asked for; None: whatever the weights are of
 
     With other classes the head stays new; with other input channels the first convolution is adapted.  Both are warned of.
     Weights of the model's first stage ("enet_encoder"), or of a classifier's backbone, fill that part, and the rest is new.
     """
-    stored = open_weights(source)
+    stored = open_weights(source, accept_licence=accept_licence)
     name = stored.entry.name
+    found = found or stored.entry
     first_stage, part = getattr(found.build, "first_stage", ("", ""))
     starts = name == first_stage
     if name != found.name and stored.entry.build is not found.build and not starts:

@@ -96,6 +96,7 @@ class Layout:
     goldens: stored outputs of that implementation, by name ("realtime/bisenetv2-mmseg").
     beside: the name of a YAML file that their programs write beside a checkpoint; where one lies there, told(what it says,
     arguments) gives the arguments and facts that it adds.
+    others: repositories of others whose files have the same keys.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Layout:
         arguments,
         {},
     )
+    others: tuple[str, ...] = ()
 
     @property
     def blue_first(self) -> bool:

@@ -12,7 +12,7 @@ from lightning.fabric import Fabric
 
 from segmentarium.contracts import Model
 from segmentarium.training.loaders import TimedLoader
-from segmentarium.training.options import TrainingOptions
+from segmentarium.training.options import KINDS, TrainingOptions
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ def task_for(options: TrainingOptions) -> Task:
             f"{name!r} is no {' or '.join(TASKS)} but a {kind}; see `segmentarium models` for what can be trained"
         )
     if foreign := options.foreign(kind):
-        raise ValueError(f"{name!r} is a {kind}, which has no use for {', '.join(foreign)}; leave that out")
+        word = KINDS[kind].removesuffix("s")
+        raise ValueError(f"{name!r} is a {word}, which has no use for {', '.join(foreign)}; leave that out")
     module, task = TASKS[kind]
     return getattr(importlib.import_module(f"{__name__}.{module}"), task)(options)

@@ -20,12 +20,15 @@ from segmentarium.data import (
     classification_train_transform,
     picture_size,
 )
+from segmentarium.data.classification import changes
+from segmentarium.data.label_maps import LabelMaps, LabelMapView
+from segmentarium.data.token_labels import token_targets
 from segmentarium.evaluation.classification import Picture, PictureScoring
 from segmentarium.inference.classifier import seen_square
 from segmentarium.inference.network import Network
-from segmentarium.losses import LabelCrossEntropy, build_label_loss
+from segmentarium.losses import LabelCrossEntropy, TokenLabelCrossEntropy, build_label_loss
 from segmentarium.preprocessing import SMALLEST
-from segmentarium.training.loaders import TimedLoader, endless, open_dataset, worker_count
+from segmentarium.training.loaders import PreparedLoader, TimedLoader, endless, open_dataset, worker_count
 from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import LOOKED_AT
 from segmentarium.training.tasks import Evaluation
@@ -104,6 +107,10 @@ class ClassificationTask:
 
     def batches(self, model: Any, fabric: Fabric, micro_batch: int, step: int) -> TimedLoader:
         options = self.options
+        if options.token_labels is not None:
+            stream = TrainingStream(self.train_set, self._label_maps(model), options.seed)
+            loader = endless(stream, options, fabric, micro_batch, step)
+            return PreparedLoader(loader.loader, fabric, partial(self._with_targets, model))
         transform = classification_train_transform(
             self.crop_size[0],
             scale=options.area,
@@ -120,6 +127,31 @@ class ClassificationTask:
             mix = MixPictures(self.train_set.info.num_classes, options.mixup, options.cutmix)
         stream = TrainingStream(self.train_set, transform, options.seed, 1.0 if mix else 0.0, mix)
         return endless(stream, options, fabric, micro_batch, step)
+
+    def _label_maps(self, model: Classifier) -> LabelMapView:
+        """The view of a picture with its label map.  ValueError for a network, or options, that have no use for it."""
+        options, said = self.options, model.preprocessing
+        if not any(isinstance(loss, TokenLabelCrossEntropy) for loss in model.losses.modules()):
+            raise ValueError(
+                f"{options.model} does not learn from label maps; leave token_labels out, or give an lvvit"
+            )
+        if options.mixup or options.cutmix:
+            raise ValueError("mixup and cutmix mix pictures without their label maps; leave them out, MixToken mixes")
+        assert options.token_labels is not None
+        maps = LabelMaps(options.token_labels, self.train_set.info.classes)
+        last = changes(options.rand_augment, options.magnitude, options.jitter, options.erase, said.mean, said.std)
+        flip = 0.5 if options.flip else 0.0
+        return LabelMapView(maps, self.crop_size[0], area=options.area, flip=flip, changes=last)
+
+    def _with_targets(self, model: Classifier, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with targets (B, K, 2 + N) for its labels: of the picture, of the crop, and of each patch."""
+        rows, columns = (-(-side // model.backbone.strides[-1]) for side in self.crop_size)
+        rest = {key: value for key, value in batch.items() if key not in ("scores", "classes", "box")}
+        scores, classes, box, label = (batch[key] for key in ("scores", "classes", "box", "label"))
+        return {
+            **rest,
+            "label": token_targets(scores, classes, box, label, self.train_set.info.num_classes, (rows, columns)),
+        }
 
     def _scoring(self, model: Any, fabric: Fabric) -> PictureScoring:
         return PictureScoring(model, partial(Network, model, "torch", "fp32", fabric.device), self.val_set)

@@ -19,16 +19,25 @@ from segmentarium.data.base import apply_transform
 from segmentarium.data.coco_keypoints import CocoKeypoints, PersonCrop, keypoint_transform, shown_box
 from segmentarium.keypoints.heatmaps import in_picture, mirror_pairs, peaks, refined
 from segmentarium.keypoints.hrnet_pose import HRNetPose
-from segmentarium.metrics.oks import keypoint_scores, sigmas_of
-from segmentarium.registry import create_model
+from segmentarium.metrics.oks import keypoint_scores, pck, sigmas_of
+from segmentarium.registry import create_model, entry
 from segmentarium.training.loaders import TimedLoader, endless, open_dataset, worker_count
 from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import LOOKED_AT
-from segmentarium.training.tasks import Evaluation
+from segmentarium.training.tasks import Evaluation, Task
 
 SCALE, ROTATE = 0.35, 45.0  # of the crops, as published at 256×192
 SURE = 0.2  # a joint's score from which on it counts in its pose's
 PICTURES = 8  # drawn at each evaluation
+
+
+def keypoint_task(options: TrainingOptions) -> Task:
+    """Joints of persons or points of anything, by what the options' model gives."""
+    if isinstance(build := entry(options.model.partition(".")[0]).build, type) and issubclass(build, HRNetPose):
+        return KeypointTask(options)
+    from segmentarium.training.tasks.points import PointTask
+
+    return PointTask(options)
 
 
 class KeypointTask:
@@ -111,15 +120,20 @@ class KeypointTask:
         poses: np.ndarray = fabric.all_reduce(found, reduce_op="sum").double().cpu().numpy()  # type: ignore[union-attr]
         sure = poses[..., 2] > SURE
         scores = (poses[..., 2] * sure).sum(1) / sure.sum(1).clip(1)
+        joints = np.stack([person.joints for person in persons]).astype(np.float64)
         given = keypoint_scores(
             [person.picture for person in persons],
             poses[..., :2],
             scores,
-            np.stack([person.joints for person in persons]).astype(np.float64),
+            joints,
             np.array([person.area for person in persons]),
             sigmas_of(model.joints),
         )
-        line = f"AP {given['ap']:.4f}  AP50 {given['ap50']:.4f}  AP75 {given['ap75']:.4f} (OKS, labelled boxes)"
+        given["pck"] = pck(poses[..., :2], joints, np.array([person.box for person in persons]))
+        line = (
+            f"AP {given['ap']:.4f}  AP50 {given['ap50']:.4f}  AP75 {given['ap75']:.4f} (OKS, labelled boxes)  "
+            f"PCK {given['pck']:.4f} (0.2 of the box)"
+        )
         return Evaluation(given, given, line)
 
     def _poses(self, model: HRNetPose, image: Tensor, boxes: Tensor) -> Tensor:

@@ -83,8 +83,7 @@ class MaskTask(SegmentationTask):
         model = labelled_model(options, info)
         assert isinstance(model, MaskModel | InstanceModel)
         model.palette = info.palette
-        if isinstance(self.train_set, SegmentDataset):
-            model.things = self.train_set.things
+        model.things = self.train_set.things if isinstance(self.train_set, SegmentDataset) else ()
         if options.long_side is not None:
             model.preprocessing = replace(model.preprocessing, long_side=options.long_side, short_side=None)
         return model

@@ -15,7 +15,18 @@ function say(text, kind = "") {
 
 const fail = (error) => say(error.message || String(error), "error");
 
+const WORDS = { instance: "objects", panoptic: "everything, in segments", semantic: "the class of every pixel" };
+
+// What can be asked of the model that is chosen: a background, or what to find.
+function offerTasks() {
+  const tasks = state.engine.tasks?.[$("model").value];
+  $("background").hidden = Boolean(tasks);
+  $("segments").hidden = !tasks;
+  $("task").replaceChildren(...(tasks ?? []).map((task) => new Option(WORDS[task], task)));
+}
+
 function settings() {
+  if ($("task").value) return { model: $("model").value, task: $("task").value };
   const choice = document.querySelector("input[name=background]:checked").value;
   const picture = $("picture").files[0];
   if (choice === "picture" && !picture) throw new Error("Choose a picture for the background.");
@@ -42,7 +53,8 @@ function offer(blob, name) {
   $("save").textContent = `Download ${name.split(".").pop() === "webm" ? "WebM" : "PNG"}`;
 }
 
-const named = (file, suffix) => `${(file.name || "picture").replace(/\.[^.]*$/, "")}_portrait.${suffix}`;
+const named = (file, suffix) =>
+  `${(file.name || "picture").replace(/\.[^.]*$/, "")}_${$("task").value ? "segments" : "portrait"}.${suffix}`;
 
 async function photo() {
   const job = ++state.job;
@@ -53,7 +65,7 @@ async function photo() {
     const chosen = settings();
     const original = await createImageBitmap(file).catch(() => null); // the server may know more formats
     const started = performance.now();
-    const { blob, share } = await state.engine.photo(file, chosen);
+    const { blob, share, segments } = await state.engine.photo(file, chosen);
     if (job !== state.job) return; // something else was asked for meanwhile
     const result = await createImageBitmap(blob);
     const [width, height] = fitted(result.width, result.height, SHOWN);
@@ -62,7 +74,9 @@ async function photo() {
     $("stage").hidden = false;
     offer(blob, named(file, "png"));
     const seconds = ((performance.now() - started) / 1000).toFixed(1);
-    say(share < 0.002 ? "There is nobody in this picture." : `Done: ${result.width} × ${result.height} in ${seconds} s.`, "done");
+    const found = segments == null ? "" : `${segments} segment${segments === 1 ? "" : "s"}, `;
+    const done = `Done: ${found}${result.width} × ${result.height} in ${seconds} s.`;
+    say(share < 0.002 ? "There is nobody in this picture." : done, "done");
   } catch (error) {
     if (job === state.job) fail(error);
   }
@@ -208,7 +222,11 @@ function listen() {
     if (state.live && !state.live.recording) state.live.recording = record([]);
     $("record").hidden = true;
   };
-  $("model").onchange = again;
+  $("model").onchange = () => {
+    offerTasks();
+    again();
+  };
+  $("task").onchange = again;
   $("colour").oninput = () => { document.querySelector("input[value=colour]").checked = true; };
   $("picture").onchange = () => { document.querySelector("input[value=picture]").checked = true; again(); };
   $("colour").onchange = again;
@@ -235,6 +253,7 @@ async function start() {
   state.engine = await engine.connect(config);
   $("where").textContent = state.engine.where;
   for (const name of state.engine.models) $("model").add(new Option(name, name));
+  offerTasks();
   listen();
   say("Ready.", "ready");
 }

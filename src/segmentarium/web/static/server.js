@@ -1,14 +1,19 @@
 // Pictures computed by the server that this page came from.
 
-async function ask(blob, { model, background }, flip) {
+async function ask(blob, { model, background, task }, views) {
   const form = new FormData();
   form.append("file", blob, "picture");
   form.append("model", model);
-  form.append("flip", String(flip));
-  if (background instanceof Blob) form.append("background", background, "background");
-  else form.append("background", background);
+  if (task) {
+    form.append("task", task);
+    form.append("format", "overlay");
+  } else {
+    form.append("views", String(views));
+    if (background instanceof Blob) form.append("background", background, "background");
+    else form.append("background", background);
+  }
   for (let tries = 0; ; tries++) {
-    const answer = await fetch("v1/portrait", { method: "POST", body: form });
+    const answer = await fetch(task ? "v1/segment" : "v1/portrait", { method: "POST", body: form });
     if (answer.status === 503 && tries < 3) {
       const seconds = Number(answer.headers.get("retry-after")) || 1;
       await new Promise((done) => setTimeout(done, 1000 * Math.min(seconds, 10)));
@@ -18,7 +23,12 @@ async function ask(blob, { model, background }, flip) {
       const words = await answer.json().catch(() => ({}));
       throw new Error(typeof words.detail === "string" ? words.detail : `The server answered ${answer.status}.`);
     }
-    return { blob: await answer.blob(), share: Number(answer.headers.get("x-person-share")) };
+    const segments = answer.headers.get("x-segments");
+    return {
+      blob: await answer.blob(),
+      share: task ? 1 : Number(answer.headers.get("x-person-share")),
+      segments: segments === null ? null : Number(segments),
+    };
   }
 }
 
@@ -26,7 +36,9 @@ export async function connect() {
   const models = await (await fetch("v1/models")).json();
   return {
     where: "Pictures are computed by the server behind this page, which keeps none of them.",
-    models: models.filter((model) => model.portrait).map((model) => model.name),
+    models: models.filter((model) => model.portrait || model.tasks.length > 1).map((model) => model.name),
+    // of models that tell segments apart, what they can be asked for; the others make portraits
+    tasks: Object.fromEntries(models.filter((model) => !model.portrait).map((model) => [model.name, model.tasks])),
     photo: (file, settings) => ask(file, settings, true),
     async frame(canvas, settings) {
       const jpeg = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.92));

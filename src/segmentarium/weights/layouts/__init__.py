@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
@@ -44,14 +44,16 @@ def arguments_of(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Any]:
         raise ValueError(f"{layout.name} reads the model's arguments off keys that are not here: {error}") from error
 
 
-def recognise(state: Mapping[str, Tensor]) -> Layout:
+def recognise(state: Mapping[str, Tensor], among: Collection[str] | None = None) -> Layout:
     """The one layout that has a rule for every key of `state` and whose model `state` fills.
+
+    among   names of the layouts that come into question; None: all
 
     Candidates are built on the meta device: it costs no memory.  Raises LoadError with the report of the nearest layout if
     none fits, ValueError if there is no near one or several fit; then name the layout.
     """
     fitting = []
-    for layout in layouts().values():
+    for layout in layouts().values() if among is None else map(get_layout, among):
         try:
             report = _judge(layout, state)
         except UNFIT:

@@ -135,6 +135,7 @@ LAYOUTS = (
         (*unilm_rules(), rest("fc_norm", "classifier.0"), rest("head", "classifier.1")),
         beit_arguments,
         "https://github.com/microsoft/unilm",
+        others=("https://github.com/huggingface/pytorch-image-models",),
     ),
     Layout(
         "beit/transformers",

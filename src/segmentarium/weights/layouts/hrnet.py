@@ -121,7 +121,7 @@ SEGMENTATION = "https://github.com/HRNet/HRNet-Semantic-Segmentation"
 UNALIGNED = {"align_corners": False, "backbone": "hrnet_w18_small", "backbone_arguments": {"upsample": "bilinear"}}
 LAYOUTS = (
     Layout(
-        "hrnet/authors",  # timm's are the same
+        "hrnet/authors",
         "hrnet_w18",
         (
             *hrnet_rules(),
@@ -132,6 +132,7 @@ LAYOUTS = (
         ),
         _authors_classifier,
         CLASSIFICATION,
+        others=("https://github.com/huggingface/pytorch-image-models",),
         goldens={"backbone/hrnetv2-cls-w18-small-v1": Golden({"out": "classify"})},
     ),
     Layout(

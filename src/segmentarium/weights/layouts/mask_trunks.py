@@ -25,12 +25,12 @@ SWINS = {
     (128, (2, 2, 18, 2), 12): "swin_b_384",
     (192, (2, 2, 18, 2), 12): "swin_l_384",
 }
-COCO_PANOPTIC = {133: 80}  # classes -> things, which are the first; no other number of classes tells
+COCO = {133: 80, 80: 80}  # classes -> things, which are the first; no other number of classes tells
 
 
 def things_of(num_classes: int) -> dict[str, Any]:
     """The argument, where the number of classes says it."""
-    return {"things": COCO_PANOPTIC[num_classes]} if num_classes in COCO_PANOPTIC else {}
+    return {"things": COCO[num_classes]} if num_classes in COCO else {}
 
 
 def _swin(found: dict[str, Any]) -> dict[str, Any]:

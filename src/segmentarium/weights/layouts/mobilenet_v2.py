@@ -147,6 +147,7 @@ LAYOUTS = (
         "torchvision",
         (*torchvision_rules(), Rule("classifier.1.{}", "classifier.{}")),
         "https://github.com/pytorch/vision",
+        others=("https://github.com/qubvel-org/segmentation_models.pytorch",),
     ),
     _layout("timm", timm_rules(), "https://github.com/huggingface/pytorch-image-models"),
     _layout(

@@ -59,11 +59,12 @@ def _arguments(stem: Stem, state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 LAYOUTS = (
     Layout(
-        "resnest/authors",  # and timm's
+        "resnest/authors",
         "resnest50",
         (*resnest_rules(), FC),
         partial(_arguments, "timm"),
         "https://github.com/zhanghang1989/ResNeSt",
+        others=("https://github.com/huggingface/pytorch-image-models",),
     ),
     Layout(
         "resnest/mmseg",

@@ -160,7 +160,14 @@ TIMM = "https://github.com/huggingface/pytorch-image-models"
 OPENMMLAB = "https://github.com/open-mmlab"
 mmpretrain = partial(_deep_arguments, stem="mmpretrain", prefix="backbone.", head="head.fc")
 LAYOUTS = (
-    Layout("resnet/torchvision", "resnet50", (*resnet_rules(), FC), _arguments, "https://github.com/pytorch/vision"),
+    Layout(
+        "resnet/torchvision",
+        "resnet50",
+        (*resnet_rules(), FC),
+        _arguments,
+        "https://github.com/pytorch/vision",
+        others=(TIMM, "https://github.com/qubvel-org/segmentation_models.pytorch"),
+    ),
     Layout("resnet/timm_v1c", "resnet50_v1c", (*resnet_rules(stem="timm"), FC), _deep_arguments, TIMM),
     Layout(
         "resnet/timm_v1d",

@@ -155,6 +155,7 @@ def _encoder(
     norm_eps: tuple[float, float],
     source: str,
     head: str = "head.weight",
+    others: tuple[str, ...] = (),
 ) -> Layout:
     def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
         from segmentarium.backbones.mit import VARIANTS
@@ -169,7 +170,7 @@ def _encoder(
             "num_classes": outputs_of(state, head),
         }
 
-    return Layout(name, "mit_b0", tuple(rules), arguments, source)
+    return Layout(name, "mit_b0", tuple(rules), arguments, source, others=others)
 
 
 def _segmenter(
@@ -266,6 +267,7 @@ LAYOUTS = (
         NVLABS_KEYS,
         NVLABS_EPS,
         NVLABS_SOURCE,
+        others=("https://github.com/qubvel-org/segmentation_models.pytorch",),
     ),
     _encoder("mit/mmseg", _mmseg_encoder("", ""), MMSEG_KEYS, MMSEG_EPS, MMSEG_SOURCE),
     _encoder(

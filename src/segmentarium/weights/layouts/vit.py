@@ -1,10 +1,8 @@
-"""ViT and its hybrids as timm, torchvision, transformers, mmpretrain and mmsegmentation store them; and as MAE's pretraining
-leaves it, without its decoder, in the authors' files (timm's keys), transformers' and mmpretrain's.
+"""ViT and its hybrids as timm, torchvision, transformers, mmpretrain and mmsegmentation store them.
 
-mmpretrain's and mmsegmentation's tables were read off their public code, and mmpretrain's of MAE compared with its own networks
-of random weights, once.  The count of heads is in no shape: it is known for the published widths, and one for each 64 channels
-else.  DeiT's files have timm's keys (without distillation); nothing in them, or in MAE's encoders alone, says that they want
-ImageNet's mean and standard deviation where the others want 0.5.
+mmpretrain's and mmsegmentation's tables were read off their public code.  The count of heads is in no shape: it is known for the
+published widths, and one for each 64 channels else.  DeiT's files have timm's keys (without distillation); nothing in them, or in
+MAE's encoders alone, says that they want ImageNet's mean and standard deviation where the others want 0.5.
 """
 
 from __future__ import annotations
@@ -73,7 +71,8 @@ def timm_rules(theirs: str = "", ours: str = "") -> list[Rule]:
     ]
 
 
-def _openmmlab_rules(theirs: str, ours: str, block: Mapping[str, str]) -> list[Rule]:
+def openmmlab_rules(theirs: str, ours: str, block: Mapping[str, str]) -> list[Rule]:
+    """The table without the final norm, prefixes ending in a dot; block: as `block_rules` takes it"""
     return [
         Rule(f"{theirs}cls_token", f"{ours}class_token"),
         Rule(f"{theirs}pos_embed", f"{ours}positions"),
@@ -91,7 +90,7 @@ def mmseg_rules(theirs: str = "", ours: str = "") -> list[Rule]:
             Rule(f"{theirs}layers.{{}}.attn.attn.in_proj_{kind}", f"{ours}blocks.{{}}.attention.qkv.{kind}")
             for kind in ("weight", "bias")
         ),
-        *_openmmlab_rules(theirs, ours, block | {"attention.proj": "attn.attn.out_proj"}),
+        *openmmlab_rules(theirs, ours, block | {"attention.proj": "attn.attn.out_proj"}),
         rest(f"{theirs}ln1", f"{ours}norm"),
     ]
 
@@ -118,10 +117,9 @@ def torchvision_rules() -> list[Rule]:
     return [*rules, *(rest(f"{layer}{{}}.{theirs}", f"{block}{{}}.{ours}") for theirs, ours in names.items())]
 
 
-def transformers_rules(theirs: str = "vit.", ours: str = "") -> list[Rule]:
-    """The table with the final norm, of files; models in memory have other names since version 5."""
-    layer, block = f"{theirs}encoder.layer.{{}}", f"{ours}blocks.{{}}"
-    stack = tuple(f"{layer}.attention.attention.{name}.{{*}}" for name in ("query", "key", "value"))
+def transformers_block(theirs: str, ours: str) -> list[Rule]:
+    """The table of a block, of files; models in memory have other names since version 5."""
+    stack = tuple(f"{theirs}.attention.attention.{name}.{{*}}" for name in ("query", "key", "value"))
     names = {
         "norm1": "layernorm_before",
         "attention.proj": "attention.output.dense",
@@ -129,12 +127,16 @@ def transformers_rules(theirs: str = "vit.", ours: str = "") -> list[Rule]:
         "mlp.fc1": "intermediate.dense",
         "mlp.fc2": "output.dense",
     }
+    return [Rule(stack, f"{ours}.attention.qkv.{{*}}"), *block_rules(theirs, ours, names)]
+
+
+def transformers_rules(theirs: str = "vit.", ours: str = "") -> list[Rule]:
+    """The table with the final norm, prefixes ending in a dot."""
     return [
         Rule(f"{theirs}embeddings.cls_token", f"{ours}class_token"),
         Rule(f"{theirs}embeddings.position_embeddings", f"{ours}positions"),
         rest(f"{theirs}embeddings.patch_embeddings.projection", f"{ours}embedding.proj"),
-        Rule(stack, f"{block}.attention.qkv.{{*}}"),
-        *block_rules(layer, block, names),
+        *transformers_block(f"{theirs}encoder.layer.{{}}", f"{ours}blocks.{{}}"),
         rest(f"{theirs}layernorm", f"{ours}norm"),
     ]
 
@@ -230,12 +232,6 @@ def _mae_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"preprocessing": Preprocessing().as_dict()}
 
 
-def _mae_arguments(state: Mapping[str, Tensor], keys: Mapping[str, Any], decoder: str, **more: Any) -> dict[str, Any]:
-    """decoder: a key of what lies behind the encoder, without which it is another's file"""
-    state[decoder]
-    return vit_arguments(state, **keys) | {"num_classes": None} | more
-
-
 def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Their ImageNet files, and those that their converter makes of timm's, have no head."""
     return vit_arguments(state, **OPENMMLAB_KEYS) | {"final_norm": "ln1.weight" in state, "num_classes": None}
@@ -296,7 +292,6 @@ def _hybrid_arguments(state: Mapping[str, Tensor], first: str) -> dict[str, Any]
 TIMM = "https://github.com/huggingface/pytorch-image-models"
 TRANSFORMERS = "https://github.com/huggingface/transformers"
 NORM, HEAD = rest("norm", "norm"), rest("head", "classifier")
-DECODER = [Rule(f"decoder_{part}.{{*}}", None) for part in ("embed", "blocks", "norm", "pred")]
 STEM = _unit("patch_embed.backbone.conv", "patch_embed.backbone.norm", "stem.first")
 LAYOUTS = (
     _layout("vit/timm", [*timm_rules(), NORM, HEAD], partial(_timm_arguments, norm="norm"), TIMM),
@@ -328,7 +323,7 @@ LAYOUTS = (
     _layout(
         "vit/mmpretrain",
         [
-            *_openmmlab_rules("backbone.", "", MMPRETRAIN_BLOCK),
+            *openmmlab_rules("backbone.", "", MMPRETRAIN_BLOCK),
             rest("backbone.ln1", "norm"),
             rest("head.layers.head", "classifier"),
         ],
@@ -338,37 +333,12 @@ LAYOUTS = (
     _layout(
         "vit/mmpretrain_mean",
         [
-            *_openmmlab_rules("backbone.", "", MMPRETRAIN_BLOCK),
+            *openmmlab_rules("backbone.", "", MMPRETRAIN_BLOCK),
             rest("backbone.ln2", "norm"),
             rest("head.fc", "classifier"),
         ],
         partial(_arguments, keys=MMPRETRAIN_KEYS, head="head.fc.weight", pool="mean"),
         "https://github.com/open-mmlab/mmpretrain",
-        _mae_facts,
-    ),
-    _layout(
-        "vit/mae_mmpretrain",
-        [
-            *_openmmlab_rules("backbone.", "", MMPRETRAIN_BLOCK),
-            rest("backbone.ln1", "norm"),
-            Rule("neck.{*}", None),
-        ],
-        partial(_mae_arguments, keys=MMPRETRAIN_KEYS, decoder="neck.mask_token"),
-        "https://github.com/open-mmlab/mmpretrain",
-        _mae_facts,
-    ),
-    _layout(
-        "vit/mae_authors",
-        [*timm_rules(), NORM, Rule("mask_token", None), Rule("decoder_pos_embed", None), *DECODER],
-        partial(_mae_arguments, keys=TIMM_KEYS, decoder="decoder_embed.weight"),
-        "https://github.com/facebookresearch/mae",
-        _mae_facts,
-    ),
-    _layout(
-        "vit/mae_transformers",
-        [*transformers_rules(), Rule("decoder.{*}", None)],
-        partial(_mae_arguments, keys=transformers_keys("vit."), decoder="decoder.decoder_embed.weight", norm_eps=1e-12),
-        TRANSFORMERS,
         _mae_facts,
     ),
     _layout("vit/mmseg", mmseg_rules(), _mmseg_arguments, "https://github.com/open-mmlab/mmsegmentation"),

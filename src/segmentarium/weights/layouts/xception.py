@@ -77,6 +77,7 @@ LAYOUTS = (
         (*xception_rules(), Rule("fc.{}", "classifier.{}")),
         _xception_arguments,
         "https://github.com/huggingface/pytorch-image-models",
+        others=("https://github.com/qubvel-org/segmentation_models.pytorch",),
     ),
     Layout(
         "xception39/torchseg", "xception39", tuple(xception39_rules()), _arguments, "https://github.com/ycszen/TorchSeg"

@@ -1,0 +1,107 @@
+"""`segmentarium keypoints`: points with descriptors of pictures, videos or the webcam; of a network of joints, skeletons."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+MODEL = "superpoint.free"
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """The options that say what computes."""
+    parser.add_argument(
+        "--engine",
+        default="torch",
+        choices=("torch", "compile", "onnxruntime", "openvino", "auto"),
+        help="auto: the fastest that is installed and agrees, measured once and remembered",
+    )
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--device", help="of PyTorch, e.g. cpu or cuda:0 (default: a GPU if there is one)")
+
+
+def add_points(parser: argparse.ArgumentParser) -> None:
+    """The options that say which points are taken."""
+    parser.add_argument("--count", type=int, default=2048, help="the best so many points of a picture (default: 2048)")
+    parser.add_argument("--threshold", type=float, help="a point's score is greater (default: the model's own)")
+    parser.add_argument("--radius", type=int, help="pixels around a point without a second (default: the model's own)")
+    parser.add_argument("--border", type=int, help="pixels along the edges without points (default: the model's own)")
+    parser.add_argument("--subpixel", action="store_true", help="places between the pixels")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", nargs="+", help="picture, video, folder, glob, http(s) address, or number of a webcam")
+    add("--model", default=MODEL, help=f"a name, a weights file, or hf:OWNER/NAME (default: {MODEL})")
+    add("--out", default="keypoints", metavar="DIR", help="folder for the results (default: keypoints)")
+    add("--kinds", metavar="KIND,…", help="of overlay,json,npz (descriptors); of joints overlay,json (default: all)")
+    add_points(parser)
+    add("--flip", action="store_true", help="of joints: average with the mirrored picture")
+    add_engine(parser)
+    add("--debug", action="store_true", help="show the traceback of an error")
+
+
+def run(options: argparse.Namespace) -> int:
+    """0: everything was done; 1: some inputs failed; 2: nothing could be done."""
+    from segmentarium.media.sources import expand
+
+    items = expand(list(options.source))
+    finder = finder_of(options)
+    kinds = None if options.kinds is None else tuple(kind.strip() for kind in options.kinds.split(","))
+    failed = 0
+    for item in items:
+        try:
+            print(_done(item, finder, options, {} if kinds is None else {"kinds": kinds}))
+        except (ValueError, OSError, ImportError, MemoryError) as error:
+            if options.debug:
+                raise
+            failed += 1
+            message = str(error) or type(error).__name__
+            shown = message if item.origin in message else f"{item.origin}: {message}"
+            print(f"segmentarium keypoints: {shown}", file=sys.stderr)
+    done = len(items) - failed
+    if not done:
+        print(f"segmentarium keypoints: none of {len(items)} inputs could be done", file=sys.stderr)
+        return 2
+    print(f"{done} of {len(items)} done with {finder.model_name} on {finder.network.engine}; see {options.out}")
+    return 1 if failed else 0
+
+
+def finder_of(options: argparse.Namespace) -> Any:
+    """A finder of points, or of joints where the model gives those."""
+    from segmentarium.contracts import KeypointModel
+    from segmentarium.inference.points import KeypointFinder
+    from segmentarium.inference.poses import PoseFinder
+    from segmentarium.weights import load
+
+    model = load(options.model)
+    engine = {"engine": options.engine, "precision": options.precision, "device": options.device}
+    if isinstance(model, KeypointModel) and model.joints:
+        given = [name for name in ("threshold", "radius", "border", "subpixel") if getattr(options, name)]
+        if given:
+            raise ValueError(f"--{given[0]} is for points; {options.model} finds joints: leave it out")
+        finder: Any = PoseFinder(model, flip=options.flip, **engine)
+    else:
+        points = {name: getattr(options, name) for name in ("count", "threshold", "radius", "border", "subpixel")}
+        finder = KeypointFinder(model, **points, **engine)
+    finder.model_name = options.model
+    return finder
+
+
+def _done(item: Any, finder: Any, options: argparse.Namespace, kinds: dict[str, Any]) -> str:
+    """One input, done; the line that tells it."""
+    if item.kind != "picture":
+        from segmentarium.inference.point_video import points_of_video
+
+        if item.kind == "webcam":
+            print("recording; Ctrl-C ends it", file=sys.stderr)
+        _, frames, rate = points_of_video(finder, item, Path(options.out), overwrite=options.overwrite)
+        return f"{item.name}: {frames} frames, {rate:.1f} a second"
+    result = finder(item.load(), name=item.name, path=item.path)
+    result.save(options.out, **kinds, overwrite=options.overwrite)
+    if not hasattr(result, "keypoints"):
+        return f"{item.name}: {(result.scores > 0.2).sum()} joints"
+    note = f"; {result.facts['note']}" if "note" in result.facts else ""
+    return f"{item.name}: {len(result.keypoints)} points{note}"

@@ -1,0 +1,105 @@
+"""`segmentarium match A B`: which points of two pictures are the same, and what maps one to the other."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+from segmentarium.cli.keypoints import MODEL, add_engine, add_points, finder_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", nargs="+", help="two pictures, or more: then each with each; folders, globs, http(s) addresses")
+    add("--model", default=MODEL, help=f"a name, a weights file, or hf:OWNER/NAME (default: {MODEL})")
+    add("--out", default="matches", metavar="DIR", help="folder for NAME_matches.png and NAME.json (default: matches)")
+    add_points(parser)
+    add("--ratio", type=float, help="a match's distance is at most this share of the second nearest's, e.g. 0.9")
+    add("--distance", type=float, help="greatest distance of matched descriptors, 0 to 2")
+    add(
+        "--geometry",
+        default="homography",
+        choices=("homography", "fundamental", "essential"),
+        help="what relates the pictures: homography for planes and turning cameras (default)",
+    )
+    add("--focal", type=float, metavar="PIXELS", help="of both cameras, for --geometry essential; centred")
+    add("--method", default="magsac", choices=("magsac", "ransac", "lmeds"), help="default: magsac")
+    add("--tolerance", type=float, default=3.0, metavar="PIXELS", help="up to which a match agrees (default: 3)")
+    add("--colmap", type=Path, metavar="FILE.db", help="write points and matches as a COLMAP database, too")
+    add("--hloc", type=Path, metavar="DIR", help="write features.h5 and matches.h5 as hloc has them, too")
+    add_engine(parser)
+    add("--debug", action="store_true", help="show the traceback of an error")
+
+
+def run(options: argparse.Namespace) -> int:
+    """0: every pair has a geometry; 1: some have none, and their JSON says why; 2: nothing could be done."""
+    import numpy as np
+
+    from segmentarium.files import check_targets
+    from segmentarium.inference.matcher import match_pictures
+    from segmentarium.matching.files import Pair, write_colmap, write_hloc
+    from segmentarium.media.sources import expand
+
+    items = expand(list(options.source))
+    if len(items) < 2 or any(item.kind != "picture" for item in items):
+        kinds = ", ".join(f"{item.origin} ({item.kind})" for item in items)
+        raise ValueError(f"match takes two pictures or more, and got {kinds}")
+    if options.geometry == "essential" and options.focal is None:
+        raise ValueError("an essential matrix needs the cameras: give --focal PIXELS, or --geometry fundamental")
+    targets = [path for path in (options.colmap,) if path is not None]
+    targets += [options.hloc / name for name in ("features.h5", "matches.h5")] if options.hloc else []
+    check_targets(targets, overwrite=options.overwrite)
+    options.flip = False
+    finder = finder_of(options)
+    if not hasattr(finder, "count"):
+        raise ValueError(
+            f"{options.model} finds joints, which have no descriptors to match; give a model such as {MODEL}"
+        )
+    found = [finder(item.load(), name=item.name, path=item.path) for item in items if item.load is not None]
+    pairs: list[Pair] = []
+    missing = 0
+    for first, second in itertools.combinations(found, 2):
+        cameras: Any = None
+        if options.focal is not None:
+            cameras = tuple(
+                np.array(
+                    [
+                        [options.focal, 0, side.image.shape[1] / 2],
+                        [0, options.focal, side.image.shape[0] / 2],
+                        [0, 0, 1],
+                    ]
+                )
+                for side in (first, second)
+            )
+        result = match_pictures(
+            first,
+            second,
+            ratio=options.ratio,
+            distance=options.distance,
+            kind=options.geometry,
+            method=options.method,
+            threshold=options.tolerance,
+            cameras=cameras,
+        )
+        result.save(options.out, overwrite=options.overwrite)
+        geometry = result.geometry
+        told = geometry.reason or f"{geometry.inliers.sum()} agree with a {geometry.kind}"
+        print(f"{first.name} – {second.name}: {len(result.pairs)} matches; {told}")
+        missing += geometry.matrix is None
+        pairs.append(Pair(_file(first), _file(second), result.pairs, result.distances, geometry))
+    pictures = {_file(one): one.keypoints for one in found}
+    if options.colmap is not None:
+        write_colmap(options.colmap, pictures, pairs, overwrite=options.overwrite)
+    if options.hloc is not None:
+        write_hloc(options.hloc, pictures, pairs, overwrite=options.overwrite)
+    if missing:
+        print(f"segmentarium match: {missing} of {len(pairs)} pairs have no {options.geometry}", file=sys.stderr)
+    return 1 if missing else 0
+
+
+def _file(found: Any) -> str:
+    """What other programs call the picture: its file's name, or the result's where two files share one."""
+    return f"{found.name}{found.path.suffix}" if found.path is not None else found.name

@@ -1,0 +1,196 @@
+"""A detector on scans: what it takes of them, boxes as JSON, and pictures of points, map and boxes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from segmentarium.contracts import Boxes3d, Detector3d
+from segmentarium.data.scans import Scan, collate_scans, inputs_of
+from segmentarium.files import atomic_write, check_targets
+from segmentarium.layers.turned_boxes import corners, corners_3d
+from segmentarium.palette import default_palette
+
+PIXELS = 900  # of the longer side of a picture from above
+NEAR = 0.5  # metres: what lies nearer to a camera is not drawn
+EDGES = (
+    [(i, (i + 1) % 4) for i in range(4)] + [(i + 4, (i + 1) % 4 + 4) for i in range(4)] + [(i, i + 4) for i in range(4)]
+)
+LAYER_COLOURS = {"drivable": (52, 52, 60), "lane": (66, 66, 78), "crossing": (96, 84, 60), "lane_line": (128, 128, 128)}
+
+
+class MapMissingError(ValueError):
+    """A detector reads a map, and where the lidar stood on it is not known."""
+
+
+def map_of(model: Detector3d, scan: Scan) -> np.ndarray:
+    """The layers that the model reads, (C, H, W), drawn for the scan; zeros, "known" too, where there is no map of the place.
+
+    MapMissingError for a scan that has a map and no pose.
+    """
+    if scan.place is None:
+        return np.zeros((len(model.layers), *model.map_size), np.float32)
+    if scan.pose is None:
+        raise MapMissingError(
+            f"{scan.name or 'the scan'} has a map and no pose: where the lidar stood on it is not known"
+        )
+    return scan.place.raster(scan.pose, model.area, model.map_size, model.layers)
+
+
+def model_inputs(model: Detector3d, scans: Sequence[Scan]) -> tuple[torch.Tensor, ...]:
+    """What `forward` takes, on the model's device."""
+    raster = (lambda scan: map_of(model, scan)) if "map" in model.inputs else None
+    batch = collate_scans([{"name": scan.name, **inputs_of(scan, model.in_channels, raster)} for scan in scans])
+    device = next(model.parameters()).device
+    return tuple(batch[key].to(device) for key in model.inputs)
+
+
+@dataclass
+class ScanDetector:
+    """A detector with its settings; `seconds` inside it so far.
+
+    threshold   least score; None: the model's own
+    """
+
+    model: Detector3d
+    threshold: float | None = None
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, Detector3d):
+            raise TypeError(f"{self.model.title} is a {self.model.kind}, which finds no boxes in point clouds")
+        self.model = self.model.eval()
+
+    def __call__(self, scans: Sequence[Scan]) -> list[Boxes3d]:
+        inputs = model_inputs(self.model, scans)
+        started = time.perf_counter()
+        found = self.model.detect(*inputs, threshold=self.threshold)
+        self.seconds += time.perf_counter() - started
+        return [Boxes3d(one.boxes.cpu(), one.labels.cpu(), one.scores.cpu()) for one in found]
+
+
+def as_json(found: Boxes3d, classes: Sequence[str], name: str = "") -> dict[str, Any]:
+    """Plain data: of each box its class, score, centre, size (length, width, height), angle, and speed where there is one."""
+    rows = []
+    for box, label, score in zip(found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True):
+        row: dict[str, Any] = {"class": classes[label], "score": round(score, 4)}
+        row |= {
+            "centre": [round(v, 3) for v in box[:3]],
+            "size": [round(v, 3) for v in box[3:6]],
+            "angle": round(box[6], 4),
+        }
+        rows.append(row | ({"speed": [round(v, 3) for v in box[7:9]]} if len(box) >= 9 else {}))
+    return {"scan": name, "unit": "metres, radians, in the lidar's frame", "boxes": rows}
+
+
+def colours(count: int) -> list[tuple[int, int, int]]:
+    """RGB for each class, bright enough for a dark ground."""
+    palette = default_palette(count + 1)[1:]
+    return [(r // 2 + 110, g // 2 + 110, b // 2 + 110) for r, g, b in palette]
+
+
+def from_above(
+    scan: Scan, area: Sequence[float], found: Boxes3d | None = None, *, labelled: bool = True, pixels: int = PIXELS
+) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of the area, x to the right and y upwards: the map, points by their height, the scan's own boxes white
+    and thin, what was found in colour, with a stroke to the front."""
+    wide, high = area[3] - area[0], area[4] - area[1]
+    scale = pixels / max(wide, high)
+    size = (max(1, round(high * scale)), max(1, round(wide * scale)))
+    picture = np.full((*size, 3), 18, np.uint8)
+    if scan.place is not None and scan.pose is not None:
+        drawn = scan.place.raster(scan.pose, area, size, tuple(LAYER_COLOURS))
+        for share, colour in zip(drawn, LAYER_COLOURS.values(), strict=True):
+            picture[:] = (picture + (np.array(colour) - picture.astype(float)) * share[..., None]).astype(np.uint8)
+    points = scan.points[np.isfinite(scan.points[:, :3]).all(1), :3]
+    place = ((points[:, :2] - np.array(area[:2])) * scale).astype(int)
+    inside = ((place >= 0) & (place < np.array(size[::-1]))).all(1)
+    share = np.clip((points[inside, 2] - area[2]) / (area[5] - area[2]), 0, 1)
+    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
+    shade = table[(share * 255).astype(np.uint8)]
+    picture[place[inside, 1], place[inside, 0]] = shade
+
+    def draw(boxes: torch.Tensor, colour: Sequence[tuple[int, int, int]], width: int) -> None:
+        outline = ((corners(boxes[:, :7].double()).numpy() - np.array(area[:2])) * scale).round().astype(int)
+        for shape, one in zip(outline, colour, strict=True):
+            cv2.polylines(picture, [shape.astype(np.int32)], True, one, width, cv2.LINE_AA)
+            front, middle = shape[[0, 3]].mean(0), shape.mean(0)
+            cv2.line(picture, tuple(map(int, middle)), tuple(map(int, front)), one, width, cv2.LINE_AA)
+
+    if labelled and len(scan.boxes):
+        draw(torch.from_numpy(scan.boxes), [(255, 255, 255)] * len(scan.boxes), 1)
+    if found is not None and len(found):
+        palette = colours(int(found.labels.max()) + 1)
+        draw(found.boxes, [palette[label] for label in found.labels.tolist()], 2)
+    return np.ascontiguousarray(picture[::-1])
+
+
+def in_camera(
+    picture: np.ndarray, matrix: np.ndarray, boxes: torch.Tensor, palette: Sequence[tuple[int, int, int]]
+) -> np.ndarray:
+    """A copy of the picture (H, W, 3) with the edges of boxes (N, 7) in the lidar's frame, a colour each; what lies behind the
+    camera is cut off.
+
+    matrix   (3, 4): pixels times depth from x, y, z, 1
+    """
+    result = picture.copy()
+    for shape, colour in zip(corners_3d(boxes[:, :7].double()).numpy(), palette, strict=True):
+        seen = np.c_[shape, np.ones(8)] @ np.asarray(matrix, np.float64)[:3].T
+        for a, b in EDGES:
+            start, end = seen[a], seen[b]
+            if max(start[2], end[2]) <= NEAR:
+                continue
+            if min(start[2], end[2]) < NEAR:  # the part in front
+                behind, front = (start, end) if start[2] < end[2] else (end, start)
+                start, end = front + (behind - front) * (front[2] - NEAR) / (front[2] - behind[2]), front
+            ends = np.clip([start[:2] / start[2], end[:2] / end[2]], -30000, 30000).round().astype(int)
+            cv2.line(result, tuple(map(int, ends[0])), tuple(map(int, ends[1])), colour, 2, cv2.LINE_AA)
+    return result
+
+
+def save_scan(
+    scan: Scan,
+    found: Boxes3d,
+    classes: Sequence[str],
+    area: Sequence[float],
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    pixels: int = PIXELS,
+) -> list[Path]:
+    """Writes NAME.json, NAME_above.png and, for each camera, NAME_camera.png; returns their paths.
+
+    FileExistsError where they are there already, unless `overwrite`.
+    """
+    folder = Path(folder)
+    name = (scan.name or "scan").replace("/", "_")
+    paths = [folder / f"{name}.json", folder / f"{name}_above.png"]
+    paths += [folder / f"{name}_camera{i or ''}.png" for i in range(len(scan.cameras))]
+    check_targets(paths, overwrite=overwrite)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(paths[0]) as temporary:
+        temporary.write_text(
+            json.dumps(as_json(found, classes, scan.name), indent=1, ensure_ascii=False), encoding="utf-8"
+        )
+    pictures = [from_above(scan, area, found, pixels=pixels)]
+    palette = colours(len(classes))
+    for camera in scan.cameras:
+        shown = cv2.imread(str(camera.path))
+        if shown is None:
+            raise ValueError(f"{camera.path} cannot be read as a picture")
+        chosen = [palette[label] for label in found.labels.tolist()]
+        pictures.append(in_camera(np.ascontiguousarray(shown[..., ::-1]), camera.matrix, found.boxes, chosen))
+    for path, picture in zip(paths[1:], pictures, strict=True):
+        with atomic_write(path) as temporary:
+            done, data = cv2.imencode(".png", picture[..., ::-1])
+            assert done
+            temporary.write_bytes(data.tobytes())
+    return paths

@@ -1,0 +1,1 @@
+"""From descriptors to geometry: matches in bounded memory, homographies and essential matrices, files for other programs."""

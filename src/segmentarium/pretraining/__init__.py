@@ -1,0 +1,1 @@
+"""Learning without labels, and with labels for every patch.  One paper, one file."""
