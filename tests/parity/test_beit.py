@@ -110,6 +110,7 @@ def test_hidden_patches_are_foreseen_as_by_unilm(golden: ModuleType) -> None:
 def test_hidden_patches_are_foreseen_as_by_transformers_to_the_gradients(
     tmp_path: Path, size: tuple[int, int], shared: bool
 ) -> None:
+    torch.manual_seed(0)
     transformers = pytest.importorskip("transformers")
     config = transformers.BeitConfig(
         image_size=64, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=256, vocab_size=20,
