@@ -149,20 +149,22 @@ def test_ignored_pixels_alone_give_zero(name: str) -> None:
 
 @pytest.mark.parametrize("name", enrolled(ONE_OF_EACH_PAPER, "learning"))
 def test_its_own_objective_teaches_the_classes(name: str) -> None:
-    """A few dozen steps on one picture and its mirror image halve the cross entropy of class scores, or the loss of joints or
-    boxes."""
+    """A few dozen steps on one picture and its mirror image halve the cross entropy of class scores, or the loss of joints,
+    points or boxes."""
     model = fresh(name)
     batch = batch_for(model, 128, 128)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     history: list[float] = []
     for _ in range(STEPS):
         outputs = outputs_of(model, batch)
-        loss = torch.stack(list(model.criterion(outputs, batch).values())).sum()
+        terms = model.criterion(outputs, batch)
+        loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        whole = model.kind in ("keypoints", "instances")
-        found = float(loss) if whole else cross_entropy(model, class_scores(model, outputs), batch)
+        whole = terms.get("points", loss)  # of points alone where descriptors are learnt too
+        direct = model.kind in ("keypoints", "instances")
+        found = float(whole.detach()) if direct else cross_entropy(model, class_scores(model, outputs), batch)
         history.append(found)
         if max(history[-2:]) <= history[0] / 2:
             return

@@ -196,4 +196,4 @@ def test_two_processes_pretrain_as_one_of_twice_the_batch(pictures: Path, tmp_pa
     assert column(two, "explained") == pytest.approx(column(alone.folder, "explained"), abs=1e-5)
     ours, theirs = (load(place / "last.safetensors").state_dict() for place in (two, alone.folder))
     for key, value in ours.items():
-        torch.testing.assert_close(value, theirs[key], atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(value, theirs[key], atol=1e-4, rtol=1e-3)  # after Adam's steps, whose sums differ

@@ -167,13 +167,12 @@ class Calls:
         return (print, ("called",))
 
 
-def test_a_module_with_anything_else_in_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number, held in enumerate((Calls(), nn.Sequential(nn.Conv2d(3, 3, 1)))):
-        layer = nn.Sequential(nn.ReLU())
-        layer.told = held  # type: ignore[assignment]
-        torch.save(layer, tmp_path / f"{number}.pkl")
-        with pytest.raises(CheckpointError, match="holds more than tensors"):
-            read_file(tmp_path / f"{number}.pkl")
+def test_a_module_with_a_program_in_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layer = nn.Sequential(nn.ReLU())
+    layer.told = Calls()  # type: ignore[assignment]
+    torch.save(layer, tmp_path / "calls.pkl")
+    with pytest.raises(CheckpointError, match="holds more than tensors"):
+        read_file(tmp_path / "calls.pkl")
     assert capsys.readouterr().out == ""
     ring = nn.Sequential(nn.ReLU())
     ring._modules["0"] = ring

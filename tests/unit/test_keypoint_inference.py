@@ -161,7 +161,7 @@ def test_other_models_are_refused() -> None:
         PoseFinder(network())
     with pytest.raises(ValueError, match="count is 0"):
         KeypointFinder(network(), count=0)
-    with pytest.raises(TypeError, match="it has no segments"):
+    with pytest.raises(ValueError, match="tells no segments apart"):
         segmentarium.predict(photo(), network(), task="panoptic")
 
 

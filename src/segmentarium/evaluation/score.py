@@ -115,7 +115,7 @@ def evaluate(
         check_output(output, overwrite=overwrite)
     if isinstance(model, Detector3d):
         given = {
-            "mode": mode != "whole",
+            "mode": mode == "slide",
             "flip": flip,
             "scales": _several(scales),
             "size": size,

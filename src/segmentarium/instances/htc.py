@@ -51,9 +51,6 @@ TINY: dict[str, Any] = {
 }
 HYBRID: dict[str, Any] = {"interleaved": True, "mask_flow": True, "semantic": True, "score": 0.001}
 BOX, MASK = "COCO val box AP", "COCO val mask AP"
-LIMITS = {
-    "compile": "how many boxes are left over is seen when it runs, and no single graph holds that without options of its own"
-}
 
 
 def card(
@@ -61,7 +58,7 @@ def card(
 ) -> Card:
     """Of a detector of COCO's objects, with its published average precisions."""
     scores = {BOX: box, MASK: mask} if box is not None and mask is not None else {}
-    return Card(paper=paper, num_classes=classes, parameters=parameters, scores=scores, limits=LIMITS)
+    return Card(paper=paper, num_classes=classes, parameters=parameters, scores=scores)
 
 
 for _depth, _box, _mask in ((18, None, None), (34, None, None), (50, 43.3, 38.3), (101, 44.8, 39.6)):

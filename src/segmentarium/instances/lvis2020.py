@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from segmentarium.composition import register_decoder
 from segmentarium.instances.cascade import CascadeDecoder
-from segmentarium.instances.htc import HYBRID, LIMITS, TINY
+from segmentarium.instances.htc import HYBRID, TINY
 from segmentarium.registry import Card, Paper
 
 PAPER = Paper(
@@ -24,7 +24,7 @@ for _depth in (18, 50, 101):
     register_decoder(
         f"good_mask_resnet{_depth}",
         CascadeDecoder,
-        Card(paper=PAPER, num_classes=1203, limits=LIMITS),
+        Card(paper=PAPER, num_classes=1203),
         tiny=TINY,
         backbone=f"resnet{_depth}",
         **HYBRID,
