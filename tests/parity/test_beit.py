@@ -36,7 +36,7 @@ def carried_over(state: Mapping[str, Tensor], layout_name: str) -> Any:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@torch.inference_mode()
+@torch.no_grad()
 def test_equals_timm(shared: bool) -> None:
     theirs = timm.models.Beit(
         img_size=64, embed_dim=64, depth=3, num_heads=4, num_classes=5, init_values=0.1,
@@ -54,7 +54,7 @@ def test_equals_timm(shared: bool) -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 160)])
-@torch.inference_mode()
+@torch.no_grad()
 def test_equals_transformers_at_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
     """Theirs interpolates a table as ours does, for whole patches."""
     transformers = pytest.importorskip("transformers")
@@ -88,7 +88,7 @@ def pretraining(state: Mapping[str, Tensor], layout_name: str, **inner: Any) -> 
     return ours
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def test_hidden_patches_are_foreseen_as_by_unilm(golden: ModuleType) -> None:
     """On a grid that is no square: the scores of all patches, of the hidden ones, and the loss."""
     state, description, arrays = golden_state(golden, "backbone/beit-mim-shared-bias")
@@ -166,7 +166,7 @@ def test_openmmlab_s_files_are_recognised() -> None:
     carried_over(trunk | {"cls_token": state["backbone.cls_token"]}, "beit/mmseg")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def test_absolute_places_and_a_bias_of_keys_equal_timm() -> None:
     """timm's has both apart: places with all tables at zero, and what a bias of keys adds is nothing after the softmax."""
     theirs = stir(

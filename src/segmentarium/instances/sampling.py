@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from segmentarium.layers.boxes import share_counted
 
@@ -25,6 +24,8 @@ def assign(
             Such a box still stands for the object that itself overlaps most, as in Detectron's lineage
     valid   (H, W) bool: pixels that count; None: all
     """
+    from torchvision.ops import box_iou
+
     found = boxes.new_full((len(boxes),), NOTHING, dtype=torch.int64)
     if len(truth):
         parts = boxes.split(max(1, AT_A_TIME // len(truth)))

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from segmentarium.instances.sampling import assign, sample
 from segmentarium.layers.boxes import encode
@@ -67,6 +66,7 @@ def mask_targets(
     aligned   as of `RoIAlign`
     soft      a cell's target is the share of it that the object has; else yes or no
     """
+    from torchvision.ops import roi_align
 
     def cut(masks: Tensor, boxes: Tensor, number: Tensor) -> Tensor:
         given = torch.cat((number.to(boxes.dtype)[:, None], boxes), 1)

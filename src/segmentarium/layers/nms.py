@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, nms
 
 MANY = 2**31
 
@@ -17,6 +16,8 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, overlap: float, size
     One box of a group hides the less sure ones whose intersection over union with it is greater than `overlap`.  No box reaches
     beyond an image of (H, W) = `size`.
     """
+    from torchvision.ops import batched_nms, nms  # wakes PyTorch's compiler, which takes longer than loading a file
+
     if not torch.compiler.is_compiling():
         return batched_nms(boxes, scores, groups, overlap)
     # a graph has one call: groups are moved apart, so that no two of them meet

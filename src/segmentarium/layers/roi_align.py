@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from segmentarium.layers.boxes import areas
 from segmentarium.layers.nms import indices
@@ -51,6 +50,8 @@ class RoIAlign(nn.Module):
         return first
 
     def _cut(self, x: Tensor, rois: Tensor, stride: int) -> Tensor:
+        from torchvision.ops import roi_align
+
         # in float32: half precision has neither the positions nor, on processors, the operator
         size = (self.size, self.size)
         return roi_align(x.float(), rois, size, 1 / stride, self.samples or -1, self.aligned).to(x.dtype)
