@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -119,7 +120,7 @@ class PointPillars(BevDetector):
         nn.init.constant_(self.score.bias, -math.log((1 - 0.01) / 0.01))  # type: ignore[arg-type]
         self.box = init_classifier(nn.Conv2d(self.feature_channels, number * 7, 1))
         self.direction = init_classifier(nn.Conv2d(self.feature_channels, number * 2, 1))
-        classes = torch.arange(num_classes).repeat_interleave(len(ANGLES)).repeat(len(self.anchors) // number)
+        classes = torch.tensor([k for k in range(num_classes) for _ in ANGLES]).repeat(len(self.anchors) // number)
         loss = AnchorBoxes(
             self.anchors,
             classes,
@@ -139,19 +140,18 @@ class PointPillars(BevDetector):
         """(cells * classes * angles, 7), in the order y, x, class, angle, at the middles of the cells."""
         (_, ny, nx), stride = self.grid.shape, self.feature_stride
         (low_x, low_y, _), (side_x, side_y, _) = self.grid.area[:3], self.grid.cell
-        x = low_x + (torch.arange(nx // stride) + 0.5) * side_x * stride
-        y = low_y + (torch.arange(ny // stride) + 0.5) * side_y * stride
-        length, width, height, floor = torch.tensor([list(anchor[:4]) for anchor in anchors]).unbind(1)
-        first, second = (width, length) if self.earlier else (length, width)
-        own = torch.stack((floor + height / 2, first, second, height), 1)
-        shape = (ny // stride, nx // stride, len(anchors), len(ANGLES), 1)
-        parts = (
-            x.view(1, -1, 1, 1, 1),
-            y.view(-1, 1, 1, 1, 1),
-            own.view(1, 1, -1, 1, 4),
-            torch.tensor(ANGLES).view(1, 1, 1, -1, 1),
-        )
-        return torch.cat([part.expand(*shape[:-1], part.shape[-1]) for part in parts], -1).flatten(0, 3)
+        # by NumPy, as these operators without numbers (`meta.py`) would import PyTorch's compiler
+        x = low_x + (np.arange(nx // stride, dtype=np.float32) + 0.5) * side_x * stride
+        y = low_y + (np.arange(ny // stride, dtype=np.float32) + 0.5) * side_y * stride
+        sides = (1, 0) if self.earlier else (0, 1)  # which come first
+        own = np.array([[a[3] + a[2] / 2, a[sides[0]], a[sides[1]], a[2]] for a in anchors], np.float32)
+        shape = (ny // stride, nx // stride, len(anchors), len(ANGLES))
+        found = np.empty((*shape, 7), np.float32)
+        found[..., 0] = x[:, None, None]
+        found[..., 1] = y[:, None, None, None]
+        found[..., 2:6] = own[:, None]
+        found[..., 6] = ANGLES
+        return torch.tensor(found.reshape(-1, 7))
 
     def outputs(self, features: Tensor) -> dict[str, Tensor]:
         """(B, C, h, w) -> per cell and anchor: scores K, codes 7, directions 2, as channels, the anchor counting first."""

@@ -49,12 +49,17 @@ def fixed_positions(grid: Sequence[int], channels: int, prefix: int) -> Tensor:
     """
     if channels % 4:
         raise ValueError(f"{channels} channels cannot hold sine and cosine of column and row; give a multiple of 4")
-    rates = 10000.0 ** (-torch.arange(channels // 4, dtype=torch.float64) / (channels // 4))
-    down, right = (torch.arange(count, dtype=torch.float64)[:, None] * rates for count in grid)
-    rows, columns = (torch.cat([angles.sin(), angles.cos()], 1) for angles in (down, right))
+    # by NumPy, as these operators without numbers (`meta.py`) would import PyTorch's compiler
+    rates = 10000.0 ** (-np.arange(channels // 4) / (channels // 4))
+    rows, columns = (
+        np.concatenate((np.sin(angles), np.cos(angles)), 1)
+        for angles in (np.arange(count)[:, None] * rates for count in grid)
+    )
     height, width = grid
-    places = torch.cat([columns.expand(height, -1, -1), rows[:, None].expand(-1, width, -1)], 2).flatten(0, 1)
-    return torch.cat([places.new_zeros(prefix, channels), places]).float()[None]
+    places = np.zeros((prefix + height * width, channels), np.float32)
+    places[prefix:, : channels // 2] = np.tile(columns, (height, 1))
+    places[prefix:, channels // 2 :] = np.repeat(rows, width, 0)
+    return torch.tensor(places)[None]
 
 
 class MAEDecoder(nn.Module):
