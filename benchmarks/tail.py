@@ -361,18 +361,24 @@ def identity(row: Row, data: str, steps: int) -> dict[str, Any]:
     return {**row.__dict__, "data": data, "steps": steps, "rare": RARE, "batch": BATCH}
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def asked(words: Sequence[str] | None, text: str | None, data: list[str], out: str, steps: int) -> argparse.Namespace:
+    """The options of this program and of `thin.py`; then one thread, and the machine said."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trunk", help="file of EfficientNet-Lite0's weights; not needed where the features are made")
     parser.add_argument("--root", default="../shared/data", help="folder of coco_instances and coco_panoptic")
-    parser.add_argument("--data", nargs="+", default=["objects", "drawn"], choices=["objects", "drawn"])
-    parser.add_argument("--out", type=Path, default=Path("runs/tail"))
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--data", nargs="+", default=data, choices=data)
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--table", action="store_true", help="print what is done, and do nothing")
     options = parser.parse_args(words)
     torch.set_num_threads(1)
     print(describe(machine_facts()), flush=True)
+    return options
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    options = asked(words, __doc__, ["objects", "drawn"], "runs/tail", 1500)
     log = options.out / LOG
     for data in options.data:
         known = [(line["run"], line["seed"]) for line in finished(log)]

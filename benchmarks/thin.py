@@ -28,8 +28,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.heads import finished, mean
-from benchmarks.tail import trunk_of
-from segmentarium.benchmarking.machine import describe, machine_facts
+from benchmarks.tail import asked, trunk_of
 from segmentarium.contracts import InstanceSet
 from segmentarium.contracts.results import boxes_around
 from segmentarium.data import InfiniteSampler, build_dataset
@@ -224,17 +223,7 @@ def table(data: str, lines: Sequence[dict[str, Any]], seeds: Sequence[int], step
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trunk", help="file of EfficientNet-Lite0's weights; not needed where the features are made")
-    parser.add_argument("--root", default="../shared/data", help="folder of coco_instances and coco_panoptic")
-    parser.add_argument("--data", nargs="+", default=["drawn", "objects"], choices=["drawn", "objects"])
-    parser.add_argument("--out", type=Path, default=Path("runs/thin"))
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--table", action="store_true", help="print what is done, and do nothing")
-    options = parser.parse_args(words)
-    torch.set_num_threads(1)
-    print(describe(machine_facts()), flush=True)
+    options = asked(words, __doc__, ["drawn", "objects"], "runs/thin", 150)
     log = options.out / LOG
     for data in options.data:
         known = [(line["run"], line["seed"]) for line in finished(log)]

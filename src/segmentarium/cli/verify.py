@@ -31,15 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from segmentarium.checks import did_you_mean
     from segmentarium.cli.main import parser_for
-    from segmentarium.weights.published import published
+    from segmentarium.weights.published import named
 
-    row = published().get(options.name)
-    if row is None:
-        raise ValueError(
-            f"no published weights are called {options.name!r}{did_you_mean(options.name, list(published()))}"
-        )
+    row = named(options.name)
     known = DATA.get(row.data_set, {})
     data = options.data or known.get(row.task, known.get(""))
     if data is None:

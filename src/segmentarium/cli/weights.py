@@ -99,8 +99,9 @@ def _table(rows: list[Any], sizes: dict[str, int]) -> None:
 def _get(options: argparse.Namespace) -> int:
     from segmentarium.weights.fetch import fetch, take
     from segmentarium.weights.inspection import inspect_weights
+    from segmentarium.weights.published import named
 
-    row = _named(options.get)
+    row = named(options.get)
     if options.file:
         path = take(row, options.file, accept_licence=options.accept_licence)
     else:
@@ -116,8 +117,9 @@ def _get(options: argparse.Namespace) -> int:
 
 def _kept(options: argparse.Namespace) -> int:
     from segmentarium.weights.fetch import folder_of, origin_of, remove
+    from segmentarium.weights.published import named
 
-    name = _named(options.where or options.remove).name
+    name = named(options.where or options.remove).name
     said = origin_of(name)
     if options.where:
         if said is None:
@@ -127,15 +129,6 @@ def _kept(options: argparse.Namespace) -> int:
         return 0
     print(f"{remove(name) / 2**20:.1f} MB freed")
     return 0
-
-
-def _named(name: str) -> Any:
-    from segmentarium.checks import did_you_mean
-    from segmentarium.weights.published import published
-
-    if name not in published():
-        raise ValueError(f"no published weights are called {name!r}{did_you_mean(name, list(published()))}")
-    return published()[name]
 
 
 def _check(rows: list[Any]) -> int:

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts import KeypointModel, MaskSet
+from segmentarium.contracts import KeypointModel
 from segmentarium.files import atomic_write, cache_folder
 from segmentarium.inference.engines import Engine, build_engine, fingerprint, missing_packages, onnx_file
-from segmentarium.inference.tta import indices
 
 AGREEMENT = 0.995  # share of the pixels that must get the class that eager PyTorch gives them
 POINTS = 0.95  # share of the best points, of those that are named by their place
@@ -85,7 +84,9 @@ def agreement(model: nn.Module, outputs: Any, reference: Any) -> float:
     """The share of pixels (of a classifier: of pictures; of masks: of their cells) with the class of the reference; of a
     network of key points, that of its best points that are points here, too, no more than a pixel away."""
     if not isinstance(model, KeypointModel):
-        return float((_classes(outputs) == _classes(reference)).float().mean())
+        from segmentarium.export.parity import answers_of
+
+        return float((answers_of(outputs) == answers_of(reference)).mean())
     ours, theirs = (found[0] if isinstance(found, tuple) else found for found in (outputs, reference))
     if model.joints:
         ours, theirs = (found.float().cpu().flatten(2).argmax(2) for found in (ours, theirs))
@@ -96,14 +97,6 @@ def agreement(model: nn.Module, outputs: Any, reference: Any) -> float:
     wanted = theirs & (scores >= best[-1]) if best[-1] > 0 else theirs
     near = torch.nn.functional.max_pool2d(ours[:, None].float(), 3, 1, 1)[:, 0] > 0
     return float(near[wanted].float().mean()) if wanted.any() else float(not ours.any())
-
-
-def _classes(found: Any) -> Tensor:
-    """The class of every pixel, of masks and their classes that of every cell of the masks."""
-    if isinstance(found, tuple):
-        found = MaskSet(*found).semantic()
-        found = found - 0.5 if found.shape[1] == 1 else found
-    return indices(found.float()).cpu()
 
 
 def check_answers(model: nn.Module, shape: tuple[int, ...], *, seconds: float = PATIENCE) -> None:

@@ -105,7 +105,7 @@ def _torch_engine(model: nn.Module, precision: str, device: torch.device) -> Eng
     def run(image: Tensor) -> Any:
         return network(image.to(device=device, dtype=dtype, memory_format=torch.channels_last))
 
-    return Engine("torch", run, f"{_device_name(device)}, {precision}, channels-last")
+    return Engine("torch", run, f"{device_name(device)}, {precision}, channels-last")
 
 
 def _compiled_engine(model: nn.Module, precision: str, device: torch.device) -> Engine:
@@ -116,7 +116,7 @@ def _compiled_engine(model: nn.Module, precision: str, device: torch.device) -> 
     def run(image: Tensor) -> Any:
         return compiled(image.to(device=device, dtype=dtype, memory_format=torch.channels_last))
 
-    return Engine("compile", run, f"torch.compile, {_device_name(device)}, {precision}, channels-last")
+    return Engine("compile", run, f"torch.compile, {device_name(device)}, {precision}, channels-last")
 
 
 def _onnxruntime_engine(model: nn.Module) -> Engine:
@@ -146,9 +146,9 @@ def _openvino_engine(model: nn.Module, precision: str) -> Engine:
     return Engine("openvino", run, f"CPU, {precision}, {threads} threads")
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return torch.cuda.getdevice_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
 
 

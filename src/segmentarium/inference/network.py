@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segmentarium.contracts import InstanceModel, InstanceSet, MaskModel, MaskOutputs, MaskSet, Model, adopt
-from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device, deployed
+from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device, deployed, device_name
 
 
 def with_channels(pixels: Tensor, wanted: int) -> Tensor:
@@ -113,18 +113,19 @@ class InstanceNetwork(Network):
     def __init__(
         self,
         model: InstanceModel,
-        engine: str | Engine = "torch",
+        engine: str = "torch",
         precision: str = "fp32",
         device: torch.device | str | None = None,
     ) -> None:
         if engine not in ("torch", "compile"):
             raise ValueError(f"engine is {str(engine)!r}; of a detector give 'torch' or 'compile'")
-        super().__init__(model, "torch", precision, device)
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        network: Any = deployed(model).to(self.device, self.dtype)
-        self.network = network.to(memory_format=torch.channels_last)
-        find = self.network.forward_instances
+        check_engine(engine, precision)
+        self.dtype, where = torch.bfloat16 if precision == "bf16" else torch.float32, default_device(device)
+        network: Any = deployed(model).to(where, self.dtype)
+        find = network.to(memory_format=torch.channels_last).forward_instances
         self._find: Callable[[Tensor], InstanceSet] = torch.compile(find) if engine == "compile" else find
+        details = f"{device_name(where)}, {precision}, channels-last"
+        super().__init__(model, Engine(engine, self._find, details), precision, where)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> InstanceSet:

@@ -112,13 +112,17 @@ def folder_of(name: str) -> Path:
     return cache_folder() / "weights" / name
 
 
+def _noted(name: str) -> dict[str, Any] | None:
+    """What was written down of the file of this name when it was kept, whether or not it still is."""
+    with suppress(OSError, ValueError):
+        return json.loads((folder_of(name) / ORIGIN).read_text("utf-8"))
+    return None
+
+
 def origin_of(name: str) -> dict[str, Any] | None:
     """What is known of the kept file of this name; None: it is not here."""
-    with suppress(OSError, ValueError):
-        said = json.loads((folder_of(name) / ORIGIN).read_text("utf-8"))
-        if (folder_of(name) / said["file"]).is_file():
-            return said
-    return None
+    said = _noted(name)
+    return said if said and (folder_of(name) / said["file"]).is_file() else None
 
 
 def remove(name: str) -> int:
@@ -294,7 +298,7 @@ def _keep(row: Published, path: Path, address: str, **more: Any) -> Path:
     """Compares the hash with what is known of it, unpacks an archive, and notes where the file came from."""
     digest = _sha256(path)
     digits = row.digits.rstrip("?")
-    earlier = _noted(row.name)
+    earlier = (_noted(row.name) or {}).get("sha256")
     if earlier not in (None, digest):
         path.unlink()
         raise FetchError(f"{row.name}: the file has SHA-256 {digest}, and had {earlier} when it was first fetched")
@@ -323,12 +327,6 @@ def _keep(row: Published, path: Path, address: str, **more: Any) -> Path:
     }
     write_json(folder / ORIGIN, said)
     return path
-
-
-def _noted(name: str) -> str | None:
-    with suppress(OSError, ValueError, KeyError):
-        return json.loads((folder_of(name) / ORIGIN).read_text("utf-8"))["sha256"]
-    return None
 
 
 def _sha256(path: Path) -> str:

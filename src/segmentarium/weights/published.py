@@ -17,6 +17,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from segmentarium.checks import did_you_mean
 from segmentarium.preprocessing import Preprocessing
 from segmentarium.registry import known
 from segmentarium.weights.layouts import layouts
@@ -136,9 +137,11 @@ class Published:
             return ()
         source = REPOSITORIES.get(self.layout, self.layout.removeprefix("official:")).lower()
         module = known()[self.model]["module"]
-        into = {name: layout for name, layout in layouts().items() if known()[layout.model]["module"] == module}
-        read = any(source in text.lower() for layout in into.values() for text in (layout.source, *layout.others))
-        return tuple(into) if read else ()
+        into = layouts_into(module)
+        read = any(
+            source in text.lower() for name in into for text in (layouts()[name].source, *layouts()[name].others)
+        )
+        return into if read else ()
 
     def header(self, num_classes: int | None) -> dict[str, Any]:
         """What a file of ours would say of it: classes, palette, preprocessing, dataset, metrics, licences, test.
@@ -163,6 +166,12 @@ class Published:
         if found is None or "deit" in self.note:
             return None
         return tuple(n / 255 for n in found[0]), tuple(n / 255 for n in found[1])
+
+
+@cache
+def layouts_into(module: str) -> tuple[str, ...]:
+    """Names of the key tables of the models of a module ("backbones.resnet")."""
+    return tuple(name for name, layout in layouts().items() if known()[layout.model]["module"] == module)
 
 
 @cache
@@ -205,6 +214,13 @@ def published() -> dict[str, Published]:
         told = {key: json.loads(row[key]) if row[key] else {} for key in ("arguments", "test")}
         found[row["name"]] = Published(**{**row, **told})
     return found
+
+
+def named(name: str) -> Published:
+    """The row of this name; ValueError that tells near ones."""
+    if name not in published():
+        raise ValueError(f"no published weights are called {name!r}{did_you_mean(name, list(published()))}")
+    return published()[name]
 
 
 def list_published(

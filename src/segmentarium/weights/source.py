@@ -176,6 +176,12 @@ def _tensors(mapping: Mapping[Any, Any]) -> dict[str, Tensor]:
     return {key: value for key, value in mapping.items() if isinstance(key, str) and isinstance(value, Tensor)}
 
 
+def _row_of(source: str | Path) -> Published | None:
+    """The published checkpoint of that name; None: it is a file, a folder, or of our catalogue, and the table is not read."""
+    text = str(source)
+    return None if Path(text).exists() or catalogue.find(text) else published().get(text)
+
+
 def locate(source: str | Path, *, accept_licence: bool = False) -> Path:
     """A catalogue name, a file, a folder that holds model.safetensors, or a training's, or "hf:OWNER/NAME" -> a local file.
 
@@ -193,10 +199,10 @@ def locate(source: str | Path, *, accept_licence: bool = False) -> Path:
         from huggingface_hub import hf_hub_download
 
         return Path(hf_hub_download(text.removeprefix("hf:"), FILE_NAME))
-    if text in published() and not Path(text).exists():
+    if (row := _row_of(text)) is not None:
         from segmentarium.weights.fetch import fetch
 
-        return fetch(published()[text], accept_licence=accept_licence)
+        return fetch(row, accept_licence=accept_licence)
     path = Path(text)
     if path.is_dir():
         places = [path / name for name in (FILE_NAME, *OF_A_RUN)]
@@ -313,7 +319,7 @@ def open_weights(
     arguments   that keys and shapes do not tell, in place of those that would be assumed
     """
     told: dict[str, Any] = {}
-    row = None if isinstance(source, Mapping) or catalogue.find(str(source)) else published().get(str(source))
+    row = None if isinstance(source, Mapping) else _row_of(source)
     if isinstance(source, Mapping):
         label, path, state, header = "the state dict", None, source, None
     else:
