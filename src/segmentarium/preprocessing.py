@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 SMALLEST = 32  # the contract of a backbone: any height and width of 32 or more
-OPTIONAL = ("long_side", "short_side", "tile", "stride", "crop_size", "crop_ratio")
+OPTIONAL = ("long_side", "short_side", "multiple", "tile", "stride", "crop_size", "crop_ratio")
+LARGEST_MULTIPLE = 256
 LARGEST = 16384  # no network was trained at more; a picture enlarged to it is 800 MB
 
 
@@ -23,6 +24,8 @@ class Preprocessing:
     long_side   pixels of the longer side that the model was trained at; images are brought to it, aspect kept, and the
                 logits back to the image's size.  None: images stay as they are.
     short_side  the same of the shorter side; `long_side` is then the most that the longer one may have
+    multiple    of which both sides are whole multiples, to the nearest: a network of that stride then draws its borders where
+                they are, and not up to a stride beside them.  None: any side
     tile        side of the windows in which such images were scored, every `stride` pixels, and averaged; None: whole
     crop_size   of a classifier: the side of the square that it sees, out of the middle of the picture; None: it does not say
     crop_ratio  the share of the picture's shorter side that this square shows; None: the usual one
@@ -32,6 +35,7 @@ class Preprocessing:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     long_side: int | None = None
     short_side: int | None = None
+    multiple: int | None = None
     tile: int | None = None
     stride: int | None = None
     crop_size: int | None = None
@@ -48,6 +52,8 @@ class Preprocessing:
             side = getattr(self, name)
             if side is not None and not SMALLEST <= side <= LARGEST:
                 raise ValueError(f"{name} is {side}; give {SMALLEST} to {LARGEST} pixels, or None")
+        if self.multiple is not None and not 1 <= self.multiple <= LARGEST_MULTIPLE:
+            raise ValueError(f"multiple is {self.multiple}; give 1 to {LARGEST_MULTIPLE} pixels, or None")
         if (self.tile is None) != (self.stride is None) or not 0 < (self.stride or 1) <= (self.tile or 1):
             raise ValueError(
                 f"tile is {self.tile} and stride {self.stride}; give both, the stride at most the tile, or neither"
@@ -66,14 +72,12 @@ class Preprocessing:
             std = tuple(self.std[i % len(self.std)] for i in range(in_channels))
         return replace(self, mean=mean, std=std)
 
-    def size_of(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) at which the network sees a picture of this (height, width)."""
+    def size_of(self, size: tuple[int, int], scale: float = 1.0) -> tuple[int, int]:
+        """(height, width) at which the network sees a picture of this (height, width), or a view of it at that scale."""
         factor = 1.0 if self.long_side is None else self.long_side / max(size)
         if self.short_side is not None:
             factor = self.short_side / min(size) if self.long_side is None else min(factor, self.short_side / min(size))
-        if factor == 1:
-            return size
-        return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+        return rounded(size, factor * scale, self.multiple)
 
     def normalise(self, image: Tensor) -> Tensor:
         """(..., C, H, W), uint8 in 0..255 or float in [0, 1] -> normalised float32."""
@@ -91,3 +95,10 @@ class Preprocessing:
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         sizes = {name: values.get(name) for name in OPTIONAL}
         return cls(tuple(values["mean"]), tuple(values["std"]), **sizes)
+
+
+def rounded(size: Sequence[int], factor: float, multiple: int | None) -> tuple[int, int]:
+    """(height, width) times a factor, each side to the nearest multiple, and at least one of them."""
+    step = multiple or 1
+    height, width = (max(step, round(side * factor / step) * step) for side in size)
+    return height, width

@@ -133,7 +133,7 @@ def test_views_are_averaged() -> None:
         seen.append(view.shape)
         return view[..., 0].astype(np.float32) / 255
 
-    found = average_views(look, ramp, (15, 20), flip=True, scales=(1.0, 2.0))
+    found = average_views(look, ramp, (15, 20), flip=True, views=[(15, 20), (30, 40)])
     assert seen == [(15, 20, 3)] * 2 + [(30, 40, 3)] * 2
     np.testing.assert_allclose(found, scaled(ramp, (15, 20))[..., 0] / 255, atol=0.02)
     assert scaled(ramp[..., :2], (15, 20)).shape == (15, 20, 2)

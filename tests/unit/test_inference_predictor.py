@@ -16,6 +16,7 @@ from segmentarium.inference import Predictor, Result, predict
 from segmentarium.inference.predictor import enlarged
 from segmentarium.layers.resize import resize
 from segmentarium.media.readers import ArrayRows
+from segmentarium.preprocessing import Preprocessing
 from segmentarium.registry import create_model
 from segmentarium.weights import save
 from tests.unit.inference_material import Brightness, picture, write_pictures
@@ -168,6 +169,27 @@ def test_probabilities_on_request_flips_and_scales(levels: int, tile: int | None
     np.testing.assert_allclose(turned.probabilities, plain.probabilities, atol=2e-3)  # a local network sees no mirror
     several = Predictor(model, tile=tile, flip=True, scales=(0.5, 1.0, 1.5))(image)
     assert (several.mask == plain.mask).mean() > 0.95
+
+
+def test_a_picture_is_seen_at_multiples_of_the_networks_stride() -> None:
+    sizes = Preprocessing(long_side=320, multiple=16)
+    assert sizes.size_of((600, 400)) == (
+        320,
+        208,
+    )  # 213 ends within a cell, and all that is resized from cells is shifted
+    assert sizes.size_of((600, 400), 0.6) == (192, 128)
+    assert sizes.size_of((2000, 4)) == (320, 16)
+    assert Preprocessing(multiple=32).size_of((375, 500)) == (384, 512)
+    assert Preprocessing.from_dict(sizes.as_dict()) == sizes
+    with pytest.raises(ValueError, match="multiple is 0; give 1 to"):
+        Preprocessing(multiple=0)
+    model = Brightness()
+    model.preprocessing = replace(model.preprocessing, long_side=64, multiple=16)
+    seen = []
+    model.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape[-2:])))
+    result = Predictor(model, flip=True, scales=(1.0, 0.7))(np.zeros((90, 60, 3), np.uint8))
+    assert result.mask.shape == (90, 60)
+    assert seen[-4:] == [(64, 48), (64, 48), (48, 32), (48, 32)]  # the first shows how many channels it gives
 
 
 @pytest.mark.parametrize("long_side", [45, 180])

@@ -284,7 +284,7 @@ class MapScoring:
         self.match = match_classes(model.num_classes, model.classes, info.classes, info.palette, num_classes)
         self.network, self.dataset = network(), dataset
         self.tally = Tally(self.match, boundary_ratio, worst, self.network.device)
-        self._forward = augmented(self.network, flip=flip, scales=scales)
+        self._forward = augmented(self.network, flip=flip, scales=scales, multiple=model.preprocessing.multiple)
         self._blend: dict[str, Any] = {}
         told = model.preprocessing
         if mode is None and told.tile is not None:

@@ -112,7 +112,9 @@ class Predictor(ForegroundFinder):
             self.blend, self._spread = "mean", False
         self.flip, self.scales = flip, tuple(scales)
         self._engine: Engine | None = None
-        self._forward: Callable[[Tensor], Tensor] = augmented(self._logits, flip=flip, scales=self.scales)
+        self._forward: Callable[[Tensor], Tensor] = augmented(
+            self._logits, flip=flip, scales=self.scales, multiple=self.preprocessing.multiple
+        )
         mean, std = torch.tensor(self.preprocessing.mean), torch.tensor(self.preprocessing.std)
         self._factor, self._offset = (1 / (255 * std)).view(-1, 1, 1), (mean / std).view(-1, 1, 1)
         if engine != "auto":

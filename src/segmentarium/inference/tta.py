@@ -9,6 +9,7 @@ from torch import Tensor
 
 from segmentarium.inference.windows import Forward, whole
 from segmentarium.layers.resize import resize
+from segmentarium.preprocessing import rounded
 
 
 def probabilities(logits: Tensor) -> Tensor:
@@ -26,11 +27,14 @@ def indices(logits: Tensor) -> Tensor:
     return index.to(torch.uint8) if logits.shape[1] <= 256 else index
 
 
-def augmented(forward: Forward, *, flip: bool = False, scales: Sequence[float] = (1.0,)) -> Forward:
+def augmented(
+    forward: Forward, *, flip: bool = False, scales: Sequence[float] = (1.0,), multiple: int | None = None
+) -> Forward:
     """A forward that averages the probabilities of the picture at several scales, and mirrored.
 
     What it returns counts as logits again (the logarithm of the mean), so that windows, classes and scores are computed
-    from it as from a plain forward. In windows, each window is scaled and mirrored by itself.
+    from it as from a plain forward. In windows, each window is scaled and mirrored by itself.  Scaled sides are multiples of
+    `multiple`.
     """
     if not scales or min(scales) <= 0:
         raise ValueError(f"scales is {tuple(scales)}; give one or more positive factors, e.g. (0.75, 1.0, 1.25)")
@@ -41,7 +45,7 @@ def augmented(forward: Forward, *, flip: bool = False, scales: Sequence[float] =
         size = image.shape[-2:]
         total: Tensor | None = None
         for scale in scales:
-            view = scaled(image, [max(1, round(side * scale)) for side in size])
+            view = scaled(image, rounded(size, scale, multiple) if scale != 1 else size)
             for mirrored in (False, True) if flip else (False,):
                 logits = whole(forward, view.flip(-1) if mirrored else view)
                 part = probabilities(resize(logits.flip(-1) if mirrored else logits, size))

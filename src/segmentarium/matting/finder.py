@@ -53,8 +53,9 @@ class ForegroundFinder:
         """
         if self.foreground is None:
             raise ValueError(no_foreground(self.classes))
-        size = self.model_size((image.shape[0], image.shape[1]))
-        return average_views(self._predict, image, size, flip=flip, scales=scales)
+        given = (image.shape[0], image.shape[1])
+        views = [self.preprocessing.size_of(given, scale) for scale in scales]
+        return average_views(self._predict, image, self.model_size(given), flip=flip, views=views)
 
     def _predict(self, view: np.ndarray) -> np.ndarray:
         """The probability (h, w) float32 of one view (h, w, C) uint8."""
@@ -75,19 +76,19 @@ def average_views(
     size: tuple[int, int],
     *,
     flip: bool = False,
-    scales: Sequence[float] = (1.0,),
+    views: Sequence[tuple[int, int]],
 ) -> np.ndarray:
     """(h, w) float32: the mean of what `predict` gives of several views of one picture.
 
     predict  (h, w, C) uint8 -> (h, w) float32
     image    (H, W, C) uint8
-    size     (h, w) at which the network sees it
+    size     (h, w) of the result
     flip     mirrored, too
-    scales   at these factors of `size`
+    views    (h, w) of each view
     """
     found: list[np.ndarray] = []
-    for scale in scales:
-        view = scaled(image, [max(1, round(side * scale)) for side in size])
+    for seen in views:
+        view = scaled(image, seen)
         found.append(resized(predict(view), size))
         if flip:
             found.append(resized(predict(view[:, ::-1]), size)[:, ::-1])

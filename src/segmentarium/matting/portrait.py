@@ -195,10 +195,9 @@ class Portrait:
         probability = find(small, flip=self.views, scales=SCALES if self.views else (1.0,))
         if self.second_look:
             probability = look_closer(partial(find, flip=self.views), small, probability)
-        probability = without_holes(probability)
         if self.hold is not None:
             probability = with_held(probability, self.hold)
-        return fit_matte(guide_of(small), decided(probability, self.people), size)
+        return fit_matte(guide_of(small), decided(without_holes(probability), self.people), size)
 
     def bands(self, picture: Any, matte: Matte) -> Any:
         """(top, rows (n, W, 3 or 4), their alpha (n, W)), downwards, of a picture that has `array(top, bottom)`."""

@@ -13,7 +13,10 @@ Hold = Literal["keep", "drop"]
 SURE = 0.75  # probability that a region must reach somewhere to be a person; else all of it is dropped
 LASTING = 0.6  # the same of a region that was a person a frame ago
 CORE = 0.02  # of the region's pixels that must be so sure
-DOUBT = {"keep": (0.25, 0.5), "drop": (0.5, 0.8)}  # probabilities of what may be held and is no body
+DOUBT = {
+    "keep": (0.15, 0.25, 0.5),
+    "drop": (0.5, 0.5, 0.8),
+}  # probabilities of what may be held and is no body: from, core, to
 HELD = 0.1  # of the persons' area: a larger part in doubt is no thing, but a body that the network knows badly
 SOFT = 0.012  # of the picture's longer side: how far from a region's border alpha may lie between 0 and 1
 
@@ -57,22 +60,26 @@ def with_held(probability: np.ndarray, hold: Hold) -> np.ndarray:
     The network knows person and background; bags, balls and flags are what it is in doubt about beside a person.  Such a part
     counts if it is thicker than the soft band along edges, so that these stay where they are.
 
-    hold  "keep": what is rather no person, and touches one, is taken in; "drop": what is rather a person, and small beside
-          all that is, is left out
+    hold  "keep": what is rather no person, and touches one, is taken in, whole as far as the network is in any doubt;
+          "drop": what is rather a person, and small beside all that is, is left out
     """
-    low, high = DOUBT[hold]
+    low, core, high = DOUBT[hold]
     person = (probability > 0.5).astype(np.uint8)
     radius = max(1, round(SOFT * max(probability.shape)))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    doubt = ((probability > low) & (probability <= high)).astype(np.uint8)
-    thick = cv2.morphologyEx(doubt, cv2.MORPH_OPEN, disc)
+    thick, sure = (
+        cv2.morphologyEx(((probability > least) & (probability <= high)).astype(np.uint8), cv2.MORPH_OPEN, disc)
+        for least in (low, core)
+    )
     count, found, facts, _ = cv2.connectedComponentsWithStats(thick, connectivity=8)
     parts = found.astype(np.intp)
     if hold == "drop":
         things = facts[:, cv2.CC_STAT_AREA] <= HELD * person.sum()
     else:
-        things = np.zeros(count, bool)
-        things[parts[cv2.dilate(person, disc) > 0]] = True
+        things, touching = np.zeros((2, count), bool)
+        things[parts[sure > 0]] = True
+        touching[parts[cv2.dilate(person, disc) > 0]] = True
+        things &= touching
     things[0] = False  # what is no part
     return np.where(things[parts], np.float32(0.25 if hold == "drop" else SURE), probability)
 

@@ -85,6 +85,7 @@ def _entry(name: str, file: str, predictor: Predictor) -> dict[str, Any]:
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
             "long_side": preprocessing.long_side or LONG_SIDE,
+            "multiple": preprocessing.multiple or 1,
         },
         "licences": predictor.model.weights_header.get("licences", {}),
     }

@@ -12,7 +12,7 @@ import numpy as np
 from lightning.fabric import Fabric
 from PIL import Image
 
-from segmentarium.contracts import SegmentationModel
+from segmentarium.contracts import Backbone, SegmentationModel
 from segmentarium.data import SegmentationDataset, TrainingStream, train_transform
 from segmentarium.evaluation.classes import match_classes
 from segmentarium.evaluation.diagnosis import label_warning
@@ -28,6 +28,7 @@ from segmentarium.training.tasks import Evaluation
 from segmentarium.training.tasks.labelled import labelled_model
 
 PICTURES = 4  # drawn at each evaluation
+STRIDE = 32  # of networks that do not tell
 
 
 class SegmentationTask:
@@ -62,7 +63,9 @@ class SegmentationTask:
         assert isinstance(model, SegmentationModel)
         model.palette = info.palette
         if options.long_side is not None:
-            model.preprocessing = replace(model.preprocessing, long_side=options.long_side)
+            backbone = getattr(model, "backbone", None)
+            multiple = max(backbone.strides) if isinstance(backbone, Backbone) else STRIDE
+            model.preprocessing = replace(model.preprocessing, long_side=options.long_side, multiple=multiple)
         set_objective(model, self.train_set, options)
         return model
 

@@ -46,8 +46,9 @@ class Network {
   }
 
   size(source, scale) {
-    const side = this.model.preprocessing.long_side * scale;
-    return scaledSize(source.width, source.height, side).map((value) => Math.max(value, LEAST));
+    const { long_side: side, multiple } = this.model.preprocessing;
+    const factor = side * scale / Math.max(source.width, source.height) / multiple;
+    return [source.width, source.height].map((value) => Math.max(Math.round(value * factor) * multiple, multiple, LEAST));
   }
 
   async look(source, scale, mirrored) {
