@@ -7,9 +7,12 @@ imported, through the package `openvino_telemetry`, and has a stand-in of its ow
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 
 def onnx_session(network: str | Path, threads: int) -> Any:
@@ -46,4 +49,34 @@ def openvino_network(network: str | Path, precision: str, threads: int) -> Any:
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
     }
-    return core.compile_model(core.read_model(str(network)), "CPU", settings)
+    with _own_signal_stack():
+        return core.compile_model(core.read_model(str(network)), "CPU", settings)
+
+
+class _Stack(ctypes.Structure):
+    """C's stack_t."""
+
+    _fields_: ClassVar = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+@contextlib.contextmanager
+def _own_signal_stack() -> Iterator[None]:
+    """Within it the thread's stack for signals may change; behind it it is the one before.
+
+    On Linux each network that OpenVINO compiles gives the thread a stack for signals, and takes it away when it is deleted,
+    back to the one before: after two of them that may be memory that is gone, and the next signal with a handler in Python ends
+    the process (seen with OpenVINO 2026.4).
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    call, before = ctypes.CDLL(None).sigaltstack, _Stack()
+    call(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        if call(ctypes.byref(before), None):  # too small for what the processor's registers hold by now
+            call(ctypes.byref(_Stack(None, _DISABLE, 0)), None)
+
+
+_DISABLE = 2  # SS_DISABLE

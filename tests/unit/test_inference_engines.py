@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,6 +130,33 @@ class _Made:
             return logits.flip(1) if name in self.wrong else logits
 
         return Engine(name, run, precision)
+
+
+SIGNALLED = """
+import faulthandler, os, signal, torch
+from segmentarium.inference.engines import build_engine
+from tests.unit.inference_material import Brightness
+faulthandler.enable()
+networks = [build_engine(Brightness(), "openvino", precision="fp32", device="cpu") for _ in range(2)]
+while networks:
+    networks.pop(0)  # the first goes first
+heard = []
+signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+os.kill(os.getpid(), signal.SIGUSR1)
+assert heard == [1]
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals there")
+def test_a_signal_is_heard_after_networks_of_openvino() -> None:
+    if missing := missing_packages("openvino"):
+        pytest.skip(f"not installed: {missing}")
+    root = Path(__file__).resolve().parents[2]
+    paths = os.pathsep.join([str(root / "src"), str(root)])
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED], env=os.environ | {"PYTHONPATH": paths}, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_auto_takes_the_fastest_that_agrees_and_remembers_it(monkeypatch: pytest.MonkeyPatch) -> None:
