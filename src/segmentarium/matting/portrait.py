@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Quality = Literal["standard", "high"]
 
 STANDARD, HIGH = "person", "person_large"  # the shipped weights: for anything, and for photos that may take longer
-SCALES = (1.2, 0.8, 0.6)  # at which photos are looked at: details in the first, in the last what belongs together
+SCALES = (1.2, 1.0, 0.8)  # at which photos are looked at: details in the first, in the last what belongs together
 log = logging.getLogger(__name__)
 
 NOBODY = 0.002  # share of the picture, or on average of the frames, below which nobody is there

@@ -14,7 +14,7 @@ SURE = 0.75  # probability that a region must reach somewhere to be a person; el
 LASTING = 0.6  # the same of a region that was a person a frame ago
 CORE = 0.02  # of the region's pixels that must be so sure
 DOUBT = {
-    "keep": (0.15, 0.25, 0.5),
+    "keep": (0.12, 0.25, 0.5),
     "drop": (0.5, 0.5, 0.8),
 }  # probabilities of what may be held and is no body: from, core, to
 HELD = 0.1  # of the persons' area: a larger part in doubt is no thing, but a body that the network knows badly

@@ -3,7 +3,7 @@
 import { blurred, compose, fit, resize, withoutHoles } from "./matte.js";
 
 const GUIDE = 512; // longer side of the small picture on which the matte is fitted; half of it for frames
-const SCALES = [1.2, 0.8, 0.6]; // at which photos are looked at, and mirrored; frames once
+const SCALES = [1.2, 1, 0.8]; // at which photos are looked at, and mirrored; frames once
 const PIXELS = 40e6;
 const LEAST = 32; // pixels of a side that every network takes
 
