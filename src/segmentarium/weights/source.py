@@ -7,7 +7,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +222,7 @@ class Stored:
     arguments   that the model was made with, beside the registered ones of `entry`
     header      ours, or what a layout or the catalogue knows of its files; {}: nothing is known
     row         the published checkpoint that it is, where it was named
+    told        arguments that whoever opened it gave
     """
 
     label: str
@@ -231,6 +232,7 @@ class Stored:
     header: dict[str, Any]
     layout: Layout | None = None
     row: Published | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def rules(self) -> tuple[Rule, ...] | None:
@@ -330,7 +332,7 @@ def open_weights(
     if header is not None:
         try:
             given = without_fetching({**header["arguments"], **(arguments or {})})
-            stored = Stored(label, state, entry(header["model"]), given, header)
+            stored = Stored(label, state, entry(header["model"]), given, header, told=arguments or {})
         except KeyError as error:
             raise CheckpointError(f"{label}: {error.args[0]}") from None
         return replace(stored, state=_renamed(stored))
@@ -346,7 +348,7 @@ def open_weights(
     elif "classes" not in facts and (dataset := facts.get("dataset")):
         facts = (class_names(dataset, read.get("num_classes")) or {}) | facts
     found, kept = variant_of(entry(table.model), _with_arguments(read, arguments or {}))
-    return Stored(label, state, found, kept, facts, table, row)
+    return Stored(label, state, found, kept, facts, table, row, arguments or {})
 
 
 def _with_arguments(read: dict[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:

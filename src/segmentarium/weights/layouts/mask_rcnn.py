@@ -45,6 +45,13 @@ def of_seesaw(number: int) -> dict[str, Any]:
     return of_classes(number) | {"classifier": "seesaw", "class_loss": "seesaw", "class_loss_arguments": told}
 
 
+def of_eql(number: int) -> dict[str, Any]:
+    """Trained by equalisation loss: sigmoids, none of them of the background.  How often a class is seen is the data set's, and no
+    class counts as rare until `class_loss_arguments` say it."""
+    told = {"frequencies": [1.0] * number}
+    return of_classes(number) | {"classifier": "eql", "class_loss": "eql", "class_loss_arguments": told}
+
+
 # torchvision --------------------------------------------------------------------------------------------------------------
 
 
@@ -184,8 +191,10 @@ def _detectron2_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     trunk = "backbone.bottom_up."
     name = f"resnet{detectron2_depth(state, trunk)}"
     name = trunk_name(name, state[f"{trunk}res2.0.conv2.weight"])
+    outputs = state["roi_heads.box_predictor.cls_score.weight"].shape[0]
+    boxes = state["roi_heads.box_predictor.bbox_pred.weight"].shape[0] // 4  # one for each class
     return {
-        **of_classes(state["roi_heads.box_predictor.cls_score.weight"].shape[0] - 1),
+        **(of_eql(outputs) if outputs == boxes else of_classes(outputs - 1)),
         "in_channels": state[f"{trunk}stem.conv1.weight"].shape[1],
         "backbone": name,
         **({"backbone_arguments": {"stride_first": True}} if "resnext" not in name else {}),
@@ -241,5 +250,6 @@ LAYOUTS = (
         _detectron2_arguments,
         "https://github.com/facebookresearch/detectron2",
         _caffe,
+        others=("https://github.com/tztztztztz/eql.detectron2",),
     ),
 )
