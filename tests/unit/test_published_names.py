@@ -7,7 +7,12 @@ that networks of any size cost nothing; some are written, fetched from a server 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +21,15 @@ import torch
 from torch import Tensor
 
 from segmentarium.meta import on_meta
-from segmentarium.registry import Entry, entry, known
-from segmentarium.weights import source
-from segmentarium.weights.data_sets import DATA_SETS
-from segmentarium.weights.layouts import UNFIT, get_layout
-from segmentarium.weights.published import Published, class_lists, list_published
+from segmentarium.registry import known
+from segmentarium.weights import export_layout, load, source
+from segmentarium.weights.fetch import direct, take
+from segmentarium.weights.published import Published, class_names, list_published, published
 from segmentarium.weights.source import bare, open_weights
 from segmentarium.weights.store import describe
-from segmentarium.weights.table import fit, to_theirs
-
-# where nothing of the default form of a model stands in such a file: what to begin with
-FIRST: dict[tuple[str, str], dict[str, Any]] = {
-}
-
+from segmentarium.weights.table import fit
+from tests.parity.comparison import exercised, randomise
+from tests.unit.published_material import Files, made_of, serving
 
 def rows() -> list[Published]:
     """Of each system and publisher the smallest model that is named in full."""
@@ -40,66 +41,6 @@ def rows() -> list[Published]:
         if key not in smallest or rank < smallest[key][0]:
             smallest[key] = rank, row
     return [row for _, row in smallest.values()]
-
-
-def classes_of(row: Published) -> int | None:
-    """How many the data set has; None: no list is known."""
-    if row.data_set.startswith("ImageNet"):
-        return 1000 if row.data_set == "ImageNet-1k" else 21841
-    name = DATA_SETS[row.data_set].classes
-    name = "coco-panoptic" if (name, row.task) == ("coco", "panoptic") else name
-    return len(class_lists()[name]["classes"]) if name else None
-
-
-class Made:
-    """A file as the publisher of a row would have written it: `state`, of a model of ours with these arguments."""
-
-    def __init__(self, row: Published, table: str) -> None:
-        self.layout = get_layout(table)
-        named = entry(row.model or "")
-        self.entry: Entry = named if named.build is entry(self.layout.model).build else entry(self.layout.model)
-        classes = classes_of(row) or self.entry.card.num_classes
-        told = {"num_classes": classes} if self.entry.takes("num_classes") else {}
-        given = {**told, **row.arguments, **FIRST.get((row.system, row.layout), {})}
-        # what its keys say of a model, until they are that model's
-        for _ in range(5):
-            self.arguments = given
-            shapes = self.shapes()
-            self.numbers = {key: float(number) for number, key in enumerate(shapes, 1)}
-            numbered = {key: torch.tensor(self.numbers[key], dtype=t.dtype).expand(t.shape) for key, t in shapes.items()}
-            self.state, left = backwards(numbered, self.layout.rules)
-            given = {**given, **self.layout.arguments(self.state)}
-            if given == self.arguments:
-                break
-        if left:
-            raise KeyError(f"{table} has no rule for {left}")
-
-    def shapes(self) -> dict[str, Tensor]:
-        with on_meta():
-            return self.entry.make(**self.entry.completed(self.arguments)).state_dict()
-
-
-def backwards(state: Mapping[str, Tensor], rules: Any) -> tuple[dict[str, Tensor], list[str]]:
-    """`to_theirs` of what has a rule, and the keys that have none."""
-    kept, left = dict(state), []
-    while True:
-        try:
-            return to_theirs(kept, rules), left
-        except KeyError as error:
-            key = next(key for key in kept if f"'{key}'" in str(error))
-            left.append(key)
-            del kept[key]
-
-
-def made_of(row: Published) -> Made:
-    fitting = [name for name in row.own_layouts if entry(get_layout(name).model).build is entry(row.model or "").build]
-    failed = []
-    for name in fitting or row.own_layouts:
-        try:
-            return Made(row, name)
-        except UNFIT as error:
-            failed.append(f"{name}: {error!r:.200}")
-    pytest.fail(f"no key table of {row.layout} gives a file of {row.name}: {'; '.join(failed)}")
 
 
 def plain(value: Any) -> Any:
@@ -134,4 +75,81 @@ def test_a_name_becomes_the_model_that_its_file_is_of(row: Published, monkeypatc
     assert not unexpected
     assert all(key.endswith("num_batches_tracked") for key in missing)
     describe(model, stored.header)
-    print(row.system, row.layout, row.data_set, model.preprocessing, len(getattr(model, "classes", None) or ()), model.labels().get("num_classes"))
+    print("P", row.system, row.layout, row.data_set, [round(255*v,2) for v in model.preprocessing.mean], [round(255*v,2) for v in model.preprocessing.std], model.preprocessing.short_side, model.preprocessing.tile, len(getattr(model, "classes", None) or ()), model.labels().get("num_classes"))
+
+
+# written and fetched ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Files]]:
+    yield from serving(monkeypatch, tmp_path)
+
+
+def torch_file(held: Any, **options: Any) -> bytes:
+    written = BytesIO()
+    torch.save(held, written, **options)
+    return written.getvalue()
+
+
+def paddle_zip(state: Mapping[str, Tensor]) -> bytes:
+    """An archive with a `.pdparams` inside."""
+    names = {"running_mean": "_mean", "running_var": "_variance"}
+    arrays = {}
+    for key, tensor in state.items():
+        stem, _, last = key.rpartition(".")
+        if last != "num_batches_tracked":
+            arrays[f"{stem}.{names.get(last, last)}"] = tensor.numpy()
+    written = BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        archive.writestr("human/model.pdparams", pickle.dumps(arrays, protocol=2))
+        archive.writestr("human/readme.txt", "")
+    return written.getvalue()
+
+
+# name of a row -> the file of a state dict as its publisher writes it
+FILES = {
+    "cgnet.cityscapes-mmseg": lambda state: torch_file({"meta": {"epoch": 1}, "state_dict": state}),
+    "enet_2018.camvid-davidtvs": lambda state: torch_file({"state_dict": state, "miou": 0.5}),
+    "erfnet.cityscapes-mmseg": lambda state: torch_file(
+        {"state_dict": state}, _use_new_zipfile_serialization=False
+    ),
+    "portraitnet.human-prior-dong-x16": lambda state: torch_file({"epoch": 1, "state_dict": state}),
+    "pphumanseg.human-paddlepaddle": paddle_zip,
+    "shufflenet_v2_050.imagenet-torchvision": torch_file,
+    "sinet.eg1800-clovaai": torch_file,
+    "superpoint_open.coco-rpautrat": torch_file,
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_fetched_file_computes_what_its_model_did(
+    name: str, server: type[Files], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = published()[name]
+    made = made_of(row)
+    model: Any = exercised(randomise(made.entry.model(**made.arguments)))
+    data = FILES[name](export_layout(model, made.layout.name))
+    monkeypatch.setitem(published(), name, replace(row, digits=hashlib.sha256(data).hexdigest()[:8]))
+    server.files[f"/{direct(row.address).removeprefix('https://')}"] = data
+    loaded: Any = load(name, accept_licence=True)
+    example = tuple(torch.rand_like(tensor) for tensor in model.example(1, (64, 96)))
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(*example), model(*example))
+    assert loaded.weights_header["licences"]["weights"] == row.licence
+
+
+def test_a_file_from_behind_a_page_is_loaded_by_its_name(server: type[Files], tmp_path: Path) -> None:
+    row = published()["cgnet.cityscapes-wutianyirosun"]
+    made = made_of(row)
+    model: Any = exercised(randomise(made.entry.model(**made.arguments)))
+    state = {f"module.{key}": tensor for key, tensor in export_layout(model, made.layout.name).items()}
+    path = tmp_path / "model.pth"
+    torch.save({"epoch": 1, "model": state}, path)
+    take(row, path, accept_licence=True)
+    loaded: Any = load(row.name)
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(image), model(image))
+    assert loaded.classes[0] == "road"
+    assert not server.asked

@@ -52,8 +52,10 @@ DATA_SET_PIXELS = {  # CoinCheung's networks: of each data set its own, in 0..1
     "COCO-Stuff": ((0.4696, 0.4464, 0.4072), (0.2747, 0.2701, 0.2852)),
     "ADE20K": ((0.4934, 0.4682, 0.4311), (0.2568, 0.2551, 0.2742)),
 }
-# what a model must be for rows of these tasks; other rows are of trunks, of what pretrains, of points
+# what a model must be for rows of these tasks
 KINDS = {
+    "classification": ("classifier",),
+    "pretraining": ("pretrainer", "classifier"),
     "semantic": ("segmenter", "mask"),
     "instance": ("mask", "instances"),
     "panoptic": ("mask",),

@@ -27,6 +27,7 @@ from segmentarium.weights.table import Layout, Rule
 
 HEADER = "segmentarium"
 UNSEEN = ("drop_path", "dropout")  # arguments that no trained weights depend on
+BUILD_NOTHING = ("max_", "points")  # how much of a scan or of a map is looked at: such numbers may be large
 FILE_NAME = "model.safetensors"  # of a folder or a hub repository
 # where training programs put the state dict, by preference: averaged weights where there are no others
 STATES = (
@@ -272,7 +273,8 @@ class Stored:
         """
         # every size is a tensor's or counts tensors; small ones (dilations, kernels, heads) may be neither
         largest = max([4096, len(self.state), *(n for tensor in self.state.values() for n in tensor.shape)])
-        if (size := _largest(self.all_arguments)) > largest:
+        counted = {key: value for key, value in self.all_arguments.items() if not any(w in key for w in BUILD_NOTHING)}
+        if (size := _largest(counted)) > largest:
             raise CheckpointError(f"{self.label} says {size:g} in its arguments; its tensors have up to {largest}")
         try:
             with on_meta():
@@ -344,14 +346,14 @@ def open_weights(
     facts = facts | told
     if row is not None:
         facts = row.header(read.get("num_classes")) | facts
-        read = _with_arguments(read, row.arguments)
+        read = with_arguments(read, row.arguments)
     elif "classes" not in facts and (dataset := facts.get("dataset")):
         facts = (class_names(dataset, read.get("num_classes")) or {}) | facts
-    found, kept = variant_of(entry(table.model), _with_arguments(read, arguments or {}))
+    found, kept = variant_of(entry(table.model), with_arguments(read, arguments or {}))
     return Stored(label, state, found, kept, facts, table, row, arguments or {})
 
 
-def _with_arguments(read: dict[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+def with_arguments(read: dict[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that a file's keys tell, with others beside or in place of them; those of a part are joined."""
     both = {key: {**read[key], **value} for key, value in told.items() if isinstance(value, Mapping) and key in read}
     return {**read, **told, **both}

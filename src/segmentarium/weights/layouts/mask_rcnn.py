@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from segmentarium.preprocessing import Preprocessing
+from segmentarium.weights.layouts.gcnet import arguments_in_trunk, rules_in_trunk
 from segmentarium.weights.layouts.parts import neighbours, rest
 from segmentarium.weights.layouts.resnet import (
     detectron2_conv,
@@ -112,8 +113,9 @@ def _torchvision_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def mmdet_rules() -> list[Rule]:
-    """What all of its detectors here share: trunk, pyramid, proposals."""
+    """What all of its detectors here share: trunk, perhaps with GCNet's blocks, pyramid, proposals."""
     return [
+        *rules_in_trunk(),
         *resnet_rules("backbone.", "backbone."),
         rest("neck.lateral_convs.{}.conv", "decoder.pyramid.laterals.{}"),
         rest("neck.fpn_convs.{}.conv", "decoder.pyramid.outputs.{}"),
@@ -153,6 +155,7 @@ def mmdet_arguments(state: Mapping[str, Tensor], stage: str = "") -> dict[str, A
         "width": state["neck.lateral_convs.0.conv.weight"].shape[0],
         "hidden": state[f"roi_head.bbox_head.{stage}shared_fcs.0.weight"].shape[0],
         "mask_width": state[f"roi_head.mask_head.{stage}convs.0.conv.weight"].shape[0],
+        **arguments_in_trunk(state),
     }
 
 
