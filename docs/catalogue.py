@@ -74,6 +74,8 @@ MODELS: tuple[tuple[str, str, str], ...] = (
     (r"vit", r"deit_(tiny|small|base)_(?:distilled_)?patch16_(\d+)\..*", r"vit_\1_patch16_\2"),
     (r"vit|mae", r"(vit_\w+)\..*", r"\1"),
     (r"mae", r"mae_vit-(base|large|huge)-p(\d+)_.*", r"mae_vit_\1"),
+    (r"mae classification|mae encoder", r"vit-(base|large)", r"vit_\1_patch16_224"),
+    (r"mae classification|mae encoder", r"vit-huge", r"vit_huge_patch14_224"),
     (r"mae", r"vit-(base|large|huge)( with decoder.*)?", r"mae_vit_\1"),
     (r"swin", r"swin[-_](tiny|small|base|large)_patch4_window12.*", r"swin_\1_384"),
     (r"swin", r"swin[-_](tiny|small|base|large).*-?384.*", r"swin_\1_384"),
@@ -196,7 +198,9 @@ def model_of(row: dict[str, str]) -> str:
     """The name of our model: a registered one, or the system and what its trunk is called."""
     system, variant = row["system"], row["variant"].lower().strip()
     for systems, pattern, name in MODELS:
-        asked = f"{system} {row['task']}" if " " in systems else system
+        asked = (
+            f"{system} {'encoder' if row['schedule'] == 'encoder only' else row['task']}" if " " in systems else system
+        )
         if re.fullmatch(systems, asked) and (match := re.fullmatch(pattern, variant)):
             found = re.sub(
                 r"\\g<(\d)>|\\(\d)", lambda m: system if (m[1] or m[2]) == "0" else match[int(m[1] or m[2])] or "", name

@@ -37,7 +37,9 @@ def aggregated(state: dict[str, Tensor], detail: Tensor, semantic: Tensor) -> Te
 
 
 def test_the_code_of_2020(tmp_path):
-    model = exercised(randomise(create_model("bisenetv2", num_classes=5, boosters="coincheung_2020", align_corners=True)))
+    model = exercised(
+        randomise(create_model("bisenetv2", num_classes=5, boosters="coincheung_2020", align_corners=True))
+    )
     state = export_layout(model, "bisenetv2/coincheung_2020")
     assert {"head.conv_out.bias", "aux5_4.conv_out.weight", "aux2.conv.bn.bias"} <= state.keys()
     torch.save(state, tmp_path / "model_final_v2.pth")

@@ -72,12 +72,37 @@ def test_tensors_that_do_not_fit_are_named_and_nothing_is_written(
 
 def test_what_no_key_tells_can_be_told(theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "ours.safetensors"
-    assert main(["inspect", str(theirs), "--told", "output_stride=16", "align_corners=true", "--convert", str(out)]) == 0
+    assert (
+        main(
+            [
+                "inspect",
+                str(theirs),
+                "--model-arguments",
+                "output_stride=16",
+                "align_corners=true",
+                "--convert",
+                str(out),
+            ]
+        )
+        == 0
+    )
     assert "output_stride=16" in capsys.readouterr().out.partition("assumed")[0]
     made = segmentarium.load(out)
     assert made.given_arguments["output_stride"] == 16  # type: ignore[attr-defined]
     assert made.align_corners
-    assert main(["inspect", str(theirs), "--told", "outputstride=16", "--convert", str(tmp_path / "x.safetensors")]) == 2
+    assert (
+        main(
+            [
+                "inspect",
+                str(theirs),
+                "--model-arguments",
+                "outputstride=16",
+                "--convert",
+                str(tmp_path / "x.safetensors"),
+            ]
+        )
+        == 2
+    )
     assert "'outputstride'" in capsys.readouterr().err
 
 

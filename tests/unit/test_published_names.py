@@ -1,8 +1,8 @@
 """A name of the catalogue, for every system and publisher that it holds: what is made of a file of theirs is the model that the
 file was made from, with its classes and the preprocessing of its publication.
 
-The files are made by the key tables read backwards.  Most are only thought of, with every tensor filled by a number of its own, so
-that networks of any size cost nothing; some are written, fetched from a server on this machine, and compared by their outputs.
+The files are made by the key tables read backwards.  Most are only thought of, with every tensor filled by a number of its own,
+so that networks of any size cost nothing; some are written, fetched from a server on this machine, and compared by outputs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from segmentarium.meta import on_meta
-from segmentarium.registry import known
+from segmentarium.registry import entry, known
 from segmentarium.weights import export_layout, load, source
 from segmentarium.weights.fetch import direct, take
 from segmentarium.weights.published import Published, class_names, list_published, published
@@ -29,15 +29,16 @@ from segmentarium.weights.source import bare, open_weights
 from segmentarium.weights.store import describe
 from segmentarium.weights.table import fit
 from tests.parity.comparison import exercised, randomise
-from tests.unit.published_material import Files, made_of, serving
+from tests.unit.published_material import Files, classes_of, made_of, serving
+
 
 def rows() -> list[Published]:
-    """Of each system and publisher the smallest model that is named in full."""
-    smallest: dict[tuple[str, str], tuple[tuple[bool, float], Published]] = {}
+    """Of each system and publisher, and of each paper's file that its models are in, the smallest model that is named in full."""
+    smallest: dict[tuple[str, ...], tuple[tuple[bool, float], Published]] = {}
     for row in list_published():
         size = known()[row.model or ""].get("parameters") or float("inf")
         rank = (not row.name.startswith(f"{row.model}."), size)
-        key = (row.system, row.layout)
+        key = (row.system, row.layout, known()[row.model or ""]["module"])
         if key not in smallest or rank < smallest[key][0]:
             smallest[key] = rank, row
     return [row for _, row in smallest.values()]
@@ -58,8 +59,7 @@ def test_a_name_becomes_the_model_that_its_file_is_of(row: Published, monkeypatc
     stored = open_weights(row.name)
     assert stored.layout is made.layout
     assert plain(stored.all_arguments) == plain(made.entry.completed(made.arguments))
-    if row.name.startswith(f"{row.model}."):
-        assert stored.entry.name == row.model
+    assert stored.entry.build is entry(row.model or "").build
 
     fitting, report = fit(stored.shapes(), stored.state, stored.rules)
     assert report.complete, str(report)
@@ -75,7 +75,44 @@ def test_a_name_becomes_the_model_that_its_file_is_of(row: Published, monkeypatc
     assert not unexpected
     assert all(key.endswith("num_batches_tracked") for key in missing)
     describe(model, stored.header)
-    print("P", row.system, row.layout, row.data_set, [round(255*v,2) for v in model.preprocessing.mean], [round(255*v,2) for v in model.preprocessing.std], model.preprocessing.short_side, model.preprocessing.tile, len(getattr(model, "classes", None) or ()), model.labels().get("num_classes"))
+    if row.pixels is not None:
+        assert (model.preprocessing.mean, model.preprocessing.std) == row.pixels
+    for name, value in row.test.items():
+        assert getattr(model.preprocessing, name) == value
+    named = class_names(row.data_set, model.labels().get("num_classes"), panoptic=row.task == "panoptic")
+    if classes_of(row) and model.kind not in ("keypoints", "pretrainer"):
+        assert named is not None
+    if named is not None and "classes" not in made.layout.facts(made.state):
+        assert model.classes == tuple(named["classes"])
+
+
+def test_pictures_are_normalised_as_their_publishers_say() -> None:
+    """timm states it for every file; the others by their documentation, on 0..255."""
+    from timm.models import get_pretrained_cfg
+
+    told = [row for row in list_published(layout="timm") if row.pixels]
+    assert len(told) > 50
+    for row in told:
+        config = get_pretrained_cfg(row.address.removeprefix("hf:timm/"))
+        assert config is not None
+        assert row.pixels == (pytest.approx(config.mean, abs=1e-3), pytest.approx(config.std, abs=1e-3)), row.name
+    half, imagenet = ([127.5] * 3, [127.5] * 3), ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
+    for name, pixels in {
+        "cgnet.cityscapes-mmseg": ([72.39, 82.91, 73.16], [1, 1, 1]),
+        "cgnet.cityscapes-wutianyirosun": ([72.39, 82.91, 73.16], [1, 1, 1]),
+        "dpt_base.ade20k-mmseg": imagenet,
+        "dpt_large.ade20k-isl-org": half,
+        "enet_2018.camvid-davidtvs": ([0, 0, 0], [255, 255, 255]),
+        "segmenter_base.ade20k-mmseg": half,
+        "segmenter_deit_base.ade20k-rstrudel": imagenet,
+        "swiftnet.cityscapes-orsic": ([73.15, 82.9, 72.3], [47.67, 48.49, 47.73]),
+        "vit_base_patch16_224.imagenet-facebookresearch": imagenet,
+    }.items():
+        found = published()[name].pixels
+        assert found is not None
+        assert [[255 * value for value in values] for values in found] == [
+            pytest.approx(values) for values in pixels
+        ], name
 
 
 # written and fetched ---------------------------------------------------------------------------------------------------
@@ -111,9 +148,7 @@ def paddle_zip(state: Mapping[str, Tensor]) -> bytes:
 FILES = {
     "cgnet.cityscapes-mmseg": lambda state: torch_file({"meta": {"epoch": 1}, "state_dict": state}),
     "enet_2018.camvid-davidtvs": lambda state: torch_file({"state_dict": state, "miou": 0.5}),
-    "erfnet.cityscapes-mmseg": lambda state: torch_file(
-        {"state_dict": state}, _use_new_zipfile_serialization=False
-    ),
+    "erfnet.cityscapes-mmseg": lambda state: torch_file({"state_dict": state}, _use_new_zipfile_serialization=False),
     "portraitnet.human-prior-dong-x16": lambda state: torch_file({"epoch": 1, "state_dict": state}),
     "pphumanseg.human-paddlepaddle": paddle_zip,
     "shufflenet_v2_050.imagenet-torchvision": torch_file,

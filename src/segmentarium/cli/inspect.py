@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--layout", metavar="NAME", help="the key table to read it by, where several fit")
     parser.add_argument(
-        "--told",
+        "--model-arguments",
         nargs="+",
         action="extend",
         type=pair,
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         if options.convert.suffix != ".safetensors":
             raise ValueError(f"--convert is {options.convert}; give a file that ends in .safetensors")
         check_targets([options.convert], [Path(options.weights)], overwrite=options.overwrite)
-    stored = open_weights(options.weights, options.layout, arguments=dict(options.told))
+    stored = open_weights(options.weights, options.layout, arguments=dict(options.model_arguments))
     found = inspected(stored)
     print(found)
     if not found.report.complete:

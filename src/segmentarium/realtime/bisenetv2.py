@@ -185,7 +185,7 @@ class Booster(nn.Module):
 
 
 class Head(nn.Sequential):
-    """3×3 convolutions, dropout, classifier: the main head (one convolution) and boosters: of 2020 (one), mmsegmentation's (two)."""
+    """3×3 convolutions, dropout, classifier: the main head and boosters of 2020 (one convolution), mmsegmentation's (two)."""
 
     def __init__(self, in_channels: int, channels: int, num_classes: int, convs: int = 1) -> None:
         widths = [in_channels, *convs * [channels]]

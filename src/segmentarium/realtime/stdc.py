@@ -10,8 +10,8 @@ The detail head and the auxiliary heads are gone at inference, the paper's "cost
 What the public code does and the paper does not say: the context path upsamples by nearest neighbour, logits are brought to
 the image's size with corners aligned, classifiers have no bias (mmsegmentation's have one).  The code builds detail heads at
 1/2, 1/4, 1/8 and 1/16 whichever are trained, and ImageNet's last convolution whether or not the context path sees it; the paper
-and the published weights train 1/8, and go without that convolution.  Of other files say so: `load(file, detail_strides=(2, 4, 8),
-final_conv=True)`.
+and the published weights train 1/8, and go without that convolution.  Of other files say so:
+`load(file, detail_strides=(2, 4, 8), final_conv=True)`.
 
 Published (FPS on a GTX 1080 Ti): Cityscapes val at 512×1024: STDC1 72.22 at 250, STDC2 74.24 at 189; at 768×1536: 74.50 at
 127, 77.04 at 97.  Test: 71.9 (STDC1, 512×1024), 76.8 (STDC2, 768×1536).  CamVid test at 960×720: 73.0 at 198, 73.9 at 152.

@@ -343,12 +343,14 @@ def open_weights(
     if path is not None and table.beside:
         read, more = _beside(path.with_name(table.beside), table, read)
         facts = facts | more
-    facts = facts | told
     if row is not None:
-        facts = row.header(read.get("num_classes")) | facts
+        said = row.header(read.get("num_classes"))
+        joined = {key: facts[key] | said[key] for key in ("preprocessing", "licences") if key in facts and key in said}
+        facts = facts | said | joined
         read = with_arguments(read, row.arguments)
-    elif "classes" not in facts and (dataset := facts.get("dataset")):
+    elif "classes" not in facts | told and (dataset := facts.get("dataset")):
         facts = (class_names(dataset, read.get("num_classes")) or {}) | facts
+    facts = facts | told  # what the file says itself comes first
     found, kept = variant_of(entry(table.model), with_arguments(read, arguments or {}))
     return Stored(label, state, found, kept, facts, table, row, arguments or {})
 

@@ -92,7 +92,8 @@ def describe(model: Model, header: Mapping[str, Any]) -> None:
     if isinstance(model, KeypointModel) and "joints" in header:
         model.joints = tuple(header["joints"])
     if "preprocessing" in header:
-        model.preprocessing = Preprocessing.from_dict(header["preprocessing"]).for_channels(model.in_channels)
+        said = {**model.preprocessing.as_dict(), **header["preprocessing"]}
+        model.preprocessing = Preprocessing.from_dict(said).for_channels(model.in_channels)
     if "test" in header:  # of published weights: sizes and windows in which they were scored
         model.preprocessing = replace(model.preprocessing, **header["test"])
 

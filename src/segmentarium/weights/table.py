@@ -30,8 +30,9 @@ class Rule:
     0: theirs is a scalar where ours is a vector of one.
     `bgr=1`: the last three entries along dimension 1 belong to the channels of an image that theirs reads blue first;
     they are turned round, since ours reads red first.  `behind=1`: one more channel comes after those three.
-    `optional`: theirs builds it whether or not it is used; where our model, by its arguments, has none, it is left out.  `axes=(sizes, order)`: theirs counts its last dimension by axes of
-    these sizes (one may be -1); ours has them in this order.  `tied`: theirs holds one tensor under several keys, ours once.
+    `optional`: theirs builds it whether or not it is used; where our model, by its arguments, has none, it is left out.
+    `axes=(sizes, order)`: theirs counts its last dimension by axes of these sizes (one may be -1); ours has them in this
+    order.  `tied`: theirs holds one tensor under several keys, ours once.
     `transposed`: theirs is a matrix that vectors are multiplied by from the left, ours a linear layer's.
     `rolled=1`: theirs begins with the row of the background, which ours has at the end; 4: with so many rows of it.
     """

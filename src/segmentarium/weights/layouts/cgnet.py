@@ -85,7 +85,10 @@ def _mmseg_block(theirs: str, ours: str) -> list[Rule]:
         "f_glo.fc.0": "context.squeeze",
         "f_glo.fc.2": "context.excite",
     }
-    return [*_mmseg_unit(f"{theirs}.conv1x1", f"{ours}.conv"), *(rest(f"{theirs}.{a}", f"{ours}.{b}") for a, b in parts.items())]
+    return [
+        *_mmseg_unit(f"{theirs}.conv1x1", f"{ours}.conv"),
+        *(rest(f"{theirs}.{a}", f"{ours}.{b}") for a, b in parts.items()),
+    ]
 
 
 def _mmseg() -> tuple[Rule, ...]:

@@ -47,8 +47,8 @@ def of_seesaw(number: int) -> dict[str, Any]:
 
 
 def of_eql(number: int) -> dict[str, Any]:
-    """Trained by equalisation loss: sigmoids, none of them of the background.  How often a class is seen is the data set's, and no
-    class counts as rare until `class_loss_arguments` say it."""
+    """Trained by equalisation loss: sigmoids, none of them of the background.  How often a class is seen no tensor tells: none
+    counts as rare until `class_loss_arguments` say it."""
     told = {"frequencies": [1.0] * number}
     return of_classes(number) | {"classifier": "eql", "class_loss": "eql", "class_loss_arguments": told}
 

@@ -29,7 +29,10 @@ def _block(theirs: str, ours: str) -> list[Rule]:
 
 
 def _rules(prior: int) -> list[Rule]:
-    rules = [Rule("stage0.0.{}", "encoder.stem.conv.{}", bgr=1, behind=prior), Rule("stage0.1.{}", "encoder.stem.norm.{}")]
+    rules = [
+        Rule("stage0.0.{}", "encoder.stem.conv.{}", bgr=1, behind=prior),
+        Rule("stage0.1.{}", "encoder.stem.norm.{}"),
+    ]
     for stage in range(1, 8):  # the first and the last have one block each, which stands alone
         alone = stage in (1, 7)
         ours = f"encoder.stages.{stage - 1}"

@@ -1,8 +1,8 @@
 """STDC backbones and STDC-Seg as their authors and mmsegmentation store them.
 
 mmsegmentation's tables were compared with its own networks of random weights, once.  Its detail head has two outputs where the
-paper's has one, and is left out.  The authors' files hold every detail head and ImageNet's last layers, and do not tell which were
-used: `detail_strides` and `final_conv` are assumed as published.
+paper's has one, and is left out.  The authors' files hold every detail head and ImageNet's last layers, and do not tell
+which were used: `detail_strides` and `final_conv` are assumed as published.
 """
 
 from __future__ import annotations
