@@ -25,7 +25,7 @@ class DataSet:
 
 
 _CITYSCAPES = {"": "cityscapes", "panoptic": "cityscapes_panoptic", "instance": "cityscapes_instances"}
-_COCO = {"panoptic": "coco_panoptic", "instance": "coco_instances", "keypoints": "coco_keypoints"}
+_COCO = {"panoptic": "coco_panoptic", "instance": "coco_instances"}
 DATA_SETS: dict[str, DataSet] = {
     "": DataSet(""),
     "ADE20K": DataSet("ade20k", "ade20k", {"": "ade20k", "panoptic": "ade20k_panoptic"}),
@@ -33,7 +33,7 @@ DATA_SETS: dict[str, DataSet] = {
     "BDD100K": DataSet("bdd100k", "bdd100k"),
     "COCO 2017": DataSet("coco", "coco", _COCO),
     "COCO 2017 with VOC labels": DataSet("voc", "voc"),
-    "COCO keypoints": DataSet("coco", readers=_COCO),
+    "COCO keypoints": DataSet("coco", readers={"": "coco_keypoints"}),
     "COCO keypoints + AIC (combine)": DataSet("coco-aic"),
     "COCO keypoints + AIC (merge)": DataSet("coco-aic-merge"),
     "COCO-Stuff": DataSet("cocostuff", "cocostuff"),
