@@ -73,6 +73,11 @@ FIRST: dict[str, dict[str, Any]] = {
     "deeplabv3_mobilenet_v2.voc-transformers": {"backbone": "mobilenet_v2"},
     "deeplabv3_resnest101.ade20k-zhanghang1989": {"backbone": "resnest101"},
     "erfnet.cityscapes-mmseg": {"head_channels": 128},
+    "upernet_lvvit_large.ade20k-zihangjiang": {
+        "backbone": "lvvit_s",
+        "neck": "projected",
+        "backbone_arguments": {"out_indices": (6, 9, 12, 15)},
+    },
 }
 
 

@@ -59,7 +59,7 @@ def test_a_name_becomes_the_model_that_its_file_is_of(row: Published, monkeypatc
     stored = open_weights(row.name)
     assert stored.layout is made.layout
     assert plain(stored.all_arguments) == plain(made.entry.completed(made.arguments))
-    assert stored.entry.build is entry(row.model or "").build
+    assert stored.entry.module == entry(row.model or "").module
 
     fitting, report = fit(stored.shapes(), stored.state, stored.rules)
     assert report.complete, str(report)
