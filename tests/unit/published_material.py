@@ -12,10 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from segmentarium.meta import on_meta
 from segmentarium.registry import Entry, entry
 from segmentarium.weights.data_sets import DATA_SETS
-from segmentarium.weights.layouts import UNFIT, get_layout
+from segmentarium.weights.layouts import UNFIT, get_layout, shapes_of
 from segmentarium.weights.published import Published, class_lists
 from segmentarium.weights.source import with_arguments
 from segmentarium.weights.table import to_theirs
@@ -115,19 +114,15 @@ class Made:
 
     def _go_round(self, given: dict[str, Any], told: Mapping[str, Any]) -> list[str]:
         for _ in range(4):
-            shapes = self.shapes(given)
+            shapes = shapes_of(self.layout.model, given)
             self.numbers = {key: float(number) for number, key in enumerate(shapes, 1)}
             filled = {key: torch.tensor(self.numbers[key], dtype=t.dtype).expand(t.shape) for key, t in shapes.items()}
             self.state, left = backwards(filled, self.layout.rules)
             self.arguments = with_arguments(self.layout.arguments(self.state), told)
-            if not left and sizes(self.shapes(self.arguments)) == sizes(shapes):
+            if not left and sizes(shapes_of(self.layout.model, self.arguments)) == sizes(shapes):
                 return []
             given = {**given, **self.arguments}
         return left or ["a model of these sizes"]
-
-    def shapes(self, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
-        with on_meta():
-            return self.entry.make(**self.entry.completed(arguments)).state_dict()
 
 
 def sizes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
