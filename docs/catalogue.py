@@ -18,6 +18,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from segmentarium.weights.data_sets import DATA_SETS
+
 PUBLISHED = Path(__file__).resolve().parent.parent / "src" / "segmentarium" / "weights" / "published.tsv"
 COLUMNS = (
     "name", "system", "layout", "task", "data_set", "metric", "value", "address", "digits", "licence",
@@ -72,16 +74,18 @@ MODELS: tuple[tuple[str, str, str], ...] = (
     (r"vit", r"deit_(tiny|small|base)_(?:distilled_)?patch16_(\d+)\..*", r"vit_\1_patch16_\2"),
     (r"vit|mae", r"(vit_\w+)\..*", r"\1"),
     (r"mae", r"mae_vit-(base|large|huge)-p(\d+)_.*", r"mae_vit_\1"),
+    (r"mae classification|mae encoder", r"vit-(base|large)", r"vit_\1_patch16_224"),
+    (r"mae classification|mae encoder", r"vit-huge", r"vit_huge_patch14_224"),
     (r"mae", r"vit-(base|large|huge)( with decoder.*)?", r"mae_vit_\1"),
     (r"swin", r"swin[-_](tiny|small|base|large)_patch4_window12.*", r"swin_\1_384"),
     (r"swin", r"swin[-_](tiny|small|base|large).*-?384.*", r"swin_\1_384"),
     (r"swin", r"(?:swin[-_])?(tiny|small|base|large)[-_ ].*|swin[-_](tiny|small|base|large)", r"swin_\1\2"),
     (r"swin", r"swin_([tsb])\..*", r"swin_\1"),
     (r"beit", r"beit_beit-base.*|beit-base-p16_beit-pre.*", r"beit_b"),
-    (r"beit", r"beitv2_(base|large)_patch16_224.*", r"beitv2_\1"),
+    (r"beit", r"beitv2_(base|large)_patch16_224.*", r"beit_\1_v2"),
     (r"beit", r"beit[-_](base|large)[-_](?:p|patch)16[-_](384|512).*", r"beit_\1_\2"),
     (r"beit", r"beit[-_](base|large).*|(base|large) .*", r"beit_\1\2"),
-    (r"beit", r"dvae (encoder|decoder)", r"dalle_\1"),
+    (r"beit", r"dvae (encoder|decoder)", r"dvae_\1"),
     (r"mlp_mixer", r"mixer_([bl])16.*", r"mlp_mixer_\g<1>16"),
     (r"mlp_mixer", r"mlp-mixer-(base|large)-p16.*", r"mlp_mixer_\g<1>16"),
     (r"lvvit", r"lv-vit-([tsml]) upernet", r"upernet_lvvit_\1"),
@@ -166,10 +170,12 @@ MODELS: tuple[tuple[str, str, str], ...] = (
     (r"upernet", r"swin-([tsbl])\S*window12\S*|swin-(large).*", r"upernet_swin_\1\2_384"),
     (r"upernet", r"swin-([tsbl])\S*", r"upernet_swin_\1"),
     (r"upernet", r"convnext-(\w+) in22k", r"upernet_convnext_\1"),
-    (r"gcnet", r"(.*rcnn.*)", r"gcnet_\1"),
+    (r"gcnet", r"(.*rcnn.*dconv.*)", r"gcnet_\1"),
+    (r"gcnet", r"mask-rcnn_(\S+?)-gcb-(r\d+)-c3-c5_fpn", r"mask_rcnn_\1_gcb_\2"),
+    (r"gcnet", r"cascade-mask-rcnn_(\S+?)-(r\d+)-gcb-c3-c5_fpn", r"cascade_mask_rcnn_\1_gcb_\2"),
     (r"longtail", r"htc (r50|r101|x101\S*)(?:_fpn)?(.*)", r"htc_\1\2"),
     (r"longtail", r"mask r-cnn (\S+?)(?:-fpn)?(\s.*)?", r"mask_rcnn_\1\2"),
-    (r"longtail", r"(cascade-)?mask-rcnn_(r50|r101|x101)_fpn(.*)", r"\1mask_rcnn_\2\3"),
+    (r"longtail", r"(cascade-)?mask-rcnn_(r50|r101|x101\S*?)_fpn(.*)", r"\1mask_rcnn_\2\3"),
     (r"pointrend", r"mask r-cnn (\S+?)(?:-caffe)?[- ]fpn", r"pointrend_mask_rcnn_\1"),
     (r"pointrend", r"semantic fpn r101-fpn", r"pointrend_resnet101"),
 )  # fmt: skip
@@ -187,26 +193,14 @@ WORDS = (
 SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large", "xl": "xlarge"}
 SHORT = {"tiny": "t", "small": "s", "base": "b", "large": "l"}
 
-DATA_SETS = {
-    "ImageNet-1k": "imagenet", "ImageNet-22k": "imagenet22k", "ImageNet-21k": "imagenet21k", "Cityscapes": "cityscapes",
-    "ADE20K": "ade20k", "ADE20K-Full": "ade20k-full", "COCO 2017": "coco", "MS COCO": "coco", "VOC 2012 aug": "voc",
-    "VOC 2012": "voc", "Pascal Context 59": "context59", "Pascal Context (60)": "context60", "Pascal Context": "context60",
-    "LVIS v1": "lvis1", "LVIS v0.5": "lvis05", "COCO-Stuff 164k": "cocostuff", "COCO-Stuff 10k": "cocostuff10k",
-    "COCO-Stuff": "cocostuff", "COCO keypoints": "coco", "COCO keypoints + AIC (merge)": "coco-aic-merge",
-    "COCO keypoints + AIC (combine)": "coco-aic", "Mapillary Vistas": "mapillary", "Vaihingen": "vaihingen", "Potsdam": "potsdam",
-    "LoveDA": "loveda", "iSAID": "isaid", "COCO 2017 with VOC labels": "voc", "nuScenes": "nuscenes", "KITTI": "kitti",
-    "CamVid": "camvid", "EG1800": "eg1800", "LIP": "lip", "PP-HumanSeg14K": "humanseg14k", "BDD100K": "bdd100k",
-    "synthetic shapes": "shapes", "Supervise-Portrait": "portraits", "human": "human",
-    "human + prior channel": "human-prior", "human (large-scale, tested on mini Supervisely Person)": "human",
-    "": "",
-}  # fmt: skip
-
 
 def model_of(row: dict[str, str]) -> str:
     """The name of our model: a registered one, or the system and what its trunk is called."""
     system, variant = row["system"], row["variant"].lower().strip()
     for systems, pattern, name in MODELS:
-        asked = f"{system} {row['task']}" if " " in systems else system
+        asked = (
+            f"{system} {'encoder' if row['schedule'] == 'encoder only' else row['task']}" if " " in systems else system
+        )
         if re.fullmatch(systems, asked) and (match := re.fullmatch(pattern, variant)):
             found = re.sub(
                 r"\\g<(\d)>|\\(\d)", lambda m: system if (m[1] or m[2]) == "0" else match[int(m[1] or m[2])] or "", name
@@ -317,7 +311,7 @@ def named(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """Gives each row its name: the best of a group the short one, the others with as much more as tells them apart."""
     groups = defaultdict(list)
     for row in rows:
-        data_set = DATA_SETS[row["data_set"]]
+        data_set = DATA_SETS[row["data_set"]].short
         stem = (
             f"{model_of(row)}.{data_set}-{source_of(row['layout'])}"
             if data_set

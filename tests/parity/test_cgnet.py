@@ -1,13 +1,15 @@
-"""CGNet's blocks.  Its stored outputs: test_layouts.py."""
+"""CGNet's blocks, and mmsegmentation's network of them.  Its stored outputs: test_layouts.py."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from segmentarium.realtime.cgnet import CGNet, ContextGuidedBlock, LocalAndSurrounding
-from segmentarium.weights.layouts import get_layout
-from tests.parity.comparison import golden_state, randomise
+from segmentarium.weights.layouts import get_layout, recognise
+from segmentarium.weights.table import to_theirs
+from tests.parity.comparison import TOLERANCE, exercised, golden_state, randomise, relative_error
 
 
 @pytest.mark.parametrize(
@@ -43,3 +45,67 @@ def test_a_block_adds_its_weighed_joint_feature_to_its_input():
 def test_a_stage_needs_its_down_block():
     with pytest.raises(ValueError, match=r"\(0, 3\)"):
         CGNet(blocks=(0, 3))
+
+
+def mmsegmentation(state: dict[str, torch.Tensor], image: torch.Tensor, blocks: tuple[int, int]) -> torch.Tensor:
+    """Its network, as its code computes it, from its own keys -> logits at 1/8."""
+
+    def norm(x, name):
+        return F.batch_norm(x, *(state[f"{name}.{part}"] for part in STATISTICS), eps=1e-3)
+
+    def act(x, name):
+        return F.prelu(x, state[f"{name}.weight"])
+
+    def unit(x, name, stride, padding):
+        x = F.conv2d(x, state[f"{name}.conv.weight"], stride=stride, padding=padding)
+        return act(norm(x, f"{name}.bn"), f"{name}.activate")
+
+    def block(x, name, dilation, down):
+        y = unit(x, f"{name}.conv1x1", 2 if down else 1, 1 if down else 0)
+        depthwise = {"f_loc": 1, "f_sur": dilation}
+        joint = [
+            F.conv2d(y, state[f"{name}.{key}.weight"], padding=rate, dilation=rate, groups=y.shape[1])
+            for key, rate in depthwise.items()
+        ]
+        y = act(norm(torch.cat(joint, 1), f"{name}.bn"), f"{name}.activate")
+        if down:
+            y = F.conv2d(y, state[f"{name}.bottleneck.weight"])
+        first, second = ((state[f"{name}.f_glo.fc.{i}.weight"], state[f"{name}.f_glo.fc.{i}.bias"]) for i in (0, 2))
+        weights = F.linear(F.linear(y.mean((2, 3)), *first).relu(), *second).sigmoid()
+        y = y * weights[..., None, None]
+        return y if down else x + y
+
+    def joined(maps, number):
+        name = f"backbone.norm_prelu_{number}"
+        return act(norm(torch.cat(maps, 1), f"{name}.0"), f"{name}.1")
+
+    half = F.avg_pool2d(image, 3, 2, 1)
+    quarter = F.avg_pool2d(half, 3, 2, 1)
+    x = image
+    for i in range(3):
+        x = unit(x, f"backbone.stem.{i}", 1 if i else 2, 1)
+    x = joined([x, half], 0)
+    for level, dilation in ((1, 2), (2, 4)):
+        x = down = block(x, f"backbone.level{level}.0", dilation, True)
+        for number in range(1, blocks[level - 1]):
+            x = block(x, f"backbone.level{level}.{number}", dilation, False)
+        x = joined([x, down, quarter] if level == 1 else [down, x], level)
+    return F.conv2d(x, state["decode_head.conv_seg.weight"], state["decode_head.conv_seg.bias"])
+
+
+STATISTICS = ("running_mean", "running_var", "weight", "bias")
+
+
+def test_mmsegmentation_s_network_computes_the_same():
+    model = exercised(randomise(CGNet(num_classes=5, blocks=(3, 5), head_bias=True)))
+    state = to_theirs(model.state_dict(), get_layout("cgnet/mmseg").rules)
+    assert recognise(state).name == "cgnet/mmseg"
+    assert get_layout("cgnet/mmseg").arguments(state) == {
+        "num_classes": 5,
+        "in_channels": 3,
+        "blocks": (3, 5),
+        "head_bias": True,
+    }
+    image = torch.randn(1, 3, 65, 97)
+    with torch.inference_mode():
+        assert relative_error(model.logits(image), mmsegmentation(state, image, (3, 5))) <= TOLERANCE

@@ -149,6 +149,14 @@ def test_other_layouts_have_a_key_for_every_tensor() -> None:
         num_classes=1230,
         dropped={"pixel_mean": (3, 1, 1), "proposal_generator.anchor_generator.cell_anchors.0": (3, 4)},
     )
+    told: dict[str, Any] = {
+        "classifier": "eql",
+        "class_loss": "eql",
+        "class_loss_arguments": {"frequencies": [1.0] * 7},
+    }
+    as_theirs(
+        "mask_rcnn/detectron2", "mask_rcnn_resnet50", num_classes=7, **told
+    )  # of equalisation loss: no background
 
 
 def test_torchvisions_first_files() -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from segmentarium.losses import CrossEntropy
 from segmentarium.losses.boundary_band import boundary_band
 from segmentarium.losses.consistency import Consistency
 from segmentarium.portrait.portraitnet import BoundaryFocal, TextureEnhancement
 from segmentarium.registry import create_model
+from segmentarium.weights import load
+from segmentarium.weights.layouts import get_layout
+from segmentarium.weights.table import to_theirs
+from tests.parity.comparison import exercised, randomise
 
 
 def test_losses_and_gradients_equal_the_authors(golden, monkeypatch):
@@ -94,3 +99,20 @@ def test_nothing_of_training_is_deployed():
 def test_teacher_and_student_score_the_same_classes():
     with pytest.raises(ValueError, match="give logits of one shape"):
         Consistency()(torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long))
+
+
+def test_the_network_for_video_sees_the_person_before_behind_the_colours(tmp_path):
+    """Theirs takes blue, green, red and the mask of the frame before, which is not normalised; ours red first."""
+    model = exercised(randomise(create_model("portraitnet", in_channels=4, boundary=False)))
+    state = to_theirs(model.state_dict(), get_layout("portraitnet/dong-x16_video").rules)
+    torch.save({"state_dict": state}, tmp_path / "video.tar")
+    loaded = load(tmp_path / "video.tar")
+    assert loaded.in_channels == 4
+    assert loaded.classes == ("background", "person")
+    picture, person = torch.rand(1, 3, 64, 64), torch.rand(1, 1, 64, 64)
+    image = loaded.preprocessing.normalise(torch.cat([picture, person], 1))
+    blue_first = (255 * picture.flip(1) - torch.tensor([103.94, 116.78, 123.68]).view(-1, 1, 1)) * 0.017
+    with torch.inference_mode():
+        theirs = F.conv2d(torch.cat([blue_first, person], 1), state["stage0.0.weight"], stride=2, padding=1)
+        torch.testing.assert_close(loaded.encoder.stem.conv(image), theirs, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(loaded(image), model(image))

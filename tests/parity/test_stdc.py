@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from segmentarium.backbones import create_backbone
 from segmentarium.losses import DetailLoss
 from segmentarium.losses.detail import detail_maps
 from segmentarium.registry import create_model
 from segmentarium.training.objective import replace_loss
+from segmentarium.weights import export_layout, load
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.table import to_theirs
 from tests.conformance.subjects import brightness_target, inputs
-from tests.parity.comparison import TOLERANCE, as_theirs, example, golden_state, recognised
+from tests.parity.comparison import TOLERANCE, as_theirs, example, exercised, golden_state, randomise, recognised
 
 
 def assert_equal(golden, output, reference):
@@ -106,6 +108,37 @@ def test_mmsegmentation_s_networks(size):
     """Without its detail head, which has two outputs; the other size's table does not fit."""
     told = {"head_bias": True, "detail_strides": ()}
     as_theirs(f"stdc/mmseg_stdc{size}", f"stdc{size}", DETAIL, num_classes=5, **told)
+
+
+def test_the_last_convolution_and_more_detail_are_loaded_where_one_says_so(tmp_path, caplog):
+    """`use_conv_last` and three detail heads: the file is the same as without, so that it has to be told."""
+    told = {"final_conv": True, "detail_strides": (2, 4, 8)}
+    made = exercised(randomise(create_model("stdc1", num_classes=3, **told)))
+    state = export_layout(made, "stdc/authors")
+    # what their code builds beside it
+    unused = [f"conv_out_sp16.{key}" for key in ("conv.conv.weight", "conv_out.weight")]
+    state |= {key: torch.ones(1) for key in (*unused, "cp.backbone.fc.weight", "cp.backbone.linear.weight")}
+    path = tmp_path / "own.pth"
+    torch.save(state, path)
+    image = torch.randn(1, 3, 64, 96)
+    with caplog.at_level("WARNING", "segmentarium"), torch.inference_mode():
+        plain = load(path)
+        assert "final_conv=False" in caplog.text
+        assert "detail_strides=(8,)" in caplog.text
+        loaded = load(path, **told)
+        assert {term.name for term in loaded.objective} == {term.name for term in made.objective}
+        for name, output in loaded.forward_train(image).items():
+            torch.testing.assert_close(output, made.forward_train(image)[name])
+
+        # by the code: ImageNet's 1×1 convolution with its norm and a ReLU, before the context path
+        _, x8, x16, x32 = plain.backbone(image)
+        last = "cp.backbone.conv_last"
+        statistics = (state[f"{last}.bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        x32 = F.batch_norm(F.conv2d(x32, state[f"{last}.conv.weight"]), *statistics).relu()
+        fused = plain.fusion(x8, plain.context(x16, x32, x8.shape[-2:])[0])
+        torch.testing.assert_close(loaded.logits(image), plain.head(fused))
+        assert not torch.allclose(loaded.logits(image), plain.logits(image), rtol=0.01)
+    assert "final_conv" not in {name.partition(".")[0] for name in plain.state_dict()}
 
 
 def test_mmsegmentation_s_backbone():

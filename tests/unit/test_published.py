@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
 import os
 import pickle
 import subprocess
 import sys
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -25,57 +23,15 @@ from segmentarium.weights import CheckpointError, fetch, load
 from segmentarium.weights import published as catalogue
 from segmentarium.weights.inert import read_tensors
 from segmentarium.weights.published import Published, class_names, imagenet_trunk, list_published, published
+from tests.unit.published_material import Files, serving
 
 NAME = "bisenetv2.cityscapes-mmseg"
 PATH = "/mmsegmentation/bisenetv2.pth"
 
 
-class Files(http.server.BaseHTTPRequestHandler):
-    """Serves `files`; knows ranges, redirects, and how to break off."""
-
-    files: ClassVar[dict[str, bytes]] = {}
-    redirects: ClassVar[dict[str, str]] = {}
-    asked: ClassVar[list[tuple[str, str | None]]] = []
-    cut_after: int | None = None
-
-    def do_GET(self) -> None:
-        span = self.headers.get("Range")
-        type(self).asked.append((self.path, span))
-        if self.path in self.redirects:
-            self.send_response(302)
-            self.send_header("Location", self.redirects[self.path])
-            self.end_headers()
-            return
-        data = self.files.get(self.path)
-        if data is None:
-            self.send_error(404)
-            return
-        start = int(span.removeprefix("bytes=").rstrip("-")) if span else 0
-        self.send_response(206 if span else 200)
-        self.send_header("Content-Length", str(len(data) - start))
-        self.end_headers()
-        part = data[start:]
-        if self.cut_after is not None:
-            part, type(self).cut_after = part[: self.cut_after], None
-        self.wfile.write(part)
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Files]]:
-    """A host on this machine in the place of all, and an empty cache."""
-    handler = type("Handler", (Files,), {"files": {}, "redirects": {}, "asked": [], "cut_after": None})
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=running.serve_forever, daemon=True).start()
-    monkeypatch.setenv("SEGMENTARIUM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("SEGMENTARIUM_MIRROR", f"http://127.0.0.1:{running.server_port}")
-    monkeypatch.delenv("SEGMENTARIUM_OFFLINE", raising=False)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    yield handler
-    running.shutdown()
-    running.server_close()
+    yield from serving(monkeypatch, tmp_path)
 
 
 def checkpoint(folder: Path, **more: Any) -> tuple[bytes, torch.nn.Module]:

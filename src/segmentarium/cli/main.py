@@ -31,8 +31,8 @@ VERBS = {
     "export-web": ("export_web", "the page with the network inside it: plain files, no server that sees a picture"),
     "weights": ("weights", "published checkpoints by name: listed, fetched, kept"),
     "verify": ("verify", "published weights scored as published, beside the published value"),
-    "inspect": ("load_check", "load-check by another name"),
-    "load-check": ("load_check", "what a checkpoint is, what had to be assumed of it, and a file of ours made of it"),
+    "inspect": ("inspect", "what a checkpoint is, what had to be assumed of it, and a file of ours made of it"),
+    "load-check": ("inspect", "inspect by another name"),
     "models": ("models", "the registered models, and which networks stand on which backbones"),
 }
 

@@ -57,7 +57,7 @@ def _kind(annotation: Any, choices: tuple[str, ...]) -> dict[str, Any]:
     if annotation is bool:
         return {"action": argparse.BooleanOptionalAction}
     if origin is dict:
-        return {"nargs": "+", "action": "extend", "metavar": "KEY=VALUE", "type": _pair}
+        return {"nargs": "+", "action": "extend", "metavar": "KEY=VALUE", "type": pair}
     if origin is tuple:
         inner = typing.get_args(annotation)
         nargs = "+" if inner[-1] is Ellipsis else len(inner)
@@ -67,7 +67,7 @@ def _kind(annotation: Any, choices: tuple[str, ...]) -> dict[str, Any]:
     return {"type": annotation, "metavar": annotation.__name__.upper()}
 
 
-def _pair(word: str) -> tuple[str, Any]:
+def pair(word: str) -> tuple[str, Any]:
     key, equals, value = word.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{word!r} is no KEY=VALUE")

@@ -5,20 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-# data sets by their published names -> ours, by task where it matters
-DATA = {
-    "Cityscapes": {"": "cityscapes", "panoptic": "cityscapes_panoptic", "instance": "cityscapes_instances"},
-    "ADE20K": {"": "ade20k", "panoptic": "ade20k_panoptic"},
-    "VOC 2012 aug": {"": "voc"},
-    "VOC 2012": {"": "voc"},
-    "COCO-Stuff 164k": {"": "coco_stuff"},
-    "CamVid": {"": "camvid"},
-    "EG1800": {"": "eg1800"},
-    "ImageNet-1k": {"": "imagenet"},
-    "COCO 2017": {"panoptic": "coco_panoptic", "instance": "coco_instances"},
-    "MS COCO": {"panoptic": "coco_panoptic", "instance": "coco_instances"},
-}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="of published weights (`segmentarium weights`)")
@@ -32,11 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from segmentarium.cli.main import parser_for
+    from segmentarium.weights.data_sets import DATA_SETS
     from segmentarium.weights.published import named
 
     row = named(options.name)
-    known = DATA.get(row.data_set, {})
-    data = options.data or known.get(row.task, known.get(""))
+    data = options.data or (DATA_SETS[row.data_set].reader(row.task) if row.data_set in DATA_SETS else None)
     if data is None:
         raise ValueError(
             f"{row.name} was scored on {row.data_set!r}, for which there is no reader by that name; give --data"

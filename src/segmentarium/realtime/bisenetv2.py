@@ -9,7 +9,8 @@ supervise it in training and cost nothing afterwards.
 
 What the public code does and the paper does not say: a ReLU after the depthwise convolutions of the gather-and-expansion
 layers, conv-BN-ReLU at the end of the context embedding block, a ReLU after the fusion.  We follow the code.  CoinCheung
-upsamples in the aggregation by nearest neighbour, mmsegmentation and the paper bilinearly (our default).
+upsamples in the aggregation by nearest neighbour, mmsegmentation and the paper bilinearly (our default).  CoinCheung's code of
+2020, of which a checkpoint of 74.39 is out, upsamples bilinearly with aligned corners, and its boosters are plain heads.
 
 Published: Cityscapes val 73.4, test 72.6 at 156 FPS (GTX 1080 Ti, 512×1024, 21.15 GFLOPs); CamVid test 72.4 at 124.5 FPS
 (960×720); the large model 75.8 and 75.3.
@@ -18,6 +19,7 @@ Published: Cityscapes val 73.4, test 72.6 at 156 FPS (GTX 1080 Ti, 512×1024, 21
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -34,7 +36,7 @@ from segmentarium.losses import OhemCrossEntropy
 from segmentarium.registry import Card, Paper, register
 
 Upsample = Literal["bilinear", "nearest"]
-Boosters = Literal["coincheung", "mmseg"]
+Boosters = Literal["coincheung", "coincheung_2020", "mmseg"]
 
 
 class DetailBranch(nn.Module):
@@ -140,10 +142,10 @@ class SemanticBranch(nn.Module):
 class GuidedAggregation(nn.Module):
     """Each branch weighs the other, at the detail's scale and at the semantics' (figure 6)."""
 
-    def __init__(self, channels: int, upsample: Upsample, pointwise_bias: bool) -> None:
+    def __init__(self, channels: int, upsample: Upsample, pointwise_bias: bool, align_corners: bool) -> None:
         super().__init__()
         check_choice("upsample", upsample, get_args(Upsample))
-        self.upsample = upsample
+        self.upsample, self.align_corners = upsample, align_corners
         self.detail_keep = self._separable(channels, pointwise_bias)
         self.detail_down = nn.Sequential(ConvNormAct(channels, channels, 3, 2, act=None), nn.AvgPool2d(3, 2, 1))
         self.semantic_up = ConvNormAct(channels, channels, act=None)
@@ -158,10 +160,10 @@ class GuidedAggregation(nn.Module):
 
     def forward(self, detail: Tensor, semantic: Tensor) -> Tensor:
         """detail (B, channels, H, W), semantic (B, channels, H/4, W/4) -> (B, channels, H, W)"""
-        size = detail.shape[-2:]
-        fine = self.detail_keep(detail) * resize(self.semantic_up(semantic), size, mode=self.upsample).sigmoid()
+        enlarge = partial(resize, size=detail.shape[-2:], mode=self.upsample, align_corners=self.align_corners)
+        fine = self.detail_keep(detail) * enlarge(self.semantic_up(semantic)).sigmoid()
         coarse = self.detail_down(detail) * self.semantic_keep(semantic).sigmoid()
-        return self.fuse(fine + resize(coarse, size, mode=self.upsample))
+        return self.fuse(fine + enlarge(coarse))
 
 
 class Booster(nn.Module):
@@ -183,7 +185,7 @@ class Booster(nn.Module):
 
 
 class Head(nn.Sequential):
-    """3×3 convolutions, dropout, classifier: the main head (one convolution), mmsegmentation's boosters (two)."""
+    """3×3 convolutions, dropout, classifier: the main head and boosters of 2020 (one convolution), mmsegmentation's (two)."""
 
     def __init__(self, in_channels: int, channels: int, num_classes: int, convs: int = 1) -> None:
         widths = [in_channels, *convs * [channels]]
@@ -199,7 +201,8 @@ class BiSeNetV2(SegmentationModel):
     width, depth        multiply the channels of both branches, and the layers of the semantic one (table 5: 2 and 3 for "large")
     upsample            of the guided aggregation: "bilinear" (paper, mmsegmentation) or "nearest" (CoinCheung)
     pointwise_bias      of the aggregation's separable convolutions (mmsegmentation has it)
-    boosters            auxiliary heads of CoinCheung's or mmsegmentation's form, or None
+    boosters            auxiliary heads of CoinCheung's form, of that of 2020, or mmsegmentation's, or None
+    align_corners       in the aggregation and of the logits (CoinCheung in 2020)
     """
 
     training_only = ("boosters",)
@@ -214,14 +217,16 @@ class BiSeNetV2(SegmentationModel):
         upsample: Upsample = "bilinear",
         pointwise_bias: bool = False,
         boosters: Boosters | None = "coincheung",
+        align_corners: bool = False,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         check_choice("boosters", boosters, (*get_args(Boosters), None))
+        self.align_corners = align_corners
         c64, c128, c16, c32 = (int(c * width) for c in (64, 128, 16, 32))
         stages = (c16, c32, c64, c128)
         self.detail = DetailBranch(in_channels, (c64, c64, c128))
         self.semantic = SemanticBranch(in_channels, stages, depth)
-        self.aggregation = GuidedAggregation(c128, upsample, pointwise_bias)
+        self.aggregation = GuidedAggregation(c128, upsample, pointwise_bias, align_corners)
         init_convs(self, mode="fan_out")
         for module in self.modules():
             if isinstance(module, GatherExpansion):  # every layer starts as its shortcut
@@ -232,6 +237,8 @@ class BiSeNetV2(SegmentationModel):
         for stride, channels in zip((4, 8, 16, 32), stages, strict=True):
             if boosters == "coincheung":
                 self.boosters[f"aux_{stride}"] = Booster(channels, num_classes, stride)
+            elif boosters == "coincheung_2020":
+                self.boosters[f"aux_{stride}"] = Head(channels, 128, num_classes)
             elif boosters == "mmseg":
                 self.boosters[f"aux_{stride}"] = Head(channels, stride * stride, num_classes, convs=2)
         self.set_objective(*(Term(name, 1.0, OhemCrossEntropy(), of=(name,)) for name in ("logits", *self.boosters)))

@@ -6,7 +6,7 @@ averaged, is put in again at 1/2 and 1/4.
 
 What the code does and the paper does not say: batch norms have an epsilon of 1e-3, the linear layers of the global context
 are the only ones with a bias, and where a stage's first and last maps are joined, the last comes first in stage 2 and second
-in stage 3.  Its class weights are `class_weights(counts, "enet", offset=1.1)`.
+in stage 3; mmsegmentation's classifier has a bias.  Its class weights are `class_weights(counts, "enet", offset=1.1)`.
 
 In the deploy form the joint batch norm is split over the two convolutions before it.
 
@@ -112,6 +112,7 @@ class CGNet(SegmentationModel):
 
     blocks      of stages 2 and 3, the down block among them: the M and N of the paper's names
     dropout     probability of dropping a channel before the classifier (0 as published)
+    head_bias   the classifier has a bias (mmsegmentation)
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class CGNet(SegmentationModel):
         in_channels: int = 3,
         blocks: tuple[int, int] = (3, 21),
         dropout: float = 0.0,
+        head_bias: bool = False,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         if min(blocks) < 1:
@@ -139,7 +141,7 @@ class CGNet(SegmentationModel):
         self.stage3 = nn.Sequential(*(ContextGuidedBlock(128, 4, 16) for _ in range(blocks[1] - 1)))
         self.join3 = NormAct(256)
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(256, num_classes, 1, bias=False)
+        self.classifier = nn.Conv2d(256, num_classes, 1, bias=head_bias)
         self.set_objective(Term("logits", 1.0, CrossEntropy()))
         init_convs(self)
         init_classifier(self.classifier)

@@ -9,7 +9,9 @@ The detail head and the auxiliary heads are gone at inference, the paper's "cost
 
 What the public code does and the paper does not say: the context path upsamples by nearest neighbour, logits are brought to
 the image's size with corners aligned, classifiers have no bias (mmsegmentation's have one).  The code builds detail heads at
-1/2, 1/4, 1/8 and 1/16 whichever are trained; the paper, and the published weights, train 1/8, so that one is loaded.
+1/2, 1/4, 1/8 and 1/16 whichever are trained, and ImageNet's last convolution whether or not the context path sees it; the paper
+and the published weights train 1/8, and go without that convolution.  Of other files say so:
+`load(file, detail_strides=(2, 4, 8), final_conv=True)`.
 
 Published (FPS on a GTX 1080 Ti): Cityscapes val at 512×1024: STDC1 72.22 at 250, STDC2 74.24 at 189; at 768×1536: 74.50 at
 127, 77.04 at 97.  Test: 71.9 (STDC1, 512×1024), 76.8 (STDC2, 768×1536).  CamVid test at 960×720: 73.0 at 198, 73.9 at 152.
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 from segmentarium.backbones import create_backbone
 from segmentarium.backbones.stdc import PAPER
 from segmentarium.contracts import SegmentationModel, Term
+from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.init import init_convs
 from segmentarium.losses import OhemCrossEntropy
 from segmentarium.losses.detail import DetailLoss
@@ -37,6 +40,7 @@ class STDC(SegmentationModel):
 
     backbone            ours by name, timm's as "timm:NAME", or a module; strides 8, 16 and 32 are used
     detail_strides      strides of the backbone's features that are taught detail in training (table 4; the paper: 8)
+    final_conv          a 1×1 convolution of ImageNet's network behind the deepest feature (the code's `use_conv_last`)
     auxiliary           supervise the context path at 1/8 and 1/16 (training only)
     head_bias           classifiers have a bias
     backbone_arguments  further arguments of the backbone's class
@@ -52,6 +56,7 @@ class STDC(SegmentationModel):
         in_channels: int = 3,
         backbone: str | nn.Module = "stdcnet1",
         detail_strides: Sequence[int] = (8,),
+        final_conv: bool = False,
         auxiliary: bool = True,
         head_bias: bool = False,
         backbone_arguments: Mapping[str, Any] | None = None,
@@ -63,6 +68,7 @@ class STDC(SegmentationModel):
         self.backbone = create_backbone(backbone, in_channels=in_channels, **arguments)
         self.preprocessing = self.backbone.preprocessing.for_channels(in_channels)
         channels8, channels16, channels32 = (self.backbone.channels[self.backbone.at(stride)] for stride in (8, 16, 32))
+        self.final_conv = ConvNormAct(channels32, channels32, 1) if final_conv else nn.Identity()
         self.context = ContextPath(channels16, channels32, upsample="nearest")
         self.fusion = FeatureFusion(channels8 + 128, 256, reduction=4)
         self.head = Head(256, 256, num_classes, bias=head_bias)
@@ -79,13 +85,13 @@ class STDC(SegmentationModel):
             *(Term(name, 1.0, OhemCrossEntropy(), of=(name,)) for name in ("logits", *self.auxiliary)),
             *(Term(name, 1.0, DetailLoss(), of=(name,), at="as is", classes=False) for name in self.detail),
         )
-        init_convs(self.context, self.fusion)
+        init_convs(self.final_conv, self.context, self.fusion)
 
     def _features(self, image: Tensor) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
         """-> the backbone's features, the fused feature at 1/8, and the context path's at 1/8 and 1/16"""
         features = self.backbone(image)
         x8, x16, x32 = (features[self.backbone.at(stride)] for stride in (8, 16, 32))
-        y8, y16 = self.context(x16, x32, x8.shape[-2:])
+        y8, y16 = self.context(x16, self.final_conv(x32), x8.shape[-2:])
         return features, self.fusion(x8, y8), y8, y16
 
     def logits(self, image: Tensor) -> Tensor:

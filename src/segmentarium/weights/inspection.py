@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from segmentarium.weights.layouts import arguments_of
-from segmentarium.weights.source import open_weights
+from segmentarium.weights.source import Stored, open_weights
 from segmentarium.weights.table import LoadReport, fit
 
 
@@ -19,6 +19,7 @@ class Inspection:
     """What `inspect_weights` found.
 
     model     the registered name
+    kind      of model: "segmenter", "classifier", … (`Model.kind`)
     layout    key table and source of another project's file; "" for one of ours
     read      arguments that the header has, or that keys and shapes tell
     assumed   arguments that leave no trace in keys and shapes, at the values of the published variant
@@ -29,6 +30,7 @@ class Inspection:
 
     source: str
     model: str
+    kind: str
     layout: str
     read: dict[str, Any]
     assumed: dict[str, Any]
@@ -40,7 +42,7 @@ class Inspection:
         def listed(values: Mapping[str, Any]) -> str:
             return ", ".join(f"{key}={value!r}" for key, value in values.items()) or "nothing"
 
-        what = f"{self.model}{' (the backbone alone)' if self.headless else ''}"
+        what = f"{self.model} ({'a backbone alone' if self.headless else self.kind})"
         preprocessing, classes = self.facts.get("preprocessing"), self.facts.get("classes")
         lines = [
             f"model     {what}" + (f", by the key table {self.layout}" if self.layout else ", a file of segmentarium"),
@@ -70,7 +72,11 @@ def inspect_weights(source: str | Path | Mapping[str, Tensor], *, layout: str | 
 
     Raises FileNotFoundError, CheckpointError (damaged or unsafe file), LoadError and ValueError for keys that no table knows.
     """
-    stored = open_weights(source, layout)
+    return inspected(open_weights(source, layout))
+
+
+def inspected(stored: Stored) -> Inspection:
+    """What is known of weights that were opened."""
     report = fit(stored.shapes(), stored.state, stored.rules)[1]
     read = dict(stored.arguments)
     if stored.layout is not None:
@@ -79,6 +85,7 @@ def inspect_weights(source: str | Path | Mapping[str, Tensor], *, layout: str | 
     return Inspection(
         source=stored.label,
         model=stored.entry.name,
+        kind=stored.entry.kind,
         layout="" if table is None else f"{table.name} ({table.source})" if table.source else table.name,
         read=read,
         assumed=stored.assumed(),

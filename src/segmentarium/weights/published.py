@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from segmentarium.checks import did_you_mean
-from segmentarium.preprocessing import Preprocessing
 from segmentarium.registry import known
+from segmentarium.weights.data_sets import DATA_SETS
 from segmentarium.weights.layouts import layouts
 
 HERE = Path(__file__).resolve().parent
@@ -36,45 +36,40 @@ REPOSITORIES = {
     "smp": "qubvel-org/segmentation_models.pytorch",
 }
 # numbers in 0..255; ours are in 0..1.  Where nothing stands here, the layout or the model's default says it
-PIXELS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+Pixels = tuple[tuple[float, ...], tuple[float, ...]]
+IMAGENET: Pixels = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+HALF: Pixels = ((127.5,) * 3, (127.5,) * 3)
+PIXELS: dict[str, Pixels] = {
+    # the authors subtract the means of blue, green and red from red, green and blue; CamVid's are not known
+    "cgnet official:wutianyiRosun/CGNet Cityscapes": ((72.39, 82.91, 73.16), (1.0, 1.0, 1.0)),
     "cgnet mmseg": ((72.39, 82.91, 73.16), (1.0, 1.0, 1.0)),
     "enet official:davidtvs/PyTorch-ENet": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
     "erfnet official:Eromera/erfnet_pytorch": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
     "swiftnet official:orsic/swiftnet": ((73.15, 82.90, 72.3), (47.67, 48.49, 47.73)),
-    "beit": ((127.5,) * 3, (127.5,) * 3),
-    "dpt": ((127.5,) * 3, (127.5,) * 3),
-    "mlp_mixer": ((127.5,) * 3, (127.5,) * 3),
-    "segmenter": ((127.5,) * 3, (127.5,) * 3),
+    "beit": HALF,
+    "dpt": HALF,
+    "dpt mmseg": IMAGENET,
+    "mae": IMAGENET,
+    "mlp_mixer": HALF,
+    "segmenter": HALF,
+    "vit timm": HALF,
 }
+AS_IMAGENET = re.compile(r"deit|beitv2")  # variants that normalise so whatever others of their system do
 DATA_SET_PIXELS = {  # CoinCheung's networks: of each data set its own, in 0..1
     "Cityscapes": ((0.3257, 0.3690, 0.3223), (0.2112, 0.2148, 0.2115)),
     "COCO-Stuff": ((0.4696, 0.4464, 0.4072), (0.2747, 0.2701, 0.2852)),
     "ADE20K": ((0.4934, 0.4682, 0.4311), (0.2568, 0.2551, 0.2742)),
 }
-CLASSES_OF = {
-    "Cityscapes": "cityscapes",
-    "BDD100K": "bdd100k",
-    "ADE20K": "ade20k",
-    "VOC 2012 aug": "voc",
-    "VOC 2012": "voc",
-    "COCO 2017 with VOC labels": "voc",
-    "Pascal Context (60)": "context60",
-    "Pascal Context": "context60",
-    "Pascal Context 59": "context59",
-    "COCO-Stuff 164k": "cocostuff",
-    "COCO-Stuff 10k": "cocostuff",
-    "COCO-Stuff": "cocostuff",
-    "LoveDA": "loveda",
-    "Potsdam": "potsdam",
-    "Vaihingen": "vaihingen",
-    "iSAID": "isaid",
-    "Mapillary Vistas": "mapillary",
-    "LIP": "lip",
-    "LVIS v1": "lvis1",
-    "LVIS v0.5": "lvis05",
-    "COCO 2017": "coco",
-    "MS COCO": "coco",
+# what a model must be for rows of these tasks
+KINDS = {
+    "classification": ("classifier",),
+    "pretraining": ("pretrainer", "classifier"),
+    "semantic": ("segmenter", "mask"),
+    "instance": ("mask", "instances"),
+    "panoptic": ("mask",),
+    "detection 3-D": ("detector3d",),
 }
+DEFORMABLE = re.compile(r"\bd(?:conv|cn)\b")  # variants with deformable convolutions, which no system here has
 NOT_FREE = re.compile(
     r"non-?commercial|by-nc|academic|nvidia|not read|no licence|no tag|no model card|^unstated$|^$|other \(",
     re.IGNORECASE,
@@ -133,37 +128,46 @@ class Published:
     @cached_property
     def layouts(self) -> tuple[str, ...]:
         """The key tables that come into question: those into models of its module, if one is of files from its source."""
-        if self.model is None:
+        if self.model is None or not self.own_layouts or DEFORMABLE.search(self.note):
             return ()
+        kind = known()[self.model]["kind"]
+        return layouts_into(known()[self.model]["module"]) if kind in KINDS.get(self.task, (kind,)) else ()
+
+    @cached_property
+    def own_layouts(self) -> tuple[str, ...]:
+        """Those of them that are of files from its source."""
         source = REPOSITORIES.get(self.layout, self.layout.removeprefix("official:")).lower()
-        module = known()[self.model]["module"]
-        into = layouts_into(module)
-        read = any(
-            source in text.lower() for name in into for text in (layouts()[name].source, *layouts()[name].others)
+        into = layouts_into(known()[self.model]["module"]) if self.model else ()
+        return tuple(
+            name
+            for name in into
+            if any(source in text.lower() for text in (layouts()[name].source, *layouts()[name].others))
         )
-        return into if read else ()
 
     def header(self, num_classes: int | None) -> dict[str, Any]:
-        """What a file of ours would say of it: classes, palette, preprocessing, dataset, metrics, licences, test.
+        """What a file of ours would say of it: classes, palette, mean and std of pictures, dataset, metrics, licences, test.
 
         num_classes   of the model; a list of names that has other many is not its
         """
         said: dict[str, Any] = {"dataset": self.data_set or None, "licences": {"weights": self.licence}}
         if self.value:
             said["metrics"] = {self.metric: self.value}
-        if (pixels := self._pixels()) is not None:
-            said["preprocessing"] = Preprocessing(*pixels).as_dict()
+        if (pixels := self.pixels) is not None:
+            said["preprocessing"] = dict(zip(("mean", "std"), pixels, strict=True))
         if self.test:
             said["test"] = dict(self.test)
         if (named := class_names(self.data_set, num_classes, panoptic=self.task == "panoptic")) is not None:
             said |= named
         return said
 
-    def _pixels(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    @property
+    def pixels(self) -> Pixels | None:
+        """Mean and standard deviation that its pictures, in 0..1, are normalised by; None: as the layout or the model says."""
         if self.layout == "official:CoinCheung/BiSeNet":
             return DATA_SET_PIXELS.get(self.data_set)
-        found = PIXELS.get(f"{self.system} {self.layout}", PIXELS.get(self.system))
-        if found is None or "deit" in self.note:
+        of = (f"{self.system} {self.layout} {self.data_set}", f"{self.system} {self.layout}", self.system)
+        found = IMAGENET if AS_IMAGENET.search(self.note) else next((PIXELS[key] for key in of if key in PIXELS), None)
+        if found is None:
             return None
         return tuple(n / 255 for n in found[0]), tuple(n / 255 for n in found[1])
 
@@ -187,10 +191,10 @@ def class_names(data_set: str, num_classes: int | None, *, panoptic: bool = Fals
 
         info = ImageNetInfo("imagenet-1k")
         return {"classes": [info.index_to_description(index).split(",")[0] for index in range(1000)]}
-    name = CLASSES_OF.get(data_set)
+    name = DATA_SETS[data_set].classes if data_set in DATA_SETS else ""
     if panoptic and name == "coco":
         name = "coco-panoptic"
-    if name is None:
+    if not name:
         return None
     said = class_lists()[name]
     classes = said["classes"]

@@ -7,7 +7,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from segmentarium.weights.table import Layout, Rule
 
 HEADER = "segmentarium"
 UNSEEN = ("drop_path", "dropout")  # arguments that no trained weights depend on
+BUILD_NOTHING = ("max_", "points")  # how much of a scan or of a map is looked at: such numbers may be large
 FILE_NAME = "model.safetensors"  # of a folder or a hub repository
 # where training programs put the state dict, by preference: averaged weights where there are no others
 STATES = (
@@ -222,6 +223,7 @@ class Stored:
     arguments   that the model was made with, beside the registered ones of `entry`
     header      ours, or what a layout or the catalogue knows of its files; {}: nothing is known
     row         the published checkpoint that it is, where it was named
+    told        arguments that whoever opened it gave
     """
 
     label: str
@@ -231,6 +233,7 @@ class Stored:
     header: dict[str, Any]
     layout: Layout | None = None
     row: Published | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def rules(self) -> tuple[Rule, ...] | None:
@@ -270,7 +273,8 @@ class Stored:
         """
         # every size is a tensor's or counts tensors; small ones (dilations, kernels, heads) may be neither
         largest = max([4096, len(self.state), *(n for tensor in self.state.values() for n in tensor.shape)])
-        if (size := _largest(self.all_arguments)) > largest:
+        counted = {key: value for key, value in self.all_arguments.items() if not any(w in key for w in BUILD_NOTHING)}
+        if (size := _largest(counted)) > largest:
             raise CheckpointError(f"{self.label} says {size:g} in its arguments; its tensors have up to {largest}")
         try:
             with on_meta():
@@ -330,7 +334,7 @@ def open_weights(
     if header is not None:
         try:
             given = without_fetching({**header["arguments"], **(arguments or {})})
-            stored = Stored(label, state, entry(header["model"]), given, header)
+            stored = Stored(label, state, entry(header["model"]), given, header, told=arguments or {})
         except KeyError as error:
             raise CheckpointError(f"{label}: {error.args[0]}") from None
         return replace(stored, state=_renamed(stored))
@@ -339,17 +343,19 @@ def open_weights(
     if path is not None and table.beside:
         read, more = _beside(path.with_name(table.beside), table, read)
         facts = facts | more
-    facts = facts | told
     if row is not None:
-        facts = row.header(read.get("num_classes")) | facts
-        read = _with_arguments(read, row.arguments)
-    elif "classes" not in facts and (dataset := facts.get("dataset")):
+        said = row.header(read.get("num_classes"))
+        joined = {key: facts[key] | said[key] for key in ("preprocessing", "licences") if key in facts and key in said}
+        facts = facts | said | joined
+        read = with_arguments(read, row.arguments)
+    elif "classes" not in facts | told and (dataset := facts.get("dataset")):
         facts = (class_names(dataset, read.get("num_classes")) or {}) | facts
-    found, kept = variant_of(entry(table.model), _with_arguments(read, arguments or {}))
-    return Stored(label, state, found, kept, facts, table, row)
+    facts = facts | told  # what the file says itself comes first
+    found, kept = variant_of(entry(table.model), with_arguments(read, arguments or {}))
+    return Stored(label, state, found, kept, facts, table, row, arguments or {})
 
 
-def _with_arguments(read: dict[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+def with_arguments(read: dict[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that a file's keys tell, with others beside or in place of them; those of a part are joined."""
     both = {key: {**read[key], **value} for key, value in told.items() if isinstance(value, Mapping) and key in read}
     return {**read, **told, **both}

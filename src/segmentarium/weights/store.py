@@ -28,12 +28,14 @@ from segmentarium.registry import Entry, check_arguments, remember
 from segmentarium.weights import catalogue
 from segmentarium.weights.layouts import get_layout
 from segmentarium.weights.part import fill_part
-from segmentarium.weights.source import FILE_NAME, HEADER, bare, open_weights
+from segmentarium.weights.source import FILE_NAME, HEADER, Stored, bare, open_weights
 from segmentarium.weights.table import fit, load_state, require, to_theirs
 
 log = logging.getLogger("segmentarium")
 # arguments that change what a network computes and leave no trace in its tensors
-UNTOLD = ("output_stride", "multi_grid", "dilation", "rates", "align_corners", "grids", "bins")
+UNTOLD = (
+    "output_stride", "multi_grid", "dilation", "rates", "align_corners", "grids", "bins", "final_conv", "detail_strides",
+)  # fmt: skip
 
 
 def header_of(model: Model, **facts: Any) -> dict[str, Any]:
@@ -90,7 +92,8 @@ def describe(model: Model, header: Mapping[str, Any]) -> None:
     if isinstance(model, KeypointModel) and "joints" in header:
         model.joints = tuple(header["joints"])
     if "preprocessing" in header:
-        model.preprocessing = Preprocessing.from_dict(header["preprocessing"]).for_channels(model.in_channels)
+        said = {**model.preprocessing.as_dict(), **header["preprocessing"]}
+        model.preprocessing = Preprocessing.from_dict(said).for_channels(model.in_channels)
     if "test" in header:  # of published weights: sizes and windows in which they were scored
         model.preprocessing = replace(model.preprocessing, **header["test"])
 
@@ -116,19 +119,23 @@ def load(
     Raises FileNotFoundError, CheckpointError (damaged or unsafe file), LoadError (weights of another model), ValueError for
     a backbone alone.  What fitted of another project's file is logged ("segmentarium", INFO).
     """
-    stored = open_weights(source, layout, accept_licence=accept_licence, arguments=arguments)
-    name = stored.entry.name
-    check_arguments(stored.entry.build, name, arguments)
+    return built(open_weights(source, layout, accept_licence=accept_licence, arguments=arguments), strict=strict)
+
+
+def built(stored: Stored, *, strict: bool = True) -> Model:
+    """The model that weights which were opened are of, filled with them: the rest of `load`."""
+    name, source = stored.entry.name, stored.label
+    check_arguments(stored.entry.build, name, dict(stored.told))
     if stored.headless:
         raise ValueError(
             f"{source} holds the backbone {name!r} without a classifier; give it as backbone_weights= to create_model, or "
-            f"load_part(create_backbone({name!r}), '', {str(source)!r})"
+            f"load_part(create_backbone({name!r}), '', {source!r})"
         )
     fitting, report = fit(stored.shapes(), stored.state, stored.rules)
     if strict:
         require(report, name)
     elif not report.complete:
-        warnings.warn(f"{source} does not fill {name}:\n{report}", stacklevel=2)
+        warnings.warn(f"{source} does not fill {name}:\n{report}", stacklevel=3)
     model = stored.entry.model(**stored.arguments)
     remember(model, name, stored.arguments)
     bare(model).load_state_dict(fitting, strict=False)
@@ -136,7 +143,7 @@ def load(
         describe(model, stored.header)
     if stored.layout:
         log.info("%s: %s, layout %s\n%s", stored.label, name, stored.layout.name, report)
-        assumed = {key: value for key, value in stored.assumed().items() if key in UNTOLD and key not in arguments}
+        assumed = {key: value for key, value in stored.assumed().items() if key in UNTOLD and key not in stored.told}
         if assumed and stored.row is None:
             told = ", ".join(f"{key}={value!r}" for key, value in assumed.items())
             log.warning("%s: its keys do not tell %s: assumed as published; give others to load()", stored.label, told)

@@ -29,8 +29,10 @@ class Rule:
     3: theirs is a factor (C, 1, 1) for each channel of a map where ours is a vector, or a convolution along one dimension;
     0: theirs is a scalar where ours is a vector of one.
     `bgr=1`: the last three entries along dimension 1 belong to the channels of an image that theirs reads blue first;
-    they are turned round, since ours reads red first.  `axes=(sizes, order)`: theirs counts its last dimension by axes of
-    these sizes (one may be -1); ours has them in this order.  `tied`: theirs holds one tensor under several keys, ours once.
+    they are turned round, since ours reads red first.  `behind=1`: one more channel comes after those three.
+    `optional`: theirs builds it whether or not it is used; where our model, by its arguments, has none, it is left out.
+    `axes=(sizes, order)`: theirs counts its last dimension by axes of these sizes (one may be -1); ours has them in this
+    order.  `tied`: theirs holds one tensor under several keys, ours once.
     `transposed`: theirs is a matrix that vectors are multiplied by from the left, ours a linear layer's.
     `rolled=1`: theirs begins with the row of the background, which ours has at the end; 4: with so many rows of it.
     """
@@ -39,6 +41,8 @@ class Rule:
     ours: Keys | None
     theirs_ndim: int | None = None
     bgr: int | None = None
+    behind: int = 0
+    optional: bool = False
     axes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     dim: int = 0
     tied: bool = False
@@ -191,14 +195,15 @@ def _side(keys: Keys) -> tuple[str, ...]:
     return (keys,) if isinstance(keys, str) else keys
 
 
-def _turn_round(tensor: Tensor, dim: int) -> Tensor:
-    """The last three entries along `dim` in reverse order: blue, green, red <-> red, green, blue."""
+def _turn_round(tensor: Tensor, dim: int, behind: int) -> Tensor:
+    """Three entries along `dim`, `behind` which stand so many more, in reverse order: blue, green, red <-> red, green, blue."""
     if tensor.ndim <= dim:  # a count of batches beside the statistics
         return tensor
-    if tensor.shape[dim] < 3:
+    before = tensor.shape[dim] - 3 - behind
+    if before < 0:
         raise ValueError(f"a tensor of shape {tuple(tensor.shape)} has no three colours along dimension {dim}")
-    before = tensor.shape[dim] - 3
-    return torch.cat([tensor.narrow(dim, 0, before), tensor.narrow(dim, before, 3).flip(dim)], dim)
+    first, colours, last = tensor.split([before, 3, behind], dim)
+    return torch.cat([first, colours.flip(dim), last], dim)
 
 
 def _reorder(tensor: Tensor, sizes: tuple[int, ...], order: tuple[int, ...]) -> Tensor:
@@ -240,7 +245,8 @@ def to_ours(
         parts = match.groups()
         sources = [_fill(text, parts) for text in _side(rule.theirs)]
         used.update(sources)
-        if rule.ours is None:
+        targets = [_fill(text, parts) for text in _side(rule.ours)] if rule.ours is not None else []
+        if rule.ours is None or (rule.optional and not any(target in shapes for target in targets)):
             dropped.append(key)
             continue
         if any(source not in state for source in sources):
@@ -257,10 +263,10 @@ def to_ours(
         elif rule.theirs_ndim is not None and whole.ndim > 1:
             whole = whole.flatten(0 if rule.theirs_ndim == 3 and whole.shape[1:] == (1, 1) else 1)
         if rule.bgr is not None:
-            if whole.ndim > rule.bgr and whole.shape[rule.bgr] < 3:
+            if whole.ndim > rule.bgr and whole.shape[rule.bgr] < 3 + rule.behind:
                 failed.append(key)
                 continue
-            whole = _turn_round(whole, rule.bgr)
+            whole = _turn_round(whole, rule.bgr, rule.behind)
         if rule.axes is not None:
             if whole.shape[-1] % abs(math.prod(rule.axes[0])):
                 failed.append(key)
@@ -270,7 +276,6 @@ def to_ours(
             whole = whole.mT.contiguous()
         if rule.rolled:
             whole = whole.roll(-rule.rolled, 0)
-        targets = [_fill(text, parts) for text in _side(rule.ours)]
         if len(targets) == 1:
             ours[targets[0]] = whole
         elif all(t in shapes for t in targets) and whole.shape[rule.dim] == sum(shapes[t][rule.dim] for t in targets):
@@ -299,7 +304,7 @@ def to_theirs(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, T
             elif rule.theirs_ndim is not None and (whole.ndim > 1 or rule.theirs_ndim == 3):
                 whole = whole.reshape(*whole.shape, *(1,) * (rule.theirs_ndim - whole.ndim))
             if rule.bgr is not None:
-                whole = _turn_round(whole, rule.bgr)
+                whole = _turn_round(whole, rule.bgr, rule.behind)
             if rule.axes is not None:
                 whole = _restore(whole, *rule.axes)
             if rule.transposed:

@@ -1,4 +1,7 @@
-"""BiSeNet V2 as CoinCheung and as mmsegmentation store it."""
+"""BiSeNet V2 as CoinCheung, today and in 2020, and as mmsegmentation store it.
+
+The table of 2020 rests on that code (`bisenetv2/bisenetv2.py`); it aligned corners, which no key tells.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from segmentarium.weights.layouts.parts import conv_bn, neighbours
 from segmentarium.weights.table import Golden, Layout, Output, Rule
 
 STRIDES = (4, 8, 16, 32)  # of the heads that training alone has
+BOOSTERS = dict(zip(("aux2", "aux3", "aux4", "aux5_4"), STRIDES, strict=True))
 
 
-def _coincheung() -> list[Rule]:
+def _coincheung_branches() -> list[Rule]:
     rules = conv_bn("detail.S1.{}", "detail.stage1.{}")
     rules += conv_bn("detail.S2.{}", "detail.stage2.{}") + conv_bn("detail.S3.{}", "detail.stage3.{}")
     rules += conv_bn("segment.S1S2.conv", "semantic.stem.conv") + conv_bn("segment.S1S2.fuse", "semantic.stem.fuse")
@@ -35,12 +39,23 @@ def _coincheung() -> list[Rule]:
         rules += neighbours(f"bga.{theirs}", f"aggregation.{ours}.0")
         rules += [Rule(f"bga.{theirs}.2.{{*}}", f"aggregation.{ours}.1.{{*}}")]
     rules += neighbours("bga.left2", "aggregation.detail_down.0") + neighbours("bga.right1", "aggregation.semantic_up")
-    rules += neighbours("bga.conv", "aggregation.fuse")
-    rules += [*conv_bn("head.conv", "head.0"), Rule("head.conv_out.1.{*}", "head.2.{*}")]
-    for theirs, stride in (("aux2", 4), ("aux3", 8), ("aux4", 16), ("aux5_4", 32)):
+    return [*rules, *neighbours("bga.conv", "aggregation.fuse"), *conv_bn("head.conv", "head.0")]
+
+
+def _coincheung() -> list[Rule]:
+    rules = [*_coincheung_branches(), Rule("head.conv_out.1.{*}", "head.2.{*}")]
+    for theirs, stride in BOOSTERS.items():
         rules += conv_bn(f"{theirs}.conv", f"boosters.aux_{stride}.conv")
         rules += conv_bn(f"{theirs}.conv_out.0.1", f"boosters.aux_{stride}.expand")
         rules += [Rule(f"{theirs}.conv_out.1.{{*}}", f"boosters.aux_{stride}.classifier.{{*}}")]
+    return rules
+
+
+def _coincheung_2020() -> list[Rule]:
+    rules = [*_coincheung_branches(), Rule("head.conv_out.{}", "head.2.{}")]
+    for theirs, stride in BOOSTERS.items():
+        ours = f"boosters.aux_{stride}"
+        rules += [*conv_bn(f"{theirs}.conv", f"{ours}.0"), Rule(f"{theirs}.conv_out.{{}}", f"{ours}.2.{{}}")]
     return rules
 
 
@@ -88,6 +103,15 @@ def _coincheung_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
+def _coincheung_2020_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {
+        "num_classes": state["head.conv_out.weight"].shape[0],
+        "in_channels": state["detail.S1.0.conv.weight"].shape[1],
+        "align_corners": True,
+        "boosters": "coincheung_2020" if "aux2.conv_out.weight" in state else None,
+    }
+
+
 def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {
         "num_classes": state["decode_head.conv_seg.weight"].shape[0],
@@ -113,6 +137,13 @@ LAYOUTS = (
             ),
             "realtime/bisenetv2-coincheung-eval": Golden({"out/0": "forward"}),
         },
+    ),
+    Layout(
+        "bisenetv2/coincheung_2020",
+        "bisenetv2",
+        tuple(_coincheung_2020()),
+        _coincheung_2020_arguments,
+        "https://github.com/CoinCheung/BiSeNet",
     ),
     Layout(
         "bisenetv2/mmseg",

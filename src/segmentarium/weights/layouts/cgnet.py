@@ -1,4 +1,8 @@
-"""CGNet as the authors store it, with and without the dropout that shifts the classifier's number."""
+"""CGNet as the authors store it, with and without the dropout that shifts the classifier's number, and as mmsegmentation does.
+
+mmsegmentation's table rests on its code (`backbones/cgnet.py`, `decode_heads/fcn_head.py`), whose stages hold the block that
+begins them as number 0.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
+from segmentarium.weights.layouts.parts import rest
 from segmentarium.weights.table import Golden, Layout, Rule
 
 STAGES = ((2, "level2"), (3, "level3"))
+MOST = 32  # blocks of a stage that mmsegmentation's table can read; published networks have 21
 
 
 def _unit(theirs: str, ours: str) -> list[Rule]:
@@ -65,7 +71,49 @@ def _layout(name: str, classifier: int, golden: str) -> Layout:
     )
 
 
+def _mmseg_unit(theirs: str, ours: str) -> list[Rule]:
+    return [rest(f"{theirs}.{a}", f"{ours}.{b}") for a, b in (("conv", "conv"), ("bn", "norm"), ("activate", "act"))]
+
+
+def _mmseg_block(theirs: str, ours: str) -> list[Rule]:
+    parts = {
+        "f_loc": "joint.local",
+        "f_sur": "joint.surrounding",
+        "bn": "joint.norm",
+        "activate": "joint.act",
+        "bottleneck": "reduce",
+        "f_glo.fc.0": "context.squeeze",
+        "f_glo.fc.2": "context.excite",
+    }
+    return [
+        *_mmseg_unit(f"{theirs}.conv1x1", f"{ours}.conv"),
+        *(rest(f"{theirs}.{a}", f"{ours}.{b}") for a, b in parts.items()),
+    ]
+
+
+def _mmseg() -> tuple[Rule, ...]:
+    rules = _mmseg_unit("backbone.stem.{}", "stem.{}")
+    rules += [rest(f"backbone.norm_prelu_{i}", f"join{i + 1}") for i in range(3)]
+    for stage in (1, 2):
+        level = f"backbone.level{stage}"
+        rules += _mmseg_block(f"{level}.0", f"down{stage + 1}")
+        for number in range(1, MOST):
+            rules += _mmseg_block(f"{level}.{number}", f"stage{stage + 1}.{number - 1}")
+    return (*rules, rest("decode_head.conv_seg", "classifier"))
+
+
+def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    depths = [len({key.split(".")[2] for key in state if key.startswith(f"backbone.level{i}.")}) for i in (1, 2)]
+    return {
+        "num_classes": state["decode_head.conv_seg.weight"].shape[0],
+        "in_channels": state["backbone.stem.0.conv.weight"].shape[1],
+        "blocks": (depths[0], depths[1]),
+        "head_bias": True,
+    }
+
+
 LAYOUTS = (
     _layout("cgnet/official", 0, "realtime/cgnet"),
     _layout("cgnet/official-dropout", 1, "realtime/cgnet-m2n3-odd"),
+    Layout("cgnet/mmseg", "cgnet", _mmseg(), _mmseg_arguments, "https://github.com/open-mmlab/mmsegmentation"),
 )

@@ -181,6 +181,7 @@ LAYOUTS = (
         (*mmpretrain_rules(), rest("backbone.norm3", "norm"), rest("head.fc", "classifier")),
         partial(_arguments, **MMPRETRAIN, classifier="head.fc.weight"),
         "https://github.com/open-mmlab/mmpretrain",
+        others=("https://github.com/open-mmlab/mmsegmentation",),  # its trunks are these files
     ),
     Layout(
         "convnext/mmseg",

@@ -1,6 +1,6 @@
-"""GCNet as mmsegmentation stores it, and a ResNet with its blocks as it lies in mmdetection's detectors.
+"""GCNet as mmsegmentation stores it; and its blocks, which the tables of mmdetection's detectors (`mask_rcnn.py`) read in trunks.
 
-The detector's table rests on mmdetection's code and no file of its: of a detector only the trunk is read.
+The blocks in trunks rest on mmdetection's code and no file of its.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from segmentarium.weights.layouts.parts import (
     mmseg_resnet_segmenter,
     rest,
 )
-from segmentarium.weights.layouts.resnet import resnet_depth, resnet_rules
 from segmentarium.weights.table import Layout, Rule
 
 
@@ -62,22 +61,23 @@ def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _detector() -> list[Rule]:
-    rules = resnet_rules("backbone.")
+def rules_in_trunk(theirs: str = "backbone.", ours: str = "backbone.") -> list[Rule]:
+    """Behind the third convolutions of a ResNet's blocks; prefixes ending in a dot."""
+    rules = []
     for layer in (1, 2, 3, 4):
-        rules += block_rules(f"backbone.layer{layer}.{{}}.context_block.", f"inserted.layer{layer}_{{}}_conv3.")
-    return [*rules, *(Rule(f"{part}.{{*}}", None) for part in ("neck", "rpn_head", "roi_head"))]
+        rules += block_rules(f"{theirs}layer{layer}.{{}}.context_block.", f"{ours}inserted.layer{layer}_{{}}_conv3.")
+    return rules
 
 
-def _detector_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    stages = [i for i in (1, 2, 3, 4) if f"backbone.layer{i}.0.context_block.conv_mask.weight" in state]
-    block = block_arguments(state, f"backbone.layer{stages[0]}.0.context_block.")
-    return {
-        "depth": resnet_depth(state, "backbone."),
-        "in_channels": state["backbone.conv1.weight"].shape[1],
-        "insertions": [{"stage": i, "block": "gcnet", "at": "every", "after": "conv3", **block} for i in stages],
-        "num_classes": None,
-    }
+def arguments_in_trunk(state: Mapping[str, Tensor], prefix: str = "backbone.") -> dict[str, Any]:
+    """`insertions` of a trunk that has such blocks; {} of one that has none."""
+    found = {}
+    for stage in (1, 2, 3, 4):
+        block = f"{prefix}layer{stage}.0.context_block."
+        if any(key.startswith(block) for key in state):
+            found[stage] = block_arguments(state, block)
+    told = [{"stage": i, "block": "gcnet", "at": "every", "after": "conv3", **block} for i, block in found.items()]
+    return {"insertions": told} if told else {}
 
 
 LAYOUTS = (
@@ -89,7 +89,4 @@ LAYOUTS = (
         "https://github.com/open-mmlab/mmsegmentation",
     ),
     *mmseg_on_other_backbones("gcnet", "gcnet", mmseg_head(), _mmseg_arguments),
-    Layout(
-        "gcnet/mmdet", "resnet50", tuple(_detector()), _detector_arguments, "https://github.com/open-mmlab/mmdetection"
-    ),
 )

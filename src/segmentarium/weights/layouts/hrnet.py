@@ -132,7 +132,10 @@ LAYOUTS = (
         ),
         _authors_classifier,
         CLASSIFICATION,
-        others=("https://github.com/huggingface/pytorch-image-models",),
+        others=(
+            "https://github.com/huggingface/pytorch-image-models",
+            "https://github.com/open-mmlab/mmsegmentation",  # whose trunks are the authors' files without their heads
+        ),
         goldens={"backbone/hrnetv2-cls-w18-small-v1": Golden({"out": "classify"})},
     ),
     Layout(

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from segmentarium.preprocessing import Preprocessing
+from segmentarium.weights.layouts.gcnet import arguments_in_trunk, rules_in_trunk
 from segmentarium.weights.layouts.parts import neighbours, rest
 from segmentarium.weights.layouts.resnet import (
     detectron2_conv,
@@ -43,6 +44,13 @@ def of_seesaw(number: int) -> dict[str, Any]:
     (`mask_classifier="cosine"`), no tensor tells."""
     told = {"num_classes": number}
     return of_classes(number) | {"classifier": "seesaw", "class_loss": "seesaw", "class_loss_arguments": told}
+
+
+def of_eql(number: int) -> dict[str, Any]:
+    """Trained by equalisation loss: sigmoids, none of them of the background.  How often a class is seen no tensor tells: none
+    counts as rare until `class_loss_arguments` say it."""
+    told = {"frequencies": [1.0] * number}
+    return of_classes(number) | {"classifier": "eql", "class_loss": "eql", "class_loss_arguments": told}
 
 
 # torchvision --------------------------------------------------------------------------------------------------------------
@@ -105,8 +113,9 @@ def _torchvision_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def mmdet_rules() -> list[Rule]:
-    """What all of its detectors here share: trunk, pyramid, proposals."""
+    """What all of its detectors here share: trunk, perhaps with GCNet's blocks, pyramid, proposals."""
     return [
+        *rules_in_trunk(),
         *resnet_rules("backbone.", "backbone."),
         rest("neck.lateral_convs.{}.conv", "decoder.pyramid.laterals.{}"),
         rest("neck.fpn_convs.{}.conv", "decoder.pyramid.outputs.{}"),
@@ -146,6 +155,7 @@ def mmdet_arguments(state: Mapping[str, Tensor], stage: str = "") -> dict[str, A
         "width": state["neck.lateral_convs.0.conv.weight"].shape[0],
         "hidden": state[f"roi_head.bbox_head.{stage}shared_fcs.0.weight"].shape[0],
         "mask_width": state[f"roi_head.mask_head.{stage}convs.0.conv.weight"].shape[0],
+        **arguments_in_trunk(state),
     }
 
 
@@ -184,8 +194,10 @@ def _detectron2_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     trunk = "backbone.bottom_up."
     name = f"resnet{detectron2_depth(state, trunk)}"
     name = trunk_name(name, state[f"{trunk}res2.0.conv2.weight"])
+    outputs = state["roi_heads.box_predictor.cls_score.weight"].shape[0]
+    boxes = state["roi_heads.box_predictor.bbox_pred.weight"].shape[0] // 4  # one for each class
     return {
-        **of_classes(state["roi_heads.box_predictor.cls_score.weight"].shape[0] - 1),
+        **(of_eql(outputs) if outputs == boxes else of_classes(outputs - 1)),
         "in_channels": state[f"{trunk}stem.conv1.weight"].shape[1],
         "backbone": name,
         **({"backbone_arguments": {"stride_first": True}} if "resnext" not in name else {}),
@@ -241,5 +253,6 @@ LAYOUTS = (
         _detectron2_arguments,
         "https://github.com/facebookresearch/detectron2",
         _caffe,
+        others=("https://github.com/tztztztztz/eql.detectron2",),
     ),
 )

@@ -1,14 +1,19 @@
-"""PortraitNet as the authors store it."""
+"""PortraitNet as the authors store it: for photographs, and for video.
+
+The one for video (`model_mobilenetv2_seg_small.py` with `video=True`) sees the person of the frame before, 0 to 1, as a fourth
+channel behind the colours; 0 everywhere for a first frame.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from segmentarium.portrait.portraitnet import PREPROCESSING
+from segmentarium.preprocessing import Preprocessing
 from segmentarium.weights.layouts.parts import neighbours
 from segmentarium.weights.layouts.sinet import PERSON, arguments_of
 from segmentarium.weights.table import Golden, Layout, Rule
@@ -23,8 +28,11 @@ def _block(theirs: str, ours: str) -> list[Rule]:
     ]
 
 
-def _rules() -> list[Rule]:
-    rules = [Rule("stage0.0.{}", "encoder.stem.conv.{}", bgr=1), Rule("stage0.1.{}", "encoder.stem.norm.{}")]
+def _rules(prior: int) -> list[Rule]:
+    rules = [
+        Rule("stage0.0.{}", "encoder.stem.conv.{}", bgr=1, behind=prior),
+        Rule("stage0.1.{}", "encoder.stem.norm.{}"),
+    ]
     for stage in range(1, 8):  # the first and the last have one block each, which stands alone
         alone = stage in (1, 7)
         ours = f"encoder.stages.{stage - 1}"
@@ -40,29 +48,32 @@ def _rules() -> list[Rule]:
     return [*rules, Rule("pred.{}", "mask_head.{}"), Rule("edge.{}", "boundary_head.{}")]
 
 
-def _arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    return arguments_of(state["stage0.0.weight"], state["pred.weight"].shape[0]) | {
+def _arguments(state: Mapping[str, Tensor], prior: int) -> dict[str, Any]:
+    return arguments_of(state["stage0.0.weight"], state["pred.weight"].shape[0], 3 + prior) | {
         "upsample": "deconv" if "deconv1.weight" in state else "bilinear",
         "boundary": "edge.weight" in state,
     }
 
 
-def _facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    facts: dict[str, Any] = {"preprocessing": replace(PREPROCESSING, long_side=224).as_dict()}
+def _facts(state: Mapping[str, Tensor], prior: int) -> dict[str, Any]:
+    mean, std = (*PREPROCESSING.mean, *(0.0,) * prior), (*PREPROCESSING.std, *(1.0,) * prior)
+    facts: dict[str, Any] = {"preprocessing": Preprocessing(mean, std, long_side=224).as_dict()}
     return facts | (PERSON if state["pred.weight"].shape[0] == 2 else {})
 
 
-LAYOUTS = (
+GOLDENS = {
+    f"portrait/{name}": Golden({"out/0": "forward", "out/1": "boundary"})
+    for name in ("portraitnet", "portraitnet-upsample")
+}
+LAYOUTS = tuple(
     Layout(
-        "portraitnet/dong-x16",
+        name,
         "portraitnet",
-        tuple(_rules()),
-        _arguments,
+        tuple(_rules(prior)),
+        partial(_arguments, prior=prior),
         "https://github.com/dong-x16/PortraitNet",
-        _facts,
-        {
-            f"portrait/{name}": Golden({"out/0": "forward", "out/1": "boundary"})
-            for name in ("portraitnet", "portraitnet-upsample")
-        },
-    ),
+        partial(_facts, prior=prior),
+        goldens,
+    )
+    for name, prior, goldens in (("portraitnet/dong-x16", 0, GOLDENS), ("portraitnet/dong-x16_video", 1, {}))
 )

@@ -69,11 +69,11 @@ def _rules() -> list[Rule]:
     ]
 
 
-def arguments_of(stem: Tensor, num_classes: int) -> dict[str, Any]:
-    """Both networks take blue, green and red, and there is no other way to read a layout with other channels."""
-    if stem.shape[1] != 3:
-        raise ValueError(f"the first convolution takes {stem.shape[1]} channels; this layout is one of three")
-    return {"num_classes": num_classes}
+def arguments_of(stem: Tensor, num_classes: int, in_channels: int = 3) -> dict[str, Any]:
+    """Such networks take blue, green and red first, and there is no other way to read a layout with other channels."""
+    if stem.shape[1] != in_channels:
+        raise ValueError(f"the first convolution takes {stem.shape[1]} channels; this layout is one of {in_channels}")
+    return {"num_classes": num_classes} | ({"in_channels": in_channels} if in_channels != 3 else {})
 
 
 def _arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -1,19 +1,21 @@
 """STDC backbones and STDC-Seg as their authors and mmsegmentation store them.
 
 mmsegmentation's tables were compared with its own networks of random weights, once.  Its detail head has two outputs where the
-paper's has one, and is left out.
+paper's has one, and is left out.  The authors' files hold every detail head and ImageNet's last layers, and do not tell
+which were used: `detail_strides` and `final_conv` are assumed as published.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from segmentarium.weights.layouts.bisenet import context_rules, head_rules, mmseg_heads, mmseg_refinement
-from segmentarium.weights.layouts.parts import conv_bn, neighbours
+from segmentarium.weights.layouts.parts import conv_bn, neighbours, rest
 from segmentarium.weights.table import Golden, Layout, Output, Rule
 
 SOURCE, MMSEG = "https://github.com/MichaelFan01/STDC-Seg", "https://github.com/open-mmlab/mmsegmentation"
@@ -47,24 +49,29 @@ def _backbone_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _segmenter() -> list[Rule]:
     backbone = "cp.backbone."
-    # the classifier of ImageNet lies unused in the checkpoint, as do the detail heads that were not trained
-    unused = [Rule(f"{backbone}{part}.{{*}}", None) for part in ("conv_last", "fc", "linear")]
-    unused += [Rule(f"conv_out_sp{stride}.{{*}}", None) for stride in (2, 4, 16)]
-    rules = [*_body(backbone, "backbone."), *unused, *context_rules("cp.", "context."), *head_rules()]
+    # the classifier of ImageNet lies unused in the checkpoint
+    rules = [*_body(backbone, "backbone."), *context_rules("cp.", "context."), *head_rules()]
+    rules += [Rule(f"{backbone}{part}.{{*}}", None) for part in ("fc", "linear")]
+    rules += _unless_unused(conv_bn(f"{backbone}conv_last", "final_conv"))
+    for stride in (2, 4, 8, 16):
+        theirs, ours = f"conv_out_sp{stride}", f"detail.detail_{stride}"
+        rules += _unless_unused([*conv_bn(f"{theirs}.conv", f"{ours}.0"), rest(f"{theirs}.conv_out", f"{ours}.1")])
     rules += conv_bn("ffm.convblk", "fusion.mix")
-    rules += [Rule(f"ffm.conv{i + 1}.weight", f"fusion.attention.{i}.conv.weight") for i in (0, 1)]
-    rules += conv_bn("conv_out_sp8.conv", "detail.detail_8.0")
-    return [*rules, Rule("conv_out_sp8.conv_out.weight", "detail.detail_8.1.weight")]
+    return rules + [Rule(f"ffm.conv{i + 1}.weight", f"fusion.attention.{i}.conv.weight") for i in (0, 1)]
+
+
+def _unless_unused(rules: list[Rule]) -> list[Rule]:
+    return [replace(rule, optional=True) for rule in rules]
 
 
 def _segmenter_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {
+    read = {
         "num_classes": state["conv_out.conv_out.weight"].shape[0],
         "in_channels": state["cp.backbone.features.0.conv.weight"].shape[1],
         "backbone": "stdcnet1" if _blocks(state, "cp.backbone.") == BLOCKS[8] else "stdcnet2",
         "auxiliary": "conv_out16.conv_out.weight" in state,
-        "detail_strides": (8,) if "conv_out_sp8.conv_out.weight" in state else (),
     }
+    return read if "conv_out_sp8.conv_out.weight" in state else {**read, "detail_strides": ()}
 
 
 def _mmseg_body(blocks: tuple[int, int, int], theirs: str = "", ours: str = "") -> list[Rule]:

@@ -86,6 +86,7 @@ LAYOUTS = (
         ),
         AUTHORS,
         goldens={"keypoint/superpoint-dense": Golden({"out/0": "logits", "out/1": "descriptors"})},
+        others=("https://github.com/cvg/LightGlue",),
     ),
     Layout(
         "superpoint/rpautrat",

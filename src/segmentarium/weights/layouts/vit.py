@@ -249,8 +249,9 @@ def _layout(
     arguments: Callable[..., dict[str, Any]],
     source: str,
     facts: Callable[[Mapping[str, Tensor]], dict[str, Any]] = lambda state: {},
+    others: tuple[str, ...] = (),
 ) -> Layout:
-    return Layout(name, "vit_base_patch16_224", tuple(rules), arguments, source, facts)
+    return Layout(name, "vit_base_patch16_224", tuple(rules), arguments, source, facts, others=others)
 
 
 # hybrids ----------------------------------------------------------------------------------------------------------------
@@ -290,16 +291,18 @@ def _hybrid_arguments(state: Mapping[str, Tensor], first: str) -> dict[str, Any]
 
 
 TIMM = "https://github.com/huggingface/pytorch-image-models"
+MAE = ("https://github.com/facebookresearch/mae",)  # whose encoders, as pretrained and as fine-tuned, are timm's
 TRANSFORMERS = "https://github.com/huggingface/transformers"
 NORM, HEAD = rest("norm", "norm"), rest("head", "classifier")
 STEM = _unit("patch_embed.backbone.conv", "patch_embed.backbone.norm", "stem.first")
 LAYOUTS = (
-    _layout("vit/timm", [*timm_rules(), NORM, HEAD], partial(_timm_arguments, norm="norm"), TIMM),
+    _layout("vit/timm", [*timm_rules(), NORM, HEAD], partial(_timm_arguments, norm="norm"), TIMM, others=MAE),
     _layout(
         "vit/timm_mean",
         [*timm_rules(), rest("fc_norm", "norm"), HEAD],
         partial(_timm_arguments, norm="fc_norm"),
         TIMM,
+        others=MAE,
     ),
     _layout(
         "vit/torchvision",

@@ -1,4 +1,4 @@
-"""`segmentarium load-check`: another project's checkpoint recognised, what no key tells named, and converted."""
+"""`segmentarium inspect`: another project's checkpoint recognised, what no key tells named, and converted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_says_what_was_read_and_what_was_assumed(theirs: Path) -> None:
 
 def test_converts_and_overwrites_nothing(theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "ours.safetensors"
-    assert main(["load-check", str(theirs), "--out", str(out)]) == 0
+    assert main(["inspect", str(theirs), "--convert", str(out)]) == 0
     assert "by the key table pspnet/mmseg" in capsys.readouterr().out
     image = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
@@ -48,7 +48,7 @@ def test_converts_and_overwrites_nothing(theirs: Path, tmp_path: Path, capsys: p
     assert inspect_weights(out).assumed == {}
     assert main(["load-check", str(theirs), "--out", str(out)]) == 2
     assert "is there already" in capsys.readouterr().err
-    assert main(["load-check", str(theirs), "--out", str(tmp_path / "ours.pth")]) == 2
+    assert main(["inspect", str(theirs), "--convert", str(tmp_path / "ours.pth")]) == 2
 
 
 def test_tensors_that_do_not_fit_are_named_and_nothing_is_written(
@@ -58,13 +58,58 @@ def test_tensors_that_do_not_fit_are_named_and_nothing_is_written(
     del state["module.decode_head.conv_seg.bias"]
     torch.save(state, tmp_path / "broken.pth")
     words = [
-        "load-check",
+        "inspect",
         str(tmp_path / "broken.pth"),
         "--layout",
         "pspnet/mmseg",
-        "--out",
+        "--convert",
         str(tmp_path / "x.safetensors"),
     ]
     assert main(words) == 1
     assert "missing in the file: decoder.classifier.bias" in capsys.readouterr().out
     assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_what_no_key_tells_can_be_told(theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "ours.safetensors"
+    assert (
+        main(
+            [
+                "inspect",
+                str(theirs),
+                "--model-arguments",
+                "output_stride=16",
+                "align_corners=true",
+                "--convert",
+                str(out),
+            ]
+        )
+        == 0
+    )
+    assert "output_stride=16" in capsys.readouterr().out.partition("assumed")[0]
+    made = segmentarium.load(out)
+    assert made.given_arguments["output_stride"] == 16  # type: ignore[attr-defined]
+    assert made.align_corners
+    assert (
+        main(
+            [
+                "inspect",
+                str(theirs),
+                "--model-arguments",
+                "outputstride=16",
+                "--convert",
+                str(tmp_path / "x.safetensors"),
+            ]
+        )
+        == 2
+    )
+    assert "'outputstride'" in capsys.readouterr().err
+
+
+def test_a_file_is_read_once(theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from segmentarium.weights import source
+
+    read, seen = source.read_all, []
+    monkeypatch.setattr(source, "read_all", lambda path: seen.append(path) or read(path))
+    assert main(["inspect", str(theirs), "--convert", str(tmp_path / "ours.safetensors")]) == 0
+    assert len(seen) == 1
