@@ -140,14 +140,14 @@ def _animated(item: Any) -> Any:
     """An animated GIF or PNG is a clip."""
     import dataclasses
 
-    from PIL import Image
+    from segmentarium.data.image_io import ImageReadError, peek
 
     if item.kind != "picture" or item.path is None or item.path.suffix.lower() not in (".gif", ".png"):
         return item
     try:
-        with Image.open(item.path) as image:
-            animated = getattr(image, "n_frames", 1) > 1
-    except Exception:  # the reader says what is wrong with it
+        with peek(item.path) as image:
+            animated = getattr(image, "is_animated", False)
+    except ImageReadError:  # the reader says what is wrong with it
         return item
     return dataclasses.replace(item, kind="video", load=None) if animated else item
 

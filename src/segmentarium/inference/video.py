@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segmentarium.files import atomic_write, check_targets
+from segmentarium.files import atomic_write, check_targets, write_json
 from segmentarium.inference.result import Result, check_kinds, description
 from segmentarium.matting.finder import no_foreground
 from segmentarium.media.sources import Item, VideoError
@@ -268,6 +267,5 @@ class _Writer:
         areas = {name: float(s / self._frames) for name, s in zip(predictor.classes, self._sums, strict=True)}
         if "json" in self._paths:
             content = description(item.name, item.path, self._size, predictor.classes, predictor.palette, areas, facts)
-            with atomic_write(self._paths["json"]) as temporary:
-                temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+            write_json(self._paths["json"], content)
         return list(self._paths.values()), areas

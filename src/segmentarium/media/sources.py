@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, read_image
+from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, read_image, upright
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"})
 LARGEST_DOWNLOAD = 200 * 2**20  # bytes
@@ -160,14 +160,16 @@ def download(address: str) -> io.BytesIO:
 
 
 def _from_pillow(picture: Image.Image) -> np.ndarray:
-    if picture.mode == "RGB" and picture.getexif().get(0x0112, 1) == 1:
+    picture.load()  # what stands behind the pixels, too: how they are turned
+    picture = upright(picture)
+    if picture.mode == "RGB":
         return np.asarray(picture)
     # through a file in memory, so that every mode is read by the one reader
     stream = io.BytesIO()
     if picture.mode in ("CMYK", "YCbCr", "F", "LAB"):
         picture.save(stream, "TIFF")
     else:
-        picture.save(stream, "PNG", exif=picture.getexif(), compress_level=0)
+        picture.save(stream, "PNG", compress_level=0)
     stream.seek(0)
     return np.asarray(read_image(stream))
 
