@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from segmentarium.files import shown
+
 OUT = "portraits"
 
 
@@ -276,14 +278,20 @@ def _bar() -> Iterator[Any]:
             return f"{task.speed:.1f} frames/s" if task.speed else ""
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Speed(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         yield bar
 
 
 def _tell(message: str) -> None:
-    print(f"segmentarium portrait: {message}", file=sys.stderr)
+    print(f"segmentarium portrait: {shown(message)}", file=sys.stderr)
 
 
 def _note(message: str) -> None:
-    print(message, file=sys.stderr)
+    print(shown(message), file=sys.stderr)
