@@ -143,6 +143,21 @@ def to_upright_rgb(image: Image.Image) -> Image.Image:
     return _to_rgb(upright(image))
 
 
+def load_with_alpha(source: str | os.PathLike[str] | BinaryIO) -> np.ndarray:
+    """(H, W, 3) uint8, or (H, W, 4) of a picture that is partly transparent; raises as `read_image`."""
+    with open_image(source) as image:
+        return with_alpha(image)
+
+
+def with_alpha(image: Image.Image) -> np.ndarray:
+    """An opened picture, upright: (H, W, 3) uint8, or (H, W, 4) where a part of it is transparent."""
+    pixels = np.asarray(to_upright_rgb(image))
+    if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
+        return pixels
+    alpha = np.asarray(upright(image).convert("RGBA"))[..., 3:]
+    return pixels if alpha.min() == 255 else np.dstack((pixels, alpha))
+
+
 def upright(image: Image.Image) -> Image.Image:
     """The opened picture as its EXIF block says that it is to be shown; its mode and palette stay."""
     turn = _TURNS.get(orientation_of(image.info))
