@@ -35,7 +35,7 @@ from segmentarium.web import schema
 from segmentarium.web.assets import assets
 from segmentarium.web.decoding import Decoders
 from segmentarium.web.limits import Limits, Refused
-from segmentarium.web.uploads import background_of, file_of, read_form, text_of
+from segmentarium.web.uploads import background_of, check_fields, file_of, read_form, text_of
 from segmentarium.web.work import SharedPredictor, SharedSegmentPredictor, Workshop
 
 log = logging.getLogger("segmentarium.web")
@@ -202,9 +202,10 @@ def create_app(
     ) -> Response:
         """One request from its place to its answer.  `prepare` checks the fields before anything is decoded."""
         with workshop.place() as place:
-            form = await read_form(request, limits, fields)
+            form = await read_form(request, limits)
             work = await prepare(form)
             data = [await file_of(form, "file")]
+            check_fields(form, fields)
             await form.close()
             answer = await workshop.run(place, _careful(lambda: work(decoders.decode(data.pop()))))
             return Unhurried(answer, limits.answer_seconds, place.keep())  # who does not read it keeps the place

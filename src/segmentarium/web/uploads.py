@@ -27,11 +27,10 @@ class _InMemory(MultiPartParser):
     max_file_size = 2**62  # its name in earlier versions
 
 
-async def read_form(request: Request, limits: Limits, fields: Collection[str]) -> FormData:
+async def read_form(request: Request, limits: Limits) -> FormData:
     """The fields and files of a multipart request.
 
-    Refused with 415 (another kind of body), 413 (too many bytes), 408 (too slow), 400 (incomplete or malformed), 422 (a field
-    that is not among `fields`).
+    Refused with 415 (another kind of body), 413 (too many bytes), 408 (too slow), 400 (incomplete or malformed).
     """
     request.state.read = False  # whether all that was sent has been read
     kind = request.headers.get("content-type", "")
@@ -76,9 +75,13 @@ async def read_form(request: Request, limits: Limits, fields: Collection[str]) -
         raise Refused(400, f"the multipart body cannot be read: {error}") from None
     if not end.rstrip().endswith(b"--"):
         raise Refused(400, "the upload stopped half way: its last part has no end")
+    return form
+
+
+def check_fields(form: FormData, fields: Collection[str]) -> None:
+    """Refused (422) for a field that is not among `fields`: whoever sent it would believe that it counts."""
     if strange := [name for name in form if name not in fields]:
         raise Refused(422, f"there is no field {strange[0][:40]!r} here; the fields are {', '.join(fields)}")
-    return form
 
 
 async def file_of(form: FormData, field: str) -> bytes:
