@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 MOST_SCANS = 100  # a progressive JPEG has some ten
 MOST_SEGMENTS = 4096  # of a JPEG before its first scan
+MOST_FILL = 256  # bytes before a marker
 MOST_TEXT = 2**20  # bytes of a GIF's comments
 MOST_BLOCKS = 20_000  # of a GIF before its first frame
 MOST_TILE = 2**26  # bytes of a TIFF tile, where the whole picture is smaller than it
@@ -49,8 +50,12 @@ def _check_jpeg(file: BinaryIO, size: int) -> None:
     exif: list[bytes] = []
     for _ in range(MOST_SEGMENTS):
         head = file.read(4)
-        while head[:2] == b"\xff\xff":  # a marker may be filled up
+        for _fill in range(MOST_FILL):
+            if head[:2] != b"\xff\xff":  # a marker may be filled up
+                break
             head = head[1:] + file.read(1)
+        else:
+            raise HeadError(f"a marker of it is filled up by more than {MOST_FILL} bytes")
         if len(head) < 4 or head[0] != 0xFF or head[1] == 0xDA:
             break  # the decoder says what is wrong with it
         length = max(0, int.from_bytes(head[2:], "big") - 2)
