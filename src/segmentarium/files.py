@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -67,11 +68,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
     temporary = path.parent / _part_of(path.name)
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    mode = stat.S_IMODE(os.fstat(handle).st_mode)
     try:
-        with _locked(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)):
+        with _locked(handle):
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
+            temporary.chmod(mode)  # some writers put a file of their own there
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def fuzz(count: int) -> None:
                 lambda: read_image(path, 50_000_000),
                 lambda: picture_shape(path),
                 lambda: load_with_alpha(path),
-                lambda encoding=encodings[len(data) % 2]: read_mask(path, encoding),
+                partial(read_mask, path, encodings[len(data) % 2]),
             ):
                 found[attempt(read, (ImageReadError, LabelError))] += 1
     told(f"{count} fuzzed files through 4 readers", found, started)
