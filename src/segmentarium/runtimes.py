@@ -11,11 +11,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from segmentarium.onnx_head import check_onnx
+
 
 def onnx_session(network: str | Path, threads: int) -> Any:
-    """An `onnxruntime.InferenceSession` of an .onnx file on the processor, with `threads` threads and no warnings."""
+    """An `onnxruntime.InferenceSession` of an .onnx file on the processor, with `threads` threads and no warnings.
+
+    Raises OnnxError for a file that must not be run, before it is.
+    """
     import onnxruntime
 
+    check_onnx(Path(network))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -40,6 +46,8 @@ def openvino_network(network: str | Path, precision: str, threads: int) -> Any:
 
     precision  "f32" or "bf16"; left to itself OpenVINO takes bf16 on processors that have it
     """
+    if Path(network).suffix == ".onnx":
+        check_onnx(Path(network))
     core = import_openvino().Core()
     settings = {
         "INFERENCE_PRECISION_HINT": precision,

@@ -18,6 +18,7 @@ import struct
 import sys
 import tempfile
 import time
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -457,6 +458,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=40)
     given = parser.parse_args()
     watch_the_network()
+    warnings.simplefilter("ignore")  # Pillow tells of damage as it goes
     parts: dict[str, Callable[[], None]] = {
         "fuzz": lambda: fuzz(given.count),
         "bombs": bombs,

@@ -13,7 +13,7 @@ import numpy as np
 
 from segmentarium.matting.finder import ForegroundFinder, foreground_class
 from segmentarium.media.stages import cores
-from segmentarium.onnx_head import check_onnx
+from segmentarium.onnx_head import OnnxError
 from segmentarium.preprocessing import SMALLEST, Preprocessing
 from segmentarium.runtimes import onnx_session
 from segmentarium.weights import catalogue
@@ -68,9 +68,10 @@ class ExportedPredictor(ForegroundFinder):
             self._run(np.zeros((1, 3, SMALLEST, side), np.float32))
 
     def _open(self, threads: int) -> Any:
-        check_onnx(self._path)
         try:
             return onnx_session(self._path, threads)
+        except OnnxError:
+            raise
         except Exception as error:  # its exceptions have no class of their own above them
             raise ValueError(f"{self._path} is no ONNX network that can be read: {error}") from error
 
