@@ -90,6 +90,7 @@ class EndingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, seconds: float, before: Callable[[], Any]) -> None:
         super().__init__(config)
         self._seconds, self._before = seconds, before
+        self.clock: threading.Timer | None = None  # to the end; who goes on after `run` may cancel it
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.should_exit:
@@ -98,7 +99,7 @@ class EndingServer(uvicorn.Server):
                 self._before()
                 os._exit(128 + sig)  # threads that compute cannot be stopped otherwise
 
-            clock = threading.Timer(self._seconds, end)
-            clock.daemon = True
-            clock.start()
+            self.clock = threading.Timer(self._seconds, end)
+            self.clock.daemon = True
+            self.clock.start()
         super().handle_exit(sig, frame)

@@ -65,7 +65,12 @@ def serve(
     print(f"http://{shown}:{port}/  the page\nhttp://{shown}:{port}/docs  the API\nCtrl-C ends it", flush=True)
     if host not in LOOPBACK:
         print("anyone who can reach this address can use it: there are no accounts", file=sys.stderr)
-    EndingServer(settings, limits.end_seconds, app.state.decoders.close).run(sockets=[socket])
+    server = EndingServer(settings, limits.end_seconds, app.state.decoders.close)
+    try:
+        server.run(sockets=[socket])
+    finally:
+        if server.clock is not None and not app.state.workshop.taken:  # nothing is left that would not end
+            server.clock.cancel()
 
 
 def allowed_hosts(host: str) -> tuple[str, ...] | None:
