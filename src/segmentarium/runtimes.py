@@ -7,7 +7,9 @@ imported, through the package `openvino_telemetry`, and has a stand-in of its ow
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,29 @@ def onnx_session(network: str | Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
+
+
+@contextlib.contextmanager
+def bounded_memory(count: int) -> Iterator[None]:
+    """No more than so many bytes of address space may be added inside of the block, where the system can see to that (Linux).
+
+    For the first run of a stranger's network: a few numbers in it may ask for more memory than there is.
+    """
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        before = resource.getrlimit(resource.RLIMIT_AS)
+    except (ImportError, OSError):
+        yield
+        return
+    wanted = pages * resource.getpagesize() + count
+    if before[0] == resource.RLIM_INFINITY or before[0] > wanted:
+        resource.setrlimit(resource.RLIMIT_AS, (wanted, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def import_openvino() -> Any:
