@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from segmentarium.matting.frames import frame_of
 from segmentarium.matting.writers import FileWriter
 from segmentarium.media.sources import Item, VideoError
 from segmentarium.media.stages import Consumer, Prefetcher
+
+log = logging.getLogger("segmentarium")
 
 
 def points_of_video(
@@ -36,14 +39,14 @@ def points_of_video(
     paths = [Path(folder) / f"{item.name}{ending}" for ending in ("_points.mp4", "_points.jsonl")]
     check_targets(paths, [item.path], overwrite=overwrite)
     started, done = time.perf_counter(), 0
+    from av.video.reformatter import VideoReformatter  # kept until here: what cannot be is said without PyAV, too
+
     with contextlib.ExitStack() as stack:
         clip = stack.enter_context(open_clip(item))
         lines = stack.enter_context(stack.enter_context(atomic_write(paths[1])).open("w", encoding="utf-8"))
         part = stack.enter_context(atomic_write(paths[0]))
         film = FileWriter(part, FORMATS["overlay"][1], clip.reader, clip.layout, name=paths[0])
         stack.callback(film.abandon)
-        from av.video.reformatter import VideoReformatter
-
         convert = VideoReformatter()
         ahead = stack.enter_context(Prefetcher(clip.frames))
 
@@ -72,6 +75,6 @@ def points_of_video(
                 raise
         behind.finish()
         film.finish()
-        if clip.reader.damage is not None and item.kind != "webcam":
-            raise VideoError(clip.reader.damage)
+        if clip.reader.damage is not None:
+            log.warning("%s; what came before it is done", clip.reader.damage)
     return paths, done, done / (time.perf_counter() - started)
