@@ -39,10 +39,10 @@ def points_of_video(
     paths = [Path(folder) / f"{item.name}{ending}" for ending in ("_points.mp4", "_points.jsonl")]
     check_targets(paths, [item.path], overwrite=overwrite)
     started, done = time.perf_counter(), 0
-    from av.video.reformatter import VideoReformatter  # kept until here: what cannot be is said without PyAV, too
-
     with contextlib.ExitStack() as stack:
-        clip = stack.enter_context(open_clip(item))
+        clip = stack.enter_context(open_clip(item))  # which says so where PyAV is missing
+        from av.video.reformatter import VideoReformatter
+
         lines = stack.enter_context(stack.enter_context(atomic_write(paths[1])).open("w", encoding="utf-8"))
         part = stack.enter_context(atomic_write(paths[0]))
         film = FileWriter(part, FORMATS["overlay"][1], clip.reader, clip.layout, name=paths[0])
