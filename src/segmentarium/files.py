@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 import stat
+import struct
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -123,11 +124,19 @@ def _locked(handle: int) -> Iterator[None]:
 
 
 def _lock(handle: int) -> bool:
-    """Whether nobody else holds it."""
+    """Whether nobody else holds it.
+
+    Of files a byte far behind their end is locked, and by the opened file, not the process: HDF5 locks its files whole, SQLite by
+    other bytes, and both must be able to.
+    """
     assert fcntl is not None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held, or a file system without locks
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            wanted = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 2**62, 1, 0)
+            fcntl.fcntl(handle, fcntl.F_OFD_SETLK, wanted)  # type: ignore[attr-defined] - Linux
+    except (OSError, AttributeError):  # held, or a system without such locks, on which nothing is swept
         return False
     return True
 
@@ -149,7 +158,7 @@ def _sweep(folder: Path) -> None:
             with contextlib.suppress(OSError):
                 if entry.stat().st_mtime > now - _YOUNG:
                     continue
-                handle = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW)
+                handle = os.open(entry.path, (os.O_RDONLY if entry.is_dir() else os.O_RDWR) | os.O_NOFOLLOW)
                 try:
                     if _lock(handle):
                         shutil.rmtree(entry.path) if entry.is_dir() else os.unlink(entry.path)
