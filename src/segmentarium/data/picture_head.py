@@ -7,6 +7,8 @@ times; a tile may be larger than its picture.  Each of these is bounded here by 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import struct
 from typing import BinaryIO
@@ -137,8 +139,6 @@ def _check_tiff(file: BinaryIO, size: int) -> None:
 
 def _check_block(block: bytes) -> None:
     """A directory of tags inside of another file: EXIF, or the table of a file with several pictures."""
-    import io
-
     if block[:4] in _TIFF:
         _check_tiff(io.BytesIO(block), len(block))
 
@@ -174,7 +174,10 @@ def _number(data: bytes, order: str) -> int:
 
 def orientation_of(info: dict[str, object]) -> int:
     """1 to 8, from the EXIF block or, failing that, the XMP block that Pillow found; 1 where neither says it, or is damaged."""
-    exif = info.get("exif")
+    exif, text = info.get("exif"), info.get("Raw profile type exif")
+    if exif is None and isinstance(text, str):  # of ImageMagick: a word, a number, and the block in hexadecimal
+        with contextlib.suppress(ValueError):
+            exif = bytes.fromhex("".join(text.split()[2:]))
     if isinstance(exif, bytes):
         block = exif.removeprefix(b"Exif\0\0")
         if (order := _TIFF.get(block[:4])) is not None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from segmentarium.checks import did_you_mean
@@ -52,6 +53,12 @@ OTHERS = {
 ELSEWHERE = re.compile(
     r"(?:hf[-_]hub|local[-_]dir|schema)\s*:|://|^[/~]|\.\./", re.IGNORECASE
 )  # what timm, among others, takes
+COUNTED = (
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+)  # of which PyTorch can say whether they are numbers
 OF_A_RUN = ("best.safetensors", "last.safetensors")  # of the folder of a training, the better first
 
 
@@ -372,7 +379,7 @@ def open_weights(
 def _check_numbers(state: Mapping[str, Tensor], label: str) -> None:
     """CheckpointError for weights that are no numbers; infinity stands in masks of attention."""
     for key, tensor in state.items():
-        if tensor.is_floating_point() and bool(tensor.isnan().any()):
+        if tensor.dtype in COUNTED and bool(tensor.isnan().any()):
             raise CheckpointError(
                 f"{label}: {key} holds values that are no numbers (NaN); its training went astray, or the file is damaged"
             )
