@@ -188,6 +188,7 @@ BOMBS = {
     "segments": b"\xff\xd8" + b"\xff\xfe\0\2" * 100_000 + encoded(Image.new("RGB", (8, 8)), "JPEG")[2:],
     "chunks": encoded(Image.new("RGB", (8, 8)))[:33] + (bytes(4) + b"tExtabcd") * 50_000,
     "comment": split_comment(),
+    "empty comments": b"GIF89a" + bytes(7) + b"!\xfe\0" * 50_000,
 }
 
 

@@ -107,15 +107,17 @@ def _check_gif(file: BinaryIO) -> None:
     if len(flags) == 3 and flags[0] & 0x80:
         file.seek(3 << ((flags[0] & 7) + 1), 1)
     text = blocks = 0
-    while (kind := file.read(1)) == b"!":
+    while file.read(1) == b"!":
         comment = file.read(1) == b"\xfe"
+        blocks += 1
         while (length := file.read(1)) not in (b"", b"\0"):
             file.seek(length[0], 1)
             blocks += 1
             text += length[0] * comment
-            if blocks > MOST_BLOCKS or text > MOST_TEXT:
-                raise HeadError(f"it has {text:,} bytes of comments in {blocks:,} blocks before its first frame")
-    del kind
+            if text > MOST_TEXT or blocks > MOST_BLOCKS:
+                break
+        if text > MOST_TEXT or blocks > MOST_BLOCKS:
+            raise HeadError(f"it has {text:,} bytes of comments in {blocks:,} blocks before its first frame")
 
 
 def _check_tiff(file: BinaryIO, size: int) -> None:
