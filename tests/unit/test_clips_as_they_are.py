@@ -81,6 +81,18 @@ def test_frames_have_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         list(reader)
 
 
+def test_a_playlist_is_no_clip(tmp_path: Path) -> None:
+    film(tmp_path / "secret.ts", noise(3))
+    for name, text in {
+        "a.mp4": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.ts\n#EXT-X-ENDLIST\n",
+        "b.mp4": "ffconcat version 1.0\nfile secret.ts\n",
+        "c.mp4": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(VideoError, match=f"{name} cannot be read as a video"):
+            Reader(str(tmp_path / name), name)
+
+
 def shown_as(path: Path, matrix: tuple[int, ...]) -> Path:
     """The same MP4 with another display matrix."""
     data = bytearray(path.read_bytes())

@@ -148,7 +148,8 @@ def _said(error: BaseException) -> str:
     elif isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{os.fspath(error.filename)}: {error.strerror}"
     else:
-        text = str(error) or {MemoryError: "there is not enough memory"}.get(type(error), type(error).__name__)
+        nothing = "there is not enough memory" if isinstance(error, MemoryError) else type(error).__name__
+        text = str(error) or nothing
     if _ELSEWHERE.match(text):  # as PyTorch gives back what a worker that reads data raised
         text = re.split(r"\n(?:[A-Za-z_][\w.]*): ", text)[-1].strip()
     return "\n".join(map(shown, text.splitlines()))

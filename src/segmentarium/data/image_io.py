@@ -200,7 +200,7 @@ def _open_unlimited(source: str | os.PathLike[str] | BinaryIO, formats: Sequence
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
-            return Image.open(source, formats=formats)
+            return Image.open(source, formats=tuple(formats))
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

@@ -11,7 +11,8 @@ import contextlib
 import io
 import re
 import struct
-from typing import BinaryIO
+from collections.abc import Mapping
+from typing import Any, BinaryIO
 
 MOST_SCANS = 100  # a progressive JPEG has some ten
 MOST_SEGMENTS = 4096  # of a JPEG before its first scan
@@ -174,7 +175,7 @@ def _number(data: bytes, order: str) -> int:
     return int.from_bytes(data, "little" if order == "<" else "big")
 
 
-def orientation_of(info: dict[str, object]) -> int:
+def orientation_of(info: Mapping[Any, Any]) -> int:
     """1 to 8, from the EXIF block or, failing that, the XMP block that Pillow found; 1 where neither says it, or is damaged."""
     exif, text = info.get("exif"), info.get("Raw profile type exif")
     if exif is None and isinstance(text, str):  # of ImageMagick: a word, a number, and the block in hexadecimal

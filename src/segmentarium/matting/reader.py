@@ -18,6 +18,13 @@ from segmentarium.media.sources import VideoError
 # damaged data shows as an exception of FFmpeg's, or as fewer frames than the head of the file promises
 PROMISED = 0.98
 LARGEST_FRAME = 40_000_000  # pixels: 8K is 33 million; a frame and its copies take some 35 bytes for each
+# containers that hold what they show; playlists and descriptions of streams, which name other files and hosts, are none
+FORMATS = (
+    "3gp,apng,asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,ogg,rm,webm,wtv,"
+    "yuv4mpegpipe"
+)
+# first frames are decoded while a file is opened, so that sizes are bounded from there on
+OPTIONS = {"max_pixels": str(LARGEST_FRAME), "format_whitelist": FORMATS, "protocol_whitelist": "file"}
 SLOWEST, FASTEST = Fraction(1, 1000), Fraction(1000)  # frames a second that encoders can be told of
 TIME_BASE = Fraction(1, 90_000)  # of a webcam's frames
 
@@ -45,8 +52,7 @@ class Reader:
         self.name = name
         self._file = source if isinstance(source, str) else None
         try:
-            # in the options of the streams, too: their first frames are decoded while the file is opened
-            self._container: Any = av.open(source, "r", stream_options=[{"max_pixels": str(LARGEST_FRAME)}])
+            self._container: Any = av.open(source, "r", options=OPTIONS)
         except (FFmpegError, OSError, ValueError) as error:
             raise VideoError(f"{name} cannot be read as a video: {error}") from error
         if not self._container.streams.video:

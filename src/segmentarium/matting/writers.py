@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from segmentarium.matting.frames import Layout, plane_array
-from segmentarium.matting.reader import Reader
+from segmentarium.matting.reader import Camera, Reader
 from segmentarium.media.sources import VideoError
 
 
@@ -74,7 +74,7 @@ class FileWriter:
         self,
         path: Path,
         form: Form,
-        reader: Reader,
+        reader: Reader | Camera,
         layout: Layout,
         *,
         name: Path | None = None,
