@@ -64,7 +64,7 @@ def server(clients: int, seconds: float) -> None:
     assert found is not None
     place = ("127.0.0.1", int(found[1]))
     photo = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)), "JPEG")
-    good, wrong, ends = Counter[int](), Counter[int](), time.monotonic() + seconds
+    good, wrong, ends = Counter[int](), Counter[int](), float("inf")
     waits: list[float] = []
     memory: list[int] = []
 
@@ -86,6 +86,7 @@ def server(clients: int, seconds: float) -> None:
             time.sleep(pause)
 
     post(photo, Counter())  # the first one starts a decoder
+    ends = time.monotonic() + seconds
     threads = [threading.Thread(target=work, args=(photo, good, 0.0)) for _ in range(clients)]
     harmful = [*bomb_files().values()]
     threads += [threading.Thread(target=work, args=(data, wrong, 0.5)) for data in harmful[:4]]

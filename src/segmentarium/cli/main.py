@@ -109,8 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from segmentarium.cli.memory import import_torch, keep_freed_memory
 
     keep_freed_memory()
+    before = signal.getsignal(signal.SIGTERM)
     with suppress(ValueError):  # only the main thread may
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # half-written files are removed on the way out
+        if before is signal.SIG_DFL:  # half-written files are removed on the way out
             signal.signal(signal.SIGTERM, _end)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] - file names that are no UTF-8
@@ -133,6 +134,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"segmentarium {verb}: {_said(error)}", file=sys.stderr)
         return 2
+    finally:
+        if before is signal.SIG_DFL:
+            with suppress(ValueError):
+                signal.signal(signal.SIGTERM, before)
 
 
 def _end(number: int, _: FrameType | None) -> None:
