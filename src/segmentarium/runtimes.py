@@ -14,15 +14,44 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+from segmentarium.onnx_head import check_onnx
+
 
 def onnx_session(network: str | Path, threads: int) -> Any:
-    """An `onnxruntime.InferenceSession` of an .onnx file on the processor, with `threads` threads and no warnings."""
+    """An `onnxruntime.InferenceSession` of an .onnx file on the processor, with `threads` threads and no warnings.
+
+    Raises OnnxError for a file that must not be run, before it is.
+    """
     import onnxruntime
 
+    check_onnx(Path(network))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
+
+
+@contextlib.contextmanager
+def bounded_memory(count: int) -> Iterator[None]:
+    """No more than so many bytes of address space may be added inside of the block, where the system can see to that (Linux).
+
+    For the first run of a stranger's network: a few numbers in it may ask for more memory than there is.
+    """
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        before = resource.getrlimit(resource.RLIMIT_AS)
+    except (ImportError, OSError):
+        yield
+        return
+    wanted = pages * resource.getpagesize() + count
+    if before[0] == resource.RLIM_INFINITY or before[0] > wanted:
+        resource.setrlimit(resource.RLIMIT_AS, (wanted, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def import_openvino() -> Any:
@@ -43,6 +72,8 @@ def openvino_network(network: str | Path, precision: str, threads: int) -> Any:
 
     precision  "f32" or "bf16"; left to itself OpenVINO takes bf16 on processors that have it
     """
+    if Path(network).suffix == ".onnx":
+        check_onnx(Path(network))
     core = import_openvino().Core()
     settings = {
         "INFERENCE_PRECISION_HINT": precision,

@@ -20,7 +20,7 @@ from segmentarium.benchmarking import Case, Latency, Measurement, alternate, mac
 from segmentarium.benchmarking.case import photo_bytes
 from segmentarium.benchmarking.forms import build_form
 from segmentarium.benchmarking.machine import describe
-from segmentarium.benchmarking.report import COLUMNS, as_row, remarks, write_csv, write_json, write_plot
+from segmentarium.benchmarking.report import COLUMNS, as_row, remarks, write_csv, write_plot, write_report
 from segmentarium.benchmarking.size import multiply_adds, parameters_millions
 from segmentarium.cli.main import main
 from segmentarium.data.image_io import read_image
@@ -168,7 +168,7 @@ def test_csv_json_and_plot(tmp_path: Path) -> None:
     assert (rows[1]["engine"], float(rows[1]["p50_ms"]), rows[1]["height"]) == ("deploy", 10.0, "64")
     assert (rows[2]["p50_ms"], rows[2]["problem"]) == ("", "no such engine")
     assert as_row(measurements[0])["images_per_s"] == 50
-    write_json(measurements, facts, tmp_path / "b.json")
+    write_report(measurements, facts, tmp_path / "b.json")
     content = json.loads((tmp_path / "b.json").read_text())
     assert content["machine"]["versions"]["torch"] == torch.__version__.split("+")[0]
     assert [Measurement.from_dict(values) for values in content["measurements"]] == measurements

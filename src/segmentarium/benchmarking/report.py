@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmentarium.benchmarking.case import Measurement
 from segmentarium.benchmarking.machine import describe
+from segmentarium.files import atomic_write, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -81,15 +81,14 @@ def _number(value: float | None, form: str) -> str:
 
 
 def write_csv(measurements: Sequence[Measurement], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(COLUMNS))
         writer.writeheader()
         writer.writerows(as_row(measurement) for measurement in measurements)
 
 
-def write_json(measurements: Sequence[Measurement], facts: dict[str, Any], path: Path) -> None:
-    content = {"machine": facts, "measurements": [measurement.as_dict() for measurement in measurements]}
-    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+def write_report(measurements: Sequence[Measurement], facts: dict[str, Any], path: Path) -> None:
+    write_json(path, {"machine": facts, "measurements": [measurement.as_dict() for measurement in measurements]})
 
 
 def write_plot(measurements: Sequence[Measurement], facts: dict[str, Any], path: Path) -> None:
@@ -122,4 +121,5 @@ def write_plot(measurements: Sequence[Measurement], facts: dict[str, Any], path:
     sizes = ", ".join(dict.fromkeys("×".join(map(str, m.case.size)) for m in done))
     axes.set_xlabel(f"median latency in ms at {sizes} (line: to the 90th percentile)")
     figure.supxlabel("\n".join(textwrap.wrap(describe(facts), 150)), fontsize=6)
-    figure.savefig(path, dpi=150)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150, format=path.suffix[1:])

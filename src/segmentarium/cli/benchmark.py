@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
 
     from segmentarium.benchmarking import Case, benchmark, machine_facts
     from segmentarium.benchmarking.machine import describe
-    from segmentarium.benchmarking.report import remarks, table, write_csv, write_json, write_plot
+    from segmentarium.benchmarking.report import remarks, table, write_csv, write_plot, write_report
     from segmentarium.files import check_targets, has_keys
 
     if options.out is not None:
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         write_csv(measurements, options.out / "benchmark.csv")
-        write_json(measurements, facts, options.out / "benchmark.json")
+        write_report(measurements, facts, options.out / "benchmark.json")
         if any(m.latency for m in measurements):
             write_plot(measurements, facts, options.out / "benchmark.png")
     return 1 if any(m.problem and not m.skipped for m in measurements) else 0

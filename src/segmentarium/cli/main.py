@@ -6,8 +6,12 @@ import argparse
 import importlib
 import logging
 import os
+import re
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
 
 # verb -> (module, one line)
 VERBS = {
@@ -56,6 +60,9 @@ WRITES_FILES = (
 )
 
 
+_ELSEWHERE = re.compile(r"Caught \w+ in .*\nOriginal Traceback", re.DOTALL)
+
+
 def parser_for(verb: str) -> argparse.ArgumentParser:
     """The parser of one verb; imports its module."""
     name, line = VERBS[verb]
@@ -83,7 +90,7 @@ def usage() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line.  Exit codes: 0 done, 1 some input failed, 2 wrong usage or a stated error, 130 interrupted,
-    141 nobody reads on."""
+    141 nobody reads on, 143 ended by SIGTERM."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
@@ -102,6 +109,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from segmentarium.cli.memory import import_torch, keep_freed_memory
 
     keep_freed_memory()
+    before = signal.getsignal(signal.SIGTERM)
+    with suppress(ValueError):  # only the main thread may
+        if before is signal.SIG_DFL:  # half-written files are removed on the way out
+            signal.signal(signal.SIGTERM, _end)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] - file names that are no UTF-8
     logging.basicConfig(format="%(message)s")
     logging.getLogger("segmentarium").setLevel(logging.INFO)  # such as what fitted of another project's weights
     options = parser_for(verb).parse_args(words[1:])
@@ -116,21 +129,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who reads what is printed has read enough, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        FileNotFoundError,
-        FileExistsError,
-        NotADirectoryError,
-        ImportError,
-    ) as error:
+    except (ValueError, KeyError, TypeError, OSError, ImportError, MemoryError) as error:
         if "--debug" in words:
             raise
-        # KeyError's str() is the repr of its message
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"segmentarium {verb}: {message}", file=sys.stderr)
+        print(f"segmentarium {verb}: {_said(error)}", file=sys.stderr)
         return 2
+    finally:
+        if before is signal.SIG_DFL:
+            with suppress(ValueError):
+                signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _said(error: BaseException) -> str:
+    """What is to be told of an error: its message, printable; of one in another process the error, not its story."""
+    from segmentarium.files import shown
+
+    if isinstance(error, KeyError) and error.args:  # its str() is the repr of its message
+        text = str(error.args[0])
+    elif isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{os.fspath(error.filename)}: {error.strerror}"
+    else:
+        nothing = "there is not enough memory" if isinstance(error, MemoryError) else type(error).__name__
+        text = str(error) or nothing
+    if _ELSEWHERE.match(text):  # as PyTorch gives back what a worker that reads data raised
+        text = re.split(r"\n(?:[A-Za-z_][\w.]*): ", text)[-1].strip()
+    return "\n".join(map(shown, text.splitlines()))
 
 
 if __name__ == "__main__":

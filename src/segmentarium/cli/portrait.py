@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from segmentarium.files import shown
+
 OUT = "portraits"
 
 
@@ -140,14 +142,14 @@ def _animated(item: Any) -> Any:
     """An animated GIF or PNG is a clip."""
     import dataclasses
 
-    from PIL import Image
+    from segmentarium.data.image_io import ImageReadError, peek
 
     if item.kind != "picture" or item.path is None or item.path.suffix.lower() not in (".gif", ".png"):
         return item
     try:
-        with Image.open(item.path) as image:
-            animated = getattr(image, "n_frames", 1) > 1
-    except Exception:  # the reader says what is wrong with it
+        with peek(item.path) as image:
+            animated = getattr(image, "is_animated", False)
+    except ImageReadError:  # the reader says what is wrong with it
         return item
     return dataclasses.replace(item, kind="video", load=None) if animated else item
 
@@ -276,14 +278,20 @@ def _bar() -> Iterator[Any]:
             return f"{task.speed:.1f} frames/s" if task.speed else ""
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Speed(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         yield bar
 
 
 def _tell(message: str) -> None:
-    print(f"segmentarium portrait: {message}", file=sys.stderr)
+    print(f"segmentarium portrait: {shown(message)}", file=sys.stderr)
 
 
 def _note(message: str) -> None:
-    print(message, file=sys.stderr)
+    print(shown(message), file=sys.stderr)

@@ -61,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from segmentarium.contracts import asked_task
+    from segmentarium.files import shown
     from segmentarium.inference.predictor import Predictor, resolve_model
     from segmentarium.inference.segment_result import check_segment_kinds
     from segmentarium.media.sources import expand
@@ -97,8 +98,8 @@ def run(options: argparse.Namespace) -> int:
 
         raise ValueError(no_foreground(predictor.classes))
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    failed = 0
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    failed = damaged = 0
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         job = _Job(predictor, options.out, kinds, options.overwrite, bar, bar.add_task("segmenting", total=len(items)))
         for item in items:
@@ -107,17 +108,20 @@ def run(options: argparse.Namespace) -> int:
             except (ValueError, OSError, ImportError, MemoryError) as error:
                 if options.debug:
                     raise
-                failed += 1
+                failed += not isinstance(error, DamagedError)
+                damaged += isinstance(error, DamagedError)
                 message = str(error) or type(error).__name__
-                shown = message if item.origin in message else f"{item.origin}: {message}"
-                print(f"segmentarium segment: {shown}", file=sys.stderr)
+                named = item.origin in message or shown(item.origin) in message
+                print(
+                    f"segmentarium segment: {shown(message if named else f'{item.origin}: {message}')}", file=sys.stderr
+                )
             bar.advance(job.task)
     done = len(items) - failed
     if done:
         print(f"{done} of {len(items)} done with {predictor.model_name} on {predictor.engine}; see {options.out}")
     else:
         print(f"segmentarium segment: none of {len(items)} inputs could be done", file=sys.stderr)
-    return 0 if not failed else 1 if done else 2
+    return 0 if not failed + damaged else 1 if done else 2
 
 
 class _Job:
@@ -183,7 +187,7 @@ class _Job:
         if item.kind == "webcam":
             print("recording; Ctrl-C ends it", file=sys.stderr)
         try:
-            segment_video(
+            result = segment_video(
                 self._predictor,
                 item,
                 self._folder,
@@ -193,6 +197,12 @@ class _Job:
             )
         finally:
             self._bar.remove_task(part)
+        if result.damage is not None:
+            raise DamagedError(f"{result.damage}; what came before it is done")
+
+
+class DamagedError(ValueError):
+    """An input that was done up to where it is damaged."""
 
 
 def _segment_predictor(options: argparse.Namespace, model: Any, task: str) -> Any:

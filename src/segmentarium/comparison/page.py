@@ -12,7 +12,7 @@ from segmentarium.comparison.outcome import AGREES, Comparison, Outcome
 from segmentarium.comparison.plot import scatter
 from segmentarium.evaluation.base import percent
 from segmentarium.evaluation.html import STYLE, data_uri
-from segmentarium.files import atomic_write
+from segmentarium.files import write_text
 
 EXTRA_STYLE = """
 td.best { font-weight: 700; } tr.front td:first-child { color: var(--bar); font-weight: 600; }
@@ -28,8 +28,7 @@ def write_page(comparison: Comparison, folder: Path) -> Path:
     """Writes comparison.html, .json, .csv and .md, each whole or not at all; returns the page's path."""
     texts = {"json": comparison.json(), "csv": comparison.csv(), "md": comparison.markdown(), "html": page(comparison)}
     for ending, text in texts.items():
-        with atomic_write(folder / f"comparison.{ending}") as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(folder / f"comparison.{ending}", text)
     return folder / "comparison.html"
 
 

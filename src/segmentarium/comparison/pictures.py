@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from segmentarium.comparison.outcome import Outcome
+from segmentarium.data.image_io import open_image
 
 WIDEST = 640  # pixels of the longer side on the page
 FOLDER = "pictures"  # of a candidate: a PNG of class indices for each image
@@ -103,14 +104,14 @@ def shown(dataset: Any, indices: Sequence[int], output: Path, outcomes: Sequence
             if dataset.task == "segments":
                 if (file := stem.with_suffix(".png")).is_file():
                     quality = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))["pq"]
-                    with Image.open(file) as image:
+                    with open_image(file, formats=("PNG",)) as image:
                         models[outcome.label] = (_jpeg(np.asarray(image)), f"PQ {100 * quality:.1f}")
             elif (file := stem.with_suffix(".json")).is_file():
                 found = json.loads(file.read_text(encoding="utf-8"))
                 models[outcome.label] = (None, f"{found['class']} ({100 * found['probability']:.0f} %)")
             elif (file := stem.with_suffix(".png")).is_file():
                 palette = _palette(dataset.info)
-                with Image.open(file) as image:
+                with open_image(file, formats=("PNG",)) as image:
                     mask = np.asarray(image)
                 score = _miou(mask, target, len(palette))
                 said = "" if score is None else f"mIoU {100 * score:.1f}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from segmentarium.data.base import DatasetInfo
 from segmentarium.data.mask_io import RGB, MaskEncoding, parse_mask_map
-from segmentarium.data.splits import read_text
+from segmentarium.data.splits import read_text, read_yaml
 from segmentarium.labels import IGNORE_INDEX
 from segmentarium.palette import default_palette
 
@@ -21,6 +21,7 @@ _COLOURED = (
     re.compile(rf"{_RGB}[\s,;]+(?P<name>\D.*)"),  # 128 64 128 road, of CamVid
 )
 _COLUMNS = re.compile(r"(name|class|label)\s*[,;]\s*r(ed)?\s*[,;]\s*g(reen)?\s*[,;]\s*b(lue)?", re.IGNORECASE)
+LONGEST_NAME = 1000  # letters of a line
 _NUMBER = re.compile(r"\d+")
 
 
@@ -82,6 +83,8 @@ def _from_text(path: Path) -> ClassTable:
     colours: list[RGB] = []
     lines = [line.strip() for line in read_text(path).splitlines()]
     lines = [line for line in lines if line and not line.startswith("#") and not _COLUMNS.fullmatch(line)]
+    if too_long := next((line for line in lines if len(line) > LONGEST_NAME), None):
+        raise ValueError(f"{path} has a line of {len(too_long):,} letters, {too_long[:20]!r}…; write a name a line")
     for line in lines:
         match = next((found for form in _COLOURED if (found := form.fullmatch(line))), None)
         names.append(match["name"].strip() if match else line)
@@ -103,14 +106,7 @@ def _from_text(path: Path) -> ClassTable:
 
 
 def _from_yaml(path: Path) -> ClassTable:
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError(f"reading {path} needs PyYAML: pip install pyyaml, or write classes.txt") from error
-    try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    content = read_yaml(path)
     content = {"classes": content} if isinstance(content, list) else content
     listed = content.get("classes", content.get("names")) if isinstance(content, dict) else None
     if isinstance(listed, dict) and list(listed) == list(range(len(listed))):

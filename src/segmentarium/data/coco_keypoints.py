@@ -9,7 +9,6 @@ are left out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from segmentarium.data.base import DatasetInfo, PictureDataset, Sample, Transform, require_folder
-from segmentarium.data.splits import check_split
+from segmentarium.data.splits import check_split, read_json
 from segmentarium.data.transforms import IMAGENET_MEAN, IMAGENET_STD, ToModelInput
 from segmentarium.palette import default_palette
 
@@ -68,7 +67,7 @@ class CocoKeypoints(PictureDataset):
         root = require_folder(Path(root), "annotations/person_keypoints_train2017.json or keypoints_train.json")
         check_split(split, SPLITS, "coco_keypoints")
         path = _annotations(root, split)
-        content = json.loads(path.read_text("utf-8"))
+        content = read_json(path)
         category = next((c for c in content.get("categories", ()) if c.get("keypoints")), None)
         if category is None:
             raise ValueError(f"{path} names no joints: none of its categories has a list 'keypoints'")

@@ -10,7 +10,6 @@ polygons that have two points or leave the picture, segments without a pixel, ob
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,7 @@ from segmentarium.data.image_io import ImageReadError, is_rotated, open_image, t
 from segmentarium.data.mask_io import LabelError, MaskEncoding, read_raw_mask
 from segmentarium.data.pictures import Picture, Pictures
 from segmentarium.data.segments import VOID, SegmentDataset, SegmentItem, label_map
-from segmentarium.files import check_targets, has_keys
+from segmentarium.files import atomic_write, check_targets, has_keys, write_json
 from segmentarium.labels import IGNORE_INDEX
 
 SHEET_PICTURES = 12
@@ -122,12 +121,12 @@ class Report:
         """
         folder = Path(folder)
         check_output(folder, overwrite=overwrite)
-        folder.mkdir(parents=True, exist_ok=True)
         written = [folder / "report.json"]
-        written[0].write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(written[0], self.as_dict(), indent=2)
         if self.sheet is not None:
             written.append(folder / "contact_sheet.png")
-            self.sheet.save(written[1])
+            with atomic_write(written[1]) as temporary:
+                self.sheet.save(temporary, format="PNG")
         return written
 
 

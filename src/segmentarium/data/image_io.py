@@ -2,26 +2,43 @@
 
 Cameras, scanners, microscopes and drawing programs write grey, palette, 16-bit, CMYK and transparent pictures,
 and phones write them lying on their side with a note in the EXIF block. Everything that reads a picture here goes
-through `read_image`, so that training, evaluation and prediction see the same pixels. This module imports neither
-torch nor torchvision.
+through `read_image`, so that training, evaluation and prediction see the same pixels. What a file asks of its decoder is
+bounded before it is asked (`picture_head`), and only formats that are decoded by well-worn code are tried. This module imports
+neither torch nor torchvision.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from segmentarium.data.picture_head import HeadError, check_head, orientation_of
+from segmentarium.files import shown
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"})
 DEFAULT_MAX_PIXELS = 2**31  # 46,000 x 46,000; Pillow's own limit (179 M pixels) is below aerial and scanned pictures
+# Pillow knows more: some start other programs (EPS), some are decoded pixel by pixel in Python (QOI, DDS)
+FORMATS = (
+    "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF", "WEBP",
+)  # fmt: skip
 
-_EXIF_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SAY_TURN = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 _limit_lock = threading.Lock()
 
 
@@ -29,7 +46,15 @@ class ImageReadError(ValueError):
     """A picture or mask file that is missing, empty, corrupt, truncated or not a picture; the message names it."""
 
 
-def read_image(source: str | os.PathLike[str] | BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+class TooLargeError(ImageReadError):
+    """A picture of more pixels than are allowed; nothing of it was decoded."""
+
+
+def read_image(
+    source: str | os.PathLike[str] | BinaryIO,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    formats: Sequence[str] = FORMATS,
+) -> Image.Image:
     """The picture as an upright 8-bit RGB `PIL.Image`.
 
     Grey is repeated three times; palettes are resolved; an alpha channel is dropped (the colours stay as stored);
@@ -37,58 +62,80 @@ def read_image(source: str | os.PathLike[str] | BinaryIO, max_pixels: int = DEFA
     EXIF rotation is applied. 32-bit and floating-point grey is taken as 0..1 where it lies there, as 16-bit where it
     fits, and is stretched from its least to its greatest value otherwise.
 
+    formats: names of Pillow's; what else the file may be is not tried.
+
     Raises:
         ImageReadError: the file is missing, empty, truncated, not a picture, or has more than `max_pixels` pixels.
     """
-    with open_image(source, max_pixels) as image:
+    with open_image(source, max_pixels, formats) as image:
         return to_upright_rgb(image)
 
 
 @contextmanager
 def open_image(
-    source: str | os.PathLike[str] | BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS
+    source: str | os.PathLike[str] | BinaryIO,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    formats: Sequence[str] = FORMATS,
 ) -> Iterator[Image.Image]:
-    """The opened picture in its own mode, for the length of a `with` block; any failure becomes an `ImageReadError`."""
+    """The opened picture in its own mode, for the length of a `with` block.
+
+    Whatever a decoder raises, and what converting the picture raises inside of the block, becomes an `ImageReadError`.
+    """
     name = describe_source(source)
-    if isinstance(source, str | os.PathLike):
-        _check_file(Path(source), name)
-    try:
-        image = _open_unlimited(source)
-    except UnidentifiedImageError as error:
-        raise ImageReadError(f"{name} is not a picture that can be read: its contents fit no known format") from error
-    except Exception as error:
-        raise ImageReadError(f"{name} cannot be read as a picture: {error}") from error
-    with image:
+    with peek(source, formats) as image:
         if image.width * image.height > max_pixels:
-            raise ImageReadError(
+            raise TooLargeError(
                 f"{name} has {image.width} x {image.height} pixels, more than the {max_pixels:,} allowed; "
                 "raise max_pixels if the file can be trusted"
             )
         try:
             image.load()
         except MemoryError:
-            raise
+            raise MemoryError(f"{name}: there is no memory for its {image.width} x {image.height} pixels") from None
         except Exception as error:
-            raise ImageReadError(f"{name} is truncated or corrupt: {error}") from error
+            raise ImageReadError(f"{name} is truncated or corrupt: {_reason(error)}") from error
         try:
             yield image
-        except ImageReadError:
+        except (ImageReadError, MemoryError):
             raise
-        except (OSError, ValueError) as error:
-            raise ImageReadError(f"{name} cannot be converted from mode {image.mode}: {error}") from error
+        except Exception as error:
+            raise ImageReadError(f"{name} cannot be converted from mode {image.mode}: {_reason(error)}") from error
+
+
+@contextmanager
+def peek(source: str | os.PathLike[str] | BinaryIO, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
+    """The picture whose head alone is read: its size, mode and kind.  Raises ImageReadError."""
+    name = describe_source(source)
+    try:
+        if isinstance(source, str | os.PathLike):
+            _check_file(Path(source), name)
+            with open(source, "rb") as file:
+                check_head(file)
+        else:
+            place = source.tell()
+            check_head(source)
+            source.seek(place)
+        image = _open_unlimited(source, formats)
+    except ImageReadError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageReadError(f"{name} is not a picture that can be read: its contents fit no known format") from error
+    except HeadError as error:
+        raise ImageReadError(f"{name} is refused: {error}") from None
+    except Exception as error:
+        raise ImageReadError(f"{name} cannot be read as a picture: {_reason(error)}") from error
+    with image:
+        yield image
 
 
 def picture_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(width, height) as the file's head says, before any rotation; no pixel is read.  Raises ImageReadError."""
-    name = describe_source(path)
-    _check_file(Path(path), name)
-    try:
-        with _open_unlimited(path) as image:
-            return image.size
-    except UnidentifiedImageError as error:
-        raise ImageReadError(f"{name} is not a picture that can be read: its contents fit no known format") from error
-    except Exception as error:
-        raise ImageReadError(f"{name} cannot be read as a picture: {error}") from error
+    with peek(path) as image:
+        return image.size
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def to_upright_rgb(image: Image.Image) -> Image.Image:
@@ -96,24 +143,42 @@ def to_upright_rgb(image: Image.Image) -> Image.Image:
     return _to_rgb(upright(image))
 
 
+def load_with_alpha(source: str | os.PathLike[str] | BinaryIO) -> np.ndarray:
+    """(H, W, 3) uint8, or (H, W, 4) of a picture that is partly transparent; raises as `read_image`."""
+    with open_image(source) as image:
+        return with_alpha(image)
+
+
+def with_alpha(image: Image.Image) -> np.ndarray:
+    """An opened picture, upright: (H, W, 3) uint8, or (H, W, 4) where a part of it is transparent."""
+    pixels = np.asarray(to_upright_rgb(image))
+    if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
+        return pixels
+    alpha = np.asarray(upright(image).convert("RGBA"))[..., 3:]
+    return pixels if alpha.min() == 255 else np.dstack((pixels, alpha))
+
+
 def upright(image: Image.Image) -> Image.Image:
     """The opened picture as its EXIF block says that it is to be shown; its mode and palette stay."""
-    return ImageOps.exif_transpose(image) if is_rotated(image) else image
+    turn = _TURNS.get(orientation_of(image.info))
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    for key in _SAY_TURN:  # it is upright now
+        turned.info.pop(key, None)
+    return turned
 
 
 def is_rotated(image: Image.Image) -> bool:
-    """Whether the EXIF block says that the pixels lie on their side or are mirrored."""
-    try:
-        return image.getexif().get(_EXIF_ORIENTATION, 1) in range(2, 9)
-    except Exception:  # a damaged EXIF block does not spoil the pixels
-        return False
+    """Whether the EXIF block says that the pixels lie on their side or are mirrored; a damaged block says nothing."""
+    return orientation_of(image.info) in _TURNS
 
 
 def describe_source(source: object) -> str:
     """The name by which messages call a picture: its path, or what kind of stream it is."""
     if isinstance(source, str | os.PathLike):
-        return str(os.fspath(source))
-    return str(getattr(source, "name", f"<{type(source).__name__}>"))
+        return shown(source)
+    return shown(str(getattr(source, "name", f"<{type(source).__name__}>")))
 
 
 def _check_file(path: Path, name: str) -> None:
@@ -129,13 +194,13 @@ def _check_file(path: Path, name: str) -> None:
         raise ImageReadError(f"{name} is an empty file (0 bytes)")
 
 
-def _open_unlimited(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
+def _open_unlimited(source: str | os.PathLike[str] | BinaryIO, formats: Sequence[str]) -> Image.Image:
     # Pillow keeps its pixel limit in a module variable and checks it while opening; we check our own right after.
     with _limit_lock:
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
-            return Image.open(source)
+            return Image.open(source, formats=tuple(formats))
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

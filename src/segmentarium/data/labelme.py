@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from segmentarium.data.base import Transform, files_below, require_folder
 from segmentarium.data.class_table import class_file, read_classes
-from segmentarium.data.image_io import IMAGE_SUFFIXES
+from segmentarium.data.image_io import IMAGE_SUFFIXES, open_image
 from segmentarium.data.segments import (
     VOID,
     Outline,
@@ -150,6 +149,6 @@ def _drawn(shape: dict[str, Any]) -> tuple[Patch | None, list[list[float]]] | No
         angles = np.linspace(0, 2 * math.pi, CORNERS, endpoint=False)
         return None, [np.stack((x + radius * np.cos(angles), y + radius * np.sin(angles)), 1).ravel().tolist()]
     if kind == "mask":
-        with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True))) as picture:
+        with open_image(io.BytesIO(base64.b64decode(shape["mask"], validate=True))) as picture:
             return Patch(round(points[0][1]), round(points[0][0]), np.asarray(picture.convert("L")) > 0), []
     return None

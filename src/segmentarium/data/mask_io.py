@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 import numpy as np
@@ -21,14 +22,20 @@ from segmentarium.data.image_io import ImageReadError, open_image, upright
 from segmentarium.labels import IGNORE_INDEX
 
 RGB = tuple[int, int, int]
+MOST_COLOURS = 1000  # that an error counts
 _ALL_VALUES = 2**16  # of a 16-bit label image
 MAX_CLASSES = 255  # indices 0..254 in a byte; 255 is the ignore value
 
 
 class LabelError(ValueError):
-    """A label image with values that belong to no class; `counts` maps each such value or colour to its pixels."""
+    """A label image with values that belong to no class; `counts` maps such values or colours to their pixels.
 
-    def __init__(self, message: str, path: str, counts: Mapping[int, int] | Mapping[RGB, int]) -> None:
+    Of colours the most frequent ones are there.  From another process comes the message alone, as it does of every error.
+    """
+
+    def __init__(
+        self, message: str, path: str = "", counts: Mapping[int, int] | Mapping[RGB, int] = MappingProxyType({})
+    ) -> None:
         super().__init__(message)
         self.path = path
         self.counts: dict[int, int] | dict[RGB, int] = dict(counts)  # type: ignore[assignment]
@@ -92,7 +99,7 @@ class MaskEncoding:
         """(sorted packed colours, their labels)."""
         packed = {(r << 16) | (g << 8) | b: label for (r, g, b), label in (self.colours or {}).items()}
         keys = np.array(sorted(packed), np.int64)
-        return keys, np.array([packed[int(k)] for k in keys], np.uint8)
+        return keys.astype(np.int32), np.array([packed[int(k)] for k in keys], np.uint8)
 
     def decode(self, raw: np.ndarray, path: str | os.PathLike[str] = "<array>") -> np.ndarray:
         """Class indices uint8 (H, W) of a raw label array: (H, W) of values, or (H, W, 3) of colours.
@@ -175,20 +182,23 @@ class MaskEncoding:
                 f"{path} is a label image in colour, but no colour belongs to a class; "
                 "give the palette (RGB of each class, for example in classes.yaml), or save class indices",
                 path,
-                _count_colours(raw),
+                _count_colours(raw)[0],
             )
-        packed = (raw[..., 0].astype(np.int64) << 16) | (raw[..., 1].astype(np.int64) << 8) | raw[..., 2]
+        packed = _packed(raw)
         keys, labels = self._colour_table
         position = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
         known = keys[position] == packed
         if not known.all():
-            self._fail(path, _count_colours(raw[~known][None]))
+            counts, number = _count_colours(raw[~known][None])
+            self._fail(path, counts, number)
         return labels[position]
 
-    def _fail(self, path: str, counts: Mapping[int, int] | Mapping[RGB, int]) -> NoReturn:
+    def _fail(self, path: str, counts: Mapping[int, int] | Mapping[RGB, int], number: int | None = None) -> NoReturn:
+        """number: of all that were found, where `counts` has the most frequent ones alone"""
         shown = sorted(counts.items(), key=lambda item: -item[1])[:8]
-        found = ", ".join(f"{value} ({number:,} px)" for value, number in shown)
-        more = f" and {len(counts) - len(shown)} more" if len(counts) > len(shown) else ""
+        found = ", ".join(f"{value} ({pixels:,} px)" for value, pixels in shown)
+        further = (number or len(counts)) - len(shown)
+        more = f" and {further} more" if further else ""
         raise LabelError(
             f"{path} has labels outside the classes: {found}{more}; expected {self._expectation()}. "
             + (self.hint or self._advice(list(counts))),
@@ -297,9 +307,24 @@ def parse_mask_map(text: str, num_classes: int) -> dict[int, int]:
     return others | result
 
 
-def _count_colours(raw: np.ndarray) -> dict[RGB, int]:
-    colours, counts = np.unique(raw.reshape(-1, 3), axis=0, return_counts=True)
-    return {(int(r), int(g), int(b)): int(n) for (r, g, b), n in zip(colours, counts, strict=True)}
+def _packed(raw: np.ndarray) -> np.ndarray:
+    """(…, 3) uint8 -> (…) int32: each colour as one number."""
+    red, green, blue = (raw[..., i].astype(np.int32) for i in range(3))
+    return (red << 16) | (green << 8) | blue
+
+
+def _count_colours(raw: np.ndarray) -> tuple[dict[RGB, int], int]:
+    """(pixels of the most frequent colours, number of all colours)"""
+    packed = _packed(raw).reshape(-1)
+    if len(packed) < 2**20:
+        colours, counts = np.unique(packed, return_counts=True)
+    else:  # counted in a table of all colours there are: sorting millions takes ten times as long
+        table = np.bincount(packed, minlength=2**24)
+        colours = np.flatnonzero(table)
+        counts = table[colours]
+    first = np.argsort(-counts, kind="stable")[:MOST_COLOURS]
+    pairs = zip(colours[first].tolist(), counts[first].tolist(), strict=True)
+    return {(colour >> 16, colour >> 8 & 255, colour & 255): count for colour, count in pairs}, len(colours)
 
 
 def _ranges(values: Sequence[int]) -> str:

@@ -6,7 +6,6 @@ v1.0-mini are known.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
@@ -20,6 +19,7 @@ from segmentarium.data.clouds import read_points
 from segmentarium.data.hd_map import PlaceMap, nuscenes_map
 from segmentarium.data.poses import Sweep, aggregate, moved, moved_boxes, pose_matrix
 from segmentarium.data.scans import Camera, Scan, ScanDataset
+from segmentarium.data.splits import read_json
 from segmentarium.palette import default_palette
 
 # the ten classes of detection, and whose categories they are
@@ -100,7 +100,7 @@ class NuScenes(ScanDataset):
         path = self.tables / f"{name}.json"
         if not path.is_file():
             raise FileNotFoundError(f"{self.tables} has no {name}.json")
-        return json.loads(path.read_text("utf-8"))
+        return read_json(path)
 
     @cache  # noqa: B019 - lives as long as the data set does
     def _table(self, name: str) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from segmentarium.data import kitti, nuscenes
 from segmentarium.data.base import DatasetInfo, Transform
 from segmentarium.data.clouds import read_points
 from segmentarium.data.scans import Camera, Scan, ScanDataset, ScanError
+from segmentarium.data.splits import read_json
 from segmentarium.palette import default_palette
 
 CLASSES = {"kitti": kitti.CLASSES, "nuscenes": nuscenes.CLASSES}
@@ -29,7 +29,7 @@ class ScanInfo(ScanDataset):
         path = Path(root) / "info.json"
         if not path.is_file():
             raise FileNotFoundError(f"{root} has no info.json")
-        content = json.loads(path.read_text("utf-8"))
+        content = read_json(path)
         meta = {key.lower(): value for key, value in content.get("metainfo", {}).items()}
         name = str(meta.get("dataset", "")).lower()
         if name not in CLASSES or "data_list" not in content:

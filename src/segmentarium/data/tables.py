@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
+
+from segmentarium.data.splits import read_json
 
 
 def read_table(path: str | Path) -> dict[str, np.ndarray]:
@@ -15,7 +16,7 @@ def read_table(path: str | Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
     if path.suffix == ".json":
-        rows = json.loads(path.read_text("utf-8"))
+        rows = read_json(path)
         return {name: np.array([row[name] for row in rows]) for name in rows[0]} if rows else {}
     try:
         from pyarrow import ArrowInvalid, feather

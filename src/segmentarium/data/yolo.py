@@ -20,7 +20,7 @@ from segmentarium.data.base import Transform, files_below, require_folder
 from segmentarium.data.class_table import class_file, read_classes
 from segmentarium.data.image_io import IMAGE_SUFFIXES
 from segmentarium.data.segments import Outline, SegmentDataset, SegmentItem, Tell, draw, refuse, segment_info
-from segmentarium.data.splits import check_split, read_lines, read_text, wanted_parts
+from segmentarium.data.splits import check_split, read_lines, read_text, read_yaml, wanted_parts
 
 SPLITS = ("train", "val", "trainval", "test", "all")
 
@@ -87,12 +87,7 @@ def _config(root: Path) -> dict[str, Any]:
     path = next((root / name for name in ("data.yaml", "data.yml", "dataset.yaml") if (root / name).is_file()), None)
     if path is None:
         return {}
-    import yaml
-
-    try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        refuse(path, f"is no YAML: {error}")
+    content = read_yaml(path)
     if not isinstance(content, dict):
         refuse(path, "should hold names, train and val")
     return content

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from segmentarium.files import atomic_write, check_targets, has_keys
+from segmentarium.files import atomic_write, check_targets, has_keys, write_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -115,8 +115,7 @@ class BaseReport:
         """Writes the numbers, whole or not at all.  FileExistsError where another file than such a report is there."""
         path = Path(path)
         check_json(path, overwrite=overwrite)
-        with atomic_write(path) as temporary:
-            temporary.write_text(self.json(), encoding="utf-8")
+        write_text(path, self.json())
         return path
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -137,8 +136,7 @@ class BaseReport:
             name = f"{place:02d}_{Path(image.name).name}.png"
             with atomic_write(folder / "worst" / name) as temporary:
                 strip(list(image.panels(self.palette).values())).save(temporary, format="PNG")
-        with atomic_write(folder / "report.html") as temporary:
-            temporary.write_text(page(self, plot), encoding="utf-8")
+        write_text(folder / "report.html", page(self, plot))
         return folder / "report.html"
 
     def columns(self) -> tuple[str, ...]:

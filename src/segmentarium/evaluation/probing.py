@@ -29,7 +29,7 @@ from segmentarium.contracts import Backbone, Preprocessing
 from segmentarium.data import ClassificationDataset, middle_crop, picture_size
 from segmentarium.data.splits import hash_split
 from segmentarium.evaluation.samples import read_ahead
-from segmentarium.files import atomic_write, check_targets, has_keys
+from segmentarium.files import check_targets, has_keys, write_text
 from segmentarium.inference.network import with_channels
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
@@ -74,8 +74,7 @@ class ProbeReport:
         """Writes the numbers, whole or not at all.  FileExistsError where another file than such a report is there."""
         path = Path(path)
         check_targets([path], overwrite=overwrite, ours=has_keys(path, ("probe", "knn", "linear")))
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n")
         return path
 
 

@@ -48,16 +48,23 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         proto = onnx.load(str(path), load_external_data=False)
         if proto.producer_name != METADATA_KEY:
             return {}
-        return {entry.key: json.loads(entry.value) for entry in proto.metadata_props}
+        return {entry.key: _read(path, entry.key, entry.value) for entry in proto.metadata_props}
     if path.suffix == ".pt2":
         extra = {f"{METADATA_KEY}.json": ""}
         torch.export.load(str(path), extra_files=extra)
-        return json.loads(extra[f"{METADATA_KEY}.json"] or "{}")
+        return _read(path, METADATA_KEY, extra[f"{METADATA_KEY}.json"] or "{}")
     if path.suffix == ".xml":
         model = import_openvino().Core().read_model(str(path))
         if METADATA_KEY not in model.get_rt_info():
             return {}
         # OpenVINO gives a group back as a plain dict, but its values as its own OVAny
         group = model.get_rt_info([METADATA_KEY]).value
-        return {key: json.loads(model.get_rt_info([METADATA_KEY, key]).astype(str)) for key in group}
+        return {key: _read(path, key, model.get_rt_info([METADATA_KEY, key]).astype(str)) for key in group}
     raise ValueError(f"{path.name}: an exported model ends in .onnx, .pt2 or .xml")
+
+
+def _read(path: Path, key: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {key} in its metadata is no JSON ({type(error).__name__})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from segmentarium.contracts import KeypointModel
-from segmentarium.files import atomic_write, cache_folder
+from segmentarium.files import cache_folder, write_json
 from segmentarium.inference.engines import Engine, build_engine, fingerprint, missing_packages, onnx_file
 
 AGREEMENT = 0.995  # share of the pixels that must get the class that eager PyTorch gives them
@@ -164,8 +165,5 @@ def _read_cache() -> dict[str, Any]:
 
 
 def _write_cache(key: str, entry: dict[str, Any]) -> None:
-    try:
-        with atomic_write(_cache_file()) as temporary:
-            temporary.write_text(json.dumps(_read_cache() | {key: entry}, indent=1), encoding="utf-8")
-    except OSError:
-        pass  # a read-only home: measured again the next time
+    with contextlib.suppress(OSError):  # a read-only home: measured again the next time
+        write_json(_cache_file(), _read_cache() | {key: entry})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 
 from segmentarium.contracts import Classifier, InstanceModel, MaskModel, Model, SegmentationModel
-from segmentarium.files import atomic_write, check_targets
+from segmentarium.files import atomic_write, check_targets, write_json
 from segmentarium.inference.network import Network, with_channels
 from segmentarium.inference.predictor import ModelSource, class_probabilities, resolve_model
 from segmentarium.media import sources
@@ -65,8 +64,7 @@ class Classification:
         """Writes NAME.json into `folder`, whole or not at all.  FileExistsError where it is there, unless `overwrite`."""
         path = Path(folder) / f"{name or self.name}.json"
         check_targets([path], [self.path], overwrite=overwrite)
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(self.as_dict(top), indent=1, ensure_ascii=False), encoding="utf-8")
+        write_json(path, self.as_dict(top))
         return [path]
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from segmentarium.contracts import Model, adopt
-from segmentarium.files import cache_folder
+from segmentarium.files import cache_folder, writable_cache
 from segmentarium.runtimes import onnx_session, openvino_network
 
 EngineName = Literal["torch", "compile", "onnxruntime", "openvino", "auto"]
@@ -167,5 +167,6 @@ def onnx_file(model: nn.Module) -> Path:
     """The deploy form of the model as ONNX, in the cache folder; written when it is not there yet."""
     from segmentarium.export import to_onnx
 
-    path = cache_folder() / f"{fingerprint(model)}.onnx"
-    return path if path.is_file() else to_onnx(model, path)
+    name = f"{fingerprint(model)}.onnx"
+    kept = (cache_folder() / name, writable_cache() / name)
+    return next((path for path in kept if path.is_file()), None) or to_onnx(model, kept[1])

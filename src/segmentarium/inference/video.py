@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segmentarium.files import atomic_write, check_targets
+from segmentarium.files import atomic_write, check_targets, write_json
 from segmentarium.inference.result import Result, check_kinds, description
 from segmentarium.matting.finder import no_foreground
+from segmentarium.matting.frames import frame_of, layout_of, rgb_of
+from segmentarium.matting.reader import Camera, Reader
+from segmentarium.matting.writers import FileWriter, Form
 from segmentarium.media.sources import Item, VideoError
 from segmentarium.media.stages import Consumer, Prefetcher
 
@@ -23,110 +25,86 @@ if TYPE_CHECKING:
     from segmentarium.inference.predictor import Predictor
     from segmentarium.inference.segments import SegmentPredictor
 
-CLOCK = 90_000  # ticks a second: the common multiple of the usual frame rates
-
-# kind -> (suffix, container, codecs in order of preference, pixel format, options of the first codec)
-FORMATS: dict[str, tuple[str, str, tuple[str, ...], str, dict[str, str]]] = {
-    "overlay": ("_overlay.mp4", "mp4", ("libx264", "mpeg4"), "yuv420p", {"crf": "20", "preset": "veryfast"}),
-    "mask": ("_mask.mkv", "matroska", ("ffv1",), "gray", {}),  # class indices, without loss
-    "cutout": (
-        "_cutout.webm",
-        "webm",
-        ("libvpx-vp9",),
-        "yuva420p",
-        {"deadline": "realtime", "cpu-used": "8", "crf": "24"},
-    ),
+_H264 = {"crf": "20", "preset": "veryfast", "movflags": "+faststart"}
+_VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "24"}
+# kind -> (suffix, what is written, what its frames are drawn as)
+FORMATS: dict[str, tuple[str, Form, str]] = {
+    "overlay": ("_overlay.mp4", Form("mp4", ("libx264", "mpeg4"), "yuv420p", _H264, "aac"), "rgb24"),
+    "mask": ("_mask.mkv", Form("matroska", ("ffv1",), "gray", {}, ""), "gray"),  # class indices, without loss
+    "cutout": ("_cutout.webm", Form("webm", ("libvpx-vp9",), "yuva420p", _VP9, "libopus"), "rgba"),
 }
 
 
 @dataclass(frozen=True)
 class Frame:
-    seconds: float  # since the first frame
-    pixels: np.ndarray  # (H, W, 3) uint8
+    """pixels (H, W, 3) uint8 as they are to be shown, seconds since the clip began, and the same in its own unit of time."""
+
+    seconds: float
+    pixels: np.ndarray
+    ticks: int
+
+
+class OpenClip:
+    """A clip that is being read: `frames` gives `Frame`s, between them packets of sound where the reader was asked for it.
+
+    reader  of `segmentarium.matting.reader`; its `damage` says after the last frame what is wrong with the end
+    layout  of the first frame: size, colours, aspect
+    """
+
+    def __init__(self, reader: Reader | Camera) -> None:
+        self.reader = reader
+        self._items = iter(reader)
+        self._first: list[Any] = []
+        for item in self._items:
+            self._first.append(item)
+            if not is_packet(item):
+                break
+        self.layout = layout_of(self._first[-1], reader.aspect)
+
+    @property
+    def frames(self) -> Iterator[Any]:
+        from av.video.reformatter import VideoReformatter
+
+        convert = VideoReformatter()
+        for item in chain(self._first, self._items):
+            if is_packet(item):
+                yield item
+                continue
+            pixels = rgb_of(item, self.layout, convert)
+            yield Frame(float(item.pts * self.reader.time_base), pixels, item.pts)
+
+
+def is_packet(item: Any) -> bool:
+    return type(item).__name__ == "Packet"
 
 
 @dataclass
 class VideoResult:
-    """What `segment_video` wrote; areas: class name -> mean share of the frames."""
+    """What `segment_video` wrote; areas: class name -> mean share of the frames; damage: what is wrong with the clip's end."""
 
     files: list[Path]
     frames: int
     areas: dict[str, float]
     facts: dict[str, Any]
+    damage: str | None = None
 
 
 @contextlib.contextmanager
-def open_clip(item: Item) -> Iterator[tuple[int | None, float, Iterator[Frame]]]:
-    """(number of frames, None: unknown; frames a second; the frames) of a video file or a webcam.  VideoError, ImportError."""
-    if item.kind == "webcam":
-        with _webcam(item.camera) as opened:
-            yield opened
-        return
-    try:
-        import av
-        from av.error import FFmpegError
-    except ImportError:
-        raise ImportError("videos need PyAV, which is not installed: pip install 'segmentarium[video]'") from None
-    try:
-        container = av.open(str(item.path))
-    except (FFmpegError, OSError, ValueError) as error:
-        raise VideoError(f"{item.path} cannot be read as a video: {error}") from error
-    with container:
-        if not container.streams.video:
-            raise VideoError(f"{item.path} has no video in it")
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        rate = float(stream.average_rate or 25)
-        yield stream.frames or None, rate, _decoded(container, stream, rate, item.path)
-
-
-def _decoded(container: Any, stream: Any, rate: float, path: Path | None) -> Iterator[Frame]:
-    from av.error import FFmpegError
-
-    first = 0.0
-    number = 0
-    try:
-        for frame in container.decode(stream):
-            seconds = float(number / rate if frame.time is None else frame.time)
-            first = first if number else seconds
-            pixels = np.rot90(frame.to_ndarray(format="rgb24"), k=round(getattr(frame, "rotation", 0) / 90))
-            yield Frame(seconds - first, np.ascontiguousarray(pixels))
-            number += 1
-    except FFmpegError as error:
-        raise VideoError(f"{path} is damaged after {number} frames: {error}") from error
-    if not number:
-        raise VideoError(f"{path} has no frame that can be decoded")
-
-
-@contextlib.contextmanager
-def _webcam(number: int) -> Iterator[tuple[None, float, Iterator[Frame]]]:
-    import cv2
-
-    camera = cv2.VideoCapture(number)
-
-    def frames() -> Iterator[Frame]:
-        started = time.perf_counter()
-        while True:
-            good, pixels = camera.read()
-            if not good:
-                return
-            yield Frame(time.perf_counter() - started, np.ascontiguousarray(pixels[..., ::-1]))
-
-    try:
-        if not camera.isOpened():
-            raise VideoError(
-                f"webcam {number} cannot be opened: there is none of that number, or another program has it"
-            )
-        yield None, camera.get(cv2.CAP_PROP_FPS) or 25.0, frames()
-    finally:
-        camera.release()
+def open_clip(item: Item, *, with_sound: bool = False) -> Iterator[OpenClip]:
+    """A video file or a webcam.  VideoError, ImportError."""
+    with (
+        Camera(item.camera)
+        if item.kind == "webcam"
+        else Reader(str(item.path), item.origin, with_sound=with_sound) as reader
+    ):
+        yield OpenClip(reader)
 
 
 @contextlib.contextmanager
 def open_frames(item: Item) -> Iterator[Iterator[np.ndarray]]:
     """The frames (H, W, 3) uint8 alone."""
-    with open_clip(item) as (_, _, frames):
-        yield (frame.pixels for frame in frames)
+    with open_clip(item) as clip:
+        yield (frame.pixels for frame in clip.frames)
 
 
 def segment_video(
@@ -143,8 +121,9 @@ def segment_video(
     overwrite  files that are there are replaced; else FileExistsError is raised
     progress   called with the number of frames that are done and of all frames (None: unknown)
 
-    Frames keep their times, and segments that are told apart their numbers.  Files appear under their names when they are
-    complete; a webcam is recorded until Ctrl-C.
+    Frames keep their times, colours and the aspect of their pixels, overlays the sound, and segments that are told apart their
+    numbers.  Files appear under their names when they are complete; a webcam is recorded until Ctrl-C.  A damaged end of the
+    clip ends the files there, too, and is told in the result.
     """
     from segmentarium.inference.segment_result import SegmentResult
     from segmentarium.inference.segments import SegmentPredictor
@@ -159,42 +138,47 @@ def segment_video(
     check_targets(paths.values(), [item.path], overwrite=overwrite)
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
-        count, rate, frames = stack.enter_context(open_clip(item))
-        writer = stack.enter_context(_Writer(paths, rate))
-        ahead = stack.enter_context(Prefetcher(frames))
+        clip = stack.enter_context(open_clip(item, with_sound="overlay" in kinds))
+        writer = stack.enter_context(_Writer(paths, clip))
+        ahead = stack.enter_context(Prefetcher(clip.frames))
         behind = stack.enter_context(Consumer(writer.write))
         done = 0
         tracker = SegmentTracker(predictor.things) if isinstance(predictor, SegmentPredictor) else None
         try:
             for frame in ahead:
+                if is_packet(frame):
+                    behind.put(frame)
+                    continue
                 result = predictor(frame.pixels)
                 if tracker is not None and isinstance(result, SegmentResult):
                     result.segments = tracker.update(result.segments)
-                behind.put((frame.seconds, result))
+                behind.put((frame.ticks, result))
                 done += 1
                 if progress:
-                    progress(done, count)
+                    progress(done, clip.reader.frames)
         except KeyboardInterrupt:
             if item.kind != "webcam":
                 raise
         behind.finish()
         seconds = time.perf_counter() - started
         facts = predictor.facts(seconds) | {"frames": done, "frames_per_second": round(done / seconds, 2)}
+        if damage := clip.reader.damage:
+            facts["damage"] = damage
         files, areas = writer.complete(item, predictor, facts)
-    return VideoResult(files, done, areas, facts)
+    return VideoResult(files, done, areas, facts, damage)
 
 
 class _Writer:
     """The output videos of one input."""
 
-    def __init__(self, paths: Mapping[str, Path], rate: float) -> None:
-        self._paths, self._rate = paths, rate  # kind -> file
+    def __init__(self, paths: Mapping[str, Path], clip: OpenClip) -> None:
+        self._paths, self._clip = paths, clip  # kind -> file
         self._stack = contextlib.ExitStack()
-        self._outputs: dict[str, tuple[Any, Any]] = {}  # kind -> container, stream
+        self._outputs: dict[str, FileWriter] = {}
+        self._waiting: list[Any] = []  # packets of sound before the first frame
         self._sums: np.ndarray | None = None
         self._frames = 0
         self._size = (0, 0)
-        self._last = -1
 
     def __enter__(self) -> _Writer:
         return self
@@ -203,29 +187,36 @@ class _Writer:
         self._stack.__exit__(kind, error, trace)
 
     def _start(self, result: Result) -> None:
-        import av
+        from av.video.reformatter import VideoReformatter
 
         height, width = result.mask.shape
         self._size = (width, height)
         self._sums = np.zeros(len(result.classes))
+        self._convert = VideoReformatter()
         for kind, final in self._paths.items():
             if kind not in FORMATS:
                 continue
-            _, format_name, codecs, pixels, options = FORMATS[kind]
+            form = FORMATS[kind][1]
+            # chroma of half the resolution needs even sides
+            layout = (
+                self._clip.layout if form.pixels != "gray" else replace(self._clip.layout, width=width, height=height)
+            )
             part = self._stack.enter_context(atomic_write(final))
-            codec = next((c for c in codecs if c in av.codecs_available), codecs[-1])
-            container = self._stack.enter_context(av.open(str(part), "w", format=format_name))
-            rate = Fraction(self._rate).limit_denominator(1001)
-            stream: Any = container.add_stream(codec, rate=rate, options=options if codec == codecs[0] else {})
-            even = 2 if "420" in pixels else 1  # chroma of half the resolution needs even sides
-            stream.width, stream.height = max(even, width - width % even), max(even, height - height % even)
-            stream.pix_fmt = pixels
-            stream.codec_context.time_base = Fraction(1, CLOCK)
-            self._outputs[kind] = (container, stream)
+            writer = FileWriter(part, form, self._clip.reader, layout, name=final, with_sound=kind == "overlay")
+            self._stack.callback(writer.abandon)
+            self._outputs[kind] = writer
+        for packet in self._waiting:
+            self._outputs["overlay"].sound(packet)
 
-    def write(self, timed: tuple[float, Result]) -> None:
-        """Draws and encodes one frame."""
-        seconds, result = timed
+    def write(self, item: Any) -> None:
+        """Draws and encodes one frame, (ticks, result), or copies a packet of sound."""
+        if is_packet(item):
+            if self._sums is None:
+                self._waiting.append(item)
+            else:
+                self._outputs["overlay"].sound(item)
+            return
+        ticks, result = item
         if self._sums is None:
             self._start(result)
         if result.mask.shape[::-1] != self._size:
@@ -235,26 +226,20 @@ class _Writer:
         assert self._sums is not None
         self._sums += list(result.areas.values())
         self._frames += 1
-        tick = max(self._last + 1, round(seconds * CLOCK))
-        self._last = tick
-        for kind, (container, stream) in self._outputs.items():
-            container.mux(stream.encode(self._encodable(kind, result, stream, tick)))
+        for kind, writer in self._outputs.items():
+            frame = self._encodable(kind, result)
+            frame.pts, frame.time_base = ticks, self._clip.reader.time_base
+            writer.frame(frame)
 
-    def _encodable(self, kind: str, result: Result, stream: Any, tick: int) -> Any:
-        import av
-
-        if kind == "overlay":
-            pixels, layout = np.asarray(result.overlay), "rgb24"
-        elif kind == "mask":
-            pixels, layout = result.mask, "gray"
-        else:
-            pixels, layout = np.asarray(result.cutout), "rgba"
-        pixels = pixels[: stream.height, : stream.width]
-        missing = [(0, stream.height - pixels.shape[0]), (0, stream.width - pixels.shape[1]), (0, 0)]
-        pixels = np.pad(pixels, missing[: pixels.ndim], mode="edge")  # pictures one pixel wide
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=layout)
-        frame.pts, frame.time_base = tick, Fraction(1, CLOCK)
-        return frame
+    def _encodable(self, kind: str, result: Result) -> Any:
+        pixels = result.mask if kind == "mask" else np.asarray(result.overlay if kind == "overlay" else result.cutout)
+        _, form, drawn = FORMATS[kind]
+        if form.pixels != "gray":
+            height, width = self._clip.layout.height, self._clip.layout.width
+            pixels = pixels[:height, :width]
+            missing = [(0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0)]
+            pixels = np.pad(pixels, missing[: pixels.ndim], mode="edge")  # pictures one pixel wide
+        return frame_of(pixels, drawn, form.pixels, self._clip.layout, self._convert)
 
     def complete(
         self, item: Item, predictor: Predictor | SegmentPredictor, facts: dict[str, Any]
@@ -262,12 +247,11 @@ class _Writer:
         """Finishes the files, writes the JSON, and gives them their names."""
         if self._sums is None:
             raise VideoError(f"{item.origin} gave no frame")
-        for container, stream in self._outputs.values():
-            container.mux(stream.encode(None))
+        for writer in self._outputs.values():
+            writer.finish()
         self._stack.close()
         areas = {name: float(s / self._frames) for name, s in zip(predictor.classes, self._sums, strict=True)}
         if "json" in self._paths:
             content = description(item.name, item.path, self._size, predictor.classes, predictor.palette, areas, facts)
-            with atomic_write(self._paths["json"]) as temporary:
-                temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+            write_json(self._paths["json"], content)
         return list(self._paths.values()), areas

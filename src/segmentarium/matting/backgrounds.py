@@ -96,12 +96,20 @@ def _parse_text(text: str) -> Background:
     if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         raise FileNotFoundError(f"background {text} does not exist")
     try:
-        return Colour(ImageColor.getrgb(text)[:3])
+        return Colour(colour_of(text))
     except ValueError:
         raise ValueError(
             f"background is {text!r}; give blur, blur:STRENGTH, transparent, a colour (green, #20c040), "
             "or the path of an image or a video"
         ) from None
+
+
+def colour_of(text: str) -> tuple[int, int, int]:
+    """RGB 0..255 of a name (green), #20c040, rgb(…) or hsl(…).  ValueError for what is none, or lies outside."""
+    red, green, blue, *_ = ImageColor.getrgb(text)
+    if not all(0 <= value <= 255 for value in (red, green, blue)):
+        raise ValueError(f"{text!r} is no colour: its red, green and blue are {red}, {green}, {blue}")
+    return red, green, blue
 
 
 def covering_box(given: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from segmentarium.files import atomic_write, check_targets
+from segmentarium.files import atomic_folder, atomic_write, check_targets
 from segmentarium.matting.backgrounds import Blur, Transparent
 from segmentarium.matting.blending import blend_plane
 from segmentarium.matting.clip_backgrounds import ClipBackground
-from segmentarium.matting.frames import Layout, layout_of, plane_array, planes_of
+from segmentarium.matting.frames import Layout, Turn, alpha_of, layout_of, plane_array, planes_of, turn_of
 from segmentarium.matting.matte import Matte, fit_matte, resized
 from segmentarium.matting.reader import Camera, Reader
 from segmentarium.matting.regions import decided
@@ -76,7 +76,8 @@ class PendingFrame:
     seconds: float
     planes: tuple[np.ndarray, np.ndarray, np.ndarray]
     small: Any  # the frame at the network's size, YUV 4:4:4
-    turns: int
+    turn: Turn
+    own_alpha: np.ndarray | None = None
     probability: np.ndarray | None = None
     guide: np.ndarray | None = None
 
@@ -138,7 +139,7 @@ class FrameWorker:
 
     def segment(self, step: PendingFrame) -> PendingFrame:
         """Adds the steady mask and the guide."""
-        planes = np.stack([np.rot90(plane_array(plane), step.turns) for plane in step.small.planes])
+        planes = np.stack([step.turn.upright(plane_array(plane)) for plane in step.small.planes])
         step.guide = planes * np.float32(1 / 255)
         found = self._steady(lambda: self._predict(step), planes[0], step.seconds)
         before = self._decided if self._decided is not None and self._decided.shape == found.shape else None
@@ -147,7 +148,7 @@ class FrameWorker:
 
     def _predict(self, step: PendingFrame) -> np.ndarray:
         rgb = self._to_rgb.reformat(step.small, format="rgb24", threads=1).to_ndarray()
-        return self._portrait.predictor.probability(np.ascontiguousarray(np.rot90(rgb, step.turns)))
+        return self._portrait.predictor.probability(np.ascontiguousarray(step.turn.upright(rgb)))
 
     def composite(self, step: PendingFrame) -> tuple[Any, float]:
         """(the frame to encode, the person's share of it)"""
@@ -173,8 +174,9 @@ class FrameWorker:
         if person is not None:
             self._lay_over(outs, *person, step.planes)
         frame.pts = step.pts
-        frame.color_range = 2 if self.layout.full else 1
-        frame.colorspace = {"601": 6, "709": 1, "2020": 9}[self.layout.space]
+        if self._alpha_out and step.own_alpha is not None:  # what was clear stays clear
+            np.minimum(outs[3], step.own_alpha, out=outs[3])
+        self.layout.tag(frame)
         return frame, float(small.mean())
 
     def _lay_over(self, outs: Sequence[np.ndarray], window: Window, matte: Matte, planes: Sequence[np.ndarray]) -> None:
@@ -226,12 +228,13 @@ def _steps(reader: Reader, first: Any, items: Iterator[Any], layout: Layout, siz
         if not hasattr(item, "planes"):
             yield item
             continue
-        turns = round(getattr(item, "rotation", 0) / 90) % 4
+        turn = turn_of(item)
         seconds = float(item.pts * reader.time_base)
         start = seconds if start is None else start
-        wanted = (height, width) if turns % 2 else (width, height)
+        wanted = (height, width) if turn.exchanged else (width, height)
         small = shrink.reformat(item, *wanted, format=kind, threads=1)
-        yield PendingFrame(item.pts, seconds - start, planes_of(item, layout), small, turns)
+        planes = planes_of(item, layout)
+        yield PendingFrame(item.pts, seconds - start, planes, small, turn, alpha_of(item, layout))
 
 
 def _with_first(first: list[Any], items: Iterator[Any]) -> Iterator[Any]:
@@ -333,7 +336,7 @@ def run_clip(
             first.append(item)
             if hasattr(item, "planes"):
                 break
-        layout = layout_of(first[-1])
+        layout = layout_of(first[-1], reader.aspect)
         size = mask_size(portrait, layout)
         worker = FrameWorker(portrait, layout)
         stack.callback(worker.close)
@@ -413,9 +416,9 @@ def _open_writer(
         return PngPipe(out) if portrait.transparent else Y4mPipe(out, reader.rate, layout)
     suffix = target.suffix.lower()
     if portrait.transparent and not suffix:
-        return PngFolder(target)
+        return PngFolder(stack.enter_context(atomic_folder(target)))
     form = next(form for one, form in ALPHA.values() if one == suffix) if portrait.transparent else OPAQUE[suffix]
     part = stack.enter_context(atomic_write(target))
-    writer = FileWriter(part, form, reader, layout)
+    writer = FileWriter(part, form, reader, layout, name=target)
     stack.callback(writer.abandon)
     return writer

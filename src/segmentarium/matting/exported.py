@@ -13,11 +13,15 @@ import numpy as np
 
 from segmentarium.matting.finder import ForegroundFinder, foreground_class
 from segmentarium.media.stages import cores
+from segmentarium.onnx_head import OnnxError
 from segmentarium.preprocessing import SMALLEST, Preprocessing
-from segmentarium.runtimes import onnx_session
+from segmentarium.runtimes import bounded_memory, onnx_session
 from segmentarium.weights import catalogue
 
 SUFFIX = ".onnx"
+FACTS = ("classes", "num_classes", "in_channels", "preprocessing")  # of the metadata, what is read here
+ROOM, ROOM_OF_A_THREAD = 2**30, 2**28  # bytes that a network may take to be opened and run at the smallest size
+MOST_CLASSES = 65_536
 
 
 def exported_file(model: Any) -> Path | None:
@@ -47,33 +51,79 @@ class ExportedPredictor(ForegroundFinder):
             raise FileNotFoundError(f"no exported network at {model}; `segmentarium export` makes one")
         self.model_name = fspath(model)
         self._path = path
-        self._session = self._open(cores())
+        # activations of so small pictures are nothing beside it; threads reserve much that they never use
+        room = ROOM + cores() * ROOM_OF_A_THREAD + 4 * path.stat().st_size
+        with bounded_memory(room):
+            self._session = self._open(cores())
         facts = self._facts()
         wanted = facts["preprocessing"]
-        self.preprocessing = Preprocessing.from_dict(wanted) if wanted else Preprocessing()
-        self.classes = tuple(facts["classes"]) or tuple(f"class {i}" for i in range(max(2, facts["num_classes"])))
+        try:
+            self.preprocessing = Preprocessing.from_dict(wanted) if wanted else Preprocessing()
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            raise ValueError(f"{path} says how pictures are prepared, but not in a way that can be: {error}") from None
+        if len(self.preprocessing.mean) != 3:
+            raise ValueError(f"{path} prepares pictures of {len(self.preprocessing.mean)} channels; expected 3")
+        self._count = max(2, facts["num_classes"])
+        self.classes = tuple(facts["classes"]) or tuple(f"class {i}" for i in range(self._count))
         self.foreground = foreground_class(foreground, self.classes)
         mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.preprocessing.mean, self.preprocessing.std))
         self._factor, self._offset = 1 / (255 * std), mean / std
+        with bounded_memory(room):
+            for side in (SMALLEST, 2 * SMALLEST):  # what cannot run, or runs at one size alone, is told now
+                self._run(np.zeros((1, 3, SMALLEST, side), np.float32))
 
     def _open(self, threads: int) -> Any:
         try:
             return onnx_session(self._path, threads)
+        except OnnxError:
+            raise
         except Exception as error:  # its exceptions have no class of their own above them
             raise ValueError(f"{self._path} is no ONNX network that can be read: {error}") from error
 
     def _facts(self) -> dict[str, Any]:
         texts = self._session.get_modelmeta().custom_metadata_map
-        if not {"classes", "num_classes", "in_channels", "preprocessing"} <= set(texts):
+        if not set(FACTS) <= set(texts):
             raise ValueError(
                 f"{self._path} does not say what its classes are: it was not written by `segmentarium export`"
             )
-        facts = {key: json.loads(text) for key, text in texts.items()}
+        facts = {key: self._read(key, texts[key]) for key in FACTS}
+        if not isinstance(facts["preprocessing"], dict | None):
+            raise ValueError(f"{self._path}: its preprocessing is no object of JSON")
+        names, count = facts["classes"], facts["num_classes"]
+        if type(count) is not int or not 1 <= count <= MOST_CLASSES:
+            raise ValueError(f"{self._path} says that it has {str(count)[:40]} classes; expected 1 to {MOST_CLASSES}")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{self._path}: its classes are no list of names")
+        if names and len(names) != max(2, count) and len(names) != count:
+            raise ValueError(f"{self._path} names {len(names)} classes and says that it has {count}")
         if facts["in_channels"] != 3:
             raise ValueError(
                 f"{self._path} takes {facts['in_channels']} channels; expected 3: give the weights it is made of"
             )
         return facts
+
+    def _read(self, key: str, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{self._path}: its {key} is no JSON ({type(error).__name__})") from None
+
+    def _run(self, pixels: np.ndarray) -> np.ndarray:
+        """(1, 3, H, W) float32 -> logits (K, H, W).  ValueError where the network fails, or gives something else."""
+        try:
+            outputs = self._session.run(None, {self._session.get_inputs()[0].name: pixels})
+        except Exception as error:  # its exceptions have no class of their own above them
+            said = " ".join(str(error).split())[:300]
+            raise ValueError(f"{self._path} fails on a picture of {pixels.shape[2:]} pixels: {said}") from None
+        logits = outputs[0] if outputs else None
+        shape: tuple[int, ...] = getattr(logits, "shape", ())
+        whole = len(shape) == 4 and shape[0] == 1 and shape[2:] == pixels.shape[2:]
+        if not whole or shape[1] not in (self._count, 1) or logits is None or logits.dtype.kind != "f":
+            raise ValueError(
+                f"{self._path} gives {tuple(shape)} of a picture {pixels.shape}; expected scores of {self._count} classes, "
+                "at the picture's size"
+            )
+        return logits[0].astype(np.float32, copy=False)
 
     @contextlib.contextmanager
     def threads(self, count: int) -> Iterator[None]:
@@ -92,7 +142,7 @@ class ExportedPredictor(ForegroundFinder):
         pixels -= self._offset
         if min(height, width) < SMALLEST:
             pixels = np.pad(pixels, ((0, 0), (0, max(0, SMALLEST - height)), (0, max(0, SMALLEST - width))), "edge")
-        logits = self._session.run(None, {self._session.get_inputs()[0].name: pixels[None]})[0][0]
+        logits = self._run(pixels[None])
         assert self.foreground is not None
         return _probability(logits[:, :height, :width], self.foreground)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ import numpy as np
 # weights of red and blue in brightness: BT.601 for standard, BT.709 for high definition, BT.2020 for ultra high
 _WEIGHTS = {"601": (0.299, 0.114), "709": (0.2126, 0.0722), "2020": (0.2627, 0.0593)}
 _SPACES = {1: "709", 4: "601", 5: "601", 6: "601", 9: "2020", 10: "2020"}  # of FFmpeg's AVColorSpace
+MATRIX = {"601": 6, "709": 1, "2020": 9}  # of FFmpeg's AVColorSpace, in files
+_SCALERS = {"601": 5, "709": 1, "2020": 9}  # the same where colours are converted
 FULL_RANGE = 2  # of FFmpeg's AVColorRange
+UNSAID = 2  # of primaries and transfer
 
 
 @dataclass(frozen=True)
@@ -19,30 +23,93 @@ class Layout:
 
     width, height  even: 4:2:0 has one pair of colour values for four pixels
     space, full    matrix ("601", "709", "2020"), and whether brightness goes from 0 to 255 instead of 16 to 235
+    primaries, transfer  of FFmpeg's AVColorPrimaries and AVColorTransferCharacteristic: what the values mean as light.
+                   They stay as they are, HDR too: values are mixed as they stand, and players know what to make of them
+    aspect         width of a pixel by its height, upright
     """
 
     width: int
     height: int
     space: str
     full: bool
+    primaries: int = UNSAID
+    transfer: int = UNSAID
+    aspect: Fraction = Fraction(1)
+
+    def tag(self, target: Any) -> None:
+        """Says the colours on a frame or on an encoder."""
+        target.color_range = 2 if self.full else 1
+        target.colorspace = MATRIX[self.space]
+        target.color_primaries, target.color_trc = self.primaries, self.transfer
 
 
-def layout_of(frame: Any) -> Layout:
-    """The layout of a decoded frame (upright); where it does not say its matrix, what players take for its size."""
+@dataclass(frozen=True)
+class Turn:
+    """How a frame is shown: rows and columns exchanged, then columns mirrored, then rows: all that a display matrix can ask
+    for without scaling."""
+
+    exchanged: bool = False
+    mirrored: bool = False
+    flipped: bool = False
+
+    def upright(self, plane: np.ndarray) -> np.ndarray:
+        """(H, W, …) as it is to be shown, a view."""
+        plane = plane.swapaxes(0, 1) if self.exchanged else plane
+        return plane[:: -1 if self.flipped else 1, :: -1 if self.mirrored else 1]
+
+
+def turn_of(frame: Any) -> Turn:
+    """What the display matrix of a decoded frame says, to the nearest quarter of a turn."""
+    found = frame.side_data.get("DISPLAYMATRIX") if hasattr(frame, "side_data") else None
+    if found is None:
+        return Turn()
+    a, b, _, c, d, *_ = np.frombuffer(bytes(found), np.int32, 9).tolist()  # x' = a x + c y, y' = b x + d y
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return Turn(False, a < 0, d < 0)
+    return Turn(True, c < 0, b < 0)
+
+
+def layout_of(frame: Any, aspect: Fraction = Fraction(1)) -> Layout:
+    """The layout of a decoded frame (upright) whose pixels, as stored, have this aspect.
+
+    Where it does not say its matrix, it has what players take for its size.
+    """
     width, height = frame.width, frame.height
-    if round(getattr(frame, "rotation", 0) / 90) % 2:
-        width, height = height, width
+    if turn_of(frame).exchanged:
+        width, height, aspect = height, width, 1 / aspect
     width, height = max(2, width - width % 2), max(2, height - height % 2)
     if frame.format.is_rgb:
-        return Layout(width, height, "601", False)
+        return Layout(width, height, "601", False, aspect=aspect)
     space = _SPACES.get(int(frame.colorspace), "709" if min(width, height) >= 720 else "601")
-    return Layout(width, height, space, int(frame.color_range) == FULL_RANGE or frame.format.name.startswith("yuvj"))
+    full = int(frame.color_range) == FULL_RANGE or frame.format.name.startswith("yuvj")
+    return Layout(width, height, space, full, int(frame.color_primaries), int(frame.color_trc), aspect)
+
+
+def rgb_of(frame: Any, layout: Layout, reformatter: Any) -> np.ndarray:
+    """(H, W, 3) uint8 of a decoded frame, as it is to be shown; nothing is cut off odd sides."""
+    if not frame.format.is_rgb:
+        frame.colorspace, frame.color_range = _SCALERS[layout.space], 2 if layout.full else 1
+    pixels = reformatter.reformat(frame, format="rgb24", dst_color_range=2, threads=1).to_ndarray()
+    return np.ascontiguousarray(turn_of(frame).upright(pixels))
+
+
+def frame_of(pixels: np.ndarray, kind: str, pixel_format: str, layout: Layout, reformatter: Any) -> Any:
+    """A frame to encode of (H, W[, C]) uint8 of `kind` ("rgb24", "rgba", "gray"), in the layout's colours."""
+    import av
+
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=kind)
+    if kind == pixel_format:
+        return frame
+    space, full = _SCALERS[layout.space], 2 if layout.full else 1
+    frame = reformatter.reformat(frame, format=pixel_format, dst_colorspace=space, dst_color_range=full, threads=1)
+    layout.tag(frame)
+    return frame
 
 
 def planes_of(frame: Any, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Y (H, W), U and V (H/2, W/2), uint8, of a decoded frame, turned upright; another size is scaled."""
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4
-    wanted = (layout.height, layout.width) if turns % 2 else (layout.width, layout.height)
+    turn = turn_of(frame)
+    wanted = (layout.height, layout.width) if turn.exchanged else (layout.width, layout.height)
     near = 0 <= frame.width - wanted[0] < 2 and 0 <= frame.height - wanted[1] < 2
     if frame.format.name not in ("yuv420p", "yuvj420p") or not near:
         size = (frame.width, frame.height) if near else wanted
@@ -50,8 +117,19 @@ def planes_of(frame: Any, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.nd
     planes = []
     for plane, divisor in zip(frame.planes, (1, 2, 2), strict=True):
         whole = plane_array(plane)[: wanted[1] // divisor, : wanted[0] // divisor]
-        planes.append(np.ascontiguousarray(np.rot90(whole, turns)) if turns else whole)
+        planes.append(whole if turn == Turn() else np.ascontiguousarray(turn.upright(whole)))
     return planes[0], planes[1], planes[2]
+
+
+def alpha_of(frame: Any, layout: Layout) -> np.ndarray | None:
+    """(H, W) uint8 of a frame that is partly transparent itself, turned upright; None: it is not."""
+    if not any(part.is_alpha for part in frame.format.components):
+        return None
+    turn = turn_of(frame)
+    size = (layout.height, layout.width) if turn.exchanged else (layout.width, layout.height)
+    plane = frame.reformat(*size, format="yuva420p").planes[3]
+    alpha = np.ascontiguousarray(turn.upright(plane_array(plane)))
+    return None if alpha.min() == 255 else alpha
 
 
 def plane_array(plane: Any) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from segmentarium.data.image_io import read_image
+from segmentarium.data.image_io import load_with_alpha
 from segmentarium.files import atomic_write, check_targets
 from segmentarium.media.png import PngWriter
 from segmentarium.media.readers import LARGE, LargePicture, picture_size
@@ -52,7 +52,7 @@ def convert(portrait: Portrait, path: Path, out: Path, *, overwrite: bool = Fals
     check_targets([out], [path], overwrite=overwrite)
     width, height = picture_size(path)
     if width * height <= LARGE:
-        result = portrait(np.asarray(read_image(path)))
+        result = portrait(load_with_alpha(path))
         result.save(out, overwrite=overwrite)
         return result.share
     return _convert_in_rows(portrait, path, out)

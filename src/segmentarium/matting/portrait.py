@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 import numpy as np
 from PIL import Image
 
+from segmentarium.data.image_io import load_with_alpha, with_alpha
 from segmentarium.matting.backgrounds import BackgroundLike, Clip, Rows, Transparent, parse_background
 from segmentarium.matting.blending import composite
 from segmentarium.matting.cutout import BAND, guide_of, guide_size, transparent, without_holes
@@ -167,19 +168,28 @@ class Portrait:
         return isinstance(self.background, Transparent)
 
     def __call__(self, image: Any, *, name: str = "image") -> PortraitResult:
-        """The result of one picture: a path, PIL image, (H, W), (H, W, 3 or 4) array, or (C, H, W) tensor."""
+        """The result of one picture: a path, PIL image, (H, W), (H, W, 3 or 4) array, or (C, H, W) tensor.
+
+        What is transparent already stays so.
+        """
         if isinstance(image, str | PathLike):
             items = sources.expand(image)
             if len(items) != 1 or items[0].load is None:
                 raise ValueError(f"{image} is not one picture; clips are for Portrait.clip")
-            image, name = items[0].load(), items[0].name
+            path, name = items[0].path, items[0].name
+            image = items[0].load() if path is None else load_with_alpha(path)
+        if isinstance(image, Image.Image):
+            image.load()
+            image = with_alpha(image)
         started = time.perf_counter()
-        array = displayed(sources.to_array(image))
+        array = sources.to_array(image)
+        erased = array[..., 3] if array.shape[2] == 4 else None
+        array = displayed(array)
         height, width = array.shape[:2]
         matte = self.matte(array)
         pixels = np.empty((height, width, 4 if self.transparent else 3), np.uint8)
         alpha = np.empty((height, width), np.uint8)
-        for top, rows, part in self.bands(ArrayRows(array), matte):
+        for top, rows, part in self.bands(ArrayRows(array), matte, erased):
             pixels[top : top + len(rows)], alpha[top : top + len(rows)] = rows, part
         facts = self.predictor.facts(time.perf_counter() - started)
         return PortraitResult(pixels, alpha, float(alpha.mean() / 255), name, facts)
@@ -199,8 +209,11 @@ class Portrait:
             probability = with_held(probability, self.hold)
         return fit_matte(guide_of(small), decided(without_holes(probability), self.people), size)
 
-    def bands(self, picture: Any, matte: Matte) -> Any:
-        """(top, rows (n, W, 3 or 4), their alpha (n, W)), downwards, of a picture that has `array(top, bottom)`."""
+    def bands(self, picture: Any, matte: Matte, own_alpha: np.ndarray | None = None) -> Any:
+        """(top, rows (n, W, 3 or 4), their alpha (n, W)), downwards, of a picture that has `array(top, bottom)`.
+
+        own_alpha  (H, W) uint8 of a picture that is partly transparent itself: what was erased stays so
+        """
         if isinstance(self.background, Clip):
             raise ValueError("a video cannot be the background of a picture; give an image, or put it behind a clip")
         behind = None if self.transparent else Rows(self.background, matte)
@@ -208,6 +221,8 @@ class Portrait:
         for top in range(0, height, BAND):
             bottom = min(top + BAND, height)
             alpha, own = matte.rows(picture.array(top, bottom), top)
+            if own_alpha is not None:
+                alpha = np.minimum(alpha, own_alpha[top:bottom])
             if behind is None:
                 yield top, transparent(own, alpha), alpha
             else:

@@ -1,4 +1,7 @@
-"""Clips in, up to where the data ends or is damaged: frames with their times and packets of sound of a file, pipe or webcam."""
+"""Clips in, up to where the data ends or is damaged: frames with their times and packets of sound of a file, pipe or webcam.
+
+How much a frame may hold is bounded before FFmpeg makes room for it, and a file that ends before it says is told of.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,20 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
+from segmentarium.media.clip_ends import missing_end
 from segmentarium.media.sources import VideoError
 
 # damaged data shows as an exception of FFmpeg's, or as fewer frames than the head of the file promises
 PROMISED = 0.98
+LARGEST_FRAME = 40_000_000  # pixels: 8K is 33 million; a frame and its copies take some 35 bytes for each
+# containers that hold what they show; playlists and descriptions of streams, which name other files and hosts, are none
+FORMATS = (
+    "3gp,apng,asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,ogg,rm,webm,wtv,"
+    "yuv4mpegpipe"
+)
+# first frames are decoded while a file is opened, so that sizes are bounded from there on
+OPTIONS = {"max_pixels": str(LARGEST_FRAME), "format_whitelist": FORMATS, "protocol_whitelist": "file"}
+SLOWEST, FASTEST = Fraction(1, 1000), Fraction(1000)  # frames a second that encoders can be told of
 TIME_BASE = Fraction(1, 90_000)  # of a webcam's frames
 
 
@@ -24,10 +37,12 @@ class Reader:
     sound            the streams of sound
     damage           after reading: what was wrong with the end, or None
 
+    with_sound       False: only frames are given
+
     Raises VideoError where not even the head can be read, ImportError without PyAV.
     """
 
-    def __init__(self, source: Any, name: str) -> None:
+    def __init__(self, source: Any, name: str, *, with_sound: bool = True) -> None:
         try:
             import av
             from av.error import FFmpegError
@@ -35,8 +50,9 @@ class Reader:
             raise ImportError("clips need PyAV, which is not installed: pip install 'segmentarium[video]'") from None
         self._failures = (FFmpegError,)
         self.name = name
+        self._file = source if isinstance(source, str) else None
         try:
-            self._container: Any = av.open(source, "r")
+            self._container: Any = av.open(source, "r", options=OPTIONS)
         except (FFmpegError, OSError, ValueError) as error:
             raise VideoError(f"{name} cannot be read as a video: {error}") from error
         if not self._container.streams.video:
@@ -44,14 +60,27 @@ class Reader:
             raise VideoError(f"{name} has no video in it")
         self.stream: Any = self._container.streams.video[0]
         self.stream.thread_type = "AUTO"
+        self._check_size(self.stream.codec_context)
+        self.stream.codec_context.options = {"max_pixels": str(LARGEST_FRAME)}
         self.rate = Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
+        if not SLOWEST <= self.rate <= FASTEST:
+            self.rate = Fraction(25)  # the frames' own times stay
+        self.aspect = Fraction(self.stream.sample_aspect_ratio or 1) or Fraction(1)
         self.time_base = Fraction(self.stream.time_base or 1 / self.rate)
         self.frames: int | None = self._count()
-        self.sound: list[Any] = list(self._container.streams.audio)
+        self.sound: list[Any] = list(self._container.streams.audio) if with_sound else []
         self.damage: str | None = None
         # the clock of a broadcast or a recorder is wherever it has got to when the file begins
         starts = [s.start_time * s.time_base for s in (self.stream, *self.sound) if s.start_time is not None]
         self._start = max(Fraction(0), min(starts, default=Fraction(0)))
+
+    def _check_size(self, found: Any) -> None:
+        if found.width * found.height > LARGEST_FRAME:
+            self.close()
+            raise VideoError(
+                f"{self.name} has frames of {found.width} x {found.height} pixels, more than the {LARGEST_FRAME:,} that are "
+                "done here; scale it down first"
+            )
 
     def _count(self) -> int | None:
         if self.stream.frames:
@@ -64,12 +93,13 @@ class Reader:
 
     def __iter__(self) -> Iterator[Any]:
         """Decoded frames, with a `pts` each, and packets of sound in the order of the file; the first stream begins at 0."""
-        decoded = 0
+        decoded, damaged = 0, False
         shift = round(self._start / self.time_base)
         last = -1
         step = max(1, round(1 / (self.rate * self.time_base)))
         try:
             for packet in self._container.demux(self.stream, *self.sound):
+                damaged = damaged or packet.is_corrupt
                 if packet.stream.type == "audio":
                     if packet.dts is not None:
                         behind = round(self._start / packet.time_base)
@@ -78,6 +108,7 @@ class Reader:
                         yield packet
                     continue
                 for frame in packet.decode():
+                    self._check_size(frame)
                     # times that are missing or do not grow would stop the encoder
                     pts = frame.pts - shift if frame.pts is not None else last + step
                     frame.pts = last = max(last + 1, pts) if decoded else pts
@@ -87,8 +118,17 @@ class Reader:
             self.damage = f"{self.name} is damaged after {decoded} frames: {error}"
         if not decoded:
             raise VideoError(f"{self.name} has no frame that can be decoded")
-        if self.damage is None and self.stream.frames and decoded < PROMISED * self.stream.frames:
-            self.damage = f"{self.name} ends after {decoded} of {self.stream.frames} frames"
+        if self.damage is None:
+            self.damage = self._missing(decoded, damaged)
+
+    def _missing(self, decoded: int, damaged: bool) -> str | None:
+        """What a file that could be read to its end lacks all the same."""
+        if self.stream.frames and decoded < PROMISED * self.stream.frames:
+            return f"{self.name} ends after {decoded} of {self.stream.frames} frames"
+        with contextlib.suppress(OSError):
+            if self._file is not None and (missing := missing_end(self._file)) is not None:
+                return f"{self.name} was cut off after {decoded} frames: {missing}"
+        return f"{self.name} has damaged data among its {decoded} frames" if damaged else None
 
     def close(self) -> None:
         with contextlib.suppress(Exception):  # a broken pipe has nothing left to close
@@ -117,7 +157,7 @@ class Camera:
                 f"webcam {number} cannot be opened: there is none of that number, or another program has it"
             )
         self.rate = Fraction(self._camera.get(cv2.CAP_PROP_FPS) or 25).limit_denominator(1001)
-        self.time_base = TIME_BASE
+        self.time_base, self.aspect = TIME_BASE, Fraction(1)
         self.frames: int | None = None
         self.sound: list[Any] = []
         self.damage: str | None = None

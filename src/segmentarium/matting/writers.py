@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from segmentarium.matting.frames import Layout, plane_array
-from segmentarium.matting.reader import Reader
+from segmentarium.matting.reader import Camera, Reader
 from segmentarium.media.sources import VideoError
 
 
@@ -52,10 +54,33 @@ class Writer(Protocol):
     def finish(self) -> None: ...
 
 
+@contextlib.contextmanager
+def encoding(path: Path) -> Iterator[None]:
+    """FFmpeg's errors as a VideoError that names the file that is written; a full disk stays an OSError."""
+    from av.error import FFmpegError
+
+    try:
+        yield
+    except FFmpegError as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise VideoError(f"{path} cannot be encoded: {error.strerror or error}") from error
+
+
 class FileWriter:
     """A video file.  Sound is copied where the container can hold it and encoded anew where not."""
 
-    def __init__(self, path: Path, form: Form, reader: Reader, layout: Layout) -> None:
+    def __init__(
+        self,
+        path: Path,
+        form: Form,
+        reader: Reader | Camera,
+        layout: Layout,
+        *,
+        name: Path | None = None,
+        with_sound: bool = True,
+    ) -> None:
+        """name: how messages call it, where `path` is temporary"""
         import av
 
         self._stack = contextlib.ExitStack()
@@ -72,12 +97,14 @@ class FileWriter:
         context = self._video.codec_context
         context.time_base = reader.time_base
         context.thread_type = "AUTO"
-        context.color_range = 2 if layout.full else 1
-        context.colorspace = {"601": 6, "709": 1, "2020": 9}[layout.space]
-        self._pixels = form.pixels
+        if layout.aspect != 1:
+            context.sample_aspect_ratio = layout.aspect
+        if form.pixels != "gray":
+            layout.tag(context)
+        self._pixels, self._path = form.pixels, name or path
         self._sound: dict[int, Any] = {}
         self._encoders: dict[int, Any] = {}
-        for stream in reader.sound:
+        for stream in reader.sound if with_sound else ():
             if stream.codec_context is None:
                 continue  # a codec that FFmpeg does not know can be neither copied nor encoded
             if stream.codec_context.name in self._container.supported_codecs:
@@ -91,13 +118,15 @@ class FileWriter:
             pts, base = frame.pts, frame.time_base
             frame = frame.reformat(format=self._pixels)
             frame.pts, frame.time_base = pts, base
-        self._container.mux(self._video.encode(frame))
+        with encoding(self._path):
+            self._container.mux(self._video.encode(frame))
 
     def sound(self, packet: Any) -> None:
         index = packet.stream.index
         if index in self._sound:
             packet.stream = self._sound[index]
-            self._container.mux(packet)
+            with encoding(self._path):
+                self._container.mux(packet)
         elif index in self._encoders:
             from av.error import FFmpegError
 
@@ -106,10 +135,11 @@ class FileWriter:
                     self._container.mux(self._encoders[index].encode(frame))
 
     def finish(self) -> None:
-        self._container.mux(self._video.encode(None))
-        for encoder in self._encoders.values():
-            self._container.mux(encoder.encode(None))
-        self._stack.close()
+        with encoding(self._path):
+            self._container.mux(self._video.encode(None))
+            for encoder in self._encoders.values():
+                self._container.mux(encoder.encode(None))
+            self._stack.close()
 
     def abandon(self) -> None:
         """Closes an unfinished file."""
@@ -121,7 +151,6 @@ class PngFolder:
     """000000.png, 000001.png, … with alpha, and times.txt: the seconds of each frame."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._number = folder, 0
         self._times: list[str] = []
 
@@ -161,7 +190,10 @@ class Y4mPipe:
     def __init__(self, pipe: BinaryIO, rate: Fraction, layout: Layout) -> None:
         self._pipe = pipe
         colours = "420jpeg XCOLORRANGE=FULL" if layout.full else "420mpeg2 XCOLORRANGE=LIMITED"
-        head = f"YUV4MPEG2 W{layout.width} H{layout.height} F{rate.numerator}:{rate.denominator} Ip A1:1 C{colours}\n"
+        aspect = f"{layout.aspect.numerator}:{layout.aspect.denominator}"
+        head = (
+            f"YUV4MPEG2 W{layout.width} H{layout.height} F{rate.numerator}:{rate.denominator} Ip A{aspect} C{colours}\n"
+        )
         self._pipe.write(head.encode("ascii"))
 
     def frame(self, frame: Any) -> None:

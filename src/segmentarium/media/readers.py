@@ -7,17 +7,15 @@ pictures (progressive JPEG, interlaced PNG) cannot be decoded in order: libvips 
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from segmentarium.data.image_io import ImageReadError, read_image
+from segmentarium.data.image_io import ImageReadError, peek, picture_shape, read_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,23 +23,10 @@ if TYPE_CHECKING:
 LARGE = 40_000_000  # pixels; beyond it the command line reads, segments and writes in rows
 
 
-def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(width, height) as stored, before any EXIF rotation; reads the head of the file only.  ImageReadError."""
-    try:
-        with _unlimited(), Image.open(path) as image:
-            return image.size
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise ImageReadError(f"{path} cannot be read as a picture: {error}") from error
+# Pillow's name of a format -> libvips' reader: what the file is was found out already, and nothing else is tried
+_READERS = {"JPEG": "jpegload", "PNG": "pngload", "TIFF": "tiffload", "WEBP": "webpload"}
 
-
-@contextlib.contextmanager
-def _unlimited() -> Iterator[None]:
-    """Without Pillow's own pixel limit."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+picture_size = picture_shape
 
 
 def _tensor(rows: np.ndarray) -> Tensor:
@@ -129,7 +114,8 @@ class LargePicture:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._decoded: Image.Image | None = None
-        self._in_rows = importlib.util.find_spec("pyvips") is not None and _is_plain(self.path)
+        self._reader = _READERS.get(_plain_format(self.path)) if importlib.util.find_spec("pyvips") else None
+        self._in_rows = self._reader is not None
 
     @property
     def reads_in_rows(self) -> bool:
@@ -165,9 +151,10 @@ class LargePicture:
 
         pyvips.cache_set_max(0)  # the cache of operations would keep files open and rows in memory
         try:
-            image = pyvips.Image.new_from_file(str(self.path), access="sequential", fail_on="truncated")
+            read = getattr(pyvips.Image, str(self._reader))
+            image = read(str(self.path), access="sequential", fail_on="truncated")
             if "orientation" in image.get_fields() and image.get("orientation") != 1:
-                image = pyvips.Image.new_from_file(str(self.path), access="random", fail_on="truncated").autorot()
+                image = read(str(self.path), access="random", fail_on="truncated").autorot()
             if image.format == "ushort":
                 image = (image / 257).rint().cast("uchar")
             bands = 3 if image.bands >= 3 else 1
@@ -177,8 +164,9 @@ class LargePicture:
             raise ImageReadError(f"{self.path} cannot be read: {str(error).strip()}") from error
 
 
-def _is_plain(path: Path) -> bool:
-    """Whether the first three (or the one) channels of the file, as libvips sees it, are what `read_image` would give."""
-    with _unlimited(), Image.open(path) as image:
+def _plain_format(path: Path) -> str:
+    """Pillow's name of the format where the first three (or the one) channels of the file, as libvips sees it, are what
+    `read_image` would give; "": they are not."""
+    with peek(path) as image:
         plain = image.mode in ("RGB", "RGBA", "L", "LA", "P", "1") or image.mode.startswith("I;16")
-        return plain and not (image.mode == "P" and "transparency" in image.info)
+        return (image.format or "") if plain and not (image.mode == "P" and "transparency" in image.info) else ""

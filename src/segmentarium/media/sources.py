@@ -9,6 +9,8 @@ import glob
 import io
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +19,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, read_image
+from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, read_image, upright
+from segmentarium.files import shown
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"})
 LARGEST_DOWNLOAD = 200 * 2**20  # bytes
-TIMEOUT = 30  # seconds without an answer
+TIMEOUT = 30.0  # seconds without an answer
+WHOLE_TIMEOUT = 300.0  # seconds from the first question to the last byte
 
 Source = Any  # what `expand` takes; a tensor among it, whose type cannot be named without importing PyTorch
 
@@ -140,34 +144,61 @@ def _unique(items: list[Item]) -> list[Item]:
 
 
 def download(address: str) -> io.BytesIO:
-    """The bytes at an http(s) address, 200 MB at the most.  ImageReadError where it does not answer or is too large."""
-    import urllib.error
-    import urllib.request
+    """The bytes at an http(s) address, 200 MB at the most, within five minutes.
 
-    try:
-        request = urllib.request.Request(address, headers={"User-Agent": "segmentarium"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            data = answer.read(LARGEST_DOWNLOAD + 1)
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise ImageReadError(f"{address} cannot be fetched: {error}") from error
+    Raises ImageReadError where it does not answer, answers nonsense, or is too large or too slow.
+    """
+    data, problem = bytearray(), list[Exception]()
+    ends = time.monotonic() + WHOLE_TIMEOUT
+
+    def fetch() -> None:
+        import urllib.request
+
+        class WebAlone(urllib.request.HTTPRedirectHandler):
+            def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
+                if not newurl.startswith(("http://", "https://")):
+                    raise ValueError(f"it sends one on to {newurl[:80]!r}")
+                return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+        try:
+            request = urllib.request.Request(address, headers={"User-Agent": "segmentarium"})
+            with urllib.request.build_opener(WebAlone).open(request, timeout=TIMEOUT) as answer:
+                while (part := answer.read1(2**16)) and len(data) <= LARGEST_DOWNLOAD and time.monotonic() < ends:
+                    data.extend(part)
+                if not part and answer.length:
+                    raise ValueError(f"it ends {answer.length:,} bytes early")
+        except Exception as error:  # the protocol's own are of many kinds
+            problem.append(error)
+
+    # in a thread: a limit for each read does not end what drips, nor names that are looked up for ever
+    thread = threading.Thread(target=fetch, daemon=True)
+    thread.start()
+    thread.join(WHOLE_TIMEOUT)
+    if thread.is_alive() or time.monotonic() >= ends:
+        raise ImageReadError(f"{shown(address)} is not fetched within {WHOLE_TIMEOUT:g} seconds")
+    if problem:
+        reason = " ".join(str(problem[0]).split()) or type(problem[0]).__name__
+        raise ImageReadError(f"{shown(address)} cannot be fetched: {shown(reason)}") from problem[0]
     if len(data) > LARGEST_DOWNLOAD:
         raise ImageReadError(
             f"{address} is larger than {LARGEST_DOWNLOAD // 2**20} MB; fetch it yourself and give the file"
         )
-    stream = io.BytesIO(data)
+    stream = io.BytesIO(bytes(data))
     stream.name = address
     return stream
 
 
 def _from_pillow(picture: Image.Image) -> np.ndarray:
-    if picture.mode == "RGB" and picture.getexif().get(0x0112, 1) == 1:
+    picture.load()  # what stands behind the pixels, too: how they are turned
+    picture = upright(picture)
+    if picture.mode == "RGB":
         return np.asarray(picture)
     # through a file in memory, so that every mode is read by the one reader
     stream = io.BytesIO()
     if picture.mode in ("CMYK", "YCbCr", "F", "LAB"):
         picture.save(stream, "TIFF")
     else:
-        picture.save(stream, "PNG", exif=picture.getexif(), compress_level=0)
+        picture.save(stream, "PNG", compress_level=0)
     stream.seek(0)
     return np.asarray(read_image(stream))
 

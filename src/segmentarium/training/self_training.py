@@ -24,7 +24,7 @@ import numpy as np
 
 from segmentarium.data.coco_instances import CocoInstances
 from segmentarium.data.segments import Segmentation, SegmentDataset
-from segmentarium.files import atomic_write
+from segmentarium.files import atomic_write, write_text
 from segmentarium.inference.segment_map import SegmentMap
 from segmentarium.media.readers import ArrayRows
 from segmentarium.rle import Patch, encode
@@ -116,7 +116,7 @@ def _continued(path: Path, told: dict[str, Any]) -> int:
     """How many pictures are done; a new log begins with what it is told.  A line that was cut off is taken away."""
     told = json.loads(json.dumps(told))
     if not path.is_file() or not path.stat().st_size:
-        path.write_text(json.dumps(told) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(told) + "\n")
         return 0
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
@@ -216,5 +216,4 @@ def _write(path: Path, dataset: SegmentDataset, pictures: Iterator[dict[str, Any
             }
             annotations.append(annotation | ({"score": one["score"]} if "score" in one else {}))
     content = {"images": images, "annotations": annotations, "categories": list(categories)}
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
+    write_text(path, json.dumps(content))

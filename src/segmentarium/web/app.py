@@ -9,6 +9,8 @@ Errors are `{"detail": "what was wrong and what to do"}` with the fitting status
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -31,8 +33,9 @@ from segmentarium.matting.finder import no_foreground
 from segmentarium.version import __version__
 from segmentarium.web import schema
 from segmentarium.web.assets import assets
+from segmentarium.web.decoding import Decoders
 from segmentarium.web.limits import Limits, Refused
-from segmentarium.web.uploads import background_of, decode, file_of, read_form, text_of
+from segmentarium.web.uploads import background_of, check_fields, file_of, read_form, text_of
 from segmentarium.web.work import SharedPredictor, SharedSegmentPredictor, Workshop
 
 log = logging.getLogger("segmentarium.web")
@@ -40,6 +43,9 @@ log = logging.getLogger("segmentarium.web")
 Work = Callable[[np.ndarray], Response]
 Shared = SharedPredictor | SharedSegmentPredictor
 
+LINGER = 5.0  # seconds for which a refused upload is read on
+PIECE = 2**16  # bytes of an answer that are handed over at a time
+CLOSE = {"connection": "close"}
 HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
     "connect-src 'self' blob: data:; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; "
@@ -51,8 +57,58 @@ HEADERS = {
 }
 
 
+class Lingering(JSONResponse):
+    """A refusal while the request is still being sent: it is read on, and thrown away, for a while.
+
+    A connection that is closed on somebody who is sending is reset, and then many clients never see the answer.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        await send(start)
+        await send({"type": "http.response.body", "body": bytes(self.body), "more_body": True})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while (message := await receive())["type"] == "http.request" and message.get("more_body"):
+                    pass
+        await send({"type": "http.response.body", "body": b""})
+
+
+class Unhurried(Response):
+    """An answer in pieces, so that what is not read is not buffered twice; `after` is called when it is gone, or given up."""
+
+    def __init__(self, answer: Response, seconds: float, after: Callable[[], None]) -> None:
+        self.status_code, self.background = answer.status_code, None
+        self.body, self.raw_headers = answer.body, answer.raw_headers
+        self._seconds, self._after = seconds, after
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = memoryview(self.body)
+        try:
+            async with asyncio.timeout(self._seconds):
+                start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+                await send(start)
+                for place in range(0, len(body), PIECE):
+                    await send(
+                        {"type": "http.response.body", "body": bytes(body[place : place + PIECE]), "more_body": True}
+                    )
+                await send({"type": "http.response.body", "body": b""})
+        except TimeoutError:  # the connection is closed by the server's own clock
+            log.info("an answer was not read within %g seconds", self._seconds)
+        finally:
+            self._after()
+
+
+def same_site(headers: Mapping[str, str]) -> bool:
+    """Whether a request comes from a page of this server, or from no page at all, as browsers tell it."""
+    if (site := headers.get("sec-fetch-site")) is not None:
+        return site in ("same-origin", "none")
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == headers.get("host", "") != ""
+
+
 class Guard:
-    """Adds the headers that keep the page to itself, and refuses requests made under another host's name.
+    """Adds the headers that keep the page to itself, and refuses requests made under another host's name or by another's page.
 
     hosts  allowed in the Host header, None: any.  A server on the loopback answers to the loopback's names only, or any
            website could rebind its own name to 127.0.0.1 and read the answers.
@@ -72,9 +128,13 @@ class Guard:
                 message = {**message, "headers": [*message["headers"], *extra]}
             await send(message)
 
-        host = next((value for key, value in scope["headers"] if key == b"host"), b"").decode("latin-1")
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        host = headers.get("host", "")
         if self._hosts is not None and _hostname(host) not in self._hosts:
-            answer = JSONResponse({"detail": f"this server does not answer to the name {host[:80]!r}"}, 421)
+            answer = Lingering({"detail": f"this server does not answer to the name {host[:80]!r}"}, 421, CLOSE)
+            return await answer(scope, receive, sealed)
+        if scope["method"] not in ("GET", "HEAD") and not same_site(headers):
+            answer = Lingering({"detail": "another site's page may not make this server compute"}, 403, CLOSE)
             return await answer(scope, receive, sealed)
         return await self._app(scope, receive, sealed)
 
@@ -97,11 +157,12 @@ def create_app(
     if not models:
         raise ValueError("models is empty; give at least one")
     limits = limits or Limits()
-    workshop = Workshop(limits)
+    workshop, decoders = Workshop(limits), Decoders(limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        decoders.close()
         workshop.close()
 
     app = FastAPI(
@@ -112,16 +173,15 @@ def create_app(
         docs_url=None,  # its page would be fetched from another host; ours is among the assets
         redoc_url=None,
     )
-    app.state.workshop, app.state.limits = workshop, limits
+    app.state.workshop, app.state.decoders, app.state.limits = workshop, decoders, limits
     app.add_middleware(Guard, hosts=tuple(hosts) if hosts is not None else None)
 
     @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> JSONResponse:
-        headers = {"retry-after": str(error.retry_after)} if error.retry_after is not None else None
-        # what is left of an upload is not read: the connection cannot be used again
-        if error.status in (408, 413, 503):
-            headers = {**(headers or {}), "connection": "close"}
-        return JSONResponse({"detail": error.message}, error.status, headers)
+    async def refused(request: Request, error: Refused) -> JSONResponse:
+        headers = {"retry-after": str(error.retry_after)} if error.retry_after is not None else {}
+        if getattr(request.state, "read", False):
+            return JSONResponse({"detail": error.message}, error.status, headers)
+        return Lingering({"detail": error.message}, error.status, headers | CLOSE)
 
     def chosen(name: str) -> Shared:
         if name not in models:
@@ -137,14 +197,18 @@ def create_app(
     default = next(iter(models))
     person = next((name for name, model in models.items() if model.foreground is not None), default)
 
-    async def picture(request: Request, prepare: Callable[[FormData], Awaitable[Work]]) -> Response:
+    async def picture(
+        request: Request, fields: Sequence[str], prepare: Callable[[FormData], Awaitable[Work]]
+    ) -> Response:
         """One request from its place to its answer.  `prepare` checks the fields before anything is decoded."""
         with workshop.place() as place:
             form = await read_form(request, limits)
             work = await prepare(form)
-            data = await file_of(form, "file")
+            data = [await file_of(form, "file")]
+            check_fields(form, fields)
             await form.close()
-            return await workshop.run(place, _careful(lambda: work(decode(data, limits))))
+            answer = await workshop.run(place, _careful(lambda: work(decoders.decode(data.pop()))))
+            return Unhurried(answer, limits.answer_seconds, place.keep())  # who does not read it keeps the place
 
     @app.post("/v1/portrait", **schema.PORTRAIT)
     async def portrait(request: Request) -> Response:
@@ -153,18 +217,18 @@ def create_app(
             views = text_of(form, "views", "true", ("true", "false")) == "true"
             word = form.get("background", "blur")
             if isinstance(word, str):
-                background_of(word, limits)  # refused here, not after the picture has waited for its turn
+                background_of(word, decoders.decode)  # refused here, not after the picture has waited for its turn
                 given: str | bytes = word
             else:
                 given = await file_of(form, "background")
 
             def work(image: np.ndarray) -> Response:
-                result = Portrait(background_of(given, limits), predictor, views=views)(image)
+                result = Portrait(background_of(given, decoders.decode), predictor, views=views)(image)
                 return png(Image.fromarray(result.pixels), {"x-person-share": f"{result.share:.4f}"})
 
             return work
 
-        return await picture(request, prepare)
+        return await picture(request, ("file", "background", "model", "views"), prepare)
 
     @app.post("/v1/segment", **schema.SEGMENT)
     async def segment(request: Request) -> Response:
@@ -186,7 +250,7 @@ def create_app(
 
             return work
 
-        return await picture(request, prepare)
+        return await picture(request, ("file", "model", "task", "threshold", "format"), prepare)
 
     @app.get("/v1/models", summary="The models of this server")
     async def list_models() -> list[dict[str, Any]]:

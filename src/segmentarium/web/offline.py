@@ -49,7 +49,6 @@ def export_web(
         overwrite=overwrite,
         ours=has_keys(target / "config.json", ("mode", "models")),
     )
-    target.mkdir(parents=True, exist_ok=True)
     described, written = [], []
     for name, predictor in predictors.items():
         path = networks[name]
@@ -57,7 +56,8 @@ def export_web(
         written += [path, path.with_name(f"{path.name}.parity.json")]
         described.append(_entry(name, path.name, predictor))
     for file in files:
-        shutil.copyfile(file, target / file.name)
+        with atomic_write(target / file.name) as temporary:
+            shutil.copyfile(file, temporary)
         written.append(target / file.name)
     written += [_write(path, content) for path, content in pages.items()]
     config = json.dumps({"mode": "offline", "models": described}, indent=1).encode()

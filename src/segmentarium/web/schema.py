@@ -6,10 +6,11 @@ from typing import Any
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The upload is incomplete or lacks its file."},
+    403: {"description": "Another site's page asked."},
     408: {"description": "The upload took too long."},
     413: {"description": "Too many bytes, or too many pixels (nothing was decoded)."},
     415: {"description": "The body is not multipart/form-data."},
-    422: {"description": "Not a picture, or a damaged one; an unknown model, background or word."},
+    422: {"description": "Not a picture, or a damaged or too dear one; an unknown field, model, background or word."},
     503: {"description": "All places are taken; Retry-After says when to come back."},
     504: {"description": "Not done in time."},
 }

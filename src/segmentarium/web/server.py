@@ -27,27 +27,34 @@ def serve(
     task         of mask classifiers, where a request does not say: "semantic", "instance" or "panoptic"; None: as each model says
     limits       sizes, times and numbers that the server takes on; None: those of `Limits()`
 
+    The process ends `limits.end_seconds` after SIGTERM or Ctrl-C, whatever is being computed then.
+
     Raises ImportError where the extra "web" is not installed, OSError where the address cannot be had.
     """
     try:
         import uvicorn
 
         from segmentarium.web.app import create_app
+        from segmentarium.web.connections import EndingServer, protocol_of
     except ImportError as error:
         raise ImportError(f"this needs {error.name}: pip install 'segmentarium[web]'") from None
     from segmentarium.web.work import shared
 
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port is {port}; give 0 (any that is free) to 65535")
     limits = limits or Limits()
     predictors = {name: shared(source, task=task, engine=engine) for name, source in models.items()}
+    app = create_app(predictors, limits, hosts=allowed_hosts(host))
     settings = uvicorn.Config(
-        create_app(predictors, limits, hosts=allowed_hosts(host)),
+        app,
         host=host,
         port=port,
         log_level="warning",
         server_header=False,
-        limit_concurrency=max(200, 4 * limits.places),  # connections, those that wait for their 503 included
+        http=protocol_of(limits),
+        ws="none",
         timeout_keep_alive=5,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=max(1, int(limits.end_seconds / 2)),
     )
     try:
         socket = settings.bind_socket()
@@ -58,7 +65,12 @@ def serve(
     print(f"http://{shown}:{port}/  the page\nhttp://{shown}:{port}/docs  the API\nCtrl-C ends it", flush=True)
     if host not in LOOPBACK:
         print("anyone who can reach this address can use it: there are no accounts", file=sys.stderr)
-    uvicorn.Server(settings).run(sockets=[socket])
+    server = EndingServer(settings, limits.end_seconds, app.state.decoders.close)
+    try:
+        server.run(sockets=[socket])
+    finally:
+        if server.clock is not None and not app.state.workshop.taken:  # nothing is left that would not end
+            server.clock.cancel()
 
 
 def allowed_hosts(host: str) -> tuple[str, ...] | None:

@@ -6,24 +6,17 @@ Names of uploaded files are never looked at, and no word of a request is ever ta
 from __future__ import annotations
 
 import asyncio
-import io
 import re
-import warnings
-from collections.abc import AsyncGenerator
-from typing import cast
+from collections.abc import AsyncGenerator, Callable, Collection
 
 import numpy as np
-from PIL import Image, ImageColor, UnidentifiedImageError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from segmentarium.data.image_io import read_image
-from segmentarium.matting.backgrounds import BLUR, Background, Blur, Colour, Picture, Transparent
+from segmentarium.matting.backgrounds import BLUR, Background, Blur, Colour, Picture, Transparent, colour_of
 from segmentarium.web.limits import Limits, Refused
 
-# Pillow knows formats that start other programs (EPS) or are rarely tested; uploads are of these.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 FILES, FIELDS, FIELD_BYTES = 2, 8, 4096
 
 
@@ -39,6 +32,7 @@ async def read_form(request: Request, limits: Limits) -> FormData:
 
     Refused with 415 (another kind of body), 413 (too many bytes), 408 (too slow), 400 (incomplete or malformed).
     """
+    request.state.read = False  # whether all that was sent has been read
     kind = request.headers.get("content-type", "")
     if not kind.lower().startswith("multipart/form-data"):
         raise Refused(
@@ -54,8 +48,13 @@ async def read_form(request: Request, limits: Limits) -> FormData:
 
     async def counted() -> AsyncGenerator[bytes, None]:
         nonlocal end
-        total = 0
-        async for chunk in request.stream():
+        total, more = 0, True
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk, more = message.get("body", b""), message.get("more_body", False)
+            request.state.read = not more
             total += len(chunk)
             if total > limits.upload_bytes:
                 raise too_large
@@ -72,9 +71,17 @@ async def read_form(request: Request, limits: Limits) -> FormData:
         raise Refused(400, "the upload stopped half way") from None
     except MultiPartException as error:
         raise Refused(400, f"the multipart body cannot be read: {error.message}") from None
+    except (UnicodeError, LookupError, ValueError) as error:  # a charset that is none, a head that is none
+        raise Refused(400, f"the multipart body cannot be read: {error}") from None
     if not end.rstrip().endswith(b"--"):
         raise Refused(400, "the upload stopped half way: its last part has no end")
     return form
+
+
+def check_fields(form: FormData, fields: Collection[str]) -> None:
+    """Refused (422) for a field that is not among `fields`: whoever sent it would believe that it counts."""
+    if strange := [name for name in form if name not in fields]:
+        raise Refused(422, f"there is no field {strange[0][:40]!r} here; the fields are {', '.join(fields)}")
 
 
 async def file_of(form: FormData, field: str) -> bytes:
@@ -95,41 +102,10 @@ def text_of(form: FormData, field: str, default: str, choices: tuple[str, ...] =
     return part
 
 
-def decode(data: bytes, limits: Limits, what: str = "the upload") -> np.ndarray:
-    """The picture (H, W, 3) uint8, upright; of an animation the first frame.
-
-    Refused with 413 (more pixels than allowed, by the header: nothing is decoded), 422 (no picture, damaged, truncated).
-    """
-    if not data:
-        raise Refused(422, f"{what} is empty (0 bytes)")
-    stream = io.BytesIO(data)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(stream, formats=FORMATS) as image:
-                width, height = image.size
-    except UnidentifiedImageError:
-        raise Refused(
-            422, f"{what} is not a picture: its contents are neither {', '.join(FORMATS[:-1])} nor {FORMATS[-1]}"
-        ) from None
-    except Image.DecompressionBombError:
-        raise Refused(413, f"{what} has more than the {limits.pixels:,} pixels allowed") from None
-    except Exception as error:
-        raise Refused(422, f"{what} cannot be read as a picture: {error}") from None
-    if width * height > limits.pixels:
-        raise Refused(413, f"{what} has {width} x {height} pixels, more than the {limits.pixels:,} allowed")
-    stream.seek(0)
-    stream.name = what  # how messages call it
-    try:
-        return np.asarray(read_image(stream, limits.pixels))
-    except ValueError as error:
-        raise Refused(422, str(error)) from None
-
-
-def background_of(given: str | bytes, limits: Limits) -> Background:
+def background_of(given: str | bytes, decode: Callable[[bytes, str], np.ndarray]) -> Background:
     """blur, blur:STRENGTH, transparent, a colour, or the bytes of a picture.  Refused (422) for anything else."""
     if isinstance(given, bytes):
-        return Picture(decode(given, limits, "the background"))
+        return Picture(decode(given, "the background"))
     if given == "transparent":
         return Transparent()
     if blur := re.fullmatch(r"blur(?::(\d{1,2}(?:\.\d{1,3})?))?", given):
@@ -138,7 +114,7 @@ def background_of(given: str | bytes, limits: Limits) -> Background:
             return Blur(strength)
     elif len(given) <= 40:
         try:
-            return Colour(cast("tuple[int, int, int]", ImageColor.getrgb(given)[:3]))
+            return Colour(colour_of(given))
         except ValueError:
             pass
     raise Refused(

@@ -156,8 +156,23 @@ def shared(
 class Place:
     """The right of one request to be read, to wait and to be computed."""
 
-    def __init__(self) -> None:
+    def __init__(self, free: Callable[[], None]) -> None:
         self.job: Future[Any] | None = None
+        self._free, self._kept = free, False
+
+    def keep(self) -> Callable[[], None]:
+        """The place outlives its `with` block: until what is returned here is called."""
+        self._kept = True
+        return self._free
+
+    def leave(self) -> None:
+        """The end of the block."""
+        if self._kept:
+            return
+        if self.job is None:
+            self._free()
+        else:  # a thread cannot be stopped: its memory is in use until it ends
+            self.job.add_done_callback(lambda _: self._free())
 
 
 class Workshop:
@@ -177,7 +192,10 @@ class Workshop:
 
     @contextmanager
     def place(self) -> Iterator[Place]:
-        """A place for the length of a `with` block, or of a job that outlives its answer.  Refused (503) if there is none."""
+        """A place for the length of a `with` block, of a job that outlives it, or until it is given back (`Place.keep`).
+
+        Refused (503) if there is none.
+        """
         with self._guard:
             if self._taken >= self.limits.places:
                 wait = max(1, round(self._seconds * self._taken / self.limits.workers))
@@ -187,14 +205,11 @@ class Workshop:
                     retry_after=min(wait, 60),
                 )
             self._taken += 1
-        place = Place()
+        place = Place(self._free)
         try:
             yield place
         finally:
-            if place.job is None:
-                self._free()
-            else:  # a thread cannot be stopped: its memory is in use until it ends
-                place.job.add_done_callback(lambda _: self._free())
+            place.leave()
 
     def _free(self) -> None:
         with self._guard:
@@ -221,5 +236,5 @@ class Workshop:
             self._seconds += 0.2 * (time.perf_counter() - started - self._seconds)
 
     def close(self) -> None:
-        """Waits for what is being computed and drops the rest."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Drops what waits; what is being computed ends by itself, or with the process."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def read_tensors(path: Path) -> Any:
 
     Raises pickle.UnpicklingError for a file that names what runs programs, or is no whole pickle.
     """
+    _check_archive(path)
     named: dict[str, type[Inert]] = {}
     while True:
         try:
@@ -59,6 +61,17 @@ def read_tensors(path: Path) -> Any:
             if found is None or found[1] in named or len(named) >= MOST or HOSTILE.fullmatch(found[1]):
                 raise
             named[found[1]] = type("Inert", (Inert,), {})
+
+
+def _check_archive(path: Path) -> None:
+    """Raises ValueError for an archive whose parts are larger than it: PyTorch's are stored, and not compressed."""
+    if not zipfile.is_zipfile(path):
+        return
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        whole = sum(part.file_size for part in archive.infolist())
+    if whole > 2 * size + 2**20:
+        raise ValueError(f"an archive of {size:,} bytes that says it holds {whole:,}")
 
 
 def state_of(module: Inert) -> dict[str, torch.Tensor]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 import pickle
+import re
+import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from segmentarium.checks import did_you_mean
@@ -48,6 +51,15 @@ OTHERS = {
     ".onnx": "ONNX",
     ".h5": "Keras",
 }
+ELSEWHERE = re.compile(
+    r"(?:hf[-_]hub|local[-_]dir|schema)\s*:|://|^[/~]|\.\./", re.IGNORECASE
+)  # what timm, among others, takes
+COUNTED = (
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+)  # of which PyTorch can say whether they are numbers
 OF_A_RUN = ("best.safetensors", "last.safetensors")  # of the folder of a training, the better first
 
 
@@ -77,10 +89,14 @@ def read_all(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+        except MemoryError:
+            raise
         except SafetensorError as error:
             raise CheckpointError(
                 f"{path} is no whole safetensors file ({error}); was the download or copy complete?"
             ) from None
+        except Exception as error:  # kinds of tensors that PyTorch has not, names that are none, …
+            raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
         return state, _header(metadata[HEADER], path) if HEADER in metadata else None, {}
     try:
         loaded = _unpickle(path)
@@ -91,7 +107,16 @@ def read_all(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None
             f"{path} holds more than tensors ({str(error).splitlines()[0]}); it could run code when opened and is refused. "
             "Ask for a safetensors file, or save its state_dict() again with torch.save"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+    ) as error:
         raise CheckpointError(f"{path} is no checkpoint that PyTorch can read: {error}") from None
     return unwrap(loaded, path), None, _told(loaded)
 
@@ -329,9 +354,11 @@ def open_weights(
     else:
         path = locate(source, accept_licence=accept_licence)
         label, (state, header, told) = str(source), read_all(path)
+        _check_numbers(state, label)
         if row is not None and row.address.startswith("hf:"):
             told |= _config_beside(path)
     if header is not None:
+        _check_places(header["arguments"], label)
         try:
             given = without_fetching({**header["arguments"], **(arguments or {})})
             stored = Stored(label, state, entry(header["model"]), given, header, told=arguments or {})
@@ -353,6 +380,25 @@ def open_weights(
     facts = facts | told  # what the file says itself comes first
     found, kept = variant_of(entry(table.model), with_arguments(read, arguments or {}))
     return Stored(label, state, found, kept, facts, table, row, arguments or {})
+
+
+def _check_numbers(state: Mapping[str, Tensor], label: str) -> None:
+    """CheckpointError for weights that are no numbers; infinity stands in masks of attention."""
+    for key, tensor in state.items():
+        if tensor.dtype in COUNTED and bool(tensor.isnan().any()):
+            raise CheckpointError(
+                f"{label}: {key} holds values that are no numbers (NaN); its training went astray, or the file is damaged"
+            )
+
+
+def _check_places(value: Any, label: str) -> None:
+    """A header names backbones, and never a place where one would be looked for: CheckpointError."""
+    for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        _check_places(inner, label)
+    if isinstance(value, str) and ELSEWHERE.search(value):
+        raise CheckpointError(
+            f"{label} names {value[:60]!r} in its header; a file must not make others be fetched or read"
+        )
 
 
 def with_arguments(read: dict[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from segmentarium.contracts import InstanceModel, MaskModel
 from segmentarium.data import SegmentationDataset, SegmentDataset, TrainingStream, segment_train_transform
 from segmentarium.evaluation.score import chosen_task
 from segmentarium.evaluation.segments import LabelledPicture, LabelMaps, SegmentScoring, flattened
+from segmentarium.files import atomic_write
 from segmentarium.inference.segment_drawing import segment_overlay
 from segmentarium.inference.segment_map import measured
 from segmentarium.inference.segments import SURE
@@ -152,8 +153,8 @@ class MaskTask(SegmentationTask):
             rows.append(np.concatenate([picture, *drawn], 1))
         width = max(row.shape[1] for row in rows)
         rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.concatenate(rows)).save(path)
+        with atomic_write(path) as temporary:
+            Image.fromarray(np.concatenate(rows)).save(temporary, format="PNG")
         return None
 
 

@@ -25,6 +25,7 @@ from segmentarium.data.homographies import sample_homography
 from segmentarium.data.photometric import OF_PICTURES
 from segmentarium.data.points import Points, PointStream
 from segmentarium.data.shapes import Shapes
+from segmentarium.files import atomic_write
 from segmentarium.inference.adaptation import Adaptation, label_pictures, pictures
 from segmentarium.keypoints.superpoint import SuperPoint
 from segmentarium.matching.geometry import estimate
@@ -180,8 +181,8 @@ class PointTask:
         edges = np.cumsum([0, *(p.shape[1] for p in panels)])
         for left, panel in zip(edges, panels, strict=False):
             sheet[: len(panel), left : left + panel.shape[1]] = panel
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sheet).save(path)
+        with atomic_write(path) as temporary:
+            Image.fromarray(sheet).save(temporary, format="PNG")
 
 
 def _sample(dataset: Shapes | Points, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from segmentarium.evaluation.classes import match_classes
 from segmentarium.evaluation.diagnosis import label_warning
 from segmentarium.evaluation.samples import with_logits
 from segmentarium.evaluation.tally import Tally, predicted_classes
+from segmentarium.files import atomic_write
 from segmentarium.inference.network import Network
 from segmentarium.inference.windows import whole
 from segmentarium.training.loaders import TimedLoader, endless, joined, open_dataset, worker_count
@@ -128,5 +129,5 @@ class SegmentationTask:
             )
         width = max(row.shape[1] for row in rows)
         rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.concatenate(rows)).save(path)
+        with atomic_write(path) as temporary:
+            Image.fromarray(np.concatenate(rows)).save(temporary, format="PNG")

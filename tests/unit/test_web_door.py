@@ -1,0 +1,76 @@
+"""Who may ask the server, who is not listened to, and answers that nobody reads."""
+
+# ruff: noqa: E402 - what skips comes before the imports that need it
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+httpx = pytest.importorskip("httpx", reason="httpx is not installed: the HTTP API is not tested")
+pytest.importorskip("fastapi", reason="fastapi is not installed: pip install 'segmentarium[web]'")
+
+from segmentarium.web.app import create_app
+from segmentarium.web.limits import Limits
+from tests.unit.test_web_api import PHOTO, predictor, talk
+
+
+@pytest.fixture(scope="module")
+def app() -> Any:
+    return create_app({"person": predictor()}, Limits(pixels=1_000_000, workers=1))
+
+
+def test_another_site_s_page_cannot_make_it_compute(app: Any) -> None:
+    files = {"file": ("a.png", PHOTO)}
+    words = {"background": "green", "views": "false"}
+
+    def states(headers: dict[str, str]) -> int:
+        return talk(
+            app, lambda client: client.post("/v1/portrait", files=files, data=words, headers=headers)
+        ).status_code
+
+    assert states({"origin": "https://evil.example"}) == 403
+    assert states({"origin": "null"}) == 403
+    assert states({"origin": "http://127.0.0.1", "sec-fetch-site": "cross-site"}) == 403
+    assert states({"origin": "http://127.0.0.1"}) == 200
+    assert states({"origin": "https://proxied.example", "sec-fetch-site": "same-origin"}) == 200
+
+
+def test_an_answer_that_nobody_reads_keeps_its_place_for_a_while() -> None:
+    app = create_app({"person": predictor()}, Limits(answer_seconds=0.3))
+    request = httpx.Request("POST", "http://127.0.0.1/v1/portrait", files={"file": ("a.png", PHOTO)})
+    messages = [{"type": "http.request", "body": request.read()}]
+    taken: list[int] = []
+
+    async def receive() -> Any:
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        taken.append(app.state.workshop.taken)
+        await asyncio.sleep(20)
+
+    headers = [(b"content-type", request.headers["content-type"].encode())]
+    scope = {"type": "http", "method": "POST", "path": "/v1/portrait", "raw_path": b"/v1/portrait", "root_path": ""}
+    scope |= {
+        "scheme": "http",
+        "query_string": b"",
+        "headers": headers,
+        "http_version": "1.1",
+        "asgi": {"version": "3.0"},
+    }
+    started = time.monotonic()
+    asyncio.run(app(scope, receive, send))
+    assert taken == [1]
+    assert time.monotonic() - started < 15
+    assert app.state.workshop.taken == 0
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "no-such-charset"])
+def test_a_charset_that_is_none_is_the_client_s_fault(app: Any, charset: str) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="m\xff"\r\n\r\nx\r\n--x--\r\n'
+    kind = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    answer = talk(app, lambda client: client.post("/v1/portrait", content=body, headers=kind))
+    assert answer.status_code == 400, answer.text
