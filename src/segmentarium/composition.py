@@ -252,8 +252,8 @@ class InstanceDetector(OnBackbone, InstanceModel):
         told = segments_of(segments, self.num_classes)
         if len(self.things) < self.num_classes:
             things = torch.tensor(self.things, device=image.device)
-            kept = [torch.isin(labels, things) for labels, _, _ in told]
-            told = [Segments(labels[k], masks[k], valid) for (labels, masks, valid), k in zip(told, kept, strict=True)]
+            kept = [torch.isin(one.labels, things) for one in told]
+            told = [one._replace(labels=one.labels[k], masks=one.masks[k]) for one, k in zip(told, kept, strict=True)]
         decoder: Any = self.decoder
         return decoder.forward_train(self.features(image), image.shape[-2:], told)
 

@@ -311,6 +311,21 @@ def test_the_classes_of_lvis() -> None:
     assert int(model.eval()(torch.randn(1, 3, *SIZE))[1].max()) < 1203
 
 
+@pytest.mark.parametrize("lists", [True, False])
+def test_what_nobody_knows_of_a_picture_is_not_taught(lists: bool) -> None:
+    told = {"class_loss": "eql", "classifier": "eql", "class_loss_arguments": {"frequencies": [1.0, 1.0, 1.0]}}
+    model = detector("mask_rcnn_resnet18", **told)
+    answered = torch.tensor([True, False, False]) if lists else None
+    picture = drawn((10, 10, 40, 40), (50, 10, 80, 50), labels=[0, 2])._replace(answered=answered)
+    outputs = model.forward_train(torch.randn(1, 3, *SIZE), [picture])
+    scores, labels = outputs["class_logits_0"], outputs["labels_0"]
+    (taught,) = torch.autograd.grad(model.criterion(outputs, {})["class_0"], scores)
+    assert taught[:, 0].all()
+    assert bool(taught[:, 1].any()) is not lists
+    assert taught[labels == 2, 2].all()  # its own class a region has, whatever the lists say
+    assert bool(taught[labels != 2, 2].any()) is not lists
+
+
 def test_stuff_is_seen_by_the_semantic_branch_alone() -> None:
     model = detector()
     model.things = (0,)
