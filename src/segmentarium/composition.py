@@ -28,7 +28,7 @@ from segmentarium.layers.fcn_head import FCNHead
 from segmentarium.layers.pyramid_neck import MultiLevelNeck, ProjectedNeck, PyramidNeck
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
-from segmentarium.losses.segments import Segments, Target, segments_of
+from segmentarium.losses.segments import Target, segments_of
 from segmentarium.meta import on_meta
 from segmentarium.registry import Card, Paper, create_model, entry, known, register
 

@@ -136,7 +136,7 @@ def test_larger_regions_are_seen_in_coarser_levels() -> None:
     rois = torch.stack((0 * sides, 0 * sides, 0 * sides, sides, sides), 1)
     assert align.levels(rois).tolist() == [0, 0, 0, 1, 2, 3, 3]
     maps = [torch.full((1, 2, 64 // i, 64 // i), float(i)) for i in (1, 2, 4, 8)]
-    assert align(maps, rois[1:4])[:, 0, 0, 0].tolist() == [1, 1, 2]
+    assert align(maps, rois[1:4])[:, 0, 0, 0].tolist() == pytest.approx([1, 1, 2])
 
 
 # masks ------------------------------------------------------------------------------------------------------------------

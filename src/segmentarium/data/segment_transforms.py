@@ -44,8 +44,8 @@ def segment_train_transform(
 class ToSegments(nn.Module):
     """What a mask classifier learns from: the picture as `ToModelInput` makes it, and "segments", a `Segments`.
 
-    A sample's "answered", bool (K,), goes into it.  Crowds are no segments.  Their pixels do not count, unless another segment has them, and neither do void ones and what is
-    padded.
+    Crowds are no segments.  Their pixels do not count, unless another segment has them, and neither do void ones and what is
+    padded.  A sample's "answered", bool (K,) numpy, goes along.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], pad_to: Size | None = None) -> None:

@@ -1,6 +1,6 @@
 """GCNet: one global context, the same for every pixel, added to all of them.
 
-Weights of mmsegmentation (Apache-2.0) load, and of mmdetection's (Apache-2.0) detectors the trunk with its blocks.
+Weights of mmsegmentation (Apache-2.0) load, and of mmdetection (Apache-2.0) Mask R-CNN and Cascade Mask R-CNN on such trunks.
 
 In trained non-local blocks every pixel attends to much the same places.  So the map of attention is computed once: a 1×1
 convolution and a softmax over all places say what counts, the weighted mean goes through a bottleneck with a layer norm, and the

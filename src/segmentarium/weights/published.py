@@ -75,6 +75,7 @@ CLASSES_OF = {
     "COCO 2017": "coco",
     "MS COCO": "coco",
 }
+PARTS_OF_DETECTORS = ("gcnet", "longtail")  # systems before whose names in the table that of a detector may stand
 NOT_FREE = re.compile(
     r"non-?commercial|by-nc|academic|nvidia|not read|no licence|no tag|no model card|^unstated$|^$|other \(",
     re.IGNORECASE,
@@ -124,6 +125,8 @@ class Published:
     def model(self) -> str | None:
         """The registered model that it is one of, as far as the name tells; None: the system is not here."""
         base = self.name.partition(".")[0]
+        if self.task == "instance" and self.system in PARTS_OF_DETECTORS:
+            base = base.removeprefix(f"{self.system}_")
         words = base.split("_")
         for count in range(len(words), 0, -1):
             if (found := "_".join(words[:count])) in known():

@@ -1,7 +1,4 @@
-"""GCNet as mmsegmentation stores it, and a ResNet with its blocks as it lies in mmdetection's detectors.
-
-The detector's table rests on mmdetection's code and no file of its: of a detector only the trunk is read.
-"""
+"""GCNet as mmsegmentation stores it, and its blocks in the trunks of mmdetection's detectors, by that code and no file of its."""
 
 from __future__ import annotations
 
@@ -17,7 +14,6 @@ from segmentarium.weights.layouts.parts import (
     mmseg_resnet_segmenter,
     rest,
 )
-from segmentarium.weights.layouts.resnet import resnet_depth, resnet_rules
 from segmentarium.weights.table import Layout, Rule
 
 
@@ -62,22 +58,22 @@ def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _detector() -> list[Rule]:
-    rules = resnet_rules("backbone.")
-    for layer in (1, 2, 3, 4):
-        rules += block_rules(f"backbone.layer{layer}.{{}}.context_block.", f"inserted.layer{layer}_{{}}_conv3.")
-    return [*rules, *(Rule(f"{part}.{{*}}", None) for part in ("neck", "rpn_head", "roi_head"))]
+def trunk_blocks(theirs: str = "backbone.", ours: str = "backbone.") -> list[Rule]:
+    """Those in a ResNet of mmdetection's; prefixes of the trunk ending in a dot."""
+    return [
+        rule
+        for layer in (1, 2, 3, 4)
+        for rule in block_rules(f"{theirs}layer{layer}.{{}}.context_block.", f"{ours}inserted.layer{layer}_{{}}_conv3.")
+    ]
 
 
-def _detector_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    stages = [i for i in (1, 2, 3, 4) if f"backbone.layer{i}.0.context_block.conv_mask.weight" in state]
-    block = block_arguments(state, f"backbone.layer{stages[0]}.0.context_block.")
-    return {
-        "depth": resnet_depth(state, "backbone."),
-        "in_channels": state["backbone.conv1.weight"].shape[1],
-        "insertions": [{"stage": i, "block": "gcnet", "at": "every", "after": "conv3", **block} for i in stages],
-        "num_classes": None,
-    }
+def trunk_arguments(state: Mapping[str, Tensor], prefix: str = "backbone.") -> dict[str, Any]:
+    """A model's `insertions`, where its trunk has such blocks."""
+    stages = [i for i in (1, 2, 3, 4) if any(key.startswith(f"{prefix}layer{i}.0.context_block.") for key in state)]
+    if not stages:
+        return {}
+    block = block_arguments(state, f"{prefix}layer{stages[0]}.0.context_block.")
+    return {"insertions": [{"stage": i, "block": "gcnet", "at": "every", "after": "conv3", **block} for i in stages]}
 
 
 LAYOUTS = (
@@ -89,7 +85,4 @@ LAYOUTS = (
         "https://github.com/open-mmlab/mmsegmentation",
     ),
     *mmseg_on_other_backbones("gcnet", "gcnet", mmseg_head(), _mmseg_arguments),
-    Layout(
-        "gcnet/mmdet", "resnet50", tuple(_detector()), _detector_arguments, "https://github.com/open-mmlab/mmdetection"
-    ),
 )

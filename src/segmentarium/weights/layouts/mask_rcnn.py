@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from segmentarium.preprocessing import Preprocessing
+from segmentarium.weights.layouts.gcnet import trunk_arguments, trunk_blocks
 from segmentarium.weights.layouts.parts import neighbours, rest
 from segmentarium.weights.layouts.resnet import (
     detectron2_conv,
@@ -108,6 +109,7 @@ def mmdet_rules() -> list[Rule]:
     """What all of its detectors here share: trunk, pyramid, proposals."""
     return [
         *resnet_rules("backbone.", "backbone."),
+        *trunk_blocks(),
         rest("neck.lateral_convs.{}.conv", "decoder.pyramid.laterals.{}"),
         rest("neck.fpn_convs.{}.conv", "decoder.pyramid.outputs.{}"),
         rest("rpn_head.rpn_conv", "decoder.rpn.convs.0.conv"),
@@ -141,6 +143,7 @@ def mmdet_arguments(state: Mapping[str, Tensor], stage: str = "") -> dict[str, A
     seesaw = f"{head}loss_cls.cum_samples" in state
     return {
         **(of_seesaw(outputs - 2) if seesaw else of_classes(outputs - 1)),
+        **trunk_arguments(state),
         "in_channels": state["backbone.conv1.weight"].shape[1],
         "backbone": trunk_name(resnet_name(state, "backbone."), state["backbone.layer1.0.conv2.weight"]),
         "width": state["neck.lateral_convs.0.conv.weight"].shape[0],
