@@ -67,3 +67,4 @@ def test_no_region_and_a_map_of_one_place(levels: int) -> None:
     assert align(maps, torch.zeros(0, 5)).shape == (0, 3, 7, 7)
     found = align(maps, torch.tensor([[0.0, 0.0, 0.0, 4.0, 4.0]]))
     torch.testing.assert_close(found, align._cut(maps[0], torch.tensor([[0.0, 0.0, 0.0, 4.0, 4.0]]), 4))
+    assert align(maps, torch.tensor([[0.0, float("nan"), 0.0, 4.0, float("inf")]])).isfinite().all()

@@ -114,17 +114,19 @@ class InstanceSet:
         for labels, scores, boxes, masks in zip(self.labels, self.scores, self.boxes, self.masks, strict=True):
             kept = (labels >= 0) & (scores >= threshold)
             labels, scores, boxes, masks = labels[kept], scores[kept], boxes[kept], masks[kept]
-            whole = torch.zeros((len(labels), *size), dtype=torch.bool, device=masks.device)
-            on_processor = masks.device.type == "cpu"  # where many small steps are cheaper than few large ones
-            for own, (top, left, part) in zip(
-                whole, self._windows(boxes, masks, size) if on_processor else (), strict=False
-            ):
-                own[top : top + part.shape[0], left : left + part.shape[1]] = part >= inside
-            for i in range(0, 0 if on_processor else len(labels), AT_A_TIME):
-                part = slice(i, i + AT_A_TIME)
-                one = InstanceSet(
-                    boxes[None, part], labels[None, part], scores[None, part], masks[None, part], self.pasting
-                )
-                whole[part] = one.pasted(size)[0] >= inside
+            whole = self._whole(boxes, masks, size, inside)
             found.append(Instances(labels, scores, boxes, whole))
         return found
+
+    def _whole(self, boxes: Tensor, masks: Tensor, size: tuple[int, int], inside: float) -> Tensor:
+        """Boxes (n, 4), masks (n, m, m) -> (n, H, W) bool"""
+        whole = torch.zeros((len(boxes), *size), dtype=torch.bool, device=masks.device)
+        if masks.device.type == "cpu":  # where many small steps are cheaper than few large ones
+            for own, (top, left, part) in zip(whole, self._windows(boxes, masks, size), strict=True):
+                own[top : top + part.shape[0], left : left + part.shape[1]] = part >= inside
+            return whole
+        height, width = size
+        y, x = (torch.arange(side, device=boxes.device, dtype=boxes.dtype) for side in (height, width))
+        for some in torch.arange(len(boxes), device=boxes.device).split(AT_A_TIME):
+            whole[some] = self._spread(boxes[some], masks[some], y, x) >= inside
+        return whole

@@ -20,7 +20,7 @@ from segmentarium.layers.nms import indices
 FINEST = 56  # side in pixels up to which a region is seen in the finest level; twice that for each further one
 AT_A_TIME = 1024  # regions whose places are held
 MOST = 2**12  # samples and places along a side of a cell
-PLACE_VALUES = MOST ** torch.arange(4)
+PLACE_VALUES = [MOST**i for i in range(4)]
 
 
 class RoIAlign(nn.Module):
@@ -84,23 +84,26 @@ class RoIAlign(nn.Module):
                 found.append(F.embedding_bag(places, table, first, mode="sum", per_sample_weights=weights).to(x.dtype))
                 order.append(some[turn])
         sums = torch.cat(found).unflatten(0, (-1, self.size, self.size))
-        return sums[torch.cat(order).argsort()].permute(0, 3, 1, 2)
+        return sums.index_select(0, torch.cat(order).argsort()).permute(0, 3, 1, 2)
 
     @torch.no_grad()
     def _places(self, rois: Tensor, stride: int, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What is summed: numbers of places in the maps, row by row, and their weights; of each cell, where its places begin;
         and which region comes when: those that need equally many places come together."""
         height, width = size
-        corners = rois[:, 1:].float() / stride - (0.5 if self.aligned else 0.0)
+        # finite: where a network diverges its loss says so, and not an index
+        finite = rois[:, 1:].float().nan_to_num(0.0, 0.0, 0.0)
+        corners = finite / stride - (0.5 if self.aligned else 0.0)
         cells = (corners[:, 2:] - corners[:, :2]).clamp(min=0.0 if self.aligned else 1.0) / self.size
         samples = (cells / self.pool).ceil() if not self.samples else torch.full_like(cells, self.samples)
         samples = samples * self.pool
         reach = (cells * (samples - 1) / samples.clamp(min=1)).ceil() + 2
-        kinds, kind = torch.cat((samples, reach), 1).long().matmul(PLACE_VALUES).unique(return_inverse=True)
+        codes = (torch.cat((samples, reach), 1).long() * torch.tensor(PLACE_VALUES)).sum(1)
+        kinds, kind = codes.unique(return_inverse=True)
         places, weights, counts, turn = [], [], [], []
         for i, code in enumerate(kinds.tolist()):
             (own,) = torch.where(kind == i)
-            across, down, *wide = (code // value % MOST for value in PLACE_VALUES.tolist())
+            across, down, *wide = (code // value % MOST for value in PLACE_VALUES)
             x, x_weights = _along(corners[own, 0], cells[own, 0], self.size, across, min(wide[0], width), width)
             y, y_weights = _along(corners[own, 1], cells[own, 1], self.size, down, min(wide[1], height), height)
             rows = (rois[own, 0].int() * height)[:, None, None] + y
