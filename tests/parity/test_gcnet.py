@@ -52,6 +52,7 @@ def test_block_equals_timm_s(attention: bool, fusion: tuple[str, ...]) -> None:
 
 
 BLOCK = {"block": "gcnet", "at": "every", "after": "conv3", "ratio": 1 / 16, "pooling": "attention", "fusion": ("add",)}
+BLOCKS = {"insertions": [{"stage": stage, **BLOCK} for stage in (2, 3, 4)]}
 
 
 @pytest.mark.parametrize(
@@ -59,14 +60,15 @@ BLOCK = {"block": "gcnet", "at": "every", "after": "conv3", "ratio": 1 / 16, "po
     [
         ("gcnet/mmseg", {"num_classes": 19}),
         ("gcnet/mmseg", {"num_classes": 150, "backbone": "resnet101_v1c", "auxiliary": False}),
-        ("mask_rcnn/mmdet", {"num_classes": 80, "insertions": [{"stage": stage, **BLOCK} for stage in (2, 3, 4)]}),
+        ("mask_rcnn/mmdet", {"num_classes": 80, **BLOCKS}),
+        ("cascade_mask_rcnn/mmdet", {"num_classes": 80, "backbone": "resnext101_32x4d", **BLOCKS}),
     ],
 )
 def test_keys_are_recognised_and_read_back(name: str, arguments: dict[str, Any]) -> None:
     layout = get_layout(name)
     ours = shapes_of(layout.model, arguments)
     theirs = to_theirs(ours, layout.rules)
-    if name == "mask_rcnn/mmdet":
+    if "insertions" in arguments:
         assert "backbone.layer2.0.context_block.channel_add_conv.1.weight" in theirs
         assert not any(key.startswith("backbone.layer1.0.context_block") for key in theirs)
     assert recognise(theirs) is layout

@@ -136,7 +136,7 @@ def test_larger_regions_are_seen_in_coarser_levels() -> None:
     rois = torch.stack((0 * sides, 0 * sides, 0 * sides, sides, sides), 1)
     assert align.levels(rois).tolist() == [0, 0, 0, 1, 2, 3, 3]
     maps = [torch.full((1, 2, 64 // i, 64 // i), float(i)) for i in (1, 2, 4, 8)]
-    assert align(maps, rois[1:4])[:, 0, 0, 0].tolist() == [1, 1, 2]
+    assert align(maps, rois[1:4])[:, 0, 0, 0].tolist() == pytest.approx([1, 1, 2])
 
 
 # masks ------------------------------------------------------------------------------------------------------------------
@@ -309,6 +309,21 @@ def test_the_classes_of_lvis() -> None:
     assert all(bool(loss.isfinite()) for loss in found.values())
     assert len(model.classes) == len(model.palette) == 1203
     assert int(model.eval()(torch.randn(1, 3, *SIZE))[1].max()) < 1203
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_what_nobody_knows_of_a_picture_is_not_taught(lists: bool) -> None:
+    told = {"class_loss": "eql", "classifier": "eql", "class_loss_arguments": {"frequencies": [1.0, 1.0, 1.0]}}
+    model = detector("mask_rcnn_resnet18", **told)
+    answered = torch.tensor([True, False, False]) if lists else None
+    picture = drawn((10, 10, 40, 40), (50, 10, 80, 50), labels=[0, 2])._replace(answered=answered)
+    outputs = model.forward_train(torch.randn(1, 3, *SIZE), [picture])
+    scores, labels = outputs["class_logits_0"], outputs["labels_0"]
+    (taught,) = torch.autograd.grad(model.criterion(outputs, {})["class_0"], scores)
+    assert taught[:, 0].all()
+    assert bool(taught[:, 1].any()) is not lists
+    assert taught[labels == 2, 2].all()  # its own class a region has, whatever the lists say
+    assert bool(taught[labels != 2, 2].any()) is not lists
 
 
 def test_stuff_is_seen_by_the_semantic_branch_alone() -> None:

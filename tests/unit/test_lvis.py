@@ -12,6 +12,8 @@ import torch
 
 from segmentarium.data import build_dataset
 from segmentarium.data.lvis import LVIS
+from segmentarium.data.mosaic import Mosaic
+from segmentarium.data.segment_transforms import segment_train_transform
 from segmentarium.data.segments import SegmentError
 from segmentarium.metrics import FederatedAveragePrecision
 from segmentarium.rle import encode, polygon
@@ -46,6 +48,21 @@ def test_the_newer_version_is_read_unless_one_is_asked_for(tmp_path: Path) -> No
         LVIS(tmp_path, "val", version="v2")
     with pytest.raises(FileNotFoundError, match="lvis_v1_train"):
         LVIS(tmp_path, "train", version="v1")
+
+
+def test_a_sample_says_which_questions_have_an_answer(tmp_path: Path) -> None:
+    truth = write(tmp_path, "v1")
+    dataset = LVIS(tmp_path, "val", transform=segment_train_transform((48, 64)))
+    for index, picture in enumerate(truth["images"]):
+        shown = {one["category_id"] for one in truth["annotations"] if one["image_id"] == picture["id"]}
+        told = {*shown, *picture["neg_category_ids"]} - {*picture["not_exhaustive_category_ids"]}
+        found = dataset[index]["segments"].answered
+        assert [IDS[i] for i in torch.where(found)[0]] == sorted(told)
+    dataset.transform = None
+    four = [dataset[index] for index in range(4)]
+    expected = np.stack([one["answered"] for one in four]).all(0)
+    joined = segment_train_transform((48, 64))(Mosaic(SIZE)(four))
+    assert joined["segments"].answered.tolist() == expected.tolist()
 
 
 def test_what_is_not_federated_is_refused(tmp_path: Path) -> None:

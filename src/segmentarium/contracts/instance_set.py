@@ -87,23 +87,25 @@ class InstanceSet:
 
         inside   probability from which on a pixel belongs to a mask
         """
-        height, width = size
         kept = (self.labels[picture] >= 0) & (self.scores[picture] >= threshold)
         (chosen,) = torch.where(kept)
         boxes, masks = self.boxes[picture, chosen].cpu(), self.masks[picture, chosen].float().cpu()
-        margin = 1 + (0 if self.pasting == "centres" else (boxes[:, 2:] - boxes[:, :2]).amax(1, keepdim=True) / 14)
-        low = (boxes[:, :2] - margin).floor().long().clamp(min=0).tolist()
-        high = (boxes[:, 2:] + margin).ceil().long().tolist()
         labels, scores = self.labels[picture, chosen].tolist(), self.scores[picture, chosen].tolist()
-        for i, (label, score) in enumerate(zip(labels, scores, strict=True)):
-            (left, top), (right, bottom) = low[i], (min(high[i][0], width), min(high[i][1], height))
-            if right <= left or bottom <= top:
-                continue
-            y, x = torch.arange(top, bottom), torch.arange(left, right)
-            found = self._spread(boxes[i : i + 1], masks[i : i + 1], y.float(), x.float())[0]
+        for label, score, (top, left, found) in zip(labels, scores, self._windows(boxes, masks, size), strict=True):
             own = patch((found >= inside).numpy())
             if own.mask.size:
                 yield label, score, Patch(own.top + top, own.left + left, own.mask)
+
+    def _windows(self, boxes: Tensor, masks: Tensor, size: tuple[int, int]) -> Iterator[tuple[int, int, Tensor]]:
+        """Boxes (n, 4), masks (n, m, m) -> of each top, left, and its probabilities (h, w) there; all others are 0."""
+        height, width = size
+        margin = 1 + (0 if self.pasting == "centres" else (boxes[:, 2:] - boxes[:, :2]).amax(1, keepdim=True) / 14)
+        low = (boxes[:, :2] - margin).floor().long().clamp(min=0).tolist()
+        high = (boxes[:, 2:] + margin).ceil().long().tolist()
+        for box, mask, (left, top), (right, bottom) in zip(boxes, masks, low, high, strict=True):
+            y = torch.arange(top, max(top, min(bottom, height)), dtype=boxes.dtype)
+            x = torch.arange(left, max(left, min(right, width)), dtype=boxes.dtype)
+            yield top, left, self._spread(box[None], mask[None], y, x)[0]
 
     @torch.no_grad()
     def instances(self, size: tuple[int, int], *, threshold: float = 0.5, inside: float = 0.5) -> list[Instances]:
@@ -112,12 +114,19 @@ class InstanceSet:
         for labels, scores, boxes, masks in zip(self.labels, self.scores, self.boxes, self.masks, strict=True):
             kept = (labels >= 0) & (scores >= threshold)
             labels, scores, boxes, masks = labels[kept], scores[kept], boxes[kept], masks[kept]
-            whole = torch.zeros((len(labels), *size), dtype=torch.bool, device=masks.device)
-            for i in range(0, len(labels), AT_A_TIME):
-                part = slice(i, i + AT_A_TIME)
-                one = InstanceSet(
-                    boxes[None, part], labels[None, part], scores[None, part], masks[None, part], self.pasting
-                )
-                whole[part] = one.pasted(size)[0] >= inside
+            whole = self._whole(boxes, masks, size, inside)
             found.append(Instances(labels, scores, boxes, whole))
         return found
+
+    def _whole(self, boxes: Tensor, masks: Tensor, size: tuple[int, int], inside: float) -> Tensor:
+        """Boxes (n, 4), masks (n, m, m) -> (n, H, W) bool"""
+        whole = torch.zeros((len(boxes), *size), dtype=torch.bool, device=masks.device)
+        if masks.device.type == "cpu":  # where many small steps are cheaper than few large ones
+            for own, (top, left, part) in zip(whole, self._windows(boxes, masks, size), strict=True):
+                own[top : top + part.shape[0], left : left + part.shape[1]] = part >= inside
+            return whole
+        height, width = size
+        y, x = (torch.arange(side, device=boxes.device, dtype=boxes.dtype) for side in (height, width))
+        for some in torch.arange(len(boxes), device=boxes.device).split(AT_A_TIME):
+            whole[some] = self._spread(boxes[some], masks[some], y, x) >= inside
+        return whole

@@ -15,11 +15,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from segmentarium.data.base import Transform, require_folder
+import numpy as np
+
+from segmentarium.data.base import Sample, Transform, require_folder
 from segmentarium.data.class_frequency import frequency_of, object_counts
 from segmentarium.data.coco_instances import CocoInstances
 from segmentarium.data.segments import refuse
 from segmentarium.data.splits import check_split
+from segmentarium.losses.federated import answered
 
 VERSIONS = ("v1", "v0.5")
 SPLITS = ("train", "val")
@@ -28,6 +31,8 @@ LICENCE = "annotations CC BY 4.0; photographs by their Flickr licences"
 
 class LVIS(CocoInstances):
     """Objects of 1,203 classes (v1) or 1,230 (v0.5); every class is a thing.
+
+    A sample also has "answered", bool (K,) numpy: the classes of which the lists say where the picture shows them.
 
     version: "v1" or "v0.5"; None: the newer of what is there.
     annotations, pictures: as of `CocoInstances`.
@@ -83,6 +88,11 @@ class LVIS(CocoInstances):
             for key in ("neg_category_ids", "not_exhaustive_category_ids")
         )
         return {"negative": negative, "uncertain": uncertain}
+
+    def _label(self, index: int, arrays: tuple[np.ndarray, ...]) -> Sample:
+        lists = self.known(index)
+        found = answered([self.shown(index)], [lists["negative"]], self.info.num_classes, [lists["uncertain"]])
+        return {**super()._label(index, arrays), "answered": found[0].numpy()}
 
     @staticmethod
     def facts(root: Path, path: Path) -> tuple[str, str, str]:

@@ -76,6 +76,8 @@ class Mosaic:
         found[label] = tv_tensors.Mask(labels if label == "ids" else labels[0])
         if label == "ids":
             found["table"] = np.concatenate([one["table"] for one in samples])
+        if "answered" in found:  # a class is where it is known to be, if all four say so
+            found["answered"] = np.logical_and.reduce([one["answered"] for one in samples])
         found["name"] = " and ".join(one["name"] for one in samples)
         return found
 

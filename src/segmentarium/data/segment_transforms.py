@@ -45,7 +45,7 @@ class ToSegments(nn.Module):
     """What a mask classifier learns from: the picture as `ToModelInput` makes it, and "segments", a `Segments`.
 
     Crowds are no segments.  Their pixels do not count, unless another segment has them, and neither do void ones and what is
-    padded.
+    padded.  A sample's "answered", bool (K,) numpy, goes along.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], pad_to: Size | None = None) -> None:
@@ -53,7 +53,7 @@ class ToSegments(nn.Module):
         self.picture, self.pad_to = ToModelInput(mean, std, pad_to), pad_to
 
     def forward(self, sample: Sample) -> Sample:
-        rest = {key: value for key, value in sample.items() if key not in ("image", "ids", "table")}
+        rest = {key: value for key, value in sample.items() if key not in ("image", "ids", "table", "answered")}
         image = self.picture(sample["image"])
         found = segments_of(sample["ids"].as_subclass(Tensor), sample["table"])
         height, width = image.shape[-2:]
@@ -63,6 +63,8 @@ class ToSegments(nn.Module):
             assert found.valid is not None
             masks, valid = (nn.functional.pad(part, pad) for part in (found.masks, found.valid))
             found = Segments(found.labels, masks, valid)
+        if "answered" in sample:
+            found = found._replace(answered=torch.from_numpy(sample["answered"]))
         return {**rest, "image": image, "segments": found}
 
 

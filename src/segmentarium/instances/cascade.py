@@ -12,7 +12,6 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmentarium.contracts import InstanceDecoder, InstanceSet, Term
@@ -31,7 +30,7 @@ from segmentarium.instances.heads import (
 from segmentarium.instances.losses import BoxDistance, Objectness, OfRegions
 from segmentarium.instances.rpn import RegionProposals
 from segmentarium.instances.semantic import SemanticBranch, SemanticLoss
-from segmentarium.instances.targets import Chosen, Truth, box_targets, choose, mask_targets
+from segmentarium.instances.targets import Chosen, Truth, answers, box_targets, choose, mask_targets
 from segmentarium.layers.boxes import clip, decode
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.fpn import FeaturePyramid, first_of_quarter
@@ -195,10 +194,12 @@ class CascadeDecoder(InstanceDecoder):
         if semantic:
             self.semantic = SemanticBranch(width, len(levels), width, semantic_classes or num_classes + 1)
             self.semantic_regions = align(strides[1:2], MASK_SIZE)
+            self.semantic_boxes = align(strides[1:2], BOX_SIZE, pool=MASK_SIZE // BOX_SIZE)
             self.training_only = ("semantic.classifier",)
         self.class_losses = [
             named(CLASS_LOSSES, "class_loss", class_loss, **(class_loss_arguments or {})) for _ in range(stages)
         ]
+        self.asks = getattr(self.class_losses[0], "takes_known", False)
         self.mask_losses = [named(MASK_LOSSES, "mask_loss", mask_loss) for _ in range(stages)]
 
     # what both passes share -----------------------------------------------------------------------------------------
@@ -211,9 +212,7 @@ class CascadeDecoder(InstanceDecoder):
     def of_boxes(self, maps: Sequence[Tensor], scene: Tensor | None, rois: Tensor) -> Tensor:
         """Regions (M, 5) -> (M, width, 7, 7), what a box head sees"""
         found = self.box_regions(maps[:-1], rois)
-        if scene is None:
-            return found
-        return found + F.avg_pool2d(self.semantic_regions([scene], rois), MASK_SIZE // BOX_SIZE)
+        return found if scene is None else found + self.semantic_boxes([scene], rois)
 
     def of_masks(
         self, maps: Sequence[Tensor], scene: Tensor | None, rois: Tensor, levels: Tensor | None = None
@@ -352,7 +351,8 @@ class CascadeDecoder(InstanceDecoder):
     ) -> dict[str, Tensor]:
         deltas = deltas.unflatten(1, (-1, 4))
         own = chosen.labels.clamp(max=deltas.shape[1] - 1) if deltas.shape[1] > 1 else torch.zeros_like(chosen.labels)
-        return {
+        told = {f"answered_{stage}": answers(chosen, truth, self.num_classes)} if self.asks else {}
+        return told | {
             f"class_logits_{stage}": scores,
             f"labels_{stage}": chosen.labels,
             f"deltas_{stage}": deltas[torch.arange(len(own), device=own.device), own],
@@ -388,8 +388,9 @@ class CascadeDecoder(InstanceDecoder):
         ]
         for s in range(len(self.boxes)):
             weight, box = STAGE_WEIGHTS[s], BoxDistance(box_beta, self.num_classes)
+            told = (f"answered_{s}",) if self.asks else ()
             terms += [
-                term(f"class_{s}", weight, OfRegions(self.class_losses[s]), f"class_logits_{s}", f"labels_{s}"),
+                term(f"class_{s}", weight, OfRegions(self.class_losses[s]), f"class_logits_{s}", f"labels_{s}", *told),
                 term(f"box_{s}", weight, box, f"deltas_{s}", f"targets_{s}", f"labels_{s}"),
                 term(
                     f"mask_{s}",

@@ -32,14 +32,17 @@ class BoxDistance(nn.Module):
 
 
 class OfRegions(nn.Module):
-    """Class scores (S, width) of sampled regions and labels (S,), by any loss of such; 0 where none is sampled."""
+    """Class scores (S, width) of sampled regions and labels (S,), by any loss of such; 0 where none is sampled.
+
+    A loss that takes it is also told which questions have an answer, bool (S, K).
+    """
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
         self.loss = loss
 
-    def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
-        return self.loss(scores.float(), labels) if len(labels) else scores.float().sum()
+    def forward(self, scores: Tensor, labels: Tensor, *answers: Tensor) -> Tensor:
+        return self.loss(scores.float(), labels, *answers) if len(labels) else scores.float().sum()
 
 
 class MaskCrossEntropy(nn.Module):

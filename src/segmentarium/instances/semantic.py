@@ -66,7 +66,7 @@ class SemanticLoss(nn.Module):
 
     @staticmethod
     def _map(segments: Segments, nobody: int) -> Tensor:
-        labels, masks, valid = segments
+        labels, masks, valid, _ = segments
         size = masks.shape[-2:] if valid is None else valid.shape
         found = labels.new_full(size, nobody)
         for label, mask in zip(labels.flip(0), masks.flip(0), strict=True):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segmentarium.instances.sampling import assign, sample
 from segmentarium.layers.boxes import encode
+from segmentarium.losses.federated import known_of
 from segmentarium.losses.segments import Segments
 
 MASKS_AT_A_TIME = 32
@@ -57,6 +58,16 @@ def box_targets(chosen: Chosen, truth: Truth, deviations: Sequence[float]) -> Te
     return targets
 
 
+def answers(chosen: Chosen, truth: Truth, num_classes: int) -> Tensor:
+    """-> bool (S, num_classes): of which classes it is known whether each region shows them: those that its picture's lists
+    answer, and its own."""
+    lists = [
+        chosen.labels.new_ones(num_classes, dtype=torch.bool) if one.answered is None else one.answered
+        for one, _ in truth
+    ]
+    return known_of(chosen.labels, chosen.rois[:, 0].long(), torch.stack(lists))
+
+
 @torch.no_grad()
 def mask_targets(
     rois: Tensor, objects: Tensor, truth: Truth, side: int, *, aligned: bool, soft: bool
@@ -70,15 +81,15 @@ def mask_targets(
 
     def cut(masks: Tensor, boxes: Tensor, number: Tensor) -> Tensor:
         given = torch.cat((number.to(boxes.dtype)[:, None], boxes), 1)
-        return roi_align(masks.to(boxes.dtype), given, (side, side), 1.0, -1, aligned)[:, 0]
+        return roi_align(masks[:, None].to(boxes.dtype), given, (side, side), 1.0, -1, aligned)[:, 0]
 
     targets, weights = rois.new_zeros(len(rois), side, side), rois.new_ones(len(rois), side, side)
     for i, (segments, _) in enumerate(truth):
-        (mine,) = torch.where(rois[:, 0] == i)
-        for some in mine.split(MASKS_AT_A_TIME):
-            number = torch.arange(len(some), device=rois.device)
-            targets[some] = cut(segments.masks[objects[some], None], rois[some, 1:], number)
-            if segments.valid is not None:
-                counted = cut(segments.valid[None, None], rois[some, 1:], torch.zeros_like(number))
-                weights[some] = (counted >= 0.5).to(rois.dtype)
+        mine = rois[:, 0] == i
+        for some in objects[mine].unique().split(MASKS_AT_A_TIME):
+            (own,) = torch.where(mine & torch.isin(objects, some))
+            targets[own] = cut(segments.masks[some], rois[own, 1:], torch.searchsorted(some, objects[own]))
+        if segments.valid is not None and not bool(segments.valid.all()):
+            counted = cut(segments.valid[None], rois[mine, 1:], torch.zeros_like(objects[mine]))
+            weights[mine] = (counted >= 0.5).to(rois.dtype)
     return (targets if soft else (targets >= 0.5).to(rois.dtype)), weights

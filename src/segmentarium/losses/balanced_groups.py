@@ -45,6 +45,8 @@ class BalancedGroups(RegionLoss):
     table: Tensor
     columns: Tensor
 
+    takes_known = False
+
     def __init__(
         self,
         groups: Sequence[int],

@@ -27,6 +27,8 @@ class RegionLoss(nn.Module):
         background: rows may show none of the classes.  False: every row has one, as pictures do for a classifier.
     """
 
+    takes_known = True  # questions may stay open
+
     def __init__(self, num_classes: int, background: bool = True) -> None:
         super().__init__()
         if num_classes < 1 + (not background):

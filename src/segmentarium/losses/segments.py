@@ -13,14 +13,16 @@ from segmentarium.labels import IGNORE_INDEX
 class Segments(NamedTuple):
     """What one picture shows: things, each one by itself, and stuff, one segment a class.
 
-    labels   (N,) int64 class indices
-    masks    (N, H, W) bool; they may overlap
-    valid    (H, W) bool: pixels that count, which crowds and what nobody labelled do not; None: all
+    labels    (N,) int64 class indices
+    masks     (N, H, W) bool; they may overlap
+    valid     (H, W) bool: pixels that count, which crowds and what nobody labelled do not; None: all
+    answered  (K,) bool: classes of which it is known where the picture shows them, and where not (`losses.federated`); None: all
     """
 
     labels: Tensor
     masks: Tensor
     valid: Tensor | None = None
+    answered: Tensor | None = None
 
 
 Target = Sequence[Segments | tuple[Tensor, ...]] | Tensor
@@ -29,7 +31,7 @@ Target = Sequence[Segments | tuple[Tensor, ...]] | Tensor
 def segments_of(target: Target, num_classes: int, ignore_index: int = IGNORE_INDEX) -> list[Segments]:
     """A picture's segments each, those without a counting pixel left out.
 
-    target   `Segments`, or plain (labels, masks) or (labels, masks, valid), a picture each; or label maps (B, H, W), of which
+    target   `Segments`, or plain tuples of their first two or more, a picture each; or label maps (B, H, W), of which
              each class that is present is one segment and `ignore_index` counts nowhere.  With one class, label 1 is it and
              label 0 nothing
 
@@ -51,12 +53,16 @@ def _of_labels(labels: Tensor, num_classes: int, ignore_index: int) -> Segments:
 
 
 def _checked(picture: Segments, num_classes: int) -> Segments:
-    labels, masks, valid = picture
+    labels, masks, valid, answered = picture
     if masks.ndim != 3 or labels.shape != masks.shape[:1] or (valid is not None and valid.shape != masks.shape[1:]):
         raise ValueError(
             f"a picture's segments have labels {tuple(labels.shape)}, masks {tuple(masks.shape)}"
             + ("" if valid is None else f" and valid pixels {tuple(valid.shape)}")
             + "; give (N,), (N, H, W) and (H, W)"
+        )
+    if answered is not None and answered.shape != (num_classes,):
+        raise ValueError(
+            f"answered has shape {tuple(answered.shape)}, and there are {num_classes} classes; give ({num_classes},)"
         )
     masks = masks.bool()
     counted = masks if valid is None else masks & valid
@@ -68,4 +74,4 @@ def _checked(picture: Segments, num_classes: int) -> Segments:
             f"segments have the classes {', '.join(map(str, sorted(set(wrong.tolist()))))}, but there are {num_classes}: "
             f"give 0 to {num_classes - 1}"
         )
-    return Segments(labels, masks, valid)
+    return Segments(labels, masks, valid, answered)
