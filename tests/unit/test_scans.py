@@ -17,8 +17,9 @@ from segmentarium.data import build_dataset
 from segmentarium.data.hd_map import PlaceMap
 from segmentarium.data.poses import pose_matrix
 from segmentarium.data.scan_transforms import ObjectBank, TrainScan, moved_objects, transformed
-from segmentarium.data.scans import Scan
+from segmentarium.data.scans import Camera, Scan
 from segmentarium.evaluation import evaluate
+from segmentarium.evaluation.scans import ScanTally
 from segmentarium.inference.scans import MapMissingError, as_json, from_above, in_camera, map_of
 from segmentarium.layers.turned_boxes import corners, inside_boxes
 from segmentarium.registry import create_model
@@ -183,6 +184,37 @@ def test_a_map_that_is_missing() -> None:
         map_of(model, scan)  # type: ignore[arg-type]
 
 
+def test_what_a_benchmark_does_not_count_is_left_out() -> None:
+    """nuScenes' reach and attributes; KITTI's picture, its levels and what is like a car."""
+    scan = made()
+    scan.boxes = np.concatenate((scan.boxes, np.zeros((2, 2), np.float32)), 1)
+    scan.attributes, scan.centre = np.array([0, 2]), (3.0, 2.0)
+    near = torch.tensor([[3.0, 2, 0, 4, 2, 1.5, 0.4, 3, 0], [-4.0, -3, 0, 4, 2, 1.5, 2, 0, 0]])
+    found = Boxes3d(near, torch.tensor([0, 1]), torch.tensor([0.9, 0.8]))
+    tally = ScanTally(("car", "truck"), {"truck": 5.0})  # the second box is 8.6 m away
+    tally.add(scan, found, (-20, -20, -2, 20, 20, 2))
+    assert tally.found[0].labels.tolist() == [0]
+    assert tally.found[0].attributes.tolist() == [0]  # it moves
+    assert tally.labelled[0].counted.tolist() == [True, False]
+    assert tally.scores()[0]["maae"] == pytest.approx(0.5)  # the truck is never found
+    assert tally.confusion().tolist() == [[1, 0], [0, 0]]
+    # a camera that looks along x
+    scan = made()
+    matrix = np.array([[100.0, 0, 0], [0, 100, 0], [0, 0, 1]]) @ np.array(
+        [[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0]]
+    )
+    matrix[:2] += 50 * np.array([1.0, 0, 0, 0])
+    scan.cameras = [Camera(Path("none.png"), matrix, (100, 100))]
+    scan.levels, scan.alike = np.array([0, 2]), np.array([[3.0, 8, 0, 4, 2, 1.5, 0, 1]], np.float32)
+    tally = ScanTally(("car", "van"))
+    tally.add(scan, Boxes3d(near[:, :7], found.labels, found.scores), (-20, -20, -2, 20, 20, 2))
+    assert tally.found[0].labels.tolist() == [0]  # the other is behind the camera
+    assert tally.found[0].levels.tolist() == [0]
+    assert tally.labelled[0].labels.tolist() == [0, 1, 1]
+    assert tally.labelled[0].counted.tolist() == [True, True, False]
+    assert tally.scores()[2].keys() >= {"ap3d", "ap3d_easy", "ap3d_hard"}
+
+
 def test_boxes_as_plain_data() -> None:
     found = Boxes3d(torch.tensor([[3.0, 2, 0, 4, 2, 1.5, 0.4, 1, -1]]), torch.tensor([1]), torch.tensor([0.9]))
     told = as_json(found, ("car", "van"), "a")
@@ -282,6 +314,11 @@ def test_the_commands(folder: Path, trained: Path, tmp_path: Path, capsys: pytes
     assert json.loads((out / "scan0.json").read_text())["boxes"]
     assert main(command) == 2  # they are there
     assert main([*command, "--overwrite"]) == 0
+    eager = json.loads((out / "scan0.json").read_text())["boxes"]
+    assert main([*command, "--overwrite", "--engine", "torch"]) == 0
+    for ours, theirs in zip(json.loads((out / "scan0.json").read_text())["boxes"], eager, strict=True):
+        assert ours["class"] == theirs["class"]
+        assert ours["centre"] == pytest.approx(theirs["centre"], abs=0.01)
     capsys.readouterr()
     np.zeros((0, 4), np.float32).tofile(tmp_path / "empty.bin")
     (tmp_path / "bad.ply").write_text("nothing")

@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threshold", type=float, help="least score (default: the model's)")
     add("--limit", type=int, help="stop after so many scans")
     add("--out", default="detected", metavar="DIR", help="folder for the results (default: detected)")
+    add("--engine", choices=("torch", "compile", "onnxruntime", "openvino"), help="of what comes behind the pillars")
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="of an engine")
     add("--device", help="of PyTorch, e.g. cpu or cuda:0 (default: a GPU if there is one)")
     add("--debug", action="store_true", help="show the traceback of an error")
 
@@ -48,7 +50,8 @@ def run(options: argparse.Namespace) -> int:
     from segmentarium.inference.scans import ScanDetector, save_scan
     from segmentarium.weights import load
 
-    detector = ScanDetector(load(options.model).to(default_device(options.device)), options.threshold)  # type: ignore[arg-type]
+    loaded = load(options.model).to(default_device(options.device))
+    detector = ScanDetector(loaded, options.threshold, options.engine, options.precision)  # type: ignore[arg-type]
     model, done, failed = detector.model, 0, 0
     for name, read in islice(_scans(options), options.limit):
         try:

@@ -16,6 +16,7 @@ import torch
 from segmentarium.contracts import Boxes3d, Detector3d
 from segmentarium.data.scans import Scan, collate_scans, inputs_of
 from segmentarium.files import atomic_write, check_targets
+from segmentarium.inference.engines import Engine, build_engine
 from segmentarium.layers.turned_boxes import corners, corners_3d
 from segmentarium.palette import default_palette
 
@@ -58,21 +59,46 @@ class ScanDetector:
     """A detector with its settings; `seconds` inside it so far.
 
     threshold   least score; None: the model's own
+    engine      what computes behind the pillars ("torch", "compile", "onnxruntime", "openvino"), of the deploy form; None: the
+                model as it is
+    precision   of an engine: "bf16" for its convolutions alone; boxes are made of what they give in float32
     """
 
     model: Detector3d
     threshold: float | None = None
+    engine: str | None = None
+    precision: str = "fp32"
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, Detector3d):
             raise TypeError(f"{self.model.title} is a {self.model.kind}, which finds no boxes in point clouds")
         self.model = self.model.eval()
+        self._run: Engine | None = None
+        if self.engine is not None:
+            from segmentarium.lidar.dense import DensePart
+
+            device = next(self.model.parameters()).device
+            self._run = build_engine(
+                DensePart(self.model, decoded=False), self.engine, precision=self.precision, device=device
+            )
+            self._dense = DensePart(self.model.deploy(), decoded=False)
+        elif self.precision != "fp32":
+            raise ValueError(f"precision is {self.precision!r} and goes with an engine; say which")
+
+    @torch.inference_mode()
+    def candidates(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the model takes -> boxes, labels, scores of its candidates."""
+        if self._run is None:
+            return self.model(*inputs)
+        points, *others = inputs
+        maps = self._run.outputs(self._dense.network.canvas(points), *others)
+        return self._dense.read(tuple(x.to(points.device) for x in maps))
 
     def __call__(self, scans: Sequence[Scan]) -> list[Boxes3d]:
         inputs = model_inputs(self.model, scans)
         started = time.perf_counter()
-        found = self.model.detect(*inputs, threshold=self.threshold)
+        found = self.model.chosen(*self.candidates(*inputs), threshold=self.threshold)
         self.seconds += time.perf_counter() - started
         return [Boxes3d(one.boxes.cpu(), one.labels.cpu(), one.scores.cpu()) for one in found]
 

@@ -97,11 +97,16 @@ def capped(cell: Tensor, shape: tuple[int, int], cells: int, max_points: int | N
     return cell.masked_fill(late, cells)
 
 
-def voxel_means(points: Tensor, grid: Grid) -> Tensor:
-    """(B, N, F) -> (B, F * nz, ny, nx): the mean of the points of each voxel, its layers along z as channels; 0 where none is."""
+def voxel_means(points: Tensor, grid: Grid, *, max_points: int | None = None, max_voxels: int | None = None) -> Tensor:
+    """(B, N, F) -> (B, F * nz, ny, nx): the mean of the points of each voxel, its layers along z as channels; 0 where none is.
+
+    max_points, max_voxels   of a voxel and of a scan, in the order in which they come (`capped`); None: all, the dynamic form
+    """
     (nz, ny, nx), batch = grid.shape, points.shape[0]
     cell, _ = grid.cells_of(points)
     cells = batch * nz * ny * nx
+    if max_points is not None or max_voxels is not None:
+        cell = capped(cell, (batch, points.shape[1]), cells, max_points, max_voxels)
     rows = points.flatten(0, 1)
     total = sums(F.pad(torch.where((cell < cells)[:, None], rows, 0), (0, 1), value=1.0), cell, cells)[:-1]
     means = total[:, :-1] / total[:, -1:].clamp(min=1)
