@@ -1,7 +1,7 @@
 """What computes the logits: eager PyTorch, torch.compile, ONNX Runtime or OpenVINO, behind one call.
 
-An engine takes normalised float32 pictures (B, C, H, W) of any size of 32 or more, and what further maps a model takes, and returns
-float32 logits (B, K, H, W), or a tuple of what the model gives (`MaskOutputs`, `DensePart`). Every engine runs the model's deploy form.
+An engine takes normalised float32 pictures (B, C, H, W) of any size of 32 or more, with what else the model takes, and returns
+float32 logits (B, K, H, W), or a tuple of what it gives (`MaskOutputs`, `DensePart`). Every engine runs the model's deploy form.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ class DensePart(Detector3d):
     """Canvas (B, C, ny, nx), as `network.canvas(points)` makes it, and the map where the detector reads one -> its candidates:
     boxes, labels, scores.
 
-    decoded   False: what the heads give instead, in the order of `network.map_names`; `network.decode` makes boxes of it.  Convolutions
-              bear bfloat16, a box's metres do not.
+    decoded   False: what the heads give instead, in the order of `network.map_names`, and `read` makes boxes of it: convolutions
+              bear bfloat16, a box's metres do not
     """
 
     open_axes = (("batch", "", "", ""), ("batch", "", "height", "width"))

@@ -12,8 +12,8 @@ On nuScenes mmdetection3d's networks share their anchors among the classes, give
 has a feature pyramid with anchors of one, two and four times the size on its levels.
 What we change: pillars take all points unless `max_points` says otherwise; centres of boxes are their middle in z, too.
 
-Published (KITTI val, moderate, 3-D AP R11, mmdetection3d, three classes): 64.07 on average; nuScenes val mAP 34.33, and 39.71 with
-the pyramid.
+Published (mmdetection3d): KITTI val, moderate, 3-D AP R11, three classes, 64.07 on average; nuScenes val mAP 34.33, and with the
+pyramid 39.71.
 """
 
 from __future__ import annotations

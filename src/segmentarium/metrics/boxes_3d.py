@@ -168,8 +168,8 @@ def nuscenes_scores(
 
     Errors of place (metres), size (1 - overlap when laid into each other), angle (radians; of barriers by half turns, of cones
     none), speed (metres a second) and attribute (share that differs; both of barriers and cones none) are those of pairs within
-    2 m.  "nds" weighs the mAP 5 and the five errors 1 each, over 10.  Where attributes or speeds are not known their error is left
-    out, and it divides by 9 or 8: that is not the official score.
+    2 m.  "nds" weighs the mAP 5 and the five errors 1 each, over 10.  Where attributes or speeds are not known their error is
+    left out, and it divides by 9 or 8: that is not the official score.
     """
     ap, errors = {}, {"mate": [], "mase": [], "maoe": [], "mave": [], "maae": []}
     attributed = any(scan.attributes is not None for scan in labelled)
@@ -363,8 +363,8 @@ def _at_recalls(scores: Sequence[float], wanted: int) -> list[float]:
 def _count(
     near: np.ndarray, shares: np.ndarray, kept: np.ndarray, counted: np.ndarray, full: np.ndarray
 ) -> tuple[int, int]:
-    """True and false positives among what is kept, when each labelled box takes what overlaps it most; one that is not `full` only
-    where no other reaches it, the first of them."""
+    """True and false positives among what is kept, when each labelled box takes what overlaps it most; where no `full` one reaches
+    it, the first of the others."""
     taken = np.zeros(len(kept), bool)
     right = 0
     for row, share, counts in zip(near, shares, counted, strict=True):
