@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from segmentarium.data import build_dataset, kitti, nuscenes
-from segmentarium.data.clouds import PointReadError, read_points
+from segmentarium.data.clouds import PointReadError, _lzf, read_points
 from segmentarium.data.hd_map import LAYERS, PlaceMap, argoverse_map, nuscenes_map
 from segmentarium.data.poses import Sweep, aggregate, moved, moved_boxes, pose_matrix
 from segmentarium.data.scans import FAR, Scan, ScanError, check_scan, collate_scans, inputs_of, target_of
@@ -37,6 +37,10 @@ def test_every_kind_of_file_gives_the_same_points(tmp_path: Path) -> None:
     text = "\n".join(" ".join(map(str, row)) for row in ROWS.tolist()) + "\n"
     (tmp_path / "a.pcd").write_text(f"{head}DATA ascii\n{text}")
     (tmp_path / "b.pcd").write_bytes(f"{head}DATA binary\n".encode() + ROWS.tobytes())
+    by_field = ROWS.T.tobytes()
+    packed = bytes([31]) + by_field[:32] + bytes([len(by_field) - 33]) + by_field[32:]  # two runs as they are
+    sizes = np.array([len(packed), len(by_field)], "<u4").tobytes()
+    (tmp_path / "c.pcd").write_bytes(f"{head}DATA binary_compressed\n".encode() + sizes + packed)
     properties = "".join(f"property float {name}\n" for name in ("x", "y", "z", "intensity"))
     for name, kind, body in (
         ("a.ply", "ascii", text.encode()),
@@ -64,12 +68,19 @@ def test_every_kind_of_file_gives_the_same_points(tmp_path: Path) -> None:
     assert read_points(tmp_path / "a.pcd.bin", ("x", "y", "z", "i")).values.shape == (3, 4)
 
 
+def test_packed_bytes_are_copied_from_before() -> None:
+    # "ab", seven more from two back (which run into themselves), then twelve from one back: a long copy
+    assert _lzf(bytes([1]) + b"ab" + bytes([(5 << 5), 1]) + bytes([(7 << 5), 3, 0]), 21) == b"ababababa" + b"a" * 12
+    with pytest.raises(ValueError, match="not there"):
+        _lzf(bytes([0]) + b"a" + bytes([(1 << 5), 7]), 4)
+    with pytest.raises(ValueError, match="1 bytes unpacked, and 9"):
+        _lzf(bytes([0]) + b"a", 9)
+
+
 def test_files_that_are_no_points_say_so(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("1 2 3")
     (tmp_path / "a.pcd").write_text("VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nPOINTS 9\nDATA binary\nab")
-    (tmp_path / "b.pcd").write_text(
-        "VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nPOINTS 9\nDATA binary_compressed\nab"
-    )
+    (tmp_path / "b.pcd").write_text("VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nPOINTS 9\nDATA bzip\nab")
     (tmp_path / "a.ply").write_text("ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1\n")
     (tmp_path / "a.npz").write_bytes(b"PK nothing")
     (tmp_path / "a.feather").write_bytes(b"nothing")

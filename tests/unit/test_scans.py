@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from segmentarium.data.scan_transforms import ObjectBank, TrainScan, moved_objec
 from segmentarium.data.scans import Camera, Scan
 from segmentarium.evaluation import evaluate
 from segmentarium.evaluation.scans import ScanTally
-from segmentarium.inference.scans import MapMissingError, as_json, from_above, in_camera, map_of
+from segmentarium.inference.scans import MapMissingError, as_json, colours, from_above, in_camera, map_of
 from segmentarium.layers.turned_boxes import corners, inside_boxes
 from segmentarium.registry import create_model
 from segmentarium.training import TrainingOptions, train
@@ -144,7 +145,9 @@ def test_a_picture_from_above_shows_what_is_there() -> None:
     found = Boxes3d(torch.tensor([[3.0, 2, 0, 4, 2, 1.5, 0.4]]), torch.tensor([0]), torch.tensor([0.9]))
     bare = from_above(Scan(scan.points[:0], scan.boxes[:0], scan.labels[:0]), area, pixels=200)
     assert bare.shape == (200, 200, 3)
-    assert len(np.unique(bare.reshape(-1, 3), axis=0)) == 1
+    marked = np.argwhere((bare != bare[0, 0]).any(2))
+    assert np.abs(marked - 100).max() <= 5  # the sensor alone
+    assert len(marked) < 30
     picture = from_above(scan, area, found, pixels=200)
     # y upwards: the map's square of 6 m is right and above of the middle
     assert tuple(picture[200 - 1 - 158, 105]) != tuple(bare[0, 0])
@@ -153,6 +156,22 @@ def test_a_picture_from_above_shows_what_is_there() -> None:
     around = np.s_[200 - int(y) - 3 : 200 - int(y) + 3, int(x) - 3 : int(x) + 3]
     assert (picture[around].min(-1) > 150).any()
     assert not (unlabelled[around].min(-1) > 150).any()
+    # a box of which the detector is less sure is fainter
+    orange = np.array(colours(1)[0])
+    sure, unsure = (
+        from_above(
+            replace(scan, points=scan.points[:0]), area, replace(found, scores=score), labelled=False, pixels=200
+        )
+        for score in (torch.tensor([1.0]), torch.tensor([0.1]))
+    )
+    away = [np.abs(shown.astype(int) - orange).sum(2).min() for shown in (sure, unsure)]
+    assert away[0] < 10
+    assert away[1] > 60
+    # the legend stands below, in the class's colour, and says how many
+    told = from_above(scan, area, found, classes=("car", "van"), pixels=200)
+    assert np.array_equal(told[:200], picture)
+    assert len(told) > 210
+    assert np.abs(told[200:].astype(int) - orange).sum(2).min() < 30
 
 
 def test_boxes_in_the_camera_s_picture() -> None:

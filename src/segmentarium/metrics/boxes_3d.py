@@ -363,8 +363,8 @@ def _at_recalls(scores: Sequence[float], wanted: int) -> list[float]:
 def _count(
     near: np.ndarray, shares: np.ndarray, kept: np.ndarray, counted: np.ndarray, full: np.ndarray
 ) -> tuple[int, int]:
-    """True and false positives among what is kept, when each labelled box takes what overlaps it most; where no `full` one reaches
-    it, the first of the others."""
+    """True and false positives among what is kept, when each labelled box takes what overlaps it most; where no `full`
+    one reaches it, the first of the others."""
     taken = np.zeros(len(kept), bool)
     right = 0
     for row, share, counts in zip(near, shares, counted, strict=True):
