@@ -82,6 +82,8 @@ def test_files_that_are_no_points_say_so(tmp_path: Path) -> None:
     (tmp_path / "a.pcd").write_text("VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nPOINTS 9\nDATA binary\nab")
     (tmp_path / "b.pcd").write_text("VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nPOINTS 9\nDATA bzip\nab")
     (tmp_path / "a.ply").write_text("ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1\n")
+    (tmp_path / "c.pcd").write_text("# nothing")
+    (tmp_path / "b.ply").write_text("ply")
     (tmp_path / "a.npz").write_bytes(b"PK nothing")
     (tmp_path / "a.feather").write_bytes(b"nothing")
     np.save(tmp_path / "a.npy", np.zeros((4, 2)))
@@ -91,6 +93,8 @@ def test_files_that_are_no_points_say_so(tmp_path: Path) -> None:
         "a.pcd": "cannot be read",
         "b.pcd": "save it as binary or ascii",
         "a.ply": "no y, z",
+        "c.pcd": "no line DATA",
+        "b.ply": "no line end_header",
         "a.npz": "cannot be read",
         "a.feather": "cannot be read",
         "a.npy": "has shape",

@@ -363,6 +363,17 @@ def test_the_commands(folder: Path, trained: Path, tmp_path: Path, capsys: pytes
     ]
     assert main(given) == 2  # where it stood is not said
     assert main([*given, "--pose", "1", "0", "0", "0", "2", "2", "0"]) == 0
+    capsys.readouterr()
+    for words, said in (
+        (["--threshold", "2"], "between 0 and 1"),
+        (["--limit", "0"], "give 1 or more"),
+        (["--sweeps", "3"], "goes with argoverse2 and nuscenes"),
+        (["--precision", "bf16"], "say which"),
+        (["--device", "cuda:77"], "GPUs here"),
+        (["--device", "toaster"], "one of PyTorch's"),
+    ):
+        assert main(["detect3d", str(folder), "--model", weights, "--out", str(tmp_path / "c"), *words]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_the_real_frames_are_drawn(shared: Path, trained: Path, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+SWEPT = ("argoverse2", "nuscenes")  # data sets with sweeps beside a scan
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -50,6 +52,10 @@ def run(options: argparse.Namespace) -> int:
     from segmentarium.inference.scans import ScanDetector, save_scan
     from segmentarium.weights import load
 
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        raise ValueError(f"--threshold is {options.threshold:g}; scores lie between 0 and 1")
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit is {options.limit}; give 1 or more")
     loaded = load(options.model).to(default_device(options.device))
     detector = ScanDetector(loaded, options.threshold, options.engine, options.precision)  # type: ignore[arg-type]
     model, done, failed = detector.model, 0, 0
@@ -112,6 +118,8 @@ def _dataset(folder: Path, options: argparse.Namespace) -> Any:
     from segmentarium.data import build_dataset
 
     name = options.data or _layout(folder)
+    if options.sweeps is not None and name not in SWEPT:
+        raise ValueError(f"--sweeps goes with {' and '.join(SWEPT)}, and {folder} is read as {name}; leave it out")
     extra = {} if options.sweeps is None else {"sweeps": options.sweeps}
     return build_dataset(name, folder, options.split, **extra)
 

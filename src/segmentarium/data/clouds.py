@@ -125,7 +125,9 @@ def _pcd(path: Path) -> dict[str, np.ndarray]:
     header: dict[str, list[str]] = {}
     place = 0
     while "DATA" not in header:
-        end = data.index(b"\n", place)
+        end = data.find(b"\n", place)
+        if end < 0:
+            raise PointReadError(f"{path} has no line DATA, with which the header of a PCD ends")
         words = data[place:end].decode("ascii", "replace").split()
         place = end + 1
         if words and not words[0].startswith("#"):
@@ -186,7 +188,9 @@ def _lzf(data: bytes, size: int) -> bytes:
 def _ply(path: Path) -> dict[str, np.ndarray]:
     """The element "vertex" of an ASCII or binary file, which is its first."""
     data = path.read_bytes()
-    end = data.index(b"end_header")
+    end = data.find(b"end_header")
+    if end < 0:
+        raise PointReadError(f"{path} has no line end_header, with which the header of a PLY ends")
     lines = [line.split() for line in data[:end].decode("ascii", "replace").splitlines()]
     if lines[0] != ["ply"]:
         raise PointReadError(f"{path} does not begin as a PLY does")

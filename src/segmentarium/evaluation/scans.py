@@ -110,8 +110,8 @@ class ScanTally:
     labelled: list[ScanBoxes] = field(default_factory=list)
 
     def add(self, scan: Scan, found: Boxes3d, area: Sequence[float]) -> None:
-        """Labelled boxes whose centre lies outside the area that the model looks at, and those beyond their class's reach, count
-        nowhere, and what was found beyond it is left out; of KITTI what was found outside the picture is, too."""
+        """Labelled boxes count nowhere that have no extent, whose centre lies outside the area that the model looks at, or that
+        are beyond their class's reach.  What was found beyond it is left out, and of KITTI what was found outside the picture."""
         ours = ScanBoxes(found.boxes.double().numpy(), found.labels.numpy(), found.scores.double().numpy())
         if scan.attributes is not None:
             speeds = np.linalg.norm(ours.boxes[:, 7:9], axis=1)
@@ -124,7 +124,7 @@ class ScanTally:
         self.found.append(ours.those(kept))
         centre = scan.boxes[:, :2]
         counted = np.asarray(((centre >= np.array(area[:2])) & (centre <= np.array(area[3:5]))).all(1))
-        counted = counted & self._near(scan, scan.boxes, scan.labels)
+        counted = counted & self._near(scan, scan.boxes, scan.labels) & (scan.boxes[:, 3:6] > 0).all(1)
         if scan.counted is not None:
             counted = counted & scan.counted
         boxes, labels, levels = scan.boxes.astype(np.float64), scan.labels, scan.levels

@@ -90,7 +90,16 @@ def build_engine(
 
 
 def default_device(device: torch.device | str | None = None) -> torch.device:
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """What is asked for, else a GPU if there is one.  ValueError for a device that PyTorch does not know or has not here."""
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}; give one of PyTorch's, such as cpu or cuda:0") from error
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device is {device!r}, and PyTorch sees {torch.cuda.device_count()} GPUs here; give cpu, or leave it out"
+        )
+    return place
 
 
 def deployed(model: nn.Module) -> Model:
