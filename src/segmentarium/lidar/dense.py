@@ -56,8 +56,8 @@ class DensePart(Detector3d):
         canvas = points.new_zeros(batch, detector.canvas_channels, *detector.grid.shape[1:])
         return (canvas, *others)
 
-    def forward(self, canvas: Tensor, *others: Tensor) -> Any:
-        maps = self.network.dense(canvas, *others)
+    def forward(self, canvas: Tensor, raster: Tensor | None = None) -> Any:
+        maps = self.network.dense(*((canvas,) if raster is None else (canvas, raster)))
         return self.network.decode(maps) if self.decoded else tuple(maps[name] for name in self.network.map_names)
 
     def read(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
