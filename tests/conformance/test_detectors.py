@@ -20,7 +20,7 @@ from segmentarium.export import export_formats
 from segmentarium.layers.turned_boxes import iou_from_above
 from segmentarium.lidar.dense import DensePart
 from segmentarium.registry import create_model, entry
-from segmentarium.runtimes import onnx_session
+from segmentarium.runtimes import onnx_session, openvino_network
 from tests.conformance.subjects import DETECTORS, enrolled
 from tests.parity.comparison import relative_error
 
@@ -182,6 +182,11 @@ def test_the_dense_part_exports_alone(name: str, tmp_path: Path) -> None:
     assert list(inputs) == ["canvas", *model.inputs[1:]]
     for ours, theirs in zip(session.run(None, inputs), model(*given(model, batch)), strict=True):
         assert relative_error(torch.from_numpy(np.asarray(ours)).float(), theirs.float()) <= 1e-4
+    # the same on another engine, its maps with channels last
+    compiled = openvino_network(tmp_path / "dense.onnx", "f32", 1, channels_last=True)
+    turned = [np.ascontiguousarray(x.transpose(0, 2, 3, 1)) for x in inputs.values()]
+    scores = compiled(turned)[compiled.outputs[2]]
+    assert relative_error(torch.from_numpy(scores), model(*given(model, batch))[2]) <= 1e-4
     operators = {node.op_type for node in onnx.load(tmp_path / "dense.onnx").graph.node}
     assert not {name for name in operators if name.startswith("Scatter")}
     assert "Conv" in operators

@@ -142,11 +142,13 @@ def _onnxruntime_engine(model: nn.Module) -> Engine:
 
 def _openvino_engine(model: nn.Module, precision: str) -> Engine:
     threads = torch.get_num_threads()
-    compiled = openvino_network(onnx_file(model), "bf16" if precision == "bf16" else "f32", threads)
+    last = adopt(model).channels_last
+    compiled = openvino_network(onnx_file(model), "bf16" if precision == "bf16" else "f32", threads, channels_last=last)
     request = compiled.create_infer_request()
 
     def run(*maps: Tensor) -> list[Tensor]:
-        request.infer([x.contiguous().cpu().numpy() for x in maps], share_inputs=True)
+        given = [x.permute(0, 2, 3, 1) for x in maps] if last else maps
+        request.infer([x.contiguous().cpu().numpy() for x in given], share_inputs=True)
         outputs = range(len(compiled.outputs))
         return [torch.from_numpy(request.get_output_tensor(i).data.copy()) for i in outputs]
 

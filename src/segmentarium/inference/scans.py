@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from segmentarium.data.scans import Scan, collate_scans, inputs_of
 from segmentarium.files import atomic_write, check_targets
 from segmentarium.inference.engines import Engine, build_engine
 from segmentarium.layers.turned_boxes import corners, corners_3d
+from segmentarium.lidar.dense import DensePart
 
 PIXELS = 1200  # of the longer side of a picture from above
 NEAR = 0.5  # metres: what lies nearer to a camera is not drawn
@@ -80,24 +82,30 @@ class ScanDetector:
         self.model = self.model.eval()
         self._run: Engine | None = None
         if self.engine is not None:
-            from segmentarium.lidar.dense import DensePart
-
             device = next(self.model.parameters()).device
             self._run = build_engine(
                 DensePart(self.model, decoded=False), self.engine, precision=self.precision, device=device
             )
-            self._dense = DensePart(self.model.deploy(), decoded=False)
         elif self.precision != "fp32":
             raise ValueError(f"precision is {self.precision!r} and goes with an engine; say which")
+
+    @cached_property
+    def _dense(self) -> DensePart:
+        return DensePart(self.model if self._run is None else self.model.deploy(), decoded=False)
+
+    @torch.inference_mode()
+    def maps(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the model takes -> what the heads of a detector in steps give (`DensePart`)."""
+        points, *others = inputs
+        canvas = self._dense.network.canvas(points)
+        if self._run is None:
+            return self._dense(canvas, *others)
+        return tuple(x.to(points.device) for x in self._run.outputs(canvas, *others))
 
     @torch.inference_mode()
     def candidates(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What the model takes -> boxes, labels, scores of its candidates."""
-        if self._run is None:
-            return self.model(*inputs)
-        points, *others = inputs
-        maps = self._run.outputs(self._dense.network.canvas(points), *others)
-        return self._dense.read(tuple(x.to(points.device) for x in maps))
+        return self.model(*inputs) if self._run is None else self._dense.read(self.maps(*inputs))
 
     def __call__(self, scans: Sequence[Scan]) -> list[Boxes3d]:
         inputs = model_inputs(self.model, scans)

@@ -21,6 +21,7 @@ class DensePart(Detector3d):
     """
 
     open_axes = (("batch", "", "", ""), ("batch", "", "height", "width"))
+    channels_last = True  # as pillars are scattered
 
     def __init__(self, network: Detector3d, *, decoded: bool = True) -> None:
         if not isinstance(network, BevDetector | MapFusion):
