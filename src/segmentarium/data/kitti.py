@@ -66,7 +66,7 @@ def in_picture(boxes: np.ndarray, camera: Camera) -> np.ndarray:
     places = seen[..., :2] / np.maximum(seen[..., 2:], 0.1)
     limit = np.array(camera.size[::-1], np.float64)
     low, high = (places.min(1, initial=np.inf), places.max(1, initial=-np.inf))
-    ahead = (seen[..., 2] > 0).any(1)[:, None]
+    ahead = np.asarray((seen[..., 2] > 0).any(1))[:, None]
     return np.concatenate((np.clip(low, 0, limit), np.where(ahead, np.clip(high, 0, limit), 0)), 1)
 
 
@@ -78,7 +78,7 @@ def levels_of_found(boxes: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.n
     level = np.full(len(boxes), len(LEVELS))
     for i in reversed(range(len(LEVELS))):
         level[height >= LEVELS[i][0]] = i
-    shown = (seen[:, 2:] > seen[:, :2]).all(1)
+    shown = np.asarray((seen[:, 2:] > seen[:, :2]).all(1))
     return shown, np.where(shown, level, len(LEVELS))
 
 

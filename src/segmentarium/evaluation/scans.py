@@ -115,7 +115,8 @@ class ScanTally:
         ours = ScanBoxes(found.boxes.double().numpy(), found.labels.numpy(), found.scores.double().numpy())
         if scan.attributes is not None:
             speeds = np.linalg.norm(ours.boxes[:, 7:9], axis=1)
-            likely = [likely_attribute(self.classes[k], speed) for k, speed in zip(ours.labels, speeds, strict=True)]
+            names = [self.classes[label] for label in ours.labels.tolist()]
+            likely = [likely_attribute(name, speed) for name, speed in zip(names, speeds.tolist(), strict=True)]
             ours = replace(ours, attributes=np.array(likely, np.int64))
         kept = self._near(scan, ours.boxes, ours.labels)
         if scan.levels is not None and scan.cameras and scan.cameras[0].size is not None:
@@ -180,12 +181,13 @@ class ScanScoring:
         """Of what was scored so far; `facts`: the fields that say how it was measured."""
         nuscenes, argoverse, kitti = self.tally.scores()
         names = self.dataset.info.classes
+        leveled = " moderate" if "ap_easy" in kitti else ""
         columns = {
             "AP (distance)": nuscenes.pop("ap"),
             "AP Argoverse": argoverse.pop("ap"),
             **{
                 f"AP 3-D R40{name}": kitti.pop(key)
-                for key, name in (("ap_easy", " easy"), ("ap", ""), ("ap_hard", " hard"))
+                for key, name in (("ap_easy", " easy"), ("ap", leveled), ("ap_hard", " hard"))
                 if key in kitti
             },
         }

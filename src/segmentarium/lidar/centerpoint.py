@@ -7,6 +7,7 @@ centre.  This is the form on pillars.
 
 What the public code does and the paper does not say: a point is described as in PointPillars, by two layers in the authors' code;
 the peak need not be a local maximum; a radius is 2 cells at least; speeds weigh 0.2 in a box's loss, which weighs 0.25.
+One of mmdetection3d's networks reads a task's boxes and heat maps each after a deformable convolution (`deformable`).
 What we change: pillars take all points unless `max_points` says otherwise.  The second stage and the voxel form are not here.
 
 Published (nuScenes val): pillars 50.3 mAP, 60.2 NDS; mmdetection3d's 48.70 and 59.62 with suppression by distance.

@@ -195,7 +195,7 @@ class MapFusion(Detector3d):
         of_map = self.encode(self._sized(raster))
         found = [self.aggregate(features[0], of_map)]
         for aggregate, own in zip(self.coarser, features[1:], strict=True):
-            found.append(aggregate(own, F.adaptive_avg_pool2d(of_map, own.shape[-2:])))
+            found.append(aggregate(own, F.adaptive_avg_pool2d(of_map, (own.shape[-2], own.shape[-1]))))
         return features[0], found
 
     def dense(self, canvas: Tensor, raster: Tensor) -> dict[str, Tensor]:
