@@ -91,7 +91,7 @@ def test_files_that_are_no_points_say_so(tmp_path: Path) -> None:
     for name, said in {
         "a.txt": "give one of .bin",
         "a.pcd": "cannot be read",
-        "b.pcd": "save it as binary or ascii",
+        "b.pcd": "save it as binary, binary_compressed or ascii",
         "a.ply": "no y, z",
         "c.pcd": "no line DATA",
         "b.ply": "no line end_header",
