@@ -67,21 +67,33 @@ def import_openvino() -> Any:
     return openvino
 
 
-def openvino_network(network: str | Path, precision: str, threads: int) -> Any:
+def openvino_network(network: str | Path, precision: str, threads: int, *, channels_last: bool = False) -> Any:
     """An `openvino.CompiledModel` of an .onnx or .xml file on the processor, for single pictures.
 
-    precision  "f32" or "bf16"; left to itself OpenVINO takes bf16 on processors that have it
+    precision      "f32" or "bf16"; left to itself OpenVINO takes bf16 on processors that have it
+    channels_last  its inputs of four dimensions are given as (B, H, W, C), and not turned first
     """
     if Path(network).suffix == ".onnx":
         check_onnx(Path(network))
-    core = import_openvino().Core()
+    openvino = import_openvino()
+    core = openvino.Core()
     settings = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
     }
+    model = core.read_model(str(network))
+    if channels_last:
+        from openvino.preprocess import PrePostProcessor
+
+        steps = PrePostProcessor(model)
+        for number, given in enumerate(model.inputs):
+            if given.get_partial_shape().rank.get_length() == 4:
+                steps.input(number).tensor().set_layout(openvino.Layout("NHWC"))
+                steps.input(number).model().set_layout(openvino.Layout("NCHW"))
+        model = steps.build()
     with _own_signal_stack():
-        return core.compile_model(core.read_model(str(network)), "CPU", settings)
+        return core.compile_model(model, "CPU", settings)
 
 
 class _Stack(ctypes.Structure):

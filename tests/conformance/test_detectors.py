@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ from segmentarium.benchmarking.size import parameters_millions
 from segmentarium.contracts import Detector3d
 from segmentarium.export import export_formats
 from segmentarium.layers.turned_boxes import iou_from_above
+from segmentarium.lidar.dense import DensePart
 from segmentarium.registry import create_model, entry
-from segmentarium.runtimes import onnx_session
+from segmentarium.runtimes import onnx_session, openvino_network
 from tests.conformance.subjects import DETECTORS, enrolled
 from tests.parity.comparison import relative_error
 
@@ -162,6 +164,32 @@ def test_exports_with_open_batch_and_points(name: str, tmp_path: Path) -> None:
         inputs = {put.name: batch[key].numpy() for put, key in zip(session.get_inputs(), model.inputs, strict=True)}
         for ours, theirs in zip(session.run(None, inputs), model(*given(model, batch)), strict=True):
             assert relative_error(torch.from_numpy(np.asarray(ours)).float(), theirs.float()) <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["centerpoint_pillar", "mapfusion_pointpillars"])
+@torch.no_grad()
+def test_the_dense_part_exports_alone(name: str, tmp_path: Path) -> None:
+    """From pillars to candidates, with and without a map; in the graph nothing is scattered."""
+    model = trained_like(name)
+    (report,) = export_formats(DensePart(model), tmp_path / "dense", formats=("onnx",))
+    assert report.relative_error <= 1e-4
+    session = onnx_session(tmp_path / "dense.onnx", 1)
+    batch = scene(model, 3, seed=3)
+    canvas = model.canvas(batch["points"]).contiguous()
+    inputs = {
+        put.name: x.numpy() for put, x in zip(session.get_inputs(), (canvas, *given(model, batch)[1:]), strict=True)
+    }
+    assert list(inputs) == ["canvas", *model.inputs[1:]]
+    for ours, theirs in zip(session.run(None, inputs), model(*given(model, batch)), strict=True):
+        assert relative_error(torch.from_numpy(np.asarray(ours)).float(), theirs.float()) <= 1e-4
+    # the same on another engine, its maps with channels last
+    compiled = openvino_network(tmp_path / "dense.onnx", "f32", 1, channels_last=True)
+    turned = [np.ascontiguousarray(x.transpose(0, 2, 3, 1)) for x in inputs.values()]
+    scores = compiled(turned)[compiled.outputs[2]]
+    assert relative_error(torch.from_numpy(scores), model(*given(model, batch))[2]) <= 1e-4
+    operators = {node.op_type for node in onnx.load(tmp_path / "dense.onnx").graph.node}
+    assert not {name for name in operators if name.startswith("Scatter")}
+    assert "Conv" in operators
 
 
 @pytest.mark.parametrize("name", enrolled(DETECTORS, "autocast"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,3 +132,68 @@ def test_kitti_s_boxes_of_other_levels_are_no_mistakes() -> None:
     assert worse == pytest.approx(41 / 60)
     scores = kitti_scores(found, [scan(many, counted=counted)], ("Car",))
     assert (scores["ap3d"], scores["ap_above"]) == pytest.approx((1, 1))
+
+
+def leveled(boxes: list[list[float]], levels: list[int], scores: list[float] | None = None) -> ScanBoxes:
+    return replace(scan(boxes, scores), levels=np.array(levels))
+
+
+def test_kitti_s_levels_by_hand() -> None:
+    """41 easy cars and 41 hard ones, all found, the easy ones last; behind them one more car of the hard ones' kind."""
+    many = [box(5.0 * i) for i in range(82)]
+    levels = [2] * 41 + [0] * 41
+    labelled = [leveled(many, levels)]
+    scores = list(np.linspace(0.9, 0.1, 82))
+    # found hard ones are high enough for that level alone
+    found = [leveled(many, levels, scores)]
+    for level in (0, 1, 2):
+        assert kitti_ap(found, labelled, 0, 0.7, level=level) == pytest.approx(1)
+    # where nothing is labelled there, what is too low is no mistake at the easy level, and one at the hard
+    nothing = [leveled(many[41:], levels[41:])]
+    assert kitti_ap(found, nothing, 0, 0.7, level=0) == pytest.approx(1)
+    assert kitti_ap(found, nothing, 0, 0.7, level=2) == pytest.approx(41 / 82)  # precision grows to one half
+    # of a hard car that is found as high enough for easy, nothing is said at the easy level
+    high = [leveled(many, [0] * 82, scores)]
+    assert kitti_ap(high, labelled, 0, 0.7, level=0) == pytest.approx(1)
+    # an easy car found as one that is too low: not found, at the easy level
+    low = [leveled(many, [2] * 82, scores)]
+    assert kitti_ap(low, labelled, 0, 0.7, level=0) == 0
+    assert kitti_ap(low, labelled, 0, 0.7, level=2) == pytest.approx(1)
+    # two on one car: the one that may be wrong stands for it, though the other overlaps more
+    double = [leveled([*many[:41], *[box(5.0 * i + 0.3) for i in range(41)]], [2] * 41 + [0] * 41, scores)]
+    easy = [leveled(many[:41], [0] * 41)]
+    assert kitti_ap(double, easy, 0, 0.7, level=0) == pytest.approx(
+        0, abs=1e-9
+    )  # thresholds by score: the low ones are surer
+    turned = [
+        leveled([*many[:41], *[box(5.0 * i + 0.3) for i in range(41)]], [2] * 41 + [0] * 41, scores[41:] + scores[:41])
+    ]
+    assert kitti_ap(turned, easy, 0, 0.7, level=0) == pytest.approx(1)
+    told = kitti_scores(found, nothing, ("Car",))
+    assert (told["ap3d_easy"], told["ap3d"], told["ap3d_hard"]) == pytest.approx((1, 1, 0.5))
+    assert told["ap_hard"] == {"Car": pytest.approx(0.5)}
+    assert told.keys() >= {"ap_above", "ap_above_easy", "ap_above_hard"}
+    assert "ap3d_easy" not in kitti_scores(FOUND, LABELLED, ("Car",))
+
+
+def test_nds_with_attributes_by_hand() -> None:
+    cars = [[*box(10.0 * i), 1.0, 0.0] for i in range(4)]
+    scores = [0.9, 0.8, 0.7, 0.6]
+    labelled = [replace(scan(cars), attributes=np.array([0, 0, 2, -1]))]
+    found = [replace(scan(cars, scores), attributes=np.array([0, 0, 0, 0]))]
+    told = nuscenes_scores(found, labelled, ("car",))
+    # running means of the errors 0, 0, 1 and one that is not known, at the recalls of hits: 0, 0, 1/3, 1/3; between them lines
+    recall = np.linspace(0, 1, 101)[11:]
+    confidence = np.interp(recall, [0.25, 0.5, 0.75, 1.0], scores)
+    wanted = np.interp(confidence[::-1], scores[::-1], [1 / 3, 1 / 3, 0, 0])[::-1].mean()
+    assert told["maae"] == pytest.approx(wanted)
+    assert 0.1 < wanted < 0.3
+    assert told["nds"] == pytest.approx((5 * 1 + 4 + 1 - wanted) / 10)
+    plain = nuscenes_scores(found, [scan(cars)], ("car",))
+    assert "maae" not in plain
+    assert plain["nds"] == pytest.approx(1)
+    # none of the labelled has one: the official mean of nothing is 1
+    unknown = nuscenes_scores(found, [replace(scan(cars), attributes=np.full(4, -1))], ("car",))
+    assert (unknown["maae"], unknown["nds"]) == pytest.approx((1, 0.9))
+    cone = nuscenes_scores(found, labelled, ("traffic_cone",))
+    assert "maae" not in cone

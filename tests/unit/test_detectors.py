@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ import torch.nn.functional as F
 import segmentarium
 from segmentarium.contracts import Detector3d
 from segmentarium.layers.turned_boxes import as_in_earlier_code, iou_upright
-from segmentarium.lidar.bev import DensePart
 from segmentarium.lidar.centerpoint import NUSCENES_RADII, CenterPoint
 from segmentarium.lidar.centerpoint import TINY as TINY_CENTERPOINT
+from segmentarium.lidar.dense import DensePart
 from segmentarium.lidar.mapfusion import LAYERS, FeatureAgg, MapFusion, with_map
 from segmentarium.lidar.pointpillars import TINY, PointPillars
 from segmentarium.losses.anchor_boxes import AnchorBoxes, decode, direction_of, encode, match
@@ -98,7 +99,7 @@ def test_earlier_conventions_change_nothing_that_comes_out() -> None:
         loss = model.losses["anchors"]
         inner = as_in_earlier_code(box) if earlier else box
         real = inner[0, :, :7]
-        state, _ = match(model.anchors, loss.classes, real, torch.tensor([0]), loss.positive, loss.negative)
+        state, _ = match(model.anchors, loss.kinds, real, torch.tensor([0]), loss.positive, loss.negative)
         best = state.argmax()
         count, shape = len(model.anchors), (1, 16, 16)
         codes = encode(real, model.anchors)
@@ -162,7 +163,7 @@ def test_what_is_asked_of_centerpoint_gives_the_box_back(earlier: bool) -> None:
     boxes = torch.tensor([[near, other, [99.0, 0, 0, 1, 1, 1, 0, 1, 0, 0]]])
     loss = model.losses["centres"]
     assert isinstance(loss, Centres)
-    height, width = (side // model.feature_stride for side in model.grid.shape[1:])
+    height, width = (side // model.feature_strides[0] for side in model.grid.shape[1:])
     codes, place, real, label, heat = loss.targets(boxes, (height, width))
     assert real[0].tolist() == [True, True, False]  # the last stands outside
     outputs, first = {}, 0
@@ -253,10 +254,105 @@ def test_areas_that_do_not_fit_say_so() -> None:
 
 @torch.no_grad()
 def test_the_dense_part_begins_at_the_pillars() -> None:
-    model = PointPillars(**TINY).eval()
+    """Decoded or not, and with a map."""
     points = torch.rand(2, 80, 4) * 5
-    for ours, theirs in zip(DensePart(model)(model.canvas(points)), model(points), strict=True):
-        assert torch.equal(ours, theirs)
+    for model in (PointPillars(**TINY).eval(), with_map(PointPillars(**TINY)).eval()):
+        others = () if isinstance(model, PointPillars) else (torch.rand(2, 6, 16, 16),)
+        canvas = model.canvas(points)
+        dense = DensePart(model, decoded=False)
+        wanted = model(points, *others)
+        assert [x.shape[0] for x in dense(*DensePart(model).example(3, (16, 16)))] == [3] * 3
+        for found in (DensePart(model)(canvas, *others), dense.read(dense(canvas, *others))):
+            for ours, theirs in zip(found, wanted, strict=True):
+                assert torch.equal(ours, theirs)
+    assert DensePart(model).inputs == ("canvas", "map")
+    with pytest.raises(TypeError, match="no pillars"):
+        DensePart(Given(torch.zeros(1, 7), torch.zeros(1), torch.zeros(1)))
+
+
+# nuScenes' forms --------------------------------------------------------------------------------------------------------
+
+SHARED = {
+    **{key: value for key, value in TINY.items() if key != "neck_width"},
+    "num_classes": 3,
+    "in_channels": 5,
+    "columns": [0, 1, 2, 4],
+    "anchors": [[4.0, 2.0, 1.5, -1.75, 0.6, 0.3], [0.8, 0.8, 1.7, -1.75, 0.6, 0.3]],
+    "shared_anchors": True,
+    "velocity": True,
+    "box_weight": 1.0,
+    "start": -math.pi / 4,
+    "halved": False,
+    "replaced": False,
+    "encoder_widths": [8, 8],
+}
+
+
+@pytest.mark.parametrize("neck", ["second", "pyramid"])
+@torch.no_grad()
+def test_anchors_of_no_class_with_speeds_and_levels(neck: str) -> None:
+    """A perfect output on the level whose anchors are as large as the box costs nothing and is decoded to it."""
+    model = PointPillars(**{**SHARED, "candidates": 2}, neck=neck, neck_width=8).eval()
+    assert model.feature_strides == ((2, 4, 8) if neck == "pyramid" else (2,))
+    size = 8.0 if neck == "pyramid" else 4.0  # of the second level's anchors
+    box = torch.tensor([[[5.3, 0.4, -1.75 + size * 1.5 / 8, size, size / 2, size * 1.5 / 4, 1.4, 2.0, 1.5, -0.5]]])
+    loss = model.losses["anchors"]
+    state, _ = match(
+        model.anchors, loss.kinds, box[0, :, :7], torch.tensor([2]), loss.positive, loss.negative, shared=True
+    )
+    first = [0, *torch.tensor(model.level_anchors).cumsum(0).tolist()]
+    assert [bool((state[a:b] == 1).any()) for a, b in pairwise(first)] == (
+        [False, True, False] if neck == "pyramid" else [True]
+    )
+    codes = torch.cat((encode(box[0, :, :7], model.anchors), box[0, :, 8:].expand(len(state), -1)), 1)
+    scores = torch.full((len(state), 3), -9.0)
+    scores[state == 1, 2] = 9.0
+    turns = torch.nn.functional.one_hot(direction_of(box[0, 0, 6], model.start), 2).expand(len(state), -1) * 5.0
+    outputs = {}
+    for i, stride in enumerate(model.feature_strides):
+        ending = f"_{i}" if i else ""
+        part = slice(first[i], first[i + 1])
+        for name, rows in (("scores", scores), ("codes", codes), ("directions", turns)):
+            outputs[name + ending] = rows[part].reshape(1, 32 // stride, 32 // stride, -1).permute(0, 3, 1, 2)
+    assert outputs.keys() == set(model.map_names)
+    losses = model.criterion(outputs, {"boxes": box})
+    assert losses["anchors box"] < 1e-6
+    assert losses["anchors direction"] < 0.01
+    assert losses["anchors class"] < 1e-3
+    found = model.chosen(*model.decode(outputs))[0]
+    assert found.labels.tolist() == [2]
+    assert torch.allclose(found.boxes[0], box[0, 0, [0, 1, 2, 3, 4, 5, 6, 8, 9]], atol=1e-4)
+    # a speed that is a metre a second off costs 0.2 of its distance; one that is not known nothing
+    outputs["codes" + ("_1" if neck == "pyramid" else "")][:, 7::9] += 1
+    off = model.criterion(outputs, {"boxes": box})["anchors box"] / model.losses["anchors"].weights[7]
+    assert off.item() == pytest.approx(1 - 1 / 18, rel=1e-4)
+    box[..., 8:] = torch.nan
+    assert model.criterion(outputs, {"boxes": box})["anchors box"] < 1e-6
+    # the intensity is not read
+    points = torch.rand(1, 90, 5) * torch.tensor((10.0, 10, 2, 1, 1)) - torch.tensor((0.0, 5, 2, 0, 0))
+    other = points.clone()
+    other[..., 3] = 7
+    assert torch.equal(model(points)[2], model(other)[2])
+    other[..., 4] = 7
+    assert not torch.equal(model(points)[2], model(other)[2])
+
+
+def test_a_map_reaches_every_level() -> None:
+    torch.manual_seed(0)
+    model = with_map(PointPillars(**SHARED, neck="pyramid", neck_width=8)).eval()
+    for aggregate in (model.aggregate, *model.coarser):
+        torch.nn.init.normal_(aggregate.out.weight)
+    points, raster = scene(model)
+    canvas = model.canvas(points)
+    with torch.no_grad():
+        for drawn, empty in zip(model.fused(canvas, raster)[1], model.fused(canvas, 0 * raster)[1], strict=True):
+            assert not torch.equal(drawn, empty)
+    losses = model.criterion(model.forward_train(points, raster), {"boxes": torch.zeros(1, 0, 10), "map": raster})
+    assert losses.keys() == {"anchors class", "anchors box", "anchors direction", "map"}
+    with pytest.raises(ValueError, match=r"columns is \(0, 1, 3\)"):
+        PointPillars(**{**SHARED, "columns": [0, 1, 3]})
+    with pytest.raises(ValueError, match="neck is 'bifpn'"):
+        PointPillars(**SHARED, neck="bifpn")  # type: ignore[arg-type]
 
 
 # the map ----------------------------------------------------------------------------------------------------------------
@@ -296,8 +392,9 @@ def test_the_map_counts_where_it_is() -> None:
         empty = torch.zeros_like(raster)
         drawn = empty.clone()
         drawn[..., :4, :4] = 1
-        own, fused = zip(*(model._steps(points, x) for x in (drawn, empty)), strict=True)
-        away = (fused[0] - fused[1]).abs().amax((0, 1))
+        canvas = model.canvas(points)
+        own, fused = zip(*(model.fused(canvas, x) for x in (drawn, empty)), strict=True)
+        away = (fused[0][0] - fused[1][0]).abs().amax((0, 1))
         assert away[0, 0] > 1e-4
         if aggregation == "feature":
             assert (away[14:] < 1e-6).all()

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from segmentarium.data import build_dataset
-from segmentarium.data.clouds import PointReadError, read_points
+from segmentarium.data import build_dataset, kitti, nuscenes
+from segmentarium.data.clouds import PointReadError, _lzf, read_points
 from segmentarium.data.hd_map import LAYERS, PlaceMap, argoverse_map, nuscenes_map
 from segmentarium.data.poses import Sweep, aggregate, moved, moved_boxes, pose_matrix
 from segmentarium.data.scans import FAR, Scan, ScanError, check_scan, collate_scans, inputs_of, target_of
@@ -37,6 +37,10 @@ def test_every_kind_of_file_gives_the_same_points(tmp_path: Path) -> None:
     text = "\n".join(" ".join(map(str, row)) for row in ROWS.tolist()) + "\n"
     (tmp_path / "a.pcd").write_text(f"{head}DATA ascii\n{text}")
     (tmp_path / "b.pcd").write_bytes(f"{head}DATA binary\n".encode() + ROWS.tobytes())
+    by_field = ROWS.T.tobytes()
+    packed = bytes([31]) + by_field[:32] + bytes([len(by_field) - 33]) + by_field[32:]  # two runs as they are
+    sizes = np.array([len(packed), len(by_field)], "<u4").tobytes()
+    (tmp_path / "c.pcd").write_bytes(f"{head}DATA binary_compressed\n".encode() + sizes + packed)
     properties = "".join(f"property float {name}\n" for name in ("x", "y", "z", "intensity"))
     for name, kind, body in (
         ("a.ply", "ascii", text.encode()),
@@ -64,13 +68,22 @@ def test_every_kind_of_file_gives_the_same_points(tmp_path: Path) -> None:
     assert read_points(tmp_path / "a.pcd.bin", ("x", "y", "z", "i")).values.shape == (3, 4)
 
 
+def test_packed_bytes_are_copied_from_before() -> None:
+    # "ab", seven more from two back (which run into themselves), then twelve from one back: a long copy
+    assert _lzf(bytes([1]) + b"ab" + bytes([(5 << 5), 1]) + bytes([(7 << 5), 3, 0]), 21) == b"ababababa" + b"a" * 12
+    with pytest.raises(ValueError, match="not there"):
+        _lzf(bytes([0]) + b"a" + bytes([(1 << 5), 7]), 4)
+    with pytest.raises(ValueError, match="1 bytes unpacked, and 9"):
+        _lzf(bytes([0]) + b"a", 9)
+
+
 def test_files_that_are_no_points_say_so(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("1 2 3")
     (tmp_path / "a.pcd").write_text("VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nPOINTS 9\nDATA binary\nab")
-    (tmp_path / "b.pcd").write_text(
-        "VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nPOINTS 9\nDATA binary_compressed\nab"
-    )
+    (tmp_path / "b.pcd").write_text("VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nPOINTS 9\nDATA bzip\nab")
     (tmp_path / "a.ply").write_text("ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1\n")
+    (tmp_path / "c.pcd").write_text("# nothing")
+    (tmp_path / "b.ply").write_text("ply")
     (tmp_path / "a.npz").write_bytes(b"PK nothing")
     (tmp_path / "a.feather").write_bytes(b"nothing")
     np.save(tmp_path / "a.npy", np.zeros((4, 2)))
@@ -78,8 +91,10 @@ def test_files_that_are_no_points_say_so(tmp_path: Path) -> None:
     for name, said in {
         "a.txt": "give one of .bin",
         "a.pcd": "cannot be read",
-        "b.pcd": "save it as binary or ascii",
+        "b.pcd": "save it as binary, binary_compressed or ascii",
         "a.ply": "no y, z",
+        "c.pcd": "no line DATA",
+        "b.ply": "no line end_header",
         "a.npz": "cannot be read",
         "a.feather": "cannot be read",
         "a.npy": "has shape",
@@ -250,6 +265,8 @@ def kitti_folder(root: Path) -> Path:
     (root / "training" / "calib" / "000000.txt").write_text(calibration)
     label = "DontCare -1 -1 -10 1 1 2 2 -1 -1 -1 -1000 -1000 -1000 -10\n"
     label += "Car 0.10 0 0 100 100 200 150 1.50 2.00 4.00 -3.00 1.00 20.00 0.00\n"
+    label += "Van 0.60 0 0 100 100 200 150 1.50 2.00 4.00 3.00 1.00 20.00 0.00\n"
+    cv2.imwrite(str(root / "training" / "image_2" / "000000.png"), np.zeros((360, 1200, 3), np.uint8))
     (root / "training" / "label_2" / "000000.txt").write_text(label)
     return root
 
@@ -262,6 +279,26 @@ def test_kitti_s_boxes_come_into_the_lidar_s_frame(tmp_path: Path) -> None:
     assert scan.labels.tolist() == [2]
     assert scan.levels is not None
     assert scan.levels.tolist() == [0]
+    assert scan.alike is not None
+    assert scan.alike[0, [0, 1, 7]].tolist() == pytest.approx([20, -3, 2], abs=1e-5)  # a van, as a car
+    # the car in the picture: its ends are 19 and 21 m away, its sides between 1 and 5 m left of the middle
+    (camera,) = scan.cameras
+    assert camera.size == (360, 1200)
+    seen = kitti.in_picture(scan.boxes, camera)[0]
+    assert seen.tolist() == pytest.approx(
+        [600 - 700 * 5 / 19, 180 - 700 * 0.5 / 19, 600 - 700 / 21, 180 + 700 / 19], abs=1e-3
+    )
+    behind, aside = scan.boxes[0].copy(), scan.boxes[0].copy()
+    behind[0], aside[1] = -20, 60
+    for one, wanted in ((scan.boxes[0], (True, 0)), (behind, (False, 3)), (aside, (False, 3))):
+        shown, level = kitti.levels_of_found(one[None], camera)
+        assert (bool(shown[0]), int(level[0])) == wanted
+    far = scan.boxes[0].copy()
+    far[:2] = far[:2] * 2  # 1.5 m at 39 m: 27 pixels
+    assert kitti.levels_of_found(far[None], camera)[1].tolist() == [1]
+    assert [kitti._level(f"Car {cut} {hidden} 0 0 100 9 {100 + height}".split()) for cut, hidden, height in (
+        (0.15, 0, 41), (0.15, 0, 40), (0.16, 0, 99), (0, 1, 99), (0, 2, 26), (0, 2, 25), (0, 3, 99), (0.51, 0, 99))
+    ] == [0, 1, 1, 1, 2, 3, 3, 3]  # fmt: skip
     with pytest.raises(FileNotFoundError, match=r"no val\.txt"):
         build_dataset("kitti", tmp_path, "val")
     (tmp_path / "ImageSets" / "val.txt").write_text("000009")
@@ -290,14 +327,16 @@ def test_nuscenes_tables_are_joined(tmp_path: Path) -> None:
             {"token": "e0", "rotation": [1, 0, 0, 0], "translation": [0, 0, 0]},
             {"token": "e1", "rotation": half, "translation": [10, 0, 0]},
         ],
-        "calibrated_sensor": [{"token": "c", "rotation": [1, 0, 0, 0], "translation": [0, 0, 2], "camera_intrinsic": []}],
+        "calibrated_sensor": [{"token": "c", "rotation": [1, 0, 0, 0], "translation": [1, 0, 2], "camera_intrinsic": []}],
+        "attribute": [{"token": "m", "name": "vehicle.moving"}],
         "category": [{"token": "k", "name": "vehicle.car"}, {"token": "z", "name": "animal"}],
         "instance": [{"token": "i", "category_token": "k"}, {"token": "j", "category_token": "z"}],
         "sample_annotation": [
             {"token": "t0", "sample_token": "a", "instance_token": "i", "translation": [5, 1, 1], "size": [2, 4, 1.5],
+             "attribute_tokens": ["m"],
              "rotation": [1, 0, 0, 0], "prev": "", "next": "t1", "num_lidar_pts": 3, "num_radar_pts": 0},
             {"token": "t1", "sample_token": "b", "instance_token": "i", "translation": [6, 1, 1], "size": [2, 4, 1.5],
-             "rotation": half, "prev": "t0", "next": "", "num_lidar_pts": 0, "num_radar_pts": 0},
+             "rotation": half, "prev": "t0", "next": "", "num_lidar_pts": 0, "num_radar_pts": 0, "attribute_tokens": []},
             {"token": "t2", "sample_token": "a", "instance_token": "j", "translation": [6, 1, 1], "size": [1, 1, 1],
              "rotation": half, "prev": "", "next": "", "num_lidar_pts": 1, "num_radar_pts": 0},
         ],
@@ -310,10 +349,19 @@ def test_nuscenes_tables_are_joined(tmp_path: Path) -> None:
     dataset = build_dataset("nuscenes", tmp_path, "mini_val", sweeps=2)
     assert len(dataset) == 2
     first, second = dataset.load(0), dataset.load(1)
-    assert first.boxes[0].tolist() == pytest.approx([5, 1, -1, 4, 2, 1.5, 0, 2, 0], abs=1e-6)  # 1 m in half a second
+    assert first.boxes[0].tolist() == pytest.approx([4, 1, -1, 4, 2, 1.5, 0, 2, 0], abs=1e-6)  # 1 m in half a second
     assert first.labels.tolist() == [0]
     assert first.place is None
     assert second.boxes[0, 6] == pytest.approx(0, abs=1e-6)  # turned as the vehicle
+    assert [scan.attributes.tolist() for scan in (first, second)] == [[0], [-1]]
+    assert first.centre == pytest.approx((-1, 0))  # the lidar stands a metre ahead
+    assert [nuscenes.ATTRIBUTES[nuscenes.likely_attribute(*given)] for given in (
+        ("car", 0.1), ("car", 0.3), ("bus", 0), ("bus", 9), ("bicycle", 3), ("bicycle", 0), ("pedestrian", 1), ("pedestrian", 0))
+    ] == [
+        "vehicle.parked", "vehicle.moving", "vehicle.stopped", "vehicle.moving", "cycle.with_rider", "cycle.without_rider",
+        "pedestrian.moving", "pedestrian.standing",
+    ]  # fmt: skip
+    assert nuscenes.likely_attribute("barrier", 0.0) == -1
     assert second.counted is not None
     assert second.counted.tolist() == [False]
     assert second.points.shape == (4, 5)

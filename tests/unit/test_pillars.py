@@ -98,6 +98,12 @@ def test_voxels_hold_means_and_are_stacked() -> None:
     assert means[0, [3 * 2, 3 * 2 + 1], 0, 0].tolist() == [2, 5]  # intensity, lower and upper layer
     assert means[0, 0, 0, 0].item() == pytest.approx(-1.85)
     assert (means[..., 1:] == 0).all()
+    # capped: of a voxel the first point alone; of the scan the first voxel
+    grid = Grid(AREA, (0.5, 0.5, 1.0))
+    one = voxel_means(points, grid, max_points=1)
+    assert one[0, [3 * 2, 3 * 2 + 1], 0, 0].tolist() == [1, 5]
+    first = voxel_means(points, grid, max_voxels=1)
+    assert first[0, [3 * 2, 3 * 2 + 1], 0, 0].tolist() == [2, 0]
 
 
 def test_training_counts_points_and_nothing_else_in_its_statistics() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from segmentarium.data import build_dataset
 from segmentarium.data.hd_map import PlaceMap
 from segmentarium.data.poses import pose_matrix
 from segmentarium.data.scan_transforms import ObjectBank, TrainScan, moved_objects, transformed
-from segmentarium.data.scans import Scan
+from segmentarium.data.scans import Camera, Scan
 from segmentarium.evaluation import evaluate
-from segmentarium.inference.scans import MapMissingError, as_json, from_above, in_camera, map_of
+from segmentarium.evaluation.scans import ScanTally
+from segmentarium.inference.scans import MapMissingError, as_json, colours, from_above, in_camera, map_of
 from segmentarium.layers.turned_boxes import corners, inside_boxes
 from segmentarium.registry import create_model
 from segmentarium.training import TrainingOptions, train
@@ -143,7 +145,9 @@ def test_a_picture_from_above_shows_what_is_there() -> None:
     found = Boxes3d(torch.tensor([[3.0, 2, 0, 4, 2, 1.5, 0.4]]), torch.tensor([0]), torch.tensor([0.9]))
     bare = from_above(Scan(scan.points[:0], scan.boxes[:0], scan.labels[:0]), area, pixels=200)
     assert bare.shape == (200, 200, 3)
-    assert len(np.unique(bare.reshape(-1, 3), axis=0)) == 1
+    marked = np.argwhere((bare != bare[0, 0]).any(2))
+    assert np.abs(marked - 100).max() <= 5  # the sensor alone
+    assert 10 < len(marked) < 60
     picture = from_above(scan, area, found, pixels=200)
     # y upwards: the map's square of 6 m is right and above of the middle
     assert tuple(picture[200 - 1 - 158, 105]) != tuple(bare[0, 0])
@@ -152,6 +156,22 @@ def test_a_picture_from_above_shows_what_is_there() -> None:
     around = np.s_[200 - int(y) - 3 : 200 - int(y) + 3, int(x) - 3 : int(x) + 3]
     assert (picture[around].min(-1) > 150).any()
     assert not (unlabelled[around].min(-1) > 150).any()
+    # a box of which the detector is less sure is fainter
+    orange = np.array(colours(1)[0])
+    sure, unsure = (
+        from_above(
+            replace(scan, points=scan.points[:0]), area, replace(found, scores=score), labelled=False, pixels=200
+        )
+        for score in (torch.tensor([1.0]), torch.tensor([0.1]))
+    )
+    away = [np.abs(shown.astype(int) - orange).sum(2).min() for shown in (sure, unsure)]
+    assert away[0] < 10
+    assert away[1] > 60
+    # the legend stands below, in the class's colour, and says how many
+    told = from_above(scan, area, found, classes=("car", "van"), pixels=200)
+    assert np.array_equal(told[:200], picture)
+    assert len(told) > 210
+    assert np.abs(told[200:].astype(int) - orange).sum(2).min() < 30
 
 
 def test_boxes_in_the_camera_s_picture() -> None:
@@ -181,6 +201,37 @@ def test_a_map_that_is_missing() -> None:
     scan.pose = None
     with pytest.raises(MapMissingError, match="scan0 has a map and no pose"):
         map_of(model, scan)  # type: ignore[arg-type]
+
+
+def test_what_a_benchmark_does_not_count_is_left_out() -> None:
+    """nuScenes' reach and attributes; KITTI's picture, its levels and what is like a car."""
+    scan = made()
+    scan.boxes = np.concatenate((scan.boxes, np.zeros((2, 2), np.float32)), 1)
+    scan.attributes, scan.centre = np.array([0, 2]), (3.0, 2.0)
+    near = torch.tensor([[3.0, 2, 0, 4, 2, 1.5, 0.4, 3, 0], [-4.0, -3, 0, 4, 2, 1.5, 2, 0, 0]])
+    found = Boxes3d(near, torch.tensor([0, 1]), torch.tensor([0.9, 0.8]))
+    tally = ScanTally(("car", "truck"), {"truck": 5.0})  # the second box is 8.6 m away
+    tally.add(scan, found, (-20, -20, -2, 20, 20, 2))
+    assert tally.found[0].labels.tolist() == [0]
+    assert tally.found[0].attributes.tolist() == [0]  # it moves
+    assert tally.labelled[0].counted.tolist() == [True, False]
+    assert tally.scores()[0]["maae"] == pytest.approx(0.5)  # the truck is never found
+    assert tally.confusion().tolist() == [[1, 0], [0, 0]]
+    # a camera that looks along x
+    scan = made()
+    matrix = np.array([[100.0, 0, 0], [0, 100, 0], [0, 0, 1]]) @ np.array(
+        [[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0]]
+    )
+    matrix[:2] += 50 * np.array([1.0, 0, 0, 0])
+    scan.cameras = [Camera(Path("none.png"), matrix, (100, 100))]
+    scan.levels, scan.alike = np.array([0, 2]), np.array([[3.0, 8, 0, 4, 2, 1.5, 0, 1]], np.float32)
+    tally = ScanTally(("car", "van"))
+    tally.add(scan, Boxes3d(near[:, :7], found.labels, found.scores), (-20, -20, -2, 20, 20, 2))
+    assert tally.found[0].labels.tolist() == [0]  # the other is behind the camera
+    assert tally.found[0].levels.tolist() == [0]
+    assert tally.labelled[0].labels.tolist() == [0, 1, 1]
+    assert tally.labelled[0].counted.tolist() == [True, True, False]
+    assert tally.scores()[2].keys() >= {"ap3d", "ap3d_easy", "ap3d_hard"}
 
 
 def test_boxes_as_plain_data() -> None:
@@ -265,6 +316,9 @@ def test_one_loop_trains_and_one_evaluation_scores(folder: Path, trained: Path) 
 def test_what_does_not_fit_is_said_before_training(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no use for crop_size"):
         train(options(folder, tmp_path, crop_size=(64, 64)))
+    (folder / "none.txt").write_text("")
+    with pytest.raises(ValueError, match=r"split 'none' of .* has no scans"):
+        train(options(folder, tmp_path, train_split="none"))
     five = {"in_channels": 5, "detector_arguments": DETECTOR}
     with pytest.raises(ValueError, match="--set in_channels=4"):
         train(options(folder, tmp_path, model_arguments=five))
@@ -282,6 +336,11 @@ def test_the_commands(folder: Path, trained: Path, tmp_path: Path, capsys: pytes
     assert json.loads((out / "scan0.json").read_text())["boxes"]
     assert main(command) == 2  # they are there
     assert main([*command, "--overwrite"]) == 0
+    eager = json.loads((out / "scan0.json").read_text())["boxes"]
+    assert main([*command, "--overwrite", "--engine", "torch"]) == 0
+    for ours, theirs in zip(json.loads((out / "scan0.json").read_text())["boxes"], eager, strict=True):
+        assert ours["class"] == theirs["class"]
+        assert ours["centre"] == pytest.approx(theirs["centre"], abs=0.01)
     capsys.readouterr()
     np.zeros((0, 4), np.float32).tofile(tmp_path / "empty.bin")
     (tmp_path / "bad.ply").write_text("nothing")
@@ -307,6 +366,17 @@ def test_the_commands(folder: Path, trained: Path, tmp_path: Path, capsys: pytes
     ]
     assert main(given) == 2  # where it stood is not said
     assert main([*given, "--pose", "1", "0", "0", "0", "2", "2", "0"]) == 0
+    capsys.readouterr()
+    for words, said in (
+        (["--threshold", "2"], "between 0 and 1"),
+        (["--limit", "0"], "give 1 or more"),
+        (["--sweeps", "3"], "goes with argoverse2 and nuscenes"),
+        (["--precision", "bf16"], "say which"),
+        (["--device", "cuda:77"], "GPUs here"),
+        (["--device", "toaster"], "one of PyTorch's"),
+    ):
+        assert main(["detect3d", str(folder), "--model", weights, "--out", str(tmp_path / "c"), *words]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_the_real_frames_are_drawn(shared: Path, trained: Path, tmp_path: Path) -> None:

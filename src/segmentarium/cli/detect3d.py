@@ -9,6 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+SWEPT = ("argoverse2", "nuscenes")  # data sets with sweeps beside a scan
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -38,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threshold", type=float, help="least score (default: the model's)")
     add("--limit", type=int, help="stop after so many scans")
     add("--out", default="detected", metavar="DIR", help="folder for the results (default: detected)")
+    add("--engine", choices=("torch", "compile", "onnxruntime", "openvino"), help="of what comes behind the pillars")
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="of an engine")
     add("--device", help="of PyTorch, e.g. cpu or cuda:0 (default: a GPU if there is one)")
     add("--debug", action="store_true", help="show the traceback of an error")
 
@@ -48,7 +52,12 @@ def run(options: argparse.Namespace) -> int:
     from segmentarium.inference.scans import ScanDetector, save_scan
     from segmentarium.weights import load
 
-    detector = ScanDetector(load(options.model).to(default_device(options.device)), options.threshold)  # type: ignore[arg-type]
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        raise ValueError(f"--threshold is {options.threshold:g}; scores lie between 0 and 1")
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit is {options.limit}; give 1 or more")
+    loaded = load(options.model).to(default_device(options.device))
+    detector = ScanDetector(loaded, options.threshold, options.engine, options.precision)  # type: ignore[arg-type]
     model, done, failed = detector.model, 0, 0
     for name, read in islice(_scans(options), options.limit):
         try:
@@ -109,6 +118,8 @@ def _dataset(folder: Path, options: argparse.Namespace) -> Any:
     from segmentarium.data import build_dataset
 
     name = options.data or _layout(folder)
+    if options.sweeps is not None and name not in SWEPT:
+        raise ValueError(f"--sweeps goes with {' and '.join(SWEPT)}, and {folder} is read as {name}; leave it out")
     extra = {} if options.sweeps is None else {"sweeps": options.sweeps}
     return build_dataset(name, folder, options.split, **extra)
 

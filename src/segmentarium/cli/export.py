@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of a key point model: with suppression in the file, which gives the best N points with their descriptors",
     )
+    parser.add_argument(
+        "--dense",
+        action="store_true",
+        help="of a detector in point clouds: what comes behind its pillars alone, for devices that cannot scatter",
+    )
     parser.add_argument("--images", nargs="+", type=Path, metavar="FILE", help="to measure parity on")
     parser.add_argument(
         "--task",
@@ -91,6 +96,16 @@ def with_points(model: nn.Module, count: int) -> nn.Module:
     return PointDetector(model, count).eval()
 
 
+def dense_part(model: nn.Module) -> nn.Module:
+    """Of a detector in steps what comes behind its pillars.  ValueError for another model."""
+    from segmentarium.contracts import Detector3d
+    from segmentarium.lidar.dense import DensePart
+
+    if not isinstance(model, Detector3d):
+        raise ValueError("--dense is for detectors in point clouds, such as pointpillars; leave it out")
+    return DensePart(model).eval()
+
+
 def export_each(options: argparse.Namespace, formats: tuple[str, ...], folder: Path) -> int:
     """Exports every model of the command line to `folder`, prints the parity, returns the exit code."""
     from rich import box
@@ -120,6 +135,8 @@ def export_each(options: argparse.Namespace, formats: tuple[str, ...], folder: P
         model = build(name, options)
         if options.points is not None:
             model = with_points(model, options.points)
+        if options.dense:
+            model = dense_part(model)
         try:
             for report in export_formats(model, folder / file_name(name), **settings):
                 table.add_row(*row(name, report))

@@ -230,15 +230,22 @@ class Detector3d(LabelledModel):
 
         threshold, most   instead of the model's own
         """
+        return self.chosen(*self(points, *others), threshold=threshold, most=most)
+
+    @torch.no_grad()
+    def chosen(
+        self, boxes: Tensor, labels: Tensor, scores: Tensor, *, threshold: float | None = None, most: int | None = None
+    ) -> list[Boxes3d]:
+        """What `forward` gave, on any engine -> the boxes of each scan, as `detect`."""
         least, most = self.threshold if threshold is None else threshold, self.most if most is None else most
         found = []
-        for boxes, labels, scores in zip(*self(points, *others), strict=True):
-            kept = (labels >= 0) & (scores >= least) & boxes.isfinite().all(1)
-            boxes, labels, scores = boxes[kept].float(), labels[kept], scores[kept].float()
-            groups = labels if self.groups is None else labels.new_tensor(self.groups)[labels]
+        for box, label, score in zip(boxes, labels, scores, strict=True):
+            kept = (label >= 0) & (score >= least) & box.isfinite().all(1)
+            box, label, score = box[kept].float(), label[kept], score[kept].float()
+            groups = label if self.groups is None else label.new_tensor(self.groups)[label]
             if self.radii is None:
-                best = suppress(boxes, scores, self.overlap, groups)[:most]
+                best = suppress(box, score, self.overlap, groups)[:most]
             else:
-                best = suppress_near(boxes, scores, scores.new_tensor(self.radii)[labels], groups)[:most]
-            found.append(Boxes3d(boxes[best], labels[best], scores[best]))
+                best = suppress_near(box, score, score.new_tensor(self.radii)[label], groups)[:most]
+            found.append(Boxes3d(box[best], label[best], score[best]))
         return found

@@ -120,12 +120,14 @@ def _feather(path: Path) -> dict[str, np.ndarray]:
 
 
 def _pcd(path: Path) -> dict[str, np.ndarray]:
-    """ASCII and binary; not the compressed form."""
+    """ASCII, binary, and compressed, where each field's values lie together."""
     data = path.read_bytes()
     header: dict[str, list[str]] = {}
     place = 0
     while "DATA" not in header:
-        end = data.index(b"\n", place)
+        end = data.find(b"\n", place)
+        if end < 0:
+            raise PointReadError(f"{path} has no line DATA, with which the header of a PCD ends")
         words = data[place:end].decode("ascii", "replace").split()
         place = end + 1
         if words and not words[0].startswith("#"):
@@ -137,22 +139,58 @@ def _pcd(path: Path) -> dict[str, np.ndarray]:
         rows = np.loadtxt(data[place:].decode("ascii").splitlines(), ndmin=2) if count else np.zeros((0, sum(repeats)))
         starts = np.cumsum([0, *repeats[:-1]])
         table = {name: rows[:, start] for name, start in zip(fields, starts, strict=True)}
-    elif kind == "binary":
+    elif kind in ("binary", "binary_compressed"):
         types = [PCD_TYPES[t.upper() + s] for t, s in zip(header["TYPE"], header["SIZE"], strict=True)]
         row = np.dtype([(f"{i}", t, (n,)) for i, (t, n) in enumerate(zip(types, repeats, strict=True))])
-        found = np.frombuffer(data, row, count, place)
-        table = {name: found[f"{i}"][:, 0] for i, name in enumerate(fields)}
+        if kind == "binary":
+            found = np.frombuffer(data, row, count, place)
+            table = {name: found[f"{i}"][:, 0] for i, name in enumerate(fields)}
+        else:
+            packed, whole = map(int, np.frombuffer(data, "<u4", 2, place))
+            unpacked, place = _lzf(data[place + 8 : place + 8 + packed], whole), 0
+            table = {}
+            for name, kind_of, repeat in zip(fields, types, repeats, strict=True):
+                table[name] = np.frombuffer(unpacked, kind_of, count * repeat, place).reshape(count, repeat)[:, 0]
+                place += table[name].itemsize * count * repeat
     else:
-        raise PointReadError(f"{path} is a PCD of kind {kind!r}; save it as binary or ascii")
+        raise PointReadError(f"{path} is a PCD of kind {kind!r}; save it as binary, binary_compressed or ascii")
     if len(table[fields[0]]) != count:
         raise PointReadError(f"{path} promises {count} points and has {len(table[fields[0]])}; it is cut off")
     return table
 
 
+def _lzf(data: bytes, size: int) -> bytes:
+    """What LibLZF packed: runs of bytes as they are, and copies of earlier ones, which may run into what they make."""
+    made, place = bytearray(), 0
+    while place < len(data):
+        told = data[place]
+        place += 1
+        if told < 32:
+            made += data[place : place + told + 1]
+            place += told + 1
+            continue
+        length = (told >> 5) + 2
+        if length == 9:
+            length, place = length + data[place], place + 1
+        start = len(made) - ((told & 31) << 8) - data[place] - 1
+        place += 1
+        if start < 0:
+            raise ValueError("its compressed points refer to what is not there")
+        while length:
+            part = made[start : start + length]
+            made += part
+            start, length = start + len(part), length - len(part)
+    if len(made) != size:
+        raise ValueError(f"its points are {len(made)} bytes unpacked, and {size} were promised; it is cut off")
+    return bytes(made)
+
+
 def _ply(path: Path) -> dict[str, np.ndarray]:
     """The element "vertex" of an ASCII or binary file, which is its first."""
     data = path.read_bytes()
-    end = data.index(b"end_header")
+    end = data.find(b"end_header")
+    if end < 0:
+        raise PointReadError(f"{path} has no line end_header, with which the header of a PLY ends")
     lines = [line.split() for line in data[:end].decode("ascii", "replace").splitlines()]
     if lines[0] != ["ply"]:
         raise PointReadError(f"{path} does not begin as a PLY does")

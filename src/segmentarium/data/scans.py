@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,10 +25,12 @@ class ScanError(ValueError):
 
 @dataclass(frozen=True)
 class Camera:
-    """A picture, and the (3, 4) matrix that takes x, y, z, 1 in the lidar's frame to pixels times depth."""
+    """A picture, the (3, 4) matrix that takes x, y, z, 1 in the lidar's frame to pixels times depth, and, where it is read, the
+    picture's (height, width)."""
 
     path: Path
     matrix: np.ndarray
+    size: tuple[int, int] | None = None
 
 
 @dataclass
@@ -42,6 +44,9 @@ class Scan:
     place       the map; None: there is none
     counted     (M,) bool: boxes that a score counts, such as those with points inside; None: all
     levels      (M,) of KITTI: 0 easy, 1 moderate, 2 hard, 3 none of them; None elsewhere
+    alike       (A, 8) boxes and labels: what is none of the classes, and so like one that finding it is no mistake (KITTI)
+    attributes  (M,) of nuScenes: the index in `data.nuscenes.ATTRIBUTES`, -1: it has none; None elsewhere
+    centre      x, y of the vehicle's origin, from which nuScenes' scores count distances
     """
 
     points: np.ndarray
@@ -53,15 +58,21 @@ class Scan:
     cameras: list[Camera] = field(default_factory=list)
     counted: np.ndarray | None = None
     levels: np.ndarray | None = None
+    alike: np.ndarray | None = None
+    attributes: np.ndarray | None = None
+    centre: tuple[float, float] = (0.0, 0.0)
 
 
 class ScanDataset(Dataset[Sample]):
     """Scans with boxes: `dataset[i]` is what the transform makes of {"scan", "name"}.
 
     A reader gives `_load(index)`.  Attributes as of a `PictureDataset`: info, items, split, notes.
+
+    reach   class -> metres from the vehicle within which the data set's own scores count it, found or labelled
     """
 
     task: ClassVar[str] = "boxes3d"
+    reach: ClassVar[Mapping[str, float]] = {}
     items: Sequence[Any]
 
     def __init__(self, info: DatasetInfo, transform: Transform | None = None, cache: bool = False) -> None:

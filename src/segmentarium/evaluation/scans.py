@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from segmentarium.contracts import Boxes3d, Detector3d
+from segmentarium.data.kitti import levels_of_found
+from segmentarium.data.nuscenes import likely_attribute
 from segmentarium.data.scans import Scan, ScanDataset
 from segmentarium.evaluation.base import BaseReport, number, numbers, percent
 from segmentarium.inference.scans import ScanDetector
@@ -24,9 +26,9 @@ LEAST = 0.05  # score from which on boxes are scored
 class ScanReport(BaseReport):
     """Scores of boxes in space; errors are in metres, radians and metres a second, all else in 0..1.
 
-    centre     nuScenes' map, nds, mate, mase, maoe, mave
+    centre     nuScenes' map, nds, mate, mase, maoe, mave, and, where attributes are labelled, maae
     composite  Argoverse 2's cds, map, ate, ase, aoe
-    overlap    KITTI's ap3d, ap_above
+    overlap    KITTI's ap3d, ap_above; where boxes have levels of the moderate one, and with _easy and _hard
     table      column -> class -> score
     confusion  int64 (K, K) of labelled boxes with a found one within two metres: rows the labels
     """
@@ -53,9 +55,17 @@ class ScanReport(BaseReport):
     def headline(self) -> list[tuple[str, str]]:
         return [
             ("mAP", percent(self.centre["map"])),
-            ("NDS without attributes", percent(self.centre["nds"])),
+            ("NDS" if "maae" in self.centre else "NDS without attributes", percent(self.centre["nds"])),
             ("CDS", percent(self.composite["cds"])),
-            ("AP 3-D R40", percent(self.overlap["ap3d"])),
+            *(
+                (f"AP 3-D R40{name}", percent(self.overlap[key]))
+                for key, name in (
+                    ("ap3d_easy", " easy"),
+                    ("ap3d", " moderate" if "ap3d_easy" in self.overlap else ""),
+                    ("ap3d_hard", " hard"),
+                )
+                if key in self.overlap
+            ),
         ]
 
     def by_class(self) -> dict[str, dict[str, float]]:
@@ -89,25 +99,52 @@ def renamed(found: Boxes3d, order: Sequence[int]) -> Boxes3d:
 
 @dataclass
 class ScanTally:
-    """What was found and what is labelled, scan by scan; boxes are few, so they are kept."""
+    """What was found and what is labelled, scan by scan; boxes are few, so they are kept.
+
+    reach   of classes: metres from the vehicle beyond which nothing counts
+    """
 
     classes: Sequence[str]
+    reach: Mapping[str, float] = field(default_factory=dict)
     found: list[ScanBoxes] = field(default_factory=list)
     labelled: list[ScanBoxes] = field(default_factory=list)
 
     def add(self, scan: Scan, found: Boxes3d, area: Sequence[float]) -> None:
-        """Labelled boxes whose centre lies outside the area that the model looks at count nowhere."""
-        self.found.append(ScanBoxes(found.boxes.double().numpy(), found.labels.numpy(), found.scores.double().numpy()))
+        """Labelled boxes count nowhere that have no extent, whose centre lies outside the area that the model looks at, or that
+        are beyond their class's reach.  What was found beyond it is left out, and of KITTI what was found outside the picture."""
+        ours = ScanBoxes(found.boxes.double().numpy(), found.labels.numpy(), found.scores.double().numpy())
+        if scan.attributes is not None:
+            speeds = np.linalg.norm(ours.boxes[:, 7:9], axis=1)
+            names = [self.classes[label] for label in ours.labels.tolist()]
+            likely = [likely_attribute(name, speed) for name, speed in zip(names, speeds.tolist(), strict=True)]
+            ours = replace(ours, attributes=np.array(likely, np.int64))
+        kept = self._near(scan, ours.boxes, ours.labels)
+        if scan.levels is not None and scan.cameras and scan.cameras[0].size is not None:
+            seen, levels = levels_of_found(ours.boxes, scan.cameras[0])
+            ours, kept = replace(ours, levels=levels), kept & seen
+        self.found.append(ours.those(kept))
         centre = scan.boxes[:, :2]
         counted = np.asarray(((centre >= np.array(area[:2])) & (centre <= np.array(area[3:5]))).all(1))
+        counted = counted & self._near(scan, scan.boxes, scan.labels) & (scan.boxes[:, 3:6] > 0).all(1)
         if scan.counted is not None:
             counted = counted & scan.counted
-        self.labelled.append(ScanBoxes(scan.boxes.astype(np.float64), scan.labels, counted=counted))
+        boxes, labels, levels = scan.boxes.astype(np.float64), scan.labels, scan.levels
+        if scan.alike is not None and levels is not None:
+            boxes = np.concatenate((boxes, scan.alike[:, :7]))
+            labels = np.concatenate((labels, scan.alike[:, 7].astype(np.int64)))
+            counted, levels = (np.pad(part, (0, len(scan.alike))) for part in (counted, levels))
+        self.labelled.append(ScanBoxes(boxes, labels, None, counted, levels, scan.attributes))
+
+    def _near(self, scan: Scan, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(N,) bool: within the reach of their class."""
+        reach = np.array([self.reach.get(name, np.inf) for name in self.classes])
+        return np.asarray(np.linalg.norm(boxes[:, :2] - np.array(scan.centre), axis=1) < reach[labels])
 
     def confusion(self) -> np.ndarray:
         counts = np.zeros((len(self.classes),) * 2, np.int64)
         for found, labelled in zip(self.found, self.labelled, strict=True):
-            for box, label in zip(labelled.boxes, labelled.labels, strict=True):
+            counted = np.ones(len(labelled.labels), bool) if labelled.counted is None else labelled.counted
+            for box, label in zip(labelled.boxes[counted], labelled.labels[counted], strict=True):
                 away = np.linalg.norm(found.boxes[:, :2] - box[:2], axis=1)
                 if len(away) and away.min() <= NEAR:
                     counts[label, found.labels[away.argmin()]] += 1
@@ -125,7 +162,7 @@ class ScanScoring:
     def __init__(self, model: Detector3d, dataset: ScanDataset, threshold: float = LEAST) -> None:
         self.detector, self.dataset = ScanDetector(model, threshold), dataset
         self.order = class_order(model, dataset)
-        self.tally = ScanTally(dataset.info.classes)
+        self.tally = ScanTally(dataset.info.classes, dataset.reach)
         missing = [name for i, name in enumerate(dataset.info.classes) if i not in self.order]
         self.notes = [f"the model does not know {', '.join(missing)}: their scores are 0"] if missing else []
 
@@ -144,10 +181,15 @@ class ScanScoring:
         """Of what was scored so far; `facts`: the fields that say how it was measured."""
         nuscenes, argoverse, kitti = self.tally.scores()
         names = self.dataset.info.classes
+        leveled = " moderate" if "ap_easy" in kitti else ""
         columns = {
             "AP (distance)": nuscenes.pop("ap"),
             "AP Argoverse": argoverse.pop("ap"),
-            "AP 3-D R40": kitti.pop("ap"),
+            **{
+                f"AP 3-D R40{name}": kitti.pop(key)
+                for key, name in (("ap_easy", " easy"), ("ap", leveled), ("ap_hard", " hard"))
+                if key in kitti
+            },
         }
         wanted = [
             scan.labels[scan.counted] if scan.counted is not None else scan.labels for scan in self.tally.labelled

@@ -223,7 +223,7 @@ def _evaluate_scans(
         data={"name": info.name, "split": dataset.split, "images_in_split": len(dataset), "licence": info.licence},
         options={
             "protocol": "boxes within the area that the model looks at; nuScenes' AP by distance, Argoverse 2's CDS without a "
-            "region of interest, KITTI's AP with 40 recalls, no levels",
+            "region of interest, KITTI's AP with 40 recalls, by its levels where they are labelled",
             "batch_size": batch_size,
             "limit": limit,
         },

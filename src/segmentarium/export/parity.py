@@ -14,6 +14,7 @@ from torch import Tensor
 
 from segmentarium.contracts import Detector3d, MaskSet, Model, Preprocessing
 from segmentarium.keypoints.detector import PointDetector
+from segmentarium.lidar.dense import DensePart
 from segmentarium.runtimes import onnx_session, openvino_network
 
 Image = str | Path | np.ndarray | Tensor
@@ -258,7 +259,8 @@ def _case(model: Model, given: tuple[Tensor, ...]) -> Case:
 
 
 class PointsCheck:
-    """The same for a detector in point clouds: points evenly in its area and a little beyond, and any map.
+    """The same for a detector in point clouds: points evenly in its area and a little beyond, or the canvas that is made of them,
+    and any map.
 
     Scores are compared in their order; a box has its like where one of the same class is near: candidates whose scores differ by
     less than rounding may change places.
@@ -277,12 +279,14 @@ class PointsCheck:
         for batch, count in ((1, 3000), (2, 1777)):
             points = torch.rand(batch, count, model.in_channels, generator=generator)
             points[..., :3] = low - 1 + points[..., :3] * (high - low + 2)
-            given = [points]
+            given = [points.to(device)]
             if "map" in model.inputs:
-                given.append(torch.rand(batch, model.map_channels, *model.map_size, generator=generator))
+                given.append(torch.rand(batch, model.map_channels, *model.map_size, generator=generator).to(device))
             with torch.inference_mode():
-                found = model(*(x.to(device) for x in given))
-            self.cases.append(([x.numpy() for x in given], [x.cpu().numpy() for x in found]))
+                if isinstance(model, DensePart):
+                    given[0] = model.network.canvas(given[0]).contiguous()
+                found = model(*given)
+            self.cases.append(([x.cpu().numpy() for x in given], [x.cpu().numpy() for x in found]))
         model.train(training)
 
     def run(self, runner: Runner) -> list[Comparison]:

@@ -1,7 +1,7 @@
 """What computes the logits: eager PyTorch, torch.compile, ONNX Runtime or OpenVINO, behind one call.
 
-An engine takes normalised float32 pictures (B, C, H, W) of any size of 32 or more and returns float32 logits
-(B, K, H, W), or a tuple of what the model gives besides (`MaskOutputs`). Every engine runs the model's deploy form.
+An engine takes normalised float32 pictures (B, C, H, W) of any size of 32 or more, with what else the model takes, and returns
+float32 logits (B, K, H, W), or a tuple of what it gives (`MaskOutputs`, `DensePart`). Every engine runs the model's deploy form.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ NEEDS = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("ope
 
 
 class Engine:
-    """A function from pictures to logits that knows its name.  `details` says what it really runs on."""
+    """A function from what a model takes to what it gives that knows its name.  `details` says what it really runs on."""
 
-    def __init__(self, name: str, run: Callable[[Tensor], Any], details: str) -> None:
+    def __init__(self, name: str, run: Callable[..., Any], details: str) -> None:
         self.name = name
         self.details = details
         self._run = run
 
-    def __call__(self, image: Tensor) -> Any:
-        first, *more = self.outputs(image)
+    def __call__(self, *inputs: Tensor) -> Any:
+        first, *more = self.outputs(*inputs)
         return (first, *more) if more else first
 
-    def outputs(self, image: Tensor) -> tuple[Tensor, ...]:
+    def outputs(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Everything that the model gives, in its order."""
         with torch.inference_mode():
-            found = self._run(image)
+            found = self._run(*inputs)
             return tuple(output.float() for output in ((found,) if isinstance(found, Tensor) else found))
 
     def __str__(self) -> str:
@@ -90,7 +90,16 @@ def build_engine(
 
 
 def default_device(device: torch.device | str | None = None) -> torch.device:
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """What is asked for, else a GPU if there is one.  ValueError for a device that PyTorch does not know or has not here."""
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}; give one of PyTorch's, such as cpu or cuda:0") from error
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device is {device!r}, and PyTorch sees {torch.cuda.device_count()} GPUs here; give cpu, or leave it out"
+        )
+    return place
 
 
 def deployed(model: nn.Module) -> Model:
@@ -102,8 +111,8 @@ def _torch_engine(model: nn.Module, precision: str, device: torch.device) -> Eng
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     network = deployed(model).to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def run(image: Tensor) -> Any:
-        return network(image.to(device=device, dtype=dtype, memory_format=torch.channels_last))
+    def run(*maps: Tensor) -> Any:
+        return network(*(x.to(device=device, dtype=dtype, memory_format=torch.channels_last) for x in maps))
 
     return Engine("torch", run, f"{device_name(device)}, {precision}, channels-last")
 
@@ -113,8 +122,8 @@ def _compiled_engine(model: nn.Module, precision: str, device: torch.device) -> 
     network = deployed(model).to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     compiled = torch.compile(network)
 
-    def run(image: Tensor) -> Any:
-        return compiled(image.to(device=device, dtype=dtype, memory_format=torch.channels_last))
+    def run(*maps: Tensor) -> Any:
+        return compiled(*(x.to(device=device, dtype=dtype, memory_format=torch.channels_last) for x in maps))
 
     return Engine("compile", run, f"torch.compile, {device_name(device)}, {precision}, channels-last")
 
@@ -122,21 +131,24 @@ def _compiled_engine(model: nn.Module, precision: str, device: torch.device) -> 
 def _onnxruntime_engine(model: nn.Module) -> Engine:
     threads = torch.get_num_threads()
     session = onnx_session(onnx_file(model), threads)
-    picture = session.get_inputs()[0].name
+    names = [put.name for put in session.get_inputs()]
 
-    def run(image: Tensor) -> list[Tensor]:
-        return [torch.from_numpy(found) for found in session.run(None, {picture: image.contiguous().cpu().numpy()})]
+    def run(*maps: Tensor) -> list[Tensor]:
+        given = {name: x.contiguous().cpu().numpy() for name, x in zip(names, maps, strict=True)}
+        return [torch.from_numpy(found) for found in session.run(None, given)]
 
     return Engine("onnxruntime", run, f"{session.get_providers()[0]}, fp32, {threads} threads")
 
 
 def _openvino_engine(model: nn.Module, precision: str) -> Engine:
     threads = torch.get_num_threads()
-    compiled = openvino_network(onnx_file(model), "bf16" if precision == "bf16" else "f32", threads)
+    last = adopt(model).channels_last
+    compiled = openvino_network(onnx_file(model), "bf16" if precision == "bf16" else "f32", threads, channels_last=last)
     request = compiled.create_infer_request()
 
-    def run(image: Tensor) -> list[Tensor]:
-        request.infer([image.contiguous().cpu().numpy()], share_inputs=True)
+    def run(*maps: Tensor) -> list[Tensor]:
+        given = [x.permute(0, 2, 3, 1) for x in maps] if last else maps
+        request.infer([x.contiguous().cpu().numpy() for x in given], share_inputs=True)
         outputs = range(len(compiled.outputs))
         return [torch.from_numpy(request.get_output_tensor(i).data.copy()) for i in outputs]
 

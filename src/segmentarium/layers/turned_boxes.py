@@ -102,10 +102,14 @@ def iou_from_above(a: Tensor, b: Tensor) -> Tensor:
     """(N, 7) and (M, 7) -> (N, M): shared area over joint area."""
     result = a.new_zeros(len(a), len(b))
     first, second = _pairs(a, b)
-    one, two = a[first].double(), b[second].double()
-    found = _ratio(shared_area(one, two), one[:, 3] * one[:, 4], two[:, 3] * two[:, 4])
-    result[first, second] = found.to(result.dtype)
+    result[first, second] = _shares(a[first], b[second]).to(result.dtype)
     return result
+
+
+def _shares(a: Tensor, b: Tensor) -> Tensor:
+    """(P, 7) and (P, 7) -> (P,) float64: of each pair shared area over joint area."""
+    a, b = a.double(), b.double()
+    return _ratio(shared_area(a, b), a[:, 3] * a[:, 4], b[:, 3] * b[:, 4])
 
 
 def iou_3d(a: Tensor, b: Tensor) -> Tensor:
@@ -154,9 +158,14 @@ def suppress(boxes: Tensor, scores: Tensor, overlap: float, groups: Tensor | Non
     groups   (N,): only boxes of one group suppress each other; None: all do
     """
     order = scores.argsort(descending=True, stable=True)
-    hides = iou_from_above(boxes[order], boxes[order]) > overlap
+    boxes = boxes[order]
+    better, worse = _pairs(boxes, boxes)
+    wanted = better < worse
     if groups is not None:
-        hides &= groups[order, None] == groups[order]
+        wanted &= groups[order[better]] == groups[order[worse]]
+    better, worse = better[wanted], worse[wanted]
+    hides = torch.zeros(len(boxes), len(boxes), dtype=torch.bool, device=boxes.device)
+    hides[better, worse] = _shares(boxes[better], boxes[worse]) > overlap
     return order[_greedy(hides)]
 
 

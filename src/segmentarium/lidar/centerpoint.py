@@ -7,6 +7,7 @@ centre.  This is the form on pillars.
 
 What the public code does and the paper does not say: a point is described as in PointPillars, by two layers in the authors' code;
 the peak need not be a local maximum; a radius is 2 cells at least; speeds weigh 0.2 in a box's loss, which weighs 0.25.
+One of mmdetection3d's networks reads a task's boxes and heat maps each after a deformable convolution (`deformable`).
 What we change: pillars take all points unless `max_points` says otherwise.  The second stage and the voxel form are not here.
 
 Published (nuScenes val): pillars 50.3 mAP, 60.2 NDS; mmdetection3d's 48.70 and 59.62 with suppression by distance.
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import Term
 from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.deformable_conv import DeformableConv
 from segmentarium.layers.init import init_convs
 from segmentarium.layers.turned_boxes import as_in_earlier_code
 from segmentarium.lidar.bev import BevDetector, sorted_candidates
@@ -50,6 +52,7 @@ class CenterPoint(BevDetector):
     encoder_widths           of the layers that describe points
     centre_axes, max_points, max_pillars   see `PillarEncoder`
     head_bias                convolutions before a norm have a bias, as in the authors' code
+    deformable               a task's boxes and its heat maps are read off after a deformable convolution each
     earlier                  boxes and angles inside as in det3d and mmdetection3d before 1.0; what comes out is the same
     candidates               of each task
     """
@@ -76,6 +79,7 @@ class CenterPoint(BevDetector):
         max_pillars: int | None = None,
         head_bias: bool = False,
         earlier: bool = False,
+        deformable: bool = False,
         candidates: int = 500,
     ) -> None:
         low_x, low_y, low_z, high_x, high_y, high_z = area
@@ -103,6 +107,7 @@ class CenterPoint(BevDetector):
         if num_classes == len(NUSCENES_CLASSES):
             self.classes = NUSCENES_CLASSES
         self.task_sizes, self.velocity, self.earlier, self.candidates = tuple(tasks), velocity, earlier, candidates
+        self.deformable = deformable
         self.groups = tuple(task for task, count in enumerate(tasks) for _ in range(count))
         self.shared = ConvNormAct(self.feature_channels, head_width, 3, bias=head_bias)
         self.heads = {"offset": 2, "height": 1, "size": 3, "angle": 2} | ({"speed": 2} if velocity else {})
@@ -119,15 +124,16 @@ class CenterPoint(BevDetector):
             final = heads["heatmap"][1]  # type: ignore[index]
             nn.init.normal_(final.weight, std=0.01)
             nn.init.constant_(final.bias, RARE)
+            for name in ("adapt_box", "adapt_class") if deformable else ():
+                heads[name] = DeformableConv(head_width, head_width, groups=4)
             self.tasks.append(heads)
         init_convs(self.shared)
-        stride = self.feature_stride
+        (stride,) = self.feature_strides
         self.low, self.step = grid.area[:2], (grid.cell[0] * stride, grid.cell[1] * stride)
         loss = Centres(tasks, self.low, self.step, velocity=velocity, earlier=earlier)
-        names = tuple(f"task{i}" for i in range(len(tasks)))
-        self.set_objective(
-            Term("centres", {"heatmap": 1.0, "box": 0.25}, loss, of=names, on="boxes", at="as is", classes=False)
-        )
+        self.map_names = tuple(f"task{i}" for i in range(len(tasks)))
+        weights = {"heatmap": 1.0, "box": 0.25}
+        self.set_objective(Term("centres", weights, loss, of=self.map_names, on="boxes", at="as is", classes=False))
 
     def near_suppression(self, radii: Sequence[float] = NUSCENES_RADII) -> None:
         """Lets distance suppress instead of overlap, by metres for each task, as the published scores were measured."""
@@ -135,13 +141,18 @@ class CenterPoint(BevDetector):
             raise ValueError(f"radii is {tuple(radii)}; give one for each of {len(self.task_sizes)} tasks")
         self.radii = tuple(radii[group] for group in self.groups)
 
-    def outputs(self, features: Tensor) -> dict[str, Tensor]:
-        """(B, C, h, w) -> a map for each task, whose channels are offset 2, height, size 3, angle 2, speed 2, heat maps."""
-        x = self.shared(features)
-        return {
-            f"task{i}": torch.cat([heads[name](x) for name in (*self.heads, "heatmap")], 1)  # type: ignore[index]
-            for i, heads in enumerate(self.tasks)
-        }
+    def outputs(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """[(B, C, h, w)] -> a map for each task, whose channels are offset 2, height, size 3, angle 2, speed 2, heat maps."""
+        (x,) = features
+        x = self.shared(x)
+        found = {}
+        for i, heads in enumerate(self.tasks):
+            of_box, of_class = (
+                (heads["adapt_box"](x), heads["adapt_class"](x)) if self.deformable else (x, x)  # type: ignore[index]
+            )
+            maps = [heads[name](of_box) for name in self.heads]  # type: ignore[index]
+            found[f"task{i}"] = torch.cat((*maps, heads["heatmap"](of_class)), 1)  # type: ignore[index]
+        return found
 
     def decode(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         found: list[tuple[Tensor, Tensor, Tensor]] = []

@@ -133,15 +133,18 @@ class MapFusion(Detector3d):
             map_channels=len(layers),
         )
         self.detector, self.layers, self.aggregation = detector, tuple(layers), aggregation
-        self.classes = detector.classes
+        self.classes, self.map_names = detector.classes, detector.map_names
         self.threshold, self.overlap, self.most = detector.threshold, detector.overlap, detector.most
         self.radii, self.groups = detector.radii, detector.groups
         _, ny, nx = detector.grid.shape
-        self.map_size, stride = (ny, nx), detector.feature_stride
+        self.map_size, stride = (ny, nx), detector.feature_strides[0]
         self.encode: nn.Module | None = None
         if aggregation == "feature":
             self.encode = MapEncoder(len(layers), stride)
             self.aggregate = FeatureAgg(detector.feature_channels, WIDTHS[-1])
+            self.coarser = nn.ModuleList(
+                FeatureAgg(detector.feature_channels, WIDTHS[-1]) for _ in detector.feature_strides[1:]
+            )
         elif aggregation == "raster":
             # what the pillars' map would have with the layers behind its channels, which starts as without them
             self.encode = nn.Conv2d(len(layers), detector.canvas_channels, 3, padding=1)
@@ -176,29 +179,43 @@ class MapFusion(Detector3d):
             )
         return F.interpolate(raster, self.map_size, mode="bilinear", align_corners=False)
 
-    def _steps(self, points: Tensor, raster: Tensor) -> tuple[Tensor, Tensor]:
-        """The points' features, and those that the heads see."""
-        canvas = self.detector.canvas(points)
+    def canvas(self, points: Tensor) -> Tensor:
+        """As the detector's: (B, N, F) -> (B, canvas_channels, ny, nx)"""
+        return self.detector.canvas(points)
+
+    def fused(self, canvas: Tensor, raster: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The points' finest features, and the features that the heads see."""
         if self.aggregation == "raster":
             assert self.encode is not None
             canvas = canvas + self.encode(self._sized(raster).to(canvas.dtype))
         features = self.detector.features(canvas)
         if self.aggregation != "feature":
-            return features, features
+            return features[0], features
         assert self.encode is not None
-        return features, self.aggregate(features, self.encode(self._sized(raster)))
+        of_map = self.encode(self._sized(raster))
+        found = [self.aggregate(features[0], of_map)]
+        for aggregate, own in zip(self.coarser, features[1:], strict=True):
+            found.append(aggregate(own, F.adaptive_avg_pool2d(of_map, (own.shape[-2], own.shape[-1]))))
+        return features[0], found
+
+    def dense(self, canvas: Tensor, raster: Tensor) -> dict[str, Tensor]:
+        """From the pillars and the map to what the heads give (`DensePart`)."""
+        return self.detector.outputs(self.fused(canvas, raster)[1])
+
+    def decode(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        return self.detector.decode(outputs)
 
     def forward(self, points: Tensor, raster: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.detector.decode(self.detector.outputs(self._steps(points, raster)[1]))
+        return self.decode(self.dense(self.canvas(points), raster))
 
     def forward_train(self, points: Tensor, raster: Tensor) -> dict[str, Tensor]:
-        own, fused = self._steps(points, raster)
+        own, fused = self.fused(self.canvas(points), raster)
         outputs = self.detector.outputs(fused)
         return outputs | {"map": self.segment(own)} if hasattr(self, "segment") else outputs
 
     def map_scores(self, points: Tensor, raster: Tensor) -> Tensor:
         """What MapSeg makes of the points: (B, layers, h, w) in [0, 1], in the order in which `SEGMENTED` stand in the layers."""
-        return self.segment(self._steps(points, raster)[0]).sigmoid()
+        return self.segment(self.fused(self.canvas(points), raster)[0]).sigmoid()
 
 
 def with_map(

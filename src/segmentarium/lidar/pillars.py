@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_linear_bn_weights
 
 Area = tuple[float, float, float, float, float, float]
 NORM: dict[str, Any] = {"eps": 1e-3, "momentum": 0.01}  # of all norms of the pillars and of the trunk behind them
@@ -64,13 +63,13 @@ class Grid:
 
 def sums(values: Tensor, cell: Tensor, cells: int) -> Tensor:
     """(N, C) and the cell of each (N,), the last of which is nobody's -> (cells + 1, C), the sum of each cell's values."""
-    return values.new_zeros(cells + 1, values.shape[1]).scatter_add(0, cell[:, None].expand_as(values), values)
+    return values.new_zeros(cells + 1, values.shape[1]).scatter_add_(0, cell[:, None].expand_as(values), values)
 
 
 def greatest(values: Tensor, cell: Tensor, cells: int) -> Tensor:
     """The same for the greatest of values that are 0 or more; 0 in a cell without any."""
     empty = values.new_zeros(cells + 1, values.shape[1])
-    return empty.scatter_reduce(0, cell[:, None].expand_as(values), values, "amax")
+    return empty.scatter_reduce_(0, cell[:, None].expand_as(values), values, "amax")
 
 
 def ranks(cell: Tensor) -> Tensor:
@@ -97,11 +96,16 @@ def capped(cell: Tensor, shape: tuple[int, int], cells: int, max_points: int | N
     return cell.masked_fill(late, cells)
 
 
-def voxel_means(points: Tensor, grid: Grid) -> Tensor:
-    """(B, N, F) -> (B, F * nz, ny, nx): the mean of the points of each voxel, its layers along z as channels; 0 where none is."""
+def voxel_means(points: Tensor, grid: Grid, *, max_points: int | None = None, max_voxels: int | None = None) -> Tensor:
+    """(B, N, F) -> (B, F * nz, ny, nx): the mean of the points of each voxel, its layers along z as channels; 0 where none is.
+
+    max_points, max_voxels   of a voxel and of a scan, in the order in which they come (`capped`); None: all, the dynamic form
+    """
     (nz, ny, nx), batch = grid.shape, points.shape[0]
     cell, _ = grid.cells_of(points)
     cells = batch * nz * ny * nx
+    if max_points is not None or max_voxels is not None:
+        cell = capped(cell, (batch, points.shape[1]), cells, max_points, max_voxels)
     rows = points.flatten(0, 1)
     total = sums(F.pad(torch.where((cell < cells)[:, None], rows, 0), (0, 1), value=1.0), cell, cells)[:-1]
     means = total[:, :-1] / total[:, -1:].clamp(min=1)
@@ -117,22 +121,28 @@ class PointLayer(nn.Module):
         self.norm: nn.Module = nn.BatchNorm1d(out_channels, **NORM)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.linear(x)
-        if self.training and isinstance(self.norm, nn.BatchNorm1d) and len(x) < 2:  # one point has no variance
-            norm = self.norm
-            return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps).relu()
-        return self.norm(x).relu()
+        norm = self.norm
+        if not isinstance(norm, nn.BatchNorm1d):
+            return self.linear(x).relu_()
+        if self.training and len(x) > 1:  # one point has no variance
+            return norm(self.linear(x)).relu()
+        # folded at once: of 100,000 points the norm alone would take as long as all else
+        weight, bias = self._folded(norm)
+        return F.linear(x, weight, bias).relu_()
+
+    def _folded(self, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+        """Weight and bias with the norm's statistics in them."""
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        return self.linear.weight * scale[:, None], norm.bias - norm.running_mean * scale
 
     def reparameterize(self) -> None:
         """Folds the norm into the linear layer, in place."""
         norm = self.norm
         if isinstance(norm, nn.BatchNorm1d):
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            weight, bias = fuse_linear_bn_weights(
-                self.linear.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            )
-            self.linear.weight, self.linear.bias = weight, bias
+            weight, bias = self._folded(norm)
+            self.linear.weight, self.linear.bias = nn.Parameter(weight), nn.Parameter(bias)
             self.norm = nn.Identity()
 
 

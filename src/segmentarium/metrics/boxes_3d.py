@@ -27,15 +27,27 @@ class ScanBoxes:
     scores   (N,), of what was found
     counted  (N,) bool, of what is labelled: False for what need not be found, and whose finding is no mistake (KITTI's other
              levels) or that is left out (the others); None: all
+    levels   (N,) of KITTI, 0 to 2 and beyond: of what is labelled, the first level that wants it found; of what was found, the
+             first at which it may be wrong; None: all
+    attributes   (N,) of nuScenes, -1: it has none; None: not known
     """
 
     boxes: np.ndarray
     labels: np.ndarray
     scores: np.ndarray | None = None
     counted: np.ndarray | None = None
+    levels: np.ndarray | None = None
+    attributes: np.ndarray | None = None
 
     def of(self, label: int) -> np.ndarray:
         return np.flatnonzero(self.labels == label)
+
+    def those(self, kept: np.ndarray) -> ScanBoxes:
+        """The boxes of these numbers, or where this (N,) is True."""
+        others = (self.scores, self.counted, self.levels, self.attributes)
+        return ScanBoxes(
+            self.boxes[kept], self.labels[kept], *(None if part is None else part[kept] for part in others)
+        )
 
 
 def _wanted(scan: ScanBoxes, label: int) -> np.ndarray:
@@ -63,6 +75,7 @@ class Matched:
     hit      (D,) bool: it found a labelled box
     scores   (D,)
     found, labelled   (H, 7 or 9) boxes of the hits, and those that they found
+    pairs    of each hit the scan, and the numbers of both
     wanted   number of labelled boxes
     """
 
@@ -70,6 +83,7 @@ class Matched:
     scores: np.ndarray
     found: np.ndarray
     labelled: np.ndarray
+    pairs: list[tuple[int, int, int]]
     wanted: int
 
 
@@ -90,7 +104,7 @@ def match_centres(
     ]
     rows.sort(key=lambda row: -row[2])  # stable: as found where scores are equal
     taken: list[set[int]] = [set() for _ in labelled]
-    hit, ours, theirs = [], [], []
+    hit, pairs = [], []
     for scan, i, _ in rows:
         free = [j for j in wanted[scan] if nearest or j not in taken[scan]]
         away = (
@@ -102,13 +116,13 @@ def match_centres(
         hit.append(bool(away[best] < distance) and free[best] not in taken[scan])
         if hit[-1]:
             taken[scan].add(free[best])
-            ours.append(found[scan].boxes[i])
-            theirs.append(labelled[scan].boxes[free[best]])
+            pairs.append((scan, int(i), int(free[best])))
     return Matched(
         np.array(hit, bool),
         np.array([row[2] for row in rows]),
-        np.array(ours) if ours else NOTHING,
-        np.array(theirs) if theirs else NOTHING,
+        np.array([found[scan].boxes[i] for scan, i, _ in pairs]) if pairs else NOTHING,
+        np.array([labelled[scan].boxes[j] for scan, _, j in pairs]) if pairs else NOTHING,
+        pairs,
         sum(map(len, wanted)),
     )
 
@@ -150,27 +164,28 @@ def _mean_error(errors: np.ndarray, matched: Matched, least_recall: float = 0.1)
 def nuscenes_scores(
     found: Sequence[ScanBoxes], labelled: Sequence[ScanBoxes], classes: Sequence[str]
 ) -> dict[str, float | dict[str, float]]:
-    """{"map", "nds", "mate", "mase", "maoe", "mave", "ap": by class}.
+    """{"map", "nds", "mate", "mase", "maoe", "mave", "maae", "ap": by class}.
 
     Errors of place (metres), size (1 - overlap when laid into each other), angle (radians; of barriers by half turns, of cones
-    none) and speed (metres a second; of barriers and cones none) are those of pairs within 2 m.  The attribute's error, which
-    these boxes do not have, is left out: "nds" weighs the mAP 5 and the four other errors 1 each, over 9, where the official one
-    has a fifth and divides by 10.  Without speeds the score has three errors and divides by 8.
+    none), speed (metres a second) and attribute (share that differs; both of barriers and cones none) are those of pairs within
+    2 m.  "nds" weighs the mAP 5 and the five errors 1 each, over 10.  Where attributes or speeds are not known their error is
+    left out, and it divides by 9 or 8: that is not the official score.
     """
-    ap, errors = {}, {"mate": [], "mase": [], "maoe": [], "mave": []}
+    ap, errors = {}, {"mate": [], "mase": [], "maoe": [], "mave": [], "maae": []}
+    attributed = any(scan.attributes is not None for scan in labelled)
     for label, name in enumerate(classes):
         ap[name] = float(np.mean([nuscenes_ap(match_centres(found, labelled, label, d)) for d in DISTANCES]))
         pairs = match_centres(found, labelled, label, TRUE_POSITIVE)
         ours, theirs = pairs.found, pairs.labelled
         both = ours.shape[1] == theirs.shape[1] == 9
         period = math.pi if name == "barrier" else 2 * math.pi
+        still = name in ("barrier", "traffic_cone")
         measured = {
             "mate": np.linalg.norm(ours[:, :2] - theirs[:, :2], axis=1),
             "mase": 1 - aligned_overlap(ours, theirs),
             "maoe": None if name == "traffic_cone" else angle_between(ours[:, 6], theirs[:, 6], period),
-            "mave": None
-            if name in ("barrier", "traffic_cone") or not both
-            else np.linalg.norm(ours[:, 7:9] - theirs[:, 7:9], axis=1),
+            "mave": None if still or not both else np.linalg.norm(ours[:, 7:9] - theirs[:, 7:9], axis=1),
+            "maae": None if still or not attributed else _attribute_errors(found, labelled, pairs.pairs),
         }
         for error, values in measured.items():
             if values is not None:
@@ -179,6 +194,18 @@ def nuscenes_scores(
     means = {name: float(np.mean(values)) for name, values in errors.items() if values}
     nds = (5 * mean + sum(max(0.0, 1 - value) for value in means.values())) / (5 + len(means))
     return {"map": mean, "nds": nds, **means, "ap": ap}
+
+
+def _attribute_errors(
+    found: Sequence[ScanBoxes], labelled: Sequence[ScanBoxes], pairs: Sequence[tuple[int, int, int]]
+) -> np.ndarray:
+    """Of each pair 1 where the attributes differ, else 0; not a number where the labelled box has none."""
+    errors = []
+    for scan, i, j in pairs:
+        ours, theirs = found[scan].attributes, labelled[scan].attributes
+        wanted = -1 if theirs is None else theirs[j]
+        errors.append(np.nan if wanted < 0 else float(ours is None or ours[i] != wanted))
+    return np.array(errors)
 
 
 # Argoverse 2 ------------------------------------------------------------------------------------------------------------
@@ -236,13 +263,8 @@ def argoverse_scores(
     return {key: float(np.mean(values)) if values else 0.0 for key, values in rows.items()} | {"ap": ap}
 
 
-def _kept(scan: ScanBoxes, kept: np.ndarray) -> ScanBoxes:
-    parts = (None if part is None else part[kept] for part in (scan.scores, scan.counted))
-    return ScanBoxes(scan.boxes[kept], scan.labels[kept], *parts)
-
-
 def _within(scan: ScanBoxes, reach: float) -> ScanBoxes:
-    return _kept(scan, np.flatnonzero(np.linalg.norm(scan.boxes[:, :3], axis=1) <= reach))
+    return scan.those(np.flatnonzero(np.linalg.norm(scan.boxes[:, :3], axis=1) <= reach))
 
 
 def _best(scan: ScanBoxes, most: int, reach: float) -> ScanBoxes:
@@ -253,25 +275,35 @@ def _best(scan: ScanBoxes, most: int, reach: float) -> ScanBoxes:
     for label in np.unique(scan.labels):
         mine = order[scan.labels[order] == label]
         rank[mine] = np.arange(len(mine))
-    return _kept(scan, np.flatnonzero(rank < most))
+    return scan.those(np.flatnonzero(rank < most))
 
 
 # KITTI ------------------------------------------------------------------------------------------------------------------
 
 OVERLAPS = {"car": 0.7, "pedestrian": 0.5, "cyclist": 0.5}  # by the class's name, in any case; others 0.5
 RECALLS = 40
+LEVELS = ("easy", "moderate", "hard")
+RANKED = 1  # the level by which KITTI ranks
 
 
 def kitti_ap(
-    found: Sequence[ScanBoxes], labelled: Sequence[ScanBoxes], label: int, least: float, *, from_above: bool = False
+    found: Sequence[ScanBoxes],
+    labelled: Sequence[ScanBoxes],
+    label: int,
+    least: float,
+    *,
+    from_above: bool = False,
+    level: int | None = None,
 ) -> float:
     """The mean of the best precision at or behind each of 40 recalls, 1/40 to 1.
 
     least       overlap that a pair needs, strictly more
     from_above  overlap seen from above instead of in space
+    level       labelled boxes of a further one do not count, and found ones of a further one are no mistakes; None: all do
 
     Within a scan each labelled box, in its order, takes the found one with the best score (for the thresholds) and then the best
-    overlap among those that reach it; labelled boxes that do not count swallow what is found of them.
+    overlap among those that reach it, one that may be wrong before others; labelled boxes that do not count swallow what is
+    found of them.
     """
     overlap = iou_from_above if from_above else iou_3d
     scans = []
@@ -282,23 +314,27 @@ def kitti_ap(
             torch.from_numpy(theirs.boxes[real, :7]).double(), torch.from_numpy(ours.boxes[mine, :7]).double()
         )
         counted = np.ones(len(real), bool) if theirs.counted is None else theirs.counted[real]
-        scans.append((pairs.numpy() > least, pairs.numpy(), ours.scores[mine].astype(np.float64), counted))
-    wanted = sum(int(counted.sum()) for *_, counted in scans)
+        full = np.ones(len(mine), bool)
+        if level is not None:
+            counted = counted if theirs.levels is None else counted & (theirs.levels[real] <= level)
+            full = full if ours.levels is None else ours.levels[mine] <= level
+        scans.append((pairs.numpy() > least, pairs.numpy(), ours.scores[mine].astype(np.float64), counted, full))
+    wanted = sum(int(counted.sum()) for *_, counted, _ in scans)
     if not wanted:
         return 0.0
-    scores = [score for near, _, points, counted in scans for score in _thresholds(near, points, counted)]
+    scores = [score for near, _, points, *others in scans for score in _thresholds(near, points, *others)]
     precision = np.zeros(RECALLS + 1)
     for i, threshold in enumerate(_at_recalls(sorted(scores, reverse=True), wanted)):
         right = wrong = 0
-        for near, shares, points, counted in scans:
-            hits, others = _count(near, shares, points >= threshold, counted)
+        for near, shares, points, counted, full in scans:
+            hits, others = _count(near, shares, points >= threshold, counted, full)
             right, wrong = right + hits, wrong + others
         precision[i] = right / max(right + wrong, 1)
     precision = np.maximum.accumulate(precision[::-1])[::-1]
     return float(precision[1:].mean())
 
 
-def _thresholds(near: np.ndarray, scores: np.ndarray, counted: np.ndarray) -> list[float]:
+def _thresholds(near: np.ndarray, scores: np.ndarray, counted: np.ndarray, full: np.ndarray) -> list[float]:
     """The scores of true positives, when each labelled box takes the surest that reaches it."""
     taken = np.zeros(len(scores), bool)
     kept = []
@@ -307,7 +343,7 @@ def _thresholds(near: np.ndarray, scores: np.ndarray, counted: np.ndarray) -> li
         if len(free):
             best = free[scores[free].argmax()]
             taken[best] = True
-            if counts:
+            if counts and full[best]:
                 kept.append(float(scores[best]))
     return kept
 
@@ -324,16 +360,21 @@ def _at_recalls(scores: Sequence[float], wanted: int) -> list[float]:
     return chosen[: RECALLS + 1]
 
 
-def _count(near: np.ndarray, shares: np.ndarray, kept: np.ndarray, counted: np.ndarray) -> tuple[int, int]:
-    """True and false positives among what is kept, when each labelled box takes what overlaps it most."""
+def _count(
+    near: np.ndarray, shares: np.ndarray, kept: np.ndarray, counted: np.ndarray, full: np.ndarray
+) -> tuple[int, int]:
+    """True and false positives among what is kept, when each labelled box takes what overlaps it most; where no `full`
+    one reaches it, the first of the others."""
     taken = np.zeros(len(kept), bool)
     right = 0
     for row, share, counts in zip(near, shares, counted, strict=True):
         free = np.flatnonzero(row & ~taken & kept)
         if len(free):
-            taken[free[share[free].argmax()]] = True
-            right += int(counts)
-    return right, int((kept & ~taken).sum())
+            whole = free[full[free]]
+            best = whole[share[whole].argmax()] if len(whole) else free[0]
+            taken[best] = True
+            right += int(counts and full[best])
+    return right, int((kept & ~taken & full).sum())
 
 
 def kitti_scores(
@@ -342,8 +383,24 @@ def kitti_scores(
     classes: Sequence[str],
     overlaps: Mapping[str, float] = OVERLAPS,
 ) -> dict[str, float | dict[str, float]]:
-    """{"ap3d", "ap_above": means, "ap": by class, in space}, at 40 recalls."""
+    """{"ap3d", "ap_above": means, "ap": by class, in space}, at 40 recalls.
+
+    Where boxes have levels these are of the moderate one, by which KITTI ranks, and "ap3d_easy", "ap_above_easy", "ap_easy" and
+    the same of "hard" stand beside them; else all boxes count.
+    """
     leasts = [overlaps.get(name.lower(), 0.5) for name in classes]
-    space = {name: kitti_ap(found, labelled, i, leasts[i]) for i, name in enumerate(classes)}
-    above = [kitti_ap(found, labelled, i, leasts[i], from_above=True) for i in range(len(classes))]
-    return {"ap3d": float(np.mean(list(space.values()))), "ap_above": float(np.mean(above)), "ap": space}
+
+    def at(level: int | None, ending: str = "") -> dict[str, float | dict[str, float]]:
+        space, above = (
+            [kitti_ap(found, labelled, i, leasts[i], from_above=flat, level=level) for i in range(len(classes))]
+            for flat in (False, True)
+        )
+        means = {"ap3d": float(np.mean(space)), "ap_above": float(np.mean(above))}
+        return {
+            f"{name}{ending}": value for name, value in {**means, "ap": dict(zip(classes, space, strict=True))}.items()
+        }
+
+    if not any(scan.levels is not None for scan in labelled):
+        return at(None)
+    others = [at(i, f"_{name}") for i, name in enumerate(LEVELS) if i != RANKED]
+    return at(RANKED) | others[0] | others[1]

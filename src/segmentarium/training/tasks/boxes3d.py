@@ -43,12 +43,13 @@ class Boxes3dTask:
                 f"data set {options.data!r} has no point clouds; give --data kitti, nuscenes, argoverse2 or "
                 "lidar_folder"
             )
+        for dataset in (self.train_set, self.val_set):
+            if not len(dataset):
+                raise ValueError(f"split {dataset.split!r} of {options.root} has no scans")
 
     def check(self) -> Iterator[str]:
         seen = np.zeros(self.train_set.info.num_classes, int)
         for dataset in (self.train_set, self.val_set):
-            if not len(dataset):
-                raise ValueError(f"split {dataset.split!r} of {self.options.root} has no scans")
             for index in range(min(LOOKED_AT, len(dataset))):
                 scan = dataset.load(index)
                 if dataset is self.train_set:

@@ -45,9 +45,7 @@ class SegmentationTask:
             open_dataset(options, split) for split in (options.train_split, options.val_split)
         )
         if not isinstance(self.train_set, SegmentationDataset):
-            raise ValueError(
-                f"data set {options.data!r} has a class for each picture, none for each pixel; give --data folder, …"
-            )
+            raise ValueError(f"data set {options.data!r} has no class for each pixel; give --data folder, …")
 
     def check(self) -> Iterator[str]:
         yield from check_labels(self.train_set, self.options.train_split)

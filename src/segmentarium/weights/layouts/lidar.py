@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from segmentarium.lidar.pointpillars import NUSCENES, NUSCENES_PYRAMID
 from segmentarium.weights.layouts.parts import conv_bn, neighbours
 from segmentarium.weights.table import Layout, Rule
 
@@ -33,12 +35,17 @@ def _trunk(state: Mapping[str, Tensor], prefix: str, first: int, step: int) -> d
 MOST = 6  # convolutions of a stage in the tables
 
 
-def _common(trunk: str, neck: str, first: int) -> list[Rule]:
-    """The trunk's stages, convolution, norm and ReLU in a row from place `first` on, and the neck's parts."""
+def _trunk_rules(trunk: str, first: int) -> list[Rule]:
+    """The trunk's stages, convolution, norm and ReLU in a row from place `first` on."""
     rules: list[Rule] = []
     for i in range(MOST):
         rules += neighbours(f"{trunk}.{{}}", f"trunk.stages.{{}}.{i}", first + 3 * i)
-    return [*rules, *neighbours(f"{neck}.{{}}", "neck.parts.{}")]
+    return rules
+
+
+def _common(trunk: str, neck: str, first: int) -> list[Rule]:
+    """The trunk's stages, and the neck's parts."""
+    return [*_trunk_rules(trunk, first), *neighbours(f"{neck}.{{}}", "neck.parts.{}")]
 
 
 def _point_layer(theirs: str) -> list[Rule]:
@@ -82,6 +89,26 @@ def _centre(state: Mapping[str, Tensor], trunk: str, first: int, encoder: str, h
     }
 
 
+def _pillars_nuscenes(state: Mapping[str, Tensor], base: Mapping[str, Any]) -> dict[str, Any]:
+    """Of nuScenes' two networks with anchors."""
+    layers = sum(key.endswith("linear.weight") for key in state)
+    neck = "fpn_convs.0.bn" if base.get("neck") == "pyramid" else "deblocks.0.1"
+    return {
+        **base,
+        "encoder_widths": [state[f"pts_voxel_encoder.vfe_layers.{i}.linear.weight"].shape[0] for i in range(layers)],
+        "neck_width": state[f"pts_neck.{neck}.weight"].shape[0],
+        "max_points": 64,
+        "max_pillars": 40000,
+        **_trunk(state, "pts_backbone.blocks.", 0, 3),
+    }
+
+
+# in the order of mmdetection3d's networks with anchors; those of CenterPoint go by its tasks
+NUSCENES_CLASSES = (
+    "car", "truck", "trailer", "bus", "construction_vehicle", "bicycle", "motorcycle", "pedestrian", "traffic_cone", "barrier",
+)  # fmt: skip
+
+
 def _zhulf(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {
         **_pillars_kitti(
@@ -108,10 +135,11 @@ def _tianweiy(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _mmdet3d_centre(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _mmdet3d_centre(state: Mapping[str, Tensor], heat: str = "heatmap") -> dict[str, Any]:
     encoder, head = "pts_voxel_encoder.pfn_layers.", "pts_bbox_head.task_heads."
     return {
-        **_centre(state, "pts_backbone.blocks.", 0, encoder, head, "heatmap.1.weight"),
+        **_centre(state, "pts_backbone.blocks.", 0, encoder, head, f"{heat}.1.weight"),
+        **({"deformable": True} if heat == "cls_head" else {}),
         "neck_width": state["pts_neck.deblocks.0.0.weight"].shape[0],
         "head_width": state["pts_bbox_head.shared_conv.conv.weight"].shape[0],
         "max_pillars": 40000,
@@ -130,6 +158,27 @@ def _authors_heads() -> list[Rule]:
     return rules
 
 
+DEFORMABLE = {"feature_adapt_reg": "adapt_box", "feature_adapt_cls": "adapt_class"}
+
+
+def _mmdet3d_deformable_heads() -> list[Rule]:
+    """DCNSeparateHead: the heat map's convolutions and the boxes' under names of their own, a deformable one before each."""
+    rules = []
+    for theirs, ours in DEFORMABLE.items():
+        theirs, ours = f"pts_bbox_head.task_heads.{{}}.{theirs}", f"tasks.{{}}.{ours}"
+        rules += [
+            Rule(f"{theirs}.weight", f"{ours}.weight"),
+            Rule(f"{theirs}.conv_offset.{{}}", f"{ours}.offset.{{}}"),
+        ]
+    for theirs, ours in CENTRE_HEADS.items():
+        theirs = f"pts_bbox_head.task_heads.{{}}.{'cls_head' if theirs == 'hm' else f'task_head.{theirs}'}"
+        rules += [
+            *conv_bn(f"{theirs}.0", f"tasks.{{}}.{ours}.0"),
+            Rule(f"{theirs}.1.{{}}", f"tasks.{{}}.{ours}.1.{{}}"),
+        ]
+    return rules
+
+
 def _mmdet3d_heads() -> list[Rule]:
     rules = []
     for theirs, ours in CENTRE_HEADS.items():
@@ -141,6 +190,17 @@ def _mmdet3d_heads() -> list[Rule]:
     return rules
 
 
+MMDET3D = "https://github.com/open-mmlab/mmdetection3d"
+_NUSCENES_RULES = (
+    Rule("pts_voxel_encoder.vfe_layers.{}.linear.{}", "encoder.layers.{}.linear.{}"),
+    Rule("pts_voxel_encoder.vfe_layers.{}.norm.{}", "encoder.layers.{}.norm.{}"),
+    *(Rule(f"pts_bbox_head.conv_{theirs}.{{}}", f"{ours}.{{}}") for theirs, ours in ANCHOR_HEADS.items()),
+)
+_CENTRE_RULES = (
+    *_point_layer("pts_voxel_encoder.pfn_layers.{}"),
+    *_common("pts_backbone.blocks", "pts_neck.deblocks", 0),
+    *conv_bn("pts_bbox_head.shared_conv", "shared"),
+)
 LAYOUTS = (
     Layout(
         "pointpillars/zhulf0804",
@@ -163,7 +223,28 @@ LAYOUTS = (
             *(Rule(f"bbox_head.conv_{theirs}.{{}}", f"{ours}.{{}}") for theirs, ours in ANCHOR_HEADS.items()),
         ),
         _mmdet3d_pillars,
-        "https://github.com/open-mmlab/mmdetection3d",
+        MMDET3D,
+    ),
+    Layout(
+        "pointpillars/mmdet3d_nuscenes",
+        "pointpillars",
+        (*_NUSCENES_RULES, *_common("pts_backbone.blocks", "pts_neck.deblocks", 0)),
+        partial(_pillars_nuscenes, base=NUSCENES),
+        MMDET3D,
+        lambda state: {"classes": list(NUSCENES_CLASSES)},
+    ),
+    Layout(
+        "pointpillars/mmdet3d_nuscenes_fpn",
+        "pointpillars",
+        (
+            *_NUSCENES_RULES,
+            *_trunk_rules("pts_backbone.blocks", 0),
+            *conv_bn("pts_neck.lateral_convs.{}", "neck.laterals.{}"),
+            *conv_bn("pts_neck.fpn_convs.{}", "neck.outputs.{}"),
+        ),
+        partial(_pillars_nuscenes, base=NUSCENES_PYRAMID),
+        MMDET3D,
+        lambda state: {"classes": list(NUSCENES_CLASSES)},
     ),
     Layout(
         "centerpoint/tianweiy",
@@ -177,16 +258,12 @@ LAYOUTS = (
         _tianweiy,
         "https://github.com/tianweiy/CenterPoint",
     ),
+    Layout("centerpoint/mmdet3d", "centerpoint_pillar", (*_CENTRE_RULES, *_mmdet3d_heads()), _mmdet3d_centre, MMDET3D),
     Layout(
-        "centerpoint/mmdet3d",
+        "centerpoint/mmdet3d_dcn",
         "centerpoint_pillar",
-        (
-            *_point_layer("pts_voxel_encoder.pfn_layers.{}"),
-            *_common("pts_backbone.blocks", "pts_neck.deblocks", 0),
-            *conv_bn("pts_bbox_head.shared_conv", "shared"),
-            *_mmdet3d_heads(),
-        ),
-        _mmdet3d_centre,
-        "https://github.com/open-mmlab/mmdetection3d",
+        (*_CENTRE_RULES, *_mmdet3d_deformable_heads()),
+        partial(_mmdet3d_centre, heat="cls_head"),
+        MMDET3D,
     ),
 )
