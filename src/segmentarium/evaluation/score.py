@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -28,6 +28,7 @@ from segmentarium.contracts import (
 )
 from segmentarium.data import PictureDataset, SegmentDataset
 from segmentarium.data.scans import ScanDataset
+from segmentarium.data.seen import share_seen
 from segmentarium.evaluation.base import check_output
 from segmentarium.evaluation.classes import ClassMatch, match_classes
 from segmentarium.evaluation.classification import ClassificationReport, LabelledPictures, PictureScoring
@@ -191,10 +192,24 @@ def evaluate(
         machine=_machine(network.device),
         versions=_versions(),
         notes=[*getattr(dataset, "notes", ()), *scoring.match.notes],
+        warning=trained_on_warning(model.weights_header, dataset),
     )
     if output is not None:
         report.save(output, overwrite=overwrite)
     return report
+
+
+def trained_on_warning(header: Mapping[str, Any], dataset: Any) -> str:
+    """What is to be said of pictures that the weights were trained on; "" where there are none."""
+    share = share_seen(header, dataset)
+    if not share:
+        return ""
+    split = f" of split {dataset.split!r}" if getattr(dataset, "split", "") else ""
+    number = max(1, round(share * len(dataset)))
+    return (
+        f"{number:,} of the {len(dataset):,} pictures{split} were trained on ({share:.0%}): the scores say "
+        "nothing about other pictures; score it on some that it never saw"
+    )
 
 
 def _evaluate_scans(

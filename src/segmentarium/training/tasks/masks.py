@@ -40,7 +40,7 @@ class MaskTask(SegmentationTask):
     val_set: Any
 
     def __init__(self, options: TrainingOptions) -> None:
-        self.options, self.crop_size = options, options.crop_size
+        self.options = options
         self.train_set, self.val_set = (
             open_dataset(options, split) for split in (options.train_split, options.val_split)
         )
@@ -126,7 +126,9 @@ class MaskTask(SegmentationTask):
         column = "AP" if self.task == "instance" else "PQ"
         by_class = {f"{column} {name}": None if value != value else value for name, value in table[column].items()}
         shown = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "pq": "PQ", "sq": "SQ", "rq": "RQ"}
-        line = "  ".join(f"{name} {scores[key]:.4f}" for key, name in shown.items() if scores.get(key) is not None)
+        line = "  ".join(
+            f"{name} {100 * scores[key]:.2f}" for key, name in shown.items() if scores.get(key) is not None
+        )
         return Evaluation(scores, {**scores, **by_class}, line)
 
     def _scoring(self, model: Any, fabric: Fabric) -> SegmentScoring:

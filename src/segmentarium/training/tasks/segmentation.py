@@ -34,11 +34,12 @@ class SegmentationTask:
     """Crops {"image" (B, 3, H, W), "mask" (B, H, W) int64, 255 = ignored} for a SegmentationModel; mIoU decides."""
 
     best_key, best_name = "miou", "mIoU"
+    shares = True
     train_set: SegmentationDataset
     val_set: SegmentationDataset
 
     def __init__(self, options: TrainingOptions) -> None:
-        self.options, self.crop_size = options, options.crop_size
+        self.options = options
         self.train_set, self.val_set = (
             open_dataset(options, split) for split in (options.train_split, options.val_split)
         )
@@ -46,6 +47,10 @@ class SegmentationTask:
             raise ValueError(
                 f"data set {options.data!r} has a class for each picture, none for each pixel; give --data folder, …"
             )
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        return self.options.crop_size
 
     def check(self) -> Iterator[str]:
         yield from check_labels(self.train_set, self.options.train_split)
@@ -106,7 +111,7 @@ class SegmentationTask:
         found: dict[str, Any] = tally.matrix.summary()
         iou = [None if value != value else value for value in tally.matrix.iou().tolist()]
         scores = {key: found[key] for key in ("miou", "macc", "aacc")}
-        line = f"mIoU {found['miou']:.4f}  mAcc {found['macc']:.4f}  aAcc {found['aacc']:.4f}"
+        line = f"mIoU {100 * found['miou']:.2f}  mAcc {100 * found['macc']:.2f}  aAcc {100 * found['aacc']:.2f}"
         by_class = {f"iou {name}": value for name, value in zip(match.names, iou, strict=True)}
         doubt = label_warning(tally.matrix.counts.cpu().numpy(), found["miou"], match.names)
         return Evaluation({**scores, "iou": iou}, {**scores, **by_class}, line, doubt)
