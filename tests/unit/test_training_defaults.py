@@ -57,8 +57,8 @@ def test_what_was_said_stays(folder: Path) -> None:
 
 def test_a_network_and_its_backbone_say_what_they_need(folder: Path) -> None:
     assert options_for(folder, model="segmenter_tiny").learning_rate < 1e-3
-    assert options_for(folder, model="upernet", model_arguments={"backbone": "swin_t"}).learning_rate < 1e-3
-    assert options_for(folder, model="upernet", model_arguments={"backbone": "resnet18"}).learning_rate == 1e-3
+    assert options_for(folder, model="pspnet", model_arguments={"backbone": "swin_t"}).learning_rate < 1e-3
+    assert options_for(folder, model="pspnet", model_arguments={"backbone": "resnet18"}).learning_rate == 1e-3
 
 
 def test_crops_follow_the_longer_side_that_is_asked_for(folder: Path) -> None:

@@ -34,6 +34,13 @@ def add_training_options(
     """
     from segmentarium.training.options import FITTED, TrainingOptions
 
+    parser.add_argument(
+        "--mask-map",
+        dest="mask_map",
+        default=argparse.SUPPRESS,
+        metavar="MAP",
+        help='of a folder: raw value to class, e.g. "0:0,255:1", or "0-127:0,128-255:1" (default: the values are the classes)',
+    )
     types_of = typing.get_type_hints(TrainingOptions)
     for item in dataclasses.fields(TrainingOptions):
         kinds = item.metadata["of"].split()
@@ -90,6 +97,8 @@ def given_options(given: argparse.Namespace) -> dict[str, Any]:
 
     names = {item.name for item in dataclasses.fields(TrainingOptions)}
     values: dict[str, Any] = {name: value for name, value in vars(given).items() if name in names}
+    if "mask_map" in given:
+        values["data_arguments"] = {**dict(values.get("data_arguments", {})), "mask_map": given.mask_map}
     values |= {name: dict(values[name]) for name in ("model_arguments", "data_arguments", "adapt") if name in values}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 

@@ -22,11 +22,12 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from segmentarium.data.bands import bands_of, read_bands
 from segmentarium.data.base import ClassificationDataset, Item, LabelledPicture, PictureDataset, SegmentationDataset
 from segmentarium.data.class_frequency import by_frequency, histogram
 from segmentarium.data.contact_sheet import Thumbnail, contact_sheet, thumbnail
-from segmentarium.data.image_io import ImageReadError, is_rotated, open_image, to_upright_rgb
-from segmentarium.data.mask_io import LabelError, MaskEncoding, read_raw_mask
+from segmentarium.data.image_io import ImageReadError, depth_of, is_rotated, open_image, read_image
+from segmentarium.data.mask_io import LabelError, read_raw_mask
 from segmentarium.data.pictures import Picture, Pictures
 from segmentarium.data.segments import VOID, SegmentDataset, SegmentItem, label_map
 from segmentarium.files import check_targets, has_keys
@@ -202,10 +203,11 @@ class _Finding:
 def _examine(dataset: PictureDataset, index: int, show: bool) -> _Finding:
     item = dataset.items[index]
     finding = _Finding(item)
-    image = _examine_image(finding)
+    image = _examine_image(finding, dataset.bands)
     mask, caption = None, "no usable mask"
     if isinstance(dataset, SegmentationDataset):
-        mask = _examine_mask(item, image, dataset.encoding, finding)
+        examine = _examine_mask if dataset.label_images else _examine_drawn
+        mask = examine(item, image, dataset, finding)
         finding.sound = image is not None and (item.mask is None or mask is not None)
     elif isinstance(dataset, SegmentDataset):
         if image is not None:
@@ -219,13 +221,29 @@ def _examine(dataset: PictureDataset, index: int, show: bool) -> _Finding:
     return finding
 
 
-def _examine_image(finding: _Finding) -> np.ndarray | None:
+def _examine_image(finding: _Finding, bands: int = 3) -> np.ndarray | None:
     item = finding.item
     try:
-        with open_image(item.image) as opened:
-            finding.image_mode = opened.mode
-            finding.rotated = is_rotated(opened)
-            image = np.asarray(to_upright_rgb(opened))
+        if (there := bands_of(item.image)) not in (0, 1, 3, bands):
+            finding.warning(
+                "bands",
+                item.image,
+                f"{there} bands, of which {bands} are read; --set in_channels={there} trains on all",
+            )
+        if there > 3:
+            finding.image_mode = f"{there} bands"
+            array = read_bands(item.image, there)
+            image = np.ascontiguousarray(array[..., :3])
+        else:
+            with open_image(item.image) as opened:
+                finding.image_mode = opened.mode
+                finding.rotated = is_rotated(opened)
+                if opened.mode.startswith(("I", "F")):
+                    _examine_depth(finding, np.asarray(opened))
+            image = np.asarray(read_image(item.image))
+    except ImportError as error:
+        finding.error("unreadable picture", item.image, str(error))
+        return None
     except ImageReadError as error:
         finding.error("unreadable picture", item.image, str(error))
         return None
@@ -238,16 +256,52 @@ def _examine_image(finding: _Finding) -> np.ndarray | None:
     return image
 
 
-def _examine_mask(item: Item, image: np.ndarray | None, encoding: MaskEncoding, finding: _Finding) -> np.ndarray | None:
+def _examine_depth(finding: _Finding, values: np.ndarray) -> None:
+    bits = depth_of(values)
+    if bits is None:
+        low, high = values.min(), values.max()
+        finding.image_mode += ", 0 to 1" if values.dtype.kind == "f" and low >= 0 and high <= 1 else ", stretched"
+    else:
+        finding.image_mode += f", {bits} bits used: 0 to {2**bits - 1} is black to white"
+
+
+def _examine_drawn(
+    item: Any, image: np.ndarray | None, dataset: SegmentationDataset, finding: _Finding
+) -> np.ndarray | None:
+    """Outlines as classes of pixels."""
+    try:
+        mask = dataset.read_label(item)
+    except ImageReadError as error:
+        finding.error("unreadable labels", item.mask, str(error))
+        return None
+    except ValueError as error:
+        finding.error("labels", item.mask, str(error))
+        return None
+    if image is not None and mask.shape != image.shape[:2]:
+        finding.error(
+            "size", item.mask, f"the labels are of {mask.shape[1]} x {mask.shape[0]} pixels, not {finding.size}"
+        )
+        return None
+    finding.counts = np.bincount(mask.reshape(-1), minlength=256)
+    return mask
+
+
+def _examine_mask(
+    item: Item, image: np.ndarray | None, dataset: SegmentationDataset, finding: _Finding
+) -> np.ndarray | None:
     if item.mask is None:
         return None
+    encoding = dataset.encoding
     try:
-        with open_image(item.mask) as opened:
-            finding.mask_mode = opened.mode
-            if finding.rotated and not is_rotated(opened):
-                finding.warning(
-                    "rotated", item.image, "the picture is turned by its EXIF block; its mask must be upright"
-                )
+        if item.mask.suffix == ".npy":
+            finding.mask_mode = "array"
+        else:
+            with open_image(item.mask) as opened:
+                finding.mask_mode = opened.mode
+                if finding.rotated and not is_rotated(opened):
+                    finding.warning(
+                        "rotated", item.image, "the picture is turned by its EXIF block; its mask must be upright"
+                    )
         raw = read_raw_mask(item.mask, encoding)
     except ImageReadError as error:
         finding.error("unreadable mask", item.mask, str(error))
@@ -342,6 +396,10 @@ class _Tally:
         self.problems += [
             Problem("warning", "no picture", str(p), "the mask has no picture") for p in dataset.stray_masks
         ]
+        self.problems += [
+            Problem("warning", "other file", str(p), "neither picture nor mask; it is passed over")
+            for p in dataset.left_out
+        ]
         for image, mask in dataset.second_masks:
             text = f"{image.name} has a mask already; unite the masks of a picture in one file"
             self.problems.append(Problem("error", "second mask", str(mask), text))
@@ -399,6 +457,10 @@ class _Tally:
             self.problems.append(Problem("warning", "few", "", f"only {total} pictures; expect no model to generalise"))
         if labelled or self.task == "classification":
             unused = [c.name for c in classes if not c.images]
+            if len(unused) == len(classes) - 1 > 0:
+                only = next(c.name for c in classes if c.images)
+                text = f"all labels are {only!r}: a network would learn to say nothing else; is the colour or value map right?"
+                self.problems.append(Problem("warning", "one class", "", text))
             if unused:
                 text = f"{len(unused)} of {len(classes)} classes never occur: {', '.join(unused)}"
                 self.problems.append(Problem("warning", "unused classes", "", text))

@@ -91,7 +91,11 @@ class TrainingOptions:
         of="segmenter mask instances classifier",
     )
     cache: bool = option(False, "keep all decoded images in memory (4 bytes a pixel)", free=True)
-    check: bool = option(True, "look at the first labels for values outside the classes before training", free=True)
+    check: bool = option(
+        True,
+        "look at all labels before training: values outside the classes, sizes, classes that never occur",
+        free=True,
+    )
 
     # How the crops are made
     crop_size: tuple[int, int] = option(
@@ -328,7 +332,9 @@ def resumed_options(options: TrainingOptions, values: dict[str, Any]) -> Trainin
         return options
     earlier = json.loads(stored.read_text(encoding="utf-8"))
     free = {item.name for item in dataclasses.fields(TrainingOptions) if item.metadata["free"]}
-    earlier = {name: value for name, value in earlier.items() if name not in free - {"val_every", "save_every"}}
+    earlier = {
+        name: value for name, value in earlier.items() if name not in free - {"val_every", "save_every", "patience"}
+    }
     return TrainingOptions.from_dict({**earlier, "output": options.folder}).changed(values)
 
 

@@ -40,6 +40,8 @@ STATES = (
     "ema",
     "module",
 )
+# what training loops put before every key, by preference: averaged weights where there are some
+WRAPPERS = ("_orig_mod.", "module.", "ema_model.", "model_ema.", "ema.", "model.", "net.", "network.", "segmentor.")
 OTHERS = {
     ".caffemodel": "Caffe",
     ".prototxt": "Caffe",
@@ -81,6 +83,8 @@ def read_all(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None
                 f"{path} is no whole safetensors file ({error}); was the download or copy complete?"
             ) from None
         return state, _header(metadata[HEADER], path) if HEADER in metadata else None, {}
+    if (what := _is_no_checkpoint(path)) is not None:
+        raise CheckpointError(f"{path} is {what}")
     try:
         loaded = _unpickle(path)
     except pickle.UnpicklingError as error:
@@ -93,6 +97,24 @@ def read_all(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
         raise CheckpointError(f"{path} is no checkpoint that PyTorch can read: {error}") from None
     return unwrap(loaded, path), None, _told(loaded)
+
+
+def _is_no_checkpoint(path: Path) -> str | None:
+    """What a file is that people have in a checkpoint's place, and what to do about it; None: it may be one."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    text = head.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    if not head:
+        return "an empty file; was the download or copy complete?"
+    if text.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the weights themselves: `git lfs pull` fetches them"
+    if text.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        return "a web page, not weights: the address asked for a confirmation or a login; download it in the browser"
+    if path.suffix == ".onnx" or (
+        head[:1] == b"\x08" and any(name in head for name in (b"pytorch", b"onnx", b"tf2onnx"))
+    ):
+        return "an ONNX file, which holds a network but not under PyTorch's names; give the checkpoint that it was exported from"
+    return None
 
 
 def _unpickle(path: Path) -> Any:
@@ -334,6 +356,8 @@ def open_weights(
         except KeyError as error:
             raise CheckpointError(f"{label}: {error.args[0]}") from None
         return replace(stored, state=_renamed(stored))
+    if layout is None and row is None:
+        state = _unwrapped(state)
     table = get_layout(layout) if layout else recognise(state, row.layouts if row else None)
     read, facts = arguments_of(table, state), table.facts(state)
     if path is not None and table.beside:
@@ -347,6 +371,26 @@ def open_weights(
         facts = (class_names(dataset, read.get("num_classes")) or {}) | facts
     found, kept = variant_of(entry(table.model), _with_arguments(read, arguments or {}))
     return Stored(label, state, found, kept, facts, table, row)
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The network's keys, without what loops put before them: `_orig_mod.` of torch.compile, `module.`, `model.` of Lightning, …
+
+    Only where they fit no layout as they are.  Of an averaged copy beside the network, the average.
+    """
+    tried = state
+    if not any(key.startswith(WRAPPERS) for key in state):
+        return state
+    for _ in WRAPPERS:
+        try:
+            recognise(tried)
+            return tried
+        except (ValueError, LookupError):
+            prefix = next((one for one in WRAPPERS if any(key.startswith(one) for key in tried)), None)
+            if prefix is None:
+                return state
+            tried = {key.removeprefix(prefix): value for key, value in tried.items() if key.startswith(prefix)}
+    return state
 
 
 def _with_arguments(read: dict[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:

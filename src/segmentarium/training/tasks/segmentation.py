@@ -13,7 +13,8 @@ from lightning.fabric import Fabric
 from PIL import Image
 
 from segmentarium.contracts import SegmentationModel
-from segmentarium.data import SegmentationDataset, TrainingStream, train_transform
+from segmentarium.data import SegmentationDataset, SegmentDataset, TrainingStream, train_transform
+from segmentarium.data.drawn_labels import DrawnLabels
 from segmentarium.evaluation.classes import match_classes
 from segmentarium.evaluation.diagnosis import label_warning
 from segmentarium.evaluation.samples import with_logits
@@ -30,6 +31,12 @@ from segmentarium.training.tasks.labelled import labelled_model
 PICTURES = 4  # drawn at each evaluation
 
 
+def as_label_maps(dataset: Any) -> Any:
+    """Objects as classes of pixels, beside a background; anything else as it is."""
+    objects = isinstance(dataset, SegmentDataset) and len(dataset.things) == dataset.info.num_classes
+    return DrawnLabels([dataset]) if objects else dataset
+
+
 class SegmentationTask:
     """Crops {"image" (B, 3, H, W), "mask" (B, H, W) int64, 255 = ignored} for a SegmentationModel; mIoU decides."""
 
@@ -41,7 +48,7 @@ class SegmentationTask:
     def __init__(self, options: TrainingOptions) -> None:
         self.options = options
         self.train_set, self.val_set = (
-            open_dataset(options, split) for split in (options.train_split, options.val_split)
+            as_label_maps(open_dataset(options, split)) for split in (options.train_split, options.val_split)
         )
         if not isinstance(self.train_set, SegmentationDataset):
             raise ValueError(
@@ -63,7 +70,7 @@ class SegmentationTask:
                 f"data set {info.name!r} has one class, {info.classes[0]!r}, so that every pixel would be right; "
                 "name the background as a class of its own"
             )
-        model = labelled_model(options, info)
+        model = labelled_model(options, info, self.train_set.bands)
         assert isinstance(model, SegmentationModel)
         model.palette = info.palette
         if options.long_side is not None:
