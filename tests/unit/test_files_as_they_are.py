@@ -373,7 +373,7 @@ def test_five_bands_are_trained_on_and_scored(five_bands: tuple[Path, np.ndarray
     result = train(quick_options(root, tmp_path / "run", **changes))
     model = segmentarium.load(result.last_weights)
     assert evaluate(model, build_dataset("folder", root, "all", bands=5), boundary_ratio=None).images == 2
-    assert next(iter(segmentarium.predict(root / "images/0.tif", model))).labels.shape == values.shape[:2]
+    assert next(iter(segmentarium.predict(root / "images/0.tif", model))).mask.shape == values.shape[:2]
 
 
 def test_other_bands_are_made_brighter_and_not_turned_in_colour() -> None:
@@ -392,7 +392,8 @@ def test_other_bands_are_made_brighter_and_not_turned_in_colour() -> None:
     ("content", "said"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
-        (b"<!DOCTYPE html><html>", "a web page, not weights"), (b"", "an empty file"), (b"\x08\x07\x12\x07pytorch", "an ONNX file"),
+        (b"<!DOCTYPE html><html>", "a web page, not weights"), (b"", "an empty file"),
+        (b"\x08\x07\x12\x07pytorch", "an ONNX file"),
     ],
 )  # fmt: skip
 def test_what_lies_in_a_checkpoints_place_is_told(tmp_path: Path, content: bytes, said: str) -> None:
@@ -407,8 +408,8 @@ def test_what_loops_put_before_the_keys_is_taken_off(tmp_path: Path, prefix: str
     import segmentarium
     from segmentarium.weights import export_layout
 
-    model = segmentarium.create_model("fanet18", num_classes=3)
-    state = export_layout(model, "fanet/authors")
+    model = segmentarium.create_model("fast_scnn", num_classes=3)
+    state = export_layout(model, "fast_scnn/tramac")
     torch.save({"state_dict": {prefix + key: value for key, value in state.items()}}, tmp_path / "w.pth")
     found = segmentarium.load(tmp_path / "w.pth")
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in found.state_dict().items())

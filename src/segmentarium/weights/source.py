@@ -19,7 +19,7 @@ from segmentarium.meta import on_meta
 from segmentarium.preprocessing import Preprocessing
 from segmentarium.registry import Entry, entry, variant_of, without_fetching
 from segmentarium.weights import catalogue
-from segmentarium.weights.inert import read_tensors
+from segmentarium.weights.inert import NAMED, read_tensors
 from segmentarium.weights.layouts import arguments_of, get_layout, recognise
 from segmentarium.weights.numpy_pickle import read_numpy_pickle
 from segmentarium.weights.published import Published, class_names, published
@@ -91,12 +91,20 @@ def read_all(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None
         if (whose := OTHERS.get(path.suffix)) is not None:
             raise CheckpointError(f"{path} is of {whose}; only PyTorch's and safetensors files can be read") from None
         raise CheckpointError(
-            f"{path} holds more than tensors ({str(error).splitlines()[0]}); it could run code when opened and is refused. "
+            f"{path} holds more than tensors ({_reason(error)}); it could run code when opened and is refused. "
             "Ask for a safetensors file, or save its state_dict() again with torch.save"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
-        raise CheckpointError(f"{path} is no checkpoint that PyTorch can read: {error}") from None
+        raise CheckpointError(f"{path} is no checkpoint that PyTorch can read: {_reason(error)}") from None
     return unwrap(loaded, path), None, _told(loaded)
+
+
+def _reason(error: Exception) -> str:
+    """What PyTorch says, in a line and without its advice to do without its safety."""
+    if (named := NAMED.search(str(error))) is not None:
+        return f"it names {named[1]}"
+    said = " ".join(str(error).split())
+    return "no plain pickle of tensors" if "weights_only" in said else said or type(error).__name__
 
 
 def _is_no_checkpoint(path: Path) -> str | None:
