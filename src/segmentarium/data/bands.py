@@ -12,16 +12,36 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segmentarium.data.image_io import ImageReadError, open_image, read_image, to_8_bit, to_upright_rgb
+from segmentarium.data.image_io import (
+    ImageReadError,
+    open_image,
+    picture_shape,
+    read_image,
+    to_8_bit,
+    to_upright_rgb,
+)
 
-_SAMPLES, _EXTRA, _WIDTH, _LENGTH = 277, 338, 256, 257  # tags of TIFF
+_SAMPLES, _EXTRA = 277, 338  # tags of TIFF
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def picture_array(path: str | os.PathLike[str]) -> np.ndarray:
-    """(H, W, C) uint8: RGB as `read_image` gives it; of a TIFF with further bands that are no alpha, all of them."""
-    more = bands_of(path)
-    return read_bands(path) if more > 3 else np.asarray(read_image(path))
+    """(H, W, C) uint8: RGB as `read_image` gives it; of a TIFF with further bands that are no alpha, all of them.
+
+    Of several pages, which may be a document's, the first.
+    """
+    return read_bands(path) if bands_of(path, pages=False) > 3 else np.asarray(read_image(path))
+
+
+def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) by the file's head, as `picture_shape` gives it, of any number of bands.  Raises ImageReadError."""
+    try:
+        return picture_shape(path)
+    except ImageReadError:
+        if not _begins_as_tiff(path):
+            raise
+        image = _open(path)
+        return image.width, image.height
 
 
 def read_bands(path: str | os.PathLike[str], wanted: int | None = None) -> np.ndarray:
@@ -47,19 +67,19 @@ def read_bands(path: str | os.PathLike[str], wanted: int | None = None) -> np.nd
     return array
 
 
-def bands_of(path: str | os.PathLike[str]) -> int:
-    """How many bands a file has, alpha left out; the pages of a TIFF are bands where each has one.  0: nobody knows."""
+def bands_of(path: str | os.PathLike[str], pages: bool = True) -> int:
+    """How many bands a file has, alpha left out; the `pages` of a TIFF are bands where each has one.  0: nobody knows."""
     if not _begins_as_tiff(path):
         return 3
     try:
         with Image.open(path) as image:
             tags = image.tag_v2  # type: ignore[attr-defined]
             samples, extra = int(tags.get(_SAMPLES, 1)), tags.get(_EXTRA, ())
-            pages = getattr(image, "n_frames", 1)
-            if samples == 1 and pages > 1:
+            number = getattr(image, "n_frames", 1)
+            if samples == 1 and number > 1 and pages:
                 size = image.size
-                image.seek(pages - 1)
-                return pages if image.size == size else 1
+                image.seek(number - 1)
+                return number if image.size == size else 1
             extra = (extra,) if isinstance(extra, int) else extra
             return samples - sum(one in (1, 2) for one in extra)
     except Exception:  # more bands than Pillow knows a mode for, or no sound file, which its reader says

@@ -238,6 +238,11 @@ def _examine_image(finding: _Finding, bands: int = 3) -> np.ndarray | None:
             with open_image(item.image) as opened:
                 finding.image_mode = opened.mode
                 finding.rotated = is_rotated(opened)
+                if opened.mode in ("RGBA", "LA", "PA") and bands != 4 and opened.getchannel("A").getextrema()[0] < 255:
+                    text = "its transparency is left out, and the colours beneath are read as they are stored"
+                    finding.warning("transparent", item.image, text)
+                if (frames := getattr(opened, "n_frames", 1)) > 1 and bands == 3:
+                    finding.warning("pages", item.image, f"{frames} pages or frames, of which the first is read")
                 if opened.mode.startswith(("I", "F")):
                     _examine_depth(finding, np.asarray(opened))
             image = np.asarray(read_image(item.image))

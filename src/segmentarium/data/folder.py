@@ -88,7 +88,7 @@ class Folder(SegmentationDataset):
         self.missing_masks, self.stray_masks = list(found.missing.values()), found.stray
         self.second_masks, self.notes, self.left_out, self.bands = found.second, found.notes, found.left_out, bands
         if table.mask_map is None:
-            _refuse_black_and_white([item.mask for item in pairs if item.mask])
+            _refuse_black_and_white([item.mask for item in pairs if item.mask], len(table.classes))
 
     @classmethod
     def evaluation_split(cls, root: Path) -> str:
@@ -168,7 +168,7 @@ def _values(path: Path) -> set[int]:
     return {int(v) for v in np.unique(raw)}
 
 
-def _refuse_black_and_white(masks: Sequence[Path]) -> None:
+def _refuse_black_and_white(masks: Sequence[Path], classes: int) -> None:
     """Black and white masks would train on nothing but background, as 255 is ignored: ask for a map instead.
 
     Those whose edges are smoothed, or that JPEG has changed, too: the shades between would be classes.
@@ -180,8 +180,8 @@ def _refuse_black_and_white(masks: Sequence[Path]) -> None:
         if counts is None or not counts[1:].any():
             continue
         between = bool(counts[1:IGNORE_INDEX].any())
-        near_white = bool(counts[IGNORE_INDEX - _NEAR : IGNORE_INDEX].any())
-        if between and not (is_black_and_white(counts) and (is_lossy(path) or near_white)):
+        beyond = bool(counts[max(classes, 2) : IGNORE_INDEX].any())  # no index of a class
+        if between and not (is_black_and_white(counts) and (is_lossy(path) or beyond)):
             if is_lossy(path) and not counts[_NEAR:].any():
                 continue  # black, and JPEG's noise
             return

@@ -94,8 +94,9 @@ class MaskEncoding:
 
     @property
     def white_is_255(self) -> bool:
-        """Whether the mask map knows 255 and not 1: files of one bit are then black and white as the others are."""
-        return self.mapping is not None and IGNORE_INDEX in self._value_map and 1 not in self._value_map
+        """Whether the mask map tells 255 and not 1 from 0: files of one bit are then black and white as the others are."""
+        table = self._value_map if self.mapping is not None else {}
+        return IGNORE_INDEX in table and table.get(1, table.get(0)) == table.get(0)
 
     @cached_property
     def _colour_table(self) -> tuple[np.ndarray, np.ndarray]:
@@ -219,7 +220,8 @@ class MaskEncoding:
             return "Add the colour to the palette, or map it to 255 (ignore)."
         if self.mapping is not None:
             return f'Add the value to the mask map, e.g. "{first}:{IGNORE_INDEX}" to ignore it.'
-        if all(isinstance(value, int) and value < 256 for value in values) and len(values) > 2:
+        greys = [value for value in values if isinstance(value, int)]
+        if len(greys) > _NOISE // 2 and max(greys) in range(200, 256):
             return (
                 "Black and white masks with smoothed edges, or that were JPEG, have such shades: the mask map "
                 f'"{SPLIT_MAP}" (--mask-map, mask_map=) makes the darker half class 0 and the lighter class 1. '

@@ -125,9 +125,14 @@ def is_media(path: Path) -> bool:
     return is_picture(head) or is_clip(head)
 
 
-def _file(path: Path) -> Item:
+def holds_clip(path: Path) -> bool:
+    """Whether a file is a clip: by its ending, else by how it begins."""
     suffix = path.suffix.lower()
-    if suffix in VIDEO_SUFFIXES or (suffix not in IMAGE_SUFFIXES and is_clip(head_of(path))):
+    return suffix in VIDEO_SUFFIXES or (suffix not in IMAGE_SUFFIXES and is_clip(head_of(path)))
+
+
+def _file(path: Path) -> Item:
+    if holds_clip(path):
         return Item("video", path.stem, str(path), path=path)
     return Item("picture", path.stem, str(path), lambda: picture_array(path), path)
 

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from segmentarium.checks import did_you_mean
-from segmentarium.data.image_io import ImageReadError, picture_shape
+from segmentarium.data.bands import picture_size
+from segmentarium.data.image_io import ImageReadError
 from segmentarium.registry import entry
 from segmentarium.training.options import FITTED, TrainingOptions, resumed_options
 
@@ -124,7 +125,7 @@ def _median_size(dataset: Any) -> np.ndarray:
     sizes = []
     for index in chosen.tolist():
         try:
-            sizes.append(picture_shape(items[index].image)[::-1])
+            sizes.append(picture_size(items[index].image)[::-1])
         except (AttributeError, IndexError, TypeError, ImageReadError):
             break  # drawn by a program, or unreadable, which the checks tell
     if not sizes:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from segmentarium.data import SegmentationDataset
-from segmentarium.data.image_io import picture_shape
+from segmentarium.data.bands import picture_size
 from segmentarium.files import atomic_write, cache_folder
 from segmentarium.training.options import TrainingOptions
 
@@ -115,7 +115,7 @@ def count_values(dataset: SegmentationDataset) -> np.ndarray:
 
     def count(index: int) -> np.ndarray:
         labels = dataset.read_label(dataset.items[index])
-        width, height = picture_shape(dataset.items[index].image)
+        width, height = picture_size(dataset.items[index].image)
         if labels.shape != (height, width):
             dataset.load(index)  # which raises, unless the picture is turned
         return np.bincount(labels.reshape(-1), minlength=256)
