@@ -34,12 +34,12 @@ def options_for(folder: Path, **values: object) -> TrainingOptions:
 def test_what_nobody_said_is_taken_by_the_pictures(folder: Path) -> None:
     options = options_for(folder)
     assert options.crop_size == (64, 96)  # 70 % of 100 x 140, in steps of 32
-    assert (options.batch_size, options.max_steps, options.val_every) == (8, 500, 50)  # 4,000 crops at least
+    assert (options.batch_size, options.max_steps, options.val_every) == (8, 250, 25)  # 2,000 crops at least
     assert (options.optimizer, options.learning_rate, options.clip_norm, options.warmup_steps) == (
         "adamw",
         1e-3,
         1.0,
-        50,
+        25,
     )
 
 

@@ -6,13 +6,14 @@ what was not said, and `fitted` closes it:
 
     crops       about 70 % of the sides of the pictures, in steps of 32, from 64 to 512 pixels
     batch       8 crops, 16 from a thousand pictures on; in passes that fit into memory (see `probe.py`)
-    steps       40 rounds over the pictures, 4,000 crops at least, 40,000 steps at most
+    steps       40 rounds over the pictures, 4,000 crops at least, 40,000 steps at most; on a processor alone half as much
     optimiser   AdamW at 1e-3 with a clipped gradient, a rate that convolutional networks bear; `Card.training` of a network,
                 or of its backbone, says what it needs otherwise
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -33,6 +34,7 @@ OF_KIND: Mapping[str, Mapping[str, Any]] = {
 }
 STARTED = 0.3  # of the rate, where the network starts from weights
 ROUNDS, LEAST_CROPS, MOST_STEPS = 40, 4_000, 40_000
+SLOW = 0.5  # of these, where no accelerator is
 SMALL, MANY = (8, 1_000), 16  # crops of a batch below so many pictures, and from there on
 WARMUP, VALIDATIONS = 100, 10
 CROPPED, LEAST_SIDE, MOST_SIDE = 0.7, 64, 512
@@ -53,9 +55,10 @@ def open_options(values: Mapping[str, Any]) -> tuple[TrainingOptions, tuple[str,
 
 
 def fitted(
-    options: TrainingOptions, names: Collection[str], task: Any, processes: int = 1
+    options: TrainingOptions, names: Collection[str], task: Any, processes: int = 1, device: str = "cpu"
 ) -> tuple[TrainingOptions, str]:
-    """The options with the open `names` set by the task's pictures and the network, and a line that says what was taken."""
+    """The options with the open `names` set by the task's pictures, the network and the kind of `device`; and a line that says
+    what was taken."""
     pictures, found = len(task.train_set), {}
     kind, needs = _needs(options)
     if "optimizer" not in names and options.optimizer == "sgd":  # whoever wants it wants its rate, too
@@ -70,8 +73,9 @@ def fitted(
     found = {name: value for name, value in found.items() if name in names}
     options = options.replace(**found)
     if "max_steps" in names:
-        crops = max(ROUNDS * pictures, LEAST_CROPS)
-        found["max_steps"] = max(1, min(-(-crops // options.batch_size), MOST_STEPS))
+        slow = SLOW if device == "cpu" else 1.0
+        crops = max(ROUNDS * pictures, LEAST_CROPS) * slow
+        found["max_steps"] = max(1, min(math.ceil(crops / options.batch_size), round(MOST_STEPS * slow)))
         options = options.replace(max_steps=found["max_steps"])
     late = {
         "warmup_steps": min(WARMUP, options.max_steps // 10),

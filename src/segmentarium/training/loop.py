@@ -49,7 +49,8 @@ def run(options: TrainingOptions, fit: Collection[str] = ()) -> TrainingResult:
     task = task_for(options)
     taken = ""
     if fit and resumed is None:
-        options, taken = fitted(options, fit, task, fabric_of(options).world_size)
+        machine = fabric_of(options)
+        options, taken = fitted(options, fit, task, machine.world_size, machine.device.type)
         task.options = task.options.replace(**{name: getattr(options, name) for name in fit})
     training = Training(task, options)
     if resumed is not None:
