@@ -57,7 +57,7 @@ class Card:
                  "flops" (published numbers that the published network does not have), "in_channels", "odd_sizes",
                  "gradients", "void", "learning", "deploy", "export", "compile", "autocast", "channels_last", "round_trip",
                  "one_class", "batch_of_one", "start".  A limit that is no longer true fails the suite.
-    training     options of training that it needs where nobody says, other than `training.defaults` has for all
+    training     options of training (of `training.options.FITTED`) that it needs where nobody says, other than all others have
     """
 
     paper: Paper

@@ -414,5 +414,8 @@ def test_what_loops_put_before_the_keys_is_taken_off(tmp_path: Path, prefix: str
     model = segmentarium.create_model("erfnet", num_classes=3)
     state = export_layout(model, "erfnet/eromera")
     torch.save({"state_dict": {prefix + key: value for key, value in state.items()}}, tmp_path / "w.pth")
+    names = {str(index): name for index, name in enumerate(("road", "sky", "tree"))}
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": names}))  # as transformers leaves it beside
     found = segmentarium.load(tmp_path / "w.pth")
+    assert getattr(found, "classes", ()) == ("road", "sky", "tree")
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in found.state_dict().items())

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from segmentarium.data.image_io import (
+    DEFAULT_MAX_PIXELS,
     ImageReadError,
     open_image,
     picture_shape,
@@ -72,7 +74,7 @@ def bands_of(path: str | os.PathLike[str], pages: bool = True) -> int:
     if not _begins_as_tiff(path):
         return 3
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("TIFF",)) as image:
             tags = image.tag_v2  # type: ignore[attr-defined]
             samples, extra = int(tags.get(_SAMPLES, 1)), tags.get(_EXTRA, ())
             number = getattr(image, "n_frames", 1)
@@ -97,7 +99,8 @@ def _begins_as_tiff(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def _open(path: str | os.PathLike[str], pages: int = 1):
+def _open(path: str | os.PathLike[str]) -> Any:
+    """pyvips' image of a TIFF, its pages as bands where each has one."""
     try:
         import pyvips
     except (ImportError, OSError) as error:
@@ -118,7 +121,10 @@ def _tiff(path: str | os.PathLike[str]) -> np.ndarray:
     import pyvips
 
     try:
-        array = _open(path).autorot().numpy()
+        image = _open(path)
+        if image.width * image.height > DEFAULT_MAX_PIXELS:
+            raise ImageReadError(f"{path} has {image.width} x {image.height} pixels, more than {DEFAULT_MAX_PIXELS:,}")
+        array = image.autorot().numpy()
     except pyvips.Error as error:
         raise ImageReadError(f"{path} is truncated or corrupt: {' '.join(str(error).split())}") from None
     return array if array.ndim == 3 else array[..., None]

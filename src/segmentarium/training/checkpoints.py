@@ -95,7 +95,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def check_options(state: dict[str, Any], options: TrainingOptions) -> None:
     """Raises ResumeError, listing them, if options differ that change the weights that come out."""
-    changed = changed_options(state["options"], options.as_dict())
+    new = options.as_dict()
+    if new["micro_batch"] is None:  # what fitted into memory then
+        new["micro_batch"] = state["options"].get("micro_batch")
+    changed = changed_options(state["options"], new)
     if changed and not options.allow_changed_options:
         lines = [f"  {name}: {old!r} -> {new!r}" for name, (old, new) in changed.items()]
         raise ResumeError(

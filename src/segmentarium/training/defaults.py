@@ -60,6 +60,8 @@ def fitted(
     """The options with the open `names` set by the task's pictures, the network and the kind of `device`; and a line that says
     what was taken."""
     pictures, found = len(task.train_set), {}
+    if not pictures:
+        raise ValueError(f"split {options.train_split!r} of {options.root} has no images; there is nothing to train on")
     kind, needs = _needs(options)
     if "optimizer" not in names and options.optimizer == "sgd":  # whoever wants it wants its rate, too
         needs = {key: value for key, value in needs.items() if key not in ("learning_rate", "weight_decay")}

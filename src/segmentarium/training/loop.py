@@ -46,6 +46,8 @@ def run(options: TrainingOptions, fit: Collection[str] = ()) -> TrainingResult:
     """What `segmentarium.training.train` does, once Lightning is known to be there."""
     folder = Path(options.folder)
     resumed = earlier_run(folder, options)
+    if resumed is not None and options.micro_batch is None:
+        options = options.replace(micro_batch=resumed["options"].get("micro_batch"))
     task = task_for(options)
     taken = ""
     if fit and resumed is None:

@@ -39,6 +39,8 @@ class Probe:
 
 def measure(training: Training) -> Probe:
     """One pass forward and back with real crops, on a copy of the model: the run itself begins as if nothing had been."""
+    from segmentarium.training.loop import Objective
+
     task, fabric, device = copy.copy(training.task), training.fabric, training.fabric.device
     task.options = task.options.replace(workers=0)
     model = copy.deepcopy(training.model)
@@ -46,23 +48,28 @@ def measure(training: Training) -> Probe:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     depthwise_in_float32(model)
     model.to(device).train()
+    model.at_step(0, training.options.max_steps)
+    if training.teacher is not None:
+        training.teacher.to(device).eval()
+    objective = Objective(model, training.teacher, compile=False)
     weights = sum(one.numel() * one.element_size() for one in model.parameters())
     crops = min(CROPS, training.micro_batch)
     with torch.random.fork_rng(), fabric.autocast():
         started = time.perf_counter()
         batch = fabric.to_device(next(iter(task.batches(model, fabric, crops, 0))))
         data_seconds = time.perf_counter() - started
-        kept, seconds = _pass(model, batch, device)
+        kept, seconds = _pass(objective, batch, device)
         if seconds < TWICE:
-            kept, seconds = _pass(model, batch, device)
-    del model, batch
+            kept, seconds = _pass(objective, batch, device)
+    del objective, model, batch
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return Probe(seconds / crops, data_seconds / crops, kept // crops, weights)
 
 
-def _pass(model: Any, batch: dict[str, Any], device: torch.device) -> tuple[int, float]:
-    own = {one.untyped_storage().data_ptr() for one in (*model.parameters(), *model.buffers())}
+def _pass(objective: nn.Module, batch: dict[str, Any], device: torch.device) -> tuple[int, float]:
+    """(bytes kept for the way back, seconds) of one."""
+    own = {one.untyped_storage().data_ptr() for one in (*objective.parameters(), *objective.buffers())}
     storages: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -73,12 +80,11 @@ def _pass(model: Any, batch: dict[str, Any], device: torch.device) -> tuple[int,
 
     started = time.perf_counter()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = model.forward_train(*(batch[key] for key in (*model.inputs, *model.train_inputs)))
-        loss = torch.stack(list(model.criterion(outputs, batch).values())).sum()
+        loss = torch.stack(list(objective(batch).values())).sum()
     loss.backward()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    model.zero_grad(set_to_none=True)
+    objective.zero_grad(set_to_none=True)
     return sum(storages.values()), time.perf_counter() - started
 
 

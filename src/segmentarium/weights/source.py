@@ -372,6 +372,10 @@ def open_weights(
         read, more = _beside(path.with_name(table.beside), table, read)
         facts = facts | more
     facts = facts | told
+    if row is None and path is not None and "classes" not in facts:
+        named = _config_beside(path)
+        if len(named.get("classes", ())) == read.get("num_classes"):
+            facts = facts | named
     if row is not None:
         facts = row.header(read.get("num_classes")) | facts
         read = _with_arguments(read, row.arguments)
