@@ -198,7 +198,7 @@ def _refuse_black_and_white(masks: Sequence[Path], classes: int) -> None:
         )
         ours, python = (SPLIT_MAP, f'"{SPLIT_MAP}"') if smooth else ("0:0,255:1", "{0: 0, 255: 1}")
         raise LabelError(
-            f"{example} {what} ({int(counts[255]):,} px of 255), as do the other masks, and 255 means ignore; "
+            f"{example} {what} ({int(counts[255]):,} px), as do the other masks, and 255 means ignore; "
             f'say what white is with a mask map: --mask-map "{ours}" (mask_map={python} in Python, '
             f"`mask_map: {python}` in classes.yaml) if it is class 1, or "
             f'"0:0,255:{IGNORE_INDEX}" if these pixels are to be ignored',
