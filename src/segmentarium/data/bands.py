@@ -108,8 +108,8 @@ def _open(path: str | os.PathLike[str]) -> Any:
             f"{path} is a TIFF of several bands or pages, which pyvips reads: pip install 'segmentarium[large]'"
         ) from error
     try:
-        image = pyvips.Image.tiffload(str(path))
-        pages = image.get("n-pages") if "n-pages" in image.get_fields() else 1
+        image: Any = pyvips.Image.tiffload(str(path))
+        pages = int(image.get("n-pages")) if "n-pages" in image.get_fields() else 1
         if pages > 1 and image.bands == 1:
             image = image.bandjoin([pyvips.Image.tiffload(str(path), page=page) for page in range(1, pages)])
         return image

@@ -14,7 +14,7 @@ what was not said, and `fitted` closes it:
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -127,7 +127,7 @@ def crop_for(dataset: Any, long_side: int | None = None) -> tuple[int, int]:
 def _median_size(dataset: Any) -> np.ndarray:
     """(height, width), of the files' heads where there are files."""
     chosen = np.linspace(0, len(dataset) - 1, min(LOOKED_AT, len(dataset))).astype(int)
-    items: Sequence[Any] = getattr(dataset, "items", ())
+    items: Any = getattr(dataset, "items", ())
     sizes = []
     for index in chosen.tolist():
         try:

@@ -108,7 +108,7 @@ def count_values(dataset: SegmentationDataset) -> np.ndarray:
     Raises the data set's own errors, also where a picture's file says another size than its mask has.
     """
     items = [item for item in dataset.items if item.mask is not None]
-    stored = _counts_file([file for item in items for file in (item.image, item.mask)], dataset)
+    stored = _counts_file([file for item in items for file in (item.image, item.mask) if file is not None], dataset)
     if stored.is_file():
         with suppress(ValueError, OSError):
             return np.array(json.loads(stored.read_text(encoding="utf-8")), np.int64)
