@@ -54,13 +54,14 @@ def measure(training: Training) -> Probe:
     objective = Objective(model, training.teacher, compile=False)
     weights = sum(one.numel() * one.element_size() for one in model.parameters())
     crops = min(CROPS, training.micro_batch)
-    with torch.random.fork_rng(), fabric.autocast():
+    with torch.random.fork_rng():
         started = time.perf_counter()
         batch = fabric.to_device(next(iter(task.batches(model, fabric, crops, 0))))
         data_seconds = time.perf_counter() - started
-        kept, seconds = _pass(objective, batch, device)
-        if seconds < TWICE:
+        with fabric.autocast():
             kept, seconds = _pass(objective, batch, device)
+            if seconds < TWICE:
+                kept, seconds = _pass(objective, batch, device)
     del objective, model, batch
     if device.type == "cuda":
         torch.cuda.empty_cache()
