@@ -27,7 +27,7 @@ from segmentarium.contracts import (
     task_of,
 )
 from segmentarium.data import PictureDataset, SegmentDataset
-from segmentarium.data.drawn_labels import DrawnLabels
+from segmentarium.data.drawn_labels import BACKGROUND, DrawnLabels
 from segmentarium.data.scans import ScanDataset
 from segmentarium.data.seen import share_seen
 from segmentarium.evaluation.base import check_output
@@ -160,8 +160,11 @@ def evaluate(
         if not isinstance(model, MaskModel):
             asked_task(model, task)
         if isinstance(dataset, SegmentDataset):
-            drawn = DrawnLabels([dataset])  # with a background, if the model was trained so
-            data = dataset = drawn if drawn.shift and model.classes == drawn.info.classes else LabelMaps(dataset)
+            beside = model.classes == (
+                BACKGROUND[0],
+                *dataset.info.classes,
+            )  # as objects are trained on as classes of pixels
+            data = dataset = DrawnLabels([dataset]) if beside else LabelMaps(dataset)
         _refuse(source, model.kind, dataset, "segmentation", size=size, crop_ratio=crop_ratio)
         options = {"mode": mode, "tile": tile, "overlap": overlap, "flip": flip, "scales": scales}
         scoring = MapScoring(model, network, data, boundary_ratio=boundary_ratio, **options, **common)
