@@ -277,6 +277,27 @@ def test_outlines_of_tools_are_classes_beside_a_background(tmp_path: Path, write
     assert [one.pixels for one in report.classes] == list(WANTED.values())
 
 
+def test_segmenters_learn_objects_as_classes_of_pixels(tmp_path: Path) -> None:
+    from segmentarium.training.tasks import task_for
+    from tests.unit.training_material import quick_options
+
+    labelme(tmp_path)
+    task: Any = task_for(quick_options(tmp_path, tmp_path, data="labelme", train_split="all", val_split="all"))
+    assert task.train_set.info.classes == ("background", "thing")
+    assert np.bincount(task.train_set.load(0)[1].reshape(-1)).tolist() == list(WANTED.values())
+
+
+def test_the_mask_map_reaches_training_and_comparing() -> None:
+    import argparse
+
+    from segmentarium.cli.train import add_training_options, given_options
+
+    parser = argparse.ArgumentParser()
+    add_training_options(parser)
+    given = given_options(parser.parse_args(["--mask-map", "0:0,255:1", "--data-set-options", "strict=false"]))
+    assert given == {"data_arguments": {"strict": False, "mask_map": "0:0,255:1"}}
+
+
 # what pictures hold
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -49,12 +50,11 @@ def run(options: TrainingOptions, fit: Collection[str] = ()) -> TrainingResult:
     if resumed is not None and options.micro_batch is None:
         options = options.replace(micro_batch=resumed["options"].get("micro_batch"))
     task = task_for(options)
-    taken = ""
+    taken, fabric = "", fabric_of(options)
     if fit and resumed is None:
-        machine = fabric_of(options)
-        options, taken = fitted(options, fit, task, machine.world_size, machine.device.type)
+        options, taken = fitted(options, fit, task, fabric.world_size, fabric.device.type)
         task.options = task.options.replace(**{name: getattr(options, name) for name in fit})
-    training = Training(task, options)
+    training = Training(task, options, fabric)
     if resumed is not None:
         training.step, training.best, training.validated_step = (resumed[k] for k in ("step", "best", "validated_step"))
         if training.step >= options.max_steps:
@@ -136,7 +136,7 @@ class Training:
     journal: Journal
     kept: Model
 
-    def __init__(self, task: Task, options: TrainingOptions) -> None:
+    def __init__(self, task: Task, options: TrainingOptions, fabric: Fabric | None = None) -> None:
         """Builds the model and checks that all fits; `start` then starts the processes and the data."""
         self.task, self.options, self.folder = task, options, Path(options.folder)
         self.step = self.validated_step = 0
@@ -144,7 +144,7 @@ class Training:
         self.seen: dict[str, Any] | None = None
         self.window: list[dict[str, Tensor]] = []
         self.unchecked: list[tuple[Tensor, list[str]]] = []
-        self.fabric = fabric_of(options)
+        self.fabric = fabric or fabric_of(options)
         torch.manual_seed(options.seed)
         self.model = task.model()
         self.teacher = with_teacher(self.model, options)
