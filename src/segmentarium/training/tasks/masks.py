@@ -126,9 +126,8 @@ class MaskTask(SegmentationTask):
         column = "AP" if self.task == "instance" else "PQ"
         by_class = {f"{column} {name}": None if value != value else value for name, value in table[column].items()}
         shown = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "pq": "PQ", "sq": "SQ", "rq": "RQ"}
-        line = "  ".join(
-            f"{name} {100 * scores[key]:.2f}" for key, name in shown.items() if scores.get(key) is not None
-        )
+        given = {name: value for key, name in shown.items() if (value := scores.get(key)) is not None}
+        line = "  ".join(f"{name} {100 * value:.2f}" for name, value in given.items())
         return Evaluation(scores, {**scores, **by_class}, line)
 
     def _scoring(self, model: Any, fabric: Fabric) -> SegmentScoring:
