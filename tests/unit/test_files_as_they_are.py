@@ -377,6 +377,8 @@ def test_bands_and_pages_of_tiffs(five_bands: tuple[Path, np.ndarray], tmp_path:
     extra = b"\x52\x01\x03\x00\x01\x00\x00\x00"  # the tag that says what the fourth band is: alpha, or nobody knows
     assert content.count(extra + b"\x02") == 1
     (tmp_path / "four.tif").write_bytes(content.replace(extra + b"\x02", extra + b"\x00"))
+    with pytest.raises(ImageReadError, match="has 5 bands, and three are wanted"):
+        read_image(root / "images/0.tif")
     assert bands_of(tmp_path / "four.tif") == 4
     assert np.array_equal(picture_array(tmp_path / "four.tif"), values[..., :4])
     assert bands_of(tmp_path / "alpha.tif") == 3

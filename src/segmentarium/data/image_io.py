@@ -39,15 +39,25 @@ def read_image(source: str | os.PathLike[str] | BinaryIO, max_pixels: int = DEFA
     Raises:
         ImageReadError: the file is missing, empty, truncated, not a picture, or has more than `max_pixels` pixels.
     """
-    with open_image(source, max_pixels) as image:
-        if isinstance(source, str | os.PathLike):
-            from segmentarium.data.bands import deep_colours
+    if not isinstance(source, str | os.PathLike):
+        with open_image(source, max_pixels) as image:
+            return to_upright_rgb(image)
+    from segmentarium.data.bands import bands_of, deep_colours
 
-            if (deep := deep_colours(source, image)) is not None:
-                flat = Image.fromarray(to_8_bit(deep))
-                flat.info.update(image.info)  # how it is turned
-                return upright(flat)
-        return to_upright_rgb(image)
+    try:
+        with open_image(source, max_pixels) as image:
+            if (deep := deep_colours(source, image)) is None:
+                return to_upright_rgb(image)
+            flat = Image.fromarray(to_8_bit(deep))
+            flat.info.update(image.info)  # how it is turned
+            return upright(flat)
+    except ImageReadError as error:
+        if (number := bands_of(source)) > 4:
+            raise ImageReadError(
+                f"{describe_source(source)} has {number} bands, and three are wanted; "
+                f"a network with in_channels={number} takes all"
+            ) from error
+        raise
 
 
 @contextmanager
