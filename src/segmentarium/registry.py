@@ -41,6 +41,10 @@ class Paper:
     code_licence: str = ""
 
 
+# what networks of tokens, and those that are normalised by layer, bear from scratch: `Card.training` of theirs
+TOKENS: Mapping[str, Any] = {"learning_rate": 3e-4, "weight_decay": 0.05}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """What is published of one variant, and what it cannot do here.
@@ -53,6 +57,7 @@ class Card:
                  "flops" (published numbers that the published network does not have), "in_channels", "odd_sizes",
                  "gradients", "void", "learning", "deploy", "export", "compile", "autocast", "channels_last", "round_trip",
                  "one_class", "batch_of_one", "start".  A limit that is no longer true fails the suite.
+    training     options of training (of `training.options.FITTED`) that it needs where nobody says, other than all others have
     """
 
     paper: Paper
@@ -63,6 +68,7 @@ class Card:
     num_classes: int | None = None
     scores: dict[str, float] = field(default_factory=dict)
     limits: dict[str, str] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

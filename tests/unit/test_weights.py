@@ -372,7 +372,7 @@ def test_a_foreign_checkpoint_as_a_start_for_other_classes(tmp_path: Path, their
 def test_unknown_keys_are_named(tmp_path: Path) -> None:
     file = tmp_path / "theirs.pth"
     torch.save({"a.b": torch.ones(1), "c": torch.ones(1)}, file)
-    with pytest.raises(ValueError, match=r"no known layout has these keys \(a\.b, c, …\)$"):
+    with pytest.raises(ValueError, match=r"no known layout has these keys \(a\.b, c, …\); a state dict of ours alone"):
         load(file)
     with pytest.raises(
         KeyError, match=r"no layout is called 'bisenetv2/coinchueng'; did you mean 'bisenetv2/coincheung'"

@@ -38,7 +38,7 @@ from segmentarium.layers.relative_positions import relative_index
 from segmentarium.layers.resize import pad_to_multiple
 from segmentarium.layers.transformer import TransformerBlock
 from segmentarium.preprocessing import Preprocessing
-from segmentarium.registry import Card, Paper, register
+from segmentarium.registry import TOKENS, Card, Paper, register
 
 PATCH = 16
 FROM_TO_WITHIN = 3  # the table's last rows: class token to patch, patch to class token, class token to itself
@@ -320,6 +320,7 @@ def _card(parameters: float, flops: float, side: int, after_22k: float, top1: fl
     scores = {"ImageNet top-1, with ImageNet-22k's labels first": after_22k}
     return Card(
         paper=PAPER,
+        training=TOKENS,
         parameters=parameters,
         flops=flops,
         flops_size=(side, side),

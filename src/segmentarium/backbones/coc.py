@@ -39,7 +39,7 @@ from segmentarium.layers.drop_path import DropPath, drop_path_rates
 from segmentarium.layers.mlp import MLP
 from segmentarium.layers.norm import channels_first, channels_last
 from segmentarium.layers.pooling import adaptive_average_pool
-from segmentarium.registry import Card, Paper, register
+from segmentarium.registry import TOKENS, Card, Paper, register
 
 STRIDES = (4, 8, 16, 32)
 EXPANSION = (8, 8, 4, 4)  # of the feed-forward networks, by stage
@@ -254,6 +254,7 @@ def _card(top1: float, parameters: float, flops: float | None, counted: tuple[fl
         limits["flops"] = f"the layers of the public code come to {work} G multiply-adds"
     return Card(
         paper=PAPER,
+        training=TOKENS,
         parameters=parameters,
         flops=flops,
         flops_size=(224, 224) if flops is not None else None,

@@ -31,7 +31,7 @@ from segmentarium.layers.mlp import MLP
 from segmentarium.layers.norm import LayerNorm2d, channels_first, channels_last
 from segmentarium.layers.resize import pad_to_multiple
 from segmentarium.layers.transformer import LayerScale
-from segmentarium.registry import Card, Paper, register
+from segmentarium.registry import TOKENS, Card, Paper, register
 
 BLOCKS_A_LAYER = 3  # in the sense of layer-wise learning rates
 
@@ -184,7 +184,15 @@ VARIANTS: dict[str, tuple[int, tuple[int, int, int, int], float, float, dict[str
     "xlarge": (256, (3, 3, 27, 3), 350, 60.9, {FROM_22K: 87.0}),
 }
 for size, (width, depths, parameters, flops, scores) in VARIANTS.items():
-    card = Card(paper=PAPER, parameters=parameters, flops=flops, flops_size=(224, 224), num_classes=1000, scores=scores)
+    card = Card(
+        paper=PAPER,
+        training=TOKENS,
+        parameters=parameters,
+        flops=flops,
+        flops_size=(224, 224),
+        num_classes=1000,
+        scores=scores,
+    )
     dims = (width, 2 * width, 4 * width, 8 * width)
     tiny = {"dims": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
     register(f"convnext_{size}", ConvNeXt, card, tiny=tiny, dims=dims, depths=depths)

@@ -35,7 +35,7 @@ from segmentarium.layers.positions import resize_positions
 from segmentarium.layers.resize import pad_to_multiple
 from segmentarium.layers.transformer import TransformerBlock
 from segmentarium.preprocessing import Preprocessing
-from segmentarium.registry import Card, Paper, register
+from segmentarium.registry import TOKENS, Card, Paper, register
 
 STRIDE = 16
 WIDTH = 64  # channels of the token blocks
@@ -188,6 +188,7 @@ for _depth, (_channels, _, _heads, _ratio, _parameters, _flops) in VARIANTS.item
             EAMLP,
             Card(
                 paper=PAPER,
+                training=TOKENS,
                 parameters=_parameters,
                 flops=_flops if _image == 224 else None,
                 flops_size=(224, 224) if _flops and _image == 224 else None,

@@ -32,7 +32,7 @@ from segmentarium.layers.norm import channels_last
 from segmentarium.layers.patch_embed import PatchEmbedding
 from segmentarium.layers.resize import resize
 from segmentarium.preprocessing import Preprocessing
-from segmentarium.registry import Card, Paper, register
+from segmentarium.registry import TOKENS, Card, Paper, register
 
 
 class Block(nn.Module):
@@ -133,6 +133,7 @@ VARIANTS = {
 for _size, (_channels, _depth, _patch, _parameters, _top1, _flops) in VARIANTS.items():
     _card = Card(
         paper=PAPER,
+        training=TOKENS,
         parameters=_parameters,
         flops=_flops,
         flops_size=(224, 224) if _flops else None,

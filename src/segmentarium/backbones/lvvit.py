@@ -37,7 +37,7 @@ from segmentarium.layers.resize import pad_to_multiple
 from segmentarium.layers.transformer import TransformerBlock
 from segmentarium.losses import MixedLabelCrossEntropy, TokenLabelCrossEntropy
 from segmentarium.preprocessing import Preprocessing
-from segmentarium.registry import Card, Paper, register
+from segmentarium.registry import TOKENS, Card, Paper, register
 
 PATCH = 16
 Box = tuple[int, int, int, int]  # top, left, bottom, right, of patches
@@ -243,6 +243,7 @@ for _size, _image, _parameters, _top1 in (
         LVViT,
         Card(
             paper=PAPER,
+            training=TOKENS,
             parameters=_parameters,
             flops=6.55 if (_size, _image) == ("s", 224) else None,  # as counted in the authors' code
             flops_size=(224, 224) if (_size, _image) == ("s", 224) else None,

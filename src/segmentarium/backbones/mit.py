@@ -28,7 +28,7 @@ from segmentarium.layers.attention import attend
 from segmentarium.layers.drop_path import DropPath, drop_path_rates
 from segmentarium.layers.norm import channels_first, channels_last
 from segmentarium.layers.patch_embed import PatchEmbedding
-from segmentarium.registry import Card, Paper, register
+from segmentarium.registry import TOKENS, Card, Paper, register
 
 
 class EfficientSelfAttention(nn.Module):
@@ -174,5 +174,5 @@ VARIANTS: dict[str, tuple[tuple[int, int, int, int], tuple[int, int, int, int], 
     "b5": ((64, 128, 320, 512), (3, 6, 40, 3), 81.4),
 }
 for size, (embed_dims, depths, _) in VARIANTS.items():
-    card = Card(paper=PAPER, num_classes=1000)
+    card = Card(paper=PAPER, training=TOKENS, num_classes=1000)
     register(f"mit_{size}", MixTransformer, card, embed_dims=embed_dims, depths=depths)

@@ -27,7 +27,7 @@ from segmentarium.layers.init import init_truncated
 from segmentarium.layers.mlp import MLP
 from segmentarium.layers.patch_embed import PatchEmbedding
 from segmentarium.preprocessing import Preprocessing
-from segmentarium.registry import Card, Paper, register
+from segmentarium.registry import TOKENS, Card, Paper, register
 
 
 class MixerBlock(nn.Module):
@@ -137,6 +137,7 @@ for _size, _patch, _parameters, _flops, _top1 in (
         MLPMixer,
         Card(
             paper=PAPER,
+            training=TOKENS,
             parameters=_parameters,
             flops=_flops,
             flops_size=(224, 224) if _flops else None,

@@ -30,7 +30,7 @@ from segmentarium.backbones.staged import StagedBackbone
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.drop_path import DropPath, drop_path_rates
 from segmentarium.layers.norm import LayerNorm2d
-from segmentarium.registry import Card, Paper, register
+from segmentarium.registry import TOKENS, Card, Paper, register
 
 STRIPS = (7, 11, 21)
 EXPANSION = (8, 8, 4, 4)  # of the feed-forward networks, by stage
@@ -223,5 +223,5 @@ VARIANTS: dict[str, tuple[tuple[int, int, int, int], tuple[int, int, int, int], 
 }
 TINY = {"embed_dims": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
 for size, (embed_dims, depths, drop_path, parameters, top1) in VARIANTS.items():
-    card = Card(paper=PAPER, parameters=parameters, num_classes=1000, scores={"ImageNet top-1": top1})
+    card = Card(paper=PAPER, training=TOKENS, parameters=parameters, num_classes=1000, scores={"ImageNet top-1": top1})
     register(f"mscan_{size}", MSCAN, card, tiny=TINY, embed_dims=embed_dims, depths=depths, drop_path=drop_path)

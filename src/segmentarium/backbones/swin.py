@@ -38,7 +38,7 @@ from segmentarium.layers.relative_positions import relative_index
 from segmentarium.layers.resize import pad_to_multiple
 from segmentarium.layers.transformer import TransformerBlock
 from segmentarium.preprocessing import Preprocessing
-from segmentarium.registry import Card, Paper, register
+from segmentarium.registry import TOKENS, Card, Paper, register
 
 HEAD = 32  # channels of a head, in all variants
 APART = -100.0  # added to what may not be seen, as everyone does
@@ -274,6 +274,7 @@ PAPER = Paper(
 def _card(parameters: float, flops: float, side: int, top1: float, *, pretrained: bool = False) -> Card:
     return Card(
         paper=PAPER,
+        training=TOKENS,
         parameters=parameters,
         flops=flops,
         flops_size=(side, side),

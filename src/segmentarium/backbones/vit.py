@@ -38,7 +38,7 @@ from segmentarium.layers.positions import resize_positions
 from segmentarium.layers.resize import pad_to_multiple
 from segmentarium.layers.transformer import TransformerBlock
 from segmentarium.preprocessing import Preprocessing
-from segmentarium.registry import Card, Paper, register
+from segmentarium.registry import TOKENS, Card, Paper, register
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -251,6 +251,7 @@ for _size, _patch, _image, _parameters, _flops, _scores in (
         VisionTransformer,
         Card(
             paper=PAPER,
+            training=TOKENS,
             parameters=_parameters,
             flops=_flops,
             flops_size=(_image, _image) if _flops else None,

@@ -27,7 +27,7 @@ from segmentarium.backbones.plain import quarters
 from segmentarium.backbones.vit import PAPER, SIZES, TOP1, VisionTransformer
 from segmentarium.layers.init import init_convs
 from segmentarium.layers.resize import pad_to_multiple
-from segmentarium.registry import Card, register
+from segmentarium.registry import TOKENS, Card, register
 
 GROUPS = 32
 FILTER_EPS = (1e-8, 0.0)
@@ -264,7 +264,7 @@ for _name, _resnet, _size, _patch, _image, _parameters, _scores in (
     register(
         _name,
         HybridVisionTransformer,
-        Card(paper=PAPER, parameters=_parameters, num_classes=1000, scores=_scores),
+        Card(paper=PAPER, training=TOKENS, parameters=_parameters, num_classes=1000, scores=_scores),
         tiny=TINY,
         stem_blocks=BLOCKS[_resnet],
         embed_dim=_channels,

@@ -142,11 +142,14 @@ def _dataset(options: argparse.Namespace, model: Any) -> Any:
     from segmentarium.contracts import InstanceModel, MaskModel, SegmentationModel
     from segmentarium.data import build_dataset, evaluation_split
     from segmentarium.data.class_table import class_file
+    from segmentarium.data.drawn_labels import tool_layout
 
     extra: dict[str, Any] = {}
     if options.mask_map is not None:
         extra["mask_map"] = options.mask_map
-    nameless = options.data.lower() == "folder" and class_file(options.root) is None
+    if options.data.lower() == "folder" and getattr(model, "in_channels", 3) not in (1, 3):
+        extra["bands"] = model.in_channels
+    nameless = options.data.lower() == "folder" and class_file(options.root) is None and not tool_layout(options.root)
     if nameless and isinstance(model, SegmentationModel | MaskModel | InstanceModel):
         extra["classes"] = model.classes
     split = options.split or evaluation_split(options.data, options.root)

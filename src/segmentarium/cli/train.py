@@ -8,17 +8,18 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
-import json
 import types
 import typing
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--recipe", metavar="FILE", help="Python file whose recipe() returns the options; others override it"
+        "--recipe",
+        metavar="FILE|paper",
+        help="Python file whose recipe() returns the options; others override it.  paper: SGD at 0.01 and what else most\n"
+        "papers of convolutional networks have.  Without it: by the pictures and the network",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     add_training_options(parser)
@@ -31,8 +32,15 @@ def add_training_options(
 
     of   the only kind of model whose options are wanted, beside those for all
     """
-    from segmentarium.training.options import TrainingOptions
+    from segmentarium.training.options import FITTED, TrainingOptions
 
+    parser.add_argument(
+        "--mask-map",
+        dest="mask_map",
+        default=argparse.SUPPRESS,
+        metavar="MAP",
+        help='of a folder: raw value to class, e.g. "0:0,255:1", or "0-127:0,128-255:1" (default: the values are the classes)',
+    )
     types_of = typing.get_type_hints(TrainingOptions)
     for item in dataclasses.fields(TrainingOptions):
         kinds = item.metadata["of"].split()
@@ -41,8 +49,12 @@ def add_training_options(
         default = item.default if item.default is not dataclasses.MISSING else None
         flag = "--" + (item.metadata["flag"] or item.name.replace("_", "-"))
         text = item.metadata["help"]
-        if default is not None and default != "":
-            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        if item.name in FITTED:
+            text += (
+                " (default: by the data and the network" + ("" if default is None else f"; recipe paper: {shown}") + ")"
+            )
+        elif default is not None and default != "":
             text += f" (default: {'yes' if default is True else 'no' if default is False else shown})"
         arguments: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
         parser.add_argument(flag, **arguments, **_kind(types_of[item.name], item.metadata["choices"]))
@@ -85,6 +97,8 @@ def given_options(given: argparse.Namespace) -> dict[str, Any]:
 
     names = {item.name for item in dataclasses.fields(TrainingOptions)}
     values: dict[str, Any] = {name: value for name, value in vars(given).items() if name in names}
+    if "mask_map" in given:
+        values["data_arguments"] = {**dict(values.get("data_arguments", {})), "mask_map": given.mask_map}
     values |= {name: dict(values[name]) for name in ("model_arguments", "data_arguments", "adapt") if name in values}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
@@ -92,19 +106,12 @@ def given_options(given: argparse.Namespace) -> dict[str, Any]:
 def options_of(given: argparse.Namespace) -> list[Any]:
     """TrainingOptions of each stage of the recipe, or of the run that is resumed, or the defaults; then the command line's."""
     from segmentarium.training import TrainingOptions, load_recipe
+    from segmentarium.training.options import resumed_options
 
     values = given_options(given)
-    if given.recipe:
+    if given.recipe and given.recipe != "paper":
         return [stage.changed(values) for stage in load_recipe(given.recipe)]
-    options = TrainingOptions().changed(values)
-    stored = Path(options.folder) / "options.json"
-    if options.resume and stored.is_file():
-        # What a resumed run is not told, it takes from its first start.
-        earlier = json.loads(stored.read_text(encoding="utf-8"))
-        free = {item.name for item in dataclasses.fields(TrainingOptions) if item.metadata["free"]}
-        earlier = {name: value for name, value in earlier.items() if name not in free - {"val_every", "save_every"}}
-        options = TrainingOptions.from_dict({**earlier, "output": options.folder}).changed(values)
-    return [options]
+    return [resumed_options(TrainingOptions().changed(values), values)]
 
 
 def run(given: argparse.Namespace) -> int:
@@ -113,9 +120,11 @@ def run(given: argparse.Namespace) -> int:
 
     stages = options_of(given)
     from segmentarium.training import train
+    from segmentarium.training.options import FITTED
 
+    said = given_options(given)
     try:
-        result = train(stages)
+        result = train(stages, fit=[] if given.recipe else [name for name in FITTED if name not in said])
     except OSError as error:
         if given.debug or isinstance(error, FileNotFoundError | NotADirectoryError):
             raise

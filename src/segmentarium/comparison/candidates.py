@@ -43,17 +43,11 @@ def standard_options(changes: dict[str, Any]) -> TrainingOptions:
     changes: TrainingOptions to be set otherwise, `data` and `root` among them.  Raises what the data set raises.
     """
     from segmentarium.data import ClassificationDataset
+    from segmentarium.training.defaults import SMALL, USUAL, WARMUP, crop_for
     from segmentarium.training.loaders import open_dataset
 
-    options = TrainingOptions(
-        optimizer="adamw",
-        learning_rate=1e-3,
-        weight_decay=0.01,
-        clip_norm=1.0,
-        warmup_steps=100,
-        batch_size=8,
-        save_every=100,
-    ).replace(**changes)
+    standard = {**USUAL, "warmup_steps": WARMUP, "batch_size": SMALL[0], "save_every": 100}
+    options = TrainingOptions(**{**standard, **changes})
     if "crop_size" in changes:
         return options
     dataset = open_dataset(options, options.train_split)
@@ -61,9 +55,7 @@ def standard_options(changes: dict[str, Any]) -> TrainingOptions:
         raise ValueError(f"split {options.train_split!r} of {options.root} has no images; there is nothing to train on")
     if isinstance(dataset, ClassificationDataset):
         return options
-    width, height = dataset.load(0)[0].size
-    crop = tuple(min(512, max(64, 32 * round(0.7 * side / 32))) for side in (height, width))
-    return options.replace(crop_size=crop)
+    return options.replace(crop_size=crop_for(dataset))
 
 
 def digest(source: str) -> str:

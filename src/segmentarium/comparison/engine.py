@@ -258,11 +258,8 @@ class _Run:
                 self.task,
             )
             scores = report.as_dict()
-            if any(stage.train_split in ("all", self.options.split) for stage in candidate.stages) or (
-                self.options.split in ("train", "val")
-                and any(stage.train_split == "trainval" for stage in candidate.stages)
-            ):
-                scores["notes"].append(f"it was trained on pictures of {self.options.split!r}, which it is scored on")
+            if report.warning:
+                scores["notes"].append(report.warning)
             done = {"scores": scores, "facts": facts_of(model, self.size, self.dataset.info.name)}
             record.write("evaluation", done)
             found = "  ".join(map(" ".join, report.headline()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from segmentarium.data.bands import read_bands
 from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, read_image
 from segmentarium.data.mask_io import RGB, MaskEncoding, read_mask
 from segmentarium.labels import IGNORE_INDEX
@@ -67,6 +67,7 @@ class PictureDataset(Dataset[Sample]):
     task: ClassVar[Literal["segmentation", "segments", "classification", "keypoints", "pictures"]]
     needs_folder: ClassVar[bool] = True  # it reads files
     items: Sequence[Any]
+    bands: int = 3  # of a picture; with others `load` gives an array (H, W, C)
     frequency: tuple[str, ...] | None = None  # "r", "c" or "f" for each class, where the set says how rare they are
 
     def __init__(self, info: DatasetInfo, transform: Transform | None = None, cache: bool = False) -> None:
@@ -131,8 +132,8 @@ class PictureDataset(Dataset[Sample]):
         return arrays
 
     def _decode(self, item: Any) -> tuple[np.ndarray, ...]:
-        """What the files of an item hold: the picture uint8 (H, W, 3), and what else is worth caching."""
-        return (np.array(read_image(item.image)),)
+        """What the files of an item hold: the picture uint8 (H, W, C), and what else is worth caching."""
+        return (np.array(read_image(item.image)) if self.bands == 3 else read_bands(item.image, self.bands),)
 
     def _label(self, index: int, arrays: tuple[np.ndarray, ...]) -> Sample:
         """The part of a sample that is to be learnt."""
@@ -155,6 +156,7 @@ class SegmentationDataset(PictureDataset):
     """
 
     task = "segmentation"
+    label_images: ClassVar[bool] = True  # `mask` of an item is a picture, and none that draws outlines
 
     def __init__(
         self,
@@ -169,17 +171,22 @@ class SegmentationDataset(PictureDataset):
         self.encoding = encoding
         self.missing_masks: list[Path] = []  # pictures without a label image, where a reader leaves them out
         self.stray_masks: list[Path] = []  # label images without a picture
+        self.left_out: list[Path] = []  # files among them that are neither
         self.second_masks: list[Item] = []  # further label images of pictures that have one
 
-    def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        """The raw pair: an upright RGB picture and class indices uint8 (H, W), 0..K-1 and 255.
+    def load(self, index: int) -> tuple[Any, np.ndarray]:
+        """The raw pair: an upright RGB picture (or an array of other bands) and class indices uint8 (H, W), 0..K-1 and 255.
 
         Raises:
             ImageReadError: a file cannot be read, or the mask has another size than the picture.
             LabelError: the mask has values outside the classes.
         """
         image, mask = self._arrays(index)
-        return Image.fromarray(image), mask
+        return Image.fromarray(image) if self.bands == 3 else image, mask
+
+    def read_label(self, item: Any) -> np.ndarray:
+        """Class indices uint8 (H, W) of an item that has labels; raises as `load` does."""
+        return read_mask(item.mask, self.encoding)
 
     def shown(self, index: int) -> set[int]:
         return set(np.unique(self._arrays(index)[1]).tolist()) - {IGNORE_INDEX}
@@ -193,7 +200,7 @@ class SegmentationDataset(PictureDataset):
         (image,) = super()._decode(item)
         if item.mask is None:
             return image, np.full(image.shape[:2], IGNORE_INDEX, np.uint8)
-        mask = read_mask(item.mask, self.encoding)
+        mask = self.read_label(item)
         if mask.shape != image.shape[:2]:
             raise ImageReadError(
                 f"{item.mask} has {mask.shape[1]} x {mask.shape[0]} pixels, but its picture {item.image} has "
@@ -263,22 +270,6 @@ def require_folder(path: Path, what: str) -> Path:
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder; expected {what}")
     return path
-
-
-def files_below(folder: Path, suffixes: frozenset[str] | set[str]) -> list[Path]:
-    """The files at any depth that have one of the endings (lower case, with the dot), sorted; links to folders are followed.
-
-    Hidden files and folders (macOS leaves "._photo.jpg", Jupyter ".ipynb_checkpoints") are passed over.
-    """
-    found, seen = [], set()
-    for place, inner, names in os.walk(folder, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        if (real := os.path.realpath(place)) in seen:  # a link to a folder above
-            inner.clear()
-            continue
-        seen.add(real)
-        found += [Path(place, n) for n in names if Path(n).suffix.lower() in suffixes and not n.startswith(".")]
-    return sorted(found)
 
 
 def index_by_stem(folder: Path, suffixes: frozenset[str] | set[str]) -> dict[str, Path]:

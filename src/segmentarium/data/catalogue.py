@@ -59,7 +59,15 @@ def build_dataset(
         FileNotFoundError: the folder has not the layout of that data set.
         ValueError: no such split, or options that do not fit.
     """
-    dataset = _reader(name)(root, split=split, transform=transform, **options)
+    reader = _reader(name)
+    if name.lower() == "folder":
+        from segmentarium.data.drawn_labels import open_drawn, tool_layout
+
+        if (tool := tool_layout(Path(root))) is not None:
+            dataset: PictureDataset = open_drawn(tool, Path(root), split, transform, dict(options))
+            dataset.split = split
+            return dataset
+    dataset = reader(root, split=split, transform=transform, **options)
     dataset.split = split
     return dataset
 

@@ -20,7 +20,14 @@ _COLOURED = (
     re.compile(rf"(?P<name>.+?)[\s,;]+{_RGB}"),  # road 128 64 128
     re.compile(rf"{_RGB}[\s,;]+(?P<name>\D.*)"),  # 128 64 128 road, of CamVid
 )
-_COLUMNS = re.compile(r"(name|class|label)\s*[,;]\s*r(ed)?\s*[,;]\s*g(reen)?\s*[,;]\s*b(lue)?", re.IGNORECASE)
+_COLUMNS = re.compile(
+    r"(name|class|label)\s*[,;]\s*r(ed)?\s*[,;]\s*g(reen)?\s*[,;]\s*b(lue)?|pixel value\s*[,;]\s*(class|name|label)",
+    re.IGNORECASE,
+)
+FILES = (
+    "classes.txt", "classes.yaml", "classes.yml", "class_dict.csv", "classes.csv", "_classes.csv", "train/_classes.csv",
+    "labelmap.txt", "label_colors.txt", "labels.txt", "data.yaml", "data.yml",
+)  # fmt: skip
 LONGEST_NAME = 1000  # letters of a line
 _NUMBER = re.compile(r"\d+")
 
@@ -49,15 +56,16 @@ class ClassTable:
 
 def class_file(root: Path) -> Path | None:
     """The file in a folder that names its classes; None where there is none."""
-    names = ("classes.txt", "classes.yaml", "classes.yml")
-    return next((root / name for name in names if (root / name).is_file()), None)
+    return next((root / name for name in FILES if (root / name).is_file()), None)
 
 
 def read_classes(path: Path) -> ClassTable:
     """The classes in a text or YAML file.
 
     Text: a name a line, optionally with R G B or #rrggbb behind it, or R G B before it; a number 0, 1, 2, … before every
-    name is left out, as are lines that begin with # and a head "name,r,g,b". YAML:
+    name is left out, as are lines that begin with # and a head "name,r,g,b" or "Pixel Value, Class". So CVAT's labelmap.txt,
+    CamVid's label_colors.txt, class_dict.csv and Roboflow's _classes.csv are read as they are, and of YOLO's data.yaml the
+    names. YAML:
 
         classes: [background, person]        # or entries of the form {name: person, colour: [255, 0, 0], value: 255};
                                              # {0: background, 1: person} and the key `names` are read too
@@ -68,7 +76,7 @@ def read_classes(path: Path) -> ClassTable:
     Raises:
         ValueError: no classes in it, or entries of another form.
     """
-    table = _from_text(path) if path.suffix == ".txt" else _from_yaml(path)
+    table = _from_text(path) if path.suffix in (".txt", ".csv") else _from_yaml(path)
     if not table.classes:
         raise ValueError(f"{path} names zero classes; write one or more")
     if len(set(table.classes)) < len(table.classes):
@@ -95,7 +103,7 @@ def _from_text(path: Path) -> ClassTable:
             )
     if colours and len(colours) != len(names):
         raise ValueError(f"{path}: {len(colours)} of {len(names)} classes have a colour; give all of them one, or none")
-    numbered = [re.fullmatch(r"(\d+)\s*[:.,;]?\s+(.+)", name) for name in names]
+    numbered = [re.fullmatch(r"(\d+)(?:\s*[:.,;]\s*|\s+)(.+)", name) for name in names]
     if names and all(numbered):
         if [int(match[1]) for match in numbered if match] != list(range(len(names))):
             raise ValueError(

@@ -24,6 +24,11 @@ from segmentarium.data.segments import Outline, SegmentDataset, SegmentItem, Tel
 from segmentarium.data.splits import check_split, chosen
 
 SPLITS = ("train", "val", "test", "trainval", "all")
+UNDIVIDED = (  # one for all, divided by a hash of the names
+    "annotations.json", "_annotations.coco.json", "annotations/instances_default.json", "instances_default.json",
+    "annotations/instances.json", "annotations/annotations.json", "instances.json", "coco.json", "result.json",
+    "labels.json",
+)  # fmt: skip
 LICENCE = "annotations CC BY 4.0; photographs by their Flickr licences"
 
 
@@ -68,7 +73,7 @@ class CocoInstances(SegmentDataset):
             for number, one in images.items()
         ]
         notes: list[str] = []
-        if path.name == "annotations.json" and not annotations:
+        if not annotations and path.relative_to(root).as_posix() in UNDIVIDED:
             names = {one.image.relative_to(folder).with_suffix("").as_posix(): one for one in items}
             found, notes = chosen(root, list(names), split, f"folder {root.resolve().name}")
             items = [names[name] for name in found]
@@ -143,7 +148,8 @@ def _annotations(root: Path, split: str) -> Path:
         f"annotations/{split}.json",
         f"{split}.json",
         f"{split}/_annotations.coco.json",
-        "annotations.json",
+        *(["valid/_annotations.coco.json"] if split == "val" else []),
+        *UNDIVIDED,
     ]
     found = next((root / name for name in names if (root / name).is_file()), None)
     if found is None:
@@ -152,7 +158,9 @@ def _annotations(root: Path, split: str) -> Path:
 
 
 def _pictures(root: Path, split: str, path: Path) -> Path:
-    if path.name == "_annotations.coco.json" or (path.name == "annotations.json" and not (root / "images").is_dir()):
+    if path.parent != root and path.name == "_annotations.coco.json":
         return path.parent
-    names = (f"{split}2017", f"images/{split}2017", f"images/{split}", split, "images")
+    if path.parent == root and path.name in UNDIVIDED and not any((root / one).is_dir() for one in ("images", "data")):
+        return root
+    names = (f"{split}2017", f"images/{split}2017", f"images/{split}", split, "images/default", "images", "data")
     return next((root / name for name in names if (root / name).is_dir()), root)

@@ -9,41 +9,28 @@ polygons that have two points or leave the picture, segments without a pixel, ob
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from segmentarium.data.base import ClassificationDataset, Item, LabelledPicture, PictureDataset, SegmentationDataset
 from segmentarium.data.class_frequency import by_frequency, histogram
-from segmentarium.data.contact_sheet import Thumbnail, contact_sheet, thumbnail
-from segmentarium.data.image_io import ImageReadError, is_rotated, open_image, to_upright_rgb
-from segmentarium.data.mask_io import LabelError, MaskEncoding, read_raw_mask
+from segmentarium.data.contact_sheet import Thumbnail, contact_sheet
+from segmentarium.data.examination import Finding, Problem, examine
 from segmentarium.data.pictures import Picture, Pictures
-from segmentarium.data.segments import VOID, SegmentDataset, SegmentItem, label_map
+from segmentarium.data.segments import SegmentDataset, SegmentItem
 from segmentarium.files import atomic_write, check_targets, has_keys, write_json
 from segmentarium.labels import IGNORE_INDEX
 
 SHEET_PICTURES = 12
 _FEW_PICTURES = 10
-_LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg"})
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One finding. `kind` is a short word that groups findings; `file` is empty for one about the whole set."""
-
-    level: Literal["error", "warning"]
-    kind: str
-    file: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -154,7 +141,7 @@ def check_data(
     shown = set(np.linspace(0, total - 1, min(SHEET_PICTURES, total)).astype(int).tolist()) if total else set()
     tally = _Tally(dataset)
     with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
-        findings = pool.map(lambda i: _examine(dataset, i, i in shown), range(total))
+        findings = pool.map(lambda i: examine(dataset, i, i in shown), range(total))
         for done, finding in enumerate(findings, 1):
             tally.add(finding)
             if on_progress is not None:
@@ -170,132 +157,6 @@ def check_data(
             f"{segments:,} segments, {segments / max(total, 1):.1f} a picture, and {tally.crowds} crowds"
         )
     return report
-
-
-@dataclass
-class _Finding:
-    """What is kept of one picture, and of its mask."""
-
-    item: Item | LabelledPicture | SegmentItem | Picture
-    sound: bool = False  # the picture and its label can be used
-    size: str = ""
-    image_mode: str = ""
-    mask_mode: str = ""
-    counts: np.ndarray | None = None  # (256,) pixels of each label; of segments (K + 1,), the last where nothing counts
-    segments: np.ndarray | None = None  # (K,) of each class
-    crowds: int = 0
-    colour_sums: np.ndarray | None = None  # (2, 3) sum and sum of squares of RGB in 0..1
-    digest: bytes = b""
-    rotated: bool = False  # the picture, by its EXIF block
-    stray: dict[str, int] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    picture: Thumbnail | None = None
-
-    def error(self, kind: str, file: Path, message: str) -> None:
-        self.problems.append(Problem("error", kind, str(file), message))
-
-    def warning(self, kind: str, file: Path, message: str) -> None:
-        self.problems.append(Problem("warning", kind, str(file), message))
-
-
-def _examine(dataset: PictureDataset, index: int, show: bool) -> _Finding:
-    item = dataset.items[index]
-    finding = _Finding(item)
-    image = _examine_image(finding)
-    mask, caption = None, "no usable mask"
-    if isinstance(dataset, SegmentationDataset):
-        mask = _examine_mask(item, image, dataset.encoding, finding)
-        finding.sound = image is not None and (item.mask is None or mask is not None)
-    elif isinstance(dataset, SegmentDataset):
-        if image is not None:
-            mask = _examine_segments(dataset, item, image, finding)
-            finding.sound = all(problem.level == "warning" for problem in finding.problems)
-    else:
-        caption = dataset.info.classes[item.label] if isinstance(item, LabelledPicture) else ""
-        finding.sound = image is not None
-    if show and image is not None:
-        finding.picture = thumbnail(image, mask, dataset.info.palette, dataset.name(index), caption)
-    return finding
-
-
-def _examine_image(finding: _Finding) -> np.ndarray | None:
-    item = finding.item
-    try:
-        with open_image(item.image) as opened:
-            finding.image_mode = opened.mode
-            finding.rotated = is_rotated(opened)
-            image = np.asarray(to_upright_rgb(opened))
-    except ImageReadError as error:
-        finding.error("unreadable picture", item.image, str(error))
-        return None
-    with open(item.image, "rb") as file:
-        finding.digest = hashlib.file_digest(file, "blake2b").digest()[:16]
-    finding.size = f"{image.shape[1]} x {image.shape[0]}"
-    histogram = np.stack([np.bincount(image[..., c].reshape(-1), minlength=256) for c in range(3)], 1)
-    levels = np.arange(256)[:, None] / 255
-    finding.colour_sums = np.stack([(histogram * levels).sum(0), (histogram * levels**2).sum(0)])
-    return image
-
-
-def _examine_mask(item: Item, image: np.ndarray | None, encoding: MaskEncoding, finding: _Finding) -> np.ndarray | None:
-    if item.mask is None:
-        return None
-    try:
-        with open_image(item.mask) as opened:
-            finding.mask_mode = opened.mode
-            if finding.rotated and not is_rotated(opened):
-                finding.warning(
-                    "rotated", item.image, "the picture is turned by its EXIF block; its mask must be upright"
-                )
-        raw = read_raw_mask(item.mask, encoding)
-    except ImageReadError as error:
-        finding.error("unreadable mask", item.mask, str(error))
-        return None
-    except LabelError as error:
-        finding.error("labels", item.mask, str(error))
-        return None
-    if item.mask.suffix.lower() in _LOSSY_SUFFIXES:
-        finding.warning("lossy mask", item.mask, "JPEG changes values at the outlines; save label images as PNG")
-    if image is not None and raw.shape[:2] != image.shape[:2]:
-        size = f"{raw.shape[1]} x {raw.shape[0]}"
-        finding.error("size", item.mask, f"the mask is {size}, its picture {finding.size}; save both in the same size")
-        return None
-    try:
-        mask = encoding.decode(raw, item.mask)
-    except LabelError as error:
-        finding.error("labels", item.mask, str(error))
-        finding.stray = {str(value): count for value, count in error.counts.items()}
-        return None
-    finding.counts = np.bincount(mask.reshape(-1), minlength=256)
-    if finding.counts[:IGNORE_INDEX].sum() == 0:
-        finding.warning("void mask", item.mask, "no pixel has a class; the picture teaches nothing")
-    return mask
-
-
-def _examine_segments(
-    dataset: SegmentDataset, item: SegmentItem, image: np.ndarray, finding: _Finding
-) -> np.ndarray | None:
-    """The picture's map of classes; None where its labels cannot be read, or where it has more classes than bytes have values."""
-    file = str(item.image)
-
-    def tell(level: Any, kind: str, message: str) -> None:
-        finding.problems.append(Problem(level, kind, file, message))
-
-    try:
-        ids, table = dataset.examine(item, image.shape[0], image.shape[1], tell)
-    except ImageReadError as error:
-        finding.error("unreadable labels", item.image, str(error))
-        return None
-    classes = dataset.info.num_classes
-    pixels = np.bincount(ids[ids > 0], minlength=len(table) + 1)[1:]
-    finding.counts = np.append(np.bincount(table["label"], pixels, classes), (ids == VOID).any(0).sum()).astype(
-        np.int64
-    )
-    finding.segments = np.bincount(table["label"][~table["crowd"]], minlength=classes)
-    finding.crowds = int(table["crowd"].sum())
-    if not finding.segments.sum():
-        tell("warning", "no segment", "the picture has no segment" + (" but crowds" if finding.crowds else ""))
-    return label_map(ids, table["label"], classes) if classes < IGNORE_INDEX else None
 
 
 class _Tally:
@@ -341,11 +202,15 @@ class _Tally:
         self.problems += [
             Problem("warning", "no picture", str(p), "the mask has no picture") for p in dataset.stray_masks
         ]
+        self.problems += [
+            Problem("warning", "other file", str(p), "neither picture nor mask; it is passed over")
+            for p in dataset.left_out
+        ]
         for image, mask in dataset.second_masks:
             text = f"{image.name} has a mask already; unite the masks of a picture in one file"
             self.problems.append(Problem("error", "second mask", str(mask), text))
 
-    def add(self, finding: _Finding) -> None:
+    def add(self, finding: Finding) -> None:
         self.problems += finding.problems
         if finding.size:
             self.sizes[finding.size] += 1
@@ -398,6 +263,10 @@ class _Tally:
             self.problems.append(Problem("warning", "few", "", f"only {total} pictures; expect no model to generalise"))
         if labelled or self.task == "classification":
             unused = [c.name for c in classes if not c.images]
+            if len(unused) == len(classes) - 1 > 0:
+                only = next(c.name for c in classes if c.images)
+                text = f"all labels are {only!r}: a network would learn to say nothing else; is the colour or value map right?"
+                self.problems.append(Problem("warning", "one class", "", text))
             if unused:
                 text = f"{len(unused)} of {len(classes)} classes never occur: {', '.join(unused)}"
                 self.problems.append(Problem("warning", "unused classes", "", text))

@@ -1,14 +1,17 @@
 """Anyone's data: a folder with `images/`, `masks/` and the names of the classes.
 
     images/*            pictures of any kind, in sub-folders if liked
-    masks/*             label images under the same names (also <name>_mask, <name>_label), one a picture: class indices
-                        as 8-bit or palette PNG, colours, or any values with a mask map; 255 is ignored
+    masks/*             label images under the same names (also <name>_mask, _label, _segmentation), one a picture: class
+                        indices as 8-bit or palette PNG or .npy, colours, or any values with a mask map; 255 is ignored
     classes.txt         a class a line, its RGB colour behind it if liked:  road 128 64 128
-    classes.yaml        instead: classes, palette, mask_map, ignore_colours (see `class_table.py`)
+    classes.yaml        instead: classes, palette, mask_map, ignore_colours (see `class_table.py`, also for the files of tools)
 
 Train, val and test come from sub-folders (`images/train/` with `masks/train/`, or `train/images/` with
 `train/masks/`), else from `train.txt` … with names, else from a hash of the name, which stays the same when pictures
 are added, and is the same wherever the folder is used. The split "all" takes every pair.
+
+Read as well: JPEGImages/ and SegmentationClass/ with ImageSets/Segmentation/ (VOC, CVAT), lists of pairs of any folders
+(PaddleSeg), and <name>.jpg beside <name>_mask.png (Roboflow). Outlines are read by `drawn_labels.py`.
 """
 
 from __future__ import annotations
@@ -22,19 +25,25 @@ from pathlib import Path
 
 import numpy as np
 
-from segmentarium.data.base import Item, SegmentationDataset, Transform, files_below
+from segmentarium.data.base import Item, SegmentationDataset, Transform
 from segmentarium.data.class_table import ClassTable, as_colour, as_mask_map, class_file, read_classes
-from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError
-from segmentarium.data.mask_io import RGB, LabelError, read_raw_mask
+from segmentarium.data.finding import files_below, pictures_below
+from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, open_image
+from segmentarium.data.mask_io import RGB, SPLIT_MAP, LabelError, is_black_and_white, is_lossy, read_raw_mask
 from segmentarium.data.splits import PARTS, check_split, hash_note, hash_split, read_lines, wanted_parts
 from segmentarium.labels import IGNORE_INDEX
 from segmentarium.palette import default_palette
 
 SPLITS = ("train", "val", "trainval", "test", "all")
 
-_IMAGE_FOLDERS, _MASK_FOLDERS = ("images", "imgs"), ("masks", "labels", "annotations")
-_MASK_ENDINGS = ("", "_mask", "_label", "_labels", "_L")
+_IMAGE_FOLDERS = ("images", "imgs", "image", "img", "JPEGImages")
+_MASK_FOLDERS = ("masks", "labels", "annotations", "mask", "label", "gt", "SegmentationClass")
+_MASK_ENDINGS = ("", "_mask", "_label", "_labels", "_L", "_segmentation", "_seg", "_gt")
+_PART_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+_LISTS = ("{}.txt", "{}_list.txt", "ImageSets/Segmentation/{}.txt")
+_NO_STRAYS = frozenset({"classes.txt", "_classes.csv", "thumbs.db", "desktop.ini"})
 _PROBED = 16  # masks that are looked at before a set is declared 0/255
+_NEAR = 16  # values so near to 0 or 255 are noise of JPEG, or of smoothing
 
 
 class Folder(SegmentationDataset):
@@ -43,6 +52,7 @@ class Folder(SegmentationDataset):
     classes: names of the classes, or their number; None reads classes.txt or classes.yaml.
     palette: RGB of each class; also how masks in colour are read.
     mask_map: raw value -> class index, or as text "0:0,255:1"; needed for masks of 0 and 255.
+    bands: of the pictures: 3 are colours, 1 is grey, others are read as they lie in TIFFs.
     strict: False leaves out pictures without a mask and second masks of a picture; `missing_masks`, `stray_masks` and
         `second_masks` list what has no partner either way.
 
@@ -62,6 +72,7 @@ class Folder(SegmentationDataset):
         palette: Sequence[RGB] | None = None,
         mask_map: Mapping[int, int] | str | None = None,
         strict: bool = True,
+        bands: int = 3,
     ) -> None:
         root = Path(root)
         split = split or "all"
@@ -75,14 +86,14 @@ class Folder(SegmentationDataset):
         table = _class_table(root, classes, palette, mask_map, [item.mask for item in pairs if item.mask])
         super().__init__(table.info(root.resolve().name), pairs, table.encoding(), transform, cache)
         self.missing_masks, self.stray_masks = list(found.missing.values()), found.stray
-        self.second_masks, self.notes = found.second, found.notes
+        self.second_masks, self.notes, self.left_out, self.bands = found.second, found.notes, found.left_out, bands
         if table.mask_map is None:
-            _refuse_black_and_white([item.mask for item in pairs if item.mask])
+            _refuse_black_and_white([item.mask for item in pairs if item.mask], len(table.classes))
 
     @classmethod
     def evaluation_split(cls, root: Path) -> str:
         """test where the folder is divided and has one, else val."""
-        return "test" if (root / "test.txt").is_file() or _split_folders(root, "test") else "val"
+        return "test" if _list_file(root, "test") or _split_folders(root, "test") else "val"
 
 
 def _refuse_unmatched(root: Path, split: str, found: _Found) -> None:
@@ -157,25 +168,58 @@ def _values(path: Path) -> set[int]:
     return {int(v) for v in np.unique(raw)}
 
 
-def _refuse_black_and_white(masks: Sequence[Path]) -> None:
-    """Masks of 0 and 255 alone would train on nothing but background, as 255 is ignored: ask for a map instead."""
+def _refuse_black_and_white(masks: Sequence[Path], classes: int) -> None:
+    """Black and white masks would train on nothing but background, as 255 is ignored: ask for a map instead.
+
+    Those whose edges are smoothed, or that JPEG has changed, too: the shades between would be classes.
+    """
     step = max(len(masks) // _PROBED, 1)
     example = None
     for path in masks[::step]:
-        values = _values(path)
-        if not values <= {0, 255}:
+        counts = _counts(path)
+        if counts is None or not counts[1:].any():
+            continue
+        between = bool(counts[1:IGNORE_INDEX].any())
+        beyond = bool(counts[max(classes, 2) : IGNORE_INDEX].any())  # no index of a class
+        if between and not (is_black_and_white(counts) and (is_lossy(path) or beyond)):
+            if is_lossy(path) and not counts[_NEAR:].any():
+                continue  # black, and JPEG's noise
             return
-        example = path if 255 in values else example
+        if counts[IGNORE_INDEX - _NEAR :].any() and (example is None or between):
+            example = path
     if example is not None:
-        count = int((read_raw_mask(example) == 255).sum())
+        counts = _counts(example)
+        assert counts is not None
+        smooth = bool(counts[1:IGNORE_INDEX].any())
+        what = (
+            f"is black and white with {int((counts > 0).sum()) - 2} shades between"
+            if smooth
+            else "holds only 0 and 255"
+        )
+        ours, python = (SPLIT_MAP, f'"{SPLIT_MAP}"') if smooth else ("0:0,255:1", "{0: 0, 255: 1}")
         raise LabelError(
-            f"{example} holds only 0 and 255 ({count:,} px), as do the other masks, and 255 means ignore; "
-            'say what 255 is with a mask map: --mask-map "0:0,255:1" (mask_map={0: 0, 255: 1} in Python, '
-            "`mask_map: {0: 0, 255: 1}` in classes.yaml) if it is class 1, or "
+            f"{example} {what} ({int(counts[255]):,} px), as do the other masks, and 255 means ignore; "
+            f'say what white is with a mask map: --mask-map "{ours}" (mask_map={python} in Python, '
+            f"`mask_map: {python}` in classes.yaml) if it is class 1, or "
             f'"0:0,255:{IGNORE_INDEX}" if these pixels are to be ignored',
             str(example),
-            {255: count},
+            {255: int(counts[255])},
         )
+
+
+def _counts(path: Path) -> np.ndarray | None:
+    """(256,) pixels of each value of a grey mask; None for one in colour, of one bit, of other types, or unreadable."""
+    try:
+        if path.suffix != ".npy":
+            with open_image(path) as opened:
+                if opened.mode == "1":
+                    return None
+        raw = read_raw_mask(path)
+    except (ImageReadError, LabelError):
+        return None
+    if raw.ndim == 3 and not (raw != raw[..., :1]).any():
+        raw = raw[..., 0]
+    return np.bincount(raw.reshape(-1), minlength=256) if raw.ndim == 2 and raw.dtype == np.uint8 else None
 
 
 def _find_pairs(root: Path, split: str) -> _Found:
@@ -188,21 +232,26 @@ def _find_pairs(root: Path, split: str) -> _Found:
             raise FileNotFoundError(
                 f"{root} is divided into {', '.join(by_part)}, but has no pictures for {absent[0]!r}"
             )
-        found = _Found({}, {}, [], [], [])
+        found = _Found({}, {}, [], [], [], [])
         for part in (part for part in wanted if part in by_part):
             own = _match(*by_part[part])
             found.pairs |= {f"{part}/{name}": item for name, item in own.pairs.items()}
             found.missing |= {f"{part}/{name}": path for name, path in own.missing.items()}
             found.stray += own.stray
             found.second += own.second
+            found.left_out += own.left_out
     else:
         images = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), None)
         masks = next((root / name for name in _MASK_FOLDERS if (root / name).is_dir()), None)
+        if images is None and masks is None and _beside(root):
+            images = masks = root
         if images is None or masks is None:
+            if (pairs := _listed_pairs(root, wanted)) is not None:
+                return pairs
             present = ", ".join(sorted(p.name for p in root.iterdir())[:10]) or "nothing"
             raise FileNotFoundError(f"{root} should hold the folders images/ and masks/; found {present}")
         found = _match(images, masks)
-        if not any((root / f"{part}.txt").is_file() for part in PARTS):
+        if not any(_list_file(root, part) for part in PARTS):
             found.notes.append(hash_note(f"folder {root.resolve().name}", map(hash_split, found.pairs), split))
             found.pairs = {name: item for name, item in found.pairs.items() if hash_split(name) in wanted}
             found.missing = {name: path for name, path in found.missing.items() if hash_split(name) in wanted}
@@ -215,13 +264,57 @@ def _find_pairs(root: Path, split: str) -> _Found:
 
 
 def _split_folders(root: Path, part: str) -> tuple[Path, Path] | None:
-    """(pictures, masks) of one part, where it has folders of its own."""
-    for images in _IMAGE_FOLDERS:
-        for masks in _MASK_FOLDERS:
-            for pair in ((root / images / part, root / masks / part), (root / part / images, root / part / masks)):
-                if pair[0].is_dir() and pair[1].is_dir():
-                    return pair
+    """(pictures, masks) of one part, where it has folders of its own, or one of both."""
+    for name in _PART_NAMES[part]:
+        for images in _IMAGE_FOLDERS:
+            for masks in _MASK_FOLDERS:
+                for pair in ((root / images / name, root / masks / name), (root / name / images, root / name / masks)):
+                    if pair[0].is_dir() and pair[1].is_dir():
+                        return pair
+        if _beside(root / name):
+            return root / name, root / name
     return None
+
+
+def _beside(folder: Path) -> bool:
+    """Whether a folder holds label images beside their pictures, under names that say so."""
+    if not folder.is_dir():
+        return False
+    stems = {path.stem for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
+    return any(
+        stem.endswith(ending) and stem.removesuffix(ending) in stems for stem in stems for ending in _MASK_ENDINGS[1:]
+    )
+
+
+def _list_file(root: Path, part: str) -> Path | None:
+    return next((path for form in _LISTS if (path := root / form.format(part)).is_file()), None)
+
+
+def _listed_pairs(root: Path, wanted: Sequence[str]) -> _Found | None:
+    """What lists of "picture mask", as paths below the folder, name; None where there is no such list."""
+    files = [file for part in wanted if (file := _list_file(root, part)) is not None]
+    found, lost = _Found({}, {}, [], [], [], []), []
+    for file in files:
+        for line in read_lines(file):
+            places = [match.span() for match in re.finditer(r"[\t,; ]+", line)]
+            pair = next(
+                (
+                    (root / line[:start], root / line[end:])
+                    for start, end in places
+                    if (root / line[:start]).is_file() and (root / line[end:]).is_file()
+                ),
+                None,
+            )
+            if pair is None:
+                lost.append(line)
+            else:
+                found.pairs[_name(pair[0], root)] = Item(*pair)
+    if lost and found.pairs:
+        raise FileNotFoundError(
+            f"{root}: {len(lost)} lines of {', '.join(file.name for file in files)} are no picture and mask that are there: "
+            f"{', '.join(lost[:5])}; write their paths below the folder, a space or a tab between them"
+        )
+    return found if found.pairs else None
 
 
 @dataclass
@@ -233,11 +326,19 @@ class _Found:
     stray: list[Path]  # label images without a picture
     second: list[Item]  # further label images of pictures that have one
     notes: list[str]  # what is to be said of the division
+    left_out: list[Path]  # files that are neither pictures nor label images
 
 
 def _match(images: Path, masks: Path) -> _Found:
-    pictures, labels = _by_name(images), _by_name(masks)
-    found, used = _Found({}, {}, [], [], []), set()
+    pictures, labels = _by_name(images), _by_name(masks, {".npy"})
+    if images == masks:  # one folder: what its name says is a label image of another
+        labels = {key: path for key, path in labels.items() if any(name in pictures for name in _owners(key))}
+        pictures = {name: path for name, path in pictures.items() if name not in labels}
+    found, used = _Found({}, {}, [], [], [], []), set()
+    taken = {*pictures.values(), *labels.values()}
+    for folder in dict.fromkeys((images, masks)):
+        others = files_below(folder, (), lambda path: path not in taken and path.name.lower() not in _NO_STRAYS)
+        found.left_out += others
     for name, picture in pictures.items():
         key = next((name + ending for ending in _MASK_ENDINGS if name + ending in labels), None)
         if key is None:
@@ -256,16 +357,23 @@ def _match(images: Path, masks: Path) -> _Found:
     return found
 
 
+def _owners(key: str) -> Iterator[str]:
+    """The names of which a label image's name is one with an ending."""
+    for ending in _MASK_ENDINGS[1:]:
+        if key.endswith(ending):
+            yield key.removesuffix(ending)
+
+
 def _beginnings(key: str) -> Iterator[str]:
     """What stands in front of each separator of a mask's name, the longest first."""
     for match in reversed(list(re.finditer(r"[ _.(\-]+", key))):
         yield key[: match.start()]
 
 
-def _by_name(folder: Path) -> dict[str, Path]:
+def _by_name(folder: Path, more: Sequence[str] | set[str] = ()) -> dict[str, Path]:
     """Path below the folder, without ending -> file."""
     result: dict[str, Path] = {}
-    for path in files_below(folder, IMAGE_SUFFIXES):
+    for path in pictures_below(folder, more):
         name = _name(path, folder)
         if name in result:
             raise ValueError(f"{result[name]} and {path} have the same name; rename or remove one of them")
@@ -275,13 +383,15 @@ def _by_name(folder: Path) -> dict[str, Path]:
 
 def _listed(root: Path, images: Path, wanted: Sequence[str], found: _Found) -> None:
     """Keeps the pairs and the unmatched pictures that the list files of the wanted splits name, in their order."""
-    lists = [part for part in PARTS if (root / f"{part}.txt").is_file()]
+    lists = [part for part in PARTS if _list_file(root, part)]
     absent = [part for part in wanted if part not in lists]
     if absent:
         raise FileNotFoundError(f"{root} has {', '.join(f'{p}.txt' for p in lists)}, but no {absent[0]}.txt")
     pairs, missing, unknown = {}, {}, []
     for part in wanted:
-        for line in read_lines(root / f"{part}.txt"):
+        file = _list_file(root, part)
+        assert file is not None
+        for line in read_lines(file):
             name = next(
                 (n for n in _names_in(line, images.name, found) if n in found.pairs or n in found.missing), None
             )

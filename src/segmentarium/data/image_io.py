@@ -58,17 +58,33 @@ def read_image(
     """The picture as an upright 8-bit RGB `PIL.Image`.
 
     Grey is repeated three times; palettes are resolved; an alpha channel is dropped (the colours stay as stored);
-    CMYK, YCbCr and Lab are converted; 16-bit grey is divided by 257; of an animation the first frame counts;
-    EXIF rotation is applied. 32-bit and floating-point grey is taken as 0..1 where it lies there, as 16-bit where it
-    fits, and is stretched from its least to its greatest value otherwise.
+    CMYK, YCbCr and Lab are converted; deeper values become bytes as `to_8_bit` says; of an animation the first frame counts;
+    EXIF rotation is applied.
 
     formats: names of Pillow's; what else the file may be is not tried.
 
     Raises:
         ImageReadError: the file is missing, empty, truncated, not a picture, or has more than `max_pixels` pixels.
     """
-    with open_image(source, max_pixels, formats) as image:
-        return to_upright_rgb(image)
+    if not isinstance(source, str | os.PathLike):
+        with open_image(source, max_pixels, formats) as image:
+            return to_upright_rgb(image)
+    from segmentarium.data.bands import bands_of, deep_colours
+
+    try:
+        with open_image(source, max_pixels, formats) as image:
+            if (deep := deep_colours(source, image)) is None:
+                return to_upright_rgb(image)
+            flat = Image.fromarray(to_8_bit(deep))
+            flat.info.update(image.info)  # how it is turned
+            return upright(flat)
+    except ImageReadError as error:
+        if (number := bands_of(source)) > 4:
+            raise ImageReadError(
+                f"{describe_source(source)} has {number} bands, and three are wanted; "
+                f"a network with in_channels={number} takes all"
+            ) from error
+        raise
 
 
 @contextmanager
@@ -210,20 +226,38 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if mode == "RGB":
         return image.copy() if image.readonly else image
     if mode.startswith(("I", "F")):
-        return Image.fromarray(_wide_grey_to_8_bit(np.asarray(image))).convert("RGB")
+        return Image.fromarray(to_8_bit(np.asarray(image))).convert("RGB")
     if mode in ("PA", "LA", "La", "RGBa") or (mode == "P" and "transparency" in image.info):
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
 
 
-def _wide_grey_to_8_bit(grey: np.ndarray) -> np.ndarray:
-    """16-bit, 32-bit or floating-point grey (H, W) as uint8."""
-    values = np.nan_to_num(grey.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+def depth_of(values: np.ndarray) -> int | None:
+    """Bits of the values, by the greatest of them: 8, 10, 12, 14 or 16, as cameras have; None: they are no such counts.
+
+    12 bits are often kept in files of 16: they would be nearly black if 65,535 were white.
+    """
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if values.dtype.kind not in "uif" or not 0 <= low <= high <= 65535 or (values.dtype.kind == "f" and high <= 1):
+        return None
+    return next(bits for bits in (8, 10, 12, 14, 16) if high < 2**bits)
+
+
+def to_8_bit(values: np.ndarray) -> np.ndarray:
+    """Values of any type as uint8: counts by the bits that they need, 0..1 as it is, all else from its least to its greatest."""
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * 255
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    bits = depth_of(values)
     low, high = float(values.min()), float(values.max())
-    if grey.dtype.kind == "f" and low >= 0.0 and high <= 1.0:
-        scaled = values * 255.0
-    elif low >= 0.0 and high <= 65535.0 and grey.dtype.kind in "iu":
-        scaled = values / 257.0
+    wide = values.astype(np.float32)
+    if bits is not None:
+        scaled = wide * (255.0 / (2**bits - 1))
+    elif values.dtype.kind == "f" and low >= 0.0 and high <= 1.0:
+        scaled = wide * 255.0
     else:
-        scaled = (values - low) * (255.0 / max(high - low, 1e-12))
+        scaled = (wide - low) * (255.0 / max(high - low, 1e-12))
     return np.round(scaled).astype(np.uint8)

@@ -17,10 +17,9 @@ from segmentarium.data.base import (
     DatasetInfo,
     LabelledPicture,
     Transform,
-    files_below,
     require_folder,
 )
-from segmentarium.data.image_io import IMAGE_SUFFIXES
+from segmentarium.data.finding import pictures_below
 from segmentarium.data.splits import PARTS, VAL_SHARE, check_split, hash_note, hash_split, read_lines, wanted_parts
 from segmentarium.palette import default_palette
 
@@ -107,7 +106,7 @@ def _inner(folder: Path) -> list[str]:
 def _class_folders(root: Path, parts: dict[str, Path]) -> list[str]:
     if not parts:
         found = _inner(root)
-        if not found or not any(files_below(root / name, IMAGE_SUFFIXES) for name in found):
+        if not found or not any(pictures_below(root / name) for name in found):
             raise ValueError(
                 f"{root} holds no pictures in folders of classes; expected train/<class>/*.jpg and val/<class>/*.jpg, "
                 f"or <class>/*.jpg; found {', '.join(sorted(p.name for p in root.iterdir())[:10]) or 'nothing'}"
@@ -144,7 +143,7 @@ def _pictures(
         found = [
             LabelledPicture(path, label, hash_split(path.relative_to(whole).with_suffix("").as_posix(), *shares))
             for name, label in label_of.items()
-            for path in files_below(whole / name, IMAGE_SUFFIXES)
+            for path in pictures_below(whole / name)
         ]
         what = f"folder {root.resolve().name}" if not parts else f"{whole.name}/ of {root.resolve().name}"
         notes.append(hash_note(what, (item.part for item in found), split))
@@ -155,7 +154,7 @@ def _pictures(
         if part in parts and not (by_hash and part == "train")
         for name, label in label_of.items()
         if (parts[part] / name).is_dir()
-        for path in files_below(parts[part] / name, IMAGE_SUFFIXES)
+        for path in pictures_below(parts[part] / name)
     ]
     if not items:
         raise FileNotFoundError(f"{root} holds no pictures in split {split!r}")

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from segmentarium.data.base import Transform, files_below, require_folder
+from segmentarium.data.base import Transform, require_folder
 from segmentarium.data.class_table import class_file, read_classes
-from segmentarium.data.image_io import IMAGE_SUFFIXES
+from segmentarium.data.finding import pictures_below
 from segmentarium.data.segments import NOBODY, SegmentDataset, SegmentItem, Tell, numbered, read_numbers, segment_info
 from segmentarium.data.splits import check_split, chosen
 
@@ -52,11 +52,11 @@ class InstanceFolder(SegmentDataset):
             raise ValueError(f"divisor is {divisor}; give how many values a class has, such as 1000")
         self.divisor = divisor
         names, palette = _classes(root, classes)
-        pictures = {_name(path, images): path for path in files_below(images, IMAGE_SUFFIXES)}
+        pictures = {_name(path, images): path for path in pictures_below(images)}
         found, notes = chosen(root, list(pictures), split, f"folder {root.resolve().name}")
         if not found:
             raise FileNotFoundError(f"{images} holds no pictures for split {split!r}")
-        known = {_name(path, maps): path for path in files_below(maps, IMAGE_SUFFIXES)}
+        known = {_name(path, maps): path for path in pictures_below(maps)}
         missing = [name for name in found if name not in known]
         if missing:
             raise FileNotFoundError(

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from segmentarium.data.base import Transform, files_below, require_folder
+from segmentarium.data.base import Transform, require_folder
 from segmentarium.data.class_table import class_file, read_classes
+from segmentarium.data.finding import files_below
 from segmentarium.data.image_io import IMAGE_SUFFIXES, open_image
 from segmentarium.data.segments import (
     VOID,

@@ -8,6 +8,7 @@ in which file, in how many pixels, and how to map it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,10 @@ from segmentarium.labels import IGNORE_INDEX
 RGB = tuple[int, int, int]
 MOST_COLOURS = 1000  # that an error counts
 _ALL_VALUES = 2**16  # of a 16-bit label image
+SPLIT_MAP = "0-127:0,128-255:1"  # of black and white with shades between
+LOSSY = (".jpg", ".jpeg", ".jfif", ".webp", ".jp2")
+_CHROMA = 24  # most that JPEG drives the channels of a grey apart
+_NOISE = 16  # values so near to 0 or 255 count as black or white
 MAX_CLASSES = 255  # indices 0..254 in a byte; 255 is the ignore value
 
 
@@ -93,6 +98,12 @@ class MaskEncoding:
         if self.mapping is not None:
             return {int(k): int(v) for k, v in self.mapping.items()}
         return {i: i for i in range(self.label_count)} | {IGNORE_INDEX: IGNORE_INDEX}
+
+    @property
+    def white_is_255(self) -> bool:
+        """Whether the mask map tells 255 and not 1 from 0: files of one bit are then black and white as the others are."""
+        table = self._value_map if self.mapping is not None else {}
+        return IGNORE_INDEX in table and table.get(1, table.get(0)) == table.get(0)
 
     @cached_property
     def _colour_table(self) -> tuple[np.ndarray, np.ndarray]:
@@ -219,6 +230,13 @@ class MaskEncoding:
             return "Add the colour to the palette, or map it to 255 (ignore)."
         if self.mapping is not None:
             return f'Add the value to the mask map, e.g. "{first}:{IGNORE_INDEX}" to ignore it.'
+        greys = [value for value in values if isinstance(value, int)]
+        if len(greys) > _NOISE // 2 and max(greys) in range(200, 256):
+            return (
+                "Black and white masks with smoothed edges, or that were JPEG, have such shades: the mask map "
+                f'"{SPLIT_MAP}" (--mask-map, mask_map=) makes the darker half class 0 and the lighter class 1. '
+                "Other masks: name the values, save the classes as indices in PNG, or give more classes."
+            )
         return (
             f'Map the values with a mask map, e.g. --mask-map "{first}:1,*:same" (value {first} is class 1, the others '
             f'stay as they are) or "{first}:{IGNORE_INDEX},*:same" (ignore it), or give more classes.'
@@ -238,21 +256,26 @@ def read_mask(path: str | os.PathLike[str], encoding: MaskEncoding) -> np.ndarra
 def read_raw_mask(path: str | os.PathLike[str], encoding: MaskEncoding | None = None) -> np.ndarray:
     """The values stored in a label image: (H, W) integers, or (H, W, 3) uint8 for a file in colour.
 
-    A palette file gives its indices, or its colours where the encoding knows them; bits give 0 and 1; an alpha channel
-    is dropped; EXIF rotation is applied, as it is to pictures.
+    A palette file gives its indices, or its colours where the encoding knows them; bits give 0 and 1, or 255 where a mask map
+    knows that alone; an alpha channel is dropped; EXIF rotation is applied, as it is to pictures.  A .npy file holds integers
+    or truths (H, W).
 
     Raises:
         ImageReadError: the file cannot be read.
         LabelError: its palette contradicts the encoding's colours.
     """
+    if str(path).lower().endswith(".npy"):
+        return _read_array(path)
     with open_image(path) as opened:
         image = upright(opened)
         if image.mode in ("RGB", "RGBA", "RGBX"):
-            return np.array(image.convert("RGB") if image.mode != "RGB" else image)
+            colours = np.array(image.convert("RGB") if image.mode != "RGB" else image)
+            return _grey_again(colours, encoding) if is_lossy(path) else colours
         if image.mode in ("LA", "PA"):
             return np.array(image)[..., 0]
         if image.mode == "1":
-            return np.array(image, dtype=np.uint8)
+            white = 255 if encoding is not None and encoding.white_is_255 else 1
+            return np.array(image, dtype=np.uint8) * white
         if image.mode in ("L", "P") or image.mode.startswith("I"):
             values = np.array(image) // (_bit_spread(path) if image.mode == "L" else 1)
         else:
@@ -262,6 +285,41 @@ def read_raw_mask(path: str | os.PathLike[str], encoding: MaskEncoding | None = 
             )
         palette = _palette(image) if image.mode == "P" and encoding is not None else None
     return values if palette is None or encoding is None else encoding.by_palette(values, palette, path)
+
+
+def _read_array(path: str | os.PathLike[str]) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ImageReadError(f"{path} cannot be read as an array: {error}") from error
+    if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
+        array = array.squeeze(0 if array.shape[0] == 1 else 2)
+    whole = array.dtype.kind in "iub" or (array.dtype.kind == "f" and bool((array == np.round(array)).all()))
+    if array.ndim != 2 or not whole or not array.size:
+        raise ImageReadError(
+            f"{path} has the shape {array.shape} and the type {array.dtype}; a label image is (H, W) integers"
+        )
+    low, high = int(array.min()), int(array.max())
+    return array.astype(np.uint8 if low >= 0 and high < 256 else np.int64)
+
+
+def is_lossy(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is of a kind that changes values, by its ending."""
+    return Path(path).suffix.lower() in LOSSY
+
+
+def is_black_and_white(counts: np.ndarray) -> bool:
+    """Whether a mask with so many pixels of each value (256,) is black and white, with shades between: edges, or JPEG's noise."""
+    dark, light = int(counts[: _NOISE + 1].sum()), int(counts[IGNORE_INDEX - _NOISE :].sum())
+    return light > 0 and dark + light >= 0.6 * int(counts.sum())
+
+
+def _grey_again(colours: np.ndarray, encoding: MaskEncoding | None) -> np.ndarray:
+    """Of a lossy file in colour that shows greys, one channel: JPEG drives them apart a little."""
+    if encoding is not None and encoding.colours is not None:
+        return colours
+    wide = colours.astype(np.int16)
+    return colours if (wide.max(2) - wide.min(2)).max() > _CHROMA else np.ascontiguousarray(colours[..., 1])
 
 
 def _palette(image: Image.Image) -> list[RGB]:
@@ -279,7 +337,7 @@ def _bit_spread(path: str | os.PathLike[str]) -> int:
 
 
 def parse_mask_map(text: str, num_classes: int) -> dict[int, int]:
-    """`"0:0,255:1"` as {0: 0, 255: 1}: raw value, colon, class index (255 = ignore).
+    """`"0:0,255:1"` as {0: 0, 255: 1}: raw value or range of values (`0-127`), colon, class index (255 = ignore).
 
     The map is complete: a value that it does not mention is an error, unless the map ends in `*:same` (classes and
     255 stay as they are) or `*:N` (all other values, of 16 bits too, become N; `0:0,*:1` makes instances one class).
@@ -295,11 +353,14 @@ def parse_mask_map(text: str, num_classes: int) -> dict[int, int]:
             others = {i: i for i in [*range(max(num_classes, 2)), IGNORE_INDEX]}
         elif value == "*" and label.isdigit():
             others = dict.fromkeys(range(_ALL_VALUES), int(label))
-        elif colon and value.isdigit() and label.isdigit():
-            result[int(value)] = int(label)
+        elif colon and label.isdigit() and (span := re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", value)):
+            first, last = int(span[1]), int(span[2] or span[1])
+            if not first <= last < _ALL_VALUES:
+                raise ValueError(f"mask map {text!r}: {value} is no range of values from 0 to {_ALL_VALUES - 1}")
+            result |= dict.fromkeys(range(first, last + 1), int(label))
         else:
             raise ValueError(
-                f'mask map {text!r}: cannot read {part!r}; write value:class pairs, e.g. "0:0,255:1", '
+                f'mask map {text!r}: cannot read {part!r}; write value:class pairs, e.g. "0:0,255:1" or "0-127:0,128-255:1", '
                 'and "*:same" or "*:255" for all other values'
             )
     if not result and not others:

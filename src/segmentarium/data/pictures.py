@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from segmentarium.data.base import DatasetInfo, PictureDataset, Sample, Transform, files_below, require_folder
+from segmentarium.data.base import DatasetInfo, PictureDataset, Sample, Transform, require_folder
+from segmentarium.data.finding import pictures_below
 from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, picture_shape
 from segmentarium.data.splits import PARTS, check_split, chosen
 
@@ -64,7 +65,7 @@ class Pictures(PictureDataset):
         if smallest < 1:
             raise ValueError(f"smallest is {smallest}; give the pixels of a picture's shorter side, 1 or more")
         super().__init__(DatasetInfo(root.resolve().name, (), (), licence="your own", labelled=False), transform, cache)
-        files = files_below(root, IMAGE_SUFFIXES)
+        files = pictures_below(root)
         if not files:
             raise FileNotFoundError(f"{root} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}) at any depth")
         named: dict[str, list[Path]] = {}

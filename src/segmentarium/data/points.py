@@ -21,9 +21,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from segmentarium.data.base import DatasetInfo, PictureDataset, Sample, Transform, files_below, require_folder
+from segmentarium.data.base import DatasetInfo, PictureDataset, Sample, Transform, require_folder
+from segmentarium.data.finding import pictures_below
 from segmentarium.data.homographies import inside, sample_homography, valid_mask, warp_points
-from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError
+from segmentarium.data.image_io import ImageReadError
 from segmentarium.data.photometric import OF_PICTURES, OF_SHAPES
 from segmentarium.data.samplers import Key
 from segmentarium.data.shapes import Shapes, draw_any
@@ -66,9 +67,7 @@ class Points(PictureDataset):
         root = Path(root)
         check_split(split, SPLITS, "points")
         images = require_folder(root / "images", "pictures, beside points/ as `segmentarium adapt` writes them")
-        found = {
-            path.relative_to(images).with_suffix("").as_posix(): path for path in files_below(images, IMAGE_SUFFIXES)
-        }
+        found = {path.relative_to(images).with_suffix("").as_posix(): path for path in pictures_below(images)}
         if not found:
             raise FileNotFoundError(f"{images} holds no pictures")
         info = DatasetInfo(f"{root.resolve().name} points", ("point",), ((255, 255, 255),), licence=licence)

@@ -202,13 +202,18 @@ class PhotometricDistortion(v2.Transform):
             matrix, offset = change @ matrix, change @ offset
         if not contrast_first:
             matrix, offset = contrast * matrix, contrast * offset
-        return {"matrix": matrix, "offset": offset, "active": any(c < self.p for c in draws[:4])}
+        brightness = self.brightness * amount[0] if draws[0] < self.p else 0.0
+        grey = (contrast, brightness * (contrast if not contrast_first else 1.0))  # of bands that are no colours
+        return {"matrix": matrix, "offset": offset, "grey": grey, "active": any(c < self.p for c in draws[:4])}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         if not isinstance(inpt, tv_tensors.Image) or not params["active"]:
             return inpt
         pixels = inpt.as_subclass(Tensor)
         pixels = pixels.to(torch.float32) / 255 if pixels.dtype == torch.uint8 else pixels
+        if pixels.shape[0] != 3:
+            gain, more = params["grey"]
+            return tv_tensors.Image((pixels * gain + more).clamp_(0, 1))
         flat = pixels.reshape(3, -1)
         changed = torch.addmm(params["offset"][:, None], params["matrix"], flat).clamp_(0, 1)
         return tv_tensors.Image(changed.reshape(pixels.shape))

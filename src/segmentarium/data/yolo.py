@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from segmentarium.data.base import Transform, files_below, require_folder
+from segmentarium.data.base import Transform, require_folder
 from segmentarium.data.class_table import class_file, read_classes
-from segmentarium.data.image_io import IMAGE_SUFFIXES
+from segmentarium.data.finding import pictures_below
 from segmentarium.data.segments import Outline, SegmentDataset, SegmentItem, Tell, draw, refuse, segment_info
 from segmentarium.data.splits import check_split, read_lines, read_text, read_yaml, wanted_parts
 
@@ -117,14 +117,14 @@ def _pictures(root: Path, config: dict[str, Any], part: str, *, needed: bool) ->
             place = next((p for p in (base / one, root / one, root / str(one).removeprefix("../")) if p.exists()), None)
             if place is None:
                 raise FileNotFoundError(f"{root / one} does not exist, but data.yaml names it for {part!r}")
-            found += _listed(place, base) if place.is_file() else files_below(place, IMAGE_SUFFIXES)
+            found += _listed(place, base) if place.is_file() else pictures_below(place)
         return found
     folder = next((p for p in (root / "images" / part, root / part / "images") if p.is_dir()), None)
     if folder is None:
         if needed:
             raise FileNotFoundError(f"{root} has neither images/{part}/ nor {part}/images/, and data.yaml names none")
         return []
-    return files_below(folder, IMAGE_SUFFIXES)
+    return pictures_below(folder)
 
 
 def _listed(path: Path, base: Path) -> list[Path]:

@@ -48,6 +48,7 @@ class BaseReport:
     images     images scored
     seconds    wall time of the whole run, reading included; `model_seconds` those inside the model
     notes      what a reader must know: left-out channels, suspect label numbers, …
+    warning    why the scores must not be believed: the pictures were trained on
     """
 
     counted: ClassVar[str]  # what the confusion matrix counts, in words
@@ -65,6 +66,7 @@ class BaseReport:
     machine: dict[str, Any]
     versions: dict[str, str]
     notes: list[str] = field(default_factory=list)
+    warning: str = ""
     worst: list[Any] = field(default_factory=list)
 
     def scores(self) -> dict[str, Any]:
@@ -102,6 +104,7 @@ class BaseReport:
             "data": self.data,
             "options": self.options,
             "notes": self.notes,
+            "warning": self.warning,
             "worst": [bad.as_dict() for bad in self.worst],
             "confusion": self.confusion.tolist(),
             "machine": self.machine,
@@ -152,7 +155,7 @@ class BaseReport:
         from rich.table import Table
 
         first, *rest = self.columns()
-        table = Table(first)
+        table = Table(first, caption=f"WARNING: {self.warning}" if self.warning else None, caption_style="bold red")
         for column in rest:
             table.add_column(column, justify="right")
         for row in self.rows():

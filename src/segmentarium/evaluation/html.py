@@ -31,6 +31,7 @@ dl.scores dt { color: var(--soft); font-size: .85rem; } dl.scores dd { margin: 0
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .9rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; } th:first-child, td:first-child { text-align: left; }
+.loud { font-weight: 600; color: #b3261e; }
 td.bar { width: 12rem; padding-right: 0; }
 td.bar span { display: block; height: .6rem; background: var(--bar); border-radius: 2px; }
 .swatch { display: inline-block; width: .8rem; height: .8rem; border-radius: 2px; margin-right: .5rem;
@@ -47,7 +48,8 @@ def page(report: BaseReport, plot: bytes) -> str:
     """The whole page.  plot: the confusion matrix as PNG."""
     title = f"{report.model['name']} on {report.data['name']} {report.data['split']}".strip()
     scores = "".join(f"<div><dt>{escape(n)}</dt><dd>{escape(v)}</dd></div>" for n, v in report.headline())
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in report.notes)
+    warning = f'<p class="note loud" role="alert">Warning: {escape(report.warning)}</p>' if report.warning else ""
+    notes = warning + "".join(f'<p class="note">{escape(note)}</p>' for note in report.notes)
     worst = ""
     if report.worst:
         worst = f'<h2>Worst images</h2><p class="sub">{escape(report.worst_text)}</p>' + "".join(

@@ -16,6 +16,7 @@ from torch import Tensor
 from segmentarium.contracts import Preprocessing
 from segmentarium.inference.network import Network, with_channels
 from segmentarium.inference.tta import scaled
+from segmentarium.media.sources import displayed
 
 
 class LabelledImages(Protocol):
@@ -34,7 +35,7 @@ class LabelledImages(Protocol):
 
 @dataclass
 class Sample:
-    """One labelled image: `pixels` uint8 (3, H, W), `target` uint8 (H, W), `picture` the same as an RGB image."""
+    """One labelled image: `pixels` uint8 (C, H, W), `target` uint8 (H, W), `picture` an RGB image to be shown."""
 
     index: int
     name: str
@@ -60,6 +61,8 @@ def with_logits(
         picture, target = dataset.load(index)
         # Copies: the array of a picture cannot be written to, and torch warns of sharing such memory.
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        if not isinstance(picture, Image.Image):  # of other bands than three
+            picture = Image.fromarray(np.ascontiguousarray(displayed(picture)))
         return Sample(index, dataset.name(index), picture, pixels, torch.from_numpy(np.array(target, np.uint8)))
 
     for batch in batches(read_ahead(read, indices, readers), batch_size):

@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -27,7 +27,9 @@ from segmentarium.contracts import (
     task_of,
 )
 from segmentarium.data import PictureDataset, SegmentDataset
+from segmentarium.data.drawn_labels import BACKGROUND, DrawnLabels
 from segmentarium.data.scans import ScanDataset
+from segmentarium.data.seen import share_seen
 from segmentarium.evaluation.base import check_output
 from segmentarium.evaluation.classes import ClassMatch, match_classes
 from segmentarium.evaluation.classification import ClassificationReport, LabelledPictures, PictureScoring
@@ -158,7 +160,11 @@ def evaluate(
         if not isinstance(model, MaskModel):
             asked_task(model, task)
         if isinstance(dataset, SegmentDataset):
-            data = dataset = LabelMaps(dataset)
+            beside = model.classes == (
+                BACKGROUND[0],
+                *dataset.info.classes,
+            )  # as objects are trained on as classes of pixels
+            data = dataset = DrawnLabels([dataset]) if beside else LabelMaps(dataset)
         _refuse(source, model.kind, dataset, "segmentation", size=size, crop_ratio=crop_ratio)
         options = {"mode": mode, "tile": tile, "overlap": overlap, "flip": flip, "scales": scales}
         scoring = MapScoring(model, network, data, boundary_ratio=boundary_ratio, **options, **common)
@@ -191,10 +197,24 @@ def evaluate(
         machine=_machine(network.device),
         versions=_versions(),
         notes=[*getattr(dataset, "notes", ()), *scoring.match.notes],
+        warning=trained_on_warning(model.weights_header, dataset),
     )
     if output is not None:
         report.save(output, overwrite=overwrite)
     return report
+
+
+def trained_on_warning(header: Mapping[str, Any], dataset: Any) -> str:
+    """What is to be said of pictures that the weights were trained on; "" where there are none."""
+    share = share_seen(header, dataset)
+    if not share:
+        return ""
+    split = f" of split {dataset.split!r}" if getattr(dataset, "split", "") else ""
+    number = max(1, round(share * len(dataset)))
+    return (
+        f"{number:,} of the {len(dataset):,} pictures{split} were trained on ({share:.0%}): the scores say "
+        "nothing about other pictures; score it on some that it never saw"
+    )
 
 
 def _evaluate_scans(

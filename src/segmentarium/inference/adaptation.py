@@ -26,9 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmentarium.contracts import KeypointModel
-from segmentarium.data.base import files_below, require_folder
+from segmentarium.data.base import require_folder
+from segmentarium.data.finding import pictures_below
 from segmentarium.data.homographies import sample_homography, valid_mask
-from segmentarium.data.image_io import IMAGE_SUFFIXES, read_image
+from segmentarium.data.image_io import read_image
 from segmentarium.data.points import read_points
 from segmentarium.files import atomic_write, write_json
 
@@ -71,7 +72,7 @@ def pictures(root: str | Path) -> dict[str, Path]:
     """
     root = require_folder(Path(root), "pictures")
     found: dict[str, Path] = {}
-    for path in files_below(root, IMAGE_SUFFIXES):
+    for path in pictures_below(root):
         name = path.relative_to(root).with_suffix("").as_posix()
         if name in found:
             raise ValueError(f"{found[name]} and {path} would have one file of points; rename one of them")

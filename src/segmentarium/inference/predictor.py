@@ -21,6 +21,7 @@ from segmentarium.contracts import (
     SegmentationModel,
     adopt,
 )
+from segmentarium.data.bands import read_bands
 from segmentarium.inference.drawing import soften
 from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device
 from segmentarium.inference.network import with_channels
@@ -135,7 +136,9 @@ class Predictor(ForegroundFinder):
         if isinstance(image, str | PathLike):
             image, name, path = sources.read_one(image)
         started = time.perf_counter()
-        array = sources.to_array(image)
+        array, channels = sources.to_array(image), self.model.in_channels
+        if path is not None and channels > 3 and array.shape[2] != channels:  # more bands than are shown
+            array = read_bands(path, channels)
         height, width = array.shape[:2]
         mask = np.empty((height, width), np.uint8 if len(self.classes) <= 256 else np.int64)
         alpha = None if self.foreground is None else np.empty((height, width), np.uint8)

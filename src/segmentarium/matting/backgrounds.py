@@ -13,7 +13,7 @@ from PIL import Image, ImageColor
 from segmentarium.data.image_io import IMAGE_SUFFIXES, read_image
 from segmentarium.matting.guided import box, smaller
 from segmentarium.matting.matte import Matte, as_bytes
-from segmentarium.media.sources import VIDEO_SUFFIXES
+from segmentarium.media.sources import VIDEO_SUFFIXES, holds_clip
 
 BLUR = 2.0  # default strength: standard deviation in per cent of the picture's longer side
 
@@ -90,7 +90,7 @@ def _parse_text(text: str) -> Background:
         return Transparent()
     path = Path(text)
     if path.is_file():
-        if path.suffix.lower() in VIDEO_SUFFIXES:
+        if holds_clip(path):
             return Clip(path)
         return Picture(np.asarray(read_image(path)))
     if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, read_image, upright
+from segmentarium.data.bands import picture_array
+from segmentarium.data.finding import OTHER_SUFFIXES, files_below, head_of, is_clip, is_picture
+from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, read_image, to_8_bit, upright
 from segmentarium.files import shown
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"})
@@ -99,7 +101,9 @@ def _expand_path(text: str) -> list[Item]:
         return [Item("picture", name, text, lambda: np.asarray(read_image(download(text))))]
     path = Path(text)
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.is_file() and is_media(p) and not p.name.startswith("."))
+        found = files_below(
+            path, IMAGE_SUFFIXES | VIDEO_SUFFIXES, lambda p: p.suffix.lower() not in OTHER_SUFFIXES and is_media(p)
+        )
         if not found:
             raise ValueError(
                 f"{path} holds no pictures or videos; expected files like {', '.join(sorted(IMAGE_SUFFIXES)[:5])}, …"
@@ -118,13 +122,23 @@ def _expand_path(text: str) -> list[Item]:
 
 
 def is_media(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES or path.suffix.lower() in VIDEO_SUFFIXES
+    """Whether a file is a picture or a clip: by its ending, else by how it begins."""
+    if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        return True
+    head = head_of(path)
+    return is_picture(head) or is_clip(head)
+
+
+def holds_clip(path: Path) -> bool:
+    """Whether a file is a clip: by its ending, else by how it begins."""
+    suffix = path.suffix.lower()
+    return suffix in VIDEO_SUFFIXES or (suffix not in IMAGE_SUFFIXES and is_clip(head_of(path)))
 
 
 def _file(path: Path) -> Item:
-    if path.suffix.lower() in VIDEO_SUFFIXES:
+    if holds_clip(path):
         return Item("video", path.stem, str(path), path=path)
-    return Item("picture", path.stem, str(path), lambda: np.asarray(read_image(path)), path)
+    return Item("picture", path.stem, str(path), lambda: picture_array(path), path)
 
 
 def _unique(items: list[Item]) -> list[Item]:
@@ -211,7 +225,7 @@ def _is_tensor(value: Any) -> bool:
 def to_array(image: Any) -> np.ndarray:
     """A picture (H, W, C) uint8 of an array (H, W[, C]) or a tensor (C, H, W) or (1, C, H, W).
 
-    Floating-point values are taken as 0..1, 16-bit ones as 0..65535.  TypeError and ValueError for anything else.
+    Floating-point values are taken as 0..1, 16-bit ones by the bits that they need.  TypeError and ValueError for anything else.
     """
     if isinstance(image, Image.Image):
         return _from_pillow(image)
@@ -234,7 +248,7 @@ def to_array(image: Any) -> np.ndarray:
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * 255
     if array.dtype == np.uint16:
-        return np.round(array / 257).astype(np.uint8)
+        return to_8_bit(array)
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
         if not (low >= -1e-3 and high <= 1 + 1e-3):  # NaN, too

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,14 @@ class TrainingResult:
         return self.folder / LAST
 
 
-def train(options: TrainingOptions | Sequence[TrainingOptions]) -> TrainingResult:
+def train(
+    options: TrainingOptions | Sequence[TrainingOptions] | None = None, *, fit: Collection[str] = (), **values: Any
+) -> TrainingResult:
     """Trains a model and keeps the best weights; see `TrainingOptions`.
+
+    By keywords alone, `train(model="bisenetv2", data="folder", root="DIR")`, what is not said is taken by the pictures, the
+    network and the machine, as `training/defaults.py` says; a record is taken as it is, but for keywords beside it, and for the
+    names in `fit`, which are open in the same way.
 
     Several options are stages, trained one after the other as `staged` says; with `resume`, those that are done are left as
     they are, one that was begun goes on, and the others begin.  The result is that of the last stage that was trained.
@@ -71,8 +77,17 @@ def train(options: TrainingOptions | Sequence[TrainingOptions]) -> TrainingResul
         ) from error
     from segmentarium.training.loop import run
 
+    if options is None:
+        from segmentarium.training.defaults import open_options
+
+        options, fit = open_options(values)
+    elif values:
+        stages = [options] if isinstance(options, TrainingOptions) else options
+        options = [stage.changed(values) for stage in stages]
+    if not isinstance(options, TrainingOptions) and len(options) == 1:
+        (options,) = options
     first, *later = [options] if isinstance(options, TrainingOptions) else staged(options)
-    result = run(first)
+    result = run(first, fit)
     for stage in later:
         if result.signal is not None:
             break

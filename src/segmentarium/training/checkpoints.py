@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
+from segmentarium.data.seen import seen
 from segmentarium.files import atomic_write
 from segmentarium.training.options import (
     BEST_WEIGHTS,
@@ -60,11 +61,14 @@ def write_weights(training: Training, name: str, scores: dict[str, Any]) -> None
     from segmentarium.weights import save
 
     info = training.task.train_set.info
+    if training.seen is None:  # once a run
+        training.seen = seen(training.task.train_set, training.model.weights_header.get("seen")) or {}
     facts = {
         "dataset": info.name,
         "licences": {"code": "Apache-2.0", "training data": info.licence},
         "command": command_of(training.options),
         "step": training.step,
+        "seen": training.seen,
         "metrics": {key: value for key, value in scores.items() if isinstance(value, float)},
     }
     with kept_on_failure(training.folder / name):
@@ -91,7 +95,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def check_options(state: dict[str, Any], options: TrainingOptions) -> None:
     """Raises ResumeError, listing them, if options differ that change the weights that come out."""
-    changed = changed_options(state["options"], options.as_dict())
+    new = options.as_dict()
+    if new["micro_batch"] is None:  # what fitted into memory then
+        new["micro_batch"] = state["options"].get("micro_batch")
+    changed = changed_options(state["options"], new)
     if changed and not options.allow_changed_options:
         lines = [f"  {name}: {old!r} -> {new!r}" for name, (old, new) in changed.items()]
         raise ResumeError(

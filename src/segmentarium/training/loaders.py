@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,18 @@ from segmentarium.training.options import TrainingOptions
 Batch = dict[str, Any]
 
 
+class DataError(ValueError):
+    """What a worker process met in the data, in one line."""
+
+
+def _of_a_worker(error: Exception) -> str | None:
+    """The last line of what a worker sent, which holds its whole traceback; None for an error of this process."""
+    if "in DataLoader worker process" not in (text := str(error).strip()):
+        return None
+    found = re.search(r"\n(?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b:? ?(?P<said>.*)\Z", text, re.DOTALL)
+    return " ".join(found["said"].split()) if found else text.splitlines()[-1]
+
+
 class TimedLoader:
     """Iterates a loader and adds up the seconds spent waiting for it in `waited`."""
 
@@ -43,6 +56,10 @@ class TimedLoader:
                 batch = next(batches)
             except StopIteration:
                 return
+            except Exception as error:
+                if (said := _of_a_worker(error)) is None:
+                    raise
+                raise DataError(said) from None
             self.waited += time.perf_counter() - start
             yield batch
 
@@ -88,7 +105,11 @@ def open_dataset(options: TrainingOptions, split: str) -> Any:
     """The data set of the options; every reader's errors say what is wrong with the folder."""
     if not options.root and needs_folder(options.data):
         raise ValueError(f"no folder is given for the data set {options.data!r}; give root (--root DIR)")
-    return build_dataset(options.data, options.root, split, cache=options.cache, **options.data_arguments)
+    arguments = dict(options.data_arguments)
+    channels = options.model_arguments.get("in_channels", 3)
+    if options.data == "folder" and channels != 3:  # what the network takes is what the pictures must have
+        arguments.setdefault("bands", channels)
+    return build_dataset(options.data, options.root, split, cache=options.cache, **arguments)
 
 
 def joined(options: TrainingOptions, model: Model) -> dict[str, Any]:

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -27,11 +29,13 @@ from segmentarium.files import write_json
 from segmentarium.layers.conv import depthwise_in_float32
 from segmentarium.training import TrainingResult
 from segmentarium.training.checkpoints import earlier_run, restore, training_state, write_checkpoint, write_weights
+from segmentarium.training.defaults import fitted
 from segmentarium.training.journal import Journal, header
 from segmentarium.training.machine import fabric_of
 from segmentarium.training.optimizer import AveragedModel, build_optimizer, frozen_parts, rate_factor
 from segmentarium.training.options import BEST_WEIGHTS, LAST, LAST_WEIGHTS, TrainingOptions
 from segmentarium.training.preflight import check_fit, divide_batch
+from segmentarium.training.probe import WORTH, prepare
 from segmentarium.training.stop import StopSignals
 from segmentarium.training.tasks import Task, task_for
 from segmentarium.training.teacher import Teacher, with_teacher
@@ -39,25 +43,33 @@ from segmentarium.training.teacher import Teacher, with_teacher
 SYNC_STOP_EVERY = 10  # steps between two agreements of several processes to stop
 
 
-def run(options: TrainingOptions) -> TrainingResult:
+def run(options: TrainingOptions, fit: Collection[str] = ()) -> TrainingResult:
     """What `segmentarium.training.train` does, once Lightning is known to be there."""
     folder = Path(options.folder)
     resumed = earlier_run(folder, options)
+    if resumed is not None and options.micro_batch is None:
+        options = options.replace(micro_batch=resumed["options"].get("micro_batch"))
     task = task_for(options)
-    training = Training(task, options)
+    taken, fabric = "", fabric_of(options)
+    if fit and resumed is None:
+        options, taken = fitted(options, fit, task, fabric.world_size, fabric.device.type)
+        task.options = task.options.replace(**{name: getattr(options, name) for name in fit})
+    training = Training(task, options, fabric)
     if resumed is not None:
         training.step, training.best, training.validated_step = (resumed[k] for k in ("step", "best", "validated_step"))
         if training.step >= options.max_steps:
             return training.result()
-    lines = header(training)
+    lines = [*header(training), *filter(None, [taken])]
     if options.check and resumed is None:
         lines += task.check()
+        if options.max_steps >= WORTH and training.fabric.world_size == 1:
+            lines += prepare(training)
     if options.cache:  # before the workers are forked, so that they share it
         task.train_set.preload()
         task.val_set.preload()
     training.start(resumed)
     if training.fabric.is_global_zero:
-        write_json(folder / "options.json", options.as_dict())
+        write_json(folder / "options.json", training.options.as_dict())
 
     with StopSignals() as stop, Journal(training, continued=resumed is not None) as journal:
         training.stop, training.journal = stop, journal
@@ -69,7 +81,7 @@ def run(options: TrainingOptions) -> TrainingResult:
             training.evaluate()  # the run was stopped during this evaluation
         journal.start_clock(training)
         signal = None
-        while training.step < options.max_steps and signal is None:
+        while training.step < options.max_steps and signal is None and not training.tired:
             training.advance()
             step, last = training.step, training.step == options.max_steps
             journal.bar.update(journal.row, completed=step)
@@ -80,8 +92,12 @@ def run(options: TrainingOptions) -> TrainingResult:
             if (step % options.val_every == 0 or last) and signal is None:
                 training.evaluate()
                 signal = training.agreed_signal()
-            if step % options.save_every == 0 or last or signal is not None:
+            if step % options.save_every == 0 or last or signal is not None or training.tired:
                 training.save()
+        if training.tired and training.best is not None:
+            journal.say(
+                f"stopped: no evaluation was better than that of step {training.best['step']} (patience {options.patience})"
+            )
     training.fabric.barrier()  # the files are there, for every process
     return training.result(signal)
 
@@ -112,6 +128,7 @@ class Training:
     step     optimiser steps done since the very start, over all resumptions
     kept     the model that is evaluated and saved: the averaged one, or a copy of the one that is trained
     best     scores of the best evaluation, with its step
+    seen     which pictures are trained on, for the header of the weights
     window   losses of each pass since the last report; unchecked: their sums since the last check, with the files' names
     """
 
@@ -119,20 +136,34 @@ class Training:
     journal: Journal
     kept: Model
 
-    def __init__(self, task: Task, options: TrainingOptions) -> None:
+    def __init__(self, task: Task, options: TrainingOptions, fabric: Fabric | None = None) -> None:
         """Builds the model and checks that all fits; `start` then starts the processes and the data."""
         self.task, self.options, self.folder = task, options, Path(options.folder)
         self.step = self.validated_step = 0
         self.best: dict[str, Any] | None = None
+        self.seen: dict[str, Any] | None = None
         self.window: list[dict[str, Tensor]] = []
         self.unchecked: list[tuple[Tensor, list[str]]] = []
-        self.fabric = fabric_of(options)
+        self.fabric = fabric or fabric_of(options)
         torch.manual_seed(options.seed)
         self.model = task.model()
         self.teacher = with_teacher(self.model, options)
         self.frozen = frozen_parts(self.model, options.freeze)
         self.micro_batch, self.passes = divide_batch(options, self.fabric.world_size)
         check_fit(self.model, options, self.micro_batch, self.fabric.world_size)
+
+    def divide(self, micro_batch: int) -> None:
+        """Other passes, before `start`; a resumed run has the same."""
+        self.options = self.options.replace(micro_batch=micro_batch)
+        self.task.options = self.task.options.replace(micro_batch=micro_batch)
+        self.micro_batch, self.passes = divide_batch(self.options, self.fabric.world_size)
+
+    @property
+    def tired(self) -> bool:
+        """Whether the last evaluations, as many as `patience` says, brought nothing better."""
+        if not self.options.patience or self.best is None:
+            return False
+        return self.validated_step - self.best["step"] >= self.options.patience * self.options.val_every
 
     def start(self, resumed: dict[str, Any] | None = None) -> None:
         """Starts the processes, moves the model to its device, and begins to read the data where `step` begins."""
@@ -265,7 +296,8 @@ class Training:
 
     def result(self, signal: int | None = None) -> TrainingResult:
         best, task = self.best or {}, self.task
-        line = f"{task.best_name} {best[task.best_key]:.4f} in step {best['step']}" if best else ""
+        score = f"{100 * best[task.best_key]:.2f}" if best and task.shares else f"{best.get(task.best_key, 0):.4f}"
+        line = f"{task.best_name} {score} in step {best['step']}" if best else ""
         return TrainingResult(self.folder, self.step, best, line, signal)
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import shlex
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 KINDS = {
@@ -19,6 +20,10 @@ KINDS = {
     "pretrainer": "pretrainers",
     "detector3d": "detectors in point clouds",
 }
+FITTED = (  # what is taken by the data and the network where nobody says, see `training.defaults`
+    "crop_size", "batch_size", "max_steps", "optimizer", "learning_rate", "weight_decay", "clip_norm", "warmup_steps",
+    "val_every",
+)  # fmt: skip
 LAST, LAST_WEIGHTS, BEST_WEIGHTS = "last.ckpt", "last.safetensors", "best.safetensors"  # in the run's folder
 
 
@@ -86,7 +91,11 @@ class TrainingOptions:
         of="segmenter mask instances classifier",
     )
     cache: bool = option(False, "keep all decoded images in memory (4 bytes a pixel)", free=True)
-    check: bool = option(True, "look at the first labels for values outside the classes before training", free=True)
+    check: bool = option(
+        True,
+        "look at all labels before training: values outside the classes, sizes, classes that never occur",
+        free=True,
+    )
 
     # How the crops are made
     crop_size: tuple[int, int] = option(
@@ -252,6 +261,7 @@ class TrainingOptions:
     save_every: int = option(500, "write last.ckpt every so many steps", free=True)
     log_every: int = option(50, "log the loss every so many steps", free=True)
     images_every: int = option(1, "save validation pictures at every so many evaluations; 0: never", free=True)
+    patience: int = option(0, "stop after so many evaluations without a better score; 0: never", free=True)
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -263,6 +273,8 @@ class TrainingOptions:
                 raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")
         if len(self.crop_size) != 2 or min(self.crop_size) < 1:
             raise ValueError(f"crop_size is {self.crop_size}; give height and width, both 1 or more")
+        if self.patience < 0:
+            raise ValueError(f"patience is {self.patience}; give a number of evaluations, or 0 to train to the end")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; give a decay of 0 (none) or more, below 1")
         if self.micro_batch is not None and self.micro_batch < 1:
@@ -311,6 +323,19 @@ class TrainingOptions:
         for name, value in values.items():
             arguments[name] = tuple(value) if isinstance(value, list) else value
         return cls(**arguments)
+
+
+def resumed_options(options: TrainingOptions, values: dict[str, Any]) -> TrainingOptions:
+    """What a resumed run is not told, it takes from its first start; `values` are what was said this time."""
+    stored = Path(options.folder) / "options.json"
+    if not options.resume or not stored.is_file():
+        return options
+    earlier = json.loads(stored.read_text(encoding="utf-8"))
+    free = {item.name for item in dataclasses.fields(TrainingOptions) if item.metadata["free"]}
+    earlier = {
+        name: value for name, value in earlier.items() if name not in free - {"val_every", "save_every", "patience"}
+    }
+    return TrainingOptions.from_dict({**earlier, "output": options.folder}).changed(values)
 
 
 def changed_options(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

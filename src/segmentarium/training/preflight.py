@@ -7,41 +7,59 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segmentarium.data import SegmentationDataset, read_mask
+from segmentarium.data import SegmentationDataset
+from segmentarium.data.bands import picture_size
 from segmentarium.files import atomic_write, cache_folder
-from segmentarium.labels import IGNORE_INDEX
 from segmentarium.training.options import TrainingOptions
 
 LOOKED_AT = 16  # pairs of each split
 
 
 def check_labels(dataset: SegmentationDataset, split: str) -> Iterator[str]:
-    """Reads the first pairs of a split; yields a line for each thing worth knowing.
+    """Reads the first pairs of a split, and all labels; yields a line for each thing worth knowing.
 
-    Raises the data set's own errors: an unreadable file, a mask of another size, labels outside the classes.  The data
-    doctor (`segmentarium check-data`) reads all files and tells more.
+    Raises the data set's own errors: an unreadable file, a mask of another size, labels outside the classes.  What the labels
+    hold is remembered until a file changes.  The data doctor (`segmentarium check-data`) reads all pictures, too, and tells more.
     """
     if not len(dataset):
         raise ValueError(
             f"split {split!r} of data set {dataset.info.name!r} has no images; there is nothing to train on"
         )
-    number = min(LOOKED_AT, len(dataset))
-    counts = np.zeros(256, np.int64)
-    for index in range(number):
-        counts += np.bincount(dataset.load(index)[1].reshape(-1), minlength=256)
-    if not counts[:IGNORE_INDEX].any():
-        yield (
-            f"warning: the first {number} masks of split {split!r} have no labelled pixel at all; "
-            "is the colour or value map right? See `segmentarium check-data`"
-        )
-    if dataset.missing_masks:
-        yield f"warning: {len(dataset.missing_masks)} images of split {split!r} have no mask and are left out"
+    for index in range(min(LOOKED_AT, len(dataset))):
+        dataset.load(index)
+    classes = dataset.info.classes
+    if any(item.mask is not None for item in dataset.items):
+        counts = count_values(dataset)[: max(len(classes), 2)].tolist()
+        there = [index for index, count in enumerate(counts) if count]
+        unseen = [name for name, count in zip(classes, counts, strict=False) if not count]
+        if not there:
+            yield (
+                f"warning: the masks of split {split!r} have no labelled pixel at all; "
+                "is the colour or value map right? See `segmentarium check-data`"
+            )
+        elif len(there) == 1 and len(counts) > 1:
+            only = classes[there[0]] if there[0] < len(classes) else there[0]
+            yield (
+                f"warning: all labels of split {split!r} are {only!r}: a network would learn to say nothing else; "
+                "is the colour or value map right?"
+            )
+        elif unseen:
+            yield f"warning: no label of split {split!r} is {', '.join(unseen[:6])}{', …' if len(unseen) > 6 else ''}"
+    for files, what in (
+        (dataset.missing_masks, "pictures have no mask and are left out"),
+        (dataset.stray_masks, "masks have no picture and are left out"),
+        (dataset.left_out, "files beside them are neither picture nor mask"),
+    ):
+        if files:
+            shown = ", ".join(path.name for path in files[:3]) + (", …" if len(files) > 3 else "")
+            yield f"warning: of split {split!r} {len(files)} {what}: {shown}"
 
 
 def check_fit(model: nn.Module, options: TrainingOptions, micro_batch: int, processes: int) -> None:
@@ -79,29 +97,40 @@ def divide_batch(options: TrainingOptions, processes: int) -> tuple[int, int]:
 
 def count_labels(dataset: SegmentationDataset) -> Tensor:
     """(K,) int64 pixels of each class over all masks; remembered in the user's cache until a file changes."""
-    masks = [item.mask for item in dataset.items if item.mask is not None]
-    if not masks:
+    if all(item.mask is None for item in dataset.items):
         raise ValueError(f"data set {dataset.info.name!r} has no masks to take class weights from")
-    stored = _counts_file(masks, dataset)
-    if stored.is_file():
-        return torch.tensor(json.loads(stored.read_text(encoding="utf-8")))
+    return torch.from_numpy(count_values(dataset)[: dataset.info.num_classes].copy())
 
-    def count(path: Path) -> np.ndarray:
-        return np.bincount(read_mask(path, dataset.encoding).reshape(-1), minlength=256)
+
+def count_values(dataset: SegmentationDataset) -> np.ndarray:
+    """(256,) int64 pixels of each label over all masks, read in threads; remembered in the user's cache until a file changes.
+
+    Raises the data set's own errors, also where a picture's file says another size than its mask has.
+    """
+    items = [item for item in dataset.items if item.mask is not None]
+    stored = _counts_file([file for item in items for file in (item.image, item.mask) if file is not None], dataset)
+    if stored.is_file():
+        with suppress(ValueError, OSError):
+            return np.array(json.loads(stored.read_text(encoding="utf-8")), np.int64)
+
+    def count(index: int) -> np.ndarray:
+        labels = dataset.read_label(dataset.items[index])
+        width, height = picture_size(dataset.items[index].image)
+        if labels.shape != (height, width):
+            dataset.load(index)  # which raises, unless the picture is turned
+        return np.bincount(labels.reshape(-1), minlength=256)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        total = np.sum(list(pool.map(count, masks)), axis=0)[: dataset.info.num_classes]
-    try:
-        with atomic_write(stored) as temporary:
-            temporary.write_text(json.dumps(total.tolist()), encoding="utf-8")
-    except OSError:
-        pass  # a cache that cannot be written only costs time
-    return torch.from_numpy(total)
+        places = [index for index, item in enumerate(dataset.items) if item.mask is not None]
+        total = np.sum(list(pool.map(count, places)), axis=0)
+    with suppress(OSError), atomic_write(stored) as temporary:  # a cache that cannot be written only costs time
+        temporary.write_text(json.dumps(total.tolist()), encoding="utf-8")
+    return total
 
 
-def _counts_file(masks: list[Path], dataset: SegmentationDataset) -> Path:
-    digest = hashlib.blake2b(repr(dataset.encoding).encode(), digest_size=12)
-    for path in masks:
+def _counts_file(files: list[Path], dataset: SegmentationDataset) -> Path:
+    digest = hashlib.blake2b(repr((2, dataset.encoding, dataset.info.classes)).encode(), digest_size=12)
+    for path in files:
         status = path.stat()
         digest.update(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return cache_folder() / f"label-counts-{digest.hexdigest()}.json"

@@ -22,7 +22,7 @@ from segmentarium.meta import on_meta
 from segmentarium.preprocessing import Preprocessing
 from segmentarium.registry import Entry, entry, variant_of, without_fetching
 from segmentarium.weights import catalogue
-from segmentarium.weights.inert import read_tensors
+from segmentarium.weights.inert import NAMED, read_tensors
 from segmentarium.weights.layouts import arguments_of, get_layout, recognise
 from segmentarium.weights.numpy_pickle import read_numpy_pickle
 from segmentarium.weights.published import Published, class_names, published
@@ -44,6 +44,8 @@ STATES = (
     "ema",
     "module",
 )
+# what training loops put before every key, by preference: averaged weights where there are some
+WRAPPERS = ("_orig_mod.", "module.", "ema_model.", "model_ema.", "ema.", "model.", "net.", "network.", "segmentor.")
 OTHERS = {
     ".caffemodel": "Caffe",
     ".prototxt": "Caffe",
@@ -98,13 +100,15 @@ def read_all(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None
         except Exception as error:  # kinds of tensors that PyTorch has not, names that are none, …
             raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
         return state, _header(metadata[HEADER], path) if HEADER in metadata else None, {}
+    if (what := _is_no_checkpoint(path)) is not None:
+        raise CheckpointError(f"{path} is {what}")
     try:
         loaded = _unpickle(path)
     except pickle.UnpicklingError as error:
         if (whose := OTHERS.get(path.suffix)) is not None:
             raise CheckpointError(f"{path} is of {whose}; only PyTorch's and safetensors files can be read") from None
         raise CheckpointError(
-            f"{path} holds more than tensors ({str(error).splitlines()[0]}); it could run code when opened and is refused. "
+            f"{path} holds more than tensors ({_reason(error)}); it could run code when opened and is refused. "
             "Ask for a safetensors file, or save its state_dict() again with torch.save"
         ) from None
     except (
@@ -117,8 +121,34 @@ def read_all(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None
         AttributeError,
         zipfile.BadZipFile,
     ) as error:
-        raise CheckpointError(f"{path} is no checkpoint that PyTorch can read: {error}") from None
+        raise CheckpointError(f"{path} is no checkpoint that PyTorch can read: {_reason(error)}") from None
     return unwrap(loaded, path), None, _told(loaded)
+
+
+def _reason(error: Exception) -> str:
+    """What PyTorch says, in a line and without its advice to do without its safety."""
+    if (named := NAMED.search(str(error))) is not None:
+        return f"it names {named[1]}"
+    said = " ".join(str(error).split())
+    return "no plain pickle of tensors" if "weights_only" in said else said or type(error).__name__
+
+
+def _is_no_checkpoint(path: Path) -> str | None:
+    """What a file is that people have in a checkpoint's place, and what to do about it; None: it may be one."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    text = head.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    if not head:
+        return "an empty file; was the download or copy complete?"
+    if text.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the weights themselves: `git lfs pull` fetches them"
+    if text.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        return "a web page, not weights: the address asked for a confirmation or a login; download it in the browser"
+    if path.suffix == ".onnx" or (
+        head[:1] == b"\x08" and any(name in head for name in (b"pytorch", b"onnx", b"tf2onnx"))
+    ):
+        return "an ONNX file, which holds a network but not under PyTorch's names; give the checkpoint that it was exported from"
+    return None
 
 
 def _unpickle(path: Path) -> Any:
@@ -365,11 +395,17 @@ def open_weights(
         except KeyError as error:
             raise CheckpointError(f"{label}: {error.args[0]}") from None
         return replace(stored, state=_renamed(stored))
+    if layout is None and row is None:
+        state = _unwrapped(state)
     table = get_layout(layout) if layout else recognise(state, row.layouts if row else None)
     read, facts = arguments_of(table, state), table.facts(state)
     if path is not None and table.beside:
         read, more = _beside(path.with_name(table.beside), table, read)
         facts = facts | more
+    if row is None and path is not None and "classes" not in facts | told:
+        named = _config_beside(path)
+        if len(named.get("classes", ())) == read.get("num_classes"):
+            facts = facts | named
     if row is not None:
         said = row.header(read.get("num_classes"))
         joined = {key: facts[key] | said[key] for key in ("preprocessing", "licences") if key in facts and key in said}
@@ -399,6 +435,26 @@ def _check_places(value: Any, label: str) -> None:
         raise CheckpointError(
             f"{label} names {value[:60]!r} in its header; a file must not make others be fetched or read"
         )
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The network's keys, without what loops put before them: `_orig_mod.` of torch.compile, `module.`, `model.` of Lightning, …
+
+    Only where they fit no layout as they are.  Of an averaged copy beside the network, the average.
+    """
+    tried = state
+    if not any(key.startswith(WRAPPERS) for key in state):
+        return state
+    for _ in WRAPPERS:
+        try:
+            recognise(tried)
+            return tried
+        except (ValueError, LookupError):
+            prefix = next((one for one in WRAPPERS if any(key.startswith(one) for key in tried)), None)
+            if prefix is None:
+                return state
+            tried = {key.removeprefix(prefix): value for key, value in tried.items() if key.startswith(prefix)}
+    return state
 
 
 def with_arguments(read: dict[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:

@@ -237,7 +237,9 @@ def push_to_hub(model: Model, repository: str, *, private: bool = False, token: 
 def _hub_card(model: Model, repository: str, facts: Mapping[str, Any]) -> str:
     header = header_of(model, **facts)
     lines = ["---", "library_name: segmentarium", "tags: [image-segmentation]", "---", f"# {header['model']}", ""]
-    lines += [f"- {key}: {value}" for key, value in header.items() if key not in ("format", "palette") and value]
+    lines += [
+        f"- {key}: {value}" for key, value in header.items() if key not in ("format", "palette", "seen") and value
+    ]
     lines += [
         "",
         "```python",

@@ -34,16 +34,22 @@ class Evaluation:
 class Task(Protocol):
     """What is trained on what, and who says whether it got better.
 
+    options               may be replaced until `model` is called: what was left open is closed by what `train_set` holds
     train_set, val_set    data sets: `info` has their name, classes and licence; `notes` lines to read; `preload()` reads all
     crop_size             (height, width) of what the model sees in training
     best_key, best_name   the score that decides which weights are kept, the greater the better; and what it is called
+    shares                whether that is a share, which is said in percent
     """
 
     best_key: str
     best_name: str
+    shares: bool
+    options: TrainingOptions
     train_set: Any
     val_set: Any
-    crop_size: tuple[int, int]
+
+    @property
+    def crop_size(self) -> tuple[int, int]: ...
 
     def __init__(self, options: TrainingOptions) -> None:
         """Opens the data sets.  Raises what they raise for a folder that does not fit."""

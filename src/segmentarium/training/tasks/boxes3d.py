@@ -30,6 +30,7 @@ class Boxes3dTask:
     """Scans {"points" (B, N, F), "boxes" (B, M, 10), and "map"} for a detector; the mAP by distance of centres decides."""
 
     best_key, best_name = "map", "mAP"
+    shares = True
     train_set: ScanDataset
     val_set: ScanDataset
 
@@ -109,7 +110,8 @@ class Boxes3dTask:
         ap = nuscenes.pop("ap")
         found = {**nuscenes, "cds": argoverse["cds"], "ap3d": kitti["ap3d"]}
         line = (
-            f"mAP {found['map']:.4f}  NDS* {found['nds']:.4f}  CDS {found['cds']:.4f}  AP 3-D R40 {found['ap3d']:.4f}"
+            f"mAP {100 * found['map']:.2f}  NDS* {100 * found['nds']:.2f}  CDS {100 * found['cds']:.2f}  "
+            f"AP 3-D R40 {100 * found['ap3d']:.2f}"
         )
         return Evaluation({**found, "ap": list(ap.values())}, {**found, **{f"ap {k}": v for k, v in ap.items()}}, line)
 

@@ -43,6 +43,7 @@ class ClassificationTask:
     """Squares {"image" (B, 3, S, S), "label" (B,) int64, or shares (B, K) of mixtures} for a Classifier; top-1 decides."""
 
     best_key, best_name = "top1", "top-1"
+    shares = True
     train_set: ClassificationDataset
     val_set: ClassificationDataset
 
@@ -171,7 +172,7 @@ class ClassificationTask:
         scoring.tally.counts.all_reduce()
         found = scoring.tally.scores()
         accuracy = {name: None if value != value else value for name, value in found.pop("accuracy").items()}
-        line = f"top-1 {found['top1']:.4f}  top-5 {found['top5']:.4f}  mAcc {found['macc']:.4f}"
+        line = f"top-1 {100 * found['top1']:.2f}  top-5 {100 * found['top5']:.2f}  mAcc {100 * found['macc']:.2f}"
         row = {**found, **{f"accuracy {name}": value for name, value in accuracy.items()}}
         return Evaluation({**found, "accuracy": list(accuracy.values())}, row, line)
 

@@ -49,6 +49,7 @@ class KeypointTask:
     """
 
     best_key, best_name = "ap", "AP"
+    shares = True
     train_set: CocoKeypoints
     val_set: CocoKeypoints
 
@@ -132,8 +133,8 @@ class KeypointTask:
         )
         given["pck"] = pck(poses[..., :2], joints, np.array([person.box for person in persons]))
         line = (
-            f"AP {given['ap']:.4f}  AP50 {given['ap50']:.4f}  AP75 {given['ap75']:.4f} (OKS, labelled boxes)  "
-            f"PCK {given['pck']:.4f} (0.2 of the box)"
+            f"AP {100 * given['ap']:.2f}  AP50 {100 * given['ap50']:.2f}  AP75 {100 * given['ap75']:.2f} (OKS, labelled boxes)  "
+            f"PCK {100 * given['pck']:.2f} (0.2 of the box)"
         )
         return Evaluation(given, given, line)
 

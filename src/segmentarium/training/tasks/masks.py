@@ -41,7 +41,7 @@ class MaskTask(SegmentationTask):
     val_set: Any
 
     def __init__(self, options: TrainingOptions) -> None:
-        self.options, self.crop_size = options, options.crop_size
+        self.options = options
         self.train_set, self.val_set = (
             open_dataset(options, split) for split in (options.train_split, options.val_split)
         )
@@ -127,7 +127,8 @@ class MaskTask(SegmentationTask):
         column = "AP" if self.task == "instance" else "PQ"
         by_class = {f"{column} {name}": None if value != value else value for name, value in table[column].items()}
         shown = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "pq": "PQ", "sq": "SQ", "rq": "RQ"}
-        line = "  ".join(f"{name} {scores[key]:.4f}" for key, name in shown.items() if scores.get(key) is not None)
+        given = {name: value for key, name in shown.items() if (value := scores.get(key)) is not None}
+        line = "  ".join(f"{name} {100 * value:.2f}" for name, value in given.items())
         return Evaluation(scores, {**scores, **by_class}, line)
 
     def _scoring(self, model: Any, fabric: Fabric) -> SegmentScoring:

@@ -53,6 +53,7 @@ class PointTask:
     """
 
     best_key, best_name = "ap", "AP"
+    shares = True
     train_set: Shapes | Points
     val_set: Shapes | Points
 
@@ -130,7 +131,7 @@ class PointTask:
         kept = [points[points[:, 2] > 0] for points in everything]
         truth = [_by_rows(_sample(self.val_set, index)[1]) for index in range(len(self.val_set))]
         precision = detection_ap([points[:, :2] for points in kept], [points[:, 2] for points in kept], truth)
-        return Evaluation({"ap": precision}, {"ap": precision}, f"AP {precision:.4f} (fresh shapes with noise)")
+        return Evaluation({"ap": precision}, {"ap": precision}, f"AP {100 * precision:.2f} (fresh shapes with noise)")
 
     @torch.inference_mode()
     def _matching(
@@ -159,7 +160,7 @@ class PointTask:
         everything: Tensor = fabric.all_reduce(found, reduce_op="sum")  # type: ignore[assignment]
         given: dict[str, float] = dict(zip(names, everything.mean(0).tolist(), strict=True))
         return Evaluation(
-            given, given, "  ".join(f"{name} {value:.4f}" for name, value in given.items()) + " (warps, 3 px)"
+            given, given, "  ".join(f"{name} {100 * value:.2f}" for name, value in given.items()) + " (warps, 3 px)"
         )
 
     @torch.inference_mode()

@@ -45,6 +45,7 @@ class PretrainingTask:
     """
 
     best_key = best_name = ""  # the model's own, see `Pretrainer.best_score`
+    shares = False
     train_set: PictureDataset
     val_set: PictureDataset
 

@@ -13,7 +13,8 @@ from lightning.fabric import Fabric
 from PIL import Image
 
 from segmentarium.contracts import Backbone, SegmentationModel
-from segmentarium.data import SegmentationDataset, TrainingStream, train_transform
+from segmentarium.data import SegmentationDataset, SegmentDataset, TrainingStream, train_transform
+from segmentarium.data.drawn_labels import DrawnLabels
 from segmentarium.evaluation.classes import match_classes
 from segmentarium.evaluation.diagnosis import label_warning
 from segmentarium.evaluation.samples import with_logits
@@ -32,20 +33,31 @@ PICTURES = 4  # drawn at each evaluation
 STRIDE = 32  # of networks that do not tell
 
 
+def as_label_maps(dataset: Any) -> Any:
+    """Objects as classes of pixels, beside a background; anything else as it is."""
+    objects = isinstance(dataset, SegmentDataset) and len(dataset.things) == dataset.info.num_classes
+    return DrawnLabels([dataset]) if objects else dataset
+
+
 class SegmentationTask:
     """Crops {"image" (B, 3, H, W), "mask" (B, H, W) int64, 255 = ignored} for a SegmentationModel; mIoU decides."""
 
     best_key, best_name = "miou", "mIoU"
+    shares = True
     train_set: SegmentationDataset
     val_set: SegmentationDataset
 
     def __init__(self, options: TrainingOptions) -> None:
-        self.options, self.crop_size = options, options.crop_size
+        self.options = options
         self.train_set, self.val_set = (
-            open_dataset(options, split) for split in (options.train_split, options.val_split)
+            as_label_maps(open_dataset(options, split)) for split in (options.train_split, options.val_split)
         )
         if not isinstance(self.train_set, SegmentationDataset):
             raise ValueError(f"data set {options.data!r} has no class for each pixel; give --data folder, …")
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        return self.options.crop_size
 
     def check(self) -> Iterator[str]:
         yield from check_labels(self.train_set, self.options.train_split)
@@ -58,7 +70,7 @@ class SegmentationTask:
                 f"data set {info.name!r} has one class, {info.classes[0]!r}, so that every pixel would be right; "
                 "name the background as a class of its own"
             )
-        model = labelled_model(options, info)
+        model = labelled_model(options, info, self.train_set.bands)
         assert isinstance(model, SegmentationModel)
         model.palette = info.palette
         if options.long_side is not None:
@@ -108,7 +120,7 @@ class SegmentationTask:
         found: dict[str, Any] = tally.matrix.summary()
         iou = [None if value != value else value for value in tally.matrix.iou().tolist()]
         scores = {key: found[key] for key in ("miou", "macc", "aacc")}
-        line = f"mIoU {found['miou']:.4f}  mAcc {found['macc']:.4f}  aAcc {found['aacc']:.4f}"
+        line = f"mIoU {100 * found['miou']:.2f}  mAcc {100 * found['macc']:.2f}  aAcc {100 * found['aacc']:.2f}"
         by_class = {f"iou {name}": value for name, value in zip(match.names, iou, strict=True)}
         doubt = label_warning(tally.matrix.counts.cpu().numpy(), found["miou"], match.names)
         return Evaluation({**scores, "iou": iou}, {**scores, **by_class}, line, doubt)

@@ -68,7 +68,10 @@ def recognise(state: Mapping[str, Tensor], among: Collection[str] | None = None)
     name, report = _nearest(state)
     unknown = f"no known layout has these keys ({', '.join(list(state)[:3])}, …)"
     if not report.loaded:
-        raise ValueError(unknown)
+        ours = (
+            "a state dict of ours alone does not say of which network it is: create_model(NAME, …).load_state_dict(it)"
+        )
+        raise ValueError(f"{unknown}; {ours}")
     raise LoadError(
         f"{unknown}; the nearest is {name!r}, where {len(report.loaded)} tensors fit: name it with layout={name!r}, and "
         "strict=False takes what fits",

@@ -1,0 +1,109 @@
+"""Which files of a folder are pictures: by their endings where these are known, else by how they begin.  Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from segmentarium.data.image_io import IMAGE_SUFFIXES
+
+# what lies beside pictures and begins in any way: not worth a look
+OTHER_SUFFIXES = frozenset(
+    [
+        ".txt",
+        ".csv",
+        ".tsv",
+        ".json",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".md",
+        ".html",
+        ".py",
+        ".ipynb",
+        ".npy",
+        ".npz",
+        ".zip",
+        ".gz",
+        ".tar",
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".safetensors",
+        ".onnx",
+        ".pdf",
+    ]
+)
+_BEGINNINGS = (
+    b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  ",
+    b"\xff\x4f\xff\x51",
+)  # fmt: skip
+_CLIPS = (
+    b"\x1a\x45\xdf\xa3",
+    b"\x00\x00\x01\xba",
+    b"\x00\x00\x01\xb3",
+    b"FLV\x01",
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+)
+_HEAD = 200  # bytes; a transport stream shows itself by every 188th
+
+
+def files_below(folder: Path, suffixes: Collection[str], also: Callable[[Path], bool] | None = None) -> list[Path]:
+    """The files at any depth that have one of the endings (lower case, with the dot), sorted; links to folders are followed.
+
+    Hidden files and folders (macOS leaves "._photo.jpg", Jupyter ".ipynb_checkpoints") are passed over.
+
+    also   whether a file of another ending is wanted, too
+    """
+    found, seen = [], set()
+    for place, inner, names in os.walk(folder, followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder above
+            inner.clear()
+            continue
+        seen.add(real)
+        paths = [Path(place, name) for name in names if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in suffixes or (also is not None and also(path))]
+    return sorted(found)
+
+
+def pictures_below(folder: Path, more: Collection[str] = ()) -> list[Path]:
+    """The pictures at any depth, whatever their endings, as `files_below` finds them; and what has one of `more` endings."""
+    return files_below(folder, {*IMAGE_SUFFIXES, *more}, begins_as_picture)
+
+
+def begins_as_picture(path: Path) -> bool:
+    """Whether a file without a picture's ending is one."""
+    return path.suffix.lower() not in OTHER_SUFFIXES and is_picture(head_of(path))
+
+
+def is_picture(head: bytes) -> bool:
+    """Whether a file that begins so is a still picture of a kind that Pillow reads."""
+    if head.startswith(_BEGINNINGS):
+        return True
+    if head[:4] == b"RIFF":
+        return head[8:12] == b"WEBP"
+    if head[4:8] == b"ftyp":
+        return head[8:12] in (b"avif", b"avis")
+    if head[:2] == b"BM":  # and the length of the second head, of which there are few
+        return len(head) > 18 and int.from_bytes(head[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)
+    return head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace() and len(head) > 2
+
+
+def is_clip(head: bytes) -> bool:
+    """Whether a file that begins so is a clip of a kind that FFmpeg reads."""
+    if head[4:8] == b"ftyp":
+        return not is_picture(head)
+    if head[:4] == b"RIFF":
+        return head[8:12] == b"AVI "
+    return head.startswith(_CLIPS) or (head[:1] == b"G" and head[188:189] == b"G")
+
+
+def head_of(path: Path) -> bytes:
+    """How a file begins; nothing where it cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD)
+    except OSError:
+        return b""
