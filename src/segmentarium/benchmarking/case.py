@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from segmentarium.benchmarking.timing import Latency, time_calls
+from segmentarium.brief import Brief
+from segmentarium.weights.exported import is_exported
 
 ARCHITECTURES = ("segmenter", "mask", "classifier", "keypoints")  # kinds that take one picture
 
@@ -36,8 +38,8 @@ class Case:
     )
 
 
-@dataclass(frozen=True)
-class Measurement:
+@dataclass(frozen=True, repr=False)
+class Measurement(Brief):
     """What came out; `problem` says why nothing did.  Latencies in milliseconds, memory in 1e6 bytes.
 
     latency      image tensor -> logits
@@ -105,7 +107,7 @@ def measure(case: Case) -> Measurement:
 
     from segmentarium.benchmarking.forms import build_form
     from segmentarium.benchmarking.memory import peak_mb, reset_peak, resident_mb
-    from segmentarium.benchmarking.size import multiply_adds, parameters_millions
+    from segmentarium.benchmarking.size import counted
     from segmentarium.data.image_io import read_image
     from segmentarium.export.parity import answers_of
     from segmentarium.inference.auto import agreement
@@ -125,7 +127,7 @@ def measure(case: Case) -> Measurement:
     example = decode().expand(case.batch, -1, -1, -1).contiguous()
     with torch.inference_mode():
         reference = model(example)
-    counted = parameters_millions(model), multiply_adds(model, example[:1])
+    parameters, work = counted(model, example[:1])
     run = build_form(model, case.form)
     same = agreement(model, run(example), reference)
     del reference
@@ -143,8 +145,8 @@ def measure(case: Case) -> Measurement:
     end_to_end = time_calls(whole, warmup=1, repeats=case.repeats) if scored else None
     return Measurement(
         case=case,
-        parameters=counted[0],
-        multiply_adds=counted[1],
+        parameters=parameters,
+        multiply_adds=work,
         latency=latency,
         end_to_end=end_to_end,
         throughput=case.batch * 1e3 / latency.p50,
@@ -156,7 +158,7 @@ def measure(case: Case) -> Measurement:
 
 def run_case(case: Case, timeout: float = 1800) -> Measurement:
     """Measures `case` in a process of its own.  A failure becomes the measurement's `problem`, never an exception."""
-    if case.form.startswith(("onnx", "openvino")):
+    if case.form.startswith(("onnx", "openvino")) and not is_exported(case.model):
         write_network(case.model, case.num_classes, timeout, case.task)
     return _in_process(case, timeout, "measure")
 

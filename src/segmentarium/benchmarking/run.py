@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from segmentarium.benchmarking.case import ARCHITECTURES, Case, Measurement, run_case
-from segmentarium.benchmarking.forms import FORMS, check_forms
+from segmentarium.benchmarking.forms import FORMS, check_forms, forms_of
 
 
 def benchmark(
@@ -45,7 +45,7 @@ def benchmark(
     cases = [
         Case(model, form, size, batch, threads, warmup, repeats, num_classes, end_to_end)
         for model in known_models(models)
-        for form in check_forms(list(forms))
+        for form in forms_of(model, check_forms(list(forms)))
     ]
     measurements = []
     for number, case in enumerate(cases):

@@ -40,22 +40,22 @@ def run(options: argparse.Namespace) -> int:
     ValueError for wrong usage, FileNotFoundError for an unknown model.
     """
     from rich.console import Console
-    from rich.progress import Progress
 
     from segmentarium.benchmarking import Case, benchmark, machine_facts
     from segmentarium.benchmarking.machine import describe
     from segmentarium.benchmarking.report import remarks, table, write_csv, write_json, write_plot
+    from segmentarium.cli.progress import progress
+    from segmentarium.cli.tables import show
     from segmentarium.files import check_targets, has_keys
 
     if options.out is not None:
         targets = [options.out / f"benchmark.{ending}" for ending in ("csv", "json", "png")]
         check_targets(targets, overwrite=options.overwrite, ours=has_keys(targets[1], ("machine", "measurements")))
     facts = machine_facts()
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("measuring")
+    with progress("measuring") as bar:
 
         def tell(number: int, count: int, case: Case) -> None:
-            progress.update(task, completed=number, total=count, description=f"{case.model} {case.form}")
+            bar(number, count, f"{case.model} {case.form}")
 
         measurements = benchmark(
             options.model,
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps({"machine": facts, "measurements": [m.as_dict() for m in measurements]}, indent=1))
     else:
         console = Console()
-        console.print(table(measurements))
+        show(table(measurements))
         for line in remarks(measurements):
             console.print(line, highlight=False)
         console.print(describe(facts), highlight=False)

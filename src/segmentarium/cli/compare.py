@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0: all done; 1: some candidate failed, as the page says; 128 + signal: stopped, goes on with the same command."""
+    from segmentarium.cli.tables import show
     from segmentarium.comparison import Budget, ComparisonOptions, compare
     from segmentarium.comparison.engine import ENGINES, Stopped
     from segmentarium.data import evaluation_split
@@ -92,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         number = stop.number if isinstance(stop, Stopped) else 2
         print("segmentarium compare: stopped; the same command goes on from here", file=sys.stderr)
         return 128 + number
-    print(comparison.markdown())
+    show(comparison.table())
     print(options.out / "comparison.html")
     for outcome in comparison.failed:
         for phase, text in outcome.problem.items():

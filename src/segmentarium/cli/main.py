@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 # verb -> (module, one line)
 VERBS = {
@@ -63,6 +64,7 @@ def parser_for(verb: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"segmentarium {verb}",
         description=line[0].upper() + line[1:] + ".",
+        epilog=examples(module),
         formatter_class=argparse.RawTextHelpFormatter,
     )
     module.add_arguments(parser)
@@ -71,6 +73,14 @@ def parser_for(verb: str) -> argparse.ArgumentParser:
         parser.add_argument("--overwrite", action="store_true", help=text)
     parser.set_defaults(run=module.run)
     return parser
+
+
+def examples(module: Any) -> str | None:
+    """What a verb's help ends with: its module's EXAMPLES, a command each with what it does."""
+    found: tuple[tuple[str, str], ...] = getattr(module, "EXAMPLES", ())
+    width = max((len(command) for command, _ in found), default=0)
+    lines = [f"  {command:<{min(width, 60)}}  {what}" if what else f"  {command}" for command, what in found]
+    return "\n".join(["examples:", *lines]) if found else None
 
 
 def usage() -> str:
@@ -100,13 +110,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"segmentarium: no verb {verb!r}{did_you_mean(verb, list(VERBS))}\n\n{usage()}", file=sys.stderr)
         return 2
     from segmentarium.cli.memory import import_torch, keep_freed_memory
+    from segmentarium.cli.progress import waiting
 
     keep_freed_memory()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("segmentarium").setLevel(logging.INFO)  # such as what fitted of another project's weights
     options = parser_for(verb).parse_args(words[1:])
     if verb not in WITHOUT_TORCH:
-        import_torch()
+        with waiting("loading PyTorch"):
+            import_torch()
     options.words = words  # what was typed, for pages that say how they were made
     try:
         return options.run(options)

@@ -58,7 +58,12 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(
             f"{options.model} finds joints, which have no descriptors to match; give a model such as {MODEL}"
         )
-    found = [finder(item.load(), name=item.name, path=item.path) for item in items if item.load is not None]
+    found = []
+    with progress("finding points", len(items)) as tell:
+        for number, item in enumerate(items):
+            tell(number)
+            if item.load is not None:
+                found.append(finder(item.load(), name=item.name, path=item.path))
     pairs: list[Pair] = []
     missing = 0
     for first, second in itertools.combinations(found, 2):

@@ -274,12 +274,13 @@ class _Run:
         import torch
 
         from segmentarium.benchmarking import Case, machine_facts, run_case
+        from segmentarium.benchmarking.forms import forms_of
 
         if outcome.scores is None:
             return
         measured = record.read("timing") or {"forms": {}}
         threads = self.options.threads or torch.get_num_threads()
-        for form in self.options.engines:
+        for form in forms_of(outcome.weights, self.options.engines):
             earlier = measured["forms"].get(form)
             if earlier is None or (earlier["problem"] and not earlier["skipped"]):
                 self.say(f"{name}: timing {form}")

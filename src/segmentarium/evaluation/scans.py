@@ -20,7 +20,7 @@ NEAR = 2.0  # metres within which a labelled box counts as seen, in the table of
 LEAST = 0.05  # score from which on boxes are scored
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class ScanReport(BaseReport):
     """Scores of boxes in space; errors are in metres, radians and metres a second, all else in 0..1.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from segmentarium.brief import Brief
 from segmentarium.contracts import Detector3d, MaskModel, MaskOutputs, Model, adopt, asked_task
 from segmentarium.export.formats import (
     FORMATS,
@@ -44,8 +45,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class ExportReport:
+@dataclass(frozen=True, repr=False)
+class ExportReport(Brief):
     """What was written and how far it is from eager PyTorch.  `megabytes` counts every file of the format."""
 
     path: Path
@@ -65,6 +66,9 @@ class ExportReport:
     @property
     def passed(self) -> bool:
         return self.relative_error <= self.tolerance
+
+    def told(self) -> str:
+        return f"{str(self.path)!r}, {self.format}, relative error {self.relative_error:.1e}, {self.megabytes:.1f} MB"
 
     def as_dict(self) -> dict[str, Any]:
         return {

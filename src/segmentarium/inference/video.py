@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segmentarium.brief import Brief
 from segmentarium.files import atomic_write, check_targets
-from segmentarium.inference.result import Result, check_kinds, description
+from segmentarium.inference.result import OF_FRAMES, Result, check_kinds, description
 from segmentarium.matting.finder import no_foreground
 from segmentarium.media.sources import Item, VideoError
 from segmentarium.media.stages import Consumer, Prefetcher
@@ -45,8 +46,8 @@ class Frame:
     pixels: np.ndarray  # (H, W, 3) uint8
 
 
-@dataclass
-class VideoResult:
+@dataclass(repr=False)
+class VideoResult(Brief):
     """What `segment_video` wrote; areas: class name -> mean share of the frames."""
 
     files: list[Path]
@@ -150,7 +151,7 @@ def segment_video(
     from segmentarium.inference.segments import SegmentPredictor
     from segmentarium.inference.tracking import SegmentTracker
 
-    check_kinds(kinds)
+    check_kinds(kinds, OF_FRAMES)
     if "cutout" in kinds and predictor.foreground is None:
         raise ValueError(no_foreground(predictor.classes))
     if "mask" in kinds and len(predictor.classes) > 256:

@@ -9,7 +9,8 @@ import glob
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,11 @@ class Item:
 
 
 def expand(source: Source) -> list[Item]:
-    """All items of a source: a path, folder, glob, http(s) address, webcam number, picture, array, tensor, or a list of them.
+    """All items of a source: a path, folder, glob, http(s) address, webcam number, picture, its bytes or an open file of them,
+    array, tensor, "-" (the picture on standard input), or a list of them.
 
-    A folder gives its pictures and videos, subfolders too, in alphabetical order.  Names are made unique.
+    A folder gives its pictures and videos, subfolders too, in alphabetical order; an item's name then has its subfolders, so
+    that results lie as their pictures do.  Names are made unique.
     Raises FileNotFoundError for what is not there and ValueError for a folder or pattern without pictures.
     """
     return _unique(_expand(source))
@@ -66,6 +69,8 @@ def read_one(source: str | os.PathLike[str]) -> tuple[np.ndarray, str, Path | No
 
 
 def _expand(source: Any) -> list[Item]:
+    if isinstance(source, Item):
+        return [source]
     if isinstance(source, bool):
         raise TypeError(f"source is {source}; give a path, a picture, or the number of a webcam")
     if isinstance(source, int):
@@ -78,6 +83,12 @@ def _expand(source: Any) -> list[Item]:
         return [Item("picture", "image", "<array>", lambda: to_array(array))]
     if isinstance(source, str | os.PathLike):
         return _expand_path(os.fspath(source))
+    if isinstance(source, bytes | bytearray | memoryview):
+        return [_bytes(bytes(source), "image", "<bytes>")]
+    if hasattr(source, "read"):  # now, as who opened it may close it
+        name = getattr(source, "name", None)
+        shown = name if isinstance(name, str) else "<file>"
+        return [_bytes(source.read(), Path(shown).stem.strip("<>") or "image", shown)]
     if isinstance(source, Iterable):
         items = [item for one in source for item in _expand(one)]
         if not items:
@@ -85,11 +96,29 @@ def _expand(source: Any) -> list[Item]:
         return items
     raise TypeError(
         f"source is a {type(source).__name__}; give a path, folder, glob, http(s) address, PIL image, "
-        "(H, W), (H, W, 3) or (H, W, 4) uint8 array, (C, H, W) tensor, video, webcam number, or a list of them"
+        "(H, W), (H, W, 3) or (H, W, 4) uint8 array, (C, H, W) tensor, a picture's bytes or an open file of them, video, "
+        "webcam number, or a list of them"
     )
 
 
+def _bytes(data: Any, name: str, origin: str) -> Item:
+    """The picture of a file's bytes."""
+    if not isinstance(data, bytes):
+        raise TypeError(f'{origin} gives {type(data).__name__}; open it for bytes, with open(path, "rb")')
+
+    def load() -> np.ndarray:
+        if not data:
+            raise ImageReadError(f"{origin} is empty; expected the bytes of a picture")
+        stream = io.BytesIO(data)
+        stream.name = origin
+        return np.asarray(read_image(stream))
+
+    return Item("picture", name, origin, load)
+
+
 def _expand_path(text: str) -> list[Item]:
+    if text == "-":
+        return [_bytes(sys.stdin.buffer.read(), "stdin", "<standard input>")]
     if text.startswith(("http://", "https://")):
         name = Path(text.partition("?")[0]).stem or "image"
         return [Item("picture", name, text, lambda: np.asarray(read_image(download(text))))]
@@ -100,7 +129,7 @@ def _expand_path(text: str) -> list[Item]:
             raise ValueError(
                 f"{path} holds no pictures or videos; expected files like {', '.join(sorted(IMAGE_SUFFIXES)[:5])}, …"
             )
-        return [_file(p) for p in found]
+        return [_file(p, path) for p in found]
     if path.is_file():
         return [_file(path)]
     if glob.has_magic(text):
@@ -113,14 +142,39 @@ def _expand_path(text: str) -> list[Item]:
     raise FileNotFoundError(f"{text} does not exist: it is neither a file, nor a folder, nor a pattern that fits files")
 
 
+def watch(folder: Path, leave_out: Path | None = None, every: float = 1.0) -> Iterator[Item]:
+    """The pictures and videos of a folder, and then those that come, for ever; of each two looks at the same size, so that none is
+    half written.
+
+    leave_out  a folder in it that is not looked into, such as that of the results
+    every      seconds between two looks
+    """
+    sizes: dict[Path, int] = {}
+    given: set[Path] = set()
+    while True:
+        now = {}
+        for path in sorted(folder.rglob("*")):
+            if path in given or path.name.startswith(".") or not is_media(path) or not path.is_file():
+                continue
+            if leave_out is None or leave_out.resolve() not in path.resolve().parents:
+                now[path] = path.stat().st_size
+        for path in [path for path, size in now.items() if size and sizes.get(path) == size]:
+            given.add(path)
+            yield _file(path, folder)
+        sizes = now
+        time.sleep(every)
+
+
 def is_media(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES or path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _file(path: Path) -> Item:
+def _file(path: Path, folder: Path | None = None) -> Item:
+    """`folder`: the one that was asked for, whose subfolders stand in the item's name."""
+    name = path.stem if folder is None else path.relative_to(folder).with_suffix("").as_posix()
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        return Item("video", path.stem, str(path), path=path)
-    return Item("picture", path.stem, str(path), lambda: np.asarray(read_image(path)), path)
+        return Item("video", name, str(path), path=path)
+    return Item("picture", name, str(path), lambda: np.asarray(read_image(path)), path)
 
 
 def _unique(items: list[Item]) -> list[Item]:
