@@ -33,6 +33,7 @@ class Case:
     repeats: int = 20
     num_classes: int = 19  # of an architecture without weights
     end_to_end: bool = True
+    seconds: float | None = None  # after which no further call is measured; None: all `repeats` are
     task: str = (
         "semantic"  # of a mask classifier; where segments are told apart, masks and their classes are what it gives
     )
@@ -132,7 +133,7 @@ def measure(case: Case) -> Measurement:
     same = agreement(model, run(example), reference)
     del reference
     reset_peak()
-    latency = time_calls(lambda: run(example), warmup=case.warmup, repeats=case.repeats)
+    latency = time_calls(lambda: run(example), warmup=case.warmup, repeats=case.repeats, seconds=case.seconds)
     peak = peak_mb()
 
     def whole() -> np.ndarray:
@@ -142,7 +143,7 @@ def measure(case: Case) -> Measurement:
         return (logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1)).to(torch.uint8).numpy()
 
     scored = case.end_to_end and model.kind != "keypoints"  # whose points `python -m benchmarks.superpoint` times
-    end_to_end = time_calls(whole, warmup=1, repeats=case.repeats) if scored else None
+    end_to_end = time_calls(whole, warmup=1, repeats=case.repeats, seconds=case.seconds) if scored else None
     return Measurement(
         case=case,
         parameters=parameters,

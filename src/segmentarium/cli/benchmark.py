@@ -8,17 +8,30 @@ from pathlib import Path
 
 from segmentarium.cli.export import size
 
-DEFAULT_ENGINES = "eager,channels-last,deploy,compile,onnxruntime,openvino,openvino-bf16"
+ENGINES = "eager,channels-last,deploy,compile,onnxruntime,openvino,openvino-bf16"
+DEFAULT_ENGINES = "eager,deploy,onnxruntime,openvino"  # torch.compile alone takes half a minute for each model
+DEFAULT_MODELS = ("person", "street")
+EXAMPLES = (
+    ("segmentarium benchmark", "the shipped networks, within three minutes"),
+    ("segmentarium benchmark runs/mine --size 720x1280", "what was trained, at its own size"),
+    ("segmentarium benchmark bisenetv2 segformer_b0 --minutes 10", "networks without weights"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         nargs="*",
-        help="weights by name or file, or an architecture (random weights); default: the shipped weights",
+        help="weights by name or file, or an architecture (random weights); default: person and street",
     )
     parser.add_argument(
-        "--engines", default=DEFAULT_ENGINES, metavar="A,B", help=f"of {DEFAULT_ENGINES} (default: all)"
+        "--engines", default=DEFAULT_ENGINES, metavar="A,B", help=f"of {ENGINES}, or all (default: {DEFAULT_ENGINES})"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=3.0,
+        help="that it may take; what does not fit is left out, and said (default: 3)",
     )
     parser.add_argument("--size", type=size, default=(512, 1024), metavar="HxW", help="of the input, default 512x1024")
     parser.add_argument("--batch", type=int, default=1, help="default 1")
@@ -57,9 +70,11 @@ def run(options: argparse.Namespace) -> int:
         def tell(number: int, count: int, case: Case) -> None:
             bar(number, count, f"{case.model} {case.form}")
 
+        engines = ENGINES if options.engines == "all" else options.engines
         measurements = benchmark(
-            options.model,
-            forms=[part.strip() for part in options.engines.split(",") if part.strip()],
+            options.model or DEFAULT_MODELS,
+            forms=[part.strip() for part in engines.split(",") if part.strip()],
+            minutes=options.minutes,
             size=options.size,
             batch=options.batch,
             threads=options.threads,

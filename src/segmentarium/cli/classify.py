@@ -10,6 +10,8 @@ from typing import Any
 
 TABLE = "classes.csv"
 
+EXAMPLES = (("segmentarium classify photos/ --model runs/classes --top 5 --out classes", ""),)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument

@@ -17,6 +17,14 @@ NOT_SHARED = (
     "allow_changed_options",
 )  # fmt: skip
 
+EXAMPLES = (
+    ("segmentarium compare --data folder --root DIR --models bisenetv2,segformer_b0 --budget 10m --out compare", ""),
+    (
+        "segmentarium compare --data camvid --root DIR --models street,mine=runs/mine --out compare",
+        "what is trained already",
+    ),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument

@@ -6,6 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+EXAMPLES = (
+    ("segmentarium evaluate --model runs/mine --data folder --root DIR --out report", ""),
+    ("segmentarium evaluate --model street --data camvid --root DIR --flip", ""),
+    ("segmentarium evaluate --model deploy/best.onnx --data folder --root DIR", "an exported network"),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 FORMATS = ("onnx", "torch", "openvino")
 SMALL = ((128, 160), (97, 131))  # for --all: each size is a multiple of the strides, and one that is of none
 
+EXAMPLES = (
+    ("segmentarium export runs/mine --format onnx,openvino --out deploy", ""),
+    ("segmentarium export bisenetv2 --random-weights --size 512x1024", "a network without weights"),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="*", help="weights by name or file; with --random-weights, an architecture")

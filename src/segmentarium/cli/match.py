@@ -38,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
     """0: every pair has a geometry; 1: some have none, and their JSON says why; 2: nothing could be done."""
     import numpy as np
 
+    from segmentarium.cli.progress import progress
     from segmentarium.files import check_targets
     from segmentarium.inference.matcher import match_pictures
     from segmentarium.matching.files import Pair, write_colmap, write_hloc

@@ -7,6 +7,12 @@ import json
 
 from segmentarium.cli.tables import show
 
+EXAMPLES = (
+    ("segmentarium models", "all"),
+    ("segmentarium models bisenet", "of one system"),
+    ("segmentarium models --kind classifier --json", ""),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from segmentarium.registry import known

@@ -14,6 +14,11 @@ from typing import Any
 from segmentarium.cli.inputs import Inputs
 
 OUT = "portraits"
+EXAMPLES = (
+    ("segmentarium portrait photo.jpg --background transparent --out cutout.png", ""),
+    ("segmentarium portrait call.mp4", "blurred behind, into portraits/"),
+    ("segmentarium portrait 0 --background beach.jpg --to window", "the webcam"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""How far a verb is, on a terminal: a bar with count and time left, on stderr, gone when it is done.  Into a pipe goes nothing."""
+"""How far a verb is, on a terminal: a bar with count and time left, on stderr, gone when it is done.  Pipes get nothing."""
 
 from __future__ import annotations
 

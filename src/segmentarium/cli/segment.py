@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 
 OUT = "segmented"
+EXAMPLES = (
+    ("segmentarium segment photo.jpg", "overlay, mask, cut-out and JSON into segmented/"),
+    ("segmentarium segment photos/ --model street --kinds mask --out masks", ""),
+    ("segmentarium segment - --out - < photo.jpg > cutout.png", "as a filter"),
+    ("segmentarium segment inbox/ --model runs/mine --watch", "what comes into a folder"),
+    ("segmentarium segment photos/ --model net.onnx --kinds coco,yolo", "an exported network, for labelling tools"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
+EXAMPLES = (
+    ("segmentarium serve", "http://127.0.0.1:8000/"),
+    ("segmentarium serve --models person,mine=runs/mine --port 8080", ""),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

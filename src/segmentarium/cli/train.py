@@ -15,6 +15,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+EXAMPLES = (
+    ("segmentarium train --root DIR", "a folder with images/, masks/ and classes.txt"),
+    ("segmentarium train --root DIR --model segformer_b0 --max-steps 20000", ""),
+    ("segmentarium train --data imagefolder --root DIR --model resnet18", "a folder of pictures for each class"),
+    ("segmentarium train --resume --output runs/mine", "goes on where it was stopped"),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -31,10 +38,13 @@ def add_training_options(
 
     of   the only kind of model whose options are wanted, beside those for all
     """
-    from segmentarium.training.options import TrainingOptions
+    from segmentarium.training.options import GROUPS, TrainingOptions
 
     types_of = typing.get_type_hints(TrainingOptions)
+    heading, target = "", parser
     for item in dataclasses.fields(TrainingOptions):
+        if item.name in GROUPS and isinstance(parser, argparse.ArgumentParser):
+            heading = GROUPS[item.name]
         kinds = item.metadata["of"].split()
         if item.name in leave_out or (of is not None and kinds and of not in kinds):
             continue
@@ -45,7 +55,9 @@ def add_training_options(
             shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
             text += f" (default: {'yes' if default is True else 'no' if default is False else shown})"
         arguments: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
-        parser.add_argument(flag, **arguments, **_kind(types_of[item.name], item.metadata["choices"]))
+        if heading:  # a group whose first options are left out begins later
+            target, heading = parser.add_argument_group(heading), ""
+        target.add_argument(flag, **arguments, **_kind(types_of[item.name], item.metadata["choices"]))
 
 
 def _kind(annotation: Any, choices: tuple[str, ...]) -> dict[str, Any]:

@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+EXAMPLES = (
+    ("segmentarium weights 'segformer*' --data-set cityscapes", ""),
+    ("segmentarium weights --kept", "what lies on this machine"),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pattern", nargs="?", default="*", help="of the names, as in a shell, or a part of them")

@@ -143,8 +143,8 @@ def _expand_path(text: str) -> list[Item]:
 
 
 def watch(folder: Path, leave_out: Path | None = None, every: float = 1.0) -> Iterator[Item]:
-    """The pictures and videos of a folder, and then those that come, for ever; of each two looks at the same size, so that none is
-    half written.
+    """The pictures and videos of a folder, and then those that come, for ever; each when two looks found it of the same size, so
+    that none is half written.
 
     leave_out  a folder in it that is not looked into, such as that of the results
     every      seconds between two looks
