@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,6 +58,13 @@ WRITES_FILES = (
 )
 
 
+class Folded(argparse.RawTextHelpFormatter):
+    """Lines as they were written, folded where the terminal is narrower."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return [part for line in text.splitlines() for part in textwrap.wrap(line, width) or [""]]
+
+
 def parser_for(verb: str) -> argparse.ArgumentParser:
     """The parser of one verb; imports its module."""
     name, line = VERBS[verb]
@@ -65,7 +73,7 @@ def parser_for(verb: str) -> argparse.ArgumentParser:
         prog=f"segmentarium {verb}",
         description=line[0].upper() + line[1:] + ".",
         epilog=examples(module),
-        formatter_class=argparse.RawTextHelpFormatter,
+        formatter_class=Folded,
     )
     module.add_arguments(parser)
     if verb in WRITES_FILES:  # `train` and `compare` know their own runs, and begin in no folder that holds another
@@ -78,8 +86,7 @@ def parser_for(verb: str) -> argparse.ArgumentParser:
 def examples(module: Any) -> str | None:
     """What a verb's help ends with: its module's EXAMPLES, a command each with what it does."""
     found: tuple[tuple[str, str], ...] = getattr(module, "EXAMPLES", ())
-    width = max((len(command) for command, _ in found), default=0)
-    lines = [f"  {command:<{min(width, 60)}}  {what}" if what else f"  {command}" for command, what in found]
+    lines = [f"  {command}" + (f"\n      {what}" if what else "") for command, what in found]
     return "\n".join(["examples:", *lines]) if found else None
 
 
