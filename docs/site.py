@@ -23,7 +23,10 @@ OUTSIDE = {
     "CHANGELOG.md": "changelog.md",
     "benchmarks/README.md": "benchmarks.md",
 }
-GUIDES = ("portrait", "data", "train", "weights", "evaluation", "compare", "serve", "masks", "long_tail", "pretraining", "keypoints", "lidar")  # fmt: skip
+GUIDES = (
+    "portrait", "data", "train", "weights", "evaluation", "compare", "serve", "masks", "long_tail", "pretraining", "keypoints",
+    "lidar",
+)  # fmt: skip
 LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 
 
@@ -33,7 +36,10 @@ def on_config(config: Any) -> Any:
 
     docs = ROOT / "docs"
     guides = [f"{name}.md" for name in GUIDES if (docs / f"{name}.md").is_file()]
-    systems = ["models/README.md", *sorted(f"models/{p.name}" for p in (docs / "models").glob("*.md") if p.name != "README.md")]
+    systems = [
+        "models/README.md",
+        *sorted(f"models/{p.name}" for p in (docs / "models").glob("*.md") if p.name != "README.md"),
+    ]
     notebooks = [f"notebooks/{path.stem}.md" for path in sorted((docs / "notebooks").glob("*.ipynb"))]
     verbs = [{verb: f"verbs/{verb}.md"} for verb in dict(sorted(VERBS.items()))]
     config.nav = [
@@ -65,8 +71,16 @@ def on_files(files: Any, config: Any) -> Any:
     for path, text in sources.items():
         for _, link, _ in LINK.findall(text):
             target = posixpath.normpath(posixpath.join(posixpath.dirname(path), link))
-            if ":" not in link and (ROOT / target).is_file() and target not in OUTSIDE and not target.startswith("docs/"):
-                add(f"files/{target}.txt" if target.endswith((".py", ".md")) else f"files/{target}", (ROOT / target).read_bytes())
+            if (
+                ":" not in link
+                and (ROOT / target).is_file()
+                and target not in OUTSIDE
+                and not target.startswith("docs/")
+            ):
+                add(
+                    f"files/{target}.txt" if target.endswith((".py", ".md")) else f"files/{target}",
+                    (ROOT / target).read_bytes(),
+                )
     return files
 
 
@@ -113,7 +127,9 @@ def verb_pages() -> dict[str, str]:
     lines = ["# Verbs", "", "| verb | |", "|---|---|"]
     for verb, (_, line) in VERBS.items():
         lines.append(f"| [`{verb}`]({verb}.md) | {line} |")
-        pages[f"verbs/{verb}.md"] = f"# {verb}\n\n{line[0].upper() + line[1:]}.\n\n```text\n{parser_for(verb).format_help()}```\n"
+        pages[f"verbs/{verb}.md"] = (
+            f"# {verb}\n\n{line[0].upper() + line[1:]}.\n\n```text\n{parser_for(verb).format_help()}```\n"
+        )
     return pages | {"verbs/index.md": "\n".join(lines) + "\n"}
 
 

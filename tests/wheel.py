@@ -41,11 +41,23 @@ def contents(wheel: Path) -> list[str]:
     """What is wrong with what a wheel holds."""
     with zipfile.ZipFile(wheel) as file:
         names = {info.filename: info.file_size for info in file.infolist()}
-    wrong = [] if wheel.stat().st_size < LARGEST else [f"{wheel.stat().st_size / 1e6:.1f} MB are more than {LARGEST / 1e6:.0f}"]
-    for needed in ("py.typed", "models.json", "weights/published.tsv", "weights/files/person.onnx", "web/static/index.html"):
+    wrong = (
+        []
+        if wheel.stat().st_size < LARGEST
+        else [f"{wheel.stat().st_size / 1e6:.1f} MB are more than {LARGEST / 1e6:.0f}"]
+    )
+    for needed in (
+        "py.typed",
+        "models.json",
+        "weights/published.tsv",
+        "weights/files/person.onnx",
+        "web/static/index.html",
+    ):
         if f"segmentarium/{needed}" not in names:
             wrong.append(f"{needed} is missing")
-    return wrong + [f"{name} does not belong into it" for name in names if name.split("/")[0] in ("tests", "docs", "benchmarks")]
+    return wrong + [
+        f"{name} does not belong into it" for name in names if name.split("/")[0] in ("tests", "docs", "benchmarks")
+    ]
 
 
 def check(wheel: Path, extra: str, folder: Path) -> list[str]:
@@ -53,13 +65,23 @@ def check(wheel: Path, extra: str, folder: Path) -> list[str]:
     python = folder / "env" / "bin" / "python"
     made = run(["uv", "venv", "--quiet", "--python", sys.executable, str(folder / "env")], folder)
     wanted = f"{wheel}[{extra}]" if extra != "none" else str(wheel)
-    made = made if made.returncode else run(["uv", "pip", "install", "--quiet", "--python", str(python), wanted], folder)
+    made = (
+        made if made.returncode else run(["uv", "pip", "install", "--quiet", "--python", str(python), wanted], folder)
+    )
     if made.returncode:
         return [f"cannot be installed: {made.stderr.strip()[-300:]}"]
     (folder / "photo.jpg").write_bytes(PHOTO.read_bytes())
     (folder / "clip.mp4").write_bytes(b"no clip")
     wrong = []
-    command = [str(python.with_name("segmentarium")), "portrait", "photo.jpg", "--background", "transparent", "--out", "cut.png"]
+    command = [
+        str(python.with_name("segmentarium")),
+        "portrait",
+        "photo.jpg",
+        "--background",
+        "transparent",
+        "--out",
+        "cut.png",
+    ]
     done = run(command, folder)  # README's first
     if done.returncode or not (folder / "cut.png").is_file():
         wrong.append(f"README's first command: {done.stderr.strip()[-300:]}")

@@ -55,7 +55,14 @@ def test_a_notebook_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             space.update(TINY[name])
     made = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     if name == "1_cut_out":
-        assert {"cutout.png", "blur.png", "green.png", "image_mask.png", "image_coco.json", "image_labelme.json"} == made
+        assert {
+            "cutout.png",
+            "blur.png",
+            "green.png",
+            "image_mask.png",
+            "image_coco.json",
+            "image_labelme.json",
+        } == made
         assert 0.2 < space["found"].areas["person"] < 0.8
     if name == "2_train_on_a_folder":
         assert "000_mask.png" in made

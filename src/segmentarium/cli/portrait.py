@@ -125,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
                 if listed is not None:
                     listed.failed(item.origin, text)
             bar.advance(all_of_them)
-            if listed is not None and done:
+            if listed is not None and done and (stop() or item is items[-1]):
                 listed.write()
             if stop():
                 _tell("interrupted; what was done until then is complete")

@@ -158,9 +158,11 @@ def run(options: argparse.Namespace) -> int:
                     print(f"segmentarium segment: {shown}", file=sys.stderr)
                     if listed is not None:
                         listed.failed(item.origin, message)
-                if listed is not None and (done or options.watch):
+                if listed is not None and options.watch:
                     listed.write()
                 bar.advance(job.task)
+    if listed is not None and done:
+        listed.write()
     if done or options.watch:
         print(f"{done} of {done + failed} done with {predictor.model_name} on {predictor.engine}; see {out}")
     else:
