@@ -24,7 +24,8 @@ def hook(event, arguments):
             print(event, arguments[-1 if event == "socket.connect" else 0], file=file)
 sys.addaudithook(hook)
 """
-# Every engine, and of the verbs one of each kind: what computes, trains, scores, checks, serves, lists.  The two calls at the end show that the watchers see what there is to see.
+# Every engine, and of the verbs one of each kind: what computes, trains, scores, checks, serves, lists.
+# The two calls at the end show that the watchers see what there is to see.
 WORK = """
 import socket, sys
 import segmentarium
