@@ -101,6 +101,8 @@ def test_saves_agree(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is one file, and kinds are mask, json"):
         result().save(tmp_path / "two.png", ("mask", "json"))
     with pytest.raises(ValueError, match="one kind of that suffix"):
+        result().save(tmp_path / "two.jpg")
+    with pytest.raises(ValueError, match="one kind of that suffix"):
         result().save(tmp_path / "two.json", ("mask",))
     portrait = PortraitResult(np.zeros((4, 6, 4), np.uint8), np.zeros((4, 6), np.uint8), 0.5, "me")
     assert portrait.save(tmp_path / "p.png") == [tmp_path / "p.png"]

@@ -92,7 +92,9 @@ def test_help_folds_and_its_examples_can_be_typed(verb: str, monkeypatch: pytest
     parser = parser_for(verb)
     lines = parser.format_help().splitlines()
     ends = lines.index("examples:") if "examples:" in lines else len(lines)
-    assert [line for line in lines[lines.index("") : ends] if len(line) > 80 and "{" not in line] == []  # choices stay whole
+    assert [
+        line for line in lines[lines.index("") : ends] if len(line) > 80 and "{" not in line
+    ] == []  # choices stay whole
     for line in lines[ends:]:
         if line.strip().startswith("segmentarium "):
             words = shlex.split(re.sub(r" [<>] \S+", "", line))
@@ -108,5 +110,7 @@ def test_defaults_that_help_shows_are_true(verb: str) -> None:
         )
         if found is None or action.default in (None, "==SUPPRESS==", False):
             continue
-        shown = {str(action.default)} | ({f"{action.default:g}"} if isinstance(action.default, int | float) else set())
-        assert found[1].rstrip(".") in shown, (action.option_strings, action.help)
+        given = action.default
+        shown = {str(given), "x".join(map(str, given)) if isinstance(given, tuple) else str(given)}
+        true = float(found[1]) == given if isinstance(given, int | float) else found[1].rstrip(".") in shown
+        assert true, (action.option_strings, action.help)

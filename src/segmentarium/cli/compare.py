@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--debug", action="store_true", help="show the traceback of an error")
     group = parser.add_argument_group(
         "training",
-        "the same for all; what is not given is of the recipe, or AdamW at 0.001, batch 8, crops of 70 %% of a side",
+        "the same for all; what is not given is of the recipe, or AdamW at 0.001, batch 8, crops of 70 % of a side",
     )
     add_training_options(group, NOT_SHARED)
 

@@ -64,6 +64,14 @@ class Folded(argparse.RawTextHelpFormatter):
     def _split_lines(self, text: str, width: int) -> list[str]:
         return [part for line in text.splitlines() for part in textwrap.wrap(line, width) or [""]]
 
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = (
+            part
+            for line in text.splitlines()  # examples, which are indented, stay as they can be typed
+            for part in ([line] if line.startswith(" ") else textwrap.wrap(line, width - len(indent)) or [""])
+        )
+        return "\n".join(indent + line for line in lines)
+
 
 def parser_for(verb: str) -> argparse.ArgumentParser:
     """The parser of one verb; imports its module."""

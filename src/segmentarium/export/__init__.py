@@ -29,6 +29,7 @@ from segmentarium.export.formats import (
 from segmentarium.export.metadata import model_metadata, read_metadata
 from segmentarium.export.parity import RUNNERS, SIZES, TOLERANCE, Comparison, Image, ParityCheck, PointsCheck
 from segmentarium.files import check_targets, has_keys
+from segmentarium.weights.exported import ExportedNetwork
 
 __all__ = [
     "FORMATS",
@@ -153,6 +154,8 @@ def export_formats(
 def exported(model: nn.Module, task: str | None) -> Model:
     """What is written of a model: of a mask classifier its masks and their classes, where `task` tells segments apart."""
     model = adopt(model)
+    if isinstance(model, ExportedNetwork):
+        raise ExportError(f"{model.file} is an exported network already; export the weights that it is made of")
     told = asked_task(model, task) != "semantic"
     return MaskOutputs(model) if told and isinstance(model, MaskModel) else model
 

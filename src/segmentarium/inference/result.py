@@ -40,6 +40,16 @@ ENDINGS = {
 }
 KINDS = tuple(ENDINGS)
 OF_FRAMES = ("overlay", "mask", "cutout", "json")  # what videos, and files that are read in rows, have of these
+FILE_SUFFIXES = (
+    ".png",
+    ".json",
+    ".txt",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".tif",
+    ".bmp",
+)  # of one file, where `save` is given that
 RGB = tuple[int, int, int]
 
 
@@ -174,7 +184,7 @@ class Result(Shown):
         name       instead of the source's own
         overwrite  files that are there are replaced; else FileExistsError is raised and nothing written
         """
-        as_file = Path(folder).suffix.lower() in (".png", ".json", ".txt")
+        as_file = Path(folder).suffix.lower() in FILE_SUFFIXES
         kinds = kinds or (("overlay",) if as_file else ("overlay", "mask", "json"))
         check_kinds(kinds)
         if as_file:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from segmentarium.files import atomic_write, check_targets
 from segmentarium.inference.polygons import Piece
-from segmentarium.inference.result import ENDINGS, Result, check_kinds, detections
+from segmentarium.inference.result import ENDINGS, FILE_SUFFIXES, Result, check_kinds, detections
 from segmentarium.inference.segment_drawing import segment_overlay
 from segmentarium.inference.segment_map import FoundSegment, SegmentMap, bands
 from segmentarium.media.png import PngWriter
@@ -106,7 +106,7 @@ class SegmentResult(Result):
         name       instead of the source's own
         overwrite  files that are there are replaced; else FileExistsError is raised and nothing written
         """
-        if Path(folder).suffix.lower() in (".png", ".json", ".txt"):
+        if Path(folder).suffix.lower() in FILE_SUFFIXES:
             return super().save(folder, kinds, name=name, overwrite=overwrite)
         kinds = kinds or ("overlay", "mask", "json")
         check_segment_kinds(kinds)

@@ -45,6 +45,9 @@ class ExportedNetwork(Model):
             self.classes = tuple(told["classes"])
         if told.get("palette"):
             self.palette = tuple((r, g, b) for r, g, b in told["palette"])
+        if told["kind"] == "mask" and isinstance(self, SegmentationModel) and len(self.classes) == 1:
+            # its one logit tells the class from all else
+            self.classes, self.palette = ("background", *self.classes), ((0, 0, 0), *self.palette)
         self.eval()
 
     @property
