@@ -8,8 +8,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from segmentarium.benchmarking.timing import Latency, time_calls
 from segmentarium.brief import Brief
 from segmentarium.weights.exported import is_exported
 
+_WRITTEN: set[Case] = set()  # networks that are in the engines' cache
 ARCHITECTURES = ("segmenter", "mask", "classifier", "keypoints")  # kinds that take one picture
 
 
@@ -159,15 +160,15 @@ def measure(case: Case) -> Measurement:
 
 def run_case(case: Case, timeout: float = 1800) -> Measurement:
     """Measures `case` in a process of its own.  A failure becomes the measurement's `problem`, never an exception."""
+    ends = time.monotonic() + timeout
     if case.form.startswith(("onnx", "openvino")) and not is_exported(case.model):
-        write_network(case.model, case.num_classes, timeout, case.task)
-    return _in_process(case, timeout, "measure")
-
-
-@cache
-def write_network(model: str, num_classes: int, timeout: float, task: str = "semantic") -> None:
-    """Lets another process trace the model into the engines' cache, whose memory would else count as theirs."""
-    _in_process(Case(model, "onnxruntime", num_classes=num_classes, task=task), timeout, "write")
+        written = Case(case.model, "onnxruntime", num_classes=case.num_classes, task=case.task)
+        if (
+            written not in _WRITTEN
+        ):  # traced into the engines' cache by another process: its memory would else count as theirs
+            _in_process(written, timeout, "write")
+            _WRITTEN.add(written)
+    return _in_process(case, max(0.0, ends - time.monotonic()), "measure")
 
 
 def _in_process(case: Case, timeout: float, job: str) -> Measurement:

@@ -69,9 +69,7 @@ def benchmark(
             continue
         share = left / (len(cases) - number)
         done = run_case(replace(case, seconds=max(1.0, share / 4)), timeout=left)
-        if done.problem.startswith("took longer"):
-            done = replace(done, skipped=True)
-        measurements.append(done)
+        measurements.append(replace(done, case=case, skipped=done.skipped or done.problem.startswith("took longer")))
     return measurements
 
 

@@ -280,7 +280,12 @@ class _Run:
             return
         measured = record.read("timing") or {"forms": {}}
         threads = self.options.threads or torch.get_num_threads()
-        for form in forms_of(outcome.weights, self.options.engines):
+        try:
+            forms = forms_of(outcome.weights, self.options.engines)
+        except ValueError as error:  # an exported network, and none of its engines was asked for
+            self._fail(record, outcome, "timing", error, name)
+            return
+        for form in forms:
             earlier = measured["forms"].get(form)
             if earlier is None or (earlier["problem"] and not earlier["skipped"]):
                 self.say(f"{name}: timing {form}")
