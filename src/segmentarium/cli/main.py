@@ -38,6 +38,7 @@ VERBS = {
     "models": ("models", "the registered models, and which networks stand on which backbones"),
 }
 
+MANY = 12  # options, from which on they are not repeated in the line of usage
 WITHOUT_TORCH = ("models", "portrait")  # import it where a model needs it
 WRITES_FILES = (
     "segment",
@@ -87,6 +88,10 @@ def parser_for(verb: str) -> argparse.ArgumentParser:
     if verb in WRITES_FILES:  # `train` and `compare` know their own runs, and begin in no folder that holds another
         text = "replace files that are there, inputs too; without it they are refused"
         parser.add_argument("--overwrite", action="store_true", help=text)
+    if len(parser._actions) > MANY:  # a list of all of them is no usage
+        given = [action for action in parser._actions if not action.option_strings]
+        places = [f"{action.metavar or action.dest}{' …' if action.nargs == '+' else ''}" for action in given]
+        parser.usage = " ".join(["%(prog)s", *places, "[options]"])
     parser.set_defaults(run=module.run)
     return parser
 
