@@ -83,9 +83,9 @@ def _expand(source: Any) -> list[Item]:
         return [Item("picture", "image", "<array>", lambda: to_array(array))]
     if isinstance(source, str | os.PathLike):
         return _expand_path(os.fspath(source))
-    if isinstance(source, bytes | bytearray | memoryview):
-        return [_bytes(bytes(source), "image", "<bytes>")]
-    if hasattr(source, "read"):  # now, as who opened it may close it
+    if _is_file(source):  # read now, as who opened it may close it
+        if not hasattr(source, "read"):
+            return [_bytes(bytes(source), "image", "<bytes>")]
         name = getattr(source, "name", None)
         shown = name if isinstance(name, str) else "<file>"
         return [_bytes(source.read(), Path(shown).stem.strip("<>") or "image", shown)]
@@ -226,18 +226,27 @@ def _from_pillow(picture: Image.Image) -> np.ndarray:
     return np.asarray(read_image(stream))
 
 
+def _is_file(value: Any) -> bool:
+    """Whether it is the bytes of a file, or one that is open."""
+    return isinstance(value, bytes | bytearray | memoryview) or hasattr(value, "read")
+
+
 def _is_tensor(value: Any) -> bool:
     torch = sys.modules.get("torch")  # who has a tensor has imported it
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def to_array(image: Any) -> np.ndarray:
-    """A picture (H, W, C) uint8 of an array (H, W[, C]) or a tensor (C, H, W) or (1, C, H, W).
+    """A picture (H, W, C) uint8 of an array (H, W[, C]), a tensor (C, H, W) or (1, C, H, W), a file's bytes, or an open file.
 
     Floating-point values are taken as 0..1, 16-bit ones as 0..65535.  TypeError and ValueError for anything else.
     """
     if isinstance(image, Image.Image):
         return _from_pillow(image)
+    if _is_file(image):
+        (item,) = _expand(image)
+        assert item.load is not None
+        return item.load()
     if _is_tensor(image):
         tensor = image.detach().cpu()
         if tensor.ndim == 4 and tensor.shape[0] == 1:
