@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
                 message = _one(portrait, item, where, options, bar, stop)
                 done += 1
                 if listed is not None:
-                    listed.done(item.origin, [where])
+                    listed.done(item.origin, [str(where)])
                 if message:
                     failed += 1
                     _tell(message)

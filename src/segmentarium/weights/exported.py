@@ -93,7 +93,8 @@ class ExportedMasks(ExportedNetwork, MaskModel):
     """A mask classifier whose file gives its masks and their classes."""
 
     def forward_masks(self, image: Tensor) -> MaskSet:
-        return MaskSet(*self.answers(image))
+        class_logits, mask_logits = self.answers(image)
+        return MaskSet(class_logits, mask_logits)
 
 
 class ExportedClassifier(ExportedNetwork, Classifier):
