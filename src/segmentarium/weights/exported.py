@@ -39,7 +39,9 @@ class ExportedNetwork(Model):
         self.file, self.told = file, told
         height, width = shape[-2:]
         self.fixed_size = (height, width) if height and width else None
-        self.preprocessing = Preprocessing.from_dict(told["preprocessing"] or {}).for_channels(self.in_channels)
+        wanted = told["preprocessing"]
+        said = Preprocessing.from_dict(wanted) if wanted else Preprocessing()
+        self.preprocessing = said.for_channels(self.in_channels)
         self.weights_header = {key: told.get(key) for key in ("dataset", "metrics", "licences", "classes")}
         if told["classes"]:
             self.classes = tuple(told["classes"])
@@ -130,7 +132,13 @@ def load_exported(file: str | Path) -> ExportedNetwork:
         raise ValueError(f"{file} is no network that can be read: {str(error).strip().splitlines()[0]}") from error
     if not texts.keys() >= NEEDED:
         raise ValueError(f"{file} does not say what its classes are: it was not written by `segmentarium export`")
-    told = {key: json.loads(text) for key, text in texts.items()}
+    try:
+        return _made(file, {key: json.loads(text) for key, text in texts.items()}, shape, outputs)
+    except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:  # what a stranger wrote into it
+        raise ValueError(f"{file} says of itself what cannot be ({type(error).__name__}: {error})") from error
+
+
+def _made(file: Path, told: dict[str, Any], shape: tuple[int | None, ...], outputs: int) -> ExportedNetwork:
     build = KINDS.get(told["kind"])
     if told["kind"] == "mask" and outputs == 1:
         build = ExportedSegmenter  # its scores, of every pixel
