@@ -122,7 +122,7 @@ def verb_pages() -> dict[str, str]:
 
     from segmentarium.cli.main import VERBS, parser_for
 
-    os.environ["COLUMNS"] = "84"
+    os.environ["COLUMNS"] = "84"  # of the help
     pages = {}
     lines = ["# Verbs", "", "| verb | |", "|---|---|"]
     for verb, (_, line) in VERBS.items():
