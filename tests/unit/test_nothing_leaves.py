@@ -42,7 +42,7 @@ import timm, huggingface_hub
 from pathlib import Path
 from tests.unit.training_material import labelled_folder, quick_options
 root = labelled_folder(Path("data"), 2)
-quick = quick_options(root, Path("run"), max_steps=1, batch_size=1, val_every=1, precision="32")
+quick = quick_options(root, Path("run"), max_steps=1, batch_size=2, val_every=1, precision="32")
 segmentarium.train(quick)  # Lightning and TensorBoard
 assert list(Path("run/tensorboard").iterdir())
 data = ["--data", "folder", "--root", "data"]
