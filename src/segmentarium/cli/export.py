@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--opset",
         type=int,
-        help="ONNX operator set, of onnx and openvino: 18 or more (default: 20); refused where it cannot be had",
+        help="ONNX operator set, of onnx and openvino; refused where the model cannot have it (default: 20)",
     )
     parser.add_argument(
         "--tolerance", type=float, default=1e-4, help="relative error that is still equal, default 1e-4"
