@@ -212,8 +212,8 @@ async function play(video, live, first) {
     show($("before"), frame, width, height);
     show($("after"), result, width, height);
     if (result.close) result.close();
+    given(null); // before a recording begins: a canvas that nobody sees may be recorded black
     if (frames++ === 0) await first();
-    given(null);
     say(`${(frames / ((performance.now() - started) / 1000)).toFixed(1)} frames per second`, live.recording?.began ? "live recording" : "live");
     await new Promise(requestAnimationFrame);
   }
