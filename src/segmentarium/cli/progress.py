@@ -16,7 +16,7 @@ def progress(words: str, total: int | None = None) -> Iterator[Tell]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # what is printed meanwhile stays on stdout, also where that is a pipe
     quiet = {"transient": True, "redirect_stdout": sys.stdout.isatty()}
     with Progress(*columns, console=console, disable=not console.is_terminal, **quiet) as bar:
