@@ -25,8 +25,8 @@ FOLDER = """
 import numpy as np
 from pathlib import Path
 from PIL import Image
-for number in range(8):
-    for name, values in (("images", np.full((64, 64, 3), 9 * number)), ("masks", np.eye(64) > 0)):
+for number in range(60):
+    for name, values in (("images", np.full((64, 64, 3), 4 * number)), ("masks", np.eye(64) > 0)):
         Path("data", name).mkdir(parents=True, exist_ok=True)
         Image.fromarray(values.astype(np.uint8)).save(f"data/{name}/{number}.png")
 Path("data", "classes.txt").write_text("ground\\nline\\n")
