@@ -87,8 +87,9 @@ def _expand(source: Any) -> list[Item]:
         if not hasattr(source, "read"):
             return [_bytes(bytes(source), "image", "<bytes>")]
         name = getattr(source, "name", None)
-        shown = name if isinstance(name, str) else "<file>"
-        return [_bytes(source.read(), Path(shown).stem.strip("<>") or "image", shown)]
+        if not isinstance(name, str):
+            return [_bytes(source.read(), "image", "<file>")]
+        return [_bytes(source.read(), Path(name).stem.strip("<>") or "image", name)]
     if isinstance(source, Iterable):
         items = [item for one in source for item in _expand(one)]
         if not items:
