@@ -92,7 +92,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
         strace = []
     done = subprocess.run(
         [*strace, sys.executable, "-c", WORK],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=550, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     connected = [line for line in calls.read_text("utf-8").splitlines() if "AF_INET" in line] if strace else None
