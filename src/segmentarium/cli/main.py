@@ -132,6 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from segmentarium.cli.memory import import_torch, keep_freed_memory
     from segmentarium.cli.progress import waiting
 
+    from segmentarium.files import cache_folder
+
+    # matplotlib lists its fonts in the home folder, unless it is told where else
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     keep_freed_memory()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("segmentarium").setLevel(logging.INFO)  # such as what fitted of another project's weights
