@@ -131,7 +131,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     from segmentarium.cli.memory import import_torch, keep_freed_memory
     from segmentarium.cli.progress import waiting
-
     from segmentarium.files import cache_folder
 
     # matplotlib lists its fonts in the home folder, unless it is told where else
