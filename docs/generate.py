@@ -30,6 +30,9 @@ from segmentarium.registry import Entry, Paper, registered
 from segmentarium.weights.catalogue import CATALOGUE
 from segmentarium.weights.layouts import layouts
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # tests load this file from elsewhere
+from prose import markdown
+
 DOCS = Path(__file__).resolve().parent
 README = DOCS.parent / "README.md"
 SOURCE = DOCS.parent / "src" / "segmentarium"
@@ -117,27 +120,6 @@ def table_of_systems() -> str:
 
 
 # pages -----------------------------------------------------------------------------------------------------------------
-
-# `name   what it is`, aligned, as docstrings have it; prose has no three spaces in a row
-ITEM = re.compile(r'("?[\w.+-]+"?(?:, "?[\w.+-]+"?)*) {3,}(\S.*)')
-
-
-def markdown(text: str) -> str:
-    """A docstring's prose as Markdown: its aligned lists become lists; indented blocks are code there already."""
-    lines: list[str] = []
-    inside = False
-    for line in text.splitlines():
-        item = ITEM.fullmatch(line)
-        if item:
-            if not inside and lines and lines[-1]:
-                lines.append("")
-            lines.append(f"- `{item[1].strip()}`: " + re.sub(r" {3,}", " ", item[2]))
-        elif inside and line.startswith("  "):
-            lines.append(f"  {line.strip()}")
-        else:
-            lines += ["", line] if inside and line else [line]
-        inside = bool(item) or (inside and line.startswith("  "))
-    return "\n".join(lines).strip()
 
 
 def paper_lines(paper: Paper) -> list[str]:

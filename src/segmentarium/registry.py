@@ -227,7 +227,9 @@ def entry(name: str) -> Entry:
     if name in known():
         importlib.import_module(f"segmentarium.{known()[name]['module']}")
     if name not in _ENTRIES:
-        raise KeyError(f"no model is called {name!r}{did_you_mean(name, list_models())}")
+        from segmentarium.weights.names import no_model
+
+        raise KeyError(f"no model is called {name!r}{no_model(name)}")
     return _ENTRIES[name]
 
 

@@ -10,11 +10,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from segmentarium.onnx_head import check_onnx
+
+if TYPE_CHECKING:
+    import numpy as np
+
+METADATA_KEY = "segmentarium"  # who wrote a file, in ONNX; the group of what it says of itself, in OpenVINO
 
 
 def onnx_session(network: str | Path, threads: int) -> Any:
@@ -123,3 +128,37 @@ def _own_signal_stack() -> Iterator[None]:
 
 
 _DISABLE = 2  # SS_DISABLE
+
+
+def runner(network: Any) -> Callable[..., list[np.ndarray]]:
+    """Arrays, contiguous, in the order of its inputs -> all that a session of ONNX Runtime or a compiled network of OpenVINO
+    gives."""
+    if hasattr(network, "get_inputs"):
+        names = [put.name for put in network.get_inputs()]
+        return lambda *given: network.run(None, dict(zip(names, given, strict=True)))
+    request = network.create_infer_request()
+
+    def run(*given: np.ndarray) -> list[np.ndarray]:
+        request.infer(list(given), share_inputs=True)
+        return [request.get_output_tensor(i).data.copy() for i in range(len(network.outputs))]
+
+    return run
+
+
+def exported_texts(network: Path) -> tuple[dict[str, str], tuple[int | None, ...], int]:
+    """Of an .onnx or .xml file: what it says of itself, as JSON texts ({}: it is not of `segmentarium export`); the shape of its
+    first input, None where that is open; how many outputs it has."""
+    if network.suffix.lower() == ".xml":
+        model = import_openvino().Core().read_model(str(network))
+        ours = METADATA_KEY in model.get_rt_info()
+        # OpenVINO gives a group back as a plain dict, but its values as its own OVAny
+        group = model.get_rt_info([METADATA_KEY]).value if ours else {}
+        texts = {key: model.get_rt_info([METADATA_KEY, key]).astype(str) for key in group}
+        shape = tuple(axis.get_length() if axis.is_static else None for axis in model.inputs[0].partial_shape)
+        return texts, shape, len(model.outputs)
+    session = onnx_session(network, 1)
+    facts = session.get_modelmeta()
+    axes = session.get_inputs()[0].shape
+    shape = tuple(axis if isinstance(axis, int) else None for axis in axes)
+    texts = dict(facts.custom_metadata_map) if facts.producer_name == METADATA_KEY else {}
+    return texts, shape, len(session.get_outputs())

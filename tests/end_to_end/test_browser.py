@@ -192,6 +192,9 @@ def check_clip(page: Any, tmp_path: Path) -> None:
     av = pytest.importorskip("av", reason="PyAV is not installed: no clip can be read")
     choose(page, "colour")
     give(page, clip_of_the_photograph(tmp_path / "moving.webm"))
+    told = page.text_content("#status")
+    assert re.search(r"Done: \d+ of 12 frames", told)
+    assert 'segmentarium portrait "moving.webm" --background "#20c040"' in told
     file = downloaded(page, tmp_path)
     assert file.name == "moving_portrait.webm"
     with av.open(str(file)) as container:
@@ -237,6 +240,46 @@ def test_a_photo_may_be_dropped_and_have_a_picture_behind_it(page: Any, server: 
     page.wait_for_selector("#status.done")
     assert near(colour(page, "after", CORNER), (200, 120, 20), 3)
     assert near(colour(page, "after", FACE), colour(page, "before", FACE))
+
+
+def test_several_photos_a_mask_and_a_stronger_blur(page: Any, server: str, tmp_path: Path) -> None:
+    ready(page, server)
+    assert page.is_visible("#drop")
+    assert page.is_visible("#strength")
+    (tmp_path / "note.jpg").write_text("no picture")
+    small = Image.open(PHOTO).convert("RGB").resize((256, 256))
+    small.save(tmp_path / "first.png")
+    small.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "second.png")
+    page.set_input_files("#file", [str(tmp_path / name) for name in ("first.png", "note.jpg", "second.png")])
+    page.wait_for_selector("#all:not([hidden])")
+    assert page.locator("#list button").all_text_contents() == ["first.png", "note.jpg", "second.png"]
+    assert page.locator("#list [aria-current=true]").text_content() == "first.png"
+    page.locator("#list button").nth(1).click()
+    assert "not a picture" in page.text_content("#status")
+    page.locator("#list button").nth(2).click()
+    page.wait_for_function("document.getElementById('save').download === 'second_portrait.png'")
+    with page.expect_download() as download:
+        page.click("#mask")
+    assert download.value.suggested_filename == "second_mask.png"
+    download.value.save_as(tmp_path / "mask.png")
+    mask = np.asarray(Image.open(tmp_path / "mask.png").convert("L"))
+    assert mask.shape == (256, 256)
+    assert mask[56, round(256 * (1 - FACE[0]))] > 250
+    assert mask[8, 248] < 5
+    choose(page, "transparent")
+    assert not page.is_visible("#strength")
+
+
+def test_the_page_opened_from_disk_says_what_to_do(browser: Any, tmp_path: Path) -> None:
+    from segmentarium.web.assets import assets
+
+    for path, (content, _) in assets("offline").items():
+        (tmp_path / (path.lstrip("/") or "index.html")).write_bytes(content)
+    tab = browser.new_page()
+    tab.goto((tmp_path / "index.html").as_uri())
+    assert "python -m http.server" in tab.text_content("#status")
+    assert not tab.is_visible("#drop")
+    tab.close()
 
 
 def test_a_text_named_jpg_is_refused_in_words(page: Any, server: str, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_folder_of_everything(tmp_path: Path, weights: str, capsys: pytest.Cap
     assert "c.jpg" in told
     assert "4 of 5 done" in told
     assert "d.mp4: 4 frames" in told
-    assert names(tmp_path / "out") == ["a.jpg", "b.png", "d.mp4", "e.mp4"]
+    assert names(tmp_path / "out") == ["_inputs.json", "a.jpg", "b.png", "d.mp4", "e.mp4"]
     with av.open(str(tmp_path / "out" / "d.mp4")) as container:
         assert len(container.streams.audio) == 1
 

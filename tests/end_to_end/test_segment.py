@@ -66,7 +66,7 @@ def test_one_bad_file_is_reported_and_the_rest_go_on(
         "mask",
     ]
     assert main(words) == 1
-    assert names(tmp_path / "out") == ["a_mask.png", "c_mask.png"]
+    assert names(tmp_path / "out") == ["_inputs.json", "a_mask.png", "c_mask.png"]
     told = capsys.readouterr()
     assert "b.png" in told.err
     assert "2 of 3 done" in told.out
@@ -164,7 +164,7 @@ def test_same_names_in_several_folders_do_not_overwrite_each_other(tmp_path: Pat
         str(tmp_path / "out"),
     ]
     assert main(words) == 0
-    sizes = {Image.open(p).size for p in (tmp_path / "out").iterdir()}
+    sizes = {Image.open(p).size for p in (tmp_path / "out").rglob("*.png")}
     assert sizes == {(80, 60), (40, 50)}
 
 
@@ -188,7 +188,8 @@ def test_a_video_beside_a_photo(tmp_path: Path, weights: dict[str, str]) -> None
         str(tmp_path / "out"),
     ]
     assert main([*words, "--kinds", "overlay,mask"]) == 0
-    assert names(tmp_path / "out") == ["clip_mask.mkv", "clip_overlay.mp4", "photo_mask.png", "photo_overlay.png"]
+    written = ["clip_mask.mkv", "clip_overlay.mp4", "photo_mask.png", "photo_overlay.png"]
+    assert names(tmp_path / "out") == ["_inputs.json", *written]
 
 
 @pytest.mark.slow
@@ -202,3 +203,88 @@ def test_the_program_itself(tmp_path: Path, weights: dict[str, str]) -> None:
     assert run.returncode == 0, run.stderr
     assert "see out" in run.stdout
     assert len(names(tmp_path / "out")) == 4
+
+
+def test_a_filter_reads_bytes_and_writes_bytes(
+    tmp_path: Path, weights: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    import io
+    from types import SimpleNamespace
+
+    data = photo(tmp_path / "photo.png").read_bytes()
+    for kinds, mode in (([], "RGBA"), (["--kinds", "mask"], "P")):
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+        assert main(["segment", "-", "--model", weights["portrait"], *kinds]) == 0
+        found = Image.open(io.BytesIO(capsysbinary.readouterr().out))
+        assert (found.mode, found.size) == (mode, (80, 60))
+    words = [
+        "segment",
+        str(tmp_path / "photo.png"),
+        "--model",
+        weights["portrait"],
+        "--out",
+        "-",
+        "--kinds",
+        "mask,json",
+    ]
+    assert main(words) == 2
+    assert b"gives one file" in capsysbinary.readouterr().err
+
+
+def test_results_lie_as_their_pictures_do_and_are_listed(tmp_path: Path, weights: dict[str, str]) -> None:
+    photo(tmp_path / "in" / "a.png")
+    photo(tmp_path / "in" / "day" / "a.png")
+    (tmp_path / "in" / "day" / "b.png").write_bytes(b"no picture")
+    words = ["segment", str(tmp_path / "in"), "--model", weights["portrait"], "--kinds", "mask", "--out"]
+    assert main([*words, str(tmp_path / "out")]) == 1
+    assert names(tmp_path / "out") == ["_inputs.json", "a_mask.png", "day"]
+    assert names(tmp_path / "out" / "day") == ["a_mask.png"]
+    told = {
+        Path(one["source"]).relative_to(tmp_path / "in").as_posix(): one
+        for one in json.loads((tmp_path / "out" / "_inputs.json").read_text())["inputs"]
+    }
+    assert told["day/a.png"]["files"] == [str(tmp_path / "out" / "day" / "a_mask.png")]
+    assert "problem" in told["day/b.png"]
+
+
+def test_a_folder_is_watched(tmp_path: Path, weights: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from segmentarium.media import sources
+
+    folder = tmp_path / "in"
+    photo(folder / "first.png")
+    looks = iter(range(9))
+
+    def sleep(_: float) -> None:
+        look = next(looks)
+        if look == 1:
+            photo(folder / "later.png")
+        if look == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sources.time, "sleep", sleep)
+    out = folder / "out"
+    words = ["segment", str(folder), "--model", weights["portrait"], "--kinds", "mask", "--out", str(out), "--watch"]
+    assert main(words) == 0
+    assert names(out) == ["_inputs.json", "first_mask.png", "later_mask.png"]
+    (out / "first_mask.png").unlink()
+    looks = iter(range(2, 9))
+    assert main(words) == 0
+    assert names(out) == ["_inputs.json", "later_mask.png"]  # what was done before is left out
+
+
+def test_bytes_and_open_files_are_pictures(tmp_path: Path, weights: dict[str, str]) -> None:
+    import io
+
+    from segmentarium import predict
+
+    path = photo(tmp_path / "photo.png")
+    data = path.read_bytes()
+    with path.open("rb") as file:
+        given = [path, data, bytearray(data), io.BytesIO(data), file]
+        found = list(predict(given, weights["portrait"]))
+    assert all((one.mask == found[0].mask).all() for one in found)
+    assert [one.name for one in found] == ["photo", "image", "image-2", "image-3", "photo-2"]
+    with pytest.raises(TypeError, match="open it for bytes"), path.with_suffix(".txt").open("w+") as text:
+        predict(text, weights["portrait"])
+    with pytest.raises(ValueError, match="is empty"):
+        list(predict(b"", weights["portrait"]))

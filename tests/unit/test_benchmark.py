@@ -270,3 +270,30 @@ def test_reference_compares_by_ratio(shared: Path) -> None:
     rows = reference.compared([{"model": entry.model, "form": "eager", "ratio": public["ratio"] / 2}], entry, table)
     assert [row["public"] for row in rows] == list(entry.public)
     assert rows[0]["faster"] == pytest.approx(2)
+
+
+def test_what_time_does_not_suffice_for_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from segmentarium.benchmarking import run
+
+    now, asked = [0.0], []
+
+    def measured(case: Case, timeout: float) -> Measurement:
+        asked.append((case.form, case.seconds, timeout))
+        now[0] += 60
+        return Measurement(case, problem="took longer than 60 s" if case.form == "deploy" else "")
+
+    monkeypatch.setattr(run, "run_case", measured)
+    monkeypatch.setattr(run.time, "monotonic", lambda: now[0])
+    found = run.benchmark(["person"], forms=["eager", "deploy", "compile", "openvino"], minutes=2, threads=1)
+    assert [form for form, *_ in asked] == ["eager", "deploy"]
+    assert asked[0][1:] == (pytest.approx(7.5), pytest.approx(120))  # a quarter of a quarter; all that is left
+    assert [one.skipped for one in found] == [False, True, True, True]
+    assert "--minutes" in found[-1].problem
+    assert all(one.case.seconds is None for one in found)
+
+
+def test_slow_calls_are_measured_at_least_three_times() -> None:
+    import time
+
+    assert time_calls(lambda: time.sleep(0.002), warmup=0, repeats=50, seconds=0.0).calls == 3
+    assert time_calls(lambda: None, warmup=0, repeats=50, seconds=9).calls == 50

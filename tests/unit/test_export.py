@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +206,19 @@ def test_to_onnx_returns_the_path_of_a_file_that_runs(model: Tiny, tmp_path: Pat
     image = torch.randn(1, 3, 40, 56)
     with torch.inference_mode():
         assert compare(arrays_of(RUNNERS["onnx"](path)(image.numpy()))[0], model(image).numpy()).relative_error < 1e-5
+
+
+@pytest.mark.parametrize("opset", [11, 18])
+def test_the_operator_set_is_what_was_asked_for_or_refused(model: Tiny, tmp_path: Path, opset: int) -> None:
+    import onnx
+
+    try:
+        path = to_onnx(model, tmp_path / "tiny.onnx", opset=opset)
+    except ExportError as error:
+        assert re.search(rf"operator set {opset} was asked for|exporter failed", str(error))  # noqa: PT017
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert [one.version for one in onnx.load(str(path)).opset_import if not one.domain] == [opset]
 
 
 def test_path_and_format_complete_each_other() -> None:

@@ -24,6 +24,7 @@ def hook(event, arguments):
             print(event, arguments[-1 if event == "socket.connect" else 0], file=file)
 sys.addaudithook(hook)
 """
+# Every engine, and of the verbs one of each kind: what computes, trains, scores, checks, serves, lists.
 # The two calls at the end show that the watchers see what there is to see.
 WORK = """
 import socket, sys
@@ -36,7 +37,26 @@ assert main(["portrait", "photo.png", "--out", "portrait.png"]) == 0
 for engine in ("torch", "onnxruntime", "openvino"):
     assert Predictor(Brightness(), engine=engine)(picture()).mask.any()
 assert read_metadata(to_openvino(Brightness(), "bright"))
-import timm
+assert Predictor("bright.xml")(picture()).mask.shape == (60, 90)
+import timm, huggingface_hub
+from pathlib import Path
+from tests.unit.training_material import labelled_folder, quick_options
+root = labelled_folder(Path("data"), 2)
+quick = quick_options(root, Path("run"), max_steps=1, batch_size=2, val_every=1, precision="32")
+segmentarium.train(quick)  # Lightning and TensorBoard
+assert list(Path("run/tensorboard").iterdir())
+data = ["--data", "folder", "--root", "data"]
+assert main(["evaluate", "--model", "run", *data, "--boundary-ratio", "0"]) == 0
+assert main(["check-data", "data", "--out", "checked"]) == 0
+assert main(["segment", "photo.png", "--model", "run", "--out", "segmented"]) == 0
+assert main(["models", "bisenet"]) == 0
+assert main(["weights", "bisenetv2*"]) == 0
+from fastapi.testclient import TestClient
+from segmentarium.web.app import create_app
+from segmentarium.web.work import shared
+with TestClient(create_app({"mine": shared("run")})) as client:
+    assert client.get("/").status_code == 200
+    assert client.post("/v1/segment", files={"file": Path("photo.png").read_bytes()}).status_code == 200
 with socket.socket() as control:
     control.connect_ex(("127.0.0.1", 9))
 """
@@ -72,7 +92,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
         strace = []
     done = subprocess.run(
         [*strace, sys.executable, "-c", WORK],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=550, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     connected = [line for line in calls.read_text("utf-8").splitlines() if "AF_INET" in line] if strace else None

@@ -55,8 +55,8 @@ def test_an_unknown_name_says_what_was_meant(wrong: str, meant: str) -> None:
         create_model(wrong)
 
 
-def test_a_name_like_none_is_answered_with_all() -> None:
-    with pytest.raises(KeyError, match=r"'zzz'; known: .*bisenetv2, "):
+def test_a_name_like_none_is_answered_with_where_all_are() -> None:
+    with pytest.raises(KeyError, match=r"'zzz'; `segmentarium models` and `segmentarium weights` list all names"):
         create_model("zzz")
 
 

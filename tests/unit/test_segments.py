@@ -223,7 +223,9 @@ def test_files_of_segments(tmp_path: Path) -> None:
     cut = np.asarray(Image.open(tmp_path / "scene_cutouts" / f"{dog.id:04d}_dog.png"))
     assert cut.shape == (15 + 8, 20 + 8, 4)
     assert np.array_equal(cut[..., 3] == 255, (cut[..., :3] == QUERIES[2][1]).all(2))
-    with pytest.raises(ValueError, match="'cutout' is not a list of known kinds; segments have"):
+    with pytest.raises(
+        ValueError, match="'cutout' is not a list of known kinds; give some of overlay, mask, json, coco"
+    ):
         result.save(tmp_path, ("cutout",))
 
 

@@ -8,13 +8,16 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from segmentarium.benchmarking.timing import Latency, time_calls
+from segmentarium.brief import Brief
+from segmentarium.weights.exported import is_exported
 
+_WRITTEN: set[Case] = set()  # networks that are in the engines' cache
 ARCHITECTURES = ("segmenter", "mask", "classifier", "keypoints")  # kinds that take one picture
 
 
@@ -31,13 +34,14 @@ class Case:
     repeats: int = 20
     num_classes: int = 19  # of an architecture without weights
     end_to_end: bool = True
+    seconds: float | None = None  # after which no further call is measured; None: all `repeats` are
     task: str = (
         "semantic"  # of a mask classifier; where segments are told apart, masks and their classes are what it gives
     )
 
 
-@dataclass(frozen=True)
-class Measurement:
+@dataclass(frozen=True, repr=False)
+class Measurement(Brief):
     """What came out; `problem` says why nothing did.  Latencies in milliseconds, memory in 1e6 bytes.
 
     latency      image tensor -> logits
@@ -105,7 +109,7 @@ def measure(case: Case) -> Measurement:
 
     from segmentarium.benchmarking.forms import build_form
     from segmentarium.benchmarking.memory import peak_mb, reset_peak, resident_mb
-    from segmentarium.benchmarking.size import multiply_adds, parameters_millions
+    from segmentarium.benchmarking.size import counted
     from segmentarium.data.image_io import read_image
     from segmentarium.export.parity import answers_of
     from segmentarium.inference.auto import agreement
@@ -125,12 +129,12 @@ def measure(case: Case) -> Measurement:
     example = decode().expand(case.batch, -1, -1, -1).contiguous()
     with torch.inference_mode():
         reference = model(example)
-    counted = parameters_millions(model), multiply_adds(model, example[:1])
+    parameters, work = counted(model, example[:1])
     run = build_form(model, case.form)
     same = agreement(model, run(example), reference)
     del reference
     reset_peak()
-    latency = time_calls(lambda: run(example), warmup=case.warmup, repeats=case.repeats)
+    latency = time_calls(lambda: run(example), warmup=case.warmup, repeats=case.repeats, seconds=case.seconds)
     peak = peak_mb()
 
     def whole() -> np.ndarray:
@@ -140,11 +144,11 @@ def measure(case: Case) -> Measurement:
         return (logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1)).to(torch.uint8).numpy()
 
     scored = case.end_to_end and model.kind != "keypoints"  # whose points `python -m benchmarks.superpoint` times
-    end_to_end = time_calls(whole, warmup=1, repeats=case.repeats) if scored else None
+    end_to_end = time_calls(whole, warmup=1, repeats=case.repeats, seconds=case.seconds) if scored else None
     return Measurement(
         case=case,
-        parameters=counted[0],
-        multiply_adds=counted[1],
+        parameters=parameters,
+        multiply_adds=work,
         latency=latency,
         end_to_end=end_to_end,
         throughput=case.batch * 1e3 / latency.p50,
@@ -156,15 +160,15 @@ def measure(case: Case) -> Measurement:
 
 def run_case(case: Case, timeout: float = 1800) -> Measurement:
     """Measures `case` in a process of its own.  A failure becomes the measurement's `problem`, never an exception."""
-    if case.form.startswith(("onnx", "openvino")):
-        write_network(case.model, case.num_classes, timeout, case.task)
-    return _in_process(case, timeout, "measure")
-
-
-@cache
-def write_network(model: str, num_classes: int, timeout: float, task: str = "semantic") -> None:
-    """Lets another process trace the model into the engines' cache, whose memory would else count as theirs."""
-    _in_process(Case(model, "onnxruntime", num_classes=num_classes, task=task), timeout, "write")
+    ends = time.monotonic() + timeout
+    if case.form.startswith(("onnx", "openvino")) and not is_exported(case.model):
+        written = Case(case.model, "onnxruntime", num_classes=case.num_classes, task=case.task)
+        if (
+            written not in _WRITTEN
+        ):  # traced into the engines' cache by another process: its memory would else count as theirs
+            _in_process(written, timeout, "write")
+            _WRITTEN.add(written)
+    return _in_process(case, max(0.0, ends - time.monotonic()), "measure")
 
 
 def _in_process(case: Case, timeout: float, job: str) -> Measurement:

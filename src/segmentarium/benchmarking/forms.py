@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,22 @@ def check_forms(names: list[str]) -> list[str]:
     if unknown or not names:
         raise ValueError(f"engines are {', '.join(names) or 'none'}; give one or more of {', '.join(FORMS)}")
     return names
+
+
+def forms_of(model: str, names: Sequence[str]) -> list[str]:
+    """Those of `names` in which a model can run: of an exported network its engines' alone, of weights all.
+
+    ValueError where none is left.
+    """
+    from segmentarium.weights.exported import ENGINES, is_exported
+
+    if not is_exported(model):
+        return list(names)
+    able = ENGINES[Path(model).suffix.lower()]
+    kept = [name for name in names if (FORMS[name] or ("",))[0] in able]
+    if not kept:
+        raise ValueError(f"{model} is an exported network and runs on {' or '.join(able)}, not on {', '.join(names)}")
+    return kept
 
 
 def build_form(model: nn.Module, name: str) -> Callable[[Tensor], Tensor]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from segmentarium.benchmarking.case import ARCHITECTURES, Case, Measurement, run_case
-from segmentarium.benchmarking.forms import FORMS, check_forms
+from segmentarium.benchmarking.forms import FORMS, check_forms, forms_of
+
+STARTING = 10.0  # seconds, without which no process is begun: it imports PyTorch and builds the model
 
 
 def benchmark(
@@ -20,6 +24,7 @@ def benchmark(
     repeats: int = 20,
     num_classes: int = 19,
     end_to_end: bool = True,
+    minutes: float | None = None,
     progress: Callable[[int, int, Case], None] | None = None,
 ) -> list[Measurement]:
     """Latency, throughput, memory and size of models on this machine's processor, each case in a process of its own.
@@ -31,6 +36,8 @@ def benchmark(
     repeats       measured calls, after `warmup` others
     num_classes   of an architecture
     end_to_end    measure the time from JPEG file to classes too
+    minutes       that all of it may take: each case its share, of which calls are measured for a quarter, and what time
+                  does not suffice for is left out and says so; None: as long as it takes
     progress      called as (number, of how many, case) before each case
 
     A form that is not installed, or fails, is a measurement with a `problem`.  Raises ValueError for wrong usage,
@@ -45,13 +52,24 @@ def benchmark(
     cases = [
         Case(model, form, size, batch, threads, warmup, repeats, num_classes, end_to_end)
         for model in known_models(models)
-        for form in check_forms(list(forms))
+        for form in forms_of(model, check_forms(list(forms)))
     ]
     measurements = []
+    ends = None if minutes is None else time.monotonic() + 60 * minutes
     for number, case in enumerate(cases):
         if progress is not None:
             progress(number, len(cases), case)
-        measurements.append(run_case(case))
+        if ends is None:
+            measurements.append(run_case(case))
+            continue
+        left = ends - time.monotonic()
+        if left < STARTING:
+            said = f"left out: the {minutes:g} minutes are over; give more (--minutes), or fewer models and engines"
+            measurements.append(Measurement(case, problem=said, skipped=True))
+            continue
+        share = left / (len(cases) - number)
+        done = run_case(replace(case, seconds=max(1.0, share / 4)), timeout=left)
+        measurements.append(replace(done, case=case, skipped=done.skipped or done.problem.startswith("took longer")))
     return measurements
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts import Model
+from segmentarium.contracts import MaskOutputs, Model
 from segmentarium.meta import on_meta
-from segmentarium.registry import Entry
+from segmentarium.registry import Entry, entry, without_fetching
+from segmentarium.weights.exported import ExportedNetwork
 
 
 def parameters_millions(model: nn.Module, *, training_only: bool = True) -> float:
@@ -32,6 +33,17 @@ def multiply_adds(forward: Callable[..., Any], *inputs: Tensor) -> float:
     with torch.no_grad(), counter:
         forward(*inputs)
     return counter.get_total_flops() / 2e9
+
+
+def counted(model: Model, *inputs: Tensor, training_only: bool = True) -> tuple[float, float]:
+    """(1e6 parameters, 1e9 multiply-adds) of one call.  Of an exported network those of the model that was exported."""
+    inner = model.network if isinstance(model, MaskOutputs) else model
+    if isinstance(inner, ExportedNetwork):
+        found = entry(inner.told["model"])
+        with on_meta():
+            model = found.model(**without_fetching(inner.told["arguments"])).eval()
+        inputs = tuple(one.to("meta") for one in inputs)
+    return parameters_millions(model, training_only=training_only), multiply_adds(model, *inputs)
 
 
 def meta_model(found: Entry) -> Model:

@@ -33,16 +33,22 @@ class Latency:
         return asdict(self)
 
 
-def time_calls(run: Callable[[], Any], *, warmup: int = 3, repeats: int = 20) -> Latency:
-    """Runs `warmup` calls unmeasured (compilation, caches, the growth of the heap), then `repeats` measured ones."""
+LEAST = 3  # calls that are measured, however long they take
+
+
+def time_calls(run: Callable[[], Any], *, warmup: int = 3, repeats: int = 20, seconds: float | None = None) -> Latency:
+    """Runs `warmup` calls unmeasured (compilation, caches, the growth of the heap), then `repeats` measured ones.
+
+    seconds   after so many no further call is measured, once there are three; None: all are
+    """
     for _ in range(warmup):
         run()
-    seconds = []
-    for _ in range(repeats):
+    found: list[float] = []
+    while len(found) < repeats and (seconds is None or len(found) < LEAST or sum(found) < seconds):
         started = time.perf_counter()
         run()
-        seconds.append(time.perf_counter() - started)
-    return Latency.of(seconds)
+        found.append(time.perf_counter() - started)
+    return Latency.of(found)
 
 
 def alternate(runs: Mapping[str, Callable[[], Any]], *, warmup: int = 2, rounds: int = 7) -> dict[str, list[float]]:

@@ -8,17 +8,30 @@ from pathlib import Path
 
 from segmentarium.cli.export import size
 
-DEFAULT_ENGINES = "eager,channels-last,deploy,compile,onnxruntime,openvino,openvino-bf16"
+ENGINES = "eager,channels-last,deploy,compile,onnxruntime,openvino,openvino-bf16"
+DEFAULT_ENGINES = "eager,deploy,onnxruntime,openvino"  # torch.compile alone takes half a minute for each model
+DEFAULT_MODELS = ("person", "street")
+EXAMPLES = (
+    ("segmentarium benchmark", "the shipped networks, within three minutes"),
+    ("segmentarium benchmark runs/mine --size 720x1280", "what was trained, at its own size"),
+    ("segmentarium benchmark bisenetv2 segformer_b0 --minutes 10", "networks without weights"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         nargs="*",
-        help="weights by name or file, or an architecture (random weights); default: the shipped weights",
+        help="weights by name or file, or an architecture (random weights); default: person and street",
     )
     parser.add_argument(
-        "--engines", default=DEFAULT_ENGINES, metavar="A,B", help=f"of {DEFAULT_ENGINES} (default: all)"
+        "--engines", default=DEFAULT_ENGINES, metavar="A,B", help=f"of {ENGINES}, or all (default: {DEFAULT_ENGINES})"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=3.0,
+        help="that it may take; what does not fit is left out, and said (default: 3)",
     )
     parser.add_argument("--size", type=size, default=(512, 1024), metavar="HxW", help="of the input, default 512x1024")
     parser.add_argument("--batch", type=int, default=1, help="default 1")
@@ -40,26 +53,28 @@ def run(options: argparse.Namespace) -> int:
     ValueError for wrong usage, FileNotFoundError for an unknown model.
     """
     from rich.console import Console
-    from rich.progress import Progress
 
     from segmentarium.benchmarking import Case, benchmark, machine_facts
     from segmentarium.benchmarking.machine import describe
     from segmentarium.benchmarking.report import remarks, table, write_csv, write_plot, write_report
+    from segmentarium.cli.progress import progress
+    from segmentarium.cli.tables import show
     from segmentarium.files import check_targets, has_keys
 
     if options.out is not None:
         targets = [options.out / f"benchmark.{ending}" for ending in ("csv", "json", "png")]
         check_targets(targets, overwrite=options.overwrite, ours=has_keys(targets[1], ("machine", "measurements")))
     facts = machine_facts()
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("measuring")
+    with progress("measuring") as bar:
 
         def tell(number: int, count: int, case: Case) -> None:
-            progress.update(task, completed=number, total=count, description=f"{case.model} {case.form}")
+            bar(number, count, f"{case.model} {case.form}")
 
+        engines = ENGINES if options.engines == "all" else options.engines
         measurements = benchmark(
-            options.model,
-            forms=[part.strip() for part in options.engines.split(",") if part.strip()],
+            options.model or DEFAULT_MODELS,
+            forms=[part.strip() for part in engines.split(",") if part.strip()],
+            minutes=options.minutes,
             size=options.size,
             batch=options.batch,
             threads=options.threads,
@@ -73,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps({"machine": facts, "measurements": [m.as_dict() for m in measurements]}, indent=1))
     else:
         console = Console()
-        console.print(table(measurements))
+        show(table(measurements))
         for line in remarks(measurements):
             console.print(line, highlight=False)
         console.print(describe(facts), highlight=False)

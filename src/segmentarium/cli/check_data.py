@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 _SHOWN = 5  # files named of each kind of problem
 
+EXAMPLES = (
+    ("segmentarium check-data DIR", "a folder with images/ and masks/"),
+    ("segmentarium check-data DIR --data camvid --split val", ""),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `check-data`."""

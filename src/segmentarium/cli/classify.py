@@ -10,6 +10,8 @@ from typing import Any
 
 TABLE = "classes.csv"
 
+EXAMPLES = (("segmentarium classify photos/ --model runs/classes --top 5 --out classes", ""),)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -43,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0: everything was done; 1: some inputs failed; 2: nothing could be done."""
+    from segmentarium.cli.progress import progress
     from segmentarium.files import check_targets
     from segmentarium.inference import ImageClassifier, predict
     from segmentarium.inference.classifier import write_csv
@@ -75,16 +78,18 @@ def run(options: argparse.Namespace) -> int:
         shown = str(error) if origin in str(error) else f"{origin}: {error}"
         print(f"segmentarium classify: {shown}", file=sys.stderr)
 
-    def told() -> Iterator[Any]:
-        for result in predict(list(options.source), classifier, on_error=note):
+    def told(tell: Any) -> Iterator[Any]:
+        for number, result in enumerate(predict(items, classifier, on_error=note), 1):
+            tell(number)
             found = ", ".join(f"{name} {100 * value:.1f} %" for name, value in result.top(options.top))
             print(f"{result.name}: {found}")
             yield result
 
-    if one:
-        done = sum(len(r.save(folder, top=options.top, overwrite=options.overwrite)) for r in told())
-    else:
-        done = write_csv(told(), target, top=options.top, overwrite=options.overwrite)
+    with progress("classifying", len(items)) as tell:
+        if one:
+            done = sum(len(r.save(folder, top=options.top, overwrite=options.overwrite)) for r in told(tell))
+        else:
+            done = write_csv(told(tell), target, top=options.top, overwrite=options.overwrite)
     if not done:
         print(f"segmentarium classify: none of {len(items)} inputs could be done", file=sys.stderr)
         return 2

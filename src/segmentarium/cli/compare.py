@@ -17,6 +17,14 @@ NOT_SHARED = (
     "allow_changed_options",
 )  # fmt: skip
 
+EXAMPLES = (
+    ("segmentarium compare --data folder --root DIR --models bisenetv2,segformer_b0 --budget 10m --out compare", ""),
+    (
+        "segmentarium compare --data camvid --root DIR --models street,mine=runs/mine --out compare",
+        "what is trained already",
+    ),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -50,13 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--debug", action="store_true", help="show the traceback of an error")
     group = parser.add_argument_group(
         "training",
-        "the same for all; what is not given is of the recipe, or AdamW at 0.001, batch 8, crops of 70 %% of a side",
+        "the same for all; what is not given is of the recipe, or AdamW at 0.001, batch 8, crops of 70 % of a side",
     )
     add_training_options(group, NOT_SHARED)
 
 
 def run(options: argparse.Namespace) -> int:
     """0: all done; 1: some candidate failed, as the page says; 128 + signal: stopped, goes on with the same command."""
+    from segmentarium.cli.tables import show
     from segmentarium.comparison import Budget, ComparisonOptions, compare
     from segmentarium.comparison.engine import ENGINES, Stopped
     from segmentarium.data import evaluation_split
@@ -92,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
         number = stop.number if isinstance(stop, Stopped) else 2
         print("segmentarium compare: stopped; the same command goes on from here", file=sys.stderr)
         return 128 + number
-    print(comparison.markdown())
+    show(comparison.table())
     print(options.out / "comparison.html")
     for outcome in comparison.failed:
         for phase, text in outcome.problem.items():

@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0: everything was done; 1: some inputs failed; 2: nothing could be done."""
+    from segmentarium.cli.progress import progress
     from segmentarium.inference.engines import default_device
     from segmentarium.inference.scans import ScanDetector, save_scan
     from segmentarium.weights import load
@@ -59,24 +60,26 @@ def run(options: argparse.Namespace) -> int:
     loaded = load(options.model).to(default_device(options.device))
     detector = ScanDetector(loaded, options.threshold, options.engine, options.precision)  # type: ignore[arg-type]
     model, done, failed = detector.model, 0, 0
-    for name, read in islice(_scans(options), options.limit):
-        try:
-            scan = read()
-            (found,) = detector([scan])
-            save_scan(scan, found, model.classes, model.area, options.out, overwrite=options.overwrite)
-            counts = ", ".join(
-                f"{int((found.labels == i).sum())} {label}"
-                for i, label in enumerate(model.classes)
-                if (found.labels == i).any()
-            )
-            print(f"{scan.name or name}: {counts or 'nothing'}")
-            done += 1
-        except (ValueError, OSError, ImportError) as error:
-            if options.debug:
-                raise
-            failed += 1
-            message = str(error)
-            print(f"segmentarium detect3d: {message if name in message else f'{name}: {message}'}", file=sys.stderr)
+    with progress("detecting") as tell:
+        for name, read in islice(_scans(options), options.limit):
+            tell(done + failed, words=f"detecting {name}")
+            try:
+                scan = read()
+                (found,) = detector([scan])
+                save_scan(scan, found, model.classes, model.area, options.out, overwrite=options.overwrite)
+                counts = ", ".join(
+                    f"{int((found.labels == i).sum())} {label}"
+                    for i, label in enumerate(model.classes)
+                    if (found.labels == i).any()
+                )
+                print(f"{scan.name or name}: {counts or 'nothing'}")
+                done += 1
+            except (ValueError, OSError, ImportError) as error:
+                if options.debug:
+                    raise
+                failed += 1
+                message = str(error)
+                print(f"segmentarium detect3d: {message if name in message else f'{name}: {message}'}", file=sys.stderr)
     if done:
         print(f"{done} of {done + failed} done with {model.title}; see {options.out}")
     return 0 if done and not failed else 1 if done else 2

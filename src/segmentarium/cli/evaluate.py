@@ -6,10 +6,21 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+EXAMPLES = (
+    ("segmentarium evaluate --model runs/mine --data folder --root DIR --out report", ""),
+    ("segmentarium evaluate --model street --data camvid --root DIR --flip", ""),
+    ("segmentarium evaluate --model deploy/best.onnx --data folder --root DIR", "an exported network"),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", required=True, help="a name of the catalogue (street, person), a file, or hf:OWNER/NAME")
+    add(
+        "--model",
+        required=True,
+        help="a name of the catalogue (street, person), a file, the folder of a training, an exported .onnx or .xml, or\n"
+        "hf:OWNER/NAME",
+    )
     add("--layout", help="key table of another project's checkpoint, where its keys alone do not tell")
     add(
         "--data",
@@ -83,6 +94,7 @@ def run(options: argparse.Namespace) -> int:
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from segmentarium.cli.tables import show
     from segmentarium.evaluation import evaluate
     from segmentarium.evaluation.base import check_json, check_output
     from segmentarium.weights import load
@@ -126,8 +138,7 @@ def run(options: argparse.Namespace) -> int:
         )
     report.model["name"] = options.model
     report.data["root"] = str(options.root)
-    console = Console()
-    console.print(report.table())
+    show(report.table())
     print(report.summary())
     for note in report.notes:
         errors.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 FORMATS = ("onnx", "torch", "openvino")
 SMALL = ((128, 160), (97, 131))  # for --all: each size is a multiple of the strides, and one that is of none
 
+EXAMPLES = (
+    ("segmentarium export runs/mine --format onnx,openvino --out deploy", ""),
+    ("segmentarium export bisenetv2 --random-weights --size 512x1024", "a network without weights"),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="*", help="weights by name or file; with --random-weights, an architecture")
@@ -52,7 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of mask classifiers: semantic writes scores of the classes, the others class_logits and mask_logits\n"
         "(default: what the model is for)",
     )
-    parser.add_argument("--opset", type=int, help="ONNX operator set, default 20")
+    parser.add_argument(
+        "--opset",
+        type=int,
+        help="ONNX operator set, of onnx and openvino; refused where the model cannot have it (default: 20)",
+    )
     parser.add_argument(
         "--tolerance", type=float, default=1e-4, help="relative error that is still equal, default 1e-4"
     )
@@ -109,14 +118,17 @@ def dense_part(model: nn.Module) -> nn.Module:
 def export_each(options: argparse.Namespace, formats: tuple[str, ...], folder: Path) -> int:
     """Exports every model of the command line to `folder`, prints the parity, returns the exit code."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
+    from segmentarium.cli.progress import progress
+    from segmentarium.cli.tables import show
     from segmentarium.export import ExportError, export_formats
     from segmentarium.export.formats import OPSET
     from segmentarium.export.parity import SIZES
     from segmentarium.registry import list_models
 
+    if options.opset is not None and not {"onnx", "openvino"} & set(formats):
+        raise ValueError(f"--opset is of ONNX, and --format is {options.format}; leave it out")
     names = list_models(kind="segmenter") if options.all else options.model
     settings = {
         "formats": formats,
@@ -127,32 +139,34 @@ def export_each(options: argparse.Namespace, formats: tuple[str, ...], folder: P
         "overwrite": options.overwrite,
         "task": options.task,
     }
-    console = Console()
     table = Table("model", "format", "rel. error", "same class", "MB", "s", "result", box=box.SIMPLE, pad_edge=False)
     table.columns[0].no_wrap = True
     failed: list[str] = []
-    for name in names:
-        model = build(name, options)
-        if options.points is not None:
-            model = with_points(model, options.points)
-        if options.dense:
-            model = dense_part(model)
-        try:
-            for report in export_formats(model, folder / file_name(name), **settings):
-                table.add_row(*row(name, report))
-                line = (
-                    f"{name} {report.format}: {report.relative_error:.1e}"
-                    if options.all
-                    else f"{report.path}\n{report}"
-                )
-                console.print(line, highlight=False)
-        except ExportError as error:
-            if options.debug:
-                raise
-            failed.append(name)
-            print(f"segmentarium export: {name}: {error}", file=sys.stderr)
-            table.add_row(name, "", "", "", "", "", "[red]failed[/red]")
-    console.print(table)
+    with progress("exporting", len(names) * len(formats)) as tell:
+        for number, name in enumerate(names):
+            tell(number * len(formats), words=f"exporting {name}")
+            model = build(name, options)
+            if options.points is not None:
+                model = with_points(model, options.points)
+            if options.dense:
+                model = dense_part(model)
+            try:
+                for place, report in enumerate(export_formats(model, folder / file_name(name), **settings), 1):
+                    tell(number * len(formats) + place)
+                    table.add_row(*row(name, report))
+                    line = (
+                        f"{name} {report.format}: {report.relative_error:.1e}"
+                        if options.all
+                        else f"{report.path}\n{report}"
+                    )
+                    print(line)
+            except ExportError as error:
+                if options.debug:
+                    raise
+                failed.append(name)
+                print(f"segmentarium export: {name}: {error}", file=sys.stderr)
+                table.add_row(name, "", "", "", "", "", "[red]failed[/red]")
+    show(table)
     if failed:
         print(f"segmentarium export: {len(failed)} of {len(names)} failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

@@ -23,13 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0: the folder is complete; 1: npm could not fetch the runtime."""
+    from segmentarium.cli.progress import waiting
     from segmentarium.cli.serve import named_models
     from segmentarium.web import export_web
 
     try:
-        files = export_web(
-            named_models(options.models), options.out, runtime=options.runtime, overwrite=options.overwrite
-        )
+        with waiting("exporting the networks"):
+            files = export_web(
+                named_models(options.models), options.out, runtime=options.runtime, overwrite=options.overwrite
+            )
     except RuntimeError as error:
         if options.debug:
             raise

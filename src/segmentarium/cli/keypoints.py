@@ -45,22 +45,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0: everything was done; 1: some inputs failed; 2: nothing could be done."""
+    from segmentarium.cli.progress import progress
     from segmentarium.media.sources import expand
 
     items = expand(list(options.source))
     finder = finder_of(options)
     kinds = None if options.kinds is None else tuple(kind.strip() for kind in options.kinds.split(","))
     failed = 0
-    for item in items:
-        try:
-            print(_done(item, finder, options, {} if kinds is None else {"kinds": kinds}))
-        except (ValueError, OSError, ImportError, MemoryError) as error:
-            if options.debug:
-                raise
-            failed += 1
-            message = str(error) or type(error).__name__
-            shown = message if item.origin in message else f"{item.origin}: {message}"
-            print(f"segmentarium keypoints: {shown}", file=sys.stderr)
+    with progress("finding", len(items)) as tell:
+        for number, item in enumerate(items):
+            tell(number, words=item.name)
+            try:
+                print(_done(item, finder, options, {} if kinds is None else {"kinds": kinds}))
+            except (ValueError, OSError, ImportError, MemoryError) as error:
+                if options.debug:
+                    raise
+                failed += 1
+                message = str(error) or type(error).__name__
+                shown = message if item.origin in message else f"{item.origin}: {message}"
+                print(f"segmentarium keypoints: {shown}", file=sys.stderr)
     done = len(items) - failed
     if not done:
         print(f"segmentarium keypoints: none of {len(items)} inputs could be done", file=sys.stderr)

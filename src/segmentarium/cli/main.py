@@ -9,9 +9,11 @@ import os
 import re
 import signal
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 # verb -> (module, one line)
 VERBS = {
@@ -40,6 +42,7 @@ VERBS = {
     "models": ("models", "the registered models, and which networks stand on which backbones"),
 }
 
+MANY = 12  # options, from which on they are not repeated in the line of usage
 WITHOUT_TORCH = ("models", "portrait")  # import it where a model needs it
 WRITES_FILES = (
     "segment",
@@ -63,6 +66,21 @@ WRITES_FILES = (
 _ELSEWHERE = re.compile(r"Caught \w+ in .*\nOriginal Traceback", re.DOTALL)
 
 
+class Folded(argparse.RawTextHelpFormatter):
+    """Lines as they were written, folded where the terminal is narrower."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return [part for line in text.splitlines() for part in textwrap.wrap(line, width) or [""]]
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = (
+            part
+            for line in text.splitlines()  # examples, which are indented, stay as they can be typed
+            for part in ([line] if line.startswith(" ") else textwrap.wrap(line, width - len(indent)) or [""])
+        )
+        return "\n".join(indent + line for line in lines)
+
+
 def parser_for(verb: str) -> argparse.ArgumentParser:
     """The parser of one verb; imports its module."""
     name, line = VERBS[verb]
@@ -70,14 +88,26 @@ def parser_for(verb: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"segmentarium {verb}",
         description=line[0].upper() + line[1:] + ".",
-        formatter_class=argparse.RawTextHelpFormatter,
+        epilog=examples(module),
+        formatter_class=Folded,
     )
     module.add_arguments(parser)
     if verb in WRITES_FILES:  # `train` and `compare` know their own runs, and begin in no folder that holds another
         text = "replace files that are there, inputs too; without it they are refused"
         parser.add_argument("--overwrite", action="store_true", help=text)
+    if len(parser._actions) > MANY:  # a list of all of them is no usage
+        given = [action for action in parser._actions if not action.option_strings]
+        places = [f"{action.metavar or action.dest}{' …' if action.nargs == '+' else ''}" for action in given]
+        parser.usage = " ".join(["%(prog)s", *places, "[options]"])
     parser.set_defaults(run=module.run)
     return parser
+
+
+def examples(module: Any) -> str | None:
+    """What a verb's help ends with: its module's EXAMPLES, a command each with what it does."""
+    found: tuple[tuple[str, str], ...] = getattr(module, "EXAMPLES", ())
+    lines = [f"  {command}" + (f"\n      {what}" if what else "") for command, what in found]
+    return "\n".join(["examples:", *lines]) if found else None
 
 
 def usage() -> str:
@@ -107,7 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"segmentarium: no verb {verb!r}{did_you_mean(verb, list(VERBS))}\n\n{usage()}", file=sys.stderr)
         return 2
     from segmentarium.cli.memory import import_torch, keep_freed_memory
+    from segmentarium.cli.progress import waiting
+    from segmentarium.files import cache_folder
 
+    # matplotlib lists its fonts in the home folder, unless it is told where else
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     keep_freed_memory()
     before = signal.getsignal(signal.SIGTERM)
     with suppress(ValueError):  # only the main thread may
@@ -119,7 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("segmentarium").setLevel(logging.INFO)  # such as what fitted of another project's weights
     options = parser_for(verb).parse_args(words[1:])
     if verb not in WITHOUT_TORCH:
-        import_torch()
+        with waiting("loading PyTorch"):
+            import_torch()
     options.words = words  # what was typed, for pages that say how they were made
     try:
         return options.run(options)

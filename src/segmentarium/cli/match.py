@@ -38,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
     """0: every pair has a geometry; 1: some have none, and their JSON says why; 2: nothing could be done."""
     import numpy as np
 
+    from segmentarium.cli.progress import progress
     from segmentarium.files import check_targets
     from segmentarium.inference.matcher import match_pictures
     from segmentarium.matching.files import Pair, write_colmap, write_hloc
@@ -58,7 +59,12 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(
             f"{options.model} finds joints, which have no descriptors to match; give a model such as {MODEL}"
         )
-    found = [finder(item.load(), name=item.name, path=item.path) for item in items if item.load is not None]
+    found = []
+    with progress("finding points", len(items)) as tell:
+        for number, item in enumerate(items):
+            tell(number)
+            if item.load is not None:
+                found.append(finder(item.load(), name=item.name, path=item.path))
     pairs: list[Pair] = []
     missing = 0
     for first, second in itertools.combinations(found, 2):

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+
+from segmentarium.cli.tables import show
+
+EXAMPLES = (
+    ("segmentarium models", "all"),
+    ("segmentarium models bisenet", "of one system"),
+    ("segmentarium models --kind classifier --json", ""),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     rows = known().values()
     families = sorted({row["module"].partition(".")[0] for row in rows})
-    parser.add_argument("pattern", nargs="?", default="*", help="shell pattern of names, e.g. 'segformer*'")
+    parser.add_argument(
+        "pattern", nargs="?", default="*", help="shell pattern of names, e.g. 'segformer*', or a system, e.g. bisenet"
+    )
     parser.add_argument("--family", choices=families, help="the room of the model's file: %(choices)s")
     parser.add_argument("--kind", choices=sorted({row["kind"] for row in rows}), help="what it gives: %(choices)s")
     parser.add_argument("--json", action="store_true", help="all that is listed, and more, as JSON")
@@ -30,9 +39,16 @@ def run(options: argparse.Namespace) -> int:
     from segmentarium.registry import known, list_models
     from segmentarium.weights.catalogue import CATALOGUE
 
+    names = list_models(options.pattern, **_wanted(options))
+    if not names and not any(sign in options.pattern for sign in "*?["):
+        from segmentarium.weights.names import no_model, systems
+
+        names = [name for name in systems().get(options.pattern, ()) if name in list_models("*", **_wanted(options))]
+        if not names:
+            raise KeyError(f"no model is called {options.pattern!r}{no_model(options.pattern)}")
     rows = [
         {"name": name, **known()[name], "weights": [w.alias or w.name for w in CATALOGUE if w.model == name]}
-        for name in list_models(options.pattern, family=options.family, kind=options.kind)
+        for name in names
     ]
     if options.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
@@ -54,8 +70,12 @@ def run(options: argparse.Namespace) -> int:
             "\n".join(f"{score:g} {what}" for what, score in row["scores"].items()),
             ", ".join(row["weights"]),
         )
-    _show(table)
+    show(table)
     return 0
+
+
+def _wanted(options: argparse.Namespace) -> dict[str, str | None]:
+    return {"family": options.family, "kind": options.kind}
 
 
 def _combinations(options: argparse.Namespace) -> int:
@@ -80,18 +100,10 @@ def _combinations(options: argparse.Namespace) -> int:
         for text in row.values():
             reasons.setdefault(text, len(reasons))
         table.add_row(name, *("yes" if text == "yes" else f"({reasons[text]})" for text in row.values()))
-    _show(table)
+    show(table)
     for reason, number in list(reasons.items())[1:]:
         print(f"({number}) {reason}")
     return 0
-
-
-def _show(table: Any) -> None:
-    from rich.console import Console
-
-    console = Console()
-    # into a pipe or a file goes the whole table: 80 columns would break every cell
-    (console if console.is_terminal else Console(width=200)).print(table)
 
 
 def _both(counted: float, published: float | None, form: str) -> str:

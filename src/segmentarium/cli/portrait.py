@@ -11,9 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from segmentarium.cli.inputs import Inputs
 from segmentarium.files import shown
 
 OUT = "portraits"
+EXAMPLES = (
+    ("segmentarium portrait photo.jpg --background transparent --out cutout.png", ""),
+    ("segmentarium portrait call.mp4", "blurred behind, into portraits/"),
+    ("segmentarium portrait 0 --background beach.jpg --to window", "the webcam"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +102,9 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--to {options.to} is for a webcam; files become files")
     portrait = _portrait(options, clips)
     failed = done = 0
+    listed = Inputs(target, "portrait", overwrite=options.overwrite) if len(items) > 1 else None
     with _Stop() as stop, _bar() as bar:
+        all_of_them = bar.add_task("portraits", total=len(items), visible=len(items) > 1)
         for item in items:
             try:
                 where = (
@@ -104,6 +112,8 @@ def run(options: argparse.Namespace) -> int:
                 )
                 message = _one(portrait, item, where, options, bar, stop)
                 done += 1
+                if listed is not None:
+                    listed.done(item.origin, [str(where)])
                 if message:
                     failed += 1
                     _tell(message)
@@ -113,6 +123,11 @@ def run(options: argparse.Namespace) -> int:
                 failed += 1
                 text = str(error) or type(error).__name__
                 _tell(text if item.origin in text else f"{item.origin}: {text}")
+                if listed is not None:
+                    listed.failed(item.origin, text)
+            bar.advance(all_of_them)
+            if listed is not None and done and (stop() or item is items[-1]):
+                listed.write()
             if stop():
                 _tell("interrupted; what was done until then is complete")
                 return 130
@@ -125,12 +140,14 @@ def run(options: argparse.Namespace) -> int:
 
 def _portrait(options: argparse.Namespace, clips: bool) -> Any:
     from segmentarium.cli.memory import import_torch
+    from segmentarium.cli.progress import waiting
     from segmentarium.matting.exported import exported_file
     from segmentarium.matting.portrait import Portrait
 
     given: dict[str, Any] = {"foreground": options.foreground}
     if options.engine or exported_file(options.model) is None:
-        import_torch()
+        with waiting("loading PyTorch"):
+            import_torch()
         given["engine"] = options.engine or ("auto" if clips else "torch")
     people = int(options.people) if options.people.isdigit() else options.people
     return Portrait(

@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from segmentarium.cli.inputs import Inputs
 
 if TYPE_CHECKING:
     from segmentarium.inference.predictor import Tile
 
 
+OUT = "segmented"
+EXAMPLES = (
+    ("segmentarium segment photo.jpg", "overlay, mask, cut-out and JSON into segmented/"),
+    ("segmentarium segment photos/ --model street --kinds mask --out masks", ""),
+    ("segmentarium segment - --out - < photo.jpg > cutout.png", "as a filter"),
+    ("segmentarium segment inbox/ --model runs/mine --watch", "what comes into a folder"),
+    ("segmentarium segment photos/ --model net.onnx --kinds coco,yolo", "an exported network, for labelling tools"),
+)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "source", nargs="+", help="picture, video, folder, glob, http(s) address, or number of a webcam"
+        "source",
+        nargs="+",
+        help="picture, video, folder, glob, http(s) address, number of a webcam, or - (the picture on standard input)",
     )
-    parser.add_argument("--model", default="person", help="a name (person, street), a weights file, or hf:OWNER/NAME")
-    parser.add_argument("--out", default="segmented", metavar="DIR", help="folder for the results (default: segmented)")
+    parser.add_argument(
+        "--model",
+        default="person",
+        help="a name (person, street), a weights file, the folder of a training, an exported .onnx or .xml, or\n"
+        "hf:OWNER/NAME (default: person)",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR|-",
+        help="folder for the results, or - (one picture's one kind, to standard output) (default: segmented; of source -: -)",
+    )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="of a folder: then wait for what comes into it, until Ctrl-C; what was done before is left out",
+    )
     parser.add_argument(
         "--task",
         choices=("semantic", "instance", "panoptic"),
@@ -28,8 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kinds",
         metavar="KIND,…",
-        help="of overlay,mask,cutout,json; of segments overlay,mask,json,coco,panoptic,cutouts\n"
-        "(default: all that the model has; of segments overlay,mask,json)",
+        help="of overlay,mask,cutout,json,coco,yolo,labelme; of segments overlay,mask,json,coco,yolo,labelme,\n"
+        "panoptic,cutouts (default: overlay,mask,json, and cutout where the model has a foreground; to standard\n"
+        "output the cutout, else the mask)",
     )
     parser.add_argument(
         "--engine",
@@ -66,7 +98,12 @@ def run(options: argparse.Namespace) -> int:
     from segmentarium.inference.segment_result import check_segment_kinds
     from segmentarium.media.sources import expand
 
-    items = expand(list(options.source))
+    out = options.out or ("-" if options.source == ["-"] else OUT)
+    items = expand(list(options.source)) if not options.watch else []
+    if options.watch and (len(options.source) != 1 or not Path(options.source[0]).is_dir() or out == "-"):
+        raise ValueError("--watch is for one folder, and a folder of results")
+    if out == "-" and (len(items) != 1 or items[0].kind != "picture"):
+        raise ValueError("--out - is for one picture; give a folder for the results of several, or of a video")
     kinds = None if options.kinds is None else tuple(kind.strip() for kind in options.kinds.split(","))
     model = resolve_model(options.model)
     task = asked_task(model, options.task)
@@ -92,36 +129,82 @@ def run(options: argparse.Namespace) -> int:
     )
     predictor.model_name = options.model
     if kinds is None:
-        kinds = ("overlay", "mask", *(("cutout",) if predictor.foreground is not None else ()), "json")
+        kinds = _usual(predictor, out)
     elif "cutout" in kinds and predictor.foreground is None:
         from segmentarium.matting.finder import no_foreground
 
         raise ValueError(no_foreground(predictor.classes))
+    if out == "-":
+        return _to_stdout(predictor, items[0], kinds)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    failed = damaged = 0
+    listed = Inputs(out, "segment", overwrite=options.overwrite) if options.watch or len(items) > 1 else None
+    failed = damaged = done = 0
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        job = _Job(predictor, options.out, kinds, options.overwrite, bar, bar.add_task("segmenting", total=len(items)))
-        for item in items:
-            try:
-                job.do(item)
-            except (ValueError, OSError, ImportError, MemoryError) as error:
-                if options.debug:
-                    raise
-                failed += not isinstance(error, DamagedError)
-                damaged += isinstance(error, DamagedError)
-                message = str(error) or type(error).__name__
-                named = item.origin in message or shown(item.origin) in message
-                print(
-                    f"segmentarium segment: {shown(message if named else f'{item.origin}: {message}')}", file=sys.stderr
-                )
-            bar.advance(job.task)
-    done = len(items) - failed
-    if done:
-        print(f"{done} of {len(items)} done with {predictor.model_name} on {predictor.engine}; see {options.out}")
+        total = None if options.watch else len(items)
+        job = _Job(predictor, out, kinds, options.overwrite, bar, bar.add_task("segmenting", total=total))
+        with contextlib.suppress(*((KeyboardInterrupt,) if options.watch else ())):
+            for item in _coming(options, items, out, listed):
+                try:
+                    files = job.do(item)
+                    done += 1
+                    if listed is not None:
+                        listed.done(item.origin, files)
+                except (ValueError, OSError, ImportError, MemoryError) as error:
+                    if options.debug:
+                        raise
+                    failed += not isinstance(error, DamagedError)
+                    damaged += isinstance(error, DamagedError)
+                    done += isinstance(error, DamagedError)
+                    message = str(error) or type(error).__name__
+                    named = item.origin in message or shown(item.origin) in message
+                    line = shown(message if named else f"{item.origin}: {message}")
+                    print(f"segmentarium segment: {line}", file=sys.stderr)
+                    if listed is not None:
+                        listed.failed(item.origin, message)
+                if listed is not None and options.watch:
+                    listed.write()
+                bar.advance(job.task)
+    if listed is not None and done:
+        listed.write()
+    if done or options.watch:
+        print(f"{done} of {done + failed} done with {predictor.model_name} on {predictor.engine}; see {out}")
     else:
         print(f"segmentarium segment: none of {len(items)} inputs could be done", file=sys.stderr)
     return 0 if not failed + damaged else 1 if done else 2
+
+
+def _coming(options: argparse.Namespace, items: list[Any], out: str, listed: Inputs | None) -> Iterator[Any]:
+    """The items; of a folder that is watched also those to come, without those of an earlier watch."""
+    from segmentarium.media.sources import watch
+
+    if not options.watch:
+        yield from items
+        return
+    print(f"watching {options.source[0]}; Ctrl-C ends it", file=sys.stderr)
+    for item in watch(Path(options.source[0]), Path(out)):
+        if listed is None or item.origin not in listed or options.overwrite:
+            yield item
+
+
+def _usual(predictor: Any, out: str) -> tuple[str, ...]:
+    """The kinds of output where nobody says."""
+    cutout = predictor.foreground is not None
+    if out == "-":
+        return ("cutout" if cutout else "mask",)
+    return ("overlay", "mask", *(("cutout",) if cutout else ()), "json")
+
+
+def _to_stdout(predictor: Any, item: Any, kinds: tuple[str, ...]) -> int:
+    """The one file of one picture, to standard output, and nothing else."""
+    if len(kinds) != 1 or kinds[0] in ("panoptic", "cutouts"):
+        raise ValueError(
+            f"--out - gives one file, and --kinds are {', '.join(kinds)}; give one of overlay, mask, json, …"
+        )
+    content = predictor(item.load(), name=item.name, path=item.path).encoded(kinds[0])
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
+    return 0
 
 
 class _Job:
@@ -135,18 +218,18 @@ class _Job:
         self._overwrite, self._bar = overwrite, bar
         self._semantic = not hasattr(predictor, "things")
 
-    def do(self, item: Any) -> None:
+    def do(self, item: Any) -> list[Path]:
+        """The files that it became."""
         from segmentarium.inference.result import check_files
 
         if item.kind != "picture":
-            self._video(item)
-        elif item.path is not None and self._is_large(item.path):
-            self._large(item)
-        else:
-            if self._semantic:  # of segments, what the files are called is known when they are found
-                check_files(self._folder, item.name, self._kinds, item.path, overwrite=self._overwrite)
-            result = self._predictor(item.load(), name=item.name, path=item.path)
-            result.save(self._folder, self._kinds, overwrite=self._overwrite)
+            return self._video(item)
+        if item.path is not None and self._is_large(item.path):
+            return self._large(item)
+        if self._semantic:  # of segments, what the files are called is known when they are found
+            check_files(self._folder, item.name, self._kinds, item.path, overwrite=self._overwrite)
+        result = self._predictor(item.load(), name=item.name, path=item.path)
+        return result.save(self._folder, self._kinds, overwrite=self._overwrite)
 
     @staticmethod
     def _is_large(path: Any) -> bool:
@@ -155,7 +238,7 @@ class _Job:
         width, height = picture_size(path)
         return width * height > LARGE
 
-    def _large(self, item: Any) -> None:
+    def _large(self, item: Any) -> list[Path]:
         from segmentarium.inference.large import segment_file
         from segmentarium.inference.large_segments import segment_large_file
         from segmentarium.media.readers import LargePicture
@@ -168,7 +251,7 @@ class _Job:
             )
         part = self._bar.add_task(item.name, total=100)
         try:
-            (segment_file if self._semantic else segment_large_file)(
+            return (segment_file if self._semantic else segment_large_file)(
                 self._predictor,
                 item.path,
                 self._folder,
@@ -176,11 +259,11 @@ class _Job:
                 name=item.name,
                 overwrite=self._overwrite,
                 progress=lambda share: self._bar.update(part, completed=round(100 * share)),
-            )
+            ).files
         finally:
             self._bar.remove_task(part)
 
-    def _video(self, item: Any) -> None:
+    def _video(self, item: Any) -> list[Path]:
         from segmentarium.inference.video import segment_video
 
         part = self._bar.add_task(item.name, total=None)
@@ -199,6 +282,7 @@ class _Job:
             self._bar.remove_task(part)
         if result.damage is not None:
             raise DamagedError(f"{result.damage}; what came before it is done")
+        return result.files
 
 
 class DamagedError(ValueError):

@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
+EXAMPLES = (
+    ("segmentarium serve", "http://127.0.0.1:8000/"),
+    ("segmentarium serve --models person,mine=runs/mine --port 8080", ""),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -15,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--models",
         default="person,street",
         metavar="[NAME=]MODEL,…",
-        help="names or weights files; the first is the default",
+        help="names, weights files, exported networks or folders of trainings; the first is the default",
     )
     parser.add_argument(
         "--engine",
@@ -70,7 +75,7 @@ def named_models(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, source = part.rpartition("=")
-        name = name or (part.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".safetensors"))
+        name = name or (part.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".safetensors").removesuffix(".onnx"))
         if name in found:
             raise ValueError(f"--models has two models called {name!r}; write NAME=MODEL to tell them apart")
         found[name] = source

@@ -13,6 +13,13 @@ import typing
 from collections.abc import Collection
 from typing import Any
 
+EXAMPLES = (
+    ("segmentarium train --root DIR", "a folder with images/, masks/ and classes.txt"),
+    ("segmentarium train --root DIR --model segformer_b0 --max-steps 20000", ""),
+    ("segmentarium train --data imagefolder --root DIR --model resnet18", "a folder of pictures for each class"),
+    ("segmentarium train --resume --output runs/mine", "goes on where it was stopped"),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -32,7 +39,7 @@ def add_training_options(
 
     of   the only kind of model whose options are wanted, beside those for all
     """
-    from segmentarium.training.options import FITTED, TrainingOptions
+    from segmentarium.training.options import FITTED, GROUPS, TrainingOptions
 
     parser.add_argument(
         "--mask-map",
@@ -42,7 +49,10 @@ def add_training_options(
         help='of a folder: raw value to class, e.g. "0:0,255:1", or "0-127:0,128-255:1" (default: the values are the classes)',
     )
     types_of = typing.get_type_hints(TrainingOptions)
+    heading, target = "", parser
     for item in dataclasses.fields(TrainingOptions):
+        if item.name in GROUPS and isinstance(parser, argparse.ArgumentParser):
+            heading = GROUPS[item.name]
         kinds = item.metadata["of"].split()
         if item.name in leave_out or (of is not None and kinds and of not in kinds):
             continue
@@ -57,7 +67,9 @@ def add_training_options(
         elif default is not None and default != "":
             text += f" (default: {'yes' if default is True else 'no' if default is False else shown})"
         arguments: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
-        parser.add_argument(flag, **arguments, **_kind(types_of[item.name], item.metadata["choices"]))
+        if heading:  # a group whose first options are left out begins later
+            target, heading = parser.add_argument_group(heading), ""
+        target.add_argument(flag, **arguments, **_kind(types_of[item.name], item.metadata["choices"]))
 
 
 def _kind(annotation: Any, choices: tuple[str, ...]) -> dict[str, Any]:

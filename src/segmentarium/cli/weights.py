@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+EXAMPLES = (
+    ("segmentarium weights 'segformer*' --data-set cityscapes", ""),
+    ("segmentarium weights --kept", "what lies on this machine"),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pattern", nargs="?", default="*", help="of the names, as in a shell, or a part of them")
@@ -76,8 +81,9 @@ def _plain(row: Any, size: int | None) -> dict[str, Any]:
 
 def _table(rows: list[Any], sizes: dict[str, int]) -> None:
     """Names first: they are what one types; at 80 columns the rest is folded, never cut."""
-    from rich.console import Console
     from rich.table import Table
+
+    from segmentarium.cli.tables import show
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("name", no_wrap=True)
@@ -90,8 +96,7 @@ def _table(rows: list[Any], sizes: dict[str, int]) -> None:
             marks.append(f"kept, {sizes[row.name] / 2**20:.0f} MB")
         licence = row.licence or "none stated"
         table.add_row(row.name, row.data_set, score, f"{licence} ({', '.join(marks)})" if marks else licence)
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(table)
+    show(table)
     free = sum(row.commercial for row in rows)
     print(f"\n{len(rows)} checkpoints, {free} of them under a licence that is known and free")
 

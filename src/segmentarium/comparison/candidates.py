@@ -76,10 +76,11 @@ def candidates_of_models(items: Sequence[str], base: TrainingOptions | None) -> 
 
 
 def _of_item(item: str, base: TrainingOptions | None) -> Candidate:
-    from segmentarium.checks import did_you_mean
     from segmentarium.registry import entry, list_models
     from segmentarium.training import TASKS
     from segmentarium.weights import catalogue, locate
+    from segmentarium.weights.names import no_model
+    from segmentarium.weights.published import published
 
     name, equals, source = item.partition("=")
     if equals:
@@ -101,15 +102,17 @@ def _of_item(item: str, base: TrainingOptions | None) -> Candidate:
     if catalogue.find(name) is not None:
         return Candidate(_slug(name), "shipped weights", weights=name)
     path = Path(name)
+    if name in published() and not path.exists():
+        return Candidate(_slug(name), "published weights", weights=name)
     if path.exists() or name.startswith("hf:"):
         located = locate(name)
         label = path.name if name.startswith("hf:") else located.stem
         if label in GENERIC:
             label = located.resolve().parent.name
         return Candidate(_slug(label), f"weights {name}", weights=name)
-    if path.suffix in (".safetensors", ".pth", ".pt", ".ckpt", ".bin"):
+    if path.suffix in (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".onnx", ".xml"):
         raise FileNotFoundError(f"no weights at {name}")
-    raise KeyError(f"no model or weights are called {name!r}{did_you_mean(name, trained + catalogue.list_weights())}")
+    raise KeyError(f"no model or weights are called {name!r}{no_model(name)}")
 
 
 def candidates_of_recipes(places: Sequence[str | Path], changes: dict[str, Any]) -> list[Candidate]:

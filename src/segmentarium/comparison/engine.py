@@ -271,12 +271,18 @@ class _Run:
         import torch
 
         from segmentarium.benchmarking import Case, machine_facts, run_case
+        from segmentarium.benchmarking.forms import forms_of
 
         if outcome.scores is None:
             return
         measured = record.read("timing") or {"forms": {}}
         threads = self.options.threads or torch.get_num_threads()
-        for form in self.options.engines:
+        try:
+            forms = forms_of(outcome.weights, self.options.engines)
+        except ValueError as error:  # an exported network, and none of its engines was asked for
+            self._fail(record, outcome, "timing", error, name)
+            return
+        for form in forms:
             earlier = measured["forms"].get(form)
             if earlier is None or (earlier["problem"] and not earlier["skipped"]):
                 self.say(f"{name}: timing {form}")

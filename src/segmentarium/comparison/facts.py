@@ -13,7 +13,7 @@ def facts_of(model: Model, size: tuple[int, int], data: str) -> dict[str, Any]:
     size: (height, width) of the data's images; a model with a `long_side` of its own, and a classifier, is counted at what it
     sees of them.
     """
-    from segmentarium.benchmarking.size import multiply_adds, parameters_millions
+    from segmentarium.benchmarking.size import counted
     from segmentarium.inference.classifier import seen_square
     from segmentarium.registry import model_card
 
@@ -22,11 +22,12 @@ def facts_of(model: Model, size: tuple[int, int], data: str) -> dict[str, Any]:
         size = side, side
     size = model.preprocessing.size_of(size)
     name = model.registered_name
+    parameters, work = counted(model, *model.example(1, size), training_only=False)
     card = model_card(name) if name else {"scores": {}, "paper": {}}
     return {
         "system": model.title,
-        "parameters": parameters_millions(model, training_only=False),
-        "multiply_adds": multiply_adds(model, *model.example(1, size)),
+        "parameters": parameters,
+        "multiply_adds": work,
         "size": list(size),
         "published": {what: score for what, score in card["scores"].items() if data.lower() in what.lower()},
         "paper": card["paper"].get("url", ""),

@@ -7,9 +7,13 @@ import io
 import json
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from segmentarium.brief import Brief
 from segmentarium.comparison.pareto import pareto_front
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 AGREES = 0.99  # share of a picture's pixels with the eager form's class, from which on a form's time counts
 
@@ -77,8 +81,8 @@ MEASURES = {
 }
 
 
-@dataclass
-class Outcome:
+@dataclass(repr=False)
+class Outcome(Brief):
     """One candidate.  Scores and shares lie in 0..1, latencies are in milliseconds.
 
     training     {"steps", "seconds", "commands", "seconds_per_step"}; None: loaded
@@ -141,8 +145,8 @@ class Outcome:
         }
 
 
-@dataclass
-class Comparison:
+@dataclass(repr=False)
+class Comparison(Brief):
     """All candidates, and what they share."""
 
     outcomes: list[Outcome]
@@ -152,6 +156,10 @@ class Comparison:
     command: str
     forms: tuple[str, ...]
     pictures: list[dict[str, Any]] = field(default_factory=list)
+
+    def told(self) -> str:
+        best = ", ".join(f"{o.label} {100 * o.score:.2f}" for o in self.ranked[:3] if not math.isnan(o.score))
+        return f"{len(self.outcomes)} models, {self.measures.name}: {best or 'none scored'}"
 
     @property
     def measures(self) -> Measures:
@@ -192,6 +200,21 @@ class Comparison:
         writer.writeheader()
         writer.writerows(rows)
         return file.getvalue()
+
+    def table(self) -> Table:
+        """The same for a terminal: what decides, and what went wrong."""
+        from rich import box
+        from rich.table import Table
+
+        told = {key: name for key, name in self.measures.columns.items() if key not in ("macc", "aacc")}
+        made = Table("model", box=box.SIMPLE, pad_edge=False)
+        for head in (*told.values(), "M par.", "GFLOPs", *(f"{form} ms" for form in self.forms), "steps"):
+            made.add_column(head, justify="right")
+        keys = (*told, "parameters_m", "multiply_adds_g", *(f"{form}_ms" for form in self.forms), "steps")
+        for outcome in self.ranked:
+            row = outcome.row(self.forms, self.measures)
+            made.add_row(row["model"], *(_cell(row[key]) for key in keys))
+        return made
 
     def markdown(self) -> str:
         """The table that a results page shows."""

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segmentarium.brief import Brief
 from segmentarium.contracts.results import Instances
 from segmentarium.rle import Patch, patch
 
@@ -18,8 +19,8 @@ Found = tuple[int, float, Patch]  # class, score, mask
 AT_A_TIME = 16  # masks that are floats of the picture's size
 
 
-@dataclass(frozen=True)
-class InstanceSet:
+@dataclass(frozen=True, repr=False)
+class InstanceSet(Brief):
     """N places a picture, best first.
 
     boxes    (B, N, 4) x0, y0, x1, y1 in pixels of the image

@@ -120,6 +120,16 @@ class Model(nn.Module):
         """What reports call it: its registered name, else that of its class."""
         return self.registered_name or type(self).__name__
 
+    def __repr__(self) -> str:
+        """One line; `str(model)` and `print(model)` give every layer, as of any module."""
+        classes = self.labels().get("num_classes")
+        of = f" of {classes} {'class' if classes == 1 else 'classes'}" if classes else ""
+        size = sum(p.numel() for p in self.parameters()) / 1e6
+        return f"<{self.title}: {self.kind}{of}, {self.in_channels} channels in, {size:.2f} M parameters>"
+
+    def __str__(self) -> str:
+        return nn.Module.__repr__(self)
+
     def example(self, batch: int = 1, size: tuple[int, int] = (64, 64)) -> tuple[Tensor, ...]:
         """What `forward` takes, on the model's device: zeros of (batch, in_channels, *size), or of its fixed size.
 

@@ -9,14 +9,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from segmentarium.brief import Brief
 from segmentarium.layers.resize import resize, resized_rows
 
 BAND_BYTES = 2**22  # of the masks of all queries that are read at a time: what a cache holds is twice as fast
 BAND_ROWS = 256
 
 
-@dataclass(frozen=True)
-class Instances:
+@dataclass(frozen=True, repr=False)
+class Instances(Brief):
     """The instances of one picture, best first.
 
     labels   (N,) int64 class indices
@@ -42,16 +43,16 @@ class Segment(NamedTuple):
     score: float
 
 
-@dataclass(frozen=True)
-class Panoptic:
+@dataclass(frozen=True, repr=False)
+class Panoptic(Brief):
     """ids (H, W) int32: the number of the segment that has the pixel, 0 where none has; the segments in their order."""
 
     ids: Tensor
     segments: tuple[Segment, ...]
 
 
-@dataclass(frozen=True)
-class MaskSet:
+@dataclass(frozen=True, repr=False)
+class MaskSet(Brief):
     """The answer of a mask classifier (arXiv 2107.06278): Q queries, each a class or none, and each a mask.
 
     class_logits   (B, Q, K + 1), the last is "no object"
@@ -233,8 +234,8 @@ def boxes_around(masks: Tensor) -> Tensor:
     return torch.stack((x0, y0, x1, y1), 1).float()
 
 
-@dataclass(frozen=True)
-class Keypoints:
+@dataclass(frozen=True, repr=False)
+class Keypoints(Brief):
     """The keypoints of one picture, best first, under the names that LightGlue knows them by.
 
     keypoints         (N, 2) x, y in pixels
@@ -256,8 +257,8 @@ class Keypoints:
         return {name: value[None] for name, value in vars(self).items()}
 
 
-@dataclass(frozen=True)
-class Boxes3d:
+@dataclass(frozen=True, repr=False)
+class Boxes3d(Brief):
     """The boxes of one scan, best first.
 
     boxes    (N, 7) x, y, z of the centre, length, width, height in metres, angle about z in radians; or (N, 9), with the

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from segmentarium.brief import Brief
 from segmentarium.files import atomic_write, check_targets, has_keys, write_text
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ class Bad(Protocol):
     def as_dict(self) -> dict[str, Any]: ...
 
 
-@dataclass(kw_only=True)
-class BaseReport:
+@dataclass(kw_only=True, repr=False)
+class BaseReport(Brief):
     """What is known of every evaluation.  All shares lie in 0..1; NaN: there was nothing of that class.
 
     A report of a kind gives its scores: `scores`, `headline`, `by_class`.
@@ -68,6 +69,10 @@ class BaseReport:
     notes: list[str] = field(default_factory=list)
     warning: str = ""
     worst: list[Any] = field(default_factory=list)
+
+    def told(self) -> str:
+        scores = ", ".join(f"{name} {value}" for name, value in self.headline())
+        return f"{self.model.get('name', '')} on {self.data.get('name', '')} {self.data.get('split', '')}: {scores}"
 
     def scores(self) -> dict[str, Any]:
         """Every number that was found, as plain data; null for those that do not exist."""

@@ -24,7 +24,7 @@ from segmentarium.metrics import TopK
 FIVE = 5  # the classes among which the right one counts in top-5
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class ClassificationReport(BaseReport):
     """Scores of a classifier on a data set.  All shares lie in 0..1; NaN: no picture had that class.
 

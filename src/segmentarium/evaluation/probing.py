@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segmentarium.brief import Brief
 from segmentarium.contracts import Backbone, Preprocessing
 from segmentarium.data import ClassificationDataset, middle_crop, picture_size
 from segmentarium.data.splits import hash_split
@@ -38,8 +39,8 @@ BLOCK = 8192  # training features that are compared at once
 HELD = 0.1  # share of the training pictures that chooses the learning rate
 
 
-@dataclass(kw_only=True)
-class ProbeReport:
+@dataclass(kw_only=True, repr=False)
+class ProbeReport(Brief):
     """Shares of the test pictures whose class comes out first, 0..1.
 
     knn, linear   of the vote and of the linear layer; `linear_top5`: whose class is among its first five

@@ -8,7 +8,7 @@ from typing import Any
 from segmentarium.evaluation.base import BaseReport, number, numbers, percent
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class Report(BaseReport):
     """Scores of a segmenter on a data set.  All shares lie in 0..1; NaN: no pixel of that class was labelled or predicted.
 

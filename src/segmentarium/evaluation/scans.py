@@ -22,7 +22,7 @@ NEAR = 2.0  # metres within which a labelled box counts as seen, in the table of
 LEAST = 0.05  # score from which on boxes are scored
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class ScanReport(BaseReport):
     """Scores of boxes in space; errors are in metres, radians and metres a second, all else in 0..1.
 
@@ -115,7 +115,7 @@ class ScanTally:
         ours = ScanBoxes(found.boxes.double().numpy(), found.labels.numpy(), found.scores.double().numpy())
         if scan.attributes is not None:
             speeds = np.linalg.norm(ours.boxes[:, 7:9], axis=1)
-            names = [self.classes[label] for label in ours.labels.tolist()]
+            names = [self.classes[int(label)] for label in ours.labels]
             likely = [likely_attribute(name, speed) for name, speed in zip(names, speeds.tolist(), strict=True)]
             ours = replace(ours, attributes=np.array(likely, np.int64))
         kept = self._near(scan, ours.boxes, ours.labels)

@@ -31,7 +31,7 @@ QUALITY = {"pq": "PQ", "sq": "SQ", "rq": "RQ"}
 RGB = tuple[int, int, int]
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class SegmentReport(BaseReport):
     """Scores of segments on a data set.  All shares lie in 0..1; NaN: there is nothing of that kind.
 

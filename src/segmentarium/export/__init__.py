@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from segmentarium.brief import Brief
 from segmentarium.contracts import Detector3d, MaskModel, MaskOutputs, Model, adopt, asked_task
 from segmentarium.export.formats import (
     FORMATS,
@@ -28,6 +29,7 @@ from segmentarium.export.formats import (
 from segmentarium.export.metadata import model_metadata, read_metadata
 from segmentarium.export.parity import RUNNERS, SIZES, TOLERANCE, Comparison, Image, ParityCheck, PointsCheck
 from segmentarium.files import check_targets, has_keys
+from segmentarium.weights.exported import ExportedNetwork
 
 __all__ = [
     "FORMATS",
@@ -44,8 +46,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class ExportReport:
+@dataclass(frozen=True, repr=False)
+class ExportReport(Brief):
     """What was written and how far it is from eager PyTorch.  `megabytes` counts every file of the format."""
 
     path: Path
@@ -65,6 +67,9 @@ class ExportReport:
     @property
     def passed(self) -> bool:
         return self.relative_error <= self.tolerance
+
+    def told(self) -> str:
+        return f"{str(self.path)!r}, {self.format}, relative error {self.relative_error:.1e}, {self.megabytes:.1f} MB"
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -149,6 +154,8 @@ def export_formats(
 def exported(model: nn.Module, task: str | None) -> Model:
     """What is written of a model: of a mask classifier its masks and their classes, where `task` tells segments apart."""
     model = adopt(model)
+    if isinstance(model, ExportedNetwork):
+        raise ExportError(f"{model.file} is an exported network already; export the weights that it is made of")
     told = asked_task(model, task) != "semantic"
     return MaskOutputs(model) if told and isinstance(model, MaskModel) else model
 

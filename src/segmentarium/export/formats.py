@@ -119,6 +119,12 @@ def write_onnx(traced: Traced, path: Path, metadata: Mapping[str, Any], opset: i
         raise ExportError(f"the ONNX exporter failed: {_first_lines(error)}") from error
     assert exported is not None
     proto = exported.model_proto
+    got = next(one.version for one in proto.opset_import if not one.domain)
+    if got != opset:
+        raise ExportError(
+            f"operator set {opset} was asked for, and the exporter gives {got} of this model: it has operators that need it; "
+            f"give --opset {got} (in Python opset={got})"
+        )
     proto.producer_name = METADATA_KEY
     graph = proto.graph
     # Where each node came from in the Python source: of no use outside, a third of a small file, and full of local paths.

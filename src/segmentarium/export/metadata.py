@@ -9,9 +9,7 @@ from typing import Any
 import torch
 
 from segmentarium.contracts import Model
-from segmentarium.runtimes import import_openvino
-
-METADATA_KEY = "segmentarium"
+from segmentarium.runtimes import METADATA_KEY, exported_texts
 
 
 def model_metadata(model: Model) -> dict[str, Any]:
@@ -54,12 +52,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         torch.export.load(str(path), extra_files=extra)
         return _read(path, METADATA_KEY, extra[f"{METADATA_KEY}.json"] or "{}")
     if path.suffix == ".xml":
-        model = import_openvino().Core().read_model(str(path))
-        if METADATA_KEY not in model.get_rt_info():
-            return {}
-        # OpenVINO gives a group back as a plain dict, but its values as its own OVAny
-        group = model.get_rt_info([METADATA_KEY]).value
-        return {key: _read(path, key, model.get_rt_info([METADATA_KEY, key]).astype(str)) for key in group}
+        return {key: _read(path, key, text) for key, text in exported_texts(path)[0].items()}
     raise ValueError(f"{path.name}: an exported model ends in .onnx, .pt2 or .xml")
 
 

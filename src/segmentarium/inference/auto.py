@@ -18,7 +18,14 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import KeypointModel
 from segmentarium.files import cache_folder, write_json
-from segmentarium.inference.engines import Engine, build_engine, fingerprint, missing_packages, onnx_file
+from segmentarium.inference.engines import (
+    Engine,
+    build_engine,
+    exported_network,
+    fingerprint,
+    missing_packages,
+    onnx_file,
+)
 
 AGREEMENT = 0.995  # share of the pixels that must get the class that eager PyTorch gives them
 POINTS = 0.95  # share of the best points, of those that are named by their place
@@ -42,6 +49,8 @@ def fastest_engine(
     pixels); delete the file to measure anew.  On a GPU the engine is torch, in the faster precision that agrees.
     """
     device = torch.device(device or "cpu")
+    if exported_network(model) is not None:
+        return build_engine(model)
     key = _key(model, image, device)
     measured = _read_cache().get(key)
     if measured is not None and measured["engine"] in dict(CANDIDATES) and not missing_packages(measured["engine"]):

@@ -12,19 +12,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from segmentarium.contracts import Classifier, InstanceModel, MaskModel, Model, SegmentationModel
 from segmentarium.files import atomic_write, check_targets, write_json
 from segmentarium.inference.network import Network, with_channels
 from segmentarium.inference.predictor import ModelSource, class_probabilities, resolve_model
 from segmentarium.media import sources
+from segmentarium.media.showing import Shown
 from segmentarium.media.sources import displayed
 
 SIZE = 224  # of the square that a classifier sees, where neither it nor the user says otherwise
 
 
-@dataclass
-class Classification:
+@dataclass(repr=False)
+class Classification(Shown):
     """One picture and the classes that the model sees in it.
 
     classes        names, the most probable first
@@ -39,6 +41,15 @@ class Classification:
     name: str = "image"
     path: Path | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def told(self) -> str:
+        best = ", ".join(f"{name} {share:.0%}" for name, share in self.top(3))
+        return f"{self.name!r}: {best}"
+
+    @property
+    def picture(self) -> Image.Image:
+        """The picture that was classified."""
+        return Image.fromarray(self.image)
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """(class, probability) of the `count` most probable classes."""

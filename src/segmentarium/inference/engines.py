@@ -15,9 +15,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts import Model, adopt
+from segmentarium.contracts import MaskOutputs, Model, adopt
 from segmentarium.files import cache_folder, writable_cache
-from segmentarium.runtimes import onnx_session, openvino_network
+from segmentarium.runtimes import onnx_session, openvino_network, runner
+from segmentarium.weights.exported import ExportedNetwork
 
 EngineName = Literal["torch", "compile", "onnxruntime", "openvino", "auto"]
 Precision = Literal["fp32", "bf16"]
@@ -77,7 +78,10 @@ def build_engine(
     device     of torch and compile, default: the first GPU if there is one, else the processor.  The other two run on
                the processor.
     """
-    check_engine(name, precision)
+    if (written := exported_network(model)) is not None:
+        name = written.engine_for(name, precision)
+    else:
+        check_engine(name, precision)
     if name == "torch":
         return _torch_engine(model, precision, default_device(device))
     if name == "compile":
@@ -87,6 +91,12 @@ def build_engine(
     if name == "openvino":
         return _openvino_engine(model, precision)
     raise ValueError("engine 'auto' is chosen for a picture: call segmentarium.inference.auto.fastest_engine")
+
+
+def exported_network(model: nn.Module) -> ExportedNetwork | None:
+    """The network of a file that a model is, which PyTorch cannot run; None: it is an ordinary one."""
+    inner = model.network if isinstance(model, MaskOutputs) else model
+    return inner if isinstance(inner, ExportedNetwork) else None
 
 
 def default_device(device: torch.device | str | None = None) -> torch.device:
@@ -131,11 +141,10 @@ def _compiled_engine(model: nn.Module, precision: str, device: torch.device) -> 
 def _onnxruntime_engine(model: nn.Module) -> Engine:
     threads = torch.get_num_threads()
     session = onnx_session(onnx_file(model), threads)
-    names = [put.name for put in session.get_inputs()]
+    answers = runner(session)
 
     def run(*maps: Tensor) -> list[Tensor]:
-        given = {name: x.contiguous().cpu().numpy() for name, x in zip(names, maps, strict=True)}
-        return [torch.from_numpy(found) for found in session.run(None, given)]
+        return [torch.from_numpy(found) for found in answers(*(x.contiguous().cpu().numpy() for x in maps))]
 
     return Engine("onnxruntime", run, f"{session.get_providers()[0]}, fp32, {threads} threads")
 
@@ -144,13 +153,11 @@ def _openvino_engine(model: nn.Module, precision: str) -> Engine:
     threads = torch.get_num_threads()
     last = adopt(model).channels_last
     compiled = openvino_network(onnx_file(model), "bf16" if precision == "bf16" else "f32", threads, channels_last=last)
-    request = compiled.create_infer_request()
+    answers = runner(compiled)
 
     def run(*maps: Tensor) -> list[Tensor]:
         given = [x.permute(0, 2, 3, 1) for x in maps] if last else maps
-        request.infer([x.contiguous().cpu().numpy() for x in given], share_inputs=True)
-        outputs = range(len(compiled.outputs))
-        return [torch.from_numpy(request.get_output_tensor(i).data.copy()) for i in outputs]
+        return [torch.from_numpy(found) for found in answers(*(x.contiguous().cpu().numpy() for x in given))]
 
     hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if precision == "bf16" and hint != "bf16":
@@ -165,10 +172,11 @@ def device_name(device: torch.device) -> str:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Hexadecimal digest of what the network computes: its printed structure, its weights, and PyTorch's version."""
+    """Hexadecimal digest of what the network computes: its structure, its weights, and PyTorch's version."""
     from segmentarium.version import __version__
 
-    digest = hashlib.sha256(f"{__version__} {torch.__version__} {model}".encode())
+    layers = [f"{name} {type(layer).__name__}({layer.extra_repr()})" for name, layer in model.named_modules()]
+    digest = hashlib.sha256("\n".join([__version__, torch.__version__, *layers]).encode())
     for key, tensor in model.state_dict().items():
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -176,9 +184,12 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def onnx_file(model: nn.Module) -> Path:
-    """The deploy form of the model as ONNX, in the cache folder; written when it is not there yet."""
+    """The deploy form of the model as ONNX, in the cache folder; written when it is not there yet.  Of a network that came from a
+    file, that file, which may be OpenVINO's."""
     from segmentarium.export import to_onnx
 
+    if (written := exported_network(model)) is not None:
+        return written.file
     name = f"{fingerprint(model)}.onnx"
     kept = (cache_folder() / name, writable_cache() / name)
     return next((path for path in kept if path.is_file()), None) or to_onnx(model, kept[1])

@@ -13,18 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from segmentarium.brief import Brief
 from segmentarium.files import atomic_write
 from segmentarium.inference import drawing
 from segmentarium.inference.predictor import Predictor
-from segmentarium.inference.result import check_files, check_kinds, description
+from segmentarium.inference.result import OF_FRAMES, check_files, check_kinds, description
 from segmentarium.inference.tta import indices
 from segmentarium.matting.finder import no_foreground
 from segmentarium.media.png import PngWriter
 from segmentarium.media.readers import LargePicture
 
 
-@dataclass
-class FileResult:
+@dataclass(repr=False)
+class FileResult(Brief):
     """What `segment_file` wrote: the files, class name -> share of the picture, and the facts of the JSON."""
 
     files: list[Path]
@@ -52,7 +53,7 @@ def segment_file(
     The legend is painted before the last row is known: its entries come from a first look at a thumbnail.  Cut-outs have
     the edge of the mask: a matte would need the whole picture first (`portrait` makes one).
     """
-    check_kinds(kinds)
+    check_kinds(kinds, OF_FRAMES)
     if len(predictor.classes) > 256:
         raise ValueError(f"{len(predictor.classes)} classes do not fit into an index PNG of a large picture; 256 do")
     if "cutout" in kinds and predictor.foreground is None:

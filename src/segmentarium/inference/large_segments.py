@@ -31,7 +31,7 @@ from segmentarium.media.png import PngWriter
 from segmentarium.media.readers import LargePicture
 
 ROWS = 128  # that are painted at a time
-NOT_OF_LARGE = ("coco", "cutouts")
+NOT_OF_LARGE = ("coco", "yolo", "labelme", "cutouts")
 
 
 def segment_large_file(

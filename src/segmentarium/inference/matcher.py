@@ -16,12 +16,13 @@ from segmentarium.inference.point_drawing import draw_matches
 from segmentarium.inference.points import FoundPoints
 from segmentarium.matching.geometry import Geometry, Kind, estimate
 from segmentarium.matching.neighbours import match
+from segmentarium.media.showing import Shown
 
 KINDS = ("overlay", "json")
 
 
-@dataclass
-class PictureMatch:
+@dataclass(repr=False)
+class PictureMatch(Shown):
     """Two pictures, whose points are whose, and what maps the first to the second.
 
     pairs      (K, 2) int64: indices into both pictures' points;  distances (K,) of their descriptors
@@ -34,9 +35,12 @@ class PictureMatch:
     distances: np.ndarray
     geometry: Geometry
 
+    def told(self) -> str:
+        return f"{self.name!r}, {len(self.pairs)} matches, {int(self.geometry.inliers.sum())} of them agree"
+
     @property
     def name(self) -> str:
-        return f"{self.first.name}-{self.second.name}"
+        return f"{self.first.name}-{Path(self.second.name).name}"
 
     @property
     def points(self) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from segmentarium.inference.network import Network, with_channels
 from segmentarium.inference.point_drawing import draw_points
 from segmentarium.inference.predictor import ModelSource, resolve_model
 from segmentarium.media import sources
+from segmentarium.media.showing import Shown
 from segmentarium.media.sources import displayed
 
 KINDS = ("overlay", "json", "npz")
@@ -30,8 +31,8 @@ TILE = 1024
 REACH = 64  # pixels around a pixel that its score depends on, rounded up to whole cells; of a VGG of four stages 53
 
 
-@dataclass
-class FoundPoints:
+@dataclass(repr=False)
+class FoundPoints(Shown):
     """One picture and its points.
 
     image      (H, W, 3) uint8 RGB
@@ -44,6 +45,10 @@ class FoundPoints:
     name: str = "image"
     path: Path | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def told(self) -> str:
+        height, width = self.image.shape[:2]
+        return f"{self.name!r}, {width}×{height}, {len(self.keypoints)} points"
 
     @property
     def overlay(self) -> Image.Image:

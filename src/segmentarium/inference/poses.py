@@ -23,14 +23,15 @@ from segmentarium.inference.predictor import ModelSource, resolve_model
 from segmentarium.keypoints.heatmaps import in_picture, mirror_pairs, mirrored, peaks, refined
 from segmentarium.keypoints.hrnet_pose import HRNetPose
 from segmentarium.media import sources
+from segmentarium.media.showing import Shown
 from segmentarium.media.sources import displayed
 
 KINDS = ("overlay", "json")
 SURE = 0.2  # a joint's score from which on it is drawn
 
 
-@dataclass
-class Poses:
+@dataclass(repr=False)
+class Poses(Shown):
     """The persons of one picture.
 
     image   (H, W, 3) uint8 RGB
@@ -46,6 +47,10 @@ class Poses:
     name: str = "image"
     path: Path | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def told(self) -> str:
+        height, width = self.image.shape[:2]
+        return f"{self.name!r}, {width}×{height}, {len(self.joints)} persons of {len(self.names)} joints"
 
     @property
     def overlay(self) -> Image.Image:

@@ -36,8 +36,8 @@ def predict(
         for result in segmentarium.predict("photos/", "person", engine="auto"):
             result.save("out", ("overlay", "cutout"))
 
-    source    path, folder, glob, http(s) address, PIL image, uint8 array, tensor, video file (each frame), number of a
-              webcam, or a list of them
+    source    path, folder, glob, http(s) address, PIL image, a picture's bytes or an open file of them, "-" (standard input),
+              uint8 array, tensor, video file (each frame), number of a webcam, or a list of them
     model     as of `Predictor`, or one that is there already: a Predictor, a SegmentPredictor, an ImageClassifier, …
     task      of a mask classifier: "semantic", "instance" or "panoptic"; in a video, segments keep their numbers.  None: as the
               model says (`MaskModel.task`)

@@ -129,7 +129,8 @@ class Predictor(ForegroundFinder):
     def __call__(
         self, image: Any, *, name: str = "image", path: Any = None, keep_probabilities: bool = False
     ) -> Result:
-        """The result of one picture: PIL image, (H, W), (H, W, 3 or 4) array, or (C, H, W) tensor; path: read it.
+        """The result of one picture: PIL image, (H, W), (H, W, 3 or 4) array, (C, H, W) tensor, a file's bytes, an open file;
+        path: read it.
 
         keep_probabilities  keeps (K, H, W) float16: 2 K bytes a pixel
         """

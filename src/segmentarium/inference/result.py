@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,14 +15,46 @@ from PIL import Image
 
 from segmentarium.files import atomic_write, check_targets
 from segmentarium.inference import drawing
+from segmentarium.inference.polygons import (
+    SMALLEST,
+    TOLERANCE,
+    Piece,
+    Polygon,
+    labelme_content,
+    polygons_of,
+    yolo_lines,
+)
 from segmentarium.matting.finder import no_foreground
+from segmentarium.media.showing import Shown
+from segmentarium.rle import encode, patch
 
-KINDS = ("overlay", "mask", "cutout", "json")
+# kind of output -> how its file ends
+ENDINGS = {
+    "overlay": "_overlay.png",
+    "mask": "_mask.png",
+    "cutout": "_cutout.png",
+    "json": ".json",
+    "coco": "_coco.json",
+    "yolo": ".txt",
+    "labelme": "_labelme.json",
+}
+KINDS = tuple(ENDINGS)
+OF_FRAMES = ("overlay", "mask", "cutout", "json")  # what videos, and files that are read in rows, have of these
+FILE_SUFFIXES = (
+    ".png",
+    ".json",
+    ".txt",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".tif",
+    ".bmp",
+)  # of one file, where `save` is given that
 RGB = tuple[int, int, int]
 
 
-@dataclass
-class Result:
+@dataclass(repr=False)
+class Result(Shown):
     """One picture and what the model sees in it.
 
     image          (H, W, 3) uint8 RGB
@@ -40,6 +73,12 @@ class Result:
     alpha: np.ndarray | None = None
     probabilities: np.ndarray | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def told(self) -> str:
+        height, width = self.mask.shape
+        largest = sorted(self.areas.items(), key=lambda one: -one[1])[:3]
+        parts = ", ".join(f"{name} {share:.0%}" for name, share in largest if share)
+        return f"{self.name!r}, {width}×{height}, {len(self.classes)} classes: {parts}"
 
     @cached_property
     def areas(self) -> dict[str, float]:
@@ -70,47 +109,137 @@ class Result:
         height, width = self.mask.shape
         return description(self.name, self.path, (width, height), self.classes, self.palette, self.areas, self.facts)
 
+    def pieces(self) -> list[Piece]:
+        """The mask of each class that occurs, but of the background: class 0 where there is a foreground, or it is called so."""
+        found = []
+        for index in np.unique(self.mask).tolist():
+            behind = index == 0 and (self.alpha is not None or self.classes[0].lower() == "background")
+            if index < len(self.classes) and not behind:
+                found.append(Piece(index, patch(self.mask == index)))
+        return found
+
+    def polygons(self, tolerance: float = TOLERANCE, smallest: int = SMALLEST) -> list[Polygon]:
+        """The masks as polygons, one for each connected piece of a class (not of the background), or of a segment.
+
+        tolerance  pixels that a polygon may be off the mask; 0: exactly its pixels
+        smallest   pixels of a piece that gets one
+        """
+        return polygons_of(self.pieces(), self.classes, tolerance, smallest)
+
+    def coco(self) -> dict[str, Any]:
+        """The classes in COCO's form, one annotation each, masks as compressed runs; categories are numbered from 1."""
+        height, width = self.mask.shape
+        annotations = []
+        for number, piece in enumerate(self.pieces(), 1):
+            one, (tall, wide) = piece.patch, piece.patch.mask.shape
+            told = {"id": number, "image_id": 1, "category_id": piece.index + 1, "iscrowd": 0}
+            told |= {"segmentation": encode(one.full(height, width)), "area": int(one.mask.sum())}
+            annotations.append(told | {"bbox": [one.left, one.top, wide, tall]})
+        image = {"id": 1, "file_name": self.path.name if self.path else self.name, "height": height, "width": width}
+        categories = [{"id": i, "name": label} for i, label in enumerate(self.classes, 1)]
+        return {"images": [image], "annotations": annotations, "categories": categories}
+
+    def yolo(self, tolerance: float = TOLERANCE, smallest: int = SMALLEST) -> str:
+        """The polygons as lines of YOLO's segmentation: class, x, y, x, y, … in shares of the picture."""
+        return yolo_lines(self.polygons(tolerance, smallest), self.mask.shape)
+
+    def labelme(
+        self, folder: str | Path | None = None, tolerance: float = TOLERANCE, smallest: int = SMALLEST
+    ) -> dict[str, Any]:
+        """The polygons as labelme's JSON; `folder`: where it will lie, from which it names the picture."""
+        place = None if folder is None else Path(folder)
+        return labelme_content(self.polygons(tolerance, smallest), self.mask.shape, self.path, place)
+
+    def to_supervision(self) -> Any:
+        """The classes that occur as `supervision.Detections`, one each.  ImportError where that package is not installed."""
+        pieces, size = self.pieces(), self.mask.shape
+        masks = [one.patch.full(*size) for one in pieces]
+        return detections(masks, [one.index for one in pieces], self.classes)
+
+    def encoded(self, kind: str, folder: Path | None = None) -> bytes:
+        """The bytes of the file of one kind (see `save`)."""
+        if kind in ("json", "coco", "labelme"):
+            told = self.labelme(folder) if kind == "labelme" else self.as_dict() if kind == "json" else self.coco()
+            return json.dumps(told, indent=1).encode()
+        if kind == "yolo":
+            return self.yolo().encode()
+        file = io.BytesIO()
+        picture = {"overlay": "overlay", "mask": "index_image", "cutout": "cutout"}[kind]
+        getattr(self, picture).save(file, format="PNG", compress_level=3)
+        return file.getvalue()
+
     def save(
         self,
         folder: str | Path,
-        kinds: Sequence[str] = ("overlay", "mask", "json"),
+        kinds: Sequence[str] | None = None,
         *,
         name: str | None = None,
         overwrite: bool = False,
     ) -> list[Path]:
-        """Writes NAME_overlay.png, NAME_mask.png, NAME_cutout.png, NAME.json into `folder`, each whole or not at all.
+        """Writes NAME_overlay.png, NAME_mask.png, NAME_cutout.png, NAME.json, NAME_coco.json, NAME_labelme.json, and
+        NAME.txt (YOLO's) into `folder`, each whole or not at all; the files are returned.
 
-        kinds      of "overlay", "mask", "cutout", "json"
+        folder     or the one file to be written, with its suffix: then of the one kind that is given, else the overlay
+        kinds      of "overlay", "mask", "cutout", "json", "coco", "yolo", "labelme"; None: overlay, mask, json
         name       instead of the source's own
         overwrite  files that are there are replaced; else FileExistsError is raised and nothing written
         """
+        as_file = Path(folder).suffix.lower() in FILE_SUFFIXES
+        kinds = kinds or (("overlay",) if as_file else ("overlay", "mask", "json"))
         check_kinds(kinds)
-        paths = check_files(folder, name or self.name, kinds, self.path, overwrite=overwrite)
-        pictures = {"overlay": lambda: self.overlay, "mask": lambda: self.index_image, "cutout": lambda: self.cutout}
+        if as_file:
+            paths = {one_kind(folder, kinds): Path(folder)}
+            check_targets(paths.values(), [self.path], overwrite=overwrite)
+        else:
+            paths = check_files(folder, name or self.name, kinds, self.path, overwrite=overwrite)
         for kind, path in paths.items():
-            content = pictures[kind]() if kind in pictures else json.dumps(self.as_dict(), indent=1)
             with atomic_write(path) as temporary:
-                if isinstance(content, Image.Image):
-                    content.save(temporary, format="PNG", compress_level=3)
-                else:
-                    temporary.write_text(content, encoding="utf-8")
+                temporary.write_bytes(self.encoded(kind, path.parent))
         return list(paths.values())
+
+
+def one_kind(file: str | Path, kinds: Sequence[str]) -> str:
+    """The one kind of output that goes into a file.  ValueError for several, and for a suffix that is of another kind."""
+    if len(kinds) != 1 or Path(file).suffix.lower() != Path(f"x{ENDINGS[kinds[0]]}").suffix:
+        raise ValueError(
+            f"{file} is one file, and kinds are {', '.join(kinds)}; give a folder, or one kind of that suffix"
+        )
+    return kinds[0]
+
+
+def detections(masks: Sequence[np.ndarray], labels: Sequence[int], classes: Sequence[str], **more: np.ndarray) -> Any:
+    """`supervision.Detections` of masks bool (H, W).  ImportError where that package is not installed."""
+    try:
+        import supervision  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ImportError("to_supervision needs the package supervision: pip install supervision") from None
+    boxes = []
+    for mask in masks:
+        one = patch(mask)
+        boxes.append((one.left, one.top, one.left + one.mask.shape[1], one.top + one.mask.shape[0]))
+    return supervision.Detections(
+        xyxy=np.array(boxes, np.float32).reshape(-1, 4),
+        mask=np.stack(masks) if masks else np.zeros((0, 0, 0), bool),
+        class_id=np.array(labels, int),
+        data={"class_name": np.array([classes[label] for label in labels], dtype=str)},
+        **more,
+    )
 
 
 def check_files(
     folder: str | Path, name: str, kinds: Sequence[str], source: Path | None, *, overwrite: bool = False
 ) -> dict[str, Path]:
     """Kind -> file of a picture's results.  FileExistsError where one is there, or is the source, unless `overwrite`."""
-    paths = {k: Path(folder) / (f"{name}.json" if k == "json" else f"{name}_{k}.png") for k in kinds}
+    paths = {kind: Path(folder) / f"{name}{ENDINGS[kind]}" for kind in kinds}
     check_targets(paths.values(), [source], overwrite=overwrite)
     return paths
 
 
-def check_kinds(kinds: Sequence[str]) -> None:
-    """Raises ValueError for a kind of output that does not exist."""
-    if isinstance(kinds, str) or not kinds or (unknown := sorted(set(kinds) - set(KINDS))):
+def check_kinds(kinds: Sequence[str], known: Sequence[str] = KINDS) -> None:
+    """Raises ValueError for a kind of output that is none of the `known`."""
+    if isinstance(kinds, str) or not kinds or (unknown := sorted(set(kinds) - set(known))):
         shown = kinds if isinstance(kinds, str) or not kinds else ", ".join(unknown)
-        raise ValueError(f"kinds: {shown!r} is not a list of known kinds; give some of {', '.join(KINDS)}")
+        raise ValueError(f"kinds: {shown!r} is not a list of known kinds; give some of {', '.join(known)}")
 
 
 def index_image(mask: np.ndarray, palette: Sequence[RGB]) -> Image.Image:

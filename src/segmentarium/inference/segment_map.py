@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from segmentarium.brief import Brief
 from segmentarium.contracts import Instances, Panoptic
 from segmentarium.labels import IGNORE_INDEX
 from segmentarium.rle import Patch, patch
@@ -30,8 +31,8 @@ class FoundSegment:
     own: Patch | None = field(default=None, repr=False, compare=False)
 
 
-@dataclass(frozen=True)
-class SegmentMap:
+@dataclass(frozen=True, repr=False)
+class SegmentMap(Brief):
     """ids (H, W) int32: the number of each pixel's segment, 0 where it has none; and the segments.
 
     Instances may overlap: in the map the surer one lies on top, and each keeps its whole mask.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,17 +13,18 @@ import numpy as np
 from PIL import Image
 
 from segmentarium.files import atomic_write, check_targets
-from segmentarium.inference.result import Result
+from segmentarium.inference.polygons import Piece
+from segmentarium.inference.result import ENDINGS, FILE_SUFFIXES, Result, check_kinds, detections
 from segmentarium.inference.segment_drawing import segment_overlay
 from segmentarium.inference.segment_map import FoundSegment, SegmentMap, bands
 from segmentarium.media.png import PngWriter
 from segmentarium.rle import encode
 
-KINDS = ("overlay", "mask", "json", "coco", "panoptic", "cutouts")
+KINDS = ("overlay", "mask", "json", "coco", "yolo", "labelme", "panoptic", "cutouts")
 MARGIN = 4  # pixels around a cut-out segment
 
 
-@dataclass
+@dataclass(repr=False)
 class SegmentResult(Result):
     """One picture and its segments.
 
@@ -34,6 +36,12 @@ class SegmentResult(Result):
 
     segments: SegmentMap = field(default_factory=lambda: SegmentMap(np.zeros((0, 0), np.int32), ()))
     things: tuple[int, ...] = ()
+
+    def told(self) -> str:
+        height, width = self.mask.shape
+        counts = Counter(self.classes[one.label] for one in self.segments.segments).most_common(3)
+        parts = ", ".join(f"{count} {name}" for name, count in counts) or "none"
+        return f"{self.name!r}, {width}×{height}, {len(self.segments)} segments: {parts}"
 
     @property
     def overlay(self) -> Image.Image:
@@ -65,25 +73,23 @@ class SegmentResult(Result):
 
     def to_supervision(self) -> Any:
         """The segments as `supervision.Detections`.  ImportError where that package is not installed."""
-        try:
-            import supervision  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            raise ImportError("to_supervision needs the package supervision: pip install supervision") from None
         segments, size = self.segments.segments, self.segments.ids.shape
-        masks = [self.segments.mask(one).full(*size) for one in segments]
-        return supervision.Detections(
-            xyxy=np.array([one.box for one in segments], np.float32).reshape(-1, 4),
-            mask=np.stack(masks) if masks else np.zeros((0, *size), bool),
+        return detections(
+            [self.segments.mask(one).full(*size) for one in segments],
+            [one.label for one in segments],
+            self.classes,
             confidence=np.array([one.score for one in segments], np.float32),
-            class_id=np.array([one.label for one in segments], int),
             tracker_id=np.array([one.id for one in segments], int),
-            data={"class_name": np.array([self.classes[one.label] for one in segments], dtype=str)},
         )
+
+    def pieces(self) -> list[Piece]:
+        """The mask of each segment."""
+        return [Piece(one.label, self.segments.mask(one), one.id, one.score) for one in self.segments.segments]
 
     def save(
         self,
         folder: str | Path,
-        kinds: Sequence[str] = ("overlay", "mask", "json"),
+        kinds: Sequence[str] | None = None,
         *,
         name: str | None = None,
         overwrite: bool = False,
@@ -91,13 +97,18 @@ class SegmentResult(Result):
         """Writes files into `folder`, each whole or not at all: NAME_overlay.png, NAME_mask.png, NAME.json;
 
         coco      NAME_coco.json, masks as runs
+        yolo      NAME.txt, a line a polygon; labelme: NAME_labelme.json
         panoptic  NAME_panoptic.png and NAME_panoptic.json
         cutouts   NAME_cutouts/NUMBER_CLASS.png, one a segment
 
-        kinds      of "overlay", "mask", "json", "coco", "panoptic", "cutouts"
+        folder     or the one file of one kind that has its suffix, as of `Result.save`
+        kinds      of "overlay", "mask", "json", "coco", "yolo", "labelme", "panoptic", "cutouts"; None: overlay, mask, json
         name       instead of the source's own
         overwrite  files that are there are replaced; else FileExistsError is raised and nothing written
         """
+        if Path(folder).suffix.lower() in FILE_SUFFIXES:
+            return super().save(folder, kinds, name=name, overwrite=overwrite)
+        kinds = kinds or ("overlay", "mask", "json")
         check_segment_kinds(kinds)
         paths = segment_files(folder, name or self.name, kinds)
         cutouts = {}
@@ -107,16 +118,14 @@ class SegmentResult(Result):
                 place / f"{one.id:04d}_{_word(self.classes[one.label])}.png": one for one in self.segments.segments
             }
         check_targets([*paths.values(), *cutouts], [self.path], overwrite=overwrite)
-        contents = {"json": self.as_dict, "coco": self.coco, "panoptic": self.panoptic}
         for kind, path in paths.items():
             with atomic_write(path) as temporary:
-                if kind in contents:
-                    temporary.write_text(json.dumps(contents[kind](), indent=1), encoding="utf-8")
+                if kind == "panoptic":
+                    temporary.write_text(json.dumps(self.panoptic(), indent=1), encoding="utf-8")
                 elif kind == "map":
                     write_numbers(temporary, self.segments.ids)
                 else:
-                    picture = self.overlay if kind == "overlay" else self.index_image
-                    picture.save(temporary, format="PNG", compress_level=3)
+                    temporary.write_bytes(self.encoded(kind, path.parent))
         for path, one in cutouts.items():
             with atomic_write(path) as temporary:
                 self.cut_out(one).save(temporary, format="PNG", compress_level=3)
@@ -125,24 +134,14 @@ class SegmentResult(Result):
 
 def segment_files(folder: str | Path, name: str, kinds: Sequence[str]) -> dict[str, Path]:
     """Kind -> file (of "cutouts" a folder) of a picture's results; "map" is the PNG beside the JSON of "panoptic"."""
-    endings = {
-        "overlay": "_overlay.png",
-        "mask": "_mask.png",
-        "json": ".json",
-        "coco": "_coco.json",
-        "panoptic": "_panoptic.json",
-        "map": "_panoptic.png",
-        "cutouts": "_cutouts",
-    }
+    endings = ENDINGS | {"panoptic": "_panoptic.json", "map": "_panoptic.png", "cutouts": "_cutouts"}
     wanted = [kind for kind in endings if kind in kinds or (kind == "map" and "panoptic" in kinds)]
     return {kind: Path(folder) / f"{name}{endings[kind]}" for kind in wanted}
 
 
 def check_segment_kinds(kinds: Sequence[str]) -> None:
     """Raises ValueError for a kind of output that segments do not have."""
-    if isinstance(kinds, str) or not kinds or (unknown := sorted(set(kinds) - set(KINDS))):
-        shown = kinds if isinstance(kinds, str) or not kinds else ", ".join(unknown)
-        raise ValueError(f"kinds: {shown!r} is not a list of known kinds; segments have {', '.join(KINDS)}")
+    check_kinds(kinds, KINDS)
 
 
 def segment_list(found: SegmentMap, classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -204,8 +203,8 @@ def panoptic_content(
         {"id": i, "name": label, "isthing": int(i - 1 in things), "color": list(palette[i - 1])}
         for i, label in enumerate(classes, 1)
     ]
-    image = {"id": 1, "file_name": path.name if path else f"{name}.png", "height": height, "width": width}
-    annotation = {"image_id": 1, "file_name": f"{name}_panoptic.png", "segments_info": listed}
+    image = {"id": 1, "file_name": path.name if path else f"{Path(name).name}.png", "height": height, "width": width}
+    annotation = {"image_id": 1, "file_name": f"{Path(name).name}_panoptic.png", "segments_info": listed}
     return {"images": [image], "annotations": [annotation], "categories": categories}
 
 

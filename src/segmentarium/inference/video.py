@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segmentarium.brief import Brief
 from segmentarium.files import atomic_write, check_targets, write_json
-from segmentarium.inference.result import Result, check_kinds, description
+from segmentarium.inference.result import OF_FRAMES, Result, check_kinds, description
 from segmentarium.matting.finder import no_foreground
 from segmentarium.matting.frames import frame_of, layout_of, rgb_of
 from segmentarium.matting.reader import Camera, Reader
@@ -78,8 +79,8 @@ def is_packet(item: Any) -> bool:
     return type(item).__name__ == "Packet"
 
 
-@dataclass
-class VideoResult:
+@dataclass(repr=False)
+class VideoResult(Brief):
     """What `segment_video` wrote; areas: class name -> mean share of the frames; damage: what is wrong with the clip's end."""
 
     files: list[Path]
@@ -129,7 +130,7 @@ def segment_video(
     from segmentarium.inference.segments import SegmentPredictor
     from segmentarium.inference.tracking import SegmentTracker
 
-    check_kinds(kinds)
+    check_kinds(kinds, OF_FRAMES)
     if "cutout" in kinds and predictor.foreground is None:
         raise ValueError(no_foreground(predictor.classes))
     if "mask" in kinds and len(predictor.classes) > 256:

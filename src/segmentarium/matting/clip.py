@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from segmentarium.brief import Brief
 from segmentarium.files import atomic_folder, atomic_write, check_targets
 from segmentarium.matting.backgrounds import Blur, Transparent
 from segmentarium.matting.blending import blend_plane
@@ -46,8 +47,8 @@ MARGIN = 16  # pixels of the guide: what the passes of the matte reach
 LARGEST_MASK = 512  # longer side at which a network without a size of its own sees a clip
 
 
-@dataclass
-class ClipResult:
+@dataclass(repr=False)
+class ClipResult(Brief):
     """What `convert_clip` did.
 
     path         of the file or folder; None: a pipe

@@ -116,7 +116,7 @@ class ExportedPredictor(ForegroundFinder):
             said = " ".join(str(error).split())[:300]
             raise ValueError(f"{self._path} fails on a picture of {pixels.shape[2:]} pixels: {said}") from None
         logits = outputs[0] if outputs else None
-        shape: tuple[int, ...] = getattr(logits, "shape", ())
+        shape: tuple[int, ...] = tuple(getattr(logits, "shape", ()))
         whole = len(shape) == 4 and shape[0] == 1 and shape[2:] == pixels.shape[2:]
         if not whole or shape[1] not in (self._count, 1) or logits is None or logits.dtype.kind != "f":
             raise ValueError(

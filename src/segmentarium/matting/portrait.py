@@ -26,6 +26,7 @@ from segmentarium.matting.regions import Hold, People, check_hold, check_people,
 from segmentarium.matting.second_look import look_closer
 from segmentarium.media import sources
 from segmentarium.media.readers import ArrayRows
+from segmentarium.media.showing import Shown
 from segmentarium.media.sources import displayed
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def predictor_for(model: ModelSource | ForegroundFinder, **options: Any) -> Fore
     return Predictor(model, **options)
 
 
-@dataclass
-class PortraitResult:
+@dataclass(repr=False)
+class PortraitResult(Shown):
     """One picture done.
 
     pixels  (H, W, 3) uint8 RGB, or (H, W, 4) RGBA in front of nothing
@@ -79,16 +80,27 @@ class PortraitResult:
     name: str = "image"
     facts: dict[str, Any] = field(default_factory=dict)
 
+    def told(self) -> str:
+        height, width = self.alpha.shape
+        return f"{self.name!r}, {width}×{height}, {'nobody' if self.nobody else f'a person of {self.share:.0%}'}"
+
     @property
     def image(self) -> Image.Image:
         return Image.fromarray(self.pixels)
 
     @property
+    def picture(self) -> Image.Image:
+        return self.image
+
+    @property
     def nobody(self) -> bool:
         return is_nobody(self.share)
 
-    def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> Path:
-        """Writes the picture, whole or not at all; the suffix says the format.
+    def save(self, path: str | PathLike[str], *, name: str | None = None, overwrite: bool = False) -> list[Path]:
+        """Writes the picture, whole or not at all; the suffix says the format.  The files are returned, as of every result.
+
+        path   the file, or a folder: NAME.png is written into it
+        name   instead of the source's own
 
         Raises ValueError where it cannot hold the alpha, FileExistsError where the file is there, unless `overwrite`.
         """
@@ -96,11 +108,13 @@ class PortraitResult:
         from segmentarium.matting.picture_files import check_suffix, write_picture
 
         target = Path(path)
+        if not target.suffix or target.is_dir():
+            target = target / f"{name or self.name}.png"
         check_suffix(target, transparent=self.pixels.shape[2] == 4)
         check_targets([target], overwrite=overwrite)
         with atomic_write(target) as temporary:
             write_picture(self.pixels, temporary, target.suffix.lower())
-        return target
+        return [target]
 
 
 class Portrait:

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,11 @@ class Item:
 
 
 def expand(source: Source) -> list[Item]:
-    """All items of a source: a path, folder, glob, http(s) address, webcam number, picture, array, tensor, or a list of them.
+    """All items of a source: a path, folder, glob, http(s) address, webcam number, picture, its bytes or an open file of them,
+    array, tensor, "-" (the picture on standard input), or a list of them.
 
-    A folder gives its pictures and videos, subfolders too, in alphabetical order.  Names are made unique.
+    A folder gives its pictures and videos, subfolders too, in alphabetical order; an item's name then has its subfolders, so
+    that results lie as their pictures do.  Names are made unique.
     Raises FileNotFoundError for what is not there and ValueError for a folder or pattern without pictures.
     """
     return _unique(_expand(source))
@@ -72,6 +74,8 @@ def read_one(source: str | os.PathLike[str]) -> tuple[np.ndarray, str, Path | No
 
 
 def _expand(source: Any) -> list[Item]:
+    if isinstance(source, Item):
+        return [source]
     if isinstance(source, bool):
         raise TypeError(f"source is {source}; give a path, a picture, or the number of a webcam")
     if isinstance(source, int):
@@ -84,6 +88,13 @@ def _expand(source: Any) -> list[Item]:
         return [Item("picture", "image", "<array>", lambda: to_array(array))]
     if isinstance(source, str | os.PathLike):
         return _expand_path(os.fspath(source))
+    if _is_file(source):  # read now, as who opened it may close it
+        if not hasattr(source, "read"):
+            return [_bytes(bytes(source), "image", "<bytes>")]
+        name = getattr(source, "name", None)
+        if not isinstance(name, str):
+            return [_bytes(source.read(), "image", "<file>")]
+        return [_bytes(source.read(), Path(name).stem.strip("<>") or "image", name)]
     if isinstance(source, Iterable):
         items = [item for one in source for item in _expand(one)]
         if not items:
@@ -91,11 +102,29 @@ def _expand(source: Any) -> list[Item]:
         return items
     raise TypeError(
         f"source is a {type(source).__name__}; give a path, folder, glob, http(s) address, PIL image, "
-        "(H, W), (H, W, 3) or (H, W, 4) uint8 array, (C, H, W) tensor, video, webcam number, or a list of them"
+        "(H, W), (H, W, 3) or (H, W, 4) uint8 array, (C, H, W) tensor, a picture's bytes or an open file of them, video, "
+        "webcam number, or a list of them"
     )
 
 
+def _bytes(data: Any, name: str, origin: str) -> Item:
+    """The picture of a file's bytes."""
+    if not isinstance(data, bytes):
+        raise TypeError(f'{origin} gives {type(data).__name__}; open it for bytes, with open(path, "rb")')
+
+    def load() -> np.ndarray:
+        if not data:
+            raise ImageReadError(f"{origin} is empty; expected the bytes of a picture")
+        stream = io.BytesIO(data)
+        stream.name = origin
+        return np.asarray(read_image(stream))
+
+    return Item("picture", name, origin, load)
+
+
 def _expand_path(text: str) -> list[Item]:
+    if text == "-":
+        return [_bytes(sys.stdin.buffer.read(), "stdin", "<standard input>")]
     if text.startswith(("http://", "https://")):
         name = Path(text.partition("?")[0]).stem or "image"
         return [Item("picture", name, text, lambda: np.asarray(read_image(download(text))))]
@@ -108,7 +137,7 @@ def _expand_path(text: str) -> list[Item]:
             raise ValueError(
                 f"{path} holds no pictures or videos; expected files like {', '.join(sorted(IMAGE_SUFFIXES)[:5])}, …"
             )
-        return [_file(p) for p in found]
+        return [_file(p, path) for p in found]
     if path.is_file():
         return [_file(path)]
     if glob.has_magic(text):
@@ -119,6 +148,29 @@ def _expand_path(text: str) -> list[Item]:
     if text.isdigit():
         return _expand(int(text))
     raise FileNotFoundError(f"{text} does not exist: it is neither a file, nor a folder, nor a pattern that fits files")
+
+
+def watch(folder: Path, leave_out: Path | None = None, every: float = 1.0) -> Iterator[Item]:
+    """The pictures and videos of a folder, and then those that come, for ever; each when two looks found it of the same size, so
+    that none is half written.
+
+    leave_out  a folder in it that is not looked into, such as that of the results
+    every      seconds between two looks
+    """
+    sizes: dict[Path, int] = {}
+    given: set[Path] = set()
+    while True:
+        now = {}
+        for path in sorted(folder.rglob("*")):
+            if path in given or path.name.startswith(".") or not is_media(path) or not path.is_file():
+                continue
+            if leave_out is None or leave_out.resolve() not in path.resolve().parents:
+                now[path] = path.stat().st_size
+        for path in [path for path, size in now.items() if size and sizes.get(path) == size]:
+            given.add(path)
+            yield _file(path, folder)
+        sizes = now
+        time.sleep(every)
 
 
 def is_media(path: Path) -> bool:
@@ -135,10 +187,12 @@ def holds_clip(path: Path) -> bool:
     return suffix in VIDEO_SUFFIXES or (suffix not in IMAGE_SUFFIXES and is_clip(head_of(path)))
 
 
-def _file(path: Path) -> Item:
+def _file(path: Path, folder: Path | None = None) -> Item:
+    """`folder`: the one that was asked for, whose subfolders stand in the item's name."""
+    name = path.stem if folder is None else path.relative_to(folder).with_suffix("").as_posix()
     if holds_clip(path):
-        return Item("video", path.stem, str(path), path=path)
-    return Item("picture", path.stem, str(path), lambda: picture_array(path), path)
+        return Item("video", name, str(path), path=path)
+    return Item("picture", name, str(path), lambda: picture_array(path), path)
 
 
 def _unique(items: list[Item]) -> list[Item]:
@@ -217,18 +271,27 @@ def _from_pillow(picture: Image.Image) -> np.ndarray:
     return np.asarray(read_image(stream))
 
 
+def _is_file(value: Any) -> bool:
+    """Whether it is the bytes of a file, or one that is open."""
+    return isinstance(value, bytes | bytearray | memoryview) or hasattr(value, "read")
+
+
 def _is_tensor(value: Any) -> bool:
     torch = sys.modules.get("torch")  # who has a tensor has imported it
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def to_array(image: Any) -> np.ndarray:
-    """A picture (H, W, C) uint8 of an array (H, W[, C]) or a tensor (C, H, W) or (1, C, H, W).
+    """A picture (H, W, C) uint8 of an array (H, W[, C]), a tensor (C, H, W) or (1, C, H, W), a file's bytes, or an open file.
 
     Floating-point values are taken as 0..1, 16-bit ones by the bits that they need.  TypeError and ValueError for anything else.
     """
     if isinstance(image, Image.Image):
         return _from_pillow(image)
+    if _is_file(image):
+        (item,) = _expand(image)
+        assert item.load is not None
+        return item.load()
     if _is_tensor(image):
         tensor = image.detach().cpu()
         if tensor.ndim == 4 and tensor.shape[0] == 1:

@@ -27,6 +27,22 @@ FITTED = (  # what is taken by the data and the network where nobody says, see `
 LAST, LAST_WEIGHTS, BEST_WEIGHTS = "last.ckpt", "last.safetensors", "best.safetensors"  # in the run's folder
 
 
+# the first option of each group -> the group's heading in `train --help`
+GROUPS = {
+    "model": "what is trained",
+    "data": "on what",
+    "crop_size": "how crops are made",
+    "task": "what is scored",
+    "size": "how a classifier's and a pretrainer's pictures are made",
+    "input_size": "how persons with joints, and pictures with points, are shown",
+    "turn": "how scans are made",
+    "max_steps": "how long and how fast",
+    "loss": "what is minimised",
+    "precision": "on which machine",
+    "output": "what is kept",
+}
+
+
 def option(
     default: Any, help: str, *, flag: str = "", choices: tuple[str, ...] = (), free: bool = False, of: str = ""
 ) -> Any:

@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
+from segmentarium.brief import Brief
 from segmentarium.weights.layouts import arguments_of
 from segmentarium.weights.source import Stored, open_weights
 from segmentarium.weights.table import LoadReport, fit
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Brief):
     """What `inspect_weights` found.
 
     model     the registered name

@@ -17,6 +17,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from segmentarium.brief import Brief
 from segmentarium.checks import did_you_mean
 from segmentarium.registry import known
 from segmentarium.weights.data_sets import DATA_SETS
@@ -76,8 +77,8 @@ NOT_FREE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Published:
+@dataclass(frozen=True, repr=False)
+class Published(Brief):
     """One published checkpoint.
 
     layout     whose file: a framework, or "official:OWNER/REPOSITORY"

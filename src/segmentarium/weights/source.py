@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmentarium.checks import did_you_mean
+from segmentarium.brief import Brief
 from segmentarium.contracts import Classifier
 from segmentarium.meta import on_meta
 from segmentarium.preprocessing import Preprocessing
@@ -264,15 +264,16 @@ def locate(source: str | Path, *, accept_licence: bool = False) -> Path:
         places = [path / name for name in (FILE_NAME, *OF_A_RUN)]
         path = next((place for place in places if place.is_file()), places[0])
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no weights called {text!r}: neither a file, nor of the catalogue, nor a hub address (hf:OWNER/NAME)"
-            + did_you_mean(text, [*catalogue.list_weights(), *published()])
-        )
+        from segmentarium.weights.names import no_weights
+
+        told = no_weights(text)
+        nowhere = ": neither a file, nor of the catalogue, nor a hub address (hf:OWNER/NAME)"
+        raise FileNotFoundError(f"no weights called {text!r}{'' if told.startswith(':') else nowhere}{told}")
     return path
 
 
-@dataclass(frozen=True)
-class Stored:
+@dataclass(frozen=True, repr=False)
+class Stored(Brief):
     """What a file holds: tensors, the model that they are of, and how to read them.
 
     arguments   that the model was made with, beside the registered ones of `entry`

@@ -26,6 +26,7 @@ from segmentarium.contracts import (
 from segmentarium.files import atomic_write
 from segmentarium.registry import Entry, check_arguments, remember
 from segmentarium.weights import catalogue
+from segmentarium.weights.exported import is_exported, load_exported
 from segmentarium.weights.layouts import get_layout
 from segmentarium.weights.part import fill_part
 from segmentarium.weights.source import FILE_NAME, HEADER, Stored, bare, open_weights
@@ -110,7 +111,7 @@ def load(
 
     source   a name of the catalogue ("street") or of published weights ("pspnet_resnet50.cityscapes-mmseg"), a file, a folder,
              "hf:OWNER/NAME"; a file of another project is recognised by its keys, or read through the key table `layout`
-             ("bisenetv2/coincheung")
+             ("bisenetv2/coincheung"); an .onnx or .xml of `segmentarium export` is a model that its engine runs
     strict   False takes what fits, and warns of the rest
     accept_licence   consent to the licence of published weights that is not free or not stated
     arguments        that neither keys nor shapes tell (output_stride=16, align_corners=True); without them the published
@@ -119,6 +120,11 @@ def load(
     Raises FileNotFoundError, CheckpointError (damaged or unsafe file), LoadError (weights of another model), ValueError for
     a backbone alone.  What fitted of another project's file is logged ("segmentarium", INFO).
     """
+    if is_exported(source):
+        if layout or arguments:
+            given = ", ".join([*(["layout"] if layout else []), *arguments])
+            raise ValueError(f"{source} is an exported network, which is as it is; leave {given} out")
+        return load_exported(source)
     return built(open_weights(source, layout, accept_licence=accept_licence, arguments=arguments), strict=strict)
 
 

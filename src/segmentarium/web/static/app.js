@@ -5,7 +5,8 @@ const $ = (id) => document.getElementById(id);
 const SHOWN = 2048; // longer side of what is shown; downloads are as large as what was given
 const LIVE = 640; // longer side of frames
 
-const state = { engine: null, file: null, job: 0, live: null, address: null };
+// entries: the files that were given, each with its result; file: the one that is shown
+const state = { engine: null, file: null, entries: [], job: 0, live: null, address: null };
 
 function say(text, kind = "") {
   $("status").textContent = text;
@@ -21,6 +22,7 @@ const WORDS = { instance: "objects", panoptic: "everything, in segments", semant
 function offerTasks() {
   const tasks = state.engine.tasks?.[$("model").value];
   $("background").hidden = Boolean(tasks);
+  $("mask").hidden = $("mask").hidden || Boolean(tasks);
   $("segments").hidden = !tasks;
   $("task").replaceChildren(...(tasks ?? []).map((task) => new Option(WORDS[task], task)));
 }
@@ -30,7 +32,8 @@ function settings() {
   const choice = document.querySelector("input[name=background]:checked").value;
   const picture = $("picture").files[0];
   if (choice === "picture" && !picture) throw new Error("Choose a picture for the background.");
-  const background = { colour: $("colour").value, picture }[choice] ?? choice;
+  const blur = $("amount").value === "2" ? "blur" : `blur:${$("amount").value}`;
+  const background = { colour: $("colour").value, picture, blur }[choice] ?? choice;
   return { model: $("model").value, background };
 }
 
@@ -56,30 +59,119 @@ function offer(blob, name) {
 const named = (file, suffix) =>
   `${(file.name || "picture").replace(/\.[^.]*$/, "")}_${$("task").value ? "segments" : "portrait"}.${suffix}`;
 
-async function photo() {
+// Every photo that was given, the one that is shown first; what was asked for meanwhile ends the work.
+async function photos() {
   const job = ++state.job;
-  const file = state.file;
-  $("save").hidden = true;
-  say("Computing", "busy");
-  try {
-    const chosen = settings();
-    const original = await createImageBitmap(file).catch(() => null); // the server may know more formats
-    const started = performance.now();
-    const { blob, share, segments } = await state.engine.photo(file, chosen);
-    if (job !== state.job) return; // something else was asked for meanwhile
-    const result = await createImageBitmap(blob);
-    const [width, height] = fitted(result.width, result.height, SHOWN);
-    show($("before"), original ?? result, width, height);
-    show($("after"), result, width, height);
-    $("stage").hidden = false;
-    offer(blob, named(file, "png"));
-    const seconds = ((performance.now() - started) / 1000).toFixed(1);
-    const found = segments == null ? "" : `${segments} segment${segments === 1 ? "" : "s"}, `;
-    const done = `Done: ${found}${result.width} × ${result.height} in ${seconds} s.`;
-    say(share < 0.002 ? "There is nobody in this picture." : done, "done");
-  } catch (error) {
-    if (job === state.job) fail(error);
+  const others = state.entries.filter((entry) => entry.file !== state.file);
+  const shown = state.entries.find((entry) => entry.file === state.file);
+  $("save").hidden = $("mask").hidden = $("all").hidden = true;
+  for (const entry of state.entries) entry.result = null;
+  for (const [number, entry] of [shown, ...others].entries()) {
+    if (entry.file === state.file) say("Computing", "busy");
+    else say(`Computing ${number + 1} of ${state.entries.length}`, "busy");
+    try {
+      const started = performance.now();
+      const result = await state.engine.photo(entry.file, settings());
+      if (job !== state.job) return; // something else was asked for meanwhile
+      entry.result = { ...result, seconds: (performance.now() - started) / 1000 };
+      entry.problem = null;
+    } catch (error) {
+      if (job !== state.job) return;
+      entry.problem = error;
+    }
+    await listed(entry);
+    if (entry.file === state.file) await look(entry);
   }
+  const done = state.entries.filter((entry) => entry.result);
+  $("all").hidden = done.length < 2;
+  if (state.entries.length > 1) await look(state.entries.find((entry) => entry.file === state.file));
+}
+
+// The original and the result of one file under the slider.
+async function look(entry) {
+  if (entry.problem) return fail(entry.problem);
+  const { blob, share, segments, seconds } = entry.result;
+  const original = await createImageBitmap(entry.file).catch(() => null); // the server may know more formats
+  const result = await createImageBitmap(blob);
+  const [width, height] = fitted(result.width, result.height, SHOWN);
+  show($("before"), original ?? result, width, height);
+  show($("after"), result, width, height);
+  given(original ? entry.file : null);
+  offer(blob, named(entry.file, "png"));
+  $("mask").hidden = Boolean($("task").value);
+  const found = segments == null ? "" : `${segments} segment${segments === 1 ? "" : "s"}, `;
+  const done = `Done: ${found}${result.width} × ${result.height} in ${seconds.toFixed(1)} s.`;
+  const left = state.entries.filter((one) => !one.result && !one.problem).length;
+  if (!left) say(share < 0.002 ? "There is nobody in this picture." : done, "done");
+}
+
+// There is something to show: the drop area makes room, and tiles show the photo that was given.
+function given(photo) {
+  $("stage").hidden = false;
+  document.body.classList.add("given");
+  if (!photo) return;
+  if (state.preview) URL.revokeObjectURL(state.preview);
+  state.preview = URL.createObjectURL(photo);
+  document.body.style.setProperty("--photo", `url(${state.preview})`);
+}
+
+// The entry's place in the list of files, with a small picture of what became of it.
+async function listed(entry) {
+  if (!entry.button) return;
+  entry.button.title = entry.problem ? entry.problem.message : "";
+  if (!entry.result) return;
+  const small = await createImageBitmap(entry.result.blob);
+  show(entry.button.querySelector("canvas"), small, ...fitted(small.width, small.height, 160));
+}
+
+function list() {
+  $("list").hidden = state.entries.length < 2;
+  $("list").replaceChildren(...state.entries.map((entry) => {
+    const [item, button, label] = ["li", "button", "span"].map((tag) => document.createElement(tag));
+    button.type = "button";
+    button.append(document.createElement("canvas"), label);
+    label.textContent = entry.file.name || "picture";
+    button.onclick = () => choose(entry);
+    entry.button = button;
+    item.append(button);
+    return item;
+  }));
+  mark();
+}
+
+const mark = () => {
+  for (const { button, file } of state.entries) button?.setAttribute("aria-current", String(file === state.file));
+};
+
+function choose(entry) {
+  state.file = entry.file;
+  mark();
+  if (entry.result || entry.problem) look(entry).catch(fail);
+}
+
+// How far each pixel belongs to the person, as a grey picture: the alpha of the cut-out.
+async function mask() {
+  const { file } = state;
+  say("Computing the mask", "busy");
+  const { blob } = await state.engine.photo(file, { model: $("model").value, background: "transparent" });
+  const cut = await createImageBitmap(blob, { premultiplyAlpha: "none" });
+  const canvas = new OffscreenCanvas(cut.width, cut.height);
+  const context = canvas.getContext("2d");
+  context.drawImage(cut, 0, 0);
+  const pixels = context.getImageData(0, 0, cut.width, cut.height);
+  for (let i = 0; i < pixels.data.length; i += 4) {
+    pixels.data.fill(pixels.data[i + 3], i, i + 3);
+    pixels.data[i + 3] = 255;
+  }
+  context.putImageData(pixels, 0, 0);
+  take(await canvas.convertToBlob({ type: "image/png" }), named(file, "png").replace("_portrait", "_mask"));
+  say("The mask is downloaded.", "done");
+}
+
+function take(blob, name) {
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
 // A recording of the result canvas, with the clip's sound where there is one.
@@ -120,8 +212,8 @@ async function play(video, live, first) {
     show($("before"), frame, width, height);
     show($("after"), result, width, height);
     if (result.close) result.close();
+    given(null); // before a recording begins: a canvas that nobody sees may be recorded black
     if (frames++ === 0) await first();
-    $("stage").hidden = false;
     say(`${(frames / ((performance.now() - started) / 1000)).toFixed(1)} frames per second`, live.recording?.began ? "live recording" : "live");
     await new Promise(requestAnimationFrame);
   }
@@ -141,7 +233,7 @@ async function clip() {
   const video = Object.assign(document.createElement("video"), { muted: true, playsInline: true, src: URL.createObjectURL(file) });
   const live = (state.live = { ended: false });
   let recording = null;
-  $("save").hidden = true;
+  $("save").hidden = $("mask").hidden = $("all").hidden = true;
   $("stop").hidden = false;
   say("Opening the clip", "busy");
   try {
@@ -155,7 +247,9 @@ async function clip() {
     });
     if (job !== state.job) return;
     await finish(recording, named(file, "webm"));
-    say(`Done: ${frames} frames.`, "done");
+    const total = Math.max(frames, video.getVideoPlaybackQuality?.().totalVideoFrames ?? 0);
+    say(`Done: ${frames} of ${total} frames, 640 pixels at most.`, "done");
+    if (!$("task").value) tellCommand(file);
   } catch (error) {
     if (job === state.job) fail(error);
   } finally {
@@ -167,12 +261,23 @@ async function clip() {
   }
 }
 
+// A page takes as many frames of a clip as it has time for; the command line takes them all.
+function tellCommand(file) {
+  const choice = document.querySelector("input[name=background]:checked").value;
+  const background = { colour: `"${$("colour").value}"`, picture: `"${$("picture").files[0]?.name}"`, blur: `blur:${$("amount").value}` }[choice] ?? choice;
+  const code = document.createElement("code");
+  code.textContent = `segmentarium portrait "${file.name}" --background ${background}`;
+  $("status").append(" For every frame, at full size: ", code);
+}
+
 async function camera() {
   end();
   const job = ++state.job;
   const live = (state.live = { ended: false, recording: null });
   state.file = null;
-  $("save").hidden = true;
+  state.entries = [];
+  list();
+  $("save").hidden = $("mask").hidden = $("all").hidden = true;
   let stream = null;
   try {
     if (!navigator.mediaDevices) throw new Error("The camera needs https, or this page on localhost.");
@@ -199,10 +304,16 @@ function end() {
   $("stop").hidden = $("record").hidden = true;
 }
 
-function open(file) {
-  if (!file) return;
+// Files that were dropped, chosen or pasted: a clip, or photos.
+function open(files) {
+  const all = [...files];
+  if (!all.length) return;
   end();
-  state.file = file;
+  const clips = all.filter((file) => file.type.startsWith("video/"));
+  if (clips.length && all.length > 1) return fail(new Error("Give one clip, or several photos, not both."));
+  state.entries = clips.length ? [] : all.map((file) => ({ file, result: null, problem: null }));
+  state.file = all[0];
+  list();
   again();
 }
 
@@ -211,11 +322,20 @@ function again() {
   if (state.live && !state.live.ended) return;
   if (!state.file) return;
   if (state.file.type.startsWith("video/")) clip();
-  else photo();
+  else photos().catch(fail);
+}
+
+function pick(background) {
+  document.querySelector(`input[value=${background}]`).checked = true;
+  $("strength").hidden = background !== "blur";
 }
 
 function listen() {
-  $("file").onchange = () => open($("file").files[0]);
+  $("file").onchange = () => open($("file").files);
+  $("mask").onclick = () => mask().catch(fail);
+  $("all").onclick = () => {
+    for (const { file, result } of state.entries) if (result) take(result.blob, named(file, "png"));
+  };
   $("camera").onclick = camera;
   $("stop").onclick = end;
   $("record").onclick = () => {
@@ -227,24 +347,36 @@ function listen() {
     again();
   };
   $("task").onchange = again;
-  $("colour").oninput = () => { document.querySelector("input[value=colour]").checked = true; };
-  $("picture").onchange = () => { document.querySelector("input[value=picture]").checked = true; again(); };
+  $("amount").oninput = () => document.body.style.setProperty("--amount", $("amount").value);
+  $("amount").onchange = again;
+  $("colour").oninput = () => { pick("colour"); document.body.style.setProperty("--colour", $("colour").value); };
+  $("picture").onchange = () => {
+    const picture = $("picture").files[0];
+    if (!picture) return;
+    pick("picture");
+    document.body.style.setProperty("--picture", `url(${URL.createObjectURL(picture)})`);
+    again();
+  };
   $("colour").onchange = again;
   for (const choice of document.querySelectorAll("input[name=background]")) {
     choice.onchange = () => {
+      pick(choice.value);
       if (choice.value === "picture" && !$("picture").files[0]) $("picture").click();
       else again();
     };
   }
-  $("slider").oninput = () => $("stage").style.setProperty("--at", `${$("slider").value}%`);
+  $("slider").oninput = () => {
+    $("stage").style.setProperty("--at", `${$("slider").value}%`);
+    $("slider").setAttribute("aria-valuetext", `${Math.round($("slider").value)} per cent of the original`);
+  };
   document.ondragover = (event) => { event.preventDefault(); $("drop").classList.add("over"); };
   document.ondragleave = () => $("drop").classList.remove("over");
   document.ondrop = (event) => {
     event.preventDefault();
     $("drop").classList.remove("over");
-    open(event.dataTransfer.files[0]);
+    open(event.dataTransfer.files);
   };
-  document.onpaste = (event) => open(event.clipboardData.files[0]);
+  document.onpaste = (event) => open(event.clipboardData.files);
 }
 
 async function start() {
@@ -253,6 +385,7 @@ async function start() {
   state.engine = await engine.connect(config);
   $("where").textContent = state.engine.where;
   for (const name of state.engine.models) $("model").add(new Option(name, name));
+  $("models").hidden = state.engine.models.length < 2;
   offerTasks();
   listen();
   say("Ready.", "ready");

@@ -133,11 +133,11 @@ export function spread(guide, weight, width, height) {
   });
 }
 
-// The guide out of focus and without the person in it: RGBA bytes.
-export function blurred(guide, { small, behind, width, height }) {
+// The guide out of focus and without the person in it: RGBA bytes.  share: of the longer side, the blur's radius.
+export function blurred(guide, { small, behind, width, height }, share = 0.02) {
   const count = width * height;
   const weight = combine(count, (i) => (1 - small[i]) ** 2);
-  const radius = Math.max(1, Math.round(0.02 * Math.max(width, height)));
+  const radius = Math.max(1, Math.round(share * Math.max(width, height)));
   const thrice = (plane) => [0, 1, 2].reduce((given) => box(given, width, height, radius), plane);
   const weights = thrice(weight);
   const result = new Uint8ClampedArray(4 * count).fill(255);

@@ -92,8 +92,9 @@ async function behindOf(background, guide, matte, width, height) {
   }
   const canvas = new OffscreenCanvas(matte.width, matte.height);
   const context = canvas.getContext("2d");
-  if (background === "blur") {
-    context.putImageData(new ImageData(blurred(guide, matte), matte.width), 0, 0);
+  if (background.startsWith("blur")) {
+    const share = Number(background.split(":")[1] ?? 2) / 100; // of the longer side
+    context.putImageData(new ImageData(blurred(guide, matte, share), matte.width), 0, 0);
   } else {
     context.fillStyle = background;
     context.fillRect(0, 0, matte.width, matte.height);

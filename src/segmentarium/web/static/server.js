@@ -36,8 +36,8 @@ export async function connect() {
   const models = await (await fetch("v1/models")).json();
   return {
     where: "Pictures are computed by the server behind this page, which keeps none of them.",
-    models: models.filter((model) => model.portrait || model.tasks.length > 1).map((model) => model.name),
-    // of models that tell segments apart, what they can be asked for; the others make portraits
+    models: models.map((model) => model.name),
+    // what models that make no portraits can be asked for
     tasks: Object.fromEntries(models.filter((model) => !model.portrait).map((model) => [model.name, model.tasks])),
     photo: (file, settings) => ask(file, settings, true),
     async frame(canvas, settings) {
