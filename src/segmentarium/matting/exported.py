@@ -115,12 +115,12 @@ class ExportedPredictor(ForegroundFinder):
         except Exception as error:  # its exceptions have no class of their own above them
             said = " ".join(str(error).split())[:300]
             raise ValueError(f"{self._path} fails on a picture of {pixels.shape[2:]} pixels: {said}") from None
-        logits = outputs[0] if outputs else None
-        shape: tuple[int, ...] = tuple(getattr(logits, "shape", ()))
-        whole = len(shape) == 4 and shape[0] == 1 and shape[2:] == pixels.shape[2:]
-        if not whole or shape[1] not in (self._count, 1) or logits is None or logits.dtype.kind != "f":
+        logits = np.asarray(outputs[0]) if outputs else np.empty(0)
+        shape: tuple[int, ...] = tuple(logits.shape)
+        as_asked = logits.ndim == 4 and shape[0] == 1 and shape[2:] == pixels.shape[2:]
+        if not as_asked or shape[1] not in (self._count, 1) or logits.dtype.kind != "f":
             raise ValueError(
-                f"{self._path} gives {tuple(shape)} of a picture {pixels.shape}; expected scores of {self._count} classes, "
+                f"{self._path} gives {shape} of a picture {pixels.shape}; expected scores of {self._count} classes, "
                 "at the picture's size"
             )
         return logits[0].astype(np.float32, copy=False)
