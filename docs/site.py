@@ -48,7 +48,16 @@ def on_config(config: Any) -> Any:
         {"Verbs": ["verbs/index.md", *verbs]},
         {"Systems": systems},
         {"API": ["reference/index.md", *(f"reference/{page}.md" for page in reference())]},
-        {"Project": ["architecture.md", "results.md", "security.md", "benchmarks.md", "contributing.md", "changelog.md"]},
+        {
+            "Project": [
+                "architecture.md",
+                "results.md",
+                "security.md",
+                "benchmarks.md",
+                "contributing.md",
+                "changelog.md",
+            ]
+        },
     ]
     return config
 

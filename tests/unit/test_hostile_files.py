@@ -24,7 +24,7 @@ from PIL import Image
 from segmentarium import files
 from segmentarium.data.image_io import ImageReadError, load_with_alpha, read_image
 from segmentarium.data.mask_io import LabelError, MaskEncoding
-from segmentarium.data.splits import read_json, read_yaml
+from segmentarium.data.text_files import read_json, read_yaml
 from segmentarium.files import atomic_folder, atomic_write, check_targets, shown, write_json, write_text
 from segmentarium.media import sources
 
