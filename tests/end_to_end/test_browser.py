@@ -257,7 +257,7 @@ def test_several_photos_a_mask_and_a_stronger_blur(page: Any, server: str, tmp_p
     page.locator("#list button").nth(1).click()
     assert "not a picture" in page.text_content("#status")
     page.locator("#list button").nth(2).click()
-    page.wait_for_function("document.getElementById('save').download === 'second_portrait.png'")
+    page.wait_for_selector("#save[download='second_portrait.png']")
     with page.expect_download() as download:
         page.click("#mask")
     assert download.value.suggested_filename == "second_mask.png"

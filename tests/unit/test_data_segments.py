@@ -346,7 +346,7 @@ def test_objects_and_boxes_go_along(tmp_path: Path) -> None:
     for seed in range(20):
         torch.manual_seed(seed)
         sample = transform(dataset.sample(0))
-        image, (labels, masks, valid) = sample["image"], sample["segments"]
+        image, (labels, masks, valid, _) = sample["image"], sample["segments"]
         assert image.shape == (3, 20, 28)
         assert masks.shape == (len(labels), 20, 28)
         assert masks.flatten(1).any(1).all()
@@ -367,7 +367,7 @@ def test_large_scale_jitter_shrinks_pictures_with_their_objects(tmp_path: Path) 
     sizes = []
     for seed in range(12):
         torch.manual_seed(seed)
-        labels, masks, valid = transform(dataset.sample(0))["segments"]
+        labels, masks, valid, _ = transform(dataset.sample(0))["segments"]
         assert len(labels) == len(masks) <= len(whole)
         assert masks.shape[1:] == (64, 64)
         rows, columns = valid.any(1).sum().item(), valid.any(0).sum().item()

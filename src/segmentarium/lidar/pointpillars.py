@@ -178,7 +178,7 @@ class PointPillars(BevDetector):
             self._anchors(anchors, stride, 2**i, anchor_area or (*area[:2], *area[3:5]))
             for i, stride in enumerate(self.feature_strides)
         ]
-        self.register_buffer("anchors", torch.cat(levels), persistent=False)
+        self.register_buffer("anchors", torch.tensor(np.concatenate(levels)), persistent=False)
         self.level_anchors = [len(level) for level in levels]
         self.score = init_classifier(nn.Conv2d(self.feature_channels, number * num_classes, 1))
         nn.init.constant_(self.score.bias, -math.log((1 - 0.01) / 0.01))  # type: ignore[arg-type]
@@ -205,7 +205,9 @@ class PointPillars(BevDetector):
         """An output's name on each level."""
         return [name if not i else f"{name}_{i}" for i in range(len(self.feature_strides))]
 
-    def _anchors(self, anchors: Sequence[Sequence[float]], stride: int, factor: int, area: Sequence[float]) -> Tensor:
+    def _anchors(
+        self, anchors: Sequence[Sequence[float]], stride: int, factor: int, area: Sequence[float]
+    ) -> np.ndarray:
         """(cells * anchors * angles, 7) of a level, in the order y, x, anchor, angle, at the middles of even cells."""
         height, width = (side // stride for side in self.grid.shape[1:])
         # by NumPy, as these operators without numbers (`meta.py`) would import PyTorch's compiler
@@ -219,7 +221,7 @@ class PointPillars(BevDetector):
         found[..., 2] = (np.array([a[3] for a in anchors], np.float32) + sizes[:, 2] / 2)[:, None]
         found[..., 3:6] = sizes[:, None]
         found[..., 6] = ANGLES
-        return torch.tensor(found.reshape(-1, 7))
+        return found.reshape(-1, 7)
 
     def outputs(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """[(B, C, h, w), …] -> of each level per cell and anchor: scores K, codes 7 or 9, directions 2, as channels, the anchor

@@ -247,8 +247,8 @@ async function clip() {
     });
     if (job !== state.job) return;
     await finish(recording, named(file, "webm"));
-    const total = Math.max(frames, video.getVideoPlaybackQuality?.().totalVideoFrames ?? 0);
-    say(`Done: ${frames} of ${total} frames, 640 pixels at most.`, "done");
+    const total = video.getVideoPlaybackQuality?.().totalVideoFrames || frames;
+    say(`Done: ${Math.min(frames, total)} of ${total} frames, 640 pixels at most.`, "done"); // where there is time, some are looked at twice
     if (!$("task").value) tellCommand(file);
   } catch (error) {
     if (job === state.job) fail(error);
