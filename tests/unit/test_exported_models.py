@@ -179,7 +179,7 @@ def test_what_is_none_is_told(files: dict[str, Path], tmp_path: Path, capsys: py
         load(tmp_path / "page.onnx")
     with pytest.raises(ValueError, match="leave output_stride out"):
         load(files["onnx"], output_stride=8)
-    with pytest.raises(ValueError, match="is an ONNX file.*give the checkpoint that it was exported from"):
+    with pytest.raises(ValueError, match=r"is an ONNX file.*give the checkpoint that it was exported from"):
         create_model("pphumanseg", weights=files["onnx"])
     Image.fromarray(picture()).save(tmp_path / "a.png")
     words = ["segment", str(tmp_path / "a.png"), "--model", str(files["onnx"]), "--out", str(tmp_path / "out")]
