@@ -66,8 +66,8 @@ def assert_same_run(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 def command(folder: Path, output: Path) -> list[str]:
     return [
-        sys.executable, "-m", "segmentarium", "train", "--recipe", "paper",
-        "--model", "pphumanseg", "--data", "folder", "--root", str(folder),
+        sys.executable, "-m", "segmentarium", "train", "--recipe", "paper", "--model", "pphumanseg",
+        "--data", "folder", "--root", str(folder),
         "--output", str(output), "--crop-size", "32", "32", "--batch-size", "4", "--max-steps", str(STEPS),
         "--learning-rate", "0.01", "--val-every", "5", "--save-every", "5", "--log-every", "3", "--workers", "1",
         "--accelerator", "cpu",
