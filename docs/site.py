@@ -48,7 +48,16 @@ def on_config(config: Any) -> Any:
         {"Verbs": ["verbs/index.md", *verbs]},
         {"Systems": systems},
         {"API": ["reference/index.md", *(f"reference/{page}.md" for page in reference())]},
-        {"Project": ["architecture.md", "results.md", "benchmarks.md", "contributing.md", "changelog.md"]},
+        {
+            "Project": [
+                "architecture.md",
+                "results.md",
+                "security.md",
+                "benchmarks.md",
+                "contributing.md",
+                "changelog.md",
+            ]
+        },
     ]
     return config
 
@@ -106,11 +115,11 @@ def moved(text: str, path: str, place: str) -> str:
         elif target == "docs/models":
             target = "models/README.md"
         elif target.startswith("docs/") and not target.endswith(".py"):
-            target = target.removeprefix("docs/")
+            target = re.sub(r"\.ipynb$", ".md", target.removeprefix("docs/"))
         elif (ROOT / target).is_file():
             target = f"files/{target}.txt" if target.endswith((".py", ".md")) else f"files/{target}"
         elif (ROOT / target).is_dir():
-            return link[0].replace(link[0], f"]({posixpath.relpath('index.md', posixpath.dirname(place) or '.')})")
+            return f"]({posixpath.relpath('index.md', posixpath.dirname(place) or '.')})"
         return f"{link[1]}{posixpath.relpath(target, posixpath.dirname(place) or '.')}{link[3]}"
 
     return LINK.sub(turned, text)

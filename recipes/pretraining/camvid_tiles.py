@@ -21,7 +21,7 @@ from PIL import Image
 
 from segmentarium.data import build_dataset
 from segmentarium.data.label_maps import LabelMaps
-from segmentarium.data.splits import read_lines
+from segmentarium.data.text_files import read_lines
 
 SIDE, CELLS, LEAST = 120, 15, 0.3
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 METADATA_KEY = "segmentarium"  # who wrote a file, in ONNX; the group of what it says of itself, in OpenVINO
+FACTS = ("classes", "num_classes", "in_channels", "preprocessing")  # that every file of ours says
+MOST_CLASSES = 65_536
+_DISABLE = 2  # C's SS_DISABLE
 
 
 def onnx_session(network: str | Path, threads: int) -> Any:
@@ -127,9 +131,6 @@ def _own_signal_stack() -> Iterator[None]:
             call(ctypes.byref(_Stack(None, _DISABLE, 0)), None)
 
 
-_DISABLE = 2  # SS_DISABLE
-
-
 def runner(network: Any) -> Callable[..., list[np.ndarray]]:
     """Arrays, contiguous, in the order of its inputs -> all that a session of ONNX Runtime or a compiled network of OpenVINO
     gives."""
@@ -162,3 +163,34 @@ def exported_texts(network: Path) -> tuple[dict[str, str], tuple[int | None, ...
     shape = tuple(axis if isinstance(axis, int) else None for axis in axes)
     texts = dict(facts.custom_metadata_map) if facts.producer_name == METADATA_KEY else {}
     return texts, shape, len(session.get_outputs())
+
+
+def parsed(texts: Mapping[str, str], file: Path) -> dict[str, Any]:
+    """What a file says of itself, out of its JSON texts.  ValueError for what is none."""
+    found = {}
+    for key, text in texts.items():
+        try:
+            found[key] = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{file}: its {key} is no JSON ({type(error).__name__})") from None
+    return found
+
+
+def exported_facts(texts: Mapping[str, str], file: Path, keys: Collection[str] = FACTS) -> dict[str, Any]:
+    """The same of a network of `segmentarium export`, of these keys, FACTS among them.
+
+    Raises ValueError for a file of another origin, and for facts that cannot be: anybody may have written them.
+    """
+    if not set(keys) <= set(texts):
+        raise ValueError(f"{file} does not say what its classes are: it was not written by `segmentarium export`")
+    facts = parsed({key: texts[key] for key in keys}, file)
+    if not isinstance(facts["preprocessing"], dict | None):
+        raise ValueError(f"{file}: its preprocessing is no object of JSON")
+    names, count = facts["classes"], facts["num_classes"]
+    if type(count) is not int or not 1 <= count <= MOST_CLASSES:
+        raise ValueError(f"{file} says that it has {str(count)[:40]} classes; expected 1 to {MOST_CLASSES}")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{file}: its classes are no list of names")
+    if names and len(names) not in (count, max(2, count)):
+        raise ValueError(f"{file} names {len(names)} classes and says that it has {count}")
+    return facts

@@ -146,6 +146,7 @@ def test_the_site_has_every_verb_every_public_name_and_every_notebook(monkeypatc
         ("README.md", "index.md", "docs/portrait.md", "portrait.md"),
         ("README.md", "index.md", "docs/models/README.md", "models/README.md"),
         ("README.md", "index.md", "docs/models", "models/README.md"),
+        ("README.md", "index.md", "docs/notebooks/1_cut_out.ipynb", "notebooks/1_cut_out.md"),
         ("docs/serve.md", "serve.md", "../CONTRIBUTING.md", "contributing.md"),
         ("docs/models/README.md", "models/README.md", "../results.md", "../results.md"),
         ("docs/results.md", "results.md", "../recipes/person.py", "files/recipes/person.py.txt"),

@@ -13,13 +13,13 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from segmentarium.data import build_dataset, check_data, parse_mask_map
-from segmentarium.data.bands import bands_of, picture_array, read_bands
+from segmentarium.data.bands import bands_of, picture_array, picture_size, read_bands
 from segmentarium.data.class_table import class_file, read_classes
 from segmentarium.data.finding import is_clip, is_picture, pictures_below
 from segmentarium.data.image_io import ImageReadError, read_image, to_8_bit
 from segmentarium.data.mask_io import LabelError
 from segmentarium.data.transforms import PhotometricDistortion
-from segmentarium.media.sources import expand
+from segmentarium.media.sources import expand, is_media
 from segmentarium.training.loaders import _of_a_worker
 from segmentarium.training.preflight import check_labels, count_values
 from segmentarium.weights.source import CheckpointError, read_file
@@ -387,6 +387,21 @@ def test_bands_and_pages_of_tiffs(five_bands: tuple[Path, np.ndarray], tmp_path:
     assert np.array_equal(read_bands(tmp_path / "pages.tif"), values[..., :3])
     with pytest.raises(ImageReadError, match="has 5 bands, and 4 are wanted"):
         build_dataset("folder", root, "all", bands=4).load(0)
+
+
+def test_five_bands_are_of_a_size_that_the_verbs_know(five_bands: tuple[Path, np.ndarray]) -> None:
+    from segmentarium.cli.segment import _Job
+
+    root, values = five_bands
+    path = next(iter((root / "images").iterdir()))
+    assert picture_size(path) == (values.shape[1], values.shape[0])
+    assert not _Job._is_large(path)
+
+
+def test_text_that_begins_as_a_picture_is_none(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("P3 is the third point")
+    (tmp_path / "scan").write_text("P3 1 1 255 0 0 0")
+    assert [is_media(tmp_path / name) for name in ("notes.txt", "scan")] == [False, True]
 
 
 def test_five_bands_are_trained_on_and_scored(five_bands: tuple[Path, np.ndarray], tmp_path: Path) -> None:

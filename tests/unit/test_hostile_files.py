@@ -21,10 +21,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import segmentarium
 from segmentarium import files
 from segmentarium.data.image_io import ImageReadError, load_with_alpha, read_image
 from segmentarium.data.mask_io import LabelError, MaskEncoding
-from segmentarium.data.splits import read_json, read_yaml
+from segmentarium.data.text_files import read_json, read_yaml
 from segmentarium.files import atomic_folder, atomic_write, check_targets, shown, write_json, write_text
 from segmentarium.media import sources
 
@@ -93,12 +94,13 @@ def test_a_large_colour_mask_takes_no_minute() -> None:
     assert np.bincount(labels.reshape(-1)).tolist() == [4_000_000, 8_000_000]
 
 
-def test_errors_of_other_processes_are_one_line() -> None:
+def test_errors_are_printable() -> None:
+    from segmentarium.cli.inputs import problem
     from segmentarium.cli.main import _said
 
-    told = "Caught LabelError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File x\n"
-    error = LabelError(told + "segmentarium.data.mask_io.LabelError: a.png has labels outside the classes: 77 (3 px)\n")
-    assert _said(error) == "a.png has labels outside the classes: 77 (3 px)"
+    assert problem("a\x1b.png", ValueError("bad")) == "a\\x1b.png: bad"
+    assert problem("a.png", ValueError("a.png is bad")) == "a.png is bad"
+    assert problem("a.png", MemoryError()) == "a.png: MemoryError"
     assert _said(OSError(28, "No space left on device", "out/a.png")) == "out/a.png: No space left on device"
     assert _said(MemoryError()) == "there is not enough memory"
     assert _said(ValueError("a\x1b[2Jb")) == "a\\x1b[2Jb"
@@ -359,6 +361,9 @@ def test_networks_that_cannot_be_run_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=rf"{name}\.onnx") as found:
             ExportedPredictor(path, foreground=1)
         assert "\n" not in str(found.value)
+    told = {"kind": '"segmenter"', "num_classes": "1000000000", "classes": "[]"}
+    with pytest.raises(ValueError, match="says that it has 1000000000 classes"):
+        segmentarium.load(network(tmp_path / "model.onnx", good, initializers=ends, **told))
     fine = network(tmp_path / "fine.onnx", good, initializers=ends, another_program='no JSON {"')
     assert ExportedPredictor(fine).classes == ("a", "b")
     for cut in (b"", b"\x08", fine.read_bytes()[:-40], os.urandom(200)):

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segmentarium.data.bands import picture_size
 from segmentarium.data.image_io import ImageReadError, read_image
 from segmentarium.inference import Predictor
 from segmentarium.inference.large import segment_file
-from segmentarium.media.readers import LargePicture, picture_size
+from segmentarium.media.readers import LargePicture
 from tests.unit.inference_material import Brightness, picture, write_pictures
 
 KINDS = ("overlay", "mask", "cutout", "json")

@@ -163,9 +163,8 @@ def run_case(case: Case, timeout: float = 1800) -> Measurement:
     ends = time.monotonic() + timeout
     if case.form.startswith(("onnx", "openvino")) and not is_exported(case.model):
         written = Case(case.model, "onnxruntime", num_classes=case.num_classes, task=case.task)
-        if (
-            written not in _WRITTEN
-        ):  # traced into the engines' cache by another process: its memory would else count as theirs
+        # traced into the engines' cache by another process: its memory would else count as theirs
+        if written not in _WRITTEN:
             _in_process(written, timeout, "write")
             _WRITTEN.add(written)
     return _in_process(case, max(0.0, ends - time.monotonic()), "measure")

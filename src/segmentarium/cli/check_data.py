@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
         FileNotFoundError, ValueError, KeyError: there is nothing to check, or the options do not fit.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from segmentarium.cli.progress import progress
     from segmentarium.data.doctor import check_data, check_output
     from segmentarium.data.mask_io import LabelError
 
@@ -64,10 +64,8 @@ def run(args: argparse.Namespace) -> int:
         return 1
     out = args.out or Path("runs") / "check-data" / args.folder.resolve().name
     check_output(out, overwrite=args.overwrite)
-    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("reading", total=len(dataset))
-        report = check_data(dataset, lambda done, total: progress.update(task, completed=done, total=total))
+    with progress("reading", len(dataset)) as tell:
+        report = check_data(dataset, tell)
     written = report.save(out, overwrite=args.overwrite)
     if args.json:
         print(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))

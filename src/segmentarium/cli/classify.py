@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0: everything was done; 1: some inputs failed; 2: nothing could be done."""
+    from segmentarium.cli.inputs import problem
     from segmentarium.cli.progress import progress
     from segmentarium.files import check_targets
     from segmentarium.inference import ImageClassifier, predict
@@ -75,8 +76,7 @@ def run(options: argparse.Namespace) -> int:
         if options.debug:
             raise error
         failed.append(origin)
-        shown = str(error) if origin in str(error) else f"{origin}: {error}"
-        print(f"segmentarium classify: {shown}", file=sys.stderr)
+        print(f"segmentarium classify: {problem(origin, error)}", file=sys.stderr)
 
     def told(tell: Any) -> Iterator[Any]:
         for number, result in enumerate(predict(items, classifier, on_error=note), 1):

@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0: everything was done; 1: some inputs failed; 2: nothing could be done."""
+    from segmentarium.cli.inputs import problem
     from segmentarium.cli.progress import progress
     from segmentarium.inference.engines import default_device
     from segmentarium.inference.scans import ScanDetector, save_scan
@@ -78,8 +79,7 @@ def run(options: argparse.Namespace) -> int:
                 if options.debug:
                     raise
                 failed += 1
-                message = str(error)
-                print(f"segmentarium detect3d: {message if name in message else f'{name}: {message}'}", file=sys.stderr)
+                print(f"segmentarium detect3d: {problem(name, error)}", file=sys.stderr)
     if done:
         print(f"{done} of {done + failed} done with {model.title}; see {options.out}")
     return 0 if done and not failed else 1 if done else 2

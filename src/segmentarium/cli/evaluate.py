@@ -92,8 +92,8 @@ def run(options: argparse.Namespace) -> int:
         raise FileNotFoundError(f"--root {options.root} is not a folder; give the one where the data set lies")
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from segmentarium.cli.progress import progress
     from segmentarium.cli.tables import show
     from segmentarium.evaluation import evaluate
     from segmentarium.evaluation.base import check_json, check_output
@@ -105,16 +105,7 @@ def run(options: argparse.Namespace) -> int:
         check_json(options.json, overwrite=options.overwrite)
     model = load(options.model, layout=options.layout)
     dataset = _dataset(options, model)
-    errors = Console(stderr=True)
-    with Progress(
-        TextColumn("evaluating"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=errors,
-        transient=True,
-    ) as bar:
-        task = bar.add_task("images", total=None)
+    with progress("evaluating") as tell:
         report = evaluate(
             model,
             dataset,
@@ -134,12 +125,13 @@ def run(options: argparse.Namespace) -> int:
             crop_ratio=options.crop_ratio,
             worst=options.worst if options.out is not None else min(options.worst, 3),
             limit=options.limit,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=tell,
         )
     report.model["name"] = options.model
     report.data["root"] = str(options.root)
     show(report.table())
     print(report.summary())
+    errors = Console(stderr=True)
     for note in report.notes:
         errors.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     if options.json is not None:

@@ -1,4 +1,4 @@
-"""What became of each input: the list that `segment` and `portrait` leave beside their results."""
+"""What became of each input: the line that verbs print of a problem, and the list that `segment` and `portrait` leave."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segmentarium.files import check_targets, has_keys, write_json
+from segmentarium.files import check_targets, has_keys, shown, write_json
 
 NAME = "_inputs.json"
 KEYS = ("verb", "inputs")
+
+
+def problem(origin: str, error: Exception) -> str:
+    """What is told of an input that could not be done: a line that names it, printable."""
+    message = str(error) or type(error).__name__
+    return shown(message if origin in message or shown(origin) in message else f"{origin}: {message}")
 
 
 class Inputs:

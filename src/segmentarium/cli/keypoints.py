@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0: everything was done; 1: some inputs failed; 2: nothing could be done."""
+    from segmentarium.cli.inputs import problem
     from segmentarium.cli.progress import progress
     from segmentarium.media.sources import expand
 
@@ -61,9 +62,7 @@ def run(options: argparse.Namespace) -> int:
                 if options.debug:
                     raise
                 failed += 1
-                message = str(error) or type(error).__name__
-                shown = message if item.origin in message else f"{item.origin}: {message}"
-                print(f"segmentarium keypoints: {shown}", file=sys.stderr)
+                print(f"segmentarium keypoints: {problem(item.origin, error)}", file=sys.stderr)
     done = len(items) - failed
     if not done:
         print(f"segmentarium keypoints: none of {len(items)} inputs could be done", file=sys.stderr)

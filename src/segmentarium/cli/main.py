@@ -6,7 +6,6 @@ import argparse
 import importlib
 import logging
 import os
-import re
 import signal
 import sys
 import textwrap
@@ -61,9 +60,6 @@ WRITES_FILES = (
     "load-check",
     "inspect",
 )
-
-
-_ELSEWHERE = re.compile(r"Caught \w+ in .*\nOriginal Traceback", re.DOTALL)
 
 
 class Folded(argparse.RawTextHelpFormatter):
@@ -180,7 +176,7 @@ def _end(number: int, _: FrameType | None) -> None:
 
 
 def _said(error: BaseException) -> str:
-    """What is to be told of an error: its message, printable; of one in another process the error, not its story."""
+    """What is to be told of an error: its message, printable."""
     from segmentarium.files import shown
 
     if isinstance(error, KeyError) and error.args:  # its str() is the repr of its message
@@ -190,8 +186,6 @@ def _said(error: BaseException) -> str:
     else:
         nothing = "there is not enough memory" if isinstance(error, MemoryError) else type(error).__name__
         text = str(error) or nothing
-    if _ELSEWHERE.match(text):  # as PyTorch gives back what a worker that reads data raised
-        text = re.split(r"\n(?:[A-Za-z_][\w.]*): ", text)[-1].strip()
     return "\n".join(map(shown, text.splitlines()))
 
 

@@ -7,11 +7,10 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from segmentarium.cli.inputs import Inputs
+from segmentarium.cli.inputs import Inputs, problem
 from segmentarium.files import shown
 
 OUT = "portraits"
@@ -121,10 +120,9 @@ def run(options: argparse.Namespace) -> int:
                 if options.debug:
                     raise
                 failed += 1
-                text = str(error) or type(error).__name__
-                _tell(text if item.origin in text else f"{item.origin}: {text}")
+                _tell(problem(item.origin, error))
                 if listed is not None:
-                    listed.failed(item.origin, text)
+                    listed.failed(item.origin, str(error) or type(error).__name__)
             bar.advance(all_of_them)
             if listed is not None and done and (stop() or item is items[-1]):
                 listed.write()
@@ -173,7 +171,8 @@ def _animated(item: Any) -> Any:
 
 def _name(portrait: Any, item: Any, folder: Path, options: argparse.Namespace) -> Path:
     if item.kind == "picture":
-        from segmentarium.media.readers import LARGE, picture_size
+        from segmentarium.data.bands import picture_size
+        from segmentarium.media.readers import LARGE
 
         jpeg = False
         if item.path is not None and item.path.suffix.lower() in (".jpg", ".jpeg") and not portrait.transparent:
@@ -285,25 +284,16 @@ class _Stop:
             signal.signal(name, handler)
 
 
-@contextlib.contextmanager
-def _bar() -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+def _bar() -> Any:
+    from rich.progress import ProgressColumn
+
+    from segmentarium.cli.progress import bars
 
     class Speed(ProgressColumn):
         def render(self, task: Any) -> str:
             return f"{task.speed:.1f} frames/s" if task.speed else ""
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Speed(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        yield bar
+    return bars(Speed())
 
 
 def _tell(message: str) -> None:

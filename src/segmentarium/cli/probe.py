@@ -33,9 +33,8 @@ def run(options: argparse.Namespace) -> int:
     if (options.model is None) == (options.backbone is None):
         raise ValueError("give --model FILE, or --backbone NAME with --backbone-weights: one of the two")
     import torch
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from segmentarium.cli.progress import progress
     from segmentarium.data import ClassificationDataset, build_dataset, evaluation_split
     from segmentarium.evaluation import probe
 
@@ -51,10 +50,7 @@ def run(options: argparse.Namespace) -> int:
 
         known = has_keys(options.json, ("probe", "knn", "linear"))
         check_targets([options.json], overwrite=options.overwrite, ours=known)
-    console = Console(stderr=True)
-    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("pictures", total=None)
+    with progress("reading") as tell:
         report = probe(
             backbone,
             train,
@@ -64,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
             batch_size=options.batch_size,
             device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
             seed=options.seed,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=tell,
         )
     report.backbone = facts
     report.data = {"name": train.info.name, "root": str(options.root), "train": options.train_split, "test": split}

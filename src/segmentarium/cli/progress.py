@@ -1,25 +1,39 @@
-"""How far a verb is, on a terminal: a bar with count and time left, on stderr, gone when it is done.  Pipes get nothing."""
+"""How far a verb is, on a terminal: bars with count and time left, on stderr.  Pipes get nothing."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
 
 Tell = Callable[..., None]
 
 
-@contextlib.contextmanager
-def progress(words: str, total: int | None = None) -> Iterator[Tell]:
-    """Yields what is called as (done, total, words), the last two where they change."""
+def bars(*more: ProgressColumn, **options: Any) -> Progress:
+    """rich's `Progress`, of any number of bars, on stderr; nothing where that is no terminal.
+
+    more      columns before the time left
+    options   of rich's
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # names of files are no markup
+    words = TextColumn("{task.description}", markup=False)
+    columns = (words, BarColumn(), MofNCompleteColumn(), *more, TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal, **options)
+
+
+@contextlib.contextmanager
+def progress(words: str, total: int | None = None) -> Iterator[Tell]:
+    """One bar that is gone afterwards; yields what is called as (done, total, words), the last two where they change."""
     # what is printed meanwhile stays on stdout, also where that is a pipe
-    quiet = {"transient": True, "redirect_stdout": sys.stdout.isatty()}
-    with Progress(*columns, console=console, disable=not console.is_terminal, **quiet) as bar:
+    with bars(transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(words, total=total)
 
         def tell(done: int, total: int | None = None, words: str | None = None) -> None:

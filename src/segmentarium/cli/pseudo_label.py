@@ -39,9 +39,7 @@ def threshold(text: str) -> float | dict[str, float]:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from segmentarium.cli.progress import progress
     from segmentarium.data import SegmentDataset, build_dataset
     from segmentarium.inference import SegmentPredictor
     from segmentarium.training.self_training import pseudo_labels
@@ -54,9 +52,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"data set {args.data!r} has no objects; give --data coco_instances, lvis, instances, …")
     least = min(likely.values()) if isinstance(likely, dict) else likely
     predictor = SegmentPredictor(args.model, task="instance", threshold=least, count=args.count, device=args.device)
-    columns = (TextColumn("finding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("finding", total=len(sets[0]))
+    with progress("finding", len(sets[0])) as tell:
         path = pseudo_labels(
             predictor,
             sets[0],  # type: ignore[arg-type]
@@ -64,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             sure=sure,
             likely=likely,
             val=sets[1] if len(sets) > 1 else None,  # type: ignore[arg-type]
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            on_progress=tell,
         )
     data = "lvis" if args.data == "lvis" else "coco_instances"
     print(f"written: {path}; train with --data {data} --root {path.parent}")

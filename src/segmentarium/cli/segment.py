@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segmentarium.cli.inputs import Inputs
+from segmentarium.cli.inputs import Inputs, problem
 
 if TYPE_CHECKING:
     from segmentarium.inference.predictor import Tile
@@ -89,11 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0: everything was done; 1: some inputs failed; 2: nothing could be done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from segmentarium.cli.progress import bars
     from segmentarium.contracts import asked_task
-    from segmentarium.files import shown
     from segmentarium.inference.predictor import Predictor, resolve_model
     from segmentarium.inference.segment_result import check_segment_kinds
     from segmentarium.media.sources import expand
@@ -136,11 +133,9 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(no_foreground(predictor.classes))
     if out == "-":
         return _to_stdout(predictor, items[0], kinds)
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     listed = Inputs(out, "segment", overwrite=options.overwrite) if options.watch or len(items) > 1 else None
     failed = damaged = done = 0
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with bars() as bar:
         total = None if options.watch else len(items)
         job = _Job(predictor, out, kinds, options.overwrite, bar, bar.add_task("segmenting", total=total))
         with contextlib.suppress(*((KeyboardInterrupt,) if options.watch else ())):
@@ -156,12 +151,9 @@ def run(options: argparse.Namespace) -> int:
                     failed += not isinstance(error, DamagedError)
                     damaged += isinstance(error, DamagedError)
                     done += isinstance(error, DamagedError)
-                    message = str(error) or type(error).__name__
-                    named = item.origin in message or shown(item.origin) in message
-                    line = shown(message if named else f"{item.origin}: {message}")
-                    print(f"segmentarium segment: {line}", file=sys.stderr)
+                    print(f"segmentarium segment: {problem(item.origin, error)}", file=sys.stderr)
                     if listed is not None:
-                        listed.failed(item.origin, message)
+                        listed.failed(item.origin, str(error) or type(error).__name__)
                 if listed is not None and options.watch:
                     listed.write()
                 bar.advance(job.task)
@@ -233,7 +225,8 @@ class _Job:
 
     @staticmethod
     def _is_large(path: Any) -> bool:
-        from segmentarium.media.readers import LARGE, picture_size
+        from segmentarium.data.bands import picture_size
+        from segmentarium.media.readers import LARGE
 
         width, height = picture_size(path)
         return width * height > LARGE

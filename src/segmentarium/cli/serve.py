@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 
 EXAMPLES = (
@@ -75,7 +76,7 @@ def named_models(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, source = part.rpartition("=")
-        name = name or (part.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".safetensors").removesuffix(".onnx"))
+        name = name or re.sub(r"\.(safetensors|onnx|xml)$", "", part.replace("\\", "/").rsplit("/", 1)[-1])
         if name in found:
             raise ValueError(f"--models has two models called {name!r}; write NAME=MODEL to tell them apart")
         found[name] = source

@@ -96,9 +96,8 @@ class Model(nn.Module):
     open_axes: ClassVar[tuple[tuple[str, ...], ...]] = (("batch", "", "height", "width"),)
     output_names: ClassVar[tuple[str, ...]] = ("logits",)  # of what forward gives, in an exported file
     counted_at: ClassVar[tuple[int, int]] = (512, 1024)  # (H, W) of its published work, unless the card has another
-    channels_last: ClassVar[bool] = (
-        False  # its inputs, all of four dimensions, lie so in memory: engines take them as they are
-    )
+    # its inputs, all of four dimensions, lie so in memory: engines take them as they are
+    channels_last: ClassVar[bool] = False
     fixed_size: tuple[int, int] | None = None  # the only (height, width) that it takes; None: any of 32 or more
     training_only: tuple[str, ...] = ()
     align_corners: bool = False  # how outputs are brought to the image's and the target's size

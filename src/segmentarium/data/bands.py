@@ -22,10 +22,9 @@ from segmentarium.data.image_io import (
     to_8_bit,
     to_upright_rgb,
 )
-from segmentarium.data.picture_head import HeadError, check_head
+from segmentarium.data.picture_head import TIFF, HeadError, check_head
 
 _SAMPLES, _EXTRA = 277, 338  # tags of TIFF
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def picture_array(path: str | os.PathLike[str]) -> np.ndarray:
@@ -95,7 +94,7 @@ def bands_of(path: str | os.PathLike[str], pages: bool = True) -> int:
 def _begins_as_tiff(path: str | os.PathLike[str]) -> bool:
     try:
         with open(path, "rb") as file:
-            return file.read(4) in _TIFF
+            return file.read(4) in TIFF
     except OSError:
         return False
 

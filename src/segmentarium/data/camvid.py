@@ -28,7 +28,8 @@ from segmentarium.data.base import (
 )
 from segmentarium.data.image_io import IMAGE_SUFFIXES
 from segmentarium.data.mask_io import RGB, MaskEncoding
-from segmentarium.data.splits import check_split, read_list
+from segmentarium.data.splits import check_split
+from segmentarium.data.text_files import read_list
 from segmentarium.labels import IGNORE_INDEX
 
 SPLITS = ("train", "val", "trainval", "test")

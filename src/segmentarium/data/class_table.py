@@ -10,7 +10,7 @@ from typing import Any
 
 from segmentarium.data.base import DatasetInfo
 from segmentarium.data.mask_io import RGB, MaskEncoding, parse_mask_map
-from segmentarium.data.splits import read_text, read_yaml
+from segmentarium.data.text_files import read_text, read_yaml
 from segmentarium.labels import IGNORE_INDEX
 from segmentarium.palette import default_palette
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from segmentarium.data.base import Transform, require_folder
-from segmentarium.data.panoptic_json import categories_of, gaps, read_json
+from segmentarium.data.panoptic_json import categories_of, gaps, read_coco
 from segmentarium.data.segments import Outline, SegmentDataset, SegmentItem, Tell, draw, refuse
 from segmentarium.data.splits import check_split, chosen
 
@@ -55,7 +55,7 @@ class CocoInstances(SegmentDataset):
         check_split(split, SPLITS, "coco_instances")
         root = require_folder(Path(root), "annotations/instances_train2017.json, or annotations.json")
         path = root / annotations if annotations else _annotations(root, split)
-        content = read_json(path, ("images", "annotations", "categories"))
+        content = read_coco(path, ("images", "annotations", "categories"))
         name, licence, url = self.facts(root, path)
         info, self.classes_of, _ = categories_of(content, name, path, licence, url)
         self.categories = sorted(content["categories"], key=lambda one: one["id"])

@@ -22,7 +22,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from segmentarium.data.base import DatasetInfo, PictureDataset, Sample, Transform, require_folder
-from segmentarium.data.splits import check_split, read_json
+from segmentarium.data.splits import check_split
+from segmentarium.data.text_files import read_json
 from segmentarium.data.transforms import IMAGENET_MEAN, IMAGENET_STD, ToModelInput
 from segmentarium.palette import default_palette
 

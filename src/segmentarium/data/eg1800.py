@@ -21,7 +21,8 @@ from segmentarium.data.base import (
 )
 from segmentarium.data.image_io import IMAGE_SUFFIXES
 from segmentarium.data.mask_io import MaskEncoding
-from segmentarium.data.splits import check_split, read_list
+from segmentarium.data.splits import check_split
+from segmentarium.data.text_files import read_list
 
 SPLITS = ("train", "val", "trainval", "test")
 

@@ -56,13 +56,14 @@ class Finding:
 
 
 def examine(dataset: PictureDataset, index: int, show: bool) -> Finding:
+    """What is found of one picture and its labels; `show`: with a small copy of both."""
     item = dataset.items[index]
     finding = Finding(item)
     image = _examine_image(finding, dataset.bands)
     mask, caption = None, "no usable mask"
     if isinstance(dataset, SegmentationDataset):
-        examine = _examine_mask if dataset.label_images else _examine_drawn
-        mask = examine(item, image, dataset, finding)
+        of_labels = _examine_mask if dataset.label_images else _examine_drawn
+        mask = of_labels(item, image, dataset, finding)
         finding.sound = image is not None and (item.mask is None or mask is not None)
     elif isinstance(dataset, SegmentDataset):
         if image is not None:
@@ -105,10 +106,7 @@ def _examine_image(finding: Finding, bands: int = 3) -> np.ndarray | None:
                 if opened.mode.startswith(("I", "F")):
                     _examine_depth(finding, np.asarray(opened))
             image = np.asarray(read_image(item.image))
-    except ImportError as error:
-        finding.error("unreadable picture", item.image, str(error))
-        return None
-    except ImageReadError as error:
+    except (ImageReadError, ImportError) as error:
         finding.error("unreadable picture", item.image, str(error))
         return None
     with open(item.image, "rb") as file:

@@ -7,45 +7,20 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from segmentarium.data.image_io import IMAGE_SUFFIXES
+from segmentarium.data.picture_head import TIFF
 
 # what lies beside pictures and begins in any way: not worth a look
-OTHER_SUFFIXES = frozenset(
-    [
-        ".txt",
-        ".csv",
-        ".tsv",
-        ".json",
-        ".xml",
-        ".yaml",
-        ".yml",
-        ".md",
-        ".html",
-        ".py",
-        ".ipynb",
-        ".npy",
-        ".npz",
-        ".zip",
-        ".gz",
-        ".tar",
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".safetensors",
-        ".onnx",
-        ".pdf",
-    ]
-)
+OTHER_SUFFIXES = frozenset({
+    ".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".md", ".html", ".py", ".ipynb", ".npy", ".npz", ".zip", ".gz",
+    ".tar", ".pt", ".pth", ".ckpt", ".safetensors", ".onnx", ".pdf",
+})  # fmt: skip
 _BEGINNINGS = (
-    b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  ",
-    b"\xff\x4f\xff\x51",
+    b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", *TIFF, b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51",
 )  # fmt: skip
+# of Matroska and WebM, MPEG's two streams, Flash and Windows Media
 _CLIPS = (
-    b"\x1a\x45\xdf\xa3",
-    b"\x00\x00\x01\xba",
-    b"\x00\x00\x01\xb3",
-    b"FLV\x01",
-    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
-)
+    b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"FLV\x01", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+)  # fmt: skip
 _HEAD = 200  # bytes; a transport stream shows itself by every 188th
 
 

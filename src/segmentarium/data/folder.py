@@ -30,7 +30,8 @@ from segmentarium.data.class_table import ClassTable, as_colour, as_mask_map, cl
 from segmentarium.data.finding import files_below, pictures_below
 from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, open_image
 from segmentarium.data.mask_io import RGB, SPLIT_MAP, LabelError, is_black_and_white, is_lossy, read_raw_mask
-from segmentarium.data.splits import PARTS, check_split, hash_note, hash_split, read_lines, wanted_parts
+from segmentarium.data.splits import PARTS, check_split, hash_note, hash_split, wanted_parts
+from segmentarium.data.text_files import read_lines
 from segmentarium.labels import IGNORE_INDEX
 from segmentarium.palette import default_palette
 

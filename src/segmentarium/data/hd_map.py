@@ -5,7 +5,6 @@ Argoverse 2's vector maps with their ground heights, and nuScenes' map expansion
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+
+from segmentarium.data.text_files import read_json
 
 LAYERS = ("drivable", "lane", "lane_line", "crossing", "ground", "known")
 FINER = 4  # drawn so many times as fine, and averaged: edges that cross a cell count by their share
@@ -152,7 +153,7 @@ def argoverse_map(folder: str | Path) -> PlaceMap:
     path = next(iter(sorted(folder.glob("log_map_archive_*.json"))), None)
     if path is None:
         raise FileNotFoundError(f"{folder} has no log_map_archive_*.json: there is no map of this place")
-    content = json.loads(path.read_text("utf-8"))
+    content = read_json(path)
     lanes = list(content["lane_segments"].values())
     sides = [(_corners(lane["left_lane_boundary"]), _corners(lane["right_lane_boundary"])) for lane in lanes]
     crossings = [(_corners(c["edge1"]), _corners(c["edge2"])) for c in content["pedestrian_crossings"].values()]
@@ -171,7 +172,7 @@ def argoverse_map(folder: str | Path) -> PlaceMap:
     similarity = next(iter(sorted(folder.glob("*img_Sim2_city.json"))), None)
     ground = None
     if heights is not None and similarity is not None:
-        told = json.loads(similarity.read_text("utf-8"))
+        told = read_json(similarity)
         rotation, shift = np.array(told["R"], np.float64).reshape(2, 2), np.array(told["t"], np.float64)
         ground = Ground(np.load(heights).astype(np.float32), rotation, shift, float(told["s"]))
     return PlaceMap(areas, lines, ground, path.stem)
@@ -189,7 +190,7 @@ def nuscenes_map(path: str | Path) -> PlaceMap:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no map {path}")
-    content = json.loads(path.read_text("utf-8"))
+    content = read_json(path)
     if "node" not in content or "polygon" not in content:
         raise ValueError(f"{path} is no file of nuScenes' map expansion: it has no nodes and polygons")
     nodes = {row["token"]: (row["x"], row["y"], 0.0) for row in content["node"]}

@@ -20,7 +20,8 @@ from segmentarium.data.base import (
     require_folder,
 )
 from segmentarium.data.finding import pictures_below
-from segmentarium.data.splits import PARTS, VAL_SHARE, check_split, hash_note, hash_split, read_lines, wanted_parts
+from segmentarium.data.splits import PARTS, VAL_SHARE, check_split, hash_note, hash_split, wanted_parts
+from segmentarium.data.text_files import read_lines
 from segmentarium.palette import default_palette
 
 SPLITS = (*PARTS, "trainval", "all")

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from segmentarium.data.base import DatasetInfo, Transform, require_folder
 from segmentarium.data.clouds import read_points
+from segmentarium.data.image_io import picture_shape
 from segmentarium.data.scans import Camera, Scan, ScanDataset, ScanError, part_of
 from segmentarium.layers.turned_boxes import corners_3d
 from segmentarium.palette import default_palette
@@ -44,11 +44,6 @@ def read_calibration(path: Path) -> tuple[np.ndarray, np.ndarray]:
     rectified[:3, :3] = table["R0_rect"].reshape(3, 3)
     camera[:3] = table["Tr_velo_to_cam"].reshape(3, 4)
     return rectified @ camera, table["P2"].reshape(3, 4)
-
-
-def _size(picture: Path) -> tuple[int, int]:
-    with Image.open(picture) as opened:
-        return opened.height, opened.width
 
 
 def _level(words: Sequence[str]) -> int:
@@ -113,12 +108,16 @@ class Kitti(ScanDataset):
         )
         labels = np.array([CLASSES.index(ALIKE[words[0]]) for words in others], np.float32)
         picture = next((p for s in (".png", ".jpg") if (p := self.folder / "image_2" / f"{name}{s}").is_file()), None)
+        cameras = []
+        if picture is not None:
+            width, height = picture_shape(picture)
+            cameras = [Camera(picture, pixels @ camera, (height, width))]
         return Scan(
             points,
             boxes,
             np.array([CLASSES.index(words[0]) for words in rows], np.int64),
             name,
-            cameras=[Camera(picture, pixels @ camera, _size(picture))] if picture is not None else [],
+            cameras=cameras,
             levels=np.array([_level(words) for words in rows], np.int64),
             alike=np.concatenate((alike, labels[:, None]), 1),
         )

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as F
 
 from segmentarium.data.base import Sample
+from segmentarium.data.text_files import read_json
 from segmentarium.files import atomic_write, write_json
 
 DESCRIPTION = "annotator.json"
@@ -44,7 +44,7 @@ class LabelMaps:
             write_json(place, {"classes": list(classes), **made_by})
         if not place.is_file():
             raise FileNotFoundError(f"{self.folder} holds no label maps: there is no {DESCRIPTION}")
-        said = json.loads(place.read_text(encoding="utf-8"))
+        said = read_json(place)
         if tuple(said.get("classes", ())) != self.classes:
             raise ValueError(
                 f"the label maps in {self.folder} tell {len(said.get('classes', ()))} classes "

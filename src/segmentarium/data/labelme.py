@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from segmentarium.data.segments import (
     VOID,
     Outline,
     SegmentDataset,
+    SegmentError,
     SegmentItem,
     Tell,
     draw,
@@ -33,7 +33,8 @@ from segmentarium.data.segments import (
     refuse,
     segment_info,
 )
-from segmentarium.data.splits import check_split, chosen, read_text
+from segmentarium.data.splits import check_split, chosen
+from segmentarium.data.text_files import read_json
 from segmentarium.rle import Patch
 
 SPLITS = ("train", "val", "trainval", "test", "all")
@@ -112,10 +113,7 @@ class Labelme(SegmentDataset):
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        refuse(path, f"is no JSON: {error}")
+    content = read_json(path, SegmentError)
     shapes = content.get("shapes") if isinstance(content, dict) else None
     if not isinstance(shapes, list) or not all(isinstance(one, dict) and "label" in one for one in shapes):
         refuse(path, "is not labelme's: it should hold a list of shapes with labels")

@@ -19,7 +19,7 @@ from segmentarium.data.clouds import read_points
 from segmentarium.data.hd_map import PlaceMap, nuscenes_map
 from segmentarium.data.poses import Sweep, aggregate, moved, moved_boxes, pose_matrix
 from segmentarium.data.scans import Camera, Scan, ScanDataset
-from segmentarium.data.splits import read_json
+from segmentarium.data.text_files import read_json
 from segmentarium.palette import default_palette
 
 # the ten classes of detection, and whose categories they are

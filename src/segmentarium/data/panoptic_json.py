@@ -15,7 +15,6 @@ Classes are the JSON's categories in the order of their ids, which may have gaps
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +25,7 @@ from segmentarium.data.base import DatasetInfo, Transform, inner_folder, require
 from segmentarium.data.segments import (
     VOID,
     SegmentDataset,
+    SegmentError,
     SegmentItem,
     Tell,
     numbered,
@@ -33,7 +33,8 @@ from segmentarium.data.segments import (
     refuse,
     segment_info,
 )
-from segmentarium.data.splits import check_split, read_text
+from segmentarium.data.splits import check_split
+from segmentarium.data.text_files import read_json
 
 SPLITS = ("train", "val")
 
@@ -57,7 +58,7 @@ class PanopticJson(SegmentDataset):
         path, maps, pictures = self.places(Path(root), split)
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; it should hold the segments of the pictures in {pictures}")
-        content = read_json(path, ("images", "annotations", "categories"))
+        content = read_coco(path, ("images", "annotations", "categories"))
         info, self.classes_of, things = categories_of(content, self.info_name, path, self.licence, self.url)
         names = {one["id"]: one["file_name"] for one in content["images"]}
         items = []
@@ -129,12 +130,9 @@ class ADE20KPanoptic(PanopticJson):
         return root / f"ade20k_panoptic_{split}.json", root / f"ade20k_panoptic_{split}", pictures
 
 
-def read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+def read_coco(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     """An object with these keys, each a list.  SegmentError for anything else."""
-    try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        refuse(path, f"is no JSON: {error}")
+    content = read_json(path, SegmentError)
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         refuse(path, f"is not in COCO's form: it should hold the lists {', '.join(keys)}")
     return content

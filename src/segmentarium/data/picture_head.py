@@ -21,7 +21,8 @@ MOST_TEXT = 2**20  # bytes of a GIF's comments
 MOST_BLOCKS = 20_000  # of a GIF before its first frame
 MOST_TILE = 2**26  # bytes of a TIFF tile, where the whole picture is smaller than it
 
-_TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
+# how a TIFF begins -> the order of its bytes, as of `struct`
+TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _SUB_DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
 _ORIENTATION = 0x0112
@@ -44,7 +45,7 @@ def check_head(file: BinaryIO) -> None:
         _check_png(file, size)
     elif start[:6] in (b"GIF87a", b"GIF89a"):
         _check_gif(file)
-    elif start[:4] in _TIFF:
+    elif start[:4] in TIFF:
         _check_tiff(file, size)
 
 
@@ -124,7 +125,7 @@ def _check_gif(file: BinaryIO) -> None:
 def _check_tiff(file: BinaryIO, size: int) -> None:
     file.seek(0)
     head = file.read(16)
-    order, big = _TIFF[head[:4]], head[2:4] in (b"+\0", b"\0+")
+    order, big = TIFF[head[:4]], head[2:4] in (b"+\0", b"\0+")
     first = int.from_bytes(head[8:16] if big else head[4:8], "little" if order == "<" else "big")
     tags, following = _directory(file, first, order, big, size)
     others = [following, *(tags[tag] for tag in _SUB_DIRECTORIES if tag in tags)]
@@ -142,7 +143,7 @@ def _check_tiff(file: BinaryIO, size: int) -> None:
 
 def _check_block(block: bytes) -> None:
     """A directory of tags inside of another file: EXIF, or the table of a file with several pictures."""
-    if block[:4] in _TIFF:
+    if block[:4] in TIFF:
         _check_tiff(io.BytesIO(block), len(block))
 
 
@@ -183,7 +184,7 @@ def orientation_of(info: Mapping[Any, Any]) -> int:
             exif = bytes.fromhex("".join(text.split()[2:]))
     if isinstance(exif, bytes):
         block = exif.removeprefix(b"Exif\0\0")
-        if (order := _TIFF.get(block[:4])) is not None:
+        if (order := TIFF.get(block[:4])) is not None:
             place = _number(block[4:8], order)
             count = _number(block[place : place + 2], order)
             for start in range(place + 2, min(place + 2 + 12 * count, len(block) - 11), 12):

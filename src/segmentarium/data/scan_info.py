@@ -12,7 +12,7 @@ from segmentarium.data import kitti, nuscenes
 from segmentarium.data.base import DatasetInfo, Transform
 from segmentarium.data.clouds import read_points
 from segmentarium.data.scans import Camera, Scan, ScanDataset, ScanError
-from segmentarium.data.splits import read_json
+from segmentarium.data.text_files import read_json
 from segmentarium.palette import default_palette
 
 CLASSES = {"kitti": kitti.CLASSES, "nuscenes": nuscenes.CLASSES}

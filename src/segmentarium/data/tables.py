@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segmentarium.data.splits import read_json
+from segmentarium.data.text_files import read_json
 
 
 def read_table(path: str | Path) -> dict[str, np.ndarray]:

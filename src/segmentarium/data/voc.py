@@ -21,7 +21,8 @@ from segmentarium.data.base import (
     require_folder,
 )
 from segmentarium.data.mask_io import MaskEncoding
-from segmentarium.data.splits import check_split, read_list
+from segmentarium.data.splits import check_split
+from segmentarium.data.text_files import read_list
 from segmentarium.labels import IGNORE_INDEX
 from segmentarium.palette import default_palette
 

@@ -20,7 +20,8 @@ from segmentarium.data.base import Transform, require_folder
 from segmentarium.data.class_table import class_file, read_classes
 from segmentarium.data.finding import pictures_below
 from segmentarium.data.segments import Outline, SegmentDataset, SegmentItem, Tell, draw, refuse, segment_info
-from segmentarium.data.splits import check_split, read_lines, read_text, read_yaml, wanted_parts
+from segmentarium.data.splits import check_split, wanted_parts
+from segmentarium.data.text_files import read_lines, read_text, read_yaml
 
 SPLITS = ("train", "val", "trainval", "test", "all")
 

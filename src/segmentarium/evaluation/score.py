@@ -160,10 +160,8 @@ def evaluate(
         if not isinstance(model, MaskModel):
             asked_task(model, task)
         if isinstance(dataset, SegmentDataset):
-            beside = model.classes == (
-                BACKGROUND[0],
-                *dataset.info.classes,
-            )  # as objects are trained on as classes of pixels
+            # as objects are trained on as classes of pixels
+            beside = model.classes == (BACKGROUND[0], *dataset.info.classes)
             data = dataset = DrawnLabels([dataset]) if beside else LabelMaps(dataset)
         _refuse(source, model.kind, dataset, "segmentation", size=size, crop_ratio=crop_ratio)
         options = {"mode": mode, "tile": tile, "overlap": overlap, "flip": flip, "scales": scales}

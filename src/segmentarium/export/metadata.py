@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from segmentarium.contracts import Model
-from segmentarium.runtimes import METADATA_KEY, exported_texts
+from segmentarium.runtimes import METADATA_KEY, exported_texts, parsed
 
 
 def model_metadata(model: Model) -> dict[str, Any]:
@@ -46,18 +46,11 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         proto = onnx.load(str(path), load_external_data=False)
         if proto.producer_name != METADATA_KEY:
             return {}
-        return {entry.key: _read(path, entry.key, entry.value) for entry in proto.metadata_props}
+        return parsed({entry.key: entry.value for entry in proto.metadata_props}, path)
     if path.suffix == ".pt2":
         extra = {f"{METADATA_KEY}.json": ""}
         torch.export.load(str(path), extra_files=extra)
-        return _read(path, METADATA_KEY, extra[f"{METADATA_KEY}.json"] or "{}")
+        return parsed({METADATA_KEY: extra[f"{METADATA_KEY}.json"] or "{}"}, path)[METADATA_KEY]
     if path.suffix == ".xml":
-        return {key: _read(path, key, text) for key, text in exported_texts(path)[0].items()}
+        return parsed(exported_texts(path)[0], path)
     raise ValueError(f"{path.name}: an exported model ends in .onnx, .pt2 or .xml")
-
-
-def _read(path: Path, key: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {key} in its metadata is no JSON ({type(error).__name__})") from None

@@ -40,16 +40,8 @@ ENDINGS = {
 }
 KINDS = tuple(ENDINGS)
 OF_FRAMES = ("overlay", "mask", "cutout", "json")  # what videos, and files that are read in rows, have of these
-FILE_SUFFIXES = (
-    ".png",
-    ".json",
-    ".txt",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".tif",
-    ".bmp",
-)  # of one file, where `save` is given that
+# of one file, where `save` is given that
+FILE_SUFFIXES = (".png", ".json", ".txt", ".jpg", ".jpeg", ".webp", ".tif", ".bmp")
 RGB = tuple[int, int, int]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 import itertools
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segmentarium.contracts import Boxes3d, Detector3d
 from segmentarium.data.scans import Scan, collate_scans, inputs_of
-from segmentarium.files import atomic_write, check_targets
+from segmentarium.files import atomic_write, check_targets, write_json
 from segmentarium.inference.engines import Engine, build_engine
 from segmentarium.layers.turned_boxes import corners, corners_3d
 from segmentarium.lidar.dense import DensePart
@@ -268,10 +267,7 @@ def save_scan(
     paths += [folder / f"{name}_camera{i or ''}.png" for i in range(len(scan.cameras))]
     check_targets(paths, overwrite=overwrite)
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(paths[0]) as temporary:
-        temporary.write_text(
-            json.dumps(as_json(found, classes, scan.name), indent=1, ensure_ascii=False), encoding="utf-8"
-        )
+    write_json(paths[0], as_json(found, classes, scan.name))
     pictures = [from_above(scan, area, found, classes=classes, pixels=pixels)]
     palette = colours(len(classes))
     for camera in scan.cameras:

@@ -130,7 +130,7 @@ class AnchorBoxes(nn.Module):
             target = F.pad(
                 as_in_earlier_code(target) if self.earlier else target, (0, 0, 0, 1), value=-1.0
             )  # one at least
-            count, numbers = len(self.anchors), len(self.weights)
+            count = len(self.anchors)
             # (B, A, …): a cell's channels are counted by anchor first
             anchors_of = sum(x.shape[1] for x in maps[2 * levels :]) // (2 * levels)  # of a cell
             scores, codes, directions = (
@@ -162,7 +162,7 @@ class AnchorBoxes(nn.Module):
             code = torch.cat((code[:, :6], turn.sin() * aim.cos(), code[:, 7:]), 1)
             goal = torch.cat((goal[:, :6], turn.cos() * aim.sin(), goal[:, 7:]), 1)
             away = F.smooth_l1_loss(code, goal, beta=self.beta, reduction="none")
-            box = (away * self.weights[:numbers]).sum()
+            box = (away * self.weights).sum()
             half = direction_of(boxes[:, 6], self.start)
             direction = F.cross_entropy(directions[stands], half, reduction="sum")
             return {"class": focal / number, "box": box / number, "direction": direction / number}

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -225,7 +226,7 @@ def _steps(reader: Reader, first: Any, items: Iterator[Any], layout: Layout, siz
     height, width = size
     kind = "yuvj444p" if layout.full else "yuv444p"
     start: float | None = None
-    for item in _with_first(first, items):
+    for item in chain(first, items):
         if not hasattr(item, "planes"):
             yield item
             continue
@@ -236,11 +237,6 @@ def _steps(reader: Reader, first: Any, items: Iterator[Any], layout: Layout, siz
         small = shrink.reformat(item, *wanted, format=kind, threads=1)
         planes = planes_of(item, layout)
         yield PendingFrame(item.pts, seconds - start, planes, small, turn, alpha_of(item, layout))
-
-
-def _with_first(first: list[Any], items: Iterator[Any]) -> Iterator[Any]:
-    yield from first
-    yield from items
 
 
 def convert_clip(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from os import PathLike, fspath
 from pathlib import Path
@@ -15,13 +14,11 @@ from segmentarium.matting.finder import ForegroundFinder, foreground_class
 from segmentarium.media.stages import cores
 from segmentarium.onnx_head import OnnxError
 from segmentarium.preprocessing import SMALLEST, Preprocessing
-from segmentarium.runtimes import bounded_memory, onnx_session
+from segmentarium.runtimes import bounded_memory, exported_facts, onnx_session
 from segmentarium.weights import catalogue
 
 SUFFIX = ".onnx"
-FACTS = ("classes", "num_classes", "in_channels", "preprocessing")  # of the metadata, what is read here
 ROOM, ROOM_OF_A_THREAD = 2**30, 2**28  # bytes that a network may take to be opened and run at the smallest size
-MOST_CLASSES = 65_536
 
 
 def exported_file(model: Any) -> Path | None:
@@ -81,32 +78,12 @@ class ExportedPredictor(ForegroundFinder):
             raise ValueError(f"{self._path} is no ONNX network that can be read: {error}") from error
 
     def _facts(self) -> dict[str, Any]:
-        texts = self._session.get_modelmeta().custom_metadata_map
-        if not set(FACTS) <= set(texts):
-            raise ValueError(
-                f"{self._path} does not say what its classes are: it was not written by `segmentarium export`"
-            )
-        facts = {key: self._read(key, texts[key]) for key in FACTS}
-        if not isinstance(facts["preprocessing"], dict | None):
-            raise ValueError(f"{self._path}: its preprocessing is no object of JSON")
-        names, count = facts["classes"], facts["num_classes"]
-        if type(count) is not int or not 1 <= count <= MOST_CLASSES:
-            raise ValueError(f"{self._path} says that it has {str(count)[:40]} classes; expected 1 to {MOST_CLASSES}")
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"{self._path}: its classes are no list of names")
-        if names and len(names) != max(2, count) and len(names) != count:
-            raise ValueError(f"{self._path} names {len(names)} classes and says that it has {count}")
+        facts = exported_facts(self._session.get_modelmeta().custom_metadata_map, self._path)
         if facts["in_channels"] != 3:
             raise ValueError(
                 f"{self._path} takes {facts['in_channels']} channels; expected 3: give the weights it is made of"
             )
         return facts
-
-    def _read(self, key: str, text: str) -> Any:
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{self._path}: its {key} is no JSON ({type(error).__name__})") from None
 
     def _run(self, pixels: np.ndarray) -> np.ndarray:
         """(1, 3, H, W) float32 -> logits (K, H, W).  ValueError where the network fails, or gives something else."""

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from segmentarium.data.bands import picture_size
 from segmentarium.data.image_io import load_with_alpha
 from segmentarium.files import atomic_write, check_targets
 from segmentarium.media.png import PngWriter
-from segmentarium.media.readers import LARGE, LargePicture, picture_size
+from segmentarium.media.readers import LARGE, LargePicture
 
 if TYPE_CHECKING:
     from segmentarium.matting.portrait import Portrait

@@ -13,10 +13,8 @@ Hold = Literal["keep", "drop"]
 SURE = 0.75  # probability that a region must reach somewhere to be a person; else all of it is dropped
 LASTING = 0.6  # the same of a region that was a person a frame ago
 CORE = 0.02  # of the region's pixels that must be so sure
-DOUBT = {
-    "keep": (0.12, 0.25, 0.5),
-    "drop": (0.5, 0.5, 0.8),
-}  # probabilities of what may be held and is no body: from, core, to
+# probabilities of what may be held and is no body: from, core, to
+DOUBT = {"keep": (0.12, 0.25, 0.5), "drop": (0.5, 0.5, 0.8)}
 HELD = 0.1  # of the persons' area: a larger part in doubt is no thing, but a body that the network knows badly
 SOFT = 0.012  # of the picture's longer side: how far from a region's border alpha may lie between 0 and 1
 

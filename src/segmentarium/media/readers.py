@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from segmentarium.data.image_io import ImageReadError, peek, picture_shape, read_image
+from segmentarium.data.image_io import ImageReadError, peek, read_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,8 +25,6 @@ LARGE = 40_000_000  # pixels; beyond it the command line reads, segments and wri
 
 # Pillow's name of a format -> libvips' reader: what the file is was found out already, and nothing else is tried
 _READERS = {"JPEG": "jpegload", "PNG": "pngload", "TIFF": "tiffload", "WEBP": "webpload"}
-
-picture_size = picture_shape
 
 
 def _tensor(rows: np.ndarray) -> Tensor:

@@ -130,9 +130,7 @@ def _expand_path(text: str) -> list[Item]:
         return [Item("picture", name, text, lambda: np.asarray(read_image(download(text))))]
     path = Path(text)
     if path.is_dir():
-        found = files_below(
-            path, IMAGE_SUFFIXES | VIDEO_SUFFIXES, lambda p: p.suffix.lower() not in OTHER_SUFFIXES and is_media(p)
-        )
+        found = files_below(path, (), is_media)
         if not found:
             raise ValueError(
                 f"{path} holds no pictures or videos; expected files like {', '.join(sorted(IMAGE_SUFFIXES)[:5])}, …"
@@ -175,8 +173,9 @@ def watch(folder: Path, leave_out: Path | None = None, every: float = 1.0) -> It
 
 def is_media(path: Path) -> bool:
     """Whether a file is a picture or a clip: by its ending, else by how it begins."""
-    if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-        return True
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES | OTHER_SUFFIXES:
+        return suffix not in OTHER_SUFFIXES
     head = head_of(path)
     return is_picture(head) or is_clip(head)
 
@@ -306,11 +305,7 @@ def to_array(image: Any) -> np.ndarray:
         raise ValueError(
             f"the array has the shape {np.shape(image)}; give (H, W), (H, W, 3) or (H, W, 4), none of them 0"
         )
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * 255
-    if array.dtype == np.uint16:
+    if array.dtype in (np.uint8, np.bool_, np.uint16):
         return to_8_bit(array)
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())

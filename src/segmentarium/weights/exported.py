@@ -6,7 +6,6 @@ and preprocessing.  They cannot be trained, exported again, or run by PyTorch.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,11 +14,11 @@ from torch import Tensor
 
 from segmentarium.contracts import Classifier, LabelledModel, MaskModel, MaskSet, Model, SegmentationModel
 from segmentarium.preprocessing import Preprocessing
-from segmentarium.runtimes import exported_texts, onnx_session, openvino_network, runner
+from segmentarium.runtimes import FACTS, exported_facts, exported_texts, onnx_session, openvino_network, runner
 
 # suffix of the main file -> the engine that runs it where nobody says, and all that can
 ENGINES = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",)}
-NEEDED = {"kind", "in_channels", "num_classes", "classes", "preprocessing"}
+NEEDED = {"kind", *FACTS}
 
 
 def is_exported(source: object) -> bool:
@@ -130,11 +129,10 @@ def load_exported(file: str | Path) -> ExportedNetwork:
         raise
     except Exception as error:  # the engines' exceptions have no class of their own above them
         raise ValueError(f"{file} is no network that can be read: {str(error).strip().splitlines()[0]}") from error
-    if not texts.keys() >= NEEDED:
-        raise ValueError(f"{file} does not say what its classes are: it was not written by `segmentarium export`")
+    told = exported_facts(texts, file, {*NEEDED, *texts})
     try:
-        return _made(file, {key: json.loads(text) for key, text in texts.items()}, shape, outputs)
-    except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:  # what a stranger wrote into it
+        return _made(file, told, shape, outputs)
+    except (TypeError, KeyError, AttributeError) as error:  # what a stranger wrote into it
         raise ValueError(f"{file} says of itself what cannot be ({type(error).__name__}: {error})") from error
 
 

@@ -70,7 +70,7 @@ KINDS = {
     "panoptic": ("mask",),
     "detection 3-D": ("detector3d",),
 }
-DEFORMABLE = re.compile(r"\bd(?:conv|cn)\b")  # variants with deformable convolutions, which no system here has
+DEFORMABLE = re.compile(r"\bd(?:conv|cn)\b")  # trunks with deformable convolutions, which no backbone here has
 NOT_FREE = re.compile(
     r"non-?commercial|by-nc|academic|nvidia|not read|no licence|no tag|no model card|^unstated$|^$|other \(",
     re.IGNORECASE,

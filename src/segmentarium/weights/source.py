@@ -50,7 +50,6 @@ OTHERS = {
     ".caffemodel": "Caffe",
     ".prototxt": "Caffe",
     ".ckpt": "MindSpore or TensorFlow",
-    ".onnx": "ONNX",
     ".h5": "Keras",
 }
 ELSEWHERE = re.compile(
@@ -142,6 +141,8 @@ def _is_no_checkpoint(path: Path) -> str | None:
         return "an empty file; was the download or copy complete?"
     if text.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS, not the weights themselves: `git lfs pull` fetches them"
+    if path.suffix == ".xml" and b"<net " in text:
+        return "OpenVINO's description of a network; load() runs it, and weights are in the checkpoint that it was exported from"
     if text.startswith((b"<!doctype html", b"<html", b"<?xml")):
         return "a web page, not weights: the address asked for a confirmation or a login; download it in the browser"
     if path.suffix == ".onnx" or (
@@ -466,7 +467,7 @@ def with_arguments(read: dict[str, Any], told: Mapping[str, Any]) -> dict[str, A
 
 def _config_beside(path: Path) -> dict[str, Any]:
     """Classes that transformers' config.json beside the weights names."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         names = json.loads(path.with_name("config.json").read_text("utf-8"))["id2label"]
         if not all(name.startswith("LABEL_") for name in names.values()):
             return {"classes": [names[str(index)] for index in range(len(names))]}
