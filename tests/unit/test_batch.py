@@ -56,7 +56,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(weights: str, photos: Path) -> dict[str, np.ndarray]:
     """Name -> mask, as `Predictor` gives it."""
     predictor = Predictor(load(weights), device="cpu")
-    paths = [path for path in sorted(photos.rglob("*.png"))]
+    paths = sorted(photos.rglob("*.png"))
     return {path.relative_to(photos).with_suffix("").as_posix(): predictor(path).mask for path in paths}
 
 
@@ -381,7 +381,7 @@ def test_a_folder_of_another_job_or_of_none(quick: Callable[..., BatchReport], p
     quick(photos / "0.png", tmp_path / "out")
     with pytest.raises(ValueError, match="holds another job \\(kind: 'masks' there, 'rle' asked\\)"):
         quick(photos, tmp_path / "out", kind="rle")
-    with pytest.raises(ValueError, match="holds another job .*weights"):
+    with pytest.raises(ValueError, match=r"holds another job .*weights"):
         batch(photos, "person", tmp_path / "out", workers=0, part_size=2, device="cpu")
     with pytest.raises(FileExistsError, match="holds files that are of no batch"):
         quick(photos, photos)

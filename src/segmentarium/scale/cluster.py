@@ -1,7 +1,7 @@
 """Workers on a cluster, as actors of Ray Data: they load the model once, and take parts as they get free.
 
-Pictures do not travel through Ray: an actor reads, decodes and writes in threads beside its network, so that what goes from machine
-to machine are names and counts.
+Pictures do not travel through Ray: an actor reads, decodes and writes in threads beside its network, so that names and counts
+are all that goes from machine to machine.
 """
 
 from __future__ import annotations

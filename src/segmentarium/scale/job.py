@@ -12,9 +12,11 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from segmentarium.checks import check_choice
 from segmentarium.contracts import Model, asked_task
-from segmentarium.inference.engines import check_engine, exported_network, fingerprint
+from segmentarium.inference.engines import check_engine, exported_network
 from segmentarium.inference.predictor import Predictor, Tile, resolve_model
 from segmentarium.scale import cluster, local
 from segmentarium.scale.listing import find_pictures
@@ -32,7 +34,7 @@ class BatchReport:
     """What became of a job.
 
     pictures, done, failed   of the whole job, earlier runs included
-    now                      pictures of this run
+    now, workers             pictures of this run, and the processes that did them
     seconds                  of this run, by the clock, the workers' start included
     busy                     stage -> share of this run in which what does it was at it: 1 is never idle
     slowest                  the stage of the greatest share; None where nothing was to be done
@@ -103,7 +105,8 @@ def batch(
 
     task, threshold, engine, precision, device and tile are those of `Predictor` and `SegmentPredictor`.
 
-    Writes `report.json`, and `problems.jsonl` with what is wrong with each picture that could not be done; none of these ends the job.
+    Writes `report.json`, and `problems.jsonl` with what is wrong with each picture that could not be done; none of them ends the
+    job.
 
     Raises FileNotFoundError and ValueError for sources without pictures, FileExistsError for a folder that holds anything else,
     ValueError for one that holds a job with another model or kind, ImportError for packages that are missing, OSError where
@@ -140,7 +143,6 @@ def batch(
     parts = known + manifest.add(known, find_pictures(_absolute(given), column, store), part_size)
     before = manifest.done()
     left = [replace(part, before=before.get(part.number)) for part in parts if _is_left(part, before, retry)]
-    count = _workers(workers, device)
     told = json.dumps(settings.to_dict())
     records: Iterable[dict[str, Any]] = ()
     if left and address is not None:
@@ -148,12 +150,15 @@ def batch(
     elif left and workers == 0:
         records = _here(Worker(settings, loaded), left)
     elif left:
-        records = local.run(told, left, count)
+        records = local.run(told, left, max(1, _gpus(device)) if workers is None else workers)
     started = time.perf_counter()
     total, now = sum(len(part.pictures) for part in parts), 0
-    ready = sum(sum(counts) for number, counts in before.items() if number not in {part.number for part in left})
+    again = {part.number for part in left}
+    ready = sum(sum(counts) for number, counts in before.items() if number not in again)
     stages = dict.fromkeys(STAGES, 0.0)
+    names: set[str] = set()
     for record in records:
+        names.add(record["worker"])
         now += record["done"] + record["failed"]
         for stage in STAGES:
             stages[stage] += record["seconds"][stage]
@@ -163,7 +168,7 @@ def batch(
     counts = manifest.done().values()
     report = BatchReport(
         store.root, total, sum(good for good, _ in counts), sum(bad for _, bad in counts), now, round(seconds, 3),
-        round(now / seconds, 3) if now else 0.0, max(1, count),
+        round(now / seconds, 3) if now else 0.0, len(names),
     )  # fmt: skip
     if now:
         own = {"predict": 1}  # reading, decoding and writing share a worker's threads
@@ -193,30 +198,24 @@ def _absolute(sources: Sequence[str]) -> list[str]:
 
 def _identity(settings: Settings, model: Model, part_size: int) -> dict[str, Any]:
     """What two runs of a job must have in common: all that changes a result, or where it is."""
-    network = exported_network(model)
-    weights = hashlib.sha256(network.file.read_bytes()).hexdigest()[:20] if network is not None else fingerprint(model)
+    digest = hashlib.sha256()  # not `fingerprint`, which a newer PyTorch changes
+    if (network := exported_network(model)) is not None:
+        digest.update(network.file.read_bytes())
+    for key, tensor in model.state_dict().items():
+        digest.update(key.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     same = ("kind", "task", "threshold", "precision", "tile", "column")
     told = {key: value for key, value in settings.to_dict().items() if key in same}
-    return {"verb": "batch", "weights": weights, "part_size": part_size, **told}
+    return {"verb": "batch", "weights": digest.hexdigest()[:20], "part_size": part_size, **told}
 
 
 def _gpus(device: str | None) -> int:
-    import torch
-
     return torch.cuda.device_count() if device is None or device == "cuda" else int(device.startswith("cuda"))
-
-
-def _workers(wanted: int | None, device: str | None) -> int:
-    return max(1, _gpus(device)) if wanted is None else wanted
 
 
 def _write(store: Store, manifest: Manifest, report: BatchReport, model: Model) -> None:
     """The report, what is wrong with each picture, and what the numbers of the masks mean."""
     problems = "".join(json.dumps(one) + "\n" for one in manifest.problems())
     store.write("problems.jsonl", problems.encode())
-    told = report.as_dict() | {
-        "segmentarium": __version__,
-        "classes": list(model.classes),
-        "palette": [list(c) for c in model.palette],
-    }
+    meaning = {"classes": list(model.classes), "palette": [list(colour) for colour in model.palette]}
+    told = report.as_dict() | {"segmentarium": __version__} | meaning
     store.write("report.json", json.dumps(told, indent=1).encode())

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import platform
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -92,7 +94,7 @@ class Worker:
             self.predictor = Predictor(loaded, batch_size=settings.batch_size, **options)
 
     def do(self, part: Part) -> dict[str, Any]:
-        """Does a part and records it.  What the record holds: part, done, failed, problems, and the seconds of each stage.
+        """Does a part and records it.  What is given: part, done, failed, problems, the seconds of each stage, and who did it.
 
         Raises OSError where results cannot be written, and RuntimeError where the network fails at every picture.
         """
@@ -140,7 +142,8 @@ class Worker:
         ]
         record = {"part": part.number, "done": state.done, "failed": len(problems), "problems": problems}
         self.manifest.end(part, record)
-        return record | {"seconds": {stage: round(seconds, 4) for stage, seconds in state.seconds.items()}}
+        seconds = {stage: round(taken, 4) for stage, taken in state.seconds.items()}
+        return record | {"seconds": seconds, "worker": f"{platform.node()} {os.getpid()}"}
 
     # reading ----------------------------------------------------------------------------------------------------------
 
