@@ -343,7 +343,7 @@ def test_another_process_does_the_part_of_one_that_ended(tmp_path: Path) -> None
     assert sorted(record["part"] for record in records) == [0, 1, 2, 3, 4]
     assert (tmp_path / "died").exists()
     assert all((tmp_path / f"{number}.txt").read_text() == "done\n" for number in range(5))
-    with pytest.raises(RuntimeError, match="a worker ended while it began, with code 3"):
+    with pytest.raises(ChildProcessError, match="a worker ended while it began, with code 3"):
         list(local.run(settings, parts, 1, batch_process.hopeless))
 
 

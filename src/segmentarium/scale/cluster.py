@@ -36,7 +36,7 @@ def run(settings: str, parts: Sequence[Part], workers: int | None, address: str)
     workers   actors at the most; None: as many as the cluster has room for
     address   "auto": the cluster that this machine belongs to; HOST:PORT; "local": one that is started on this machine
 
-    ImportError without Ray, ConnectionError where no cluster answers.
+    ImportError without Ray, ConnectionError where no cluster answers, ChildProcessError where a worker fails.
     """
     ray = import_ray()
     threads = json.loads(settings)["threads"]
@@ -60,6 +60,8 @@ def run(settings: str, parts: Sequence[Part], workers: int | None, address: str)
         )  # fmt: skip
         for row in done.iter_rows():
             yield json.loads(row["record"])
+    except ray.exceptions.RayError as error:  # its message is the story of the worker; what it ends with is the error
+        raise ChildProcessError(f"a worker failed: {str(error).strip().splitlines()[-1]}") from error
     finally:
         if begun:
             ray.shutdown()

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -19,7 +19,7 @@ from segmentarium.contracts import Model, asked_task
 from segmentarium.inference.engines import check_engine, exported_network
 from segmentarium.inference.predictor import Predictor, Tile, resolve_model
 from segmentarium.scale import cluster, local
-from segmentarium.scale.listing import find_pictures
+from segmentarium.scale.listing import find_pictures, parquet_reader
 from segmentarium.scale.manifest import Manifest, Part
 from segmentarium.scale.outputs import KINDS
 from segmentarium.scale.stores import STORES, Store, store_of
@@ -66,8 +66,8 @@ class BatchReport:
 
 def batch(
     source: Source | Sequence[Source],
-    model: Source = "person",
-    out: Source = "batch",
+    model: Source,
+    out: Source,
     *,
     kind: str = "masks",
     workers: int | None = None,
@@ -110,7 +110,7 @@ def batch(
 
     Raises FileNotFoundError and ValueError for sources without pictures, FileExistsError for a folder that holds anything else,
     ValueError for one that holds a job with another model or kind, ImportError for packages that are missing, OSError where
-    results cannot be written.
+    results cannot be written or a worker fails.
     """
     check_choice("kind", kind, KINDS)
     check_engine(engine, precision)
@@ -130,15 +130,19 @@ def batch(
         str(place or model), fspath(out), kind, asked_task(loaded, task), threshold, engine, precision, device, tile, batch_size,
         threads or (8 if _gpus(device) else 2), column, max_pixels,
     )  # fmt: skip
-    if settings.task == "semantic":
-        Predictor(loaded, device="cpu", tile=tile)  # refuses what gives no masks
+    if kind == "parquet":
+        parquet_reader(settings.out)  # not found out behind the first part
+    here = Worker(settings, loaded) if workers == 0 and address is None else None
+    meaning: Any = loaded
+    if settings.task == "semantic":  # refuses what gives no masks
+        meaning = here.predictor if here is not None else Predictor(loaded, device="cpu", tile=tile)
     store = Store(settings.out)
     private = [one for one in (*given, settings.out) if one.startswith("memory://")]
     if private and (address is not None or workers != 0):
         raise ValueError(f"{private[0]} is in this process's memory, which no worker sees; give workers=0, or a folder")
     settings = replace(settings, out=store.root)
     manifest = Manifest(store)
-    manifest.check(_identity(settings, loaded, part_size))
+    manifest.check(_identity(settings, loaded))
     known = manifest.parts()
     parts = known + manifest.add(known, find_pictures(_absolute(given), column, store), part_size)
     before = manifest.done()
@@ -147,8 +151,8 @@ def batch(
     records: Iterable[dict[str, Any]] = ()
     if left and address is not None:
         records = cluster.run(told, left, workers or None, address)
-    elif left and workers == 0:
-        records = _here(Worker(settings, loaded), left)
+    elif left and here is not None:
+        records = map(here.do, left)
     elif left:
         records = local.run(told, left, max(1, _gpus(device)) if workers is None else workers)
     started = time.perf_counter()
@@ -178,13 +182,8 @@ def batch(
         }
         report.busy = {stage: round(share, 4) for stage, share in shares.items()}
         report.slowest = max(report.busy, key=lambda stage: report.busy[stage])
-    _write(store, manifest, report, loaded)
+    _write(store, manifest, report, meaning)
     return report
-
-
-def _here(worker: Worker, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
-    for part in parts:
-        yield worker.do(part)
 
 
 def _is_left(part: Part, done: dict[int, tuple[int, int]], retry: bool) -> bool:
@@ -196,8 +195,8 @@ def _absolute(sources: Sequence[str]) -> list[str]:
     return [one if store_of(one) in STORES or one.startswith("file://") else os.path.abspath(one) for one in sources]
 
 
-def _identity(settings: Settings, model: Model, part_size: int) -> dict[str, Any]:
-    """What two runs of a job must have in common: all that changes a result, or where it is."""
+def _identity(settings: Settings, model: Model) -> dict[str, Any]:
+    """What two runs of a job must have in common: all that changes a result."""
     digest = hashlib.sha256()  # not `fingerprint`, which a newer PyTorch changes
     if (network := exported_network(model)) is not None:
         digest.update(network.file.read_bytes())
@@ -205,14 +204,14 @@ def _identity(settings: Settings, model: Model, part_size: int) -> dict[str, Any
         digest.update(key.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     same = ("kind", "task", "threshold", "precision", "tile", "column")
     told = {key: value for key, value in settings.to_dict().items() if key in same}
-    return {"verb": "batch", "weights": digest.hexdigest()[:20], "part_size": part_size, **told}
+    return {"verb": "batch", "weights": digest.hexdigest()[:20], **told}
 
 
 def _gpus(device: str | None) -> int:
     return torch.cuda.device_count() if device is None or device == "cuda" else int(device.startswith("cuda"))
 
 
-def _write(store: Store, manifest: Manifest, report: BatchReport, model: Model) -> None:
+def _write(store: Store, manifest: Manifest, report: BatchReport, model: Any) -> None:
     """The report, what is wrong with each picture, and what the numbers of the masks mean."""
     problems = "".join(json.dumps(one) + "\n" for one in manifest.problems())
     store.write("problems.jsonl", problems.encode())

@@ -74,7 +74,7 @@ class _Process:
 def run(settings: str, parts: Sequence[Part], workers: int, serve: Serve = serve) -> Iterator[dict[str, Any]]:
     """The record of each part, as they are done, by so many processes.
 
-    RuntimeError where a worker cannot begin, or where what is no picture's fault went wrong.
+    ChildProcessError where a worker cannot begin, or where what is no picture's fault went wrong.
     """
     waiting, deaths = deque(parts), Counter[int]()
     count = min(workers, len(parts))
@@ -92,17 +92,19 @@ def run(settings: str, parts: Sequence[Part], workers: int, serve: Serve = serve
                     if part is None and worker.ready and running:
                         continue  # it had nothing to do
                     if part is None:
-                        raise RuntimeError(
+                        raise ChildProcessError(
                             f"a worker ended while it began, with code {worker.process.exitcode}"
                         ) from None
                     deaths[part.number] += 1
                     if deaths[part.number] > DEATHS * len(part.pictures) + 1:
-                        raise RuntimeError(f"workers end at part {part.number}, whatever is left out of it") from None
+                        raise ChildProcessError(
+                            f"workers end at part {part.number}, whatever is left out of it"
+                        ) from None
                     waiting.appendleft(part)
                     running.append(_Process(serve, settings, worker.number, count))
                     continue
                 if kind == "failed":
-                    raise RuntimeError(f"a worker failed: {content}")
+                    raise ChildProcessError(f"a worker failed: {content}")
                 if kind == "done":
                     yield content
                 worker.ready = True

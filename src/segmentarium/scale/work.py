@@ -96,7 +96,7 @@ class Worker:
     def do(self, part: Part) -> dict[str, Any]:
         """Does a part and records it.  What is given: part, done, failed, problems, the seconds of each stage, and who did it.
 
-        Raises OSError where results cannot be written, and RuntimeError where the network fails at every picture.
+        Raises OSError where results cannot be written, and ValueError where the network fails at every picture.
         """
         attempt = self.manifest.begin(part.number)
         state, again = _State(part), attempt.times > 1 or part.before is not None
@@ -121,7 +121,7 @@ class Worker:
                     state.settle(4 * self.settings.threads)
                 state.settle(0)
         if state.hopeless >= HOPELESS and not state.done:
-            raise RuntimeError(
+            raise ValueError(
                 f"none of {state.hopeless} pictures could be predicted: {next(iter(state.problems.values()))}"
             )
         return self._end(state)
@@ -250,8 +250,10 @@ class Worker:
                 state.problems[group[0].index] = str(error) or type(error).__name__
                 state.hopeless += 1
                 return []
-        self.batch_size = max(1, len(group) // 2)  # a network of a fixed batch, or too little memory: not tried again
-        return [one for read in group for one in self._predicted(state, [read])]
+        found = [one for read in group for one in self._predicted(state, [read])]
+        if found:  # a network of a fixed batch, or too little memory for so many: not tried again
+            self.batch_size = max(1, len(group) // 2)
+        return found
 
     def _finish(self, picture: Picture, result: Any) -> tuple[dict[str, Any] | None, float]:
         """The row of a picture, or None where its file is written; and the seconds that it took."""
