@@ -419,12 +419,14 @@ def test_a_table_names_no_host_and_no_place_outside(tmp_path: Path) -> None:
 def test_names_are_unique_and_large_pictures_are_not_decoded(
     quick: Callable[..., BatchReport], photos: Path, tmp_path: Path
 ) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
     for name in ("a.png", "A.PNG", "a.bmp"):
-        Image.open(photos / "0.png").save(tmp_path / name)
-    report = quick(tmp_path, tmp_path / "out", max_pixels=40 * 60)
+        Image.open(photos / "0.png").save(given / name)
+    report = quick(given, tmp_path / "out", max_pixels=40 * 60)
     assert report.done == 3
     assert {name.lower() for name in masks(tmp_path / "out")} == {"a", "a-2", "a-3"}
-    small = quick(tmp_path, tmp_path / "small", max_pixels=40 * 60 - 1)
+    small = quick(given, tmp_path / "small", max_pixels=40 * 60 - 1)
     assert (small.done, small.failed) == (0, 3)
     assert "60 x 40 pixels are more than" in (tmp_path / "small" / "problems.jsonl").read_text()
 

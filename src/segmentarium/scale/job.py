@@ -124,7 +124,8 @@ def batch(
             f"model is a {type(model).__name__}; save it (segmentarium.save) and give the file: workers load it"
         )
     given = [fspath(one) for one in ([source] if isinstance(source, str | PathLike) else source)]
-    place = Path(model).absolute() if Path(model).exists() else None
+    is_path = len(Path(model).parts) > 1 or Path(model).suffix  # a bare word is a name first
+    place = Path(model).absolute() if is_path and Path(model).exists() else None
     loaded = resolve_model(model)
     settings = Settings(
         str(place or model), fspath(out), kind, asked_task(loaded, task), threshold, engine, precision, device, tile, batch_size,
