@@ -108,8 +108,8 @@ def import_ray() -> Any:
     """The package `ray` with `ray.data`, imported without reports of its use.  ImportError where it is not installed."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
-        import ray
-        import ray.data
+        import ray  # pyright: ignore[reportMissingImports]
+        import ray.data  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
             "many machines need Ray, which is not installed: pip install 'segmentarium[scale]'; without an address the same job "

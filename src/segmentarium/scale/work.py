@@ -29,7 +29,7 @@ from segmentarium.scale.manifest import DEATHS, Manifest, Part
 from segmentarium.scale.outputs import PLACES, class_segments, lines, mask_file, result_segments, table
 from segmentarium.scale.stores import Store, local_path, read_bytes, store_of
 
-STAGES = ("read", "decode", "predict", "write")
+STAGES: tuple[str, ...] = ("read", "decode", "predict", "write")
 HOPELESS = 8  # pictures of a part that were read, none of which could be predicted: no fault of theirs
 # of one picture; what else is raised is an error of the program
 BAD = (ValueError, TypeError, OSError, MemoryError, RuntimeError)
