@@ -140,7 +140,7 @@ def test_resume_with_another_number_of_processes(finished: Path, folder: Path, t
     output = copy_of(finished, tmp_path / "out")
     state = torch.load(output / "last.ckpt", weights_only=True)
     assert state["processes"] == 1
-    torch.save(state | {"processes": 2}, output / "last.ckpt")
+    torch.save(state | {"processes": 2, "step": 3}, output / "last.ckpt")
     changed = {"resume": True}
     with pytest.raises(ValueError, match=r"had 2 process\(es\), and now there are 1; start as many"):
         train(training_material.quick_options(folder, output, **changed))
