@@ -25,7 +25,7 @@ OUTSIDE = {
 }
 GUIDES = (
     "portrait", "data", "train", "weights", "evaluation", "compare", "serve", "masks", "long_tail", "pretraining", "keypoints",
-    "lidar",
+    "lidar", "scale",
 )  # fmt: skip
 LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 

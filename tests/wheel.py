@@ -40,9 +40,13 @@ NEEDS = {
     "video": ("import segmentarium as s; list(s.predict('clip.mp4'))", "clip.mp4 cannot be read as a video"),
     "web": ("import segmentarium as s; s.serve({'nobody': 'nowhere'})", "no weights called 'nowhere'"),
     "large": ("from segmentarium.media.readers import LargePicture as L; assert L('photo.jpg').reads_in_rows", ""),
+    "scale": (
+        "import segmentarium as s; r = s.batch('photo.jpg', 'person', 'b', address='local', kind='parquet'); assert r.done == 1",
+        "",
+    ),
     "docs": ("import material, mkdocs, mkdocstrings", ""),
 }
-SAYS_SO = ("train", "export", "video", "web")  # whose absence is an error, and not a slower way
+SAYS_SO = ("train", "export", "video", "web", "scale")  # whose absence is an error, and not a slower way
 
 
 def run(command: list[str], folder: Path, seconds: int = 900) -> subprocess.CompletedProcess[str]:

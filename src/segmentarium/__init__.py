@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from segmentarium.version import __version__
 
 # Nothing leaves the machine: what other packages would report home is switched off before any of them is imported.
-os.environ.update(ORT_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_TELEMETRY="1")
+os.environ.update(ORT_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_TELEMETRY="1", RAY_USAGE_STATS_ENABLED="0")
 
 # public name -> module that defines it; `tests/unit/test_public_api.py` freezes this list
 _PUBLIC = {
@@ -41,6 +41,7 @@ _PUBLIC = {
     "match_pictures": "inference",
     "ScanDetector": "inference",
     "adapt": "inference",
+    "batch": "scale",
     "Result": "inference",
     "Portrait": "matting",
     "evaluate": "evaluation",
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from segmentarium.registry import list_models as list_models
     from segmentarium.registry import model_card as model_card
     from segmentarium.reparameterize import with_dbb as with_dbb
+    from segmentarium.scale import batch as batch
     from segmentarium.semantic.cac import with_cac as with_cac
     from segmentarium.training import TrainingOptions as TrainingOptions
     from segmentarium.training import train as train

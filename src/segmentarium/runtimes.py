@@ -1,8 +1,10 @@
-"""ONNX Runtime and OpenVINO, which both report home unless told not to: the only place that imports them.
+"""ONNX Runtime, OpenVINO and Ray, which report home unless told not to: the only place that imports them.
 
 ONNX Runtime reads ORT_DISABLE_TELEMETRY, which `segmentarium/__init__.py` sets, when it is imported; without it, it keeps a
 device id in the home folder and looks up its maker's host after a while.  OpenVINO's converter sends a request while it is
-imported, through the package `openvino_telemetry`, and has a stand-in of its own for where that is not installed.
+imported, through the package `openvino_telemetry`, and has a stand-in of its own for where that is not installed.  Ray reports
+from the machine that starts a cluster, unless RAY_USAGE_STATS_ENABLED is 0 there, which `segmentarium/__init__.py` sets, too; of
+a cluster that others started, what they set counts.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -103,6 +106,20 @@ def openvino_network(network: str | Path, precision: str, threads: int, *, chann
         model = steps.build()
     with _own_signal_stack():
         return core.compile_model(model, "CPU", settings)
+
+
+def import_ray() -> Any:
+    """The package `ray` with `ray.data`, imported without reports of its use.  ImportError where it is not installed."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    try:
+        import ray  # pyright: ignore[reportMissingImports]
+        import ray.data  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(
+            "many machines need Ray, which is not installed: pip install 'segmentarium[scale]'; without an address the same job "
+            "runs on this machine alone"
+        ) from error
+    return ray
 
 
 class _Stack(ctypes.Structure):

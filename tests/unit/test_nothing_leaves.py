@@ -123,6 +123,6 @@ def test_only_one_file_imports_what_reports_home() -> None:
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""])
-        if name.partition(".")[0] in ("onnxruntime", "openvino")
+        if name.partition(".")[0] in ("onnxruntime", "openvino", "ray")
     }
     assert found == {"src/segmentarium/runtimes.py"}

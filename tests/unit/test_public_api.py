@@ -20,6 +20,7 @@ PUBLIC = {
     "TrainingOptions",
     "__version__",
     "adapt",
+    "batch",
     "benchmark",
     "build_dataset",
     "build_loss",
@@ -53,6 +54,7 @@ PUBLIC = {
 # verb of the command line -> the function or class that it calls
 FUNCTION_OF = {
     "segment": "predict",
+    "batch": "batch",
     "classify": "predict",
     "keypoints": "predict",
     "match": "match_pictures",

@@ -136,6 +136,18 @@ def test_resume_with_changed_options_lists_them(finished: Path, folder: Path, tm
     assert result.steps == 8
 
 
+def test_resume_with_another_number_of_processes(finished: Path, folder: Path, tmp_path: Path) -> None:
+    output = copy_of(finished, tmp_path / "out")
+    state = torch.load(output / "last.ckpt", weights_only=True)
+    assert state["processes"] == 1
+    torch.save(state | {"processes": 2, "step": 3}, output / "last.ckpt")
+    changed = {"resume": True}
+    with pytest.raises(ValueError, match=r"had 2 process\(es\), and now there are 1; start as many"):
+        train(training_material.quick_options(folder, output, **changed))
+    result = train(training_material.quick_options(folder, output, **changed, allow_changed_options=True))
+    assert result.steps == 6
+
+
 def test_resuming_a_finished_run_changes_nothing(finished: Path, folder: Path, tmp_path: Path) -> None:
     output = copy_of(finished, tmp_path / "out")
     before = (output / "last.ckpt").read_bytes()

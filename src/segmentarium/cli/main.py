@@ -17,6 +17,7 @@ from typing import Any
 # verb -> (module, one line)
 VERBS = {
     "segment": ("segment", "masks, overlays and cut-outs of images, folders, videos or the webcam"),
+    "batch": ("batch", "masks of millions of pictures, on this machine or a cluster; goes on where it stopped"),
     "classify": ("classify", "the class of each picture, with its probability, as JSON or CSV"),
     "keypoints": ("keypoints", "points with descriptors, or joints, of pictures, videos or the webcam"),
     "match": ("match", "which points of two pictures are the same, and what maps one to the other"),

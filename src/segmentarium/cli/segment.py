@@ -116,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
             engine=options.engine,
             precision=options.precision,
             device=options.device,
-            tile=_tile(options.tile),
+            tile=tile_of(options.tile),
             overlap=_number(options.overlap, "--overlap"),
             flip=options.flip,
             scales=[float(_number(part, "--scales")) for part in options.scales.split(",")],
@@ -298,12 +298,12 @@ def _segment_predictor(options: argparse.Namespace, model: Any, task: str) -> An
         engine=options.engine,
         precision=options.precision,
         device=options.device,
-        tile=_tile(options.tile),
+        tile=tile_of(options.tile),
         overlap=_number(options.overlap, "--overlap"),
     )
 
 
-def _tile(text: str) -> Tile:
+def tile_of(text: str) -> Tile:
     if text in ("auto", "none"):
         return None if text == "none" else "auto"
     if not text.isdigit():

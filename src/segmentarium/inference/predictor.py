@@ -155,6 +155,30 @@ class Predictor(ForegroundFinder):
         facts = self.facts(time.perf_counter() - started)
         return Result(displayed(array), mask, self.classes, self.palette, name, path, alpha, kept, facts)
 
+    def masks(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The class indices (H, W) of several pictures (H, W, C) uint8 of one size, which go through the network together; of
+        pictures that are cut into tiles, the tiles of one do.
+
+        ValueError for pictures of different sizes, or with channels that the model does not take.
+        """
+        if len({image.shape for image in images}) > 1:
+            raise ValueError(f"pictures of {len({image.shape for image in images})} shapes; give those of one together")
+        if not images:
+            return []
+        size = (images[0].shape[0], images[0].shape[1])
+        small = self.model_size(size)
+        if self._tile_for(*small) is not None:
+            return [self(image).mask for image in images]
+        views = torch.cat([_Channels(ArrayRows(image), self.in_channels).rows(0, size[0]) for image in images])
+        logits = whole(self._forward_reduced, scaled(views, small))
+        found = []
+        for one in logits.split(1):
+            mask = np.empty(size, np.uint8 if len(self.classes) <= 256 else np.int64)
+            for block in [Block(0, 0, one)] if small == size else enlarged(one, size):
+                mask[block.top : block.top + block.logits.shape[-2]] = indices(block.logits)[0].cpu().numpy()
+            found.append(mask)
+        return found
+
     def facts(self, seconds: float) -> dict[str, Any]:
         return {
             "model": self.model_name,

@@ -118,6 +118,7 @@ def training_state(training: Training) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "step": training.step,
+        "processes": training.fabric.world_size,
         "options": training.options.as_dict(),
         "model": model,
         "optimizer": optimizer,
@@ -131,7 +132,17 @@ def training_state(training: Training) -> dict[str, Any]:
 
 
 def restore(training: Training, state: dict[str, Any]) -> None:
-    """Puts a `training_state` back into a training that has started."""
+    """Puts a `training_state` back into a training that has started.
+
+    ResumeError where the run had another number of processes: samples and rates would be the same, but batch norms would see
+    other batches, so that other weights come out.
+    """
+    before, now = state.get("processes"), training.fabric.world_size
+    if before not in (None, now) and not training.options.allow_changed_options:
+        raise ResumeError(
+            f"the run to be resumed had {before} process(es), and now there are {now}; start as many (--devices, --num-nodes), "
+            "or give --allow-changed-options: the same pictures in the same order then go through other passes"
+        )
     optimizer = training.optimizer.optimizer
     groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     set_state_dict(
