@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -15,28 +15,9 @@ from segmentarium.brief import Brief
 from segmentarium.files import atomic_write, check_targets, has_keys, write_text
 
 if TYPE_CHECKING:
-    from PIL import Image
     from rich.table import Table
 
 RGB = tuple[int, int, int]
-
-
-class Bad(Protocol):
-    """A picture that the model did badly on."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def caption(self) -> str:
-        """What is to be said of it."""
-        ...
-
-    def panels(self, palette: tuple[RGB, ...]) -> dict[str, Image.Image]:
-        """Pictures of one size, to be shown side by side."""
-        ...
-
-    def as_dict(self) -> dict[str, Any]: ...
 
 
 @dataclass(kw_only=True, repr=False)
