@@ -134,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
     if out == "-":
         return _to_stdout(predictor, items[0], kinds)
     listed = Inputs(out, "segment", overwrite=options.overwrite) if options.watch or len(items) > 1 else None
-    failed = damaged = done = 0
+    failed, done, troubled = 0, 0, False
     with bars() as bar:
         total = None if options.watch else len(items)
         job = _Job(predictor, out, kinds, options.overwrite, bar, bar.add_task("segmenting", total=total))
@@ -148,9 +148,11 @@ def run(options: argparse.Namespace) -> int:
                 except (ValueError, OSError, ImportError, MemoryError) as error:
                     if options.debug:
                         raise
-                    failed += not isinstance(error, DamagedError)
-                    damaged += isinstance(error, DamagedError)
-                    done += isinstance(error, DamagedError)
+                    troubled = True
+                    if isinstance(error, DamagedError):
+                        done += 1
+                    else:
+                        failed += 1
                     print(f"segmentarium segment: {problem(item.origin, error)}", file=sys.stderr)
                     if listed is not None:
                         listed.failed(item.origin, str(error) or type(error).__name__)
@@ -163,7 +165,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"{done} of {done + failed} done with {predictor.model_name} on {predictor.engine}; see {out}")
     else:
         print(f"segmentarium segment: none of {len(items)} inputs could be done", file=sys.stderr)
-    return 0 if not failed + damaged else 1 if done else 2
+    return 0 if not troubled else 1 if done else 2
 
 
 def _coming(options: argparse.Namespace, items: list[Any], out: str, listed: Inputs | None) -> Iterator[Any]:

@@ -13,8 +13,9 @@ Hold = Literal["keep", "drop"]
 SURE = 0.75  # probability that a region must reach somewhere to be a person; else all of it is dropped
 LASTING = 0.6  # the same of a region that was a person a frame ago
 CORE = 0.02  # of the region's pixels that must be so sure
-# probabilities of what may be held and is no body: from, core, to
-DOUBT = {"keep": (0.12, 0.25, 0.5), "drop": (0.5, 0.5, 0.8)}
+# probabilities of what may be held and is no body
+DOUBT = {"keep": (0.12, 0.5), "drop": (0.5, 0.8)}
+RATHER = 0.25  # that a part which is kept reaches somewhere
 HELD = 0.1  # of the persons' area: a larger part in doubt is no thing, but a body that the network knows badly
 SOFT = 0.012  # of the picture's longer side: how far from a region's border alpha may lie between 0 and 1
 
@@ -61,21 +62,21 @@ def with_held(probability: np.ndarray, hold: Hold) -> np.ndarray:
     hold  "keep": what is rather no person, and touches one, is taken in, whole as far as the network is in any doubt;
           "drop": what is rather a person, and small beside all that is, is left out
     """
-    low, core, high = DOUBT[hold]
+    low, high = DOUBT[hold]
     person = (probability > 0.5).astype(np.uint8)
     radius = max(1, round(SOFT * max(probability.shape)))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    thick, sure = (
-        cv2.morphologyEx(((probability > least) & (probability <= high)).astype(np.uint8), cv2.MORPH_OPEN, disc)
-        for least in (low, core)
-    )
-    count, found, facts, _ = cv2.connectedComponentsWithStats(thick, connectivity=8)
+
+    def thick(least: float) -> np.ndarray:
+        return cv2.morphologyEx(((probability > least) & (probability <= high)).astype(np.uint8), cv2.MORPH_OPEN, disc)
+
+    count, found, facts, _ = cv2.connectedComponentsWithStats(thick(low), connectivity=8)
     parts = found.astype(np.intp)
     if hold == "drop":
         things = facts[:, cv2.CC_STAT_AREA] <= HELD * person.sum()
     else:
         things, touching = np.zeros((2, count), bool)
-        things[parts[sure > 0]] = True
+        things[parts[thick(RATHER) > 0]] = True
         touching[parts[cv2.dilate(person, disc) > 0]] = True
         things &= touching
     things[0] = False  # what is no part

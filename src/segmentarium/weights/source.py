@@ -397,9 +397,12 @@ def open_weights(
         except KeyError as error:
             raise CheckpointError(f"{label}: {error.args[0]}") from None
         return replace(stored, state=_renamed(stored))
-    if layout is None and row is None:
-        state = _unwrapped(state)
-    table = get_layout(layout) if layout else recognise(state, row.layouts if row else None)
+    if layout is not None:
+        table = get_layout(layout)
+    elif row is not None:
+        table = recognise(state, row.layouts)
+    else:
+        state, table = _unwrapped(state)
     read, facts = arguments_of(table, state), table.facts(state)
     if path is not None and table.beside:
         read, more = _beside(path.with_name(table.beside), table, read)
@@ -439,24 +442,24 @@ def _check_places(value: Any, label: str) -> None:
         )
 
 
-def _unwrapped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The network's keys, without what loops put before them: `_orig_mod.` of torch.compile, `module.`, `model.` of Lightning, …
+def _unwrapped(state: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], Layout]:
+    """The network's keys, without what loops put before them: `_orig_mod.` of torch.compile, `module.`, `model.` of Lightning, …;
+    and the layout that they fit.
 
-    Only where they fit no layout as they are.  Of an averaged copy beside the network, the average.
+    Only where they fit none as they are.  Of an averaged copy beside the network, the average.  Raises what `recognise` says of
+    the keys as they are.
     """
-    tried = state
-    if not any(key.startswith(WRAPPERS) for key in state):
-        return state
+    tried, problems = state, list[Exception]()
     for _ in WRAPPERS:
         try:
-            recognise(tried)
-            return tried
-        except (ValueError, LookupError):
-            prefix = next((one for one in WRAPPERS if any(key.startswith(one) for key in tried)), None)
-            if prefix is None:
-                return state
-            tried = {key.removeprefix(prefix): value for key, value in tried.items() if key.startswith(prefix)}
-    return state
+            return tried, recognise(tried)
+        except (ValueError, LookupError) as error:
+            problems.append(error)
+        prefix = next((one for one in WRAPPERS if any(key.startswith(one) for key in tried)), None)
+        if prefix is None:
+            break
+        tried = {key.removeprefix(prefix): value for key, value in tried.items() if key.startswith(prefix)}
+    raise problems[0]
 
 
 def with_arguments(read: dict[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
