@@ -17,7 +17,10 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 try:
     import fcntl
@@ -170,6 +173,12 @@ def write_text(path: Path, text: str) -> None:
     """UTF-8, whole or not at all.  Bytes of file names that are no UTF-8 become escapes: \\udcff."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def write_png(path: Path, picture: Image.Image, **settings: Any) -> None:
+    """Whole or not at all; settings are of Pillow's PNG."""
+    with atomic_write(path) as temporary:
+        picture.save(temporary, format="PNG", **settings)
 
 
 def write_json(path: Path, values: Mapping[str, Any], *, indent: int | None = 1) -> None:

@@ -37,7 +37,7 @@ def predict_pictures(
     from segmentarium.evaluation.classification import PictureScoring
     from segmentarium.evaluation.samples import with_logits
     from segmentarium.evaluation.tally import predicted_classes
-    from segmentarium.files import atomic_write, write_json
+    from segmentarium.files import write_json, write_png
     from segmentarium.inference.network import Network
     from segmentarium.inference.predictor import class_probabilities
     from segmentarium.inference.windows import whole
@@ -57,20 +57,18 @@ def predict_pictures(
     match = match_classes(model.num_classes, model.classes, dataset.info.classes, dataset.info.palette)
     for (sample,), logits in with_logits(network, partial(whole, network), dataset, indices, 1, 1):
         classes = predicted_classes(match.logits(logits), sample.target.shape)[0]
-        with atomic_write(folder / FOLDER / f"{sample.index}.png") as temporary:
-            Image.fromarray(classes.to(torch.uint8).cpu().numpy()).save(temporary, format="PNG")
+        write_png(folder / FOLDER / f"{sample.index}.png", Image.fromarray(classes.to(torch.uint8).cpu().numpy()))
 
 
 def _predict_segments(model: Any, dataset: Any, indices: Sequence[int], folder: Path, device: Any, task: str) -> None:
     from segmentarium.evaluation.segments import SegmentScoring
-    from segmentarium.files import atomic_write, write_json
+    from segmentarium.files import write_json, write_png
 
     scoring = SegmentScoring(model, dataset, task=task, device=device, boundary_ratio=None, worst=len(indices))
     for _ in scoring.run(indices, 1, 1):
         pass
     for found in scoring.tally.worst.images():
-        with atomic_write(folder / FOLDER / f"{found.index}.png") as temporary:
-            Image.fromarray(found.shown["prediction"]).save(temporary, format="PNG")
+        write_png(folder / FOLDER / f"{found.index}.png", Image.fromarray(found.shown["prediction"]))
         write_json(folder / FOLDER / f"{found.index}.json", {"pq": found.quality})
 
 

@@ -26,7 +26,7 @@ from segmentarium.data.contact_sheet import Thumbnail, contact_sheet
 from segmentarium.data.examination import Finding, Problem, examine
 from segmentarium.data.pictures import Picture, Pictures
 from segmentarium.data.segments import SegmentDataset, SegmentItem
-from segmentarium.files import atomic_write, check_targets, has_keys, write_json
+from segmentarium.files import check_targets, has_keys, write_json, write_png
 from segmentarium.labels import IGNORE_INDEX
 
 SHEET_PICTURES = 12
@@ -112,8 +112,7 @@ class Report:
         write_json(written[0], self.as_dict(), indent=2)
         if self.sheet is not None:
             written.append(folder / "contact_sheet.png")
-            with atomic_write(written[1]) as temporary:
-                self.sheet.save(temporary, format="PNG")
+            write_png(written[1], self.sheet)
         return written
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from segmentarium.brief import Brief
-from segmentarium.files import atomic_write, check_targets, has_keys, write_text
+from segmentarium.files import atomic_write, check_targets, has_keys, write_png, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -123,8 +123,7 @@ class BaseReport(Brief):
             temporary.write_bytes(plot)
         for place, image in enumerate(self.worst, 1):
             name = f"{place:02d}_{Path(image.name).name}.png"
-            with atomic_write(folder / "worst" / name) as temporary:
-                strip(list(image.panels(self.palette).values())).save(temporary, format="PNG")
+            write_png(folder / "worst" / name, strip(list(image.panels(self.palette).values())))
         write_text(folder / "report.html", page(self, plot))
         return folder / "report.html"
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segmentarium.files import atomic_write, check_targets
+from segmentarium.files import atomic_write, check_targets, write_png
 from segmentarium.inference.polygons import Piece
 from segmentarium.inference.result import ENDINGS, FILE_SUFFIXES, Result, check_kinds, detections
 from segmentarium.inference.segment_drawing import segment_overlay
@@ -127,8 +127,7 @@ class SegmentResult(Result):
                 else:
                     temporary.write_bytes(self.encoded(kind, path.parent))
         for path, one in cutouts.items():
-            with atomic_write(path) as temporary:
-                self.cut_out(one).save(temporary, format="PNG", compress_level=3)
+            write_png(path, self.cut_out(one), compress_level=3)
         return [*paths.values(), *cutouts]
 
 

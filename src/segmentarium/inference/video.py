@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from segmentarium.files import atomic_write, check_targets, write_json
 from segmentarium.inference.result import OF_FRAMES, Result, check_kinds, description
 from segmentarium.matting.finder import no_foreground
 from segmentarium.matting.frames import frame_of, layout_of, rgb_of
-from segmentarium.matting.reader import Camera, Reader
+from segmentarium.matting.reader import Camera, Reader, first_frame, is_packet
 from segmentarium.matting.writers import FileWriter, Form
 from segmentarium.media.sources import Item, VideoError
 from segmentarium.media.stages import Consumer, Prefetcher
@@ -54,29 +53,20 @@ class OpenClip:
 
     def __init__(self, reader: Reader | Camera) -> None:
         self.reader = reader
-        self._items = iter(reader)
-        self._first: list[Any] = []
-        for item in self._items:
-            self._first.append(item)
-            if not is_packet(item):
-                break
-        self.layout = layout_of(self._first[-1], reader.aspect)
+        frame, self._items = first_frame(reader)
+        self.layout = layout_of(frame, reader.aspect)
 
     @property
     def frames(self) -> Iterator[Any]:
         from av.video.reformatter import VideoReformatter
 
         convert = VideoReformatter()
-        for item in chain(self._first, self._items):
+        for item in self._items:
             if is_packet(item):
                 yield item
                 continue
             pixels = rgb_of(item, self.layout, convert)
             yield Frame(float(item.pts * self.reader.time_base), pixels, item.pts)
-
-
-def is_packet(item: Any) -> bool:
-    return type(item).__name__ == "Packet"
 
 
 @dataclass(repr=False)

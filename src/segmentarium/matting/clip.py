@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -21,7 +20,7 @@ from segmentarium.matting.blending import blend_plane
 from segmentarium.matting.clip_backgrounds import ClipBackground
 from segmentarium.matting.frames import Layout, Turn, alpha_of, layout_of, plane_array, planes_of, turn_of
 from segmentarium.matting.matte import Matte, fit_matte, resized
-from segmentarium.matting.reader import Camera, Reader
+from segmentarium.matting.reader import Camera, Reader, first_frame, is_packet
 from segmentarium.matting.regions import decided
 from segmentarium.matting.temporal import TemporalFilter
 from segmentarium.matting.writers import (
@@ -218,7 +217,7 @@ class FrameWorker:
         self._behind.close()
 
 
-def _steps(reader: Reader, first: Any, items: Iterator[Any], layout: Layout, size: tuple[int, int]) -> Iterator[Any]:
+def _steps(reader: Reader, items: Iterator[Any], layout: Layout, size: tuple[int, int]) -> Iterator[Any]:
     """Decoded frames as `PendingFrame`s with their small copies; packets of sound as they are."""
     from av.video.reformatter import VideoReformatter
 
@@ -226,8 +225,8 @@ def _steps(reader: Reader, first: Any, items: Iterator[Any], layout: Layout, siz
     height, width = size
     kind = "yuvj444p" if layout.full else "yuv444p"
     start: float | None = None
-    for item in chain(first, items):
-        if not hasattr(item, "planes"):
+    for item in items:
+        if is_packet(item):
             yield item
             continue
         turn = turn_of(item)
@@ -327,25 +326,20 @@ def run_clip(
         stack.enter_context(portrait.predictor.threads(max(1, cores() // 2)))
         reader = stack.enter_context(source)
         portrait.predictor.expected = reader.frames
-        items = iter(reader)
-        first: list[Any] = []
-        for item in items:
-            first.append(item)
-            if hasattr(item, "planes"):
-                break
-        layout = layout_of(first[-1], reader.aspect)
+        frame, items = first_frame(reader)
+        layout = layout_of(frame, reader.aspect)
         size = mask_size(portrait, layout)
         worker = FrameWorker(portrait, layout)
         stack.callback(worker.close)
         writer = open_writer(stack, reader, layout)
-        decoded = stack.enter_context(Prefetcher(_steps(reader, first, items, layout, size)))
+        decoded = stack.enter_context(Prefetcher(_steps(reader, items, layout, size)))
         segmented = stack.enter_context(
             Prefetcher(worker.segment(i) if isinstance(i, PendingFrame) else i for i in decoded)
         )
-        behind = stack.enter_context(Consumer(lambda i: writer.sound(i) if _is_packet(i) else writer.frame(i)))
+        behind = stack.enter_context(Consumer(lambda i: writer.sound(i) if is_packet(i) else writer.frame(i)))
         try:
             for item in segmented:
-                if _is_packet(item):
+                if is_packet(item):
                     behind.put(item)
                     continue
                 frame, share = worker.composite(item)
@@ -364,10 +358,6 @@ def run_clip(
         damage = None if interrupted else reader.damage
     seconds = time.perf_counter() - started
     return ClipResult(None, done, seconds, total_share / max(1, done), damage, interrupted)
-
-
-def _is_packet(item: Any) -> bool:
-    return type(item).__name__ == "Packet"
 
 
 def mask_size(portrait: Portrait, layout: Layout) -> tuple[int, int]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import chain
 from typing import Any
 
 from segmentarium.media.clip_ends import missing_end
@@ -27,6 +28,21 @@ FORMATS = (
 OPTIONS = {"max_pixels": str(LARGEST_FRAME), "format_whitelist": FORMATS, "protocol_whitelist": "file"}
 SLOWEST, FASTEST = Fraction(1, 1000), Fraction(1000)  # frames a second that encoders can be told of
 TIME_BASE = Fraction(1, 90_000)  # of a webcam's frames
+
+
+def is_packet(item: Any) -> bool:
+    """Whether what a reader gives is sound, as it lies in the file, and no frame."""
+    return type(item).__name__ == "Packet"
+
+
+def first_frame(reader: Iterable[Any]) -> tuple[Any, Iterator[Any]]:
+    """The first frame of a reader, and all that it gives: sound may come before that frame."""
+    items, before = iter(reader), list[Any]()
+    for item in items:
+        before.append(item)
+        if not is_packet(item):
+            break
+    return before[-1], chain(before, items)
 
 
 class Reader:

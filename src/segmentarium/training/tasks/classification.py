@@ -24,7 +24,7 @@ from segmentarium.data.classification import changes
 from segmentarium.data.label_maps import LabelMaps, LabelMapView
 from segmentarium.data.token_labels import token_targets
 from segmentarium.evaluation.classification import Picture, PictureScoring
-from segmentarium.files import atomic_write
+from segmentarium.files import write_png
 from segmentarium.inference.classifier import seen_square
 from segmentarium.inference.network import Network
 from segmentarium.losses import LabelCrossEntropy, TokenLabelCrossEntropy, build_label_loss
@@ -189,5 +189,4 @@ class ClassificationTask:
             sheet.paste(image.resize((SHOWN - 4, SHOWN)), (place * SHOWN, 0))
             colour = "black" if given == picture.label else "red"
             pen.text((place * SHOWN + 2, SHOWN + 2), model.classes[given][:20], colour)
-        with atomic_write(path) as temporary:
-            sheet.save(temporary, format="PNG")
+        write_png(path, sheet)

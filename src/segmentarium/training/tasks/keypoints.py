@@ -17,7 +17,7 @@ from torch import Tensor
 from segmentarium.data import TrainingStream
 from segmentarium.data.base import apply_transform
 from segmentarium.data.coco_keypoints import CocoKeypoints, PersonCrop, keypoint_transform, shown_box
-from segmentarium.files import atomic_write
+from segmentarium.files import write_png
 from segmentarium.keypoints.heatmaps import in_picture, mirror_pairs, peaks, refined
 from segmentarium.keypoints.hrnet_pose import HRNetPose
 from segmentarium.metrics.oks import keypoint_scores, pck, sigmas_of
@@ -165,5 +165,4 @@ class KeypointTask:
             ):
                 pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
             sheet.paste(picture, (place * width, 0))
-        with atomic_write(path) as temporary:
-            sheet.save(temporary, format="PNG")
+        write_png(path, sheet)

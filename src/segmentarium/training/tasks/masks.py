@@ -16,7 +16,7 @@ from segmentarium.contracts import InstanceModel, MaskModel
 from segmentarium.data import SegmentationDataset, SegmentDataset, TrainingStream, segment_train_transform
 from segmentarium.evaluation.score import chosen_task
 from segmentarium.evaluation.segments import LabelledPicture, LabelMaps, SegmentScoring, flattened
-from segmentarium.files import atomic_write
+from segmentarium.files import write_png
 from segmentarium.inference.segment_drawing import segment_overlay
 from segmentarium.inference.segment_map import measured
 from segmentarium.inference.segments import SURE
@@ -154,8 +154,7 @@ class MaskTask(SegmentationTask):
             rows.append(np.concatenate([picture, *drawn], 1))
         width = max(row.shape[1] for row in rows)
         rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
-        with atomic_write(path) as temporary:
-            Image.fromarray(np.concatenate(rows)).save(temporary, format="PNG")
+        write_png(path, Image.fromarray(np.concatenate(rows)))
         return None
 
 

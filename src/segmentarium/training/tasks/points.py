@@ -25,7 +25,7 @@ from segmentarium.data.homographies import sample_homography
 from segmentarium.data.photometric import OF_PICTURES
 from segmentarium.data.points import Points, PointStream
 from segmentarium.data.shapes import Shapes
-from segmentarium.files import atomic_write
+from segmentarium.files import write_png
 from segmentarium.inference.adaptation import Adaptation, label_pictures, pictures
 from segmentarium.keypoints.superpoint import SuperPoint
 from segmentarium.matching.geometry import estimate
@@ -182,8 +182,7 @@ class PointTask:
         edges = np.cumsum([0, *(p.shape[1] for p in panels)])
         for left, panel in zip(edges, panels, strict=False):
             sheet[: len(panel), left : left + panel.shape[1]] = panel
-        with atomic_write(path) as temporary:
-            Image.fromarray(sheet).save(temporary, format="PNG")
+        write_png(path, Image.fromarray(sheet))
 
 
 def _sample(dataset: Shapes | Points, index: int) -> tuple[np.ndarray, np.ndarray]:

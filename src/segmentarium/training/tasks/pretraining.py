@@ -23,7 +23,7 @@ from torch.utils.data import default_collate
 from segmentarium.contracts import Backbone, Pretrainer
 from segmentarium.data import PictureDataset, TrainingStream
 from segmentarium.data.pretraining import PretrainingView
-from segmentarium.files import atomic_write
+from segmentarium.files import write_png
 from segmentarium.pretraining.dvae import DVAE, STRIDE
 from segmentarium.registry import create_model, entry
 from segmentarium.training.loaders import PreparedLoader, TimedLoader, endless, open_dataset, worker_count
@@ -184,8 +184,7 @@ class PretrainingTask:
             for column, picture in enumerate(pixels):
                 shown = Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.NEAREST)
                 sheet.paste(shown, (column * (SIDE + 4), row * (SIDE + 16) + 14))
-        with atomic_write(path) as temporary:
-            sheet.save(temporary, format="PNG")
+        write_png(path, sheet)
 
 
 def _tokenizer(source: str) -> DVAE:

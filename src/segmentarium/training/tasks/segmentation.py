@@ -19,7 +19,7 @@ from segmentarium.evaluation.classes import match_classes
 from segmentarium.evaluation.diagnosis import label_warning
 from segmentarium.evaluation.samples import with_logits
 from segmentarium.evaluation.tally import Tally, predicted_classes
-from segmentarium.files import atomic_write
+from segmentarium.files import write_png
 from segmentarium.inference.network import Network
 from segmentarium.inference.windows import whole
 from segmentarium.training.loaders import TimedLoader, endless, joined, open_dataset, worker_count
@@ -139,5 +139,4 @@ class SegmentationTask:
             )
         width = max(row.shape[1] for row in rows)
         rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
-        with atomic_write(path) as temporary:
-            Image.fromarray(np.concatenate(rows)).save(temporary, format="PNG")
+        write_png(path, Image.fromarray(np.concatenate(rows)))
