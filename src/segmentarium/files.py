@@ -175,6 +175,17 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
+def free_name(name: str, taken: set[str]) -> str:
+    """`name`, or NAME-2, -3, …: the first that is not taken, also where a file system does not tell upper from lower case.  It is
+    taken from now on."""
+    own, number = name, 1
+    while own.lower() in taken:
+        number += 1
+        own = f"{name}-{number}"
+    taken.add(own.lower())
+    return own
+
+
 def write_png(path: Path, picture: Image.Image, **settings: Any) -> None:
     """Whole or not at all; settings are of Pillow's PNG."""
     with atomic_write(path) as temporary:

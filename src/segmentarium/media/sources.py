@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from PIL import Image
 from segmentarium.data.bands import picture_array
 from segmentarium.data.finding import OTHER_SUFFIXES, files_below, head_of, is_clip, is_picture
 from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, read_image, to_8_bit, upright
-from segmentarium.files import shown
+from segmentarium.files import free_name, shown
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"})
 LARGEST_DOWNLOAD = 200 * 2**20  # bytes
@@ -197,17 +197,7 @@ def _file(path: Path, folder: Path | None = None) -> Item:
 def _unique(items: list[Item]) -> list[Item]:
     """The same with names that differ, also where the file system does not tell upper from lower case."""
     taken: set[str] = set()
-    result = []
-    for item in items:
-        name, number = item.name, 1
-        while name.lower() in taken:
-            number += 1
-            name = f"{item.name}-{number}"
-        taken.add(name.lower())
-        result.append(
-            item if name == item.name else Item(item.kind, name, item.origin, item.load, item.path, item.camera)
-        )
-    return result
+    return [replace(item, name=free_name(item.name, taken)) for item in items]
 
 
 def download(address: str) -> io.BytesIO:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from segmentarium.files import free_name
 from segmentarium.scale.listing import Picture
 from segmentarium.scale.stores import Store
 
@@ -98,12 +99,7 @@ class Manifest:
             if (source, row) in listed:
                 continue
             listed.add((source, row))
-            own, number = name, 1
-            while own.lower() in taken:
-                number += 1
-                own = f"{name}-{number}"
-            taken.add(own.lower())
-            new.append((source, own, row))
+            new.append((source, free_name(name, taken), row))
         first = max((part.number for part in known), default=-1) + 1
         parts = [Part(first + i, tuple(new[start : start + size])) for i, start in enumerate(range(0, len(new), size))]
         if parts:
