@@ -12,7 +12,7 @@ import numpy as np
 from segmentarium.data.bands import bands_of, read_bands
 from segmentarium.data.base import Item, LabelledPicture, PictureDataset, SegmentationDataset
 from segmentarium.data.contact_sheet import Thumbnail, thumbnail
-from segmentarium.data.image_io import ImageReadError, depth_of, is_rotated, open_image, read_image
+from segmentarium.data.image_io import ImageReadError, depth_of, is_rotated, open_image, to_upright_rgb
 from segmentarium.data.mask_io import LabelError, is_lossy, read_raw_mask
 from segmentarium.data.pictures import Picture
 from segmentarium.data.segments import VOID, SegmentDataset, SegmentItem, label_map
@@ -105,7 +105,7 @@ def _examine_image(finding: Finding, bands: int = 3) -> np.ndarray | None:
                     finding.warning("pages", item.image, f"{frames} pages or frames, of which the first is read")
                 if opened.mode.startswith(("I", "F")):
                     _examine_depth(finding, np.asarray(opened))
-            image = np.asarray(read_image(item.image))
+                image = np.asarray(to_upright_rgb(opened, item.image))
     except (ImageReadError, ImportError) as error:
         finding.error("unreadable picture", item.image, str(error))
         return None

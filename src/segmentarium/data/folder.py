@@ -29,7 +29,7 @@ from segmentarium.data.base import Item, SegmentationDataset, Transform
 from segmentarium.data.class_table import ClassTable, as_colour, as_mask_map, class_file, read_classes
 from segmentarium.data.finding import files_below, pictures_below
 from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, open_image
-from segmentarium.data.mask_io import RGB, SPLIT_MAP, LabelError, is_black_and_white, is_lossy, read_raw_mask
+from segmentarium.data.mask_io import NOISE, RGB, SPLIT_MAP, LabelError, is_black_and_white, is_lossy, read_raw_mask
 from segmentarium.data.splits import PARTS, check_split, hash_note, hash_split, wanted_parts
 from segmentarium.data.text_files import read_lines
 from segmentarium.labels import IGNORE_INDEX
@@ -44,7 +44,6 @@ _PART_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validati
 _LISTS = ("{}.txt", "{}_list.txt", "ImageSets/Segmentation/{}.txt")
 _NO_STRAYS = frozenset({"classes.txt", "_classes.csv", "thumbs.db", "desktop.ini"})
 _PROBED = 16  # masks that are looked at before a set is declared 0/255
-_NEAR = 16  # values so near to 0 or 255 are noise of JPEG, or of smoothing
 
 
 class Folder(SegmentationDataset):
@@ -183,10 +182,10 @@ def _refuse_black_and_white(masks: Sequence[Path], classes: int) -> None:
         between = bool(counts[1:IGNORE_INDEX].any())
         beyond = bool(counts[max(classes, 2) : IGNORE_INDEX].any())  # no index of a class
         if between and not (is_black_and_white(counts) and (is_lossy(path) or beyond)):
-            if is_lossy(path) and not counts[_NEAR:].any():
+            if is_lossy(path) and not counts[NOISE:].any():
                 continue  # black, and JPEG's noise
             return
-        if counts[IGNORE_INDEX - _NEAR :].any() and (example is None or between):
+        if counts[IGNORE_INDEX - NOISE :].any() and (example is None or between):
             example = path
     if example is not None:
         counts = _counts(example)

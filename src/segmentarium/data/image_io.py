@@ -66,20 +66,16 @@ def read_image(
     Raises:
         ImageReadError: the file is missing, empty, truncated, not a picture, or has more than `max_pixels` pixels.
     """
-    if not isinstance(source, str | os.PathLike):
-        with open_image(source, max_pixels, formats) as image:
-            return to_upright_rgb(image)
-    from segmentarium.data.bands import bands_of, deep_colours
-
+    path = source if isinstance(source, str | os.PathLike) else None
     try:
         with open_image(source, max_pixels, formats) as image:
-            if (deep := deep_colours(source, image)) is None:
-                return to_upright_rgb(image)
-            flat = Image.fromarray(to_8_bit(deep))
-            flat.info.update(image.info)  # how it is turned
-            return upright(flat)
+            return to_upright_rgb(image, path)
     except ImageReadError as error:
-        if (number := bands_of(source)) > 4:
+        if path is None:
+            raise
+        from segmentarium.data.bands import bands_of
+
+        if (number := bands_of(path)) > 4:
             raise ImageReadError(
                 f"{describe_source(source)} has {number} bands, and three are wanted; "
                 f"a network with in_channels={number} takes all"
@@ -154,8 +150,18 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def to_upright_rgb(image: Image.Image) -> Image.Image:
-    """An opened picture as `read_image` gives it; for callers that also want to know its mode."""
+def to_upright_rgb(image: Image.Image, path: str | os.PathLike[str] | None = None) -> Image.Image:
+    """An opened picture as `read_image` gives it; for callers that also want to know its mode.
+
+    path   of its file, without which colours of 16 bits are as Pillow cuts them
+    """
+    if path is not None:
+        from segmentarium.data.bands import deep_colours
+
+        if (deep := deep_colours(path, image)) is not None:
+            flat = Image.fromarray(to_8_bit(deep))
+            flat.info.update(image.info)  # how it is turned
+            return upright(flat)
     return _to_rgb(upright(image))
 
 

@@ -28,7 +28,7 @@ _ALL_VALUES = 2**16  # of a 16-bit label image
 SPLIT_MAP = "0-127:0,128-255:1"  # of black and white with shades between
 LOSSY = (".jpg", ".jpeg", ".jfif", ".webp", ".jp2")
 _CHROMA = 24  # most that JPEG drives the channels of a grey apart
-_NOISE = 16  # values so near to 0 or 255 count as black or white
+NOISE = 16  # values so near to 0 or 255 count as black or white
 MAX_CLASSES = 255  # indices 0..254 in a byte; 255 is the ignore value
 
 
@@ -231,7 +231,7 @@ class MaskEncoding:
         if self.mapping is not None:
             return f'Add the value to the mask map, e.g. "{first}:{IGNORE_INDEX}" to ignore it.'
         greys = [value for value in values if isinstance(value, int)]
-        if len(greys) > _NOISE // 2 and max(greys) in range(200, 256):
+        if len(greys) > NOISE // 2 and max(greys) in range(200, 256):
             return (
                 "Black and white masks with smoothed edges, or that were JPEG, have such shades: the mask map "
                 f'"{SPLIT_MAP}" (--mask-map, mask_map=) makes the darker half class 0 and the lighter class 1. '
@@ -310,7 +310,7 @@ def is_lossy(path: str | os.PathLike[str]) -> bool:
 
 def is_black_and_white(counts: np.ndarray) -> bool:
     """Whether a mask with so many pixels of each value (256,) is black and white, with shades between: edges, or JPEG's noise."""
-    dark, light = int(counts[: _NOISE + 1].sum()), int(counts[IGNORE_INDEX - _NOISE :].sum())
+    dark, light = int(counts[: NOISE + 1].sum()), int(counts[IGNORE_INDEX - NOISE :].sum())
     return light > 0 and dark + light >= 0.6 * int(counts.sum())
 
 
