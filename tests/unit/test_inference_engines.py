@@ -63,14 +63,12 @@ def test_an_engines_result_survives_its_next_call(network: nn.Module) -> None:
         assert torch.equal(first, kept), name
 
 
-@pytest.mark.slow
-
-
 def test_onnx_runtime_leaves_the_cores_alone_after_a_run(network: nn.Module) -> None:
     told = onnx_session(onnx_file(network), 2).get_session_options()
     assert told.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
+@pytest.mark.slow
 def test_the_compiled_engine_agrees() -> None:
     model = Brightness(num_classes=3)
     image = torch.rand(1, 3, 64, 64)
