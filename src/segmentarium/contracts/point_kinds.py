@@ -22,6 +22,7 @@ class KeypointModel(Model):
     radius      pixels around a keypoint within which there is no second
     border      pixels along the edges where there is none
     joints      names of keypoints that are told apart by their place in the list; (): there are none such
+    input_size  (height, width) of the crops of persons that a network of joints was trained on; None: it does not say
     """
 
     kind = "keypoints"
@@ -31,9 +32,11 @@ class KeypointModel(Model):
     radius: int = 4
     border: int = 4
     joints: tuple[str, ...] = ()
+    input_size: tuple[int, int] | None = None
 
     def labels(self) -> dict[str, Any]:
-        return {"joints": list(self.joints)} if self.joints else {}
+        said = {"joints": list(self.joints)} if self.joints else {}
+        return said | ({"input_size": list(self.input_size)} if self.input_size else {})
 
     @torch.no_grad()
     def detect(
