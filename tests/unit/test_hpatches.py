@@ -16,6 +16,7 @@ from segmentarium import create_model
 from segmentarium.cli.main import main
 from segmentarium.contracts import Keypoints
 from segmentarium.data import build_dataset, check_data
+from segmentarium.data.homographies import warp_points
 from segmentarium.data.hpatches import HPatches, fitted
 from segmentarium.evaluation import PairReport, evaluate
 from segmentarium.evaluation.keypoints import Contender, Protocol, classical, evaluate_keypoints, learnt
@@ -29,7 +30,6 @@ from segmentarium.metrics.repeatability import (
     matching_score,
     nearest_neighbour_ap,
     repeatability,
-    warp,
 )
 
 SHIFT = np.array([[1.0, 0, 10], [0, 1, 0], [0, 0, 1]])
@@ -157,7 +157,8 @@ def test_corners_tell_how_far_off_a_homography_is() -> None:
     assert corner_error(None, SHIFT, (40, 60)) == float("inf")
     behind = np.array([[1.0, 0, 0], [0, 1, 0], [-1 / 20, 0, 1]])
     assert corner_error(behind, SHIFT, (40, 60)) == float("inf")
-    assert np.isnan(warp(np.array([[40.0, 0]]), behind)).all()
+    assert np.isinf(warp_points(np.array([[40.0, 0]]), behind)).all()
+    assert np.allclose(warp_points(np.array([[4.0, 2]]), -2 * SHIFT), [[14, 2]])
     assert inside(np.array([[0.0, 0], [59.9, 39], [60, 3], [np.nan, 1]]), (40, 60)).tolist() == [
         True,
         True,

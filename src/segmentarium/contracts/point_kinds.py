@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -127,17 +128,27 @@ def local_maxima(scores: Tensor, radius: int, rounds: int = 2) -> Tensor:
     if radius < 0:
         raise ValueError(f"the radius is {radius}; give pixels, 0 or more")
 
-    def greatest(x: Tensor) -> Tensor:
-        # of rows, then of columns: the same as of squares, and many times faster
-        x = F.max_pool2d(x[:, None], (1, 2 * radius + 1), stride=1, padding=(0, radius))
-        return F.max_pool2d(x, (2 * radius + 1, 1), stride=1, padding=(radius, 0))[:, 0]
-
-    peaks = scores == greatest(scores)
+    peaks = scores == greatest(scores, radius)
     for _ in range(rounds):
-        hidden = greatest(peaks.float()) > 0
+        hidden = greatest(peaks.float(), radius) > 0
         rest = scores.masked_fill(hidden, 0)
-        peaks = peaks | ((rest == greatest(rest)) & ~hidden)
+        peaks = peaks | ((rest == greatest(rest, radius)) & ~hidden)
     return peaks
+
+
+def greatest(x: Tensor, radius: int) -> Tensor:
+    """(B, H, W) -> the same shape: of each place the greatest number within `radius` pixels, along either axis.
+
+    By OpenCV where it can, whose dilation is the same and a small part of the time; in graphs and on GPUs by pooling.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
+        import cv2  # not needed to build a model
+
+        square = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+        return torch.stack([torch.from_numpy(cv2.dilate(one, square)) for one in x.detach().contiguous().numpy()])
+    # of rows, then of columns: the same as of squares, and many times faster
+    x = F.max_pool2d(x[:, None], (1, 2 * radius + 1), stride=1, padding=(0, radius))
+    return F.max_pool2d(x, (2 * radius + 1, 1), stride=1, padding=(radius, 0))[:, 0]
 
 
 def between_pixels(scores: Tensor, points: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from segmentarium.contracts import KeypointModel, Keypoints
+from segmentarium.data.homographies import warp_points
 from segmentarium.data.hpatches import HPatches
 from segmentarium.evaluation.base import Measured, number
 from segmentarium.inference.points import KeypointFinder
@@ -29,7 +30,6 @@ from segmentarium.metrics.repeatability import (
     matching_score,
     nearest_neighbour_ap,
     repeatability,
-    warp,
 )
 
 Detector = Callable[[np.ndarray], Keypoints]  # of a grey picture (H, W) uint8
@@ -216,7 +216,9 @@ def _matched(
     both = [contender.describe(picture) for picture in (first, second)]
     matrices = (homography, np.linalg.inv(homography))
     shown = [
-        np.flatnonzero(inside(warp(found.keypoints.cpu().numpy().astype(float), matrix), size))[: protocol.matched]
+        np.flatnonzero(inside(warp_points(found.keypoints.cpu().numpy().astype(float), matrix), size))[
+            : protocol.matched
+        ]
         for found, matrix, size in zip(both, matrices, sizes[::-1], strict=True)
     ]
     points = [found.keypoints.cpu().numpy().astype(float)[kept] for found, kept in zip(both, shown, strict=True)]
