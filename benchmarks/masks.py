@@ -4,11 +4,11 @@
         [--engines "torch bf16,onnxruntime,openvino"] [--no-train]
 
 Both have transformers' standard form on Swin-T, the same random weights, which go through the key table, and the same photograph;
-both give class and mask logits; in training both learn from every layer of the transformer decoder, as published, which
-transformers' MaskFormer does not by default.  They take turns, round by round; a ratio is the median over the rounds of the peer's time over
-ours: above 1, ours is faster.  A training step is a pass, the loss of ten boxes a picture, and its gradients, on two pictures of
-half the side.  `moved` is the greatest difference of the logits over the greatest logit: where the attention is masked, random
-weights have ties that rounding turns.
+both give class and mask logits.  They take turns, round by round; a ratio is the median over the rounds of the peer's time over
+ours: above 1, ours is faster.  A training step is a pass, the loss of ten boxes a picture after every layer of the transformer
+decoder, as published, which transformers' MaskFormer leaves out by default, and its gradients, on two pictures of half the side.
+`moved` is the greatest difference of the logits over the greatest logit: where the attention is masked, random weights have ties
+that rounding turns.
 """
 
 from __future__ import annotations
