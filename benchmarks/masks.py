@@ -30,6 +30,7 @@ from segmentarium.cli.export import size
 from segmentarium.contracts import MaskModel, MaskOutputs
 from segmentarium.inference.engines import build_engine
 from segmentarium.losses.segments import Segments
+from segmentarium.training.linear import quicken
 
 CLASSES = 150
 LABELS: dict[str, Any] = {"num_labels": CLASSES}
@@ -113,6 +114,7 @@ def training_steps(theirs: nn.Module, ours: MaskModel, sides: tuple[int, ...]) -
         losses = ours.criterion(ours.forward_train(images), {"segments": targets})
         return torch.stack(list(losses.values())).sum()
 
+    quicken(ours)  # as `segmentarium train` does
     theirs.config.use_auxiliary_loss = True  # type: ignore[union-attr]
     for network in (theirs, ours):
         network.requires_grad_(True)
