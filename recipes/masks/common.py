@@ -34,8 +34,8 @@ FALLS = (0.889, 0.963)
 
 def coco(data: str, task: str) -> list[TrainingOptions]:
     """Mask2Former on ResNet-50: 16 pictures a step, scaled by 0.1 to 2 about 1024 pixels of their longer side and padded (large
-    scale jitter).  The rate falls to a tenth after 0.889 and 0.963 of the steps: three stages here, which begin with a new average
-    of gradients each."""
+    scale jitter).  The rate falls to a tenth after 0.889 and 0.963 of the steps: three stages here, each of which begins with a
+    new average of gradients."""
     first, second = (round(share * STEPS) for share in FALLS)
     options = published(
         "mask2former_resnet50",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segmentarium.contracts.model import LabelledModel, Model
 from segmentarium.contracts.results import Boxes3d, Keypoints
+from segmentarium.layers.points import read_points
 from segmentarium.layers.turned_boxes import suppress, suppress_near
 
 
@@ -114,8 +115,8 @@ class KeypointModel(Model):
         x, y = points.to(dense.dtype).unbind(-1)
         column = self.cell(x + first[0] * self.stride, across) - first[0]
         row = self.cell(y + first[1] * self.stride, down) - first[1]
-        grid = torch.stack(((2 * column + 1) / width - 1, (2 * row + 1) / height - 1), -1)
-        return F.normalize(F.grid_sample(dense, grid[:, None], align_corners=False)[:, :, 0].mT, dim=-1)
+        places = torch.stack(((column + 0.5) / width, (row + 0.5) / height), -1)
+        return F.normalize(read_points(dense, places).mT, dim=-1)
 
     def cell(self, place: Tensor, cells: int) -> Tensor:
         """Pixels along a side of so many cells -> which cell's middle lies there, with fractions between them."""
