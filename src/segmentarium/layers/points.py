@@ -25,7 +25,7 @@ def read_points(x: Tensor, points: Tensor, *, mode: str = "bilinear") -> Tensor:
     Bilinear between the centres of pixels, with zeros around the map, or the nearest pixel.  On the processor, where no gradient
     is wanted, all channels of a pixel are read at once if they lie so, or if there are points enough to lay them so.
     """
-    batch, channels, height, width = x.shape
+    channels, height, width = x.shape[1:]
     if x.device.type == "cpu" and x.dtype == torch.float32 and mode == "bilinear" and not torch.compiler.is_compiling():
         learnt = torch.is_grad_enabled() and (x.requires_grad or points.requires_grad)
         lies = channels > 1 and x.is_contiguous(memory_format=torch.channels_last)
