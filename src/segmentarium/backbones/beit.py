@@ -57,12 +57,15 @@ class BiasedAttention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """bias: (heads, N, N), added before the softmax"""
-        query, key, value = F.linear(x, self.qkv.weight, self._stacked()).chunk(3, -1)
+        stacked = self.qkv(x)
+        if self.query_bias is not None:
+            stacked = stacked + self._stacked()
+        query, key, value = stacked.chunk(3, -1)
         return self.proj(attend(query, key, value, self.heads, bias))
 
     def _stacked(self) -> Tensor:
-        if self.query_bias is None or self.value_bias is None:
-            return self.qkv.bias
+        assert self.query_bias is not None
+        assert self.value_bias is not None
         return torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
 
     @torch.no_grad()

@@ -64,7 +64,7 @@ class PictureDataset(Dataset[Sample]):
     notes (lines that whoever uses the data should read).
     """
 
-    task: ClassVar[Literal["segmentation", "segments", "classification", "keypoints", "pictures"]]
+    task: ClassVar[Literal["segmentation", "segments", "classification", "keypoints", "pictures", "pairs"]]
     needs_folder: ClassVar[bool] = True  # it reads files
     items: Sequence[Any]
     bands: int = 3  # of a picture; with others `load` gives an array (H, W, C)

@@ -24,6 +24,7 @@ _READERS = {
     "cvat": ("segmentarium.data.cvat", "Cvat"),
     "eg1800": ("segmentarium.data.eg1800", "EG1800"),
     "folder": ("segmentarium.data.folder", "Folder"),
+    "hpatches": ("segmentarium.data.hpatches", "HPatches"),
     "imagefolder": ("segmentarium.data.imagefolder", "ImageFolder"),
     "imagenet": ("segmentarium.data.imagefolder", "ImageNet"),
     "instances": ("segmentarium.data.instance_folder", "InstanceFolder"),

@@ -20,6 +20,7 @@ from segmentarium.contracts import (
     Classifier,
     Detector3d,
     InstanceModel,
+    KeypointModel,
     MaskModel,
     SegmentationModel,
     adopt,
@@ -27,13 +28,18 @@ from segmentarium.contracts import (
     task_of,
 )
 from segmentarium.data import PictureDataset, SegmentDataset
+from segmentarium.data.coco_keypoints import CocoKeypoints
 from segmentarium.data.drawn_labels import BACKGROUND, DrawnLabels
+from segmentarium.data.hpatches import HPatches
 from segmentarium.data.scans import ScanDataset
 from segmentarium.data.seen import share_seen
 from segmentarium.evaluation.base import check_output
 from segmentarium.evaluation.classes import ClassMatch, match_classes
 from segmentarium.evaluation.classification import ClassificationReport, LabelledPictures, PictureScoring
 from segmentarium.evaluation.diagnosis import label_warning
+from segmentarium.evaluation.keypoints import PairReport, classical, evaluate_keypoints, learnt
+from segmentarium.evaluation.keypoints import Protocol as Sizes
+from segmentarium.evaluation.poses import PoseReport, PoseScoring
 from segmentarium.evaluation.report import Report
 from segmentarium.evaluation.samples import LabelledImages, with_logits
 from segmentarium.evaluation.scans import ScanReport, ScanScoring
@@ -41,6 +47,7 @@ from segmentarium.evaluation.segments import LabelMaps, SegmentReport, SegmentSc
 from segmentarium.evaluation.tally import Tally
 from segmentarium.inference.engines import Engine
 from segmentarium.inference.network import Network
+from segmentarium.inference.poses import PoseFinder
 from segmentarium.inference.tta import augmented
 from segmentarium.inference.windows import sliding, whole
 
@@ -50,7 +57,7 @@ PACKAGES = ("segmentarium", "torch", "torchvision", "timm", "numpy", "pillow", "
 
 def evaluate(
     model: nn.Module | str | Path,
-    dataset: LabelledImages | LabelledPictures | SegmentDataset,
+    dataset: LabelledImages | LabelledPictures | SegmentDataset | CocoKeypoints | HPatches,
     *,
     task: str | None = None,
     mode: Mode | None = None,
@@ -66,18 +73,21 @@ def evaluate(
     boundary_ratio: float | None = 0.02,
     size: int | None = None,
     crop_ratio: float | None = None,
+    beside: Sequence[str] = (),
     worst: int = 8,
     limit: int | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     readers: int = 2,
     progress: Callable[[int, int], None] | None = None,
-) -> Report | SegmentReport | ClassificationReport | ScanReport:
+) -> Report | SegmentReport | ClassificationReport | ScanReport | PoseReport | PairReport:
     """Scores of a model on labelled images: the `Report` of a segmenter, the `SegmentReport` of what tells segments apart, the
-    `ClassificationReport` of a classifier, the `ScanReport` of a detector in point clouds.
+    `ClassificationReport` of a classifier, the `ScanReport` of a detector in point clouds, the `PoseReport` of joints, the
+    `PairReport` of points.
 
     model           a model, or what `load` takes: a catalogue name, a file
-    dataset         label maps for a segmenter, segments for a mask classifier, pictures with one class each for a classifier
+    dataset         label maps for a segmenter, segments for a mask classifier, pictures with one class each for a classifier,
+                    persons with joints, pairs of pictures with homographies
     task            of a mask classifier: "semantic" (mIoU), "instance" (AP) or "panoptic" (PQ); None: by the data, of segments
                     "panoptic" where there is stuff among the classes, else "instance" ("semantic" where all is stuff)
     mode            "whole" images, or "slide": windows of at most `tile` pixels a side that share `overlap` (pixels as int,
@@ -91,6 +101,7 @@ def evaluate(
     size            of a classifier: side of the square that it sees; None: as its file says, else 224
     crop_ratio      of a classifier: share of the picture's shorter side that the square shows; None: as its file says, else
                     0.875, and 1 of pictures of 64 pixels or less
+    beside          of points: OpenCV's detectors that are scored in the same run (`matching.classical.NAMES`)
     worst           how many of the worst images the report shows
     limit           stops after so many images
     output          a folder for report.json, report.html and pictures
@@ -129,6 +140,24 @@ def evaluate(
         if output is not None:
             report.save(output, overwrite=overwrite)
         return report
+    if isinstance(model, KeypointModel):
+        given = {"mode": mode == "slide", "flip": flip, "scales": _several(scales), "size": size}
+        given |= {"crop_ratio": crop_ratio, "num_classes": num_classes, "beside": beside and model.joints}
+        _refuse(source, model.kind, dataset, "keypoints" if model.joints else "pairs", **given)
+        if isinstance(engine, Engine):
+            raise ValueError(f"engine is {engine}; of key points give its name")
+        runs = {"engine": engine, "precision": precision, "device": device}
+        if model.joints:
+            found = _evaluate_poses(model, dataset, source, runs, limit, readers, progress)
+        else:
+            found = _evaluate_pairs(model, dataset, source, runs, beside, limit, progress)
+        if output is not None:
+            found.save(output, overwrite=overwrite)
+        return found
+    if beside:
+        raise ValueError(
+            f"{source} is a {model.kind}; OpenCV's detectors stand beside key points alone: leave beside out"
+        )
     common = {"num_classes": num_classes, "worst": worst}
     network = partial(Network, model, engine, precision, device)
     scoring: Scoring
@@ -174,26 +203,10 @@ def evaluate(
     for done in scoring.run(range(total), batch_size, max(readers, 1)):
         if progress is not None:
             progress(done, total)
-    info, network = dataset.info, scoring.network
+    options = {**scoring.options(), "batch_size": batch_size, "num_classes": num_classes, "limit": limit}
     report = scoring.report(
-        seconds=time.perf_counter() - started,
-        model_seconds=network.seconds,
-        model=network.facts(source),
-        data={
-            "name": info.name,
-            "split": str(getattr(dataset, "split", "")),
-            "images_in_split": len(dataset),
-            "licence": getattr(info, "licence", "unknown"),
-        },
-        options={
-            **scoring.options(),
-            "engine": str(network.engine),
-            "batch_size": batch_size,
-            "num_classes": num_classes,
-            "limit": limit,
-        },
-        machine=_machine(network.device),
-        versions=_versions(),
+        **_facts(scoring.network, source, dataset, options, started),
+        model_seconds=scoring.network.seconds,
         notes=[*getattr(dataset, "notes", ()), *scoring.match.notes],
         warning=trained_on_warning(model.weights_header, dataset),
     )
@@ -249,6 +262,81 @@ def _evaluate_scans(
         versions=_versions(),
         notes=[*dataset.notes, *scoring.notes],
     )
+
+
+def _evaluate_poses(
+    model: KeypointModel,
+    dataset: Any,
+    source: str,
+    runs: dict[str, Any],
+    limit: int | None,
+    readers: int,
+    progress: Callable[[int, int], None] | None,
+) -> PoseReport:
+    if not isinstance(dataset, CocoKeypoints):
+        raise TypeError(f"{source} finds joints of persons, which {dataset.info.name!r} has not; give coco_keypoints")
+    started = time.perf_counter()
+    finder = PoseFinder(model, flip=True, **runs)
+    scoring = PoseScoring(finder, dataset, limit)
+    for done in scoring.run(readers):
+        if progress is not None:
+            progress(done, len(scoring.persons))
+    height, width = finder.size
+    protocol = f"labelled boxes, crops of {height}×{width}, the mirrored crop averaged in"
+    return scoring.report(
+        **_facts(finder.network, source, dataset, {"protocol": protocol, "limit": limit}, started),
+        model_seconds=finder.network.seconds,
+        notes=[*dataset.notes, *scoring.notes],
+        warning=trained_on_warning(model.weights_header, dataset),
+    )
+
+
+def _evaluate_pairs(
+    model: KeypointModel,
+    dataset: HPatches,
+    source: str,
+    runs: dict[str, Any],
+    beside: Sequence[str],
+    limit: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> PairReport:
+    started, sizes = time.perf_counter(), Sizes()
+    ours = learnt(model, sizes, **runs)
+    contenders = {source: ours} | {name: classical(name, sizes) for name in beside}
+    rows = evaluate_keypoints(contenders, dataset.roots, sizes, limit=limit, progress=progress)
+    assert ours.finder is not None
+    network = ours.finder.network
+    protocol = (
+        f"repeatability at {sizes.small[0]}×{sizes.small[1]} with {sizes.count} points, matching and homographies at "
+        f"{sizes.large[0]}×{sizes.large[1]} with {sizes.matched}"
+    )
+    return PairReport(
+        **_facts(network, source, dataset, {"protocol": protocol, "limit": limit}, started),
+        images=rows[0]["pairs"],
+        model_seconds=network.seconds,
+        detector=source,
+        found=rows,
+        notes=list(dataset.notes),
+        warning=trained_on_warning(model.weights_header, dataset),
+    )
+
+
+def _facts(network: Network, source: str, dataset: Any, options: dict[str, Any], started: float) -> dict[str, Any]:
+    """What every report says of how it was measured."""
+    info = dataset.info
+    return {
+        "seconds": time.perf_counter() - started,
+        "model": network.facts(source),
+        "data": {
+            "name": info.name,
+            "split": str(getattr(dataset, "split", "")),
+            "images_in_split": len(dataset),
+            "licence": getattr(info, "licence", "unknown"),
+        },
+        "options": {**options, "engine": str(network.engine)},
+        "machine": _machine(network.device),
+        "versions": _versions(),
+    }
 
 
 def chosen_task(task: str | None, dataset: Any) -> str:
@@ -386,10 +474,13 @@ def _refuse(source: str, kind: str, dataset: Any, task: str, **options: Any) -> 
             "segments": "segments",
             "classification": "a class for every picture",
             "boxes3d": "boxes in point clouds",
+            "pairs": "pictures of the same, with homographies",
+            "pictures": "no labels",
         }
         raise TypeError(
             f"{source} is a {kind}, but data set {dataset.info.name!r} is of {dataset.task}: "
-            + labels.get(dataset.task, "joints of persons")
+            + labels.get(dataset.task, "joints of persons, or points")
+            + {"pairs": "; give hpatches", "keypoints": "; give coco_keypoints"}.get(task, "")
         )
     if given := [name for name, value in options.items() if value]:
         raise ValueError(f"{source} is a {kind}, for which there is no {' and no '.join(given)}; leave it out")

@@ -82,7 +82,7 @@ def save(model: Model, path: str | Path, *, dtype: torch.dtype | None = None, **
 
 
 def describe(model: Model, header: Mapping[str, Any]) -> None:
-    """Puts classes, palette, things, joints and preprocessing of a header on the model that was built from it."""
+    """Puts classes, palette, things, joints, size of crops and preprocessing of a header on the model that was built from it."""
     model.weights_header = dict(header)
     if isinstance(model, LabelledModel) and "classes" in header:
         model.classes = tuple(header["classes"])
@@ -92,6 +92,9 @@ def describe(model: Model, header: Mapping[str, Any]) -> None:
         model.things = tuple(header["things"])
     if isinstance(model, KeypointModel) and "joints" in header:
         model.joints = tuple(header["joints"])
+    if isinstance(model, KeypointModel) and "input_size" in header:
+        height, width = header["input_size"]
+        model.input_size = (height, width)
     if "preprocessing" in header:
         said = {**model.preprocessing.as_dict(), **header["preprocessing"]}
         model.preprocessing = Preprocessing.from_dict(said).for_channels(model.in_channels)
