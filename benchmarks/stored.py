@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -92,9 +93,11 @@ class Store(Dataset[dict[str, Any]]):
 
 @torch.inference_mode()
 def write_store(
-    trunk: Any, data: SegmentationDataset, folder: Path, *, mirrored: bool, limit: int | None = None
+    trunk: Any, data: SegmentationDataset, folder: Path, *, mirrored: bool, shrink: int = 1, limit: int | None = None
 ) -> Store:
     """The features of a network's backbone for each picture of a data set, all of one size; of the mirrored ones, too.
+
+    shrink   sides of pictures and labels are divided by it, pixels by the mean and labels by the nearest
 
     The folder appears when it is whole; one that is there already is not made again.
     """
@@ -103,16 +106,20 @@ def write_store(
     building = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    views = (1, -1) if mirrored else (1,)
+    views = (False, True) if mirrored else (False,)
     number = min(len(data), limit or len(data))
     arrays: list[np.ndarray] = []
     for index in range(number):
-        picture, labels = data.load(index)
-        for turn, step in enumerate(views):
-            pixels = torch.from_numpy(np.asarray(picture)[:, ::step].copy()).permute(2, 0, 1)
+        picture, labels = (torch.from_numpy(np.array(x)) for x in data.load(index))
+        whole = picture.permute(2, 0, 1)
+        if shrink > 1:
+            whole = F.avg_pool2d(whole.float(), shrink).round().to(whole.dtype)
+            labels = labels_at(labels[None], whole.shape[-2:])[0]
+        for turn, mirror in enumerate(views):
+            pixels, mask = (x.flip(-1) if mirror else x for x in (whole, labels))
             image = trunk.preprocessing.normalise(pixels)[None].contiguous(memory_format=torch.channels_last)
             maps = [x[0].permute(1, 2, 0).half().numpy() for x in trunk.backbone(image)]
-            maps.append(np.asarray(labels)[:, ::step])
+            maps.append(mask.numpy())
             if not arrays:
                 names = [f"level{i}" for i in range(len(maps) - 1)] + ["masks"]
                 arrays = [
