@@ -35,7 +35,8 @@ def recipe() -> TrainingOptions:
         output="runs/quadrilaterals-hrnet",
         cache=True,
         input_size=(SIDE, SIDE),
-        flip=False,  # left would be right
+        flip=False,  # left would be right, and turned by a quarter the first corner the second
+        turn=0.0,
         max_steps=600,
         batch_size=32,
         optimizer="adamw",

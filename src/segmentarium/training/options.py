@@ -206,7 +206,11 @@ class TrainingOptions:
     )
 
     # How scans are made
-    turn: float = option(45.0, "greatest random turn about the vertical, degrees", of="detector3d")
+    turn: float = option(
+        45.0,
+        "greatest random turn about the vertical, of pictures with joints deviation of the rotation, degrees",
+        of="detector3d keypoints",
+    )
     stretch: tuple[float, float] = option((0.95, 1.05), "range of the random scale factor", of="detector3d")
     point_noise: float = option(0.0, "standard deviation of noise on points, metres", of="detector3d")
     object_noise: bool = option(False, "move and turn each object by itself", of="detector3d")
