@@ -35,7 +35,8 @@ def _tell(settings: dict[int, int]) -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # musl has none
         return False
-    return all([mallopt(what, value) for what, value in settings.items()])
+    done = [mallopt(what, value) for what, value in settings.items()]
+    return all(done)
 
 
 def import_torch() -> None:

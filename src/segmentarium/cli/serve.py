@@ -70,8 +70,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"segmentarium serve: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, SystemExit):
-        if hasattr(signal, "alarm"):  # Python's own end takes long on a machine that has other work: the system's clock ends it
-            signal.alarm(2)
+        if hasattr(signal, "alarm"):
+            signal.alarm(2)  # Python's own end takes long on a machine that has other work
         raise
     return 0
 
