@@ -65,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0: all done; 1: some candidate failed, as the page says; 128 + signal: stopped, goes on with the same command."""
+    from segmentarium.cli.progress import progress
     from segmentarium.cli.tables import show
     from segmentarium.comparison import Budget, ComparisonOptions, compare
     from segmentarium.comparison.engine import ENGINES, Stopped
@@ -96,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         command=shlex.join(["segmentarium", *options.words]),
     )
     try:
-        comparison = compare(candidates, shared, lambda line: print(line, flush=True))
+        comparison = compare(candidates, shared, lambda line: print(line, flush=True), progress)
     except (Stopped, KeyboardInterrupt) as stop:
         number = stop.number if isinstance(stop, Stopped) else 2
         print("segmentarium compare: stopped; the same command goes on from here", file=sys.stderr)

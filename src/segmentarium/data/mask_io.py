@@ -228,6 +228,12 @@ class MaskEncoding:
         first = values[0]
         if isinstance(first, tuple):
             return "Add the colour to the palette, or map it to 255 (ignore)."
+        if self.mapping is not None and len(values) > 1 and self._value_map.keys() == {0, IGNORE_INDEX}:
+            black, white = self._value_map[0], self._value_map[IGNORE_INDEX]
+            return (
+                "Black and white masks with smoothed edges, or that were JPEG, have such shades: the mask map "
+                f'"0-127:{black},128-255:{white}" takes the darker half with black and the lighter with white.'
+            )
         if self.mapping is not None:
             return f'Add the value to the mask map, e.g. "{first}:{IGNORE_INDEX}" to ignore it.'
         greys = [value for value in values if isinstance(value, int)]
