@@ -87,7 +87,7 @@ def import_openvino() -> Any:
 
 
 def import_nncf() -> Any:
-    """The package `nncf`, which quantises for OpenVINO, imported without its telemetry.  ImportError where it is not installed."""
+    """The package `nncf`, which quantises for OpenVINO, imported without its telemetry.  ImportError without it."""
     try:
         with _without_telemetry():
             import nncf  # pyright: ignore[reportMissingImports]

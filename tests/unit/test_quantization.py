@@ -129,7 +129,11 @@ def test_seven_bits_where_a_processor_saturates(
 
 
 def test_who_saturates(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = {"without": "flags : avx2 avx512f", "with": "flags : avx512f avx512_vnni", "client": "flags : avx2 avx_vnni"}
+    flags = {
+        "without": "flags : avx2 avx512f",
+        "with": "flags : avx512f avx512_vnni",
+        "client": "flags : avx2 avx_vnni",
+    }
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(Path, "is_file", lambda _: True)
     for kind, expected in (("without", True), ("with", False), ("client", False)):
@@ -189,7 +193,7 @@ def test_the_command(
     root = str(data.items[0].image.parents[2])
     words = ["export", "net", "--int8", "--root", root, "--out", str(tmp_path), "--int8-loss", "0.1"]
     assert main([*words, "--int8-range", "reduced", "--int8-pictures", "5"]) == 0
-    model, path, scored, calibration = given["args"]
+    _, path, scored, calibration = given["args"]
     assert (path, scored.split, calibration.split) == (tmp_path / "net.int8", "val", "train")
     assert (given["loss"], given["reduced_range"], given["pictures"], given["format"]) == (0.1, True, 5, "onnx")
     assert "lost: nothing" in capsys.readouterr().out

@@ -134,15 +134,15 @@ def run(options: argparse.Namespace) -> int:
 
 def check_data_options(options: argparse.Namespace) -> None:
     """Raises for --data, --root and --mask-map that do not fit, before weights are read, or fetched."""
-    from segmentarium.data.catalogue import needs_folder
+    from segmentarium.data.catalogue import needs_folder, own_classes, takes_patterns
 
-    if options.mask_map is not None and options.data.lower() != "folder":
-        raise ValueError(f"--mask-map is for --data folder; {options.data} knows its labels")
+    if options.mask_map is not None and not own_classes(options.data):
+        raise ValueError(f"--mask-map is for --data folder and shards; {options.data} knows its labels")
     if options.root is None:
         if needs_folder(options.data):
             raise ValueError("no --root is given; give the folder where the data set lies")
         options.root = Path()
-    if not options.root.is_dir():
+    if not options.root.is_dir() and not takes_patterns(options.data):
         raise FileNotFoundError(f"--root {options.root} is not a folder; give the one where the data set lies")
 
 

@@ -66,8 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance", type=float, default=1e-4, help="relative error that is still equal, default 1e-4"
     )
-    add = parser.add_argument_group("int8", "eight bits, calibrated on your pictures, with scores before and after").add_argument
-    add("--int8", action="store_true", help="writes NAME.int8.onnx or .xml (with NNCF: the extra int8), and its scores beside it")
+    add = parser.add_argument_group(
+        "int8", "eight bits, calibrated on your pictures, with scores before and after"
+    ).add_argument
+    add(
+        "--int8",
+        action="store_true",
+        help="writes NAME.int8.onnx or .xml (with NNCF: the extra int8), and its scores beside it",
+    )
     add("--data", default="folder", help="as of evaluate: camvid, cityscapes, folder, … (default folder)")
     add("--root", type=Path, help="where the data set lies")
     add("--split", help="that is scored (default: test where it has labels, else val); calibrated on is train")
@@ -211,7 +217,11 @@ def int8_each(options: argparse.Namespace, formats: tuple[str, ...], folder: Pat
     if options.random_weights or options.all:
         raise ValueError("int8 is calibrated and scored: it needs weights, not --random-weights or --all")
     check_data_options(options)
-    settings: dict[str, Any] = {"images": options.images, "tolerance": options.tolerance, "overwrite": options.overwrite}
+    settings: dict[str, Any] = {
+        "images": options.images,
+        "tolerance": options.tolerance,
+        "overwrite": options.overwrite,
+    }
     settings |= {"opset": options.opset} if options.opset else {}
     settings |= {"sizes": options.size} if options.size else {}
     failed = 0
@@ -234,7 +244,7 @@ def int8_each(options: argparse.Namespace, formats: tuple[str, ...], folder: Pat
                         loss=LOSS if options.int8_loss is None else options.int8_loss,
                         reduced_range={"auto": None, "full": False, "reduced": True}[options.int8_range],
                         limit=options.int8_limit,
-                        progress=lambda what, done, total: tell(done, total, words=f"scoring {what}"),  # noqa: B023
+                        progress=lambda what, done, total: tell(done, total, words=f"scoring {what}"),
                         **settings,
                     )
                 except ExportError as error:

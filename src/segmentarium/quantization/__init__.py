@@ -1,8 +1,8 @@
 """int8: a network's file with weights and activations of eight bits, calibrated on the user's own pictures, and scored.
 
 Post-training quantisation by the engines' own tools: ONNX Runtime's `quantize_static` and, for OpenVINO, NNCF.  What eight bits
-cost is measured before the file is kept: mIoU and boundary IoU of the float32 network and of the int8 one, both by the engine that
-will run it, stand beside the file; where more is lost than is allowed there is no file.
+cost is measured before the file is kept: mIoU and boundary IoU of the float32 network and of the int8 one, both by the engine
+that will run it, stand beside the file; where more is lost than is allowed there is no file.
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ def export_int8(
     if format not in WRITERS:
         raise ValueError(f"format is {format!r}; int8 is written as {' or '.join(WRITERS)}")
     if not 0 <= loss < 1:
-        raise ValueError(f"loss is {loss}; give the share of the score that may be lost, 0 to 1 (0.02: two in a hundred)")
+        raise ValueError(
+            f"loss is {loss}; give the share of the score that may be lost, 0 to 1 (0.02: two in a hundred)"
+        )
     if isinstance(model, str | Path):
         model = load(model)
     indices = spread_evenly(calibration or data, pictures)
@@ -158,7 +160,9 @@ def export_int8(
             final, format, before, after, loss, reduced, reason, len(indices), facts, time.perf_counter() - started
         )
         if not report.loss:
-            raise ValueError(f"the float32 network scores 0 on {data.info.name}: there is nothing that eight bits could cost")
+            raise ValueError(
+                f"the float32 network scores 0 on {data.info.name}: there is nothing that eight bits could cost"
+            )
         if not report.passed:
             raise QuantizationError(report)
         write_json(_score_file(temporary), report.as_dict())
@@ -181,7 +185,10 @@ def _range(wanted: bool | None) -> tuple[bool, str]:
         return wanted, f"weights have {7 if wanted else 8} bits, as asked for"
     if saturates():
         return True, "weights have 7 bits: this processor has no VNNI, and would saturate with 8"
-    return False, "weights have 8 bits: for x86 processors without VNNI, which saturate, give them 7 (--int8-range reduced)"
+    return (
+        False,
+        "weights have 8 bits: for x86 processors without VNNI, which saturate, give them 7 (--int8-range reduced)",
+    )
 
 
 def _scores(name: str, file: Path, data: Any, limit: int | None, progress: Any) -> dict[str, Any]:
