@@ -1,8 +1,8 @@
-"""ONNX Runtime, OpenVINO and Ray, which report home unless told not to: the only place that imports them.
+"""ONNX Runtime, OpenVINO, NNCF and Ray, which report home unless told not to: the only place that imports them.
 
 ONNX Runtime reads ORT_DISABLE_TELEMETRY, which `segmentarium/__init__.py` sets, when it is imported; without it, it keeps a
-device id in the home folder and looks up its maker's host after a while.  OpenVINO's converter sends a request while it is
-imported, through the package `openvino_telemetry`, and has a stand-in of its own for where that is not installed.  Ray reports
+device id in the home folder and looks up its maker's host after a while.  OpenVINO's converter and NNCF send requests
+through the package `openvino_telemetry`, and have stand-ins of their own for where that is not installed.  Ray reports
 from the machine that starts a cluster, unless RAY_USAGE_STATS_ENABLED is 0 there, which `segmentarium/__init__.py` sets, too; of
 a cluster that others started, what they set counts.
 """
@@ -68,17 +68,37 @@ def bounded_memory(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def import_openvino() -> Any:
-    """The package `openvino`, imported without its telemetry."""
+@contextlib.contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Within it an import of `openvino_telemetry` fails, as if it were not installed."""
     there = sys.modules.get("openvino_telemetry")
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] - an import of it fails, as if it were not installed
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:
-        import openvino
+        yield
     finally:
         del sys.modules["openvino_telemetry"]  # who wants it for something else finds it
         if there is not None:
             sys.modules["openvino_telemetry"] = there
+
+
+def import_openvino() -> Any:
+    """The package `openvino`, imported without its telemetry."""
+    with _without_telemetry():
+        import openvino
     return openvino
+
+
+def import_nncf() -> Any:
+    """The package `nncf`, which quantises for OpenVINO, imported without its telemetry.  ImportError without it."""
+    try:
+        with _without_telemetry():
+            import nncf  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(
+            "int8 for OpenVINO needs NNCF, which is not installed: pip install 'segmentarium[int8]'; without it --format onnx "
+            "writes int8 that both engines run"
+        ) from error
+    return nncf
 
 
 def openvino_network(network: str | Path, precision: str, threads: int, *, channels_last: bool = False) -> Any:

@@ -86,18 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from segmentarium.data.catalogue import needs_folder
-
     if options.json is not None and options.json.is_dir():
         raise ValueError(f"--json {options.json} is a folder; give a file")
-    if options.mask_map is not None and options.data.lower() != "folder":
-        raise ValueError(f"--mask-map is for --data folder; {options.data} knows its labels")
-    if options.root is None:
-        if needs_folder(options.data):
-            raise ValueError("no --root is given; give the folder where the data set lies")
-        options.root = Path()
-    if not options.root.is_dir():  # found out before weights are read, or fetched
-        raise FileNotFoundError(f"--root {options.root} is not a folder; give the one where the data set lies")
+    check_data_options(options)
     from rich.console import Console
     from rich.markup import escape
 
@@ -113,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
         check_json(options.json, overwrite=options.overwrite)
     beside = _beside(options.beside)
     model = load(options.model, layout=options.layout)
-    dataset = _dataset(options, model)
+    dataset = labelled_data(options, model)
     with progress("evaluating") as tell:
         report = evaluate(
             model,
@@ -151,7 +142,22 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _dataset(options: argparse.Namespace, model: Any) -> Any:
+def check_data_options(options: argparse.Namespace) -> None:
+    """Raises for --data, --root and --mask-map that do not fit, before weights are read, or fetched."""
+    from segmentarium.data.catalogue import needs_folder, own_classes, takes_patterns
+
+    if options.mask_map is not None and not own_classes(options.data):
+        raise ValueError(f"--mask-map is for --data folder and shards; {options.data} knows its labels")
+    if options.root is None:
+        if needs_folder(options.data):
+            raise ValueError("no --root is given; give the folder where the data set lies")
+        options.root = Path()
+    if not options.root.is_dir() and not takes_patterns(options.data):
+        raise FileNotFoundError(f"--root {options.root} is not a folder; give the one where the data set lies")
+
+
+def labelled_data(options: argparse.Namespace, model: Any) -> Any:
+    """The data set of --data, --root, --split and --mask-map, with the model's classes where the folder names none."""
     from segmentarium.contracts import InstanceModel, MaskModel, SegmentationModel
     from segmentarium.data import build_dataset, evaluation_split
     from segmentarium.data.class_table import class_file

@@ -71,6 +71,8 @@ class Folder(SegmentationDataset):
         LabelError: the masks hold 0 and 255 only, and no map says what 255 is.
     """
 
+    own_classes = True
+
     def __init__(
         self,
         root: str | Path,
@@ -92,12 +94,12 @@ class Folder(SegmentationDataset):
         if strict:
             _refuse_unmatched(root, split, found)
         pairs = list(found.pairs.values())
-        table = _class_table(root, classes, palette, mask_map, [item.mask for item in pairs if item.mask])
+        table = class_table(root, classes, palette, mask_map, [item.mask for item in pairs if item.mask])
         super().__init__(table.info(root.resolve().name), pairs, table.encoding(), transform, cache)
         self.missing_masks, self.stray_masks = list(found.missing.values()), found.stray
         self.second_masks, self.notes, self.left_out, self.bands = found.second, found.notes, found.left_out, bands
         if table.mask_map is None:
-            _refuse_black_and_white([item.mask for item in pairs if item.mask], self.encoding)
+            refuse_black_and_white([item.mask for item in pairs if item.mask], self.encoding)
 
     @classmethod
     def evaluation_split(cls, root: Path) -> str:
@@ -125,7 +127,7 @@ def _refuse_unmatched(root: Path, split: str, found: _Found) -> None:
         )
 
 
-def _class_table(
+def class_table(
     root: Path,
     classes: Sequence[str] | int | None,
     palette: Sequence[RGB] | None,
@@ -179,7 +181,7 @@ def _values(path: Path) -> set[int]:
     return {int(v) for v in np.unique(raw)}
 
 
-def _refuse_black_and_white(masks: Sequence[Path], encoding: MaskEncoding) -> None:
+def refuse_black_and_white(masks: Sequence[Path], encoding: MaskEncoding) -> None:
     """Black and white masks would train on nothing but background, as 255 is ignored: ask for a map instead.
 
     Those whose edges are smoothed, or that JPEG has changed, too: the shades between would be classes.  Not where the shades are
