@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers import Peer, counterpart, photo
+from benchmarks.peer_networks import Peer, counterpart, photo
 from segmentarium.benchmarking import machine_facts
 from segmentarium.benchmarking.machine import describe
 from segmentarium.benchmarking.timing import alternate, ratio

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import MaskOutputs, Model, adopt
 from segmentarium.files import cache_folder, writable_cache
+from segmentarium.inference.packing import pack
 from segmentarium.runtimes import onnx_session, openvino_network, runner
 from segmentarium.weights.exported import ExportedNetwork
 
@@ -120,6 +121,8 @@ def deployed(model: nn.Module) -> Model:
 def _torch_engine(model: nn.Module, precision: str, device: torch.device) -> Engine:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     network = deployed(model).to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if device.type == "cpu":
+        pack(network)
 
     def run(*maps: Tensor) -> Any:
         return network(*(x.to(device=device, dtype=dtype, memory_format=torch.channels_last) for x in maps))
