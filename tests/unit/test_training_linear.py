@@ -9,10 +9,13 @@ import torch
 from torch import nn
 
 from segmentarium.layers.mlp import MLP
+from segmentarium.layers.onednn import has_operators
 from segmentarium.training import linear
-from segmentarium.training.linear import QuickLinear, can_quicken, quicken
+from segmentarium.training.linear import QuickLinear, quicken
 
-pytestmark = pytest.mark.skipif(not can_quicken(), reason="this PyTorch has no linear layers of oneDNN's")
+pytestmark = pytest.mark.skipif(
+    not has_operators("_linear_pointwise"), reason="this PyTorch has no linear layers of oneDNN's"
+)
 
 
 def quick(plain: nn.Linear) -> QuickLinear:
@@ -28,8 +31,8 @@ def test_numbers_and_gradients_are_those_of_pytorch(
     shape: tuple[int, ...], bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[torch.Size] = []
-    inner = linear.product
-    monkeypatch.setattr(linear, "product", lambda x, *rest: (calls.append(x.shape), inner(x, *rest))[1])
+    inner = linear.linear
+    monkeypatch.setattr(linear, "linear", lambda x, *rest: (calls.append(x.shape), inner(x, *rest))[1])
     torch.manual_seed(0)
     plain, x = nn.Linear(48, 70, bias=bias), torch.randn(shape)
     found = []
@@ -54,7 +57,7 @@ def test_what_needs_no_gradient_gets_none() -> None:
 
 
 def test_small_half_and_double_layers_stay_with_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "product", None)
+    monkeypatch.setattr(linear, "linear", None)
     layer = quick(nn.Linear(64, 128))
     assert layer(torch.randn(3, 64)).shape == (3, 128)
     assert layer(torch.randn(64)).shape == (128,)

@@ -1,36 +1,29 @@
 """Eager layers on the processor as PyTorch's compiler would run them: through oneDNN, with what may be prepared prepared.
 
-Eager PyTorch sends a linear layer in float32 to MKL, which takes no AVX-512 on processors that are not Intel's, and a convolution
-to oneDNN with weights whose layout is changed at every call, or, 1×1 and by one thread, to MKL.  Here linear layers go to oneDNN,
-too, a convolution's weights are laid out once, and the activation behind a layer is done while its outputs are in registers.  The
-operators are those that `torch.compile` calls for a frozen network (`torch.ops.mkldnn`); without them, or elsewhere than on x86,
-everything stays as it is.  Outputs differ from the eager ones by rounding.
+Eager PyTorch sends a linear layer in float32 to MKL (see `layers/onednn.py`), and a convolution to oneDNN with weights whose
+layout is changed at every call, or, 1×1 and by one thread, to MKL.  Here linear layers go to oneDNN, too, a convolution's weights
+are laid out once, and the activation behind a layer is done while its outputs are in registers.  The operators are those that
+`torch.compile` calls for a frozen network (`torch.ops.mkldnn`); without them, or elsewhere than on x86, everything stays as it
+is.  Outputs differ from the eager ones by rounding.
 
 The network is changed for good: it is for one engine's private copy, on one device, never trained, saved or exported.
 """
 
 from __future__ import annotations
 
-import platform
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from segmentarium.layers.conv import ConvNormAct, DepthwiseConv2d
 from segmentarium.layers.mlp import MLP
+from segmentarium.layers.onednn import NOTHING, WORK, Then, has_operators, linear
 
-Then = tuple[str, list[Any], str]  # what oneDNN calls an activation, its numbers, its algorithm
-NOTHING: Then = ("none", [], "")
-# of a linear layer: with fewer rows, or fewer multiply-adds, MKL is as fast
-ROWS, WORK = 4, 500_000
+ROWS = 4  # of a linear layer's input, below which MKL is as fast
 
 
 def can_pack() -> bool:
     """Whether this PyTorch, on this processor, has the operators."""
-    here = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()
-    names = ("_linear_pointwise", "_convolution_pointwise", "_reorder_convolution_weight")
-    return here and all(hasattr(torch.ops.mkldnn, name) for name in names)
+    return has_operators("_linear_pointwise", "_convolution_pointwise", "_reorder_convolution_weight")
 
 
 def pack(network: nn.Module) -> int:
@@ -91,7 +84,7 @@ class PackedLinear(nn.Linear):
         return input.numel() >= ROWS * self.in_features and input.numel() * self.out_features >= WORK
 
     def run(self, input: Tensor, then: Then = NOTHING) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, *then)
+        return linear(input, self.weight, self.bias, then)
 
 
 class PackedConv2d(nn.Conv2d):

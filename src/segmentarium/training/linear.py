@@ -1,31 +1,25 @@
 """Linear layers that learn on the processor, through oneDNN instead of MKL.
 
-MKL takes no AVX-512 on processors that are not Intel's: there the three products of a linear layer, of a pass and of both
-gradients, take half the time by oneDNN (one thread of an AMD EPYC with AVX-512, float32: 200 instead of 95 billion operations a
-second).  Elsewhere both are the same.  Numbers differ by rounding.
+The three products, of a pass and of both gradients, take half the time where MKL is slow; see `layers/onednn.py`.  Numbers differ
+by rounding.
 """
 
 from __future__ import annotations
 
-import platform
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-WORK = 500_000  # multiply-adds below which MKL is as fast
-
-
-def can_quicken() -> bool:
-    """Whether this PyTorch, on this processor, has the operator."""
-    here = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()
-    return here and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+from segmentarium.layers.onednn import WORK, has_operators, linear
 
 
 def quicken(model: nn.Module) -> int:
     """Makes the linear layers of `model` such, in place; keys and numbers of its state stay.  Returns how many layers."""
-    chosen = [module for module in model.modules() if type(module) is nn.Linear] if can_quicken() else []
+    if not has_operators("_linear_pointwise"):
+        return 0
+    chosen = [module for module in model.modules() if type(module) is nn.Linear]
     for module in chosen:
         module.__class__ = QuickLinear
     return len(chosen)
@@ -41,19 +35,14 @@ class QuickLinear(nn.Linear):
             return super().forward(input)
         if torch.is_grad_enabled():
             return _Linear.apply(input, self.weight, self.bias)  # type: ignore[return-value]
-        return product(input, self.weight, self.bias)
-
-
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(…, N), (M, N), (M,) -> (…, M): x weightᵀ + bias"""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return linear(input, self.weight, self.bias)
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(x, weight, bias)
+        return linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -62,7 +51,7 @@ class _Linear(torch.autograd.Function):
         of_x, of_weight, of_bias = ctx.needs_input_grad
         rows, slopes = x.flatten(0, -2), slope.flatten(0, -2)
         return (
-            product(slope, weight.t()) if of_x else None,
-            product(slopes.t(), rows.t()) if of_weight else None,
+            linear(slope, weight.t()) if of_x else None,
+            linear(slopes.t(), rows.t()) if of_weight else None,
             slopes.sum(0) if of_bias else None,
         )
