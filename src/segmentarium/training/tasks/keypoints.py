@@ -124,7 +124,7 @@ class KeypointTask:
 
     def _poses(self, model: HRNetPose, image: Tensor, boxes: Tensor) -> Tensor:
         """Crops and their boxes -> (B, J, 3): x, y in pixels of the pictures, and scores."""
-        maps = model.heatmaps(image, flip=True)
+        maps = model.heatmaps(image, flip=self.options.flip)
         places, scores = peaks(maps)
         centre, width = shown_box(boxes, self.crop_size)
         return torch.cat((in_picture(refined(maps, places), centre, width, maps.shape[-2:]), scores[..., None]), -1)
@@ -145,7 +145,7 @@ class KeypointTask:
                 if labelled:
                     pen.ellipse((x - 3, y - 3, x + 3, y + 3), outline="white")
             for (x, y), colour in zip(
-                model.detect(image, flip=True).keypoints.tolist(), self.val_set.info.palette, strict=True
+                model.detect(image, flip=self.options.flip).keypoints.tolist(), self.val_set.info.palette, strict=True
             ):
                 pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
             sheet.paste(picture, (place * width, 0))
