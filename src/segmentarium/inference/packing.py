@@ -54,10 +54,10 @@ def _plain(conv: nn.Module) -> bool:
 
 
 def _join(module: nn.Module, kind: type[nn.Module], layer: nn.Module, activation: nn.Module) -> None:
-    """Lets `module` do both at once, unless oneDNN has no such activation or somebody listens to either."""
+    """Lets `module` do both at once, unless oneDNN has no such activation or somebody listens in between."""
     then = activation_of(activation)
-    packed = isinstance(layer, PackedLinear | PackedConv2d)
-    if then is not None and packed and not (layer._forward_hooks or activation._forward_hooks):
+    heard = any(child._forward_hooks or child._forward_pre_hooks for child in module.children())
+    if then is not None and isinstance(layer, PackedLinear | PackedConv2d) and not heard:
         module.__class__ = kind
         module.__dict__["then"] = then
 
