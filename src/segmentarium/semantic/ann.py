@@ -86,9 +86,11 @@ class AsymmetricNonLocal(nn.Module):
         queries = keys if self.query is None else self.query(high)
         # averages of projections are projections of averages, and weights that add up to one keep the biases
         values = self.fuse_answer(self.project(self.value(sample(low, self.bins))))
-        answer = attend(_tokens(queries), _tokens(sample(keys, self.bins)), _tokens(values), 1)
         fused = self.fuse_feature(high)
-        fused += channels_first(answer.unflatten(1, high.shape[-2:]))
+        # without a name the answer, as large as the feature, is gone before the norm makes its copy
+        fused += channels_first(
+            attend(_tokens(queries), _tokens(sample(keys, self.bins)), _tokens(values), 1).unflatten(1, high.shape[-2:])
+        )
         return self.act(self.norm(fused))
 
     @torch.no_grad()
