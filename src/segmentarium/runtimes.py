@@ -14,6 +14,7 @@ import ctypes
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,11 +29,16 @@ FACTS = ("classes", "num_classes", "in_channels", "preprocessing")  # that every
 MOST_CLASSES = 65_536
 _DISABLE = 2  # C's SS_DISABLE
 
+# Bytes that a network may take to be opened, or to be run for the first time, beside four times its file: threads reserve much
+# that they never use.  Honest networks take tens to hundreds for each number of a picture.
+ROOM, ROOM_OF_A_THREAD, ROOM_OF_A_NUMBER = 2**30, 2**28, 2**12
+_bounding = threading.RLock()
+
 
 def onnx_session(network: str | Path, threads: int) -> Any:
     """An `onnxruntime.InferenceSession` of an .onnx file on the processor, with `threads` threads and no warnings.
 
-    Raises OnnxError for a file that must not be run, before it is.
+    Raises OnnxError for a file that must not be run, before it is; opened in bounded memory (`room_of`).
     """
     import onnxruntime
 
@@ -42,15 +48,29 @@ def onnx_session(network: str | Path, threads: int) -> Any:
     options.log_severity_level = 3
     # its threads else go on spinning after a run, and what comes next on these cores takes twice as long
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    return onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
+    with bounded_memory(room_of(Path(network))):
+        return onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
+
+
+def room_of(network: Path, *given: np.ndarray) -> int:
+    """Bytes that the network of a file may take to be opened, or to be run for the first time on what it is given."""
+    threads = (os.cpu_count() or 1) * ROOM_OF_A_THREAD
+    written = network.stat().st_size + (network.with_suffix(".bin").stat().st_size if network.suffix == ".xml" else 0)
+    return ROOM + threads + 4 * written + ROOM_OF_A_NUMBER * sum(array.size for array in given)
 
 
 @contextlib.contextmanager
 def bounded_memory(count: int) -> Iterator[None]:
     """No more than so many bytes of address space may be added inside of the block, where the system can see to that (Linux).
 
-    For the first run of a stranger's network: a few numbers in it may ask for more memory than there is.
+    For the first run of a stranger's network: a few numbers in it may ask for more memory than there is.  The limit is the whole
+    process's: threads that come here wait for each other.
     """
+    with _bounding:
+        yield from _bounded(count)
+
+
+def _bounded(count: int) -> Iterator[None]:
     try:
         import resource
 
@@ -102,7 +122,7 @@ def import_nncf() -> Any:
 
 
 def openvino_network(network: str | Path, precision: str, threads: int, *, channels_last: bool = False) -> Any:
-    """An `openvino.CompiledModel` of an .onnx or .xml file on the processor, for single pictures.
+    """An `openvino.CompiledModel` of an .onnx or .xml file on the processor, for single pictures, compiled in bounded memory.
 
     precision      "f32" or "bf16"; left to itself OpenVINO takes bf16 on processors that have it
     channels_last  its inputs of four dimensions are given as (B, H, W, C), and not turned first
@@ -126,7 +146,7 @@ def openvino_network(network: str | Path, precision: str, threads: int, *, chann
                 steps.input(number).tensor().set_layout(openvino.Layout("NHWC"))
                 steps.input(number).model().set_layout(openvino.Layout("NCHW"))
         model = steps.build()
-    with _own_signal_stack():
+    with _own_signal_stack(), bounded_memory(room_of(Path(network))):
         return core.compile_model(model, "CPU", settings)
 
 
@@ -170,9 +190,30 @@ def _own_signal_stack() -> Iterator[None]:
             call(ctypes.byref(_Stack(None, _DISABLE, 0)), None)
 
 
-def runner(network: Any) -> Callable[..., list[np.ndarray]]:
+def runner(network: Any, file: Path) -> Callable[..., list[np.ndarray]]:
     """Arrays, contiguous, in the order of its inputs -> all that a session of ONNX Runtime or a compiled network of OpenVINO
-    gives."""
+    gives.
+
+    file  it is of: the first call may take no more memory than `room_of` says, and ValueError names it where the network fails
+    """
+    run, tried = _asked(network), False
+
+    def careful(*given: np.ndarray) -> list[np.ndarray]:
+        nonlocal tried
+        try:
+            with contextlib.nullcontext() if tried else bounded_memory(room_of(file, *given)):
+                found = run(*given)
+        except Exception as error:  # the engines' exceptions have no class of their own above them
+            said = " ".join(str(error).split())[:300] or type(error).__name__
+            shapes = " and ".join("x".join(map(str, array.shape)) for array in given)
+            raise ValueError(f"{file} fails on an input of {shapes}: {said}") from None
+        tried = True
+        return found
+
+    return careful
+
+
+def _asked(network: Any) -> Callable[..., list[np.ndarray]]:
     if hasattr(network, "get_inputs"):
         names = [put.name for put in network.get_inputs()]
         return lambda *given: network.run(None, dict(zip(names, given, strict=True)))

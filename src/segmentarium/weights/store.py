@@ -69,15 +69,17 @@ def save(model: Model, path: str | Path, *, dtype: torch.dtype | None = None, **
     dtype   stores floating-point tensors in another precision (torch.float16 halves the file)
     facts   of the header: dataset, metrics, licences ({"code", "weights", "data"}), notes, …
     """
-    from safetensors.torch import save_file
+    import safetensors.torch
 
     path = Path(path)
     header = json.dumps(header_of(model, **facts))
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in bare(model).state_dict().items()}
     if dtype is not None:
         state = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
-    with atomic_write(path) as temporary:
-        save_file({key: tensor.clone() for key, tensor in state.items()}, temporary, metadata={HEADER: header})
+    # into memory first: on its way to a file the package makes another, whose name nobody would know after a kill
+    whole = safetensors.torch.save({key: tensor.clone() for key, tensor in state.items()}, metadata={HEADER: header})
+    with atomic_write(path, plain=True) as temporary:
+        temporary.write_bytes(whole)
     return path
 
 
