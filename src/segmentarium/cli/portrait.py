@@ -294,15 +294,18 @@ class _Stop:
 
 
 def _bar() -> Any:
-    from rich.progress import ProgressColumn
-
     from segmentarium.cli.progress import bars
 
-    class Speed(ProgressColumn):
-        def render(self, task: Any) -> str:
-            return f"{task.speed:.1f} frames/s" if task.speed else ""
+    def speed() -> Any:
+        from rich.progress import ProgressColumn
 
-    return bars(Speed())
+        class Speed(ProgressColumn):
+            def render(self, task: Any) -> str:
+                return f"{task.speed:.1f} frames/s" if task.speed else ""
+
+        return Speed()
+
+    return bars(speed)
 
 
 def _tell(message: str) -> None:
