@@ -38,7 +38,7 @@ def read_points(x: Tensor, points: Tensor, *, mode: str = "bilinear") -> Tensor:
 
 def _read_rows(x: Tensor, points: Tensor) -> Tensor:
     """What `read_points` reads, by `embedding_bag`: of each point four rows of channels, weighted and summed up."""
-    batch, channels, height, width = x.shape
+    batch, _, height, width = x.shape
     table = x.permute(0, 2, 3, 1).flatten(0, 2)
     column, row = (points * points.new_tensor((width, height)) - 0.5).unbind(-1)
     left, top = column.floor(), row.floor()
