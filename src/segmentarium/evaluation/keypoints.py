@@ -6,6 +6,7 @@ Of learnt and classical detectors alike, in one run on the same pictures.
 from __future__ import annotations
 
 import copy
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from segmentarium.contracts import KeypointModel, Keypoints
 from segmentarium.data.homographies import warp_points
 from segmentarium.data.hpatches import HPatches
 from segmentarium.evaluation.base import Measured, number
+from segmentarium.evaluation.facts import facts_of, trained_on_warning
 from segmentarium.inference.points import KeypointFinder
 from segmentarium.matching.classical import ClassicalDetector
 from segmentarium.matching.geometry import estimate
@@ -250,3 +252,34 @@ def _matched(
 
 def _size(picture: np.ndarray) -> tuple[int, int]:
     return picture.shape[0], picture.shape[1]
+
+
+def evaluate_pairs(
+    model: KeypointModel,
+    dataset: HPatches,
+    source: str,
+    runs: dict[str, Any],
+    beside: Sequence[str],
+    limit: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> PairReport:
+    """`evaluate` of a network of points; runs: engine, precision and device, beside: names of OpenCV's."""
+    started, sizes = time.perf_counter(), Protocol()
+    ours = learnt(model, sizes, **runs)
+    contenders = {source: ours} | {name: classical(name, sizes) for name in beside}
+    rows = evaluate_keypoints(contenders, dataset.roots, sizes, limit=limit, progress=progress)
+    assert ours.finder is not None
+    network = ours.finder.network
+    protocol = (
+        f"repeatability at {sizes.small[0]}×{sizes.small[1]} with {sizes.count} points, matching and homographies at "
+        f"{sizes.large[0]}×{sizes.large[1]} with {sizes.matched}"
+    )
+    return PairReport(
+        **facts_of(network, source, dataset, {"protocol": protocol, "limit": limit}, started),
+        images=rows[0]["pairs"],
+        model_seconds=network.seconds,
+        detector=source,
+        found=rows,
+        notes=list(dataset.notes),
+        warning=trained_on_warning(model.weights_header, dataset),
+    )

@@ -6,7 +6,8 @@ persons that are scored, so that no constant guess from other persons comes out 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from segmentarium.contracts import KeypointModel
 from segmentarium.data.coco_keypoints import CocoKeypoints, Person
 from segmentarium.evaluation.base import RGB, Measured, number, numbers, percent
+from segmentarium.evaluation.facts import facts_of, trained_on_warning
 from segmentarium.inference.poses import SURE, PoseFinder
 from segmentarium.metrics.oks import keypoint_scores, pck, sigmas_of
 
@@ -174,3 +177,31 @@ class PoseScoring:
             name: pck(poses[:, [i], :2], joints[:, [i]], boxes) if seen[i] else float("nan")
             for i, name in enumerate(self.names)
         }
+
+
+def evaluate_poses(
+    model: KeypointModel,
+    dataset: Any,
+    source: str,
+    runs: dict[str, Any],
+    limit: int | None,
+    readers: int,
+    progress: Callable[[int, int], None] | None,
+) -> PoseReport:
+    """`evaluate` of a network of joints; runs: engine, precision and device.  TypeError for data without joints."""
+    if not isinstance(dataset, CocoKeypoints):
+        raise TypeError(f"{source} finds joints of persons, which {dataset.info.name!r} has not; give coco_keypoints")
+    started = time.perf_counter()
+    finder = PoseFinder(model, flip=True, **runs)
+    scoring = PoseScoring(finder, dataset, limit)
+    for done in scoring.run(readers):
+        if progress is not None:
+            progress(done, len(scoring.persons))
+    height, width = finder.size
+    protocol = f"labelled boxes, crops of {height}×{width}, the mirrored crop averaged in"
+    return scoring.report(
+        **facts_of(finder.network, source, dataset, {"protocol": protocol, "limit": limit}, started),
+        model_seconds=finder.network.seconds,
+        notes=[*dataset.notes, *scoring.notes],
+        warning=trained_on_warning(model.weights_header, dataset),
+    )

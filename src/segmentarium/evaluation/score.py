@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -32,14 +29,13 @@ from segmentarium.data.coco_keypoints import CocoKeypoints
 from segmentarium.data.drawn_labels import BACKGROUND, DrawnLabels
 from segmentarium.data.hpatches import HPatches
 from segmentarium.data.scans import ScanDataset
-from segmentarium.data.seen import share_seen
 from segmentarium.evaluation.base import check_output
 from segmentarium.evaluation.classes import ClassMatch, match_classes
 from segmentarium.evaluation.classification import ClassificationReport, LabelledPictures, PictureScoring
 from segmentarium.evaluation.diagnosis import label_warning
-from segmentarium.evaluation.keypoints import PairReport, classical, evaluate_keypoints, learnt
-from segmentarium.evaluation.keypoints import Protocol as Sizes
-from segmentarium.evaluation.poses import PoseReport, PoseScoring
+from segmentarium.evaluation.facts import facts_of, machine_of, trained_on_warning, versions
+from segmentarium.evaluation.keypoints import PairReport, evaluate_pairs
+from segmentarium.evaluation.poses import PoseReport, evaluate_poses
 from segmentarium.evaluation.report import Report
 from segmentarium.evaluation.samples import LabelledImages, with_logits
 from segmentarium.evaluation.scans import ScanReport, ScanScoring
@@ -47,12 +43,10 @@ from segmentarium.evaluation.segments import LabelMaps, SegmentReport, SegmentSc
 from segmentarium.evaluation.tally import Tally
 from segmentarium.inference.engines import Engine
 from segmentarium.inference.network import Network
-from segmentarium.inference.poses import PoseFinder
 from segmentarium.inference.tta import augmented
 from segmentarium.inference.windows import sliding, whole
 
 Mode = Literal["whole", "slide"]
-PACKAGES = ("segmentarium", "torch", "torchvision", "timm", "numpy", "pillow", "onnxruntime", "openvino")
 
 
 def evaluate(
@@ -148,9 +142,9 @@ def evaluate(
             raise ValueError(f"engine is {engine}; of key points give its name")
         runs = {"engine": engine, "precision": precision, "device": device}
         if model.joints:
-            found = _evaluate_poses(model, dataset, source, runs, limit, readers, progress)
+            found = evaluate_poses(model, dataset, source, runs, limit, readers, progress)
         else:
-            found = _evaluate_pairs(model, dataset, source, runs, beside, limit, progress)
+            found = evaluate_pairs(model, dataset, source, runs, beside, limit, progress)
         if output is not None:
             found.save(output, overwrite=overwrite)
         return found
@@ -205,7 +199,7 @@ def evaluate(
             progress(done, total)
     options = {**scoring.options(), "batch_size": batch_size, "num_classes": num_classes, "limit": limit}
     report = scoring.report(
-        **_facts(scoring.network, source, dataset, options, started),
+        **facts_of(scoring.network, source, dataset, options, started),
         model_seconds=scoring.network.seconds,
         notes=[*getattr(dataset, "notes", ()), *scoring.match.notes],
         warning=trained_on_warning(model.weights_header, dataset),
@@ -213,19 +207,6 @@ def evaluate(
     if output is not None:
         report.save(output, overwrite=overwrite)
     return report
-
-
-def trained_on_warning(header: Mapping[str, Any], dataset: Any) -> str:
-    """What is to be said of pictures that the weights were trained on; "" where there are none."""
-    share = share_seen(header, dataset)
-    if not share:
-        return ""
-    split = f" of split {dataset.split!r}" if getattr(dataset, "split", "") else ""
-    number = max(1, round(share * len(dataset)))
-    return (
-        f"{number:,} of the {len(dataset):,} pictures{split} were trained on ({share:.0%}): the scores say "
-        "nothing about other pictures; score it on some that it never saw"
-    )
 
 
 def _evaluate_scans(
@@ -258,85 +239,10 @@ def _evaluate_scans(
             "batch_size": batch_size,
             "limit": limit,
         },
-        machine=_machine(place),
-        versions=_versions(),
+        machine=machine_of(place),
+        versions=versions(),
         notes=[*dataset.notes, *scoring.notes],
     )
-
-
-def _evaluate_poses(
-    model: KeypointModel,
-    dataset: Any,
-    source: str,
-    runs: dict[str, Any],
-    limit: int | None,
-    readers: int,
-    progress: Callable[[int, int], None] | None,
-) -> PoseReport:
-    if not isinstance(dataset, CocoKeypoints):
-        raise TypeError(f"{source} finds joints of persons, which {dataset.info.name!r} has not; give coco_keypoints")
-    started = time.perf_counter()
-    finder = PoseFinder(model, flip=True, **runs)
-    scoring = PoseScoring(finder, dataset, limit)
-    for done in scoring.run(readers):
-        if progress is not None:
-            progress(done, len(scoring.persons))
-    height, width = finder.size
-    protocol = f"labelled boxes, crops of {height}×{width}, the mirrored crop averaged in"
-    return scoring.report(
-        **_facts(finder.network, source, dataset, {"protocol": protocol, "limit": limit}, started),
-        model_seconds=finder.network.seconds,
-        notes=[*dataset.notes, *scoring.notes],
-        warning=trained_on_warning(model.weights_header, dataset),
-    )
-
-
-def _evaluate_pairs(
-    model: KeypointModel,
-    dataset: HPatches,
-    source: str,
-    runs: dict[str, Any],
-    beside: Sequence[str],
-    limit: int | None,
-    progress: Callable[[int, int], None] | None,
-) -> PairReport:
-    started, sizes = time.perf_counter(), Sizes()
-    ours = learnt(model, sizes, **runs)
-    contenders = {source: ours} | {name: classical(name, sizes) for name in beside}
-    rows = evaluate_keypoints(contenders, dataset.roots, sizes, limit=limit, progress=progress)
-    assert ours.finder is not None
-    network = ours.finder.network
-    protocol = (
-        f"repeatability at {sizes.small[0]}×{sizes.small[1]} with {sizes.count} points, matching and homographies at "
-        f"{sizes.large[0]}×{sizes.large[1]} with {sizes.matched}"
-    )
-    return PairReport(
-        **_facts(network, source, dataset, {"protocol": protocol, "limit": limit}, started),
-        images=rows[0]["pairs"],
-        model_seconds=network.seconds,
-        detector=source,
-        found=rows,
-        notes=list(dataset.notes),
-        warning=trained_on_warning(model.weights_header, dataset),
-    )
-
-
-def _facts(network: Network, source: str, dataset: Any, options: dict[str, Any], started: float) -> dict[str, Any]:
-    """What every report says of how it was measured."""
-    info = dataset.info
-    return {
-        "seconds": time.perf_counter() - started,
-        "model": network.facts(source),
-        "data": {
-            "name": info.name,
-            "split": str(getattr(dataset, "split", "")),
-            "images_in_split": len(dataset),
-            "licence": getattr(info, "licence", "unknown"),
-        },
-        "options": {**options, "engine": str(network.engine)},
-        "machine": _machine(network.device),
-        "versions": _versions(),
-    }
 
 
 def chosen_task(task: str | None, dataset: Any) -> str:
@@ -495,24 +401,3 @@ def _check(mode: str | None, batch_size: int, limit: int | None, length: int) ->
         raise ValueError(f"limit is {limit}; give the number of images to score, 1 or more")
     if length < 1:
         raise ValueError("the data set is empty: there is nothing to score")
-
-
-def _machine(device: torch.device) -> dict[str, Any]:
-    return {
-        "device": str(device),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "system": platform.system(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found

@@ -192,13 +192,11 @@ def _header(text: str, path: Path) -> dict[str, Any]:
     try:
         header = json.loads(text)
         facts = [isinstance(header["model"], str), isinstance(header["arguments"], dict)]
-        if "classes" in header:
-            facts += [isinstance(header["classes"], list), all(isinstance(name, str) for name in header["classes"])]
-        if "joints" in header:
-            facts += [isinstance(header["joints"], list), all(isinstance(name, str) for name in header["joints"])]
-        if "input_size" in header:
-            height, width = header["input_size"]
-            facts += [isinstance(side, int) and SMALLEST <= side <= LARGEST for side in (height, width)]
+        for kind in ("classes", "joints"):
+            if kind in header:
+                facts += [isinstance(header[kind], list), all(isinstance(name, str) for name in header[kind])]
+        sides = header.get("input_size", (SMALLEST, SMALLEST))
+        facts += [len(sides) == 2, *(isinstance(side, int) and SMALLEST <= side <= LARGEST for side in sides)]
         if "things" in header:
             facts += [all(isinstance(index, int) and 0 <= index < len(header["classes"]) for index in header["things"])]
         if "palette" in header:
