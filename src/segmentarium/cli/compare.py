@@ -47,7 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for the page and all files; a second start goes on there",
     )
     add("--split", help="to score on; default: test where it has labels, else val")
-    add("--size", type=size, metavar="HxW", help="of the input when timing; default: that of the split's first image")
+    add(
+        "--size",
+        dest="timed_size",  # `size` is an option of training, which recipes give
+        type=size,
+        metavar="HxW",
+        help="of the input when timing; default: that of the split's first image",
+    )
     add("--engines", default=None, metavar="A,B", help="forms to time, default eager,deploy,onnxruntime,openvino")
     add("--threads", type=int, metavar="N", help="of the timing; default: as PyTorch chooses")
     add("--repeats", type=int, default=20, help="timed calls of each form, default 20")
@@ -85,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
         split=options.split or evaluation_split(data["data"], data["root"]),
         budget=budget,
         output=options.out,
-        size=options.size,
+        size=options.timed_size,
         engines=tuple(engines),
         threads=options.threads,
         repeats=options.repeats,
