@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,9 @@ import torch
 from torch import nn
 
 import segmentarium
-from benchmarks import peers, reference
+from benchmarks import peer_networks, peers, reference
+from benchmarks.context_cluster import ContextClusterTiny
+from benchmarks.peer_networks import fit_classifier
 from segmentarium import create_model
 from segmentarium.benchmarking import Case, Latency, Measurement, alternate, machine_facts, ratio, run_case, time_calls
 from segmentarium.benchmarking.case import photo_bytes
@@ -24,6 +28,8 @@ from segmentarium.benchmarking.report import COLUMNS, as_row, remarks, write_csv
 from segmentarium.benchmarking.size import multiply_adds, parameters_millions
 from segmentarium.cli.main import main
 from segmentarium.data.image_io import read_image
+from segmentarium.weights.layouts import get_layout
+from segmentarium.weights.table import load_state
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 CASE = Case("pphumanseg", "eager", (64, 96), threads=1, warmup=1, repeats=3, num_classes=2)
@@ -276,6 +282,69 @@ def test_verdict_takes_the_fastest_engine_that_agrees() -> None:
     assert "1.10 (goal 1 reached)" in first
     assert "onnxruntime against the peer's eager form 2.60 (goal 2.5 reached)" in first
     assert second == "q: not measured: not installed"
+
+
+def test_verdict_of_classifiers_and_what_is_measured_is_not_measured_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["timm resnet18", "timm swin_tiny_patch4_window7_224"]
+    rows: list[dict[str, object]] = [
+        row
+        for name, deployed in zip(names, (1.6, 1.1), strict=True)
+        for row in (
+            {"peer": name, "form": "channels-last", "ratio": 0.98, "ratio_to_eager": 1.2, "same_class": 1.0},
+            {"peer": name, "form": "deploy", "ratio": deployed, "ratio_to_eager": deployed, "same_class": 1.0},
+            {"peer": name, "form": "openvino-bf16", "ratio": 3.0, "ratio_to_eager": 3.0, "same_class": 23 / 24},
+            {"peer": name, "form": "training step", "ratio": 0.9},
+        )
+    ]
+    rows.append({"peer": names[1], "form": "memory", "ratio": 1.25, "peer_mb": 500.0, "ours_mb": 400.0})
+    peers.write(rows, machine_facts(), tmp_path, argparse.Namespace(words=[], threads=2, rounds=5))
+    assert peers.read(tmp_path) == rows
+    assert peers.main(["--only", *names, "--out", str(tmp_path), "--engines", "deploy"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("already in") == 2
+    first, second, last = peers.verdict(rows)
+    assert "eager, both channels-last, 0.98 (goal 1 reached within scatter)" in first
+    assert "deploy against the peer's eager form 1.60 (goal 2.5 missed)" in first  # bf16 changed a photograph's class
+    assert "training step 0.90 (goal 1 missed)" in first
+    assert "memory 1.25 (goal 1 reached)" in second
+    assert last.startswith("2 classifiers, deployed")
+    assert "1.33 (goal 1.3 reached)" in last  # √(1.6 · 1.1)
+
+
+def test_a_classifier_is_fitted_to_photographs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if find_spec("skimage") is None:
+        pytest.skip("scikit-image, whose photographs these are, is not installed")
+    monkeypatch.setattr(peer_networks, "PHOTOGRAPHS", tmp_path)
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 8, 8), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()
+    )
+    network.append(nn.Linear(256, 6))
+    images, labels = peer_networks.photographs("train", 20, (64, 64))
+    fit_classifier(network, images, labels)
+    logits = network.eval()(images)
+    assert (logits.argmax(1) == labels).all()
+    top = logits.topk(2).values
+    assert (top[:, 0] - top[:, 1]).min() > 0.1  # margins that rounding does not close
+    normed = network[:2](images)
+    assert normed.mean((0, 2, 3)).abs().max() < 1e-4  # statistics of these very images
+
+
+@torch.no_grad()
+def test_context_cluster_as_its_authors_compute_it_is_ours() -> None:
+    torch.manual_seed(0)
+    theirs = ContextClusterTiny(10).eval()
+    for name, parameter in theirs.named_parameters():
+        if "layer_scale" in name:
+            parameter.fill_(0.5)
+    layout = get_layout("coc/authors")
+    ours = create_model(layout.model, **layout.arguments(theirs.state_dict())).eval()
+    load_state(ours, theirs.state_dict(), rules=layout.rules)
+    image = torch.randn(2, 3, 64, 64)
+    expected = theirs(image)
+    assert (ours(image) - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 @pytest.mark.parametrize("name", ["smp DeepLabV3+ MobileNetV2", "transformers SegFormer-B0"])

@@ -51,10 +51,14 @@ def time_calls(run: Callable[[], Any], *, warmup: int = 3, repeats: int = 20, se
     return Latency.of(found)
 
 
+PAUSE = 0.02  # seconds before a call, in which the threads of the last one's engine stop waiting for more work
+
+
 def alternate(runs: Mapping[str, Callable[[], Any]], *, warmup: int = 2, rounds: int = 7) -> dict[str, list[float]]:
     """Seconds of every call of `rounds` rounds, each of which calls all of `runs` in turn.
 
-    What disturbs a machine for a while then disturbs all of them alike; compare them by `ratio`.
+    What disturbs a machine for a while then disturbs all of them alike; compare them by `ratio`.  Engines' threads turn in circles
+    for some milliseconds behind a call (ONNX Runtime's, OpenMP's), and would take the next one's cores: hence pauses.
     """
     for run in runs.values():
         for _ in range(warmup):
@@ -62,6 +66,7 @@ def alternate(runs: Mapping[str, Callable[[], Any]], *, warmup: int = 2, rounds:
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
+            time.sleep(PAUSE)
             started = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - started)
