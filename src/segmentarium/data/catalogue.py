@@ -32,6 +32,8 @@ _READERS = {
     "lidar_folder": ("segmentarium.data.lidar_folder", "LidarFolder"),
     "lvis": ("segmentarium.data.lvis", "LVIS"),
     "nuscenes": ("segmentarium.data.nuscenes", "NuScenes"),
+    "pascal_context": ("segmentarium.data.pascal_context", "PascalContext"),
+    "pascal_context59": ("segmentarium.data.pascal_context", "PascalContext59"),
     "pictures": ("segmentarium.data.pictures", "Pictures"),
     "points": ("segmentarium.data.points", "Points"),
     "scan_info": ("segmentarium.data.scan_info", "ScanInfo"),

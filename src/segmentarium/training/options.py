@@ -87,9 +87,9 @@ class TrainingOptions:
     # On what
     data: str = option(
         "folder",
-        "data set: folder, imagefolder, camvid, eg1800, cityscapes, ade20k, voc, coco_stuff, imagenet, coco_keypoints,\n"
-        "points, shapes, pictures (without labels); of segments: instances, coco_panoptic, coco_instances, lvis,\n"
-        "ade20k_panoptic, cityscapes_panoptic, labelme, cvat, yolo",
+        "data set: folder, imagefolder, camvid, eg1800, cityscapes, ade20k, voc, pascal_context, pascal_context59,\n"
+        "coco_stuff, imagenet, coco_keypoints, points, shapes, pictures (without labels); of segments: instances,\n"
+        "coco_panoptic, coco_instances, lvis, ade20k_panoptic, cityscapes_panoptic, labelme, cvat, yolo",
     )
     root: str = option("", "the data set's folder")
     data_arguments: dict[str, Any] = option({}, "the data set's own options, key=value", flag="data-set-options")
