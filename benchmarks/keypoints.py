@@ -20,20 +20,9 @@ from typing import Any
 
 from segmentarium.benchmarking.machine import describe, machine_facts
 from segmentarium.contracts import KeypointModel
-from segmentarium.evaluation.keypoints import Contender, Protocol, classical, evaluate_keypoints, learnt
+from segmentarium.evaluation.keypoints import COLUMNS, Contender, Protocol, cell, classical, evaluate_keypoints, learnt
 from segmentarium.matching.classical import NAMES
 from segmentarium.weights import load
-
-COLUMNS = (
-    ("repeatability", "repeatability"),
-    ("localisation", "localisation (px)"),
-    ("matching", "matching score"),
-    ("nn_map", "NN-mAP"),
-    ("homography_1", "H, 1 px"),
-    ("homography_3", "3 px"),
-    ("homography_5", "5 px"),
-    ("failed", "none found"),
-)
 
 
 def contenders_of(
@@ -56,7 +45,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = ["| change | pairs | detector | " + " | ".join(title for _, title in COLUMNS) + " |"]
     lines.append("|---|---|---|" + "---|" * len(COLUMNS))
     for row in rows:
-        cells = ["–" if row[key] != row[key] else f"{row[key]:.3f}" for key, _ in COLUMNS]
+        cells = [cell(row[key]) for key, _ in COLUMNS]
         lines.append(f"| {row['change']} | {row['pairs']} | {row['detector']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -1,13 +1,14 @@
 """MaskFormer and Mask2Former here and in transformers, side by side in one run: a pass, and a training step.
 
-    python -m benchmarks.masks [--only mask2former] [--size 512x512] [--threads 2] [--rounds 5] [--engines onnxruntime,openvino]
-        [--no-train]
+    python -m benchmarks.masks [--only mask2former] [--size 512x512] [--threads 2] [--rounds 5]
+        [--engines "torch bf16,onnxruntime,openvino"] [--no-train]
 
 Both have transformers' standard form on Swin-T, the same random weights, which go through the key table, and the same photograph;
 both give class and mask logits.  They take turns, round by round; a ratio is the median over the rounds of the peer's time over
-ours: above 1, ours is faster.  A training step is a pass, the loss of ten boxes a picture, and its gradients, on two pictures of
-half the side.  `moved` is the greatest difference of the logits over the greatest logit: where the attention is masked, random
-weights have ties that rounding turns.
+ours: above 1, ours is faster.  A training step is a pass, the loss of ten boxes a picture after every layer of the transformer
+decoder, as published, which transformers' MaskFormer leaves out by default, and its gradients, on two pictures of half the side.
+`moved` is the greatest difference of the logits over the greatest logit: where the attention is masked, random weights have ties
+that rounding turns.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers import Peer, counterpart, photo
+from benchmarks.peer_networks import Peer, counterpart, photo
 from segmentarium.benchmarking import machine_facts
 from segmentarium.benchmarking.machine import describe
 from segmentarium.benchmarking.timing import alternate, ratio
@@ -29,6 +30,7 @@ from segmentarium.cli.export import size
 from segmentarium.contracts import MaskModel, MaskOutputs
 from segmentarium.inference.engines import build_engine
 from segmentarium.losses.segments import Segments
+from segmentarium.training.linear import quicken
 
 CLASSES = 150
 LABELS: dict[str, Any] = {"num_labels": CLASSES}
@@ -68,8 +70,11 @@ def measure(name: str, options: argparse.Namespace) -> None:
         "eager": partial(MaskOutputs(ours), image),
         "deploy": partial(build_engine(MaskOutputs(ours), "torch", device="cpu"), image),
     }
-    for engine in filter(None, options.engines.split(",")):
-        runs[engine] = partial(build_engine(MaskOutputs(ours), engine), image)
+    for form in filter(None, options.engines.split(",")):
+        engine, _, precision = form.partition(" ")
+        runs[form] = partial(
+            build_engine(MaskOutputs(ours), engine, precision=precision or "fp32", device="cpu"), image
+        )
     with torch.inference_mode():
         reference = runs["peer"]()
         seconds = alternate(runs, rounds=options.rounds)
@@ -109,6 +114,8 @@ def training_steps(theirs: nn.Module, ours: MaskModel, sides: tuple[int, ...]) -
         losses = ours.criterion(ours.forward_train(images), {"segments": targets})
         return torch.stack(list(losses.values())).sum()
 
+    quicken(ours)  # as `segmentarium train` does
+    theirs.config.use_auxiliary_loss = True  # type: ignore[union-attr]
     for network in (theirs, ours):
         network.requires_grad_(True)
     return {
@@ -123,7 +130,12 @@ def main() -> None:
     parser.add_argument("--size", type=size, default=(512, 512), metavar="HxW")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--engines", default="", metavar="A,B", help="of onnxruntime, openvino; default: none")
+    parser.add_argument(
+        "--engines",
+        default="",
+        metavar="A,B",
+        help='of "torch bf16", onnxruntime, openvino, "openvino bf16"; default: none',
+    )
     parser.add_argument("--train", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -9,8 +9,9 @@ that the quotient of the two ratios compares implementations across machines: ab
 batch 1, random weights and input, two warm-up forwards with one under the FLOP counter between them, 7 rounds, glibc keeping
 freed memory (set in the environment of the processes that this program starts, one for each model).
 
-"eager" is contiguous, as the file's; "channels-last" and "deploy" are what else the same PyTorch can do; the engines run the
-exported network.  Of heads, the decoder alone is timed, on random features of a picture of 512×512.
+"eager" is contiguous, as the file's; "channels-last" and "deploy" (as `Predictor` runs it, layers packed) are what else the
+same PyTorch can do; the engines run the exported network.  Of heads, the decoder alone is timed, on random features of a picture
+of 512×512.
 """
 
 from __future__ import annotations
@@ -237,6 +238,7 @@ def measure(entry: Entry, rounds: int, engines: Sequence[str]) -> list[dict[str,
     from torch.utils.flop_counter import FlopCounterMode
 
     from segmentarium.benchmarking.forms import build_form
+    from segmentarium.inference.packing import pack
     from segmentarium.registry import create_model
 
     torch.manual_seed(0)
@@ -276,10 +278,15 @@ def measure(entry: Entry, rounds: int, engines: Sequence[str]) -> list[dict[str,
         built = build_form(model, name)
         return lambda: built(image)
 
+    def packed() -> Callable[[], Any]:
+        network = deployed().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        pack(network)
+        return forward(network, torch.channels_last, inputs)
+
     forms: dict[str, Callable[[], Callable[[], Any]]] = {
         "eager": lambda: forward(model, torch.contiguous_format, inputs),
         "channels-last": lambda: forward(copy.deepcopy(model), torch.channels_last, inputs),
-        "deploy": lambda: forward(deployed(), torch.channels_last, inputs),
+        "deploy": packed,
         **{name: partial(engine, name) for name in engines},
     }
     shared = {

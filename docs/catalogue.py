@@ -159,6 +159,7 @@ MODELS: tuple[tuple[str, str, str], ...] = (
     (r"maskformer|mask2former", r"swin-(tiny|small|base|large)\b.*", r"\0_swin_\1"),
     (r"portraitnet", r".*", r"portraitnet"),
     (r"sinet", r"extremec3.*", r"extremec3"),
+    (r"sinet", r"cityscapes", r"sinet_street"),
     (r"sinet", r".*", r"sinet"),
     (r"pphumanseg", r".*", r"pphumanseg"),
     (r"superpoint", r".*open re-implementation.*", r"superpoint_open"),

@@ -6,11 +6,13 @@ table of all under docs/models/, and README's table of families.
     python docs/generate.py MODULE…    models.json alone, of it the rows of these modules (backbones.mit): in seconds
 
 A system is a module that registers models; its page is the module's docstring, the paper and cards of its variants, the
-arguments and shapes of its classes, and the layouts of its weights, all read from the code.
+arguments and shapes of its classes, and the layouts of its weights, all read from the code; and what arguments the public
+implementations have beside the numbers of classes and channels: docs/options.tsv.
 """
 
 from __future__ import annotations
 
+import csv
 import functools
 import importlib
 import inspect
@@ -166,6 +168,24 @@ def layout_lines(entries: list[Entry]) -> Iterator[str]:
             )
 
 
+@functools.cache
+def public_options() -> tuple[dict[str, str], ...]:
+    """docs/options.tsv: system, code, the code's option, what it is called here ("" where it is left out), and a note."""
+    with (DOCS / "options.tsv").open(encoding="utf-8", newline="") as file:
+        return tuple(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def option_table(module: str) -> Iterator[str]:
+    rows = [row for row in public_options() if row["system"] == module]
+    if not rows:
+        return
+    yield from ("", "## Options of the public code", "", "| code | its option | here | |", "|---|---|---|---|")
+    for row in rows:
+        theirs, ours = (", ".join(f"`{n}`" for n in row[key].split(", ") if n) for key in ("option", "here"))
+        theirs = "" if row["option"] == "-" else theirs
+        yield f"| {row['code']} | {theirs} | {ours} | {row['note'].replace('|', chr(92) + '|')} |"
+
+
 def class_of(found: Entry) -> type:
     """The class that a variant is built of: a decoder's, where it stands on any backbone."""
     build: Any = found.build
@@ -243,6 +263,7 @@ def page(module: str, entries: list[Entry]) -> str:
             "",
             *known,
         ]
+    lines += option_table(module)
     by_class: dict[type, list[Entry]] = {}
     for found in entries:
         by_class.setdefault(class_of(found), []).append(found)

@@ -44,9 +44,10 @@ NEEDS = {
         "import segmentarium as s; r = s.batch('photo.jpg', 'person', 'b', address='local', kind='parquet'); assert r.done == 1",
         "",
     ),
+    "int8": ("from segmentarium.runtimes import import_nncf as n; n().quantize", ""),
     "docs": ("import material, mkdocs, mkdocstrings", ""),
 }
-SAYS_SO = ("train", "export", "video", "web", "scale")  # whose absence is an error, and not a slower way
+SAYS_SO = ("train", "export", "video", "web", "scale", "int8")  # whose absence is an error, and not a slower way
 
 
 def run(command: list[str], folder: Path, seconds: int = 900) -> subprocess.CompletedProcess[str]:

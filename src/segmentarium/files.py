@@ -28,6 +28,7 @@ except ImportError:  # Windows, which deletes no file that is open
     fcntl = None
 
 _PART = re.compile(r"\..+\.[0-9a-f]{12}\.part")
+_NAME_OF_OPEN = "/proc/self/fd/{}"
 _YOUNG = 2.0  # seconds in which a part may have been made and not been locked yet
 _swept: set[Path] = set()  # folders that this process has tidied
 
@@ -62,8 +63,11 @@ def _temporary_cache() -> Path:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, *, plain: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renames it over `path` only when all was written, else removes it.
+
+    plain  whoever writes fills the path that it is given, and neither replaces it nor puts files beside it: where the system can
+           (Linux), the file then has no name until it is whole, and a killed process leaves nothing of it behind
 
     A full disk or a kill therefore never leaves half a file under the final name.  Of a link it is the link that is replaced,
     not what it points to; who may read the file is said by the umask.  What a process that was killed left behind in the
@@ -72,6 +76,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
     temporary = path.parent / _part_of(path.name)
+    if plain and (handle := _nameless(path.parent)) is not None:
+        try:
+            with _locked(handle):
+                yield Path(_NAME_OF_OPEN.format(handle))
+                os.fsync(handle)
+                os.link(
+                    _NAME_OF_OPEN.format(handle), temporary, src_dir_fd=handle
+                )  # no call gives it a name that is taken
+                temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return
     handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     mode = stat.S_IMODE(os.fstat(handle).st_mode)
     try:
@@ -105,6 +121,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 file.replace(path / file.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _nameless(folder: Path) -> int | None:
+    """A file of that folder's disk without a name, open; None where the system or the disk has none."""
+    if not hasattr(os, "O_TMPFILE") or not os.path.isdir(os.path.dirname(_NAME_OF_OPEN)):
+        return None
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666)
+    except OSError:
+        return None
 
 
 def _part_of(name: str) -> str:
@@ -171,7 +197,7 @@ def _sweep(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """UTF-8, whole or not at all.  Bytes of file names that are no UTF-8 become escapes: \\udcff."""
-    with atomic_write(path) as temporary:
+    with atomic_write(path, plain=True) as temporary:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
@@ -188,7 +214,7 @@ def free_name(name: str, taken: set[str]) -> str:
 
 def write_png(path: Path, picture: Image.Image, **settings: Any) -> None:
     """Whole or not at all; settings are of Pillow's PNG."""
-    with atomic_write(path) as temporary:
+    with atomic_write(path, plain=True) as temporary:
         picture.save(temporary, format="PNG", **settings)
 
 

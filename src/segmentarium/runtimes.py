@@ -1,8 +1,8 @@
-"""ONNX Runtime, OpenVINO and Ray, which report home unless told not to: the only place that imports them.
+"""ONNX Runtime, OpenVINO, NNCF and Ray, which report home unless told not to: the only place that imports them.
 
 ONNX Runtime reads ORT_DISABLE_TELEMETRY, which `segmentarium/__init__.py` sets, when it is imported; without it, it keeps a
-device id in the home folder and looks up its maker's host after a while.  OpenVINO's converter sends a request while it is
-imported, through the package `openvino_telemetry`, and has a stand-in of its own for where that is not installed.  Ray reports
+device id in the home folder and looks up its maker's host after a while.  OpenVINO's converter and NNCF send requests
+through the package `openvino_telemetry`, and have stand-ins of their own for where that is not installed.  Ray reports
 from the machine that starts a cluster, unless RAY_USAGE_STATS_ENABLED is 0 there, which `segmentarium/__init__.py` sets, too; of
 a cluster that others started, what they set counts.
 """
@@ -14,6 +14,7 @@ import ctypes
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,11 +29,16 @@ FACTS = ("classes", "num_classes", "in_channels", "preprocessing")  # that every
 MOST_CLASSES = 65_536
 _DISABLE = 2  # C's SS_DISABLE
 
+# Bytes that a network may take to be opened, or to be run for the first time, beside four times its file: threads reserve much
+# that they never use.  Honest networks take tens to hundreds for each number of a picture.
+ROOM, ROOM_OF_A_THREAD, ROOM_OF_A_NUMBER = 2**30, 2**28, 2**12
+_bounding = threading.RLock()
+
 
 def onnx_session(network: str | Path, threads: int) -> Any:
     """An `onnxruntime.InferenceSession` of an .onnx file on the processor, with `threads` threads and no warnings.
 
-    Raises OnnxError for a file that must not be run, before it is.
+    Raises OnnxError for a file that must not be run, before it is; opened in bounded memory (`room_of`).
     """
     import onnxruntime
 
@@ -40,15 +46,31 @@ def onnx_session(network: str | Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
+    # its threads else go on spinning after a run, and what comes next on these cores takes twice as long
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    with bounded_memory(room_of(Path(network))):
+        return onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
+
+
+def room_of(network: Path, *given: np.ndarray) -> int:
+    """Bytes that the network of a file may take to be opened, or to be run for the first time on what it is given."""
+    threads = (os.cpu_count() or 1) * ROOM_OF_A_THREAD
+    written = network.stat().st_size + (network.with_suffix(".bin").stat().st_size if network.suffix == ".xml" else 0)
+    return ROOM + threads + 4 * written + ROOM_OF_A_NUMBER * sum(array.size for array in given)
 
 
 @contextlib.contextmanager
 def bounded_memory(count: int) -> Iterator[None]:
     """No more than so many bytes of address space may be added inside of the block, where the system can see to that (Linux).
 
-    For the first run of a stranger's network: a few numbers in it may ask for more memory than there is.
+    For the first run of a stranger's network: a few numbers in it may ask for more memory than there is.  The limit is the whole
+    process's: threads that come here wait for each other.
     """
+    with _bounding:
+        yield from _bounded(count)
+
+
+def _bounded(count: int) -> Iterator[None]:
     try:
         import resource
 
@@ -66,21 +88,41 @@ def bounded_memory(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def import_openvino() -> Any:
-    """The package `openvino`, imported without its telemetry."""
+@contextlib.contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Within it an import of `openvino_telemetry` fails, as if it were not installed."""
     there = sys.modules.get("openvino_telemetry")
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] - an import of it fails, as if it were not installed
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:
-        import openvino
+        yield
     finally:
         del sys.modules["openvino_telemetry"]  # who wants it for something else finds it
         if there is not None:
             sys.modules["openvino_telemetry"] = there
+
+
+def import_openvino() -> Any:
+    """The package `openvino`, imported without its telemetry."""
+    with _without_telemetry():
+        import openvino
     return openvino
 
 
+def import_nncf() -> Any:
+    """The package `nncf`, which quantises for OpenVINO, imported without its telemetry.  ImportError without it."""
+    try:
+        with _without_telemetry():
+            import nncf  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(
+            "int8 for OpenVINO needs NNCF, which is not installed: pip install 'segmentarium[int8]'; without it --format onnx "
+            "writes int8 that both engines run"
+        ) from error
+    return nncf
+
+
 def openvino_network(network: str | Path, precision: str, threads: int, *, channels_last: bool = False) -> Any:
-    """An `openvino.CompiledModel` of an .onnx or .xml file on the processor, for single pictures.
+    """An `openvino.CompiledModel` of an .onnx or .xml file on the processor, for single pictures, compiled in bounded memory.
 
     precision      "f32" or "bf16"; left to itself OpenVINO takes bf16 on processors that have it
     channels_last  its inputs of four dimensions are given as (B, H, W, C), and not turned first
@@ -104,7 +146,7 @@ def openvino_network(network: str | Path, precision: str, threads: int, *, chann
                 steps.input(number).tensor().set_layout(openvino.Layout("NHWC"))
                 steps.input(number).model().set_layout(openvino.Layout("NCHW"))
         model = steps.build()
-    with _own_signal_stack():
+    with _own_signal_stack(), bounded_memory(room_of(Path(network))):
         return core.compile_model(model, "CPU", settings)
 
 
@@ -148,9 +190,30 @@ def _own_signal_stack() -> Iterator[None]:
             call(ctypes.byref(_Stack(None, _DISABLE, 0)), None)
 
 
-def runner(network: Any) -> Callable[..., list[np.ndarray]]:
+def runner(network: Any, file: Path) -> Callable[..., list[np.ndarray]]:
     """Arrays, contiguous, in the order of its inputs -> all that a session of ONNX Runtime or a compiled network of OpenVINO
-    gives."""
+    gives.
+
+    file  it is of: the first call may take no more memory than `room_of` says, and ValueError names it where the network fails
+    """
+    run, tried = _asked(network), False
+
+    def careful(*given: np.ndarray) -> list[np.ndarray]:
+        nonlocal tried
+        try:
+            with contextlib.nullcontext() if tried else bounded_memory(room_of(file, *given)):
+                found = run(*given)
+        except Exception as error:  # the engines' exceptions have no class of their own above them
+            said = " ".join(str(error).split())[:300] or type(error).__name__
+            shapes = " and ".join("x".join(map(str, array.shape)) for array in given)
+            raise ValueError(f"{file} fails on an input of {shapes}: {said}") from None
+        tried = True
+        return found
+
+    return careful
+
+
+def _asked(network: Any) -> Callable[..., list[np.ndarray]]:
     if hasattr(network, "get_inputs"):
         names = [put.name for put in network.get_inputs()]
         return lambda *given: network.run(None, dict(zip(names, given, strict=True)))

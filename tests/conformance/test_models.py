@@ -19,6 +19,7 @@ from segmentarium.benchmarking.size import parameters_millions
 from segmentarium.contracts import KeypointModel, MaskSet, Preprocessing
 from segmentarium.contracts import LabelledModel as Model
 from segmentarium.export import export_formats
+from segmentarium.inference.packing import pack
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy, LabelCrossEntropy
 from segmentarium.registry import create_model, entry
@@ -203,6 +204,9 @@ def test_deploy_is_equal_and_smaller(name: str) -> None:
     assert deployed.objective == ()
     assert not any(p.requires_grad for p in deployed.parameters())
     assert norms_after_convolutions(deployed, inputs(model, *ODD)) == []
+    if pack(deployed):  # last, as it changes it for good
+        image = inputs(model, *ODD)
+        assert relative_error(deployed(image), model(image)) <= 1e-4
 
 
 def norms_after_convolutions(model: nn.Module, image: torch.Tensor) -> list[str]:

@@ -97,7 +97,10 @@ def test_without_the_choice_of_hard_pixels_the_loss_halves():
         loss.backward()
         optimizer.step()
         history.append(float(loss.detach()))
-    assert min(history[-3:]) <= history[0] / 2, history
+        if history[-1] <= history[0] / 2:
+            break
+    else:
+        pytest.fail(f"not halved: {history}")
 
 
 DETAIL = {"auxiliary_head.2.conv_seg.weight": (2, 64, 1, 1), "auxiliary_head.2.laplacian_kernel": (1, 1, 3, 3)}
@@ -147,3 +150,40 @@ def test_mmsegmentation_s_backbone():
     assert {"stages.0.conv.weight", "stages.2.0.downsample.bn.bias", "stages.4.2.layers.3.bn.weight"} <= state.keys()
     again = recognised(state, "stdcnet/mmseg_stdc2")
     assert all(torch.equal(value, trunk.state_dict()[key]) for key, value in again.state_dict().items())
+
+
+def test_modules_that_add():
+    """The code's `AddBottleneck`, written out: the whole concatenation, its first part behind the strided depthwise convolution,
+    and the input, at stride 2 by a depthwise and a 1×1 convolution."""
+    trunk = exercised(randomise(create_backbone("stdcnet1", fusion="add", out_indices=(0, 1, 2, 3, 4), num_classes=4)))
+    state = export_layout(trunk, "stdcnet/authors")
+    again = recognised(state | {"bn.weight": torch.ones(1)}, "stdcnet/authors", out_indices=(0, 1, 2, 3, 4))
+
+    def conv(x, name, norm, stride=1, groups=1):
+        weight = state[f"{name}.weight"]
+        x = F.conv2d(x, weight, None, stride, weight.shape[-1] // 2, 1, groups)
+        return F.batch_norm(x, *(state[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
+
+    def shrunk(x, name, at=0):
+        return conv(x, f"{name}.{at}", f"{name}.{at + 1}", 2, x.shape[1])
+
+    def module(x, name, stride):
+        parts, y = [], x
+        for index in range(4):
+            convolution = f"{name}.conv_list.{index}"
+            y = conv(y, f"{convolution}.conv", f"{convolution}.bn").relu()
+            if index == 0 and stride == 2:
+                y = shrunk(y, f"{name}.avd_layer")
+            parts.append(y)
+        if stride == 2:
+            x = conv(shrunk(x, f"{name}.skip"), f"{name}.skip.2", f"{name}.skip.3")
+        return torch.cat(parts, 1) + x
+
+    image = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        features = again(image)
+        for stage, feature in enumerate(features[2:]):
+            first = f"features.{2 + 2 * stage}"
+            expected = module(module(features[1 + stage], first, 2), f"features.{3 + 2 * stage}", 1)
+            assert float((feature - expected).abs().max() / expected.abs().max()) <= TOLERANCE
+    as_theirs("stdc/authors", "stdc1", backbone_arguments={"fusion": "add"})

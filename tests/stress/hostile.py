@@ -2,6 +2,8 @@
 
     python -m tests.stress.hostile                                  # everything, shortened: some minutes
     python -m tests.stress.hostile fuzz --count 10000               # or bombs, weights, onnx, kills
+    python -m tests.stress.hostile fuzz --start 4000 --count 10000  # goes on where a run was cut off: the files are the same
+    python -m tests.stress.hostile fuzz bombs --by-the-clock        # on a machine that does nothing else
 
 Nothing is asked of any other machine: who looks up a name or connects anywhere but to the loopback is told of as a fault.
 """
@@ -129,7 +131,8 @@ def fuzzed(count: int, seed: int = 0) -> Iterator[bytes]:
         yield bytes(data)
 
 
-def fuzz(count: int) -> None:
+def fuzz(count: int, start: int, clock: Callable[[], float]) -> None:
+    """The files from number `start` to number `count`."""
     from segmentarium.data.image_io import ImageReadError, load_with_alpha, picture_shape, read_image
     from segmentarium.data.mask_io import LabelError, MaskEncoding, read_mask
 
@@ -138,7 +141,11 @@ def fuzz(count: int) -> None:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fuzzed.png"
-        for data in fuzzed(count):
+        for number, data in enumerate(fuzzed(count)):
+            if number < start:
+                continue
+            if number % 1000 == 0 and number > start:
+                told(f"    files {start} to {number}", found, started)
             path.write_bytes(data)
             for read in (
                 lambda: read_image(path, 50_000_000),
@@ -146,8 +153,8 @@ def fuzz(count: int) -> None:
                 lambda: load_with_alpha(path),
                 partial(read_mask, path, encodings[len(data) % 2]),
             ):
-                found[attempt(read, (ImageReadError, LabelError))] += 1
-    told(f"{count} fuzzed files through 4 readers", found, started)
+                found[attempt(read, (ImageReadError, LabelError), clock)] += 1
+    told(f"{count - start} fuzzed files through 4 readers", found, started)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -242,7 +249,7 @@ def bomb_files() -> dict[str, bytes]:
     return found
 
 
-def bombs() -> None:
+def bombs(by_the_clock: bool) -> None:
     from segmentarium.web.decoding import Decoders
     from segmentarium.web.limits import DECODER, DECODING, Limits, Refused
 
@@ -261,13 +268,14 @@ def bombs() -> None:
             except FileNotFoundError:
                 return limits.decode_seconds if limits.decode_seconds > SLOWEST + 5 else 0.0
 
-        result = attempt(lambda data=data: pool.decode(data), (Refused,), clock)
+        used = time.perf_counter if by_the_clock else clock
+        result = attempt(lambda data=data: pool.decode(data), (Refused,), used)
         if pool._idle:
             status = Path(f"/proc/{pool._idle[0].pid}/status").read_text()
             peak = max(peak, int(status.split("VmHWM:")[1].split()[0]) * 1024)
         found[result if not result.startswith("FAULT") else f"{result} ({name})"] += 1
     pool.close()
-    told("bombs", found, started)
+    told("bombs, by the clock" if by_the_clock else "bombs", found, started)
     print(
         f"    largest memory of a decoder {peak / 2**20:.0f} MB, of {(DECODER + DECODING * limits.pixels) / 2**20:.0f} allowed"
     )
@@ -440,13 +448,13 @@ def kills(count: int) -> None:
                 json.loads((folder / "report.json").read_text())
             except (OSError, ValueError):
                 lost += 1
-        left = len(list(folder.glob(".*.part")))
+        left = len(list(folder.iterdir())) - 2
         time.sleep(files._YOUNG + 0.1)
         files._swept.clear()
         write_json(folder / "report.json", {"step": 0})
-        after = len(list(folder.glob(".*.part")))
+        after = len(list(folder.iterdir())) - 2
     print(
-        f"{count} kills in writes: {lost} files lost, {left} parts left behind, {after} after the next write", end=" "
+        f"{count} kills in writes: {lost} files lost, {left} files left behind, {after} after the next write", end=" "
     )
     print(f"({time.perf_counter() - started:.0f} s)", flush=True)
 
@@ -455,13 +463,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", default=[], help="fuzz, bombs, weights, onnx, kills")
     parser.add_argument("--count", type=int, default=1000, help="fuzzed files (default: 1000)")
+    parser.add_argument("--start", type=int, default=0, help="number of the first of them (default: 0)")
     parser.add_argument("--kills", type=int, default=40)
+    text = "seconds are those of the clock; without it those that a processor computed, as machines have other work"
+    parser.add_argument("--by-the-clock", action="store_true", help=text)
     given = parser.parse_args()
     watch_the_network()
     warnings.simplefilter("ignore")  # Pillow tells of damage as it goes
+    clock = time.perf_counter if given.by_the_clock else time.process_time
     parts: dict[str, Callable[[], None]] = {
-        "fuzz": lambda: fuzz(given.count),
-        "bombs": bombs,
+        "fuzz": lambda: fuzz(given.count, given.start, clock),
+        "bombs": lambda: bombs(given.by_the_clock),
         "onnx": onnx,
         "weights": weights,
         "kills": lambda: kills(given.kills),

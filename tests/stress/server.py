@@ -6,6 +6,7 @@ python -m tests.stress.server --clients 50 --seconds 60
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,27 @@ from tests.stress.hostile import bomb_files, encoded
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def memory_of(pid: int) -> int:
-    """Resident bytes of a process and its children."""
-    total = 0
-    for one in [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]:
-        with open(f"/proc/{one}/status") as file:
-            total += next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmRSS"))
-    return total
+def memory_of(pid: int) -> float:
+    """Megabytes of a process; what it shares with others is divided among them.  0 for one that is gone."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            return next(int(line.split()[1]) / 1024 for line in file if line.startswith("Pss:"))
+    except (OSError, StopIteration):
+        return 0.0
+
+
+def children_of(pid: int) -> list[int]:
+    """The decoders: threads start them, so each thread has its own."""
+    found: list[int] = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            found += map(int, (thread / "children").read_text().split())
+    return found
+
+
+def slope_of(seconds: list[float], sizes: list[float]) -> float:
+    """Megabytes a minute, by least squares."""
+    return 60 * float(np.polyfit(seconds, sizes, 1)[0]) if len(sizes) > 2 else float("nan")
 
 
 def form(data: bytes, **fields: str) -> tuple[bytes, dict[str, str]]:
@@ -64,9 +79,9 @@ def server(clients: int, seconds: float) -> None:
     assert found is not None
     place = ("127.0.0.1", int(found[1]))
     photo = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)), "JPEG")
-    good, wrong, ends = Counter[int](), Counter[int](), float("inf")
+    good, wrong, ending = Counter[int](), Counter[int](), threading.Event()
     waits: list[float] = []
-    memory: list[int] = []
+    rows: list[tuple[float, float, float]] = []  # seconds, megabytes of the server, of its decoders
 
     def post(data: bytes, counts: Counter[int], **headers: str) -> None:
         body, kind = form(data, background="green", views="false")
@@ -74,19 +89,27 @@ def server(clients: int, seconds: float) -> None:
         try:
             client = HTTPConnection(*place, timeout=90)
             client.request("POST", "/v1/portrait", body, kind | headers)
-            counts[client.getresponse().status] += 1
-            if counts is good:
-                waits.append(time.monotonic() - started)
-        except OSError:
-            counts[0] += 1
+            status = client.getresponse().status
+        except (OSError, HTTPException):
+            status = 0
+        if ending.is_set():  # what is in flight when the server is told to end
+            return
+        counts[status] += 1
+        if counts is good:
+            waits.append(time.monotonic() - started)
 
     def work(data: bytes, counts: Counter[int], pause: float, **headers: str) -> None:
-        while time.monotonic() < ends:
+        while not ending.is_set():
             post(data, counts, **headers)
-            time.sleep(pause)
+            ending.wait(pause)
 
-    post(photo, Counter())  # the first one starts a decoder
-    ends = time.monotonic() + seconds
+    first = [threading.Thread(target=post, args=(photo, Counter())) for _ in range(8)]  # they start the decoders
+    for thread in first:
+        thread.start()
+    for thread in first:
+        thread.join()
+    started = time.monotonic()
+    ends = started + seconds
     threads = [threading.Thread(target=work, args=(photo, good, 0.0)) for _ in range(clients)]
     harmful = [*bomb_files().values()]
     threads += [threading.Thread(target=work, args=(data, wrong, 0.5)) for data in harmful[:4]]
@@ -96,26 +119,32 @@ def server(clients: int, seconds: float) -> None:
         one.sendall(b"POST /v1/portrait HTTP/1.1\r\nHost: ")
     for thread in threads:
         thread.start()
-    while time.monotonic() < ends:
-        memory.append(memory_of(process.pid))
-        time.sleep(1)
-    for thread in threads:
-        thread.join()
+    print(f"{'s':>4} {'server MB':>10} {'decoders MB':>12}")
+    while (now := time.monotonic()) < ends:
+        rows.append((now - started, memory_of(process.pid), sum(map(memory_of, children_of(process.pid)))))
+        if len(rows) % 5 == 1:
+            print("{:4.0f} {:10.0f} {:12.0f}".format(*rows[-1]), flush=True)
+        time.sleep(max(0.0, now + 1 - time.monotonic()))
     tiny = form(bytes(10))[0]
     asked = socket.create_connection(place)
     asked.sendall(b"POST /v1/portrait HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=x\r\n")
     asked.sendall(b"Content-Length: 1000000\r\n\r\n" + tiny[:20])  # an upload in flight
+    ending.set()
     started = time.monotonic()
     process.terminate()
     process.wait(60)
+    ended = time.monotonic() - started
+    for thread in threads:
+        thread.join()
     share = 100 * good[200] / max(1, sum(good.values()))
     late = sorted(waits)[int(0.99 * (len(waits) - 1))] if waits else 0.0
-    half = len(memory) // 2
+    later = [row for row in rows if row[0] > seconds / 3]  # the first third is for every thread to have had its turn
+    times, own, theirs = zip(*later, strict=True)
     answered = f"{sum(good.values())} good requests, {share:.2f} % answered {dict(good)}, 99 % within {late:.1f} s"
     print(f"server, {clients} clients for {seconds:g} s: {answered}; harmful ones {dict(wrong)}")
-    sizes = [round(memory[i] / 2**20) for i in (min(2, len(memory) - 1), half, -1)]
-    ended = time.monotonic() - started
-    print(f"    memory {sizes} MB; SIGTERM with an upload in flight: ended after {ended:.1f} s", flush=True)
+    grown = f"{slope_of([*times], [*own]):+.1f} MB a minute, its decoders {slope_of([*times], [*theirs]):+.1f}"
+    print(f"    memory after the first third: the server {own[0]:.0f} to {own[-1]:.0f} MB, {grown}")
+    print(f"    SIGTERM with {clients} requests and an upload in flight: ended after {ended:.1f} s", flush=True)
 
 
 def main() -> None:

@@ -105,6 +105,37 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert kept * 5 < default
 
 
+@LINUX
+def test_a_server_s_threads_share_what_is_freed() -> None:
+    """What twelve threads freed is gone; the settings of the other verbs keep it, a heap for each."""
+    program = """
+import sys, threading
+import numpy
+from segmentarium.cli import memory
+if not getattr(memory, sys.argv[1])():
+    print(-1); raise SystemExit
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+together = threading.Barrier(12)
+def work():
+    held = [numpy.ones(2_000_000) for _ in range(2)]
+    together.wait()
+threads = [threading.Thread(target=work) for _ in range(12)]
+before = resident()
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(resident() - before)
+"""
+    shared, kept = (
+        int(subprocess.run([sys.executable, "-c", program, word], capture_output=True, text=True, check=True).stdout)
+        for word in ("share_freed_memory", "keep_freed_memory")
+    )
+    if kept < 0:
+        pytest.skip("the C library has no mallopt")
+    assert shared < 140e6  # of 384 MB
+    assert kept > 2 * shared
+
+
 def test_multiply_adds_and_parameters_are_those_of_the_definition() -> None:
     model = nn.Conv2d(3, 8, 3, padding=1)
     assert multiply_adds(model, torch.zeros(1, 3, 32, 40)) == pytest.approx(8 * 3 * 9 * 32 * 40 / 1e9)

@@ -16,8 +16,12 @@ from torch import Tensor
 import segmentarium
 from segmentarium.data import InfiniteSampler, TrainingStream, build_dataset, check_data
 from segmentarium.data.coco_keypoints import PersonCrop, crop_matrix, keypoint_transform, shown_box
+from segmentarium.evaluation import PoseReport, evaluate
+from segmentarium.evaluation.poses import PoseScoring, mean_poses, pose_scores
+from segmentarium.inference import PoseFinder
 from segmentarium.keypoints.heatmaps import in_picture
 from segmentarium.metrics.oks import keypoint_scores, sigmas_of, similarity
+from segmentarium.registry import entry
 from segmentarium.training import TrainingOptions, train
 
 CORNERS = ("left_top", "right_top", "right_bottom", "left_bottom")
@@ -175,6 +179,37 @@ def test_precision_is_averaged_over_recall_and_thresholds() -> None:
     assert twice["ap50"] == pytest.approx(51 / 101)
 
 
+def test_the_mean_pose_is_the_guess_that_looks_at_nothing(tmp_path: Path) -> None:
+    persons = build_dataset("coco_keypoints", written(tmp_path, "train", 12, 0)).items
+    mean = mean_poses(persons)
+    within = [(pose[:, :2] - person.box[:2]) / person.box[2:] for pose, person in zip(mean, persons, strict=True)]
+    np.testing.assert_allclose(within, np.broadcast_to(within[0], np.shape(within)), atol=1e-5)
+    scores = pose_scores(persons, mean, CORNERS)
+    assert scores["pck"] == 1  # corners lie near the box's
+    assert 0 < scores["ap"] < 1
+    own = np.stack([person.joints for person in persons]).astype(float)
+    assert pose_scores(persons, own, CORNERS)["ap"] == pytest.approx(1)
+
+
+def test_joints_are_scored_by_their_names(tmp_path: Path) -> None:
+    dataset = build_dataset("coco_keypoints", written(tmp_path, "val", 3, 1), "val")
+    torch.manual_seed(0)
+    model = segmentarium.create_model("hrnet_pose_w32", **entry("hrnet_pose_w32").tiny_arguments())
+    with pytest.raises(ValueError, match="no name is common"):
+        evaluate(model, dataset)
+    model.joints = ("tail", *CORNERS[2:0:-1], *(f"joint {i}" for i in range(14)))
+    model.input_size = (64, 48)
+    report = evaluate(model, dataset)
+    assert isinstance(report, PoseReport)
+    assert list(report.pck_by_joint) == ["right_top", "right_bottom"]
+    assert report.notes == ["the model does not know left_top, left_bottom, which count nowhere"]
+    assert report.labelled == {"right_top": 3, "right_bottom": 3}
+    found = PoseFinder(model, flip=True)(dataset.load(0)[0], boxes=[dataset.items[0].box]).joints[0, [2, 1]]
+    scoring = PoseScoring(PoseFinder(model, flip=True), dataset)
+    assert list(scoring.run(2)) == [1, 2, 3]
+    np.testing.assert_allclose(scoring.poses[0, :, :2], found, atol=1e-4)
+
+
 def test_a_network_is_trained_on_joints(tmp_path: Path) -> None:
     root = written(written(tmp_path / "set", "train", 8, 0), "val", 3, 1)
     tiny = {"width": 8, "modules": [1, 1, 1], "blocks": 1, "bottlenecks": 1, "bottleneck_width": 8}
@@ -200,6 +235,13 @@ def test_a_network_is_trained_on_joints(tmp_path: Path) -> None:
     assert 0 <= result.best["ap"] <= result.best["ap50"] <= 1
     assert list((tmp_path / "run" / "pictures").glob("*.png"))
     model = segmentarium.load(result.last_weights)
-    assert (model.kind, model.joints) == ("keypoints", CORNERS)
+    assert (model.kind, model.joints, model.input_size) == ("keypoints", CORNERS, (64, 48))
+    # the verb says what the run's evaluation said, of the crops that it was trained on
+    report = evaluate(tmp_path / "run" / "best.safetensors", build_dataset("coco_keypoints", root, "val"))
+    assert isinstance(report, PoseReport)
+    for name in ("ap", "ap50", "ap75", "pck"):
+        assert getattr(report, name) == pytest.approx(result.best[name], abs=1e-3)
+    assert "crops of 64×48" in report.options["protocol"]
+    assert evaluate(model, build_dataset("coco_keypoints", root), limit=2).warning.startswith("8 of the 8 pictures")
     with pytest.raises(ValueError, match="has no use for crop_size"):
         train(options.replace(crop_size=(64, 64), output=str(tmp_path / "other")))

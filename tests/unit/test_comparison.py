@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import random
@@ -14,7 +15,9 @@ import torch
 
 from segmentarium import benchmarking
 from segmentarium.benchmarking.case import Case, Measurement, measure
+from segmentarium.cli.compare import add_arguments
 from segmentarium.cli.main import main
+from segmentarium.cli.train import given_options
 from segmentarium.comparison import Budget, candidates_of_models, pareto_front
 from segmentarium.comparison.budget import plan, seconds_per_step
 from segmentarium.comparison.candidates import candidates_of_recipes, recipe_files
@@ -282,6 +285,14 @@ def test_a_recipe_may_have_stages_and_neighbours(folder: Path, tmp_path: Path) -
         recipe_files([tmp_path])
     found = candidates_of_recipes([place], {"batch_size": 4})
     assert [(c.label, len(c.stages), c.stages[0].batch_size) for c in found] == [("once", 1, 4), ("twice", 2, 4)]
+
+
+def test_options_of_the_comparison_are_none_of_the_recipes() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    own = vars(parser.parse_args(["--out", "x", "--size", "64x96"]))
+    assert own["timed_size"] == (64, 96)
+    assert given_options(argparse.Namespace(**own)) == {}
 
 
 def test_a_file_may_hold_several_recipes(folder: Path, tmp_path: Path) -> None:

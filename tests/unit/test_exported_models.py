@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,36 @@ def test_what_is_none_is_told(files: dict[str, Path], tmp_path: Path, capsys: py
     words = ["segment", str(tmp_path / "a.png"), "--model", str(files["onnx"]), "--out", str(tmp_path / "out")]
     assert main(words) == 0
     assert "on onnxruntime" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="this system does not say how much memory a process has"
+)
+def test_the_first_run_has_bounded_memory_whoever_asks(tmp_path: Path) -> None:
+    """A few numbers make gigabytes of a small picture's size: refused in a line that names the file, by every engine's way."""
+    import resource
+
+    def network(name: str, *factors: int) -> Path:
+        numbers = numpy_helper.from_array(np.array(factors, np.int64))
+        nodes = (
+            helper.make_node("Constant", [], ["factors"], value=numbers),
+            helper.make_node("Shape", ["image"], ["shape"]),
+            helper.make_node("Mul", ["shape", "factors"], ["large"]),
+            helper.make_node("ConstantOfShape", ["large"], ["zeros"]),
+            helper.make_node("ReduceSum", ["zeros"], ["sum"], keepdims=0),
+            helper.make_node("Add", ["image", "sum"], ["logits"]),
+        )
+        return write_graph(tmp_path / name, "segmenter", {"logits": ["batch", 3, "height", "width"]}, *nodes)
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    harmless, image = load(network("small.onnx", 1, 1, 2, 2)), torch.rand(1, 3, *SIZE)
+    assert torch.equal(harmless(image), image)
+    hostile = network("large.onnx", 1, 1, 60 + 15 * (os.cpu_count() or 1), 700)  # 2 GB, more than two cores may
+    for asked in (load(hostile), build_engine(load(hostile), "onnxruntime")):
+        with pytest.raises(ValueError, match=r"large\.onnx fails on an input of 1x3x48x64: ") as found:
+            asked(image)
+        assert "\n" not in str(found.value)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
 def test_a_training_s_folder_is_a_model(files: dict[str, Path], tmp_path: Path) -> None:

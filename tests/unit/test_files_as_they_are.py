@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,11 +20,13 @@ from segmentarium.data.class_table import class_file, read_classes
 from segmentarium.data.finding import is_clip, is_picture, pictures_below
 from segmentarium.data.image_io import ImageReadError, read_image, to_8_bit
 from segmentarium.data.mask_io import LabelError
-from segmentarium.data.transforms import PhotometricDistortion
+from segmentarium.data.samplers import TrainingStream
+from segmentarium.data.transforms import PhotometricDistortion, train_transform
 from segmentarium.media.sources import expand, is_media
-from segmentarium.training.loaders import _of_a_worker
+from segmentarium.training.loaders import _of_a_worker, endless
 from segmentarium.training.preflight import check_labels, count_values
 from segmentarium.weights.source import CheckpointError, read_file
+from tests.unit.training_material import quick_options
 
 
 def picture(path: Path, size: tuple[int, int] = (32, 24), seed: int = 0, **options: Any) -> Path:
@@ -84,6 +88,9 @@ def test_black_and_white_with_shades_is_recognised(tmp_path: Path, kind: str) ->
             shown.resize((32, 24), 0).save(old.with_suffix(".jpg"), quality=100 if kind == "best jpeg" else 70)
     with pytest.raises(LabelError, match=r'--mask-map "(0-127:0,128-255:1|0:0,255:1)"'):
         build_dataset("folder", root, "all")
+    if kind == "smoothed":
+        with pytest.raises(LabelError, match='"0-127:0,128-255:1" takes the darker half'):
+            labels(root, mask_map="0:0,255:1")
     found = labels(root, mask_map="0-127:0,128-255:1")
     assert all(set(one) == {0, 1} and abs(one[1] - 192) < 30 for one in found)
 
@@ -105,6 +112,22 @@ def test_indices_with_255_around_them_are_no_black_and_white(tmp_path: Path) -> 
     edged[5, :] = 255
     mask(root / "masks/0.png", edged)
     assert labels(root)[0][255] == 32
+
+
+def test_greys_that_are_the_colours_of_classes_are_no_shades(tmp_path: Path) -> None:
+    root = plain(tmp_path, "background 0 0 0\nedge 128 128 128\nbody 255 255 255\n")
+    painted = shape(value=255)
+    painted[5] = 128
+    for old in (root / "masks").iterdir():
+        mask(old, painted)
+    assert labels(root) == [{0: 24 * 32 - 192 - 32, 1: 32, 2: 192}] * 2
+
+
+def test_a_link_to_nothing_is_called_so(tmp_path: Path) -> None:
+    root = plain(tmp_path)
+    (root / "images/gone.png").symlink_to("nowhere.png")
+    with pytest.raises(FileNotFoundError, match=r"no mask: gone.png \(gone.png: links to nothing\)"):
+        labels(root)
 
 
 def test_labels_of_one_class_alone_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,7 +431,6 @@ def test_five_bands_are_trained_on_and_scored(five_bands: tuple[Path, np.ndarray
     import segmentarium
     from segmentarium.evaluation import evaluate
     from segmentarium.training import train
-    from tests.unit.training_material import quick_options
 
     root, values = five_bands
     changes: Any = {"train_split": "all", "val_split": "all", "model_arguments": {"in_channels": 5}, "max_steps": 2}
@@ -416,6 +438,19 @@ def test_five_bands_are_trained_on_and_scored(five_bands: tuple[Path, np.ndarray
     model = segmentarium.load(result.last_weights)
     assert evaluate(model, build_dataset("folder", root, "all", bands=5), boundary_ratio=None).images == 2
     assert next(iter(segmentarium.predict(root / "images/0.tif", model))).mask.shape == values.shape[:2]
+
+
+def test_workers_are_no_forks_of_a_process_that_used_libvips(five_bands: tuple[Path, np.ndarray]) -> None:
+    """Its threads do not live on in a fork, which waited for them for ever: training on such files hung."""
+    root, _ = five_bands
+    options = quick_options(root, root / "run", workers=1)
+    stream = TrainingStream(
+        build_dataset("folder", root, "all", bands=5), train_transform((16, 16), mean=[0.5] * 5, std=[0.5] * 5)
+    )
+    loader = endless(stream, options, SimpleNamespace(global_rank=0, world_size=1), 2, 0).loader  # type: ignore[arg-type]
+    assert loader.multiprocessing_context.get_start_method() == "spawn"  # type: ignore[attr-defined]
+    again = pickle.loads(pickle.dumps(stream))
+    assert torch.equal(again[(0, 1)]["image"], stream[(0, 1)]["image"])
 
 
 def test_other_bands_are_made_brighter_and_not_turned_in_colour() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import segmentarium
@@ -26,7 +27,7 @@ from segmentarium import files
 from segmentarium.data.image_io import ImageReadError, load_with_alpha, read_image
 from segmentarium.data.mask_io import LabelError, MaskEncoding
 from segmentarium.data.text_files import read_json, read_yaml
-from segmentarium.files import atomic_folder, atomic_write, check_targets, shown, write_json, write_text
+from segmentarium.files import atomic_folder, atomic_write, check_targets, shown, write_json, write_png, write_text
 from segmentarium.media import sources
 
 # pictures ---------------------------------------------------------------------------------------------------------------
@@ -215,6 +216,69 @@ def test_what_a_killed_process_left_is_removed_and_nobody_else_s(
     files._swept.clear()
     write_text(tmp_path / "result.bin", "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "result.bin"]
+
+
+KILLED_PLAIN = """
+import sys, time
+from pathlib import Path
+from segmentarium.files import atomic_write
+with atomic_write(Path(sys.argv[1]), plain=True) as temporary:
+    temporary.write_bytes(b"half")
+    print("ready", flush=True); time.sleep(600)
+"""
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_nothing(tmp_path: Path) -> None:
+    handle = files._nameless(tmp_path)
+    if handle is None:
+        pytest.skip("this system has no files without names")
+    os.close(handle)
+    write_text(tmp_path / "last.ckpt", "the one before")
+    command = [sys.executable, "-c", KILLED_PLAIN, str(tmp_path / "last.ckpt")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.kill()
+        process.wait(10)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    assert (tmp_path / "last.ckpt").read_text() == "the one before"
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+def test_what_has_no_name_until_it_is_whole_is_as_other_files_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool
+) -> None:
+    """By every writer that is told so: the rights of the umask, replaced when whole, nothing there after an error."""
+    if not nameless:
+        monkeypatch.setattr(files, "_nameless", lambda folder: None)
+    elif (handle := files._nameless(tmp_path)) is None:
+        pytest.skip("this system has no files without names")
+    else:
+        os.close(handle)
+    model = segmentarium.create_model("fast_scnn", num_classes=2)
+    before = os.umask(0o027)
+    try:
+        for _ in range(2):
+            segmentarium.save(model, tmp_path / "model.safetensors")
+            write_png(tmp_path / "mask.png", Image.new("L", (4, 4), 7))
+            with atomic_write(tmp_path / "last.ckpt", plain=True) as temporary:
+                torch.save({"step": 5}, temporary)
+    finally:
+        os.umask(before)
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o640 for path in tmp_path.iterdir())
+    assert segmentarium.load(tmp_path / "model.safetensors").num_classes == 2
+    assert Image.open(tmp_path / "mask.png").getpixel((0, 0)) == 7
+    assert torch.load(tmp_path / "last.ckpt") == {"step": 5}
+
+    def fails() -> None:
+        with atomic_write(tmp_path / "mask.png", plain=True) as temporary:
+            temporary.write_bytes(b"half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fails()
+    assert Image.open(tmp_path / "mask.png").getpixel((0, 0)) == 7
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "mask.png", "model.safetensors"]
 
 
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -10,8 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+import segmentarium
+from segmentarium import create_model
+from segmentarium.cli.main import main
 from segmentarium.contracts import Keypoints
+from segmentarium.data import build_dataset, check_data
+from segmentarium.data.homographies import warp_points
 from segmentarium.data.hpatches import HPatches, fitted
+from segmentarium.evaluation import PairReport, evaluate
 from segmentarium.evaluation.keypoints import Contender, Protocol, classical, evaluate_keypoints, learnt
 from segmentarium.keypoints.superpoint import TINY, SuperPoint
 from segmentarium.metrics.repeatability import (
@@ -23,11 +30,16 @@ from segmentarium.metrics.repeatability import (
     matching_score,
     nearest_neighbour_ap,
     repeatability,
-    warp,
 )
 
 SHIFT = np.array([[1.0, 0, 10], [0, 1, 0], [0, 0, 1]])
 SIZES = ((40, 60), (40, 60))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = create_model("superpoint", **TINY)
+    return segmentarium.save(model, tmp_path_factory.mktemp("weights") / "tiny.safetensors")
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -38,7 +50,8 @@ def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sequence whose second picture is the first one seen at an angle, and one whose second is darker."""
-    root = tmp_path_factory.mktemp("hpatches")
+    root = tmp_path_factory.mktemp("sets") / "hpatches"
+    root.mkdir()
     whole = texture(300, 400)
     angle = np.array([[0.95, 0.06, 8.0], [-0.05, 1.02, 5.0], [5e-5, -4e-5, 1.0]])
     for name, second, homography in (
@@ -57,19 +70,25 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_pairs_of_sequences_by_what_changes(root: Path) -> None:
     dataset = HPatches([root, root])
-    assert [(pair.sequence, pair.number, pair.change) for pair in dataset.pairs[:2]] == [
+    assert [(pair.sequence, pair.number, pair.change) for pair in dataset.items[:2]] == [
         ("i_dark", 2, "illumination"),
         ("v_wall", 2, "viewpoint"),
     ]
     assert len(dataset) == 4
     first, second, homography = dataset.load(1)
     assert first.shape == second.shape == (300, 400)
-    assert np.array_equal(homography, dataset[1].homography)
+    assert np.array_equal(homography, dataset.items[1].homography)
+    assert dataset.name(1) == "v_wall/2"
+    assert len(build_dataset("hpatches", root.parent, "all")) == 2  # a folder of such folders
+    with pytest.raises(ValueError, match="no split 'val'"):
+        build_dataset("hpatches", root, "val")
+    with pytest.raises(ValueError, match="has homographies; only masks"):
+        check_data(dataset)
 
 
 def test_homographies_follow_the_pictures_size(root: Path) -> None:
     """The first picture, warped at the smaller size, is the second one there."""
-    first, second, homography = HPatches(root, (120, 200)).load(1)
+    first, second, homography = HPatches(root, size=(120, 200)).load(1)
     assert first.shape == second.shape == (120, 200)
     again = cv2.warpPerspective(first, homography, (200, 120))
     seen = cv2.warpPerspective(np.full_like(first, 255), homography, (200, 120)) == 255
@@ -138,7 +157,8 @@ def test_corners_tell_how_far_off_a_homography_is() -> None:
     assert corner_error(None, SHIFT, (40, 60)) == float("inf")
     behind = np.array([[1.0, 0, 0], [0, 1, 0], [-1 / 20, 0, 1]])
     assert corner_error(behind, SHIFT, (40, 60)) == float("inf")
-    assert np.isnan(warp(np.array([[40.0, 0]]), behind)).all()
+    assert np.isinf(warp_points(np.array([[40.0, 0]]), behind)).all()
+    assert np.allclose(warp_points(np.array([[4.0, 2]]), -2 * SHIFT), [[14, 2]])
     assert inside(np.array([[0.0, 0], [59.9, 39], [60, 3], [np.nan, 1]]), (40, 60)).tolist() == [
         True,
         True,
@@ -197,3 +217,39 @@ def test_the_table_of_the_benchmark(root: Path, capsys: pytest.CaptureFixture[st
     assert "| all | 2 | orb |" in table
     assert "| viewpoint | 1 | fast |" in table
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 1 + 3 * 2
+
+
+def test_the_verb_scores_a_network_beside_opencv_s(
+    root: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", "--model", str(weights), "--data", "hpatches", "--root", str(root), "--device", "cpu"]
+    assert main([*words, "--beside", "orb", "harris", "--limit", "1", "--out", str(tmp_path / "report")]) == 0
+    printed = capsys.readouterr().out
+    assert "repeatability 0." in printed
+    assert "1 pairs of pictures" in printed
+    told = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
+    rows = {(row["detector"], row["change"]): row for row in told["detectors"]}
+    assert set(rows) == {
+        (name, change) for name in ("superpoint", "orb", "harris") for change in ("all", "illumination")
+    }
+    assert told["repeatability"] == rows["superpoint", "all"]["repeatability"]
+    assert rows["harris", "all"]["matching"] is None
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Detectors</h2>" in page
+    assert "Confusion" not in page
+    assert main([*words, "--limit", "1", "--out", str(tmp_path / "report")]) == 0  # an earlier report is renewed
+
+
+def test_what_points_are_not_scored_on(root: Path, weights: Path, tmp_path: Path) -> None:
+    dataset = build_dataset("hpatches", root, "all")
+    report = evaluate(str(weights), dataset, limit=1)
+    assert isinstance(report, PairReport)
+    assert report.of("illumination") == report.of()
+    with pytest.raises(TypeError, match="give hpatches"):
+        evaluate(str(weights), build_dataset("shapes", tmp_path, "val"))
+    with pytest.raises(ValueError, match="no flip"):
+        evaluate(str(weights), dataset, flip=True)
+    with pytest.raises(ValueError, match="leave beside out"):
+        evaluate(create_model("pphumanseg"), dataset, beside=("orb",))
+    with pytest.raises(TypeError, match="is of pairs"):
+        evaluate(create_model("pphumanseg"), dataset)

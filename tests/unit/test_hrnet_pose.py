@@ -90,7 +90,8 @@ def test_a_quarter_of_a_cell_towards_the_larger_neighbour() -> None:
 def test_joints_change_sides_in_a_mirror() -> None:
     pairs = mirror_pairs(COCO_JOINTS)
     assert pairs == [(i, i + 1) for i in range(1, 17, 2)]
-    assert mirror_pairs(("left_hand", "tail")) == []
+    assert mirror_pairs(("left_hand", "tail", "cleft")) == []
+    assert mirror_pairs(("Top right", "Top left", "paw-left", "paw-right")) == [(1, 0), (2, 3)]
 
 
 def tiny(**arguments: object) -> HRNetPose:

@@ -16,6 +16,7 @@ from segmentarium.files import cache_folder
 from segmentarium.inference import Predictor, auto, engines
 from segmentarium.inference.engines import Engine, build_engine, fingerprint, missing_packages, onnx_file
 from segmentarium.registry import create_model
+from segmentarium.runtimes import onnx_session
 from tests.unit.inference_material import Brightness, picture
 
 
@@ -60,6 +61,11 @@ def test_an_engines_result_survives_its_next_call(network: nn.Module) -> None:
         kept = first.clone()
         engine(torch.ones(1, 3, 64, 64))
         assert torch.equal(first, kept), name
+
+
+def test_onnx_runtime_leaves_the_cores_alone_after_a_run(network: nn.Module) -> None:
+    told = onnx_session(onnx_file(network), 2).get_session_options()
+    assert told.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
 @pytest.mark.slow

@@ -308,6 +308,37 @@ def test_keypoints_of_a_folder_and_a_clip(weights: Path, tmp_path: Path, capsys:
     assert main(words) == 2 or main(words) == 1  # what is there stays
 
 
+def test_keypoints_of_a_webcam(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("av")
+
+    class Camera:
+        def __init__(self, number: int) -> None:
+            self.frames = [photo(seed=i) for i in range(3)]
+
+        def isOpened(self) -> bool:
+            return True
+
+        def get(self, _: int) -> float:
+            return 30.0
+
+        def read(self) -> tuple[bool, np.ndarray | None]:
+            return (True, self.frames.pop()) if self.frames else (False, None)
+
+        def release(self) -> None:
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    words = ["keypoints", "0", "--model", str(weights), "--threshold", "0.01", "--count", "9", "--out", str(tmp_path)]
+    assert main(words) == 0
+    told = capsys.readouterr()
+    assert "3 frames" in told.out
+    assert "Ctrl-C ends it" in told.err
+    (lines,) = tmp_path.glob("*_points.jsonl")
+    assert [json.loads(line)["count"] for line in lines.read_text().splitlines()] == [9, 9, 9]
+
+
 def test_match_two_pictures(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = photo(160, 200)
     Image.fromarray(whole).save(tmp_path / "a.png")

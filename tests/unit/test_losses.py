@@ -290,6 +290,40 @@ def test_hard_examples_are_those_under_the_threshold_or_the_hardest(
     torch.testing.assert_close(loss(logits, target), expected)
 
 
+@pytest.mark.parametrize(("threshold", "kept"), [(0.7, 40), (0.05, 40), (None, 25), (0.05, 10_000)])
+def test_ohem_as_mmsegmentation_has_it(threshold: float | None, kept: int) -> None:
+    """Its pixel sampler, written out: the hardest of all images together, a number for each, and a mean over every pixel."""
+    generator = torch.Generator().manual_seed(3)
+    logits = (3 * torch.randn(2, 5, 8, 12, generator=generator)).requires_grad_()
+    labels = torch.randint(0, 5, (2, 8, 12), generator=generator)
+    labels[:, 2, 3:9] = 255
+    valid, weight = labels != 255, torch.tensor([1.0, 2.0, 0.5, 1.0, 3.0])
+    chance = logits.detach().softmax(1).gather(1, labels.where(valid, 0)[:, None])[:, 0][valid]
+    ordered = chance.sort().values
+    if threshold is None:
+        hard = chance <= ordered[2 * kept - 1]
+    else:
+        hard = chance < max(threshold, float(ordered[min(2 * kept, len(ordered) - 1)]))
+    plain = F.cross_entropy(logits, labels, weight, ignore_index=255, reduction="none")
+    chosen = torch.zeros(labels.shape)
+    chosen[valid] = hard.float()
+    expected = (plain * chosen).mean()
+    loss = OhemCrossEntropy(
+        threshold or 0.7,
+        kept,
+        None if threshold else math.inf,
+        class_weight=weight,
+        per_image=True,
+        average="all",
+    )(logits, labels)
+    if kept == 10_000:  # with fewer labelled pixels than asked for, the one that is easiest is left out there
+        assert 0 <= loss - expected < 0.05 * expected
+        return
+    torch.testing.assert_close(loss, expected)
+    ours, theirs = (torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (loss, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_class_weights_by_hand() -> None:
     counts = [60, 30, 10, 0]
     assert class_weights(counts).tolist() == pytest.approx([1 / math.log(1.02 + p) for p in (0.6, 0.3, 0.1, 0.0)])

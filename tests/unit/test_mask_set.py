@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from segmentarium.benchmarking.memory import peak_mb, reset_peak, resident_mb
 from segmentarium.contracts import MaskSet
 from segmentarium.contracts.results import boxes_around
 from tests.unit.test_kinds import TinyMasks, filled, made
@@ -213,6 +214,22 @@ def test_a_large_picture_never_has_a_float_for_each_query_and_pixel() -> None:
         found.semantic()
     assert panoptic.ids.shape == (40, 20_000)
     assert largest <= 2**25 < 4 * 100 * 40 * 20_000 / 9
+
+
+def test_4k_is_merged_in_little_memory() -> None:
+    """2160×3840 of a hundred queries, a dozen of them sure: what is held beside the masks themselves."""
+    torch.manual_seed(0)
+    labels = torch.full((1, 100), 3)
+    labels[0, :12] = torch.arange(12) % 3
+    found = MaskSet(9.0 * nn.functional.one_hot(labels, 4), 4 * torch.randn(1, 100, 135, 240)).at((2160, 3840))
+    if not reset_peak():
+        pytest.skip("this system does not tell the most memory that was held")
+    before = resident_mb() or 0.0
+    (panoptic,) = found.panoptic({0}, overlap=0.0)
+    held = (peak_mb() or 0.0) - before
+    assert panoptic.ids.shape == (2160, 3840)
+    assert len(panoptic.segments) == 4 + 2  # four of the thing, one of either stuff
+    assert held < 200  # its map and the queries' numbers are 50 of it; floats of all queries would be 3,300
 
 
 def test_nothing_to_see_and_too_much(monkeypatch: pytest.MonkeyPatch) -> None:

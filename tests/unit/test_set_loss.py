@@ -192,6 +192,24 @@ def test_masks_are_read_as_maps_are() -> None:
     torch.testing.assert_close(read_masks(masks, points[:1]), read_points(masks[None].float(), points[:1])[0])
 
 
+def test_all_channels_of_a_pixel_are_read_at_once_where_they_lie_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 9, 5, 7, generator=generator)
+    points = torch.rand(2, 40, 2, generator=generator) * 1.4 - 0.2  # some beyond the edges
+    points[:, :4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.5, 0.0], [0.5 / 7, 0.5 / 5]])
+    wanted = read_points(maps.requires_grad_(), points).detach()  # by grid_sample
+    calls = []
+    inner = torch.nn.functional.embedding_bag
+    monkeypatch.setattr(torch.nn.functional, "embedding_bag", lambda *a, **k: (calls.append(1), inner(*a, **k))[1])
+    given = maps.detach().contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(read_points(given, points), wanted, rtol=1e-5, atol=1e-5)
+    assert len(calls) == 1
+    torch.testing.assert_close(read_points(maps.detach(), points), wanted)
+    torch.testing.assert_close(read_points(given.requires_grad_(), points).detach(), wanted)
+    assert read_points(given.detach(), points[:, :0]).shape == (2, 9, 0)
+    assert len(calls) == 1
+
+
 def test_a_point_counts_for_the_share_of_its_pixels_that_is_labelled() -> None:
     from segmentarium.losses.set_loss import read_truth
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segmentarium.contracts.point_kinds import between_pixels, local_maxima
+from segmentarium.contracts.point_kinds import between_pixels, greatest, local_maxima
 from segmentarium.keypoints.cells import DUSTBIN, cell_labels, scores_of_cells
 from segmentarium.keypoints.superpoint import TINY, SuperPoint
 from segmentarium.losses import DescriptorHinge
@@ -78,10 +78,17 @@ def test_between_pixels_finds_the_top_of_a_gaussian() -> None:
 
 
 @torch.inference_mode()
-def test_rows_then_columns_suppress_as_squares_do() -> None:
+@pytest.mark.parametrize("graph", [False, True])
+def test_suppression_is_that_of_squares_by_opencv_and_in_a_graph(graph: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: graph)
     scores = torch.rand(2, 40, 57, generator=torch.Generator().manual_seed(0)).round(decimals=2)  # with ties
-    greatest = torch.nn.functional.max_pool2d(scores, 9, 1, 4)
-    assert torch.equal(local_maxima(scores, 4, rounds=0), scores == greatest)
+    squares = torch.nn.functional.max_pool2d(scores, 9, 1, 4)
+    assert torch.equal(greatest(scores, 4), squares)
+    assert torch.equal(greatest(-scores, 30), torch.nn.functional.max_pool2d(-scores, 61, 1, 30))
+    assert torch.equal(
+        greatest(scores[:, 3:5, 9:11], 4), scores[:, 3:5, 9:11].amax((1, 2), keepdim=True).expand(-1, 2, 2)
+    )
+    assert torch.equal(local_maxima(scores, 4, rounds=0), scores == squares)
     assert local_maxima(scores, 0).all()
     with pytest.raises(ValueError, match="radius is -1"):
         local_maxima(scores, -1)

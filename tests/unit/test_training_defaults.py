@@ -59,6 +59,8 @@ def test_a_network_and_its_backbone_say_what_they_need(folder: Path) -> None:
     assert options_for(folder, model="segmenter_tiny").learning_rate < 1e-3
     assert options_for(folder, model="pspnet", model_arguments={"backbone": "swin_t"}).learning_rate < 1e-3
     assert options_for(folder, model="pspnet", model_arguments={"backbone": "resnet18"}).learning_rate == 1e-3
+    for name, rate in (("convnext_atto", 3e-4), ("vit_tiny_patch16_224", 3e-4), ("resnet18", 1e-3)):
+        assert options_for(folder, model="pspnet", model_arguments={"backbone": f"timm:{name}"}).learning_rate == rate
 
 
 def test_crops_follow_the_longer_side_that_is_asked_for(folder: Path) -> None:

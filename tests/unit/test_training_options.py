@@ -75,7 +75,7 @@ def test_recipe_without_the_function_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    recipe_files([REPOSITORY / "recipes", REPOSITORY / "recipes/classification", REPOSITORY / "recipes/semantic"]),
+    recipe_files([REPOSITORY / "recipes" / folder for folder in ("", "classification", "keypoints", "semantic")]),
     ids=lambda path: path.stem,
 )
 def test_shipped_recipes_say_how_they_are_run(path: Path) -> None:

@@ -16,7 +16,7 @@ from segmentarium.weights.table import LoadError
 from tests.parity.comparison import randomise
 from tests.unit import training_material
 
-PAIRS = [("enet_encoder", "enet"), ("erfnet_encoder", "erfnet")]
+PAIRS = [("enet_encoder", "enet"), ("erfnet_encoder", "erfnet"), ("extremec3_encoder", "extremec3")]
 
 
 def first_stage(name: str, path: Path, **arguments: object) -> SegmentationModel:

@@ -27,6 +27,7 @@ from PIL import Image
 uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 'segmentarium[web]'")
 pytest.importorskip("fastapi", reason="fastapi is not installed: pip install 'segmentarium[web]'")
 
+from segmentarium.web import decoding
 from segmentarium.web.connections import protocol_of
 from segmentarium.web.decoding import Decoders
 from segmentarium.web.limits import Limits, Refused
@@ -282,6 +283,27 @@ def test_closing_ends_what_is_being_decoded() -> None:
     thread.join(10)
     assert found == [503]
     assert worker.poll() is not None
+
+
+def test_processes_that_do_not_go_are_not_waited_for_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server has its own end to keep: it waits for all of them together, however many there are."""
+
+    class Stuck:
+        stdin = stdout = None
+
+        def kill(self) -> None:
+            killed.append(self)
+
+        def wait(self, timeout: float) -> None:
+            assert len(killed) == 8
+            time.sleep(timeout)
+            raise subprocess.TimeoutExpired("decoder", timeout)
+
+    killed: list[Stuck] = []
+    monkeypatch.setattr(decoding, "END_SECONDS", 0.2)
+    started = time.monotonic()
+    decoding._end_all([Stuck() for _ in range(8)], set())  # type: ignore[misc]
+    assert 0.2 <= time.monotonic() - started < 1
 
 
 def test_the_memory_of_a_server_is_a_number() -> None:

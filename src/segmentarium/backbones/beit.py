@@ -57,12 +57,15 @@ class BiasedAttention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """bias: (heads, N, N), added before the softmax"""
-        query, key, value = F.linear(x, self.qkv.weight, self._stacked()).chunk(3, -1)
+        stacked = self.qkv(x)
+        if self.query_bias is not None:
+            stacked = stacked + self._stacked()
+        query, key, value = stacked.chunk(3, -1)
         return self.proj(attend(query, key, value, self.heads, bias))
 
     def _stacked(self) -> Tensor:
-        if self.query_bias is None or self.value_bias is None:
-            return self.qkv.bias
+        assert self.query_bias is not None
+        assert self.value_bias is not None
         return torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
 
     @torch.no_grad()
@@ -83,9 +86,18 @@ class PositionBias(nn.Module):
         self.grid = grid
         steps = (2 * grid[0] - 1) * (2 * grid[1] - 1)
         self.table = nn.Parameter(torch.zeros(steps + FROM_TO_WITHIN, heads))
+        self.biases: Tensor | None
+        self.register_buffer("biases", None, persistent=False)
+
+    @torch.no_grad()
+    def reparameterize(self) -> None:
+        """The biases of its own grid are looked up once for all; the table stays for others."""
+        self.biases = self(*self.grid, token_index(*self.grid, self.table.device))
 
     def forward(self, rows: int, columns: int, index: Tensor) -> Tensor:
         """-> (heads, N, N) for the N = rows·columns + 1 tokens of such a grid, whose `token_index` it is."""
+        if self.biases is not None and not torch.compiler.is_exporting() and (rows, columns) == self.grid:
+            return self.biases
         steps, special = self.table[:-FROM_TO_WITHIN], self.table[-FROM_TO_WITHIN:]
         if (
             torch.compiler.is_exporting() or (rows, columns) != self.grid

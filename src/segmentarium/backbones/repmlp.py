@@ -85,12 +85,7 @@ class RepMLPBlock(nn.Module):
         sets, rows, columns = self.share_sets, height // h, width // w
         parts = x.unflatten(3, (columns, w)).unflatten(2, (rows, h))
         parts = parts.permute(0, 2, 4, 1, 3, 5).reshape(-1, sets, h * w)  # a row for each part and channel of each set
-        weight = self.fc.weight.view(sets, h * w, h * w).transpose(1, 2)
-        if self.fc.bias is None:
-            y = torch.bmm(parts.transpose(0, 1), weight)
-        else:
-            y = torch.baddbmm(self.fc.bias.view(sets, 1, h * w), parts.transpose(0, 1), weight)
-        y = y.transpose(0, 1)
+        y = self.fc(parts) if sets == 1 else self._by_set(parts)
         if self.local:
             y = self.fc_norm(y.unflatten(2, (h, w)))
             maps = parts.unflatten(2, (h, w))
@@ -99,6 +94,14 @@ class RepMLPBlock(nn.Module):
         # the public code's order, see the head of this file
         y = y.reshape(-1, rows, columns, sets, h, w).permute(0, 3, 1, 4, 2, 5)
         return y.reshape(-1, channels, height, width) * self.gates(x)
+
+    def _by_set(self, parts: Tensor) -> Tensor:
+        """(R, S, N) -> the same shape, each set by its own rows of the layer"""
+        sets, positions = parts.shape[1:]
+        weight = self.fc.weight.view(sets, positions, positions).transpose(1, 2)
+        if self.fc.bias is None:
+            return torch.bmm(parts.transpose(0, 1), weight).transpose(0, 1)
+        return torch.baddbmm(self.fc.bias.view(sets, 1, positions), parts.transpose(0, 1), weight).transpose(0, 1)
 
     @torch.no_grad()
     def matrix_and_bias(self) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,9 @@ A short-term dense concatenate module halves its width from convolution to convo
 gives: few channels see far, many see near, and the module's output holds receptive fields of 1, 3, 5 and 7 pixels side by
 side.  Two stages of a single convolution each come first, since early layers need little (table 2).
 
+The code has a second form of the module (`fusion="add"`), which is not in the paper: the module's input is added to what was
+concatenated, and at stride 2 the first quarter of that is what the depthwise convolution made, not an average.
+
 The published checkpoints hold every tensor of the backbone twice, and a batch norm that no output passes through; neither is
 kept.  They were trained with InPlaceABN, whose old kernel scaled by |γ| + ε where batch norm scales by γ; the authors' own
 TensorRT network takes γ as it is, and so do we.
@@ -16,16 +19,20 @@ Published: ImageNet top-1 73.91 with 8.44 M parameters and 813 M multiply-adds (
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmentarium.checks import check_choice
 from segmentarium.contracts import Backbone
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.init import init_convs
 from segmentarium.layers.pooling import global_average_pool
 from segmentarium.registry import Card, Paper, register
+
+Fusion = Literal["cat", "add"]
 
 
 class ShortTermDenseConcat(nn.Module):
@@ -33,9 +40,11 @@ class ShortTermDenseConcat(nn.Module):
 
     At stride 2 a depthwise convolution without activation shrinks what the second convolution sees, and average pooling what
     is concatenated of the first.
+
+    fusion   "cat"; or "add": the input, at stride 2 by a depthwise and a 1×1 convolution, is added to the concatenation
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, fusion: Fusion = "cat") -> None:
         super().__init__()
         half, quarter, eighth = out_channels // 2, out_channels // 4, out_channels // 8
         self.convs = nn.ModuleList(
@@ -46,23 +55,34 @@ class ShortTermDenseConcat(nn.Module):
                 ConvNormAct(eighth, eighth),
             ]
         )
-        self.down, self.pool = nn.Identity(), nn.Identity()
+        self.add = fusion == "add"
+        self.down, self.pool, self.shortcut = nn.Identity(), nn.Identity(), nn.Identity()
         if stride == 2:
             self.down = ConvNormAct(half, half, 3, 2, groups=half, act=None)
             self.pool = nn.AvgPool2d(3, 2, 1)
+            if self.add:
+                self.shortcut = nn.Sequential(
+                    ConvNormAct(in_channels, in_channels, 3, 2, groups=in_channels, act=None),
+                    ConvNormAct(in_channels, out_channels, 1, act=None),
+                )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), …)"""
         first, second, third, fourth = self.convs
-        x = first(x)
-        a = second(self.down(x))
+        wide = first(x)
+        near = self.down(wide)
+        a = second(near)
         b = third(a)
-        return torch.cat([self.pool(x), a, b, fourth(b)], 1)
+        if self.add:
+            return torch.cat([near, a, b, fourth(b)], 1) + self.shortcut(x)
+        return torch.cat([self.pool(wide), a, b, fourth(b)], 1)
 
 
 class STDCNet(Backbone):
     """Two convolutions to stride 4, then stages of short-term dense concatenate modules at strides 8, 16 and 32.
 
     blocks        modules of each stage
+    fusion        of the modules: "cat", as published, or "add"
     out_indices   which features come out: 0 to 4 for the strides 2 to 32
     num_classes   classes of `classify`; None: no classifier
     """
@@ -71,6 +91,7 @@ class STDCNet(Backbone):
         self,
         *,
         blocks: Sequence[int] = (2, 2, 2),
+        fusion: Fusion = "cat",
         in_channels: int = 3,
         out_indices: Sequence[int] = (1, 2, 3, 4),
         num_classes: int | None = None,
@@ -78,12 +99,13 @@ class STDCNet(Backbone):
         super().__init__(in_channels=in_channels, num_classes=num_classes)
         if len(blocks) != 3 or min(blocks) < 1:
             raise ValueError(f"blocks is {tuple(blocks)}; give three numbers of 1 or more, one for each stage")
+        check_choice("fusion", fusion, get_args(Fusion))
         channels = (32, 64, 256, 512, 1024)
         layers: list[nn.Module] = [ConvNormAct(in_channels, 32, 3, 2), ConvNormAct(32, 64, 3, 2)]
         self.last_of_stride = [0, 1]
         for count, inputs, outputs in zip(blocks, channels[1:], channels[2:], strict=False):
-            layers.append(ShortTermDenseConcat(inputs, outputs, 2))
-            layers += [ShortTermDenseConcat(outputs, outputs, 1) for _ in range(count - 1)]
+            layers.append(ShortTermDenseConcat(inputs, outputs, 2, fusion))
+            layers += [ShortTermDenseConcat(outputs, outputs, 1, fusion) for _ in range(count - 1)]
             self.last_of_stride.append(len(layers) - 1)
         self.layers = nn.ModuleList(layers)
         self.num_layers = len(layers)

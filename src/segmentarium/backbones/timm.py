@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from segmentarium.backbones.plain import quarters
 from segmentarium.contracts import Backbone, Preprocessing
+from segmentarium.meta import on_meta
 from segmentarium.registry import Card, Entry, Paper, did_you_mean
 
 # What transformers need so that they take any size; the first that a model's constructor accepts is used.  Swin's comes
@@ -292,6 +293,13 @@ def can_be_dilated(name: str, output_stride: int) -> bool:
     except ValueError:
         return False
     return max(info["reduction"] for info in body.feature_info) == output_stride
+
+
+@cache
+def normed_by_layer(name: str) -> bool:
+    """Whether timm's model `name` has layer norms, as networks of tokens have; built on the meta device once, nothing is run."""
+    with on_meta():
+        return any(isinstance(module, nn.LayerNorm) for module in _create(name, {}).modules())
 
 
 def timm_entry(name: str) -> Entry:

@@ -39,8 +39,7 @@ def run(options: argparse.Namespace) -> int:
     check_choice("precision", options.precision, ("fp32", "bf16"))
     from dataclasses import fields
 
-    from rich.progress import track
-
+    from segmentarium.cli.progress import progress
     from segmentarium.contracts import KeypointModel
     from segmentarium.inference.adaptation import Adaptation, label_pictures, pictures
     from segmentarium.weights import load
@@ -60,7 +59,11 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         overwrite=options.overwrite,
     )
-    points = sum(number for _, number in track(labelled, "adapting", total=len(found)))
+    points = 0
+    with progress("adapting", len(found)) as tell:
+        for done, (_, number) in enumerate(labelled, 1):
+            points += number
+            tell(done)
     print(
         f"{points} points in {len(found)} pictures; train on them: segmentarium train --data points --root {options.out}"
     )

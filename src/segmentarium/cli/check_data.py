@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,11 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `check-data`."""
-    parser.add_argument("folder", type=Path, help="the data set's folder; a plain one holds images/ and masks/")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        help="the data set's folder; a plain one holds images/ and masks/; of shards a pattern, too",
+    )
     parser.add_argument(
         "--data",
         default="folder",
@@ -62,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     except LabelError as error:
         print(f"segmentarium check-data: {error}", file=sys.stderr)
         return 1
-    out = args.out or Path("runs") / "check-data" / args.folder.resolve().name
+    out = args.out or Path("runs") / "check-data" / re.sub(r"[^\w.-]+", "-", args.folder.resolve().name)
     check_output(out, overwrite=args.overwrite)
     with progress("reading", len(dataset)) as tell:
         report = check_data(dataset, tell)
@@ -77,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _dataset(args: argparse.Namespace) -> PictureDataset:
-    from segmentarium.data.catalogue import build_dataset, list_splits
+    from segmentarium.data.catalogue import build_dataset, list_splits, own_classes
 
     options: dict[str, Any] = {}
     if args.classes is not None:
@@ -91,10 +96,12 @@ def _dataset(args: argparse.Namespace) -> PictureDataset:
     if args.mask_map is not None:
         options["mask_map"] = args.mask_map
     split = args.split or ("all" if "all" in list_splits(args.data) else "train")
-    if args.data == "folder":
-        return build_dataset("folder", args.folder, split, strict=False, **options)
+    if own_classes(args.data):
+        return build_dataset(args.data, args.folder, split, strict=False, **options)
     if options:
-        raise ValueError(f"--classes, --num-classes and --mask-map are for plain folders; {args.data} has its own")
+        raise ValueError(
+            f"--classes, --num-classes and --mask-map are for plain folders and shards; {args.data} has its own"
+        )
     return build_dataset(args.data, args.folder, split)
 
 

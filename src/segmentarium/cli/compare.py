@@ -47,7 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for the page and all files; a second start goes on there",
     )
     add("--split", help="to score on; default: test where it has labels, else val")
-    add("--size", type=size, metavar="HxW", help="of the input when timing; default: that of the split's first image")
+    add(
+        "--size",
+        dest="timed_size",  # `size` is an option of training, which recipes give
+        type=size,
+        metavar="HxW",
+        help="of the input when timing; default: that of the split's first image",
+    )
     add("--engines", default=None, metavar="A,B", help="forms to time, default eager,deploy,onnxruntime,openvino")
     add("--threads", type=int, metavar="N", help="of the timing; default: as PyTorch chooses")
     add("--repeats", type=int, default=20, help="timed calls of each form, default 20")
@@ -65,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0: all done; 1: some candidate failed, as the page says; 128 + signal: stopped, goes on with the same command."""
+    from segmentarium.cli.progress import progress
     from segmentarium.cli.tables import show
     from segmentarium.comparison import Budget, ComparisonOptions, compare
     from segmentarium.comparison.engine import ENGINES, Stopped
@@ -84,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
         split=options.split or evaluation_split(data["data"], data["root"]),
         budget=budget,
         output=options.out,
-        size=options.size,
+        size=options.timed_size,
         engines=tuple(engines),
         threads=options.threads,
         repeats=options.repeats,
@@ -96,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
         command=shlex.join(["segmentarium", *options.words]),
     )
     try:
-        comparison = compare(candidates, shared, lambda line: print(line, flush=True))
+        comparison = compare(candidates, shared, lambda line: print(line, flush=True), progress)
     except (Stopped, KeyboardInterrupt) as stop:
         number = stop.number if isinstance(stop, Stopped) else 2
         print("segmentarium compare: stopped; the same command goes on from here", file=sys.stderr)

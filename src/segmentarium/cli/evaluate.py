@@ -10,6 +10,7 @@ EXAMPLES = (
     ("segmentarium evaluate --model runs/mine --data folder --root DIR --out report", ""),
     ("segmentarium evaluate --model street --data camvid --root DIR --flip", ""),
     ("segmentarium evaluate --model deploy/best.onnx --data folder --root DIR", "an exported network"),
+    ("segmentarium evaluate --model superpoint.free --data hpatches --root DIR --beside", "OpenCV's key points, too"),
 )
 
 
@@ -26,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         help="camvid, cityscapes, …, folder (images/ and masks/), imagefolder (a folder a class), or of segments\n"
-        "coco_panoptic, coco_instances, instances (images/ and instances/), labelme, cvat, yolo, …",
+        "coco_panoptic, coco_instances, instances (images/ and instances/), labelme, cvat, yolo, …; of points hpatches,\n"
+        "of joints coco_keypoints",
     )
     add(
         "--task",
@@ -70,6 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="of classifiers: share of the shorter side it shows (default: the file's, or 0.875)",
     )
+    add(
+        "--beside",
+        nargs="*",
+        metavar="NAME",
+        help="of points: OpenCV's in the same run, of sift, orb, harris, fast, shi_tomasi; without a name: all of them",
+    )
     add("--worst", type=int, default=8, help="how many of the worst images the report shows (default 8)")
     add("--limit", type=int, help="stop after so many images")
     add("--json", type=Path, metavar="FILE", help="write the numbers there")
@@ -78,18 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from segmentarium.data.catalogue import needs_folder
-
     if options.json is not None and options.json.is_dir():
         raise ValueError(f"--json {options.json} is a folder; give a file")
-    if options.mask_map is not None and options.data.lower() != "folder":
-        raise ValueError(f"--mask-map is for --data folder; {options.data} knows its labels")
-    if options.root is None:
-        if needs_folder(options.data):
-            raise ValueError("no --root is given; give the folder where the data set lies")
-        options.root = Path()
-    if not options.root.is_dir():  # found out before weights are read, or fetched
-        raise FileNotFoundError(f"--root {options.root} is not a folder; give the one where the data set lies")
+    check_data_options(options)
     from rich.console import Console
     from rich.markup import escape
 
@@ -103,8 +102,9 @@ def run(options: argparse.Namespace) -> int:
         check_output(options.out, overwrite=options.overwrite)
     if options.json is not None:
         check_json(options.json, overwrite=options.overwrite)
+    beside = _beside(options.beside)
     model = load(options.model, layout=options.layout)
-    dataset = _dataset(options, model)
+    dataset = labelled_data(options, model)
     with progress("evaluating") as tell:
         report = evaluate(
             model,
@@ -123,6 +123,7 @@ def run(options: argparse.Namespace) -> int:
             boundary_ratio=options.boundary_ratio or None,
             size=options.size,
             crop_ratio=options.crop_ratio,
+            beside=beside,
             worst=options.worst if options.out is not None else min(options.worst, 3),
             limit=options.limit,
             progress=tell,
@@ -141,7 +142,22 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _dataset(options: argparse.Namespace, model: Any) -> Any:
+def check_data_options(options: argparse.Namespace) -> None:
+    """Raises for --data, --root and --mask-map that do not fit, before weights are read, or fetched."""
+    from segmentarium.data.catalogue import needs_folder, own_classes, takes_patterns
+
+    if options.mask_map is not None and not own_classes(options.data):
+        raise ValueError(f"--mask-map is for --data folder and shards; {options.data} knows its labels")
+    if options.root is None:
+        if needs_folder(options.data):
+            raise ValueError("no --root is given; give the folder where the data set lies")
+        options.root = Path()
+    if not options.root.is_dir() and not takes_patterns(options.data):
+        raise FileNotFoundError(f"--root {options.root} is not a folder; give the one where the data set lies")
+
+
+def labelled_data(options: argparse.Namespace, model: Any) -> Any:
+    """The data set of --data, --root, --split and --mask-map, with the model's classes where the folder names none."""
     from segmentarium.contracts import InstanceModel, MaskModel, SegmentationModel
     from segmentarium.data import build_dataset, evaluation_split
     from segmentarium.data.class_table import class_file
@@ -162,6 +178,18 @@ def _dataset(options: argparse.Namespace, model: Any) -> Any:
             f"{options.root} names no classes; its labels are taken for the model's: {', '.join(model.classes)}"
         )
     return dataset
+
+
+def _beside(names: list[str] | None) -> tuple[str, ...]:
+    """OpenCV's detectors that are asked for."""
+    if names is None:
+        return ()
+    from segmentarium.checks import check_choice
+    from segmentarium.matching.classical import NAMES
+
+    for name in names:
+        check_choice("beside", name, NAMES)
+    return tuple(names) or NAMES
 
 
 def _overlap(text: str) -> int | float:

@@ -19,6 +19,7 @@ SMALL = ((128, 160), (97, 131))  # for --all: each size is a multiple of the str
 EXAMPLES = (
     ("segmentarium export runs/mine --format onnx,openvino --out deploy", ""),
     ("segmentarium export bisenetv2 --random-weights --size 512x1024", "a network without weights"),
+    ("segmentarium export runs/mine --int8 --data folder --root DIR", "weights and activations of eight bits, scored"),
 )
 
 
@@ -65,6 +66,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance", type=float, default=1e-4, help="relative error that is still equal, default 1e-4"
     )
+    add = parser.add_argument_group(
+        "int8", "eight bits, calibrated on your pictures, with scores before and after"
+    ).add_argument
+    add(
+        "--int8",
+        action="store_true",
+        help="writes NAME.int8.onnx or .xml (with NNCF: the extra int8), and its scores beside it",
+    )
+    add("--data", default="folder", help="as of evaluate: camvid, cityscapes, folder, … (default folder)")
+    add("--root", type=Path, help="where the data set lies")
+    add("--split", help="that is scored (default: test where it has labels, else val); calibrated on is train")
+    add("--mask-map", help='of a folder: raw value to class, e.g. "0:0,255:1"')
+    add("--int8-pictures", type=int, metavar="N", help="calibrated on (default 64)")
+    add("--int8-limit", type=int, metavar="N", help="scores only so many pictures")
+    add(
+        "--int8-loss",
+        type=float,
+        metavar="SHARE",
+        help="share of mIoU and of boundary IoU that may be lost; more is refused (default 0.02)",
+    )
+    add(
+        "--int8-range",
+        choices=("auto", "full", "reduced"),
+        default="auto",
+        help="reduced: weights of 7 bits, for x86 processors without VNNI, which saturate with 8 (auto: as this one needs)",
+    )
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
 
 
@@ -89,6 +116,10 @@ def run(options: argparse.Namespace) -> int:
         )
     if bool(options.model) == options.all:
         raise ValueError("give the models to export, or --all for every registered segmenter, not both or neither")
+    if options.int8:
+        return int8_each(options, formats, options.out or Path("exported"))
+    if given := [name for name in ("root", "int8_loss", "int8_pictures") if getattr(options, name) is not None]:
+        raise ValueError(f"--{given[0].replace('_', '-')} is for --int8; add it, or leave that out")
     if options.all and options.out is None:
         with tempfile.TemporaryDirectory() as folder:
             return export_each(options, formats, Path(folder))
@@ -169,6 +200,60 @@ def export_each(options: argparse.Namespace, formats: tuple[str, ...], folder: P
     show(table)
     if failed:
         print(f"segmentarium export: {len(failed)} of {len(names)} failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def int8_each(options: argparse.Namespace, formats: tuple[str, ...], folder: Path) -> int:
+    """Writes every model of the command line in int8, prints what that costs, returns the exit code."""
+    from segmentarium.cli.evaluate import check_data_options, labelled_data
+    from segmentarium.cli.progress import progress
+    from segmentarium.data.catalogue import list_splits
+    from segmentarium.export import ExportError
+    from segmentarium.quantization import LOSS, PICTURES, export_int8
+    from segmentarium.quantization.writers import WRITERS
+
+    if wrong := [name for name in formats if name not in WRITERS]:
+        raise ValueError(f"--format is {wrong[0]}; int8 is written as {' or '.join(WRITERS)}")
+    if options.random_weights or options.all:
+        raise ValueError("int8 is calibrated and scored: it needs weights, not --random-weights or --all")
+    check_data_options(options)
+    settings: dict[str, Any] = {
+        "images": options.images,
+        "tolerance": options.tolerance,
+        "overwrite": options.overwrite,
+    }
+    settings |= {"opset": options.opset} if options.opset else {}
+    settings |= {"sizes": options.size} if options.size else {}
+    failed = 0
+    for name in options.model:
+        model = build(name, options)
+        data = labelled_data(options, model)
+        calibration = None
+        if data.split != "train" and "train" in list_splits(options.data):
+            calibration = labelled_data(argparse.Namespace(**{**vars(options), "split": "train"}), model)
+        for format in formats:
+            with progress(f"{name} in int8") as tell:
+                try:
+                    report = export_int8(
+                        model,
+                        folder / f"{file_name(name)}.int8",
+                        data,
+                        calibration,
+                        format=format,
+                        pictures=PICTURES if options.int8_pictures is None else options.int8_pictures,
+                        loss=LOSS if options.int8_loss is None else options.int8_loss,
+                        reduced_range={"auto": None, "full": False, "reduced": True}[options.int8_range],
+                        limit=options.int8_limit,
+                        progress=lambda what, done, total: tell(done, total, words=f"scoring {what}"),
+                        **settings,
+                    )
+                except ExportError as error:
+                    if options.debug:
+                        raise
+                    failed += 1
+                    print(f"segmentarium export: {name}: {error}", file=sys.stderr)
+                    continue
+            print(f"{report.path}\n{report}")
     return 1 if failed else 0
 
 

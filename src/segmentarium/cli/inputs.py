@@ -1,9 +1,11 @@
-"""What became of each input: the line that verbs print of a problem, and the list that `segment` and `portrait` leave."""
+"""The inputs of `segment` and `portrait`: what comes into a folder that is watched, what became of each, and the list of that."""
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,33 @@ def problem(origin: str, error: Exception) -> str:
     """What is told of an input that could not be done: a line that names it, printable."""
     message = str(error) or type(error).__name__
     return shown(message if origin in message or shown(origin) in message else f"{origin}: {message}")
+
+
+def add_watch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="of a folder: then wait for what comes into it, until Ctrl-C; what was done before is left out",
+    )
+
+
+def check_watch(options: argparse.Namespace, out: str | Path) -> None:
+    """Raises ValueError unless one folder is watched, for a folder of results."""
+    if len(options.source) != 1 or not Path(options.source[0]).is_dir() or str(out) == "-" or Path(out).is_file():
+        raise ValueError("--watch is for one folder, and a folder of results")
+
+
+def watched(
+    options: argparse.Namespace, out: str | Path, listed: Inputs, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Any]:
+    """What lies in the folder and what comes into it, without what an earlier watch did; the list is written after each."""
+    from segmentarium.media.sources import watch
+
+    print(f"watching {options.source[0]}; Ctrl-C ends it", file=sys.stderr)
+    for item in watch(Path(options.source[0]), Path(out), stop=stop):
+        if item.origin not in listed or options.overwrite:
+            yield item
+            listed.write()
 
 
 class Inputs:

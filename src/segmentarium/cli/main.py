@@ -44,6 +44,7 @@ VERBS = {
 
 MANY = 12  # options, from which on they are not repeated in the line of usage
 WITHOUT_TORCH = ("models", "portrait")  # import it where a model needs it
+LASTING = ("serve",)
 WRITES_FILES = (
     "segment",
     "classify",
@@ -133,13 +134,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"segmentarium: no verb {verb!r}{did_you_mean(verb, list(VERBS))}\n\n{usage()}", file=sys.stderr)
         return 2
-    from segmentarium.cli.memory import import_torch, keep_freed_memory
+    from segmentarium.cli.memory import import_torch, keep_freed_memory, share_freed_memory
     from segmentarium.cli.progress import waiting
     from segmentarium.files import cache_folder
 
     # matplotlib lists its fonts in the home folder, unless it is told where else
     os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
-    keep_freed_memory()
+    share_freed_memory() if verb in LASTING else keep_freed_memory()
     before = signal.getsignal(signal.SIGTERM)
     with suppress(ValueError):  # only the main thread may
         if before is signal.SIG_DFL:  # half-written files are removed on the way out

@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from segmentarium.cli.inputs import Inputs, problem
+from segmentarium.cli.inputs import Inputs, add_watch, check_watch, problem, watched
 from segmentarium.files import shown
 
 OUT = "portraits"
 EXAMPLES = (
     ("segmentarium portrait photo.jpg --background transparent --out cutout.png", ""),
     ("segmentarium portrait call.mp4", "blurred behind, into portraits/"),
+    ("segmentarium portrait inbox/ --background white --watch", "what comes into a folder"),
     ("segmentarium portrait 0 --background beach.jpg --to window", "the webcam"),
 )
 
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|FILE|-",
         help=f"folder, or for one source a file, or - (standard output) (default: {OUT}; of source -: -)",
     )
+    add_watch(parser)
     parser.add_argument(
         "--model",
         default="person",
@@ -84,27 +86,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0: everything was done; 1: some inputs failed or were damaged; 2: nothing could be done; 130: interrupted."""
+    if options.watch:
+        check_watch(options, options.out or OUT)
     if "-" in options.source:
         if options.source != ["-"]:
             raise ValueError("- is the standard input: give it as the only source")
         return _pipe(options)
     from segmentarium.media.sources import expand
 
-    items = [_animated(item) for item in expand(list(options.source))]
-    clips = any(item.kind != "picture" for item in items)
     target = Path(options.out or OUT)
+    items = [] if options.watch else [_animated(item) for item in expand(list(options.source))]
+    clips = options.watch or any(item.kind != "picture" for item in items)
     to_stdout = options.out == "-"
-    as_file = to_stdout or bool(target.suffix and not target.is_dir())
+    as_file = not options.watch and (to_stdout or bool(target.suffix and not target.is_dir()))
     if as_file and len(items) > 1:
         raise ValueError(f"--out {options.out} is one file and there are {len(items)} sources; give a folder")
     if options.to in ("window", "camera") and any(item.kind != "webcam" for item in items):
         raise ValueError(f"--to {options.to} is for a webcam; files become files")
     portrait = _portrait(options, clips)
-    failed = done = 0
-    listed = Inputs(target, "portrait", overwrite=options.overwrite) if len(items) > 1 else None
+    failed = done = seen = 0
+    listed = Inputs(target, "portrait", overwrite=options.overwrite) if options.watch or len(items) > 1 else None
     with _Stop() as stop, _bar() as bar:
-        all_of_them = bar.add_task("portraits", total=len(items), visible=len(items) > 1)
-        for item in items:
+        total = None if options.watch else len(items)
+        all_of_them = bar.add_task("portraits", total=total, visible=len(items) != 1)
+        coming = items
+        if options.watch and listed is not None:
+            coming = map(_animated, watched(options, target, listed, stop))
+        for item in coming:
+            seen += 1
             try:
                 where = (
                     sys.stdout.buffer if to_stdout else target if as_file else _name(portrait, item, target, options)
@@ -124,15 +133,15 @@ def run(options: argparse.Namespace) -> int:
                 if listed is not None:
                     listed.failed(item.origin, str(error) or type(error).__name__)
             bar.advance(all_of_them)
-            if listed is not None and done and (stop() or item is items[-1]):
+            if listed is not None and done and not options.watch and (stop() or item is items[-1]):
                 listed.write()
-            if stop():
+            if stop() and not options.watch:
                 _tell("interrupted; what was done until then is complete")
                 return 130
-    if not done:
-        _tell(f"none of {len(items)} inputs could be done")
+    if not done and not options.watch:
+        _tell(f"none of {seen} inputs could be done")
         return 2
-    _note(f"{done} of {len(items)} done with {portrait.predictor.model_name}; see {'-' if to_stdout else target}")
+    _note(f"{done} of {seen} done with {portrait.predictor.model_name}; see {'-' if to_stdout else target}")
     return 1 if failed else 0
 
 
@@ -285,15 +294,18 @@ class _Stop:
 
 
 def _bar() -> Any:
-    from rich.progress import ProgressColumn
-
     from segmentarium.cli.progress import bars
 
-    class Speed(ProgressColumn):
-        def render(self, task: Any) -> str:
-            return f"{task.speed:.1f} frames/s" if task.speed else ""
+    def speed() -> Any:
+        from rich.progress import ProgressColumn
 
-    return bars(Speed())
+        class Speed(ProgressColumn):
+            def render(self, task: Any) -> str:
+                return f"{task.speed:.1f} frames/s" if task.speed else ""
+
+        return Speed()
+
+    return bars(speed)
 
 
 def _tell(message: str) -> None:

@@ -13,20 +13,34 @@ if TYPE_CHECKING:
 Tell = Callable[..., None]
 
 
-def bars(*more: ProgressColumn, **options: Any) -> Progress:
+class _Silent:
+    """A `Progress` for pipes: shows nothing, and imports nothing."""
+
+    def __enter__(self) -> _Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        return lambda *_, **__: 0
+
+
+def bars(*more: Callable[[], ProgressColumn], **options: Any) -> Progress:
     """rich's `Progress`, of any number of bars, on stderr; nothing where that is no terminal.
 
-    more      columns before the time left
+    more      make columns before the time left
     options   of rich's
     """
+    if not sys.stderr.isatty():
+        return _Silent()  # type: ignore[return-value]
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
     # names of files are no markup
     words = TextColumn("{task.description}", markup=False)
-    columns = (words, BarColumn(), MofNCompleteColumn(), *more, TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal, **options)
+    columns = (words, BarColumn(), MofNCompleteColumn(), *(make() for make in more), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), **options)
 
 
 @contextlib.contextmanager

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segmentarium.cli.inputs import Inputs, problem
+from segmentarium.cli.inputs import Inputs, add_watch, check_watch, problem, watched
 
 if TYPE_CHECKING:
     from segmentarium.inference.predictor import Tile
@@ -42,11 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|-",
         help="folder for the results, or - (one picture's one kind, to standard output) (default: segmented; of source -: -)",
     )
-    parser.add_argument(
-        "--watch",
-        action="store_true",
-        help="of a folder: then wait for what comes into it, until Ctrl-C; what was done before is left out",
-    )
+    add_watch(parser)
     parser.add_argument(
         "--task",
         choices=("semantic", "instance", "panoptic"),
@@ -97,8 +92,8 @@ def run(options: argparse.Namespace) -> int:
 
     out = options.out or ("-" if options.source == ["-"] else OUT)
     items = expand(list(options.source)) if not options.watch else []
-    if options.watch and (len(options.source) != 1 or not Path(options.source[0]).is_dir() or out == "-"):
-        raise ValueError("--watch is for one folder, and a folder of results")
+    if options.watch:
+        check_watch(options, out)
     if out == "-" and (len(items) != 1 or items[0].kind != "picture"):
         raise ValueError("--out - is for one picture; give a folder for the results of several, or of a video")
     kinds = None if options.kinds is None else tuple(kind.strip() for kind in options.kinds.split(","))
@@ -139,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
         total = None if options.watch else len(items)
         job = _Job(predictor, out, kinds, options.overwrite, bar, bar.add_task("segmenting", total=total))
         with contextlib.suppress(*((KeyboardInterrupt,) if options.watch else ())):
-            for item in _coming(options, items, out, listed):
+            for item in watched(options, out, listed) if options.watch and listed is not None else items:
                 try:
                     files = job.do(item)
                     done += 1
@@ -156,8 +151,6 @@ def run(options: argparse.Namespace) -> int:
                     print(f"segmentarium segment: {problem(item.origin, error)}", file=sys.stderr)
                     if listed is not None:
                         listed.failed(item.origin, str(error) or type(error).__name__)
-                if listed is not None and options.watch:
-                    listed.write()
                 bar.advance(job.task)
     if listed is not None and done:
         listed.write()
@@ -166,19 +159,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(f"segmentarium segment: none of {len(items)} inputs could be done", file=sys.stderr)
     return 0 if not troubled else 1 if done else 2
-
-
-def _coming(options: argparse.Namespace, items: list[Any], out: str, listed: Inputs | None) -> Iterator[Any]:
-    """The items; of a folder that is watched also those to come, without those of an earlier watch."""
-    from segmentarium.media.sources import watch
-
-    if not options.watch:
-        yield from items
-        return
-    print(f"watching {options.source[0]}; Ctrl-C ends it", file=sys.stderr)
-    for item in watch(Path(options.source[0]), Path(out)):
-        if listed is None or item.origin not in listed or options.overwrite:
-            yield item
 
 
 def _usual(predictor: Any, out: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
 
 EXAMPLES = (
@@ -68,6 +69,10 @@ def run(options: argparse.Namespace) -> int:
             raise
         print(f"segmentarium serve: {error}", file=sys.stderr)
         return 1
+    except (KeyboardInterrupt, SystemExit):
+        if hasattr(signal, "alarm"):
+            signal.alarm(2)  # Python's own end takes long on a machine that has other work
+        raise
     return 0
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -20,10 +20,16 @@ from segmentarium.comparison.budget import Budget, plan
 from segmentarium.comparison.candidates import Candidate
 from segmentarium.comparison.outcome import Comparison, Outcome
 from segmentarium.comparison.records import Record, claim_folder
+from segmentarium.comparison.time_left import TimeLeft
 from segmentarium.training.options import LAST, LAST_WEIGHTS, TrainingOptions, command_of
 
 ENGINES = ("eager", "deploy", "onnxruntime", "openvino")
 Say = Callable[[str], None]
+Bar = Callable[[str, int | None], AbstractContextManager[Callable[..., None]]]
+
+
+def _no_bar(words: str, total: int | None) -> AbstractContextManager[Callable[..., None]]:
+    return nullcontext(lambda *_: None)
 
 
 class Stopped(Exception):
@@ -94,8 +100,13 @@ class ComparisonOptions:
         }
 
 
-def compare(candidates: Sequence[Candidate], options: ComparisonOptions, say: Say = print) -> Comparison:
+def compare(
+    candidates: Sequence[Candidate], options: ComparisonOptions, say: Say = print, bar: Bar = _no_bar
+) -> Comparison:
     """Runs what is not done yet, and writes comparison.html, .json, .csv and .md into the output folder.
+
+    say   is told in a line what begins and what came of it, with the time left
+    bar   is opened with a few words and a number of parts while models are scored and timed, and told how many are done
 
     A candidate that fails is reported in its `problem`, and tried again by the next start; the others go on.
 
@@ -131,7 +142,8 @@ def compare(candidates: Sequence[Candidate], options: ComparisonOptions, say: Sa
 
     outcomes = [Outcome(candidate.label, candidate.origin) for candidate in candidates]
     width, height = dataset.load(0)[0].size
-    run = _Run(options, dataset, options.size or (height, width), say, wanted)
+    left = TimeLeft.of(candidates, records, options)
+    run = _Run(options, dataset, options.size or (height, width), say, bar, left, wanted)
     comparison = Comparison(
         outcomes,
         data={
@@ -162,25 +174,37 @@ class _Run:
     """The phases of one comparison."""
 
     def __init__(
-        self, options: ComparisonOptions, dataset: Any, size: tuple[int, int], say: Say, task: str = "semantic"
+        self,
+        options: ComparisonOptions,
+        dataset: Any,
+        size: tuple[int, int],
+        say: Say,
+        bar: Bar,
+        left: TimeLeft,
+        task: str,
     ) -> None:
-        self.options, self.dataset, self.size, self.say, self.task = options, dataset, size, say, task
+        self.options, self.dataset, self.size, self.task = options, dataset, size, task
+        self.say, self.bar, self.left = say, bar, left
 
     def train_and_score(self, candidate: Candidate, record: Record, outcome: Outcome, name: str) -> None:
         """Fills training, scores, facts, weights; or problem."""
         phase = "training" if candidate.stages else "loading"
         try:
             if candidate.stages:
-                outcome.training = self._trained(candidate, record, name)
+                with self.left.part("training", record.read("training") is None):
+                    outcome.training = self._trained(candidate, record, name)
                 outcome.weights = str(self.options.output / outcome.training["weights"])
             else:
                 outcome.weights = candidate.weights
             phase = "evaluation"
-            self._score(candidate, record, outcome, name)
+            with self.left.part("evaluation", record.read("evaluation") is None):
+                self._score(candidate, record, outcome, name)
             (record.folder / "problem.txt").unlink(missing_ok=True)  # of an earlier start
         except (KeyboardInterrupt, Stopped):
             raise
         except Exception as error:  # whatever one candidate raises must not end the others
+            self.left.without("evaluation", int(phase != "evaluation"))
+            self.left.without("timing", len(self.options.engines))
             self._fail(record, outcome, phase, error, name)
         finally:
             _free_memory()
@@ -213,7 +237,7 @@ class _Run:
             if not resume:  # nothing to resume from: files of a start that was killed before its first checkpoint
                 shutil.rmtree(folder, ignore_errors=True)
             of = f", stage {number} of {len(stages)}" if len(stages) > 1 else ""
-            self.say(f"{name}: {'going on with' if resume else 'training'} {stage.max_steps} steps{of}")
+            self.say(f"{name}: {'going on with' if resume else 'training'} {stage.max_steps} steps{of}{self.left}")
             result = train(stage.replace(resume=resume))
             if result.signal is not None:
                 raise Stopped(result.signal)
@@ -237,18 +261,20 @@ class _Run:
 
         done = record.read("evaluation")
         if done is None:
-            self.say(f"{name}: scoring {outcome.weights} on {self.options.split!r}")
+            self.say(f"{name}: scoring {outcome.weights} on {self.options.split!r}{self.left}")
             model = load(outcome.weights)
             started = time.perf_counter()
-            report = evaluate(
-                model,
-                self.dataset,
-                task=None if self.task == "semantic" else self.task,
-                boundary_ratio=self.options.boundary_ratio or None,
-                worst=0,
-                limit=self.options.limit,
-                device=self.options.device,
-            )
+            with self.bar("scoring", None) as tell:
+                report = evaluate(
+                    model,
+                    self.dataset,
+                    task=None if self.task == "semantic" else self.task,
+                    boundary_ratio=self.options.boundary_ratio or None,
+                    worst=0,
+                    limit=self.options.limit,
+                    device=self.options.device,
+                    progress=tell,
+                )
             predict_pictures(
                 model,
                 self.dataset,
@@ -282,21 +308,22 @@ class _Run:
         except ValueError as error:  # an exported network, and none of its engines was asked for
             self._fail(record, outcome, "timing", error, name)
             return
+        self.left.without("timing", len(self.options.engines) - len(forms))
         for form in forms:
             earlier = measured["forms"].get(form)
             if earlier is None or (earlier["problem"] and not earlier["skipped"]):
-                self.say(f"{name}: timing {form}")
-                found = run_case(
-                    Case(
-                        outcome.weights,
-                        form,
-                        tuple(outcome.facts["size"]),
-                        threads=threads,
-                        repeats=self.options.repeats,
-                        end_to_end=False,
-                        task=self.task,
-                    )
+                self.say(f"{name}: timing {form}{self.left}")
+                case = Case(
+                    outcome.weights,
+                    form,
+                    tuple(outcome.facts["size"]),
+                    threads=threads,
+                    repeats=self.options.repeats,
+                    end_to_end=False,
+                    task=self.task,
                 )
+                with self.left.part("timing"):
+                    found = run_case(case)
                 measured["forms"][form] = {
                     "p50": found.latency and found.latency.p50,
                     "p90": found.latency and found.latency.p90,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from segmentarium.contracts.model import LabelledModel, Model
 from segmentarium.contracts.results import Boxes3d, Keypoints
+from segmentarium.layers.points import read_points
 from segmentarium.layers.turned_boxes import suppress, suppress_near
 
 
@@ -22,6 +24,7 @@ class KeypointModel(Model):
     radius      pixels around a keypoint within which there is no second
     border      pixels along the edges where there is none
     joints      names of keypoints that are told apart by their place in the list; (): there are none such
+    input_size  (height, width) of the crops of persons that a network of joints was trained on; None: it does not say
     """
 
     kind = "keypoints"
@@ -31,9 +34,11 @@ class KeypointModel(Model):
     radius: int = 4
     border: int = 4
     joints: tuple[str, ...] = ()
+    input_size: tuple[int, int] | None = None
 
     def labels(self) -> dict[str, Any]:
-        return {"joints": list(self.joints)} if self.joints else {}
+        said = {"joints": list(self.joints)} if self.joints else {}
+        return said | ({"input_size": list(self.input_size)} if self.input_size else {})
 
     @torch.no_grad()
     def detect(
@@ -110,8 +115,8 @@ class KeypointModel(Model):
         x, y = points.to(dense.dtype).unbind(-1)
         column = self.cell(x + first[0] * self.stride, across) - first[0]
         row = self.cell(y + first[1] * self.stride, down) - first[1]
-        grid = torch.stack(((2 * column + 1) / width - 1, (2 * row + 1) / height - 1), -1)
-        return F.normalize(F.grid_sample(dense, grid[:, None], align_corners=False)[:, :, 0].mT, dim=-1)
+        places = torch.stack(((column + 0.5) / width, (row + 0.5) / height), -1)
+        return F.normalize(read_points(dense, places).mT, dim=-1)
 
     def cell(self, place: Tensor, cells: int) -> Tensor:
         """Pixels along a side of so many cells -> which cell's middle lies there, with fractions between them."""
@@ -124,17 +129,27 @@ def local_maxima(scores: Tensor, radius: int, rounds: int = 2) -> Tensor:
     if radius < 0:
         raise ValueError(f"the radius is {radius}; give pixels, 0 or more")
 
-    def greatest(x: Tensor) -> Tensor:
-        # of rows, then of columns: the same as of squares, and many times faster
-        x = F.max_pool2d(x[:, None], (1, 2 * radius + 1), stride=1, padding=(0, radius))
-        return F.max_pool2d(x, (2 * radius + 1, 1), stride=1, padding=(radius, 0))[:, 0]
-
-    peaks = scores == greatest(scores)
+    peaks = scores == greatest(scores, radius)
     for _ in range(rounds):
-        hidden = greatest(peaks.float()) > 0
+        hidden = greatest(peaks.float(), radius) > 0
         rest = scores.masked_fill(hidden, 0)
-        peaks = peaks | ((rest == greatest(rest)) & ~hidden)
+        peaks = peaks | ((rest == greatest(rest, radius)) & ~hidden)
     return peaks
+
+
+def greatest(x: Tensor, radius: int) -> Tensor:
+    """(B, H, W) -> the same shape: of each place the greatest number within `radius` pixels, along either axis.
+
+    By OpenCV where it can, whose dilation is the same and a small part of the time; in graphs and on GPUs by pooling.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
+        import cv2  # not needed to build a model
+
+        square = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+        return torch.stack([torch.from_numpy(cv2.dilate(one, square)) for one in x.detach().contiguous().numpy()])
+    # of rows, then of columns: the same as of squares, and many times faster
+    x = F.max_pool2d(x[:, None], (1, 2 * radius + 1), stride=1, padding=(0, radius))
+    return F.max_pool2d(x, (2 * radius + 1, 1), stride=1, padding=(radius, 0))[:, 0]
 
 
 def between_pixels(scores: Tensor, points: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ any number of bands and pages.  All become bytes, by one rule (`image_io.to_8_bi
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from segmentarium.data.image_io import (
     to_upright_rgb,
 )
 from segmentarium.data.picture_head import TIFF, HeadError, check_head
+from segmentarium.data.stored import open_file
 
 _SAMPLES, _EXTRA = 277, 338  # tags of TIFF
 
@@ -74,7 +74,7 @@ def bands_of(path: str | os.PathLike[str], pages: bool = True) -> int:
     if not _begins_as_tiff(path):
         return 3
     try:
-        with Image.open(path, formats=("TIFF",)) as image:
+        with open_file(path) as file, Image.open(file, formats=("TIFF",)) as image:
             tags = image.tag_v2  # type: ignore[attr-defined]
             samples, extra = int(tags.get(_SAMPLES, 1)), tags.get(_EXTRA, ())
             number = getattr(image, "n_frames", 1)
@@ -93,7 +93,7 @@ def bands_of(path: str | os.PathLike[str], pages: bool = True) -> int:
 
 def _begins_as_tiff(path: str | os.PathLike[str]) -> bool:
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return file.read(4) in TIFF
     except OSError:
         return False
@@ -138,7 +138,7 @@ def deep_colours(path: str | os.PathLike[str], image: Image.Image) -> np.ndarray
         return None
     bits = 8
     if image.format == "PNG":
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             bits = file.read(25)[-1]  # signature 8, IHDR 8, width 4, height 4, depth 1
     elif image.format == "TIFF":
         bits = max(image.tag_v2.get(258, (8,)))  # type: ignore[attr-defined]
@@ -146,6 +146,7 @@ def deep_colours(path: str | os.PathLike[str], image: Image.Image) -> np.ndarray
         return None
     import cv2
 
-    content = np.frombuffer(Path(path).read_bytes(), np.uint8)
+    with open_file(path) as file:
+        content = np.frombuffer(file.read(), np.uint8)
     array = cv2.imdecode(content, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     return None if array is None or array.ndim != 3 else np.ascontiguousarray(array[..., 2::-1])

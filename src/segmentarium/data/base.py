@@ -64,8 +64,10 @@ class PictureDataset(Dataset[Sample]):
     notes (lines that whoever uses the data should read).
     """
 
-    task: ClassVar[Literal["segmentation", "segments", "classification", "keypoints", "pictures"]]
+    task: ClassVar[Literal["segmentation", "segments", "classification", "keypoints", "pictures", "pairs"]]
     needs_folder: ClassVar[bool] = True  # it reads files
+    takes_patterns: ClassVar[bool] = False  # its root may be a pattern of files
+    own_classes: ClassVar[bool] = False  # classes, and values of masks, may be given
     items: Sequence[Any]
     bands: int = 3  # of a picture; with others `load` gives an array (H, W, C)
     frequency: tuple[str, ...] | None = None  # "r", "c" or "f" for each class, where the set says how rare they are
@@ -84,6 +86,10 @@ class PictureDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def order(self, random: np.random.Generator) -> np.ndarray:
+        """The numbers of all pictures, int64 (length,), in the order in which a pass over them visits them."""
+        return random.permutation(len(self))
 
     def name(self, index: int) -> str:
         """The file name of a picture without its ending: what results and errors call it."""

@@ -24,6 +24,7 @@ _READERS = {
     "cvat": ("segmentarium.data.cvat", "Cvat"),
     "eg1800": ("segmentarium.data.eg1800", "EG1800"),
     "folder": ("segmentarium.data.folder", "Folder"),
+    "hpatches": ("segmentarium.data.hpatches", "HPatches"),
     "imagefolder": ("segmentarium.data.imagefolder", "ImageFolder"),
     "imagenet": ("segmentarium.data.imagefolder", "ImageNet"),
     "instances": ("segmentarium.data.instance_folder", "InstanceFolder"),
@@ -32,6 +33,8 @@ _READERS = {
     "lidar_folder": ("segmentarium.data.lidar_folder", "LidarFolder"),
     "lvis": ("segmentarium.data.lvis", "LVIS"),
     "nuscenes": ("segmentarium.data.nuscenes", "NuScenes"),
+    "parquet": ("segmentarium.data.shards", "Parquet"),
+    "parquet_classes": ("segmentarium.data.shards", "ParquetClasses"),
     "pascal_context": ("segmentarium.data.pascal_context", "PascalContext"),
     "pascal_context59": ("segmentarium.data.pascal_context", "PascalContext59"),
     "pictures": ("segmentarium.data.pictures", "Pictures"),
@@ -39,6 +42,8 @@ _READERS = {
     "scan_info": ("segmentarium.data.scan_info", "ScanInfo"),
     "shapes": ("segmentarium.data.shapes", "Shapes"),
     "voc": ("segmentarium.data.voc", "PascalVOC"),
+    "webdataset": ("segmentarium.data.shards", "WebDataset"),
+    "webdataset_classes": ("segmentarium.data.shards", "WebDatasetClasses"),
     "yolo": ("segmentarium.data.yolo", "Yolo"),
 }
 _ALIASES = {"portrait": "eg1800", "image_folder": "imagefolder"}
@@ -99,6 +104,24 @@ def needs_folder(name: str) -> bool:
         KeyError: no such data set (with the nearest names).
     """
     return _reader(name).needs_folder
+
+
+def takes_patterns(name: str) -> bool:
+    """Whether the root of the data set `name` may be a file or a pattern of files, and need be no folder.
+
+    Raises:
+        KeyError: no such data set (with the nearest names).
+    """
+    return _reader(name).takes_patterns
+
+
+def own_classes(name: str) -> bool:
+    """Whether the data set `name` is anyone's: with names of classes, and maps of masks' values, that may be given.
+
+    Raises:
+        KeyError: no such data set (with the nearest names).
+    """
+    return _reader(name).own_classes
 
 
 def _reader(name: str) -> Any:

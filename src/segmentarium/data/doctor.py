@@ -132,9 +132,10 @@ def check_data(
     Memory does not grow with the size of the pictures' total: of each file only its counts are kept, and a few small
     pictures for the contact sheet. `on_progress(done, total)` is called after each file; files are read in threads.
     """
-    if dataset.task == "keypoints":
+    if dataset.task in ("keypoints", "pairs"):
+        what = "joints or points" if dataset.task == "keypoints" else "homographies"
         raise ValueError(
-            f"data set {dataset.info.name!r} has joints; only masks, segments and classes are examined here"
+            f"data set {dataset.info.name!r} has {what}; only masks, segments and classes are examined here"
         )
     total = len(dataset)
     shown = set(np.linspace(0, total - 1, min(SHEET_PICTURES, total)).astype(int).tolist()) if total else set()

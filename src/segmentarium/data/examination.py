@@ -16,6 +16,7 @@ from segmentarium.data.image_io import ImageReadError, depth_of, is_rotated, ope
 from segmentarium.data.mask_io import LabelError, is_lossy, read_raw_mask
 from segmentarium.data.pictures import Picture
 from segmentarium.data.segments import VOID, SegmentDataset, SegmentItem, label_map
+from segmentarium.data.stored import open_file
 from segmentarium.labels import IGNORE_INDEX
 
 
@@ -109,7 +110,7 @@ def _examine_image(finding: Finding, bands: int = 3) -> np.ndarray | None:
     except (ImageReadError, ImportError) as error:
         finding.error("unreadable picture", item.image, str(error))
         return None
-    with open(item.image, "rb") as file:
+    with open_file(item.image) as file:
         finding.digest = hashlib.file_digest(file, "blake2b").digest()[:16]
     finding.size = f"{image.shape[1]} x {image.shape[0]}"
     histogram = np.stack([np.bincount(image[..., c].reshape(-1), minlength=256) for c in range(3)], 1)

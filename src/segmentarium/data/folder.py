@@ -29,7 +29,16 @@ from segmentarium.data.base import Item, SegmentationDataset, Transform
 from segmentarium.data.class_table import ClassTable, as_colour, as_mask_map, class_file, read_classes
 from segmentarium.data.finding import files_below, pictures_below
 from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, open_image
-from segmentarium.data.mask_io import NOISE, RGB, SPLIT_MAP, LabelError, is_black_and_white, is_lossy, read_raw_mask
+from segmentarium.data.mask_io import (
+    NOISE,
+    RGB,
+    SPLIT_MAP,
+    LabelError,
+    MaskEncoding,
+    is_black_and_white,
+    is_lossy,
+    read_raw_mask,
+)
 from segmentarium.data.splits import PARTS, check_split, hash_note, hash_split, wanted_parts
 from segmentarium.data.text_files import read_lines
 from segmentarium.labels import IGNORE_INDEX
@@ -62,6 +71,8 @@ class Folder(SegmentationDataset):
         LabelError: the masks hold 0 and 255 only, and no map says what 255 is.
     """
 
+    own_classes = True
+
     def __init__(
         self,
         root: str | Path,
@@ -83,12 +94,12 @@ class Folder(SegmentationDataset):
         if strict:
             _refuse_unmatched(root, split, found)
         pairs = list(found.pairs.values())
-        table = _class_table(root, classes, palette, mask_map, [item.mask for item in pairs if item.mask])
+        table = class_table(root, classes, palette, mask_map, [item.mask for item in pairs if item.mask])
         super().__init__(table.info(root.resolve().name), pairs, table.encoding(), transform, cache)
         self.missing_masks, self.stray_masks = list(found.missing.values()), found.stray
         self.second_masks, self.notes, self.left_out, self.bands = found.second, found.notes, found.left_out, bands
         if table.mask_map is None:
-            _refuse_black_and_white([item.mask for item in pairs if item.mask], len(table.classes))
+            refuse_black_and_white([item.mask for item in pairs if item.mask], self.encoding)
 
     @classmethod
     def evaluation_split(cls, root: Path) -> str:
@@ -102,6 +113,8 @@ def _refuse_unmatched(root: Path, split: str, found: _Found) -> None:
         near = {p.stem.casefold(): p.name for p in found.stray}
         alike = [f"{p.name} and {near[p.stem.casefold()]}" for p in found.missing.values() if p.stem.casefold() in near]
         hint = f" ({', '.join(alike[:5])} differ by capital letters)" if alike else ""
+        if dead := [p.name for p in found.missing.values() if not p.exists()]:
+            hint += f" ({', '.join(dead[:5])}: links to nothing)"
         raise FileNotFoundError(
             f"{root}: {len(found.missing)} pictures of split {split!r} have no mask: {shown}{hint}; add the masks, "
             "take the pictures away, or pass strict=False to leave them out"
@@ -114,7 +127,7 @@ def _refuse_unmatched(root: Path, split: str, found: _Found) -> None:
         )
 
 
-def _class_table(
+def class_table(
     root: Path,
     classes: Sequence[str] | int | None,
     palette: Sequence[RGB] | None,
@@ -168,11 +181,14 @@ def _values(path: Path) -> set[int]:
     return {int(v) for v in np.unique(raw)}
 
 
-def _refuse_black_and_white(masks: Sequence[Path], classes: int) -> None:
+def refuse_black_and_white(masks: Sequence[Path], encoding: MaskEncoding) -> None:
     """Black and white masks would train on nothing but background, as 255 is ignored: ask for a map instead.
 
-    Those whose edges are smoothed, or that JPEG has changed, too: the shades between would be classes.
+    Those whose edges are smoothed, or that JPEG has changed, too: the shades between would be classes.  Not where the shades are
+    the very colours of classes.
     """
+    greys = {red for red, green, blue in encoding.colours or {} if red == green == blue}
+    classes = encoding.label_count
     step = max(len(masks) // _PROBED, 1)
     example = None
     for path in masks[::step]:
@@ -180,7 +196,9 @@ def _refuse_black_and_white(masks: Sequence[Path], classes: int) -> None:
         if counts is None or not counts[1:].any():
             continue
         between = bool(counts[1:IGNORE_INDEX].any())
-        beyond = bool(counts[max(classes, 2) : IGNORE_INDEX].any())  # no index of a class
+        beyond = bool(counts[classes:IGNORE_INDEX].any())  # no index of a class
+        if beyond and greys.issuperset(np.flatnonzero(counts).tolist()):
+            return
         if between and not (is_black_and_white(counts) and (is_lossy(path) or beyond)):
             if is_lossy(path) and not counts[NOISE:].any():
                 continue  # black, and JPEG's noise

@@ -72,15 +72,20 @@ def _picked(rng: np.random.Generator, patches: np.ndarray, artefacts: bool) -> n
 
 
 def warp_points(points: np.ndarray, homography: np.ndarray) -> np.ndarray:
-    """(N, 2) x, y -> where the homography takes them, (N, 2) float64; those that it takes to infinity become infinite."""
+    """(N, 2) x, y -> where the homography takes them, (N, 2) float64; those that it takes to infinity, or behind the camera,
+    become infinite."""
     warped = points @ homography[:, :2].T + homography[:, 2]
+    depth = warped[:, 2:] * (np.sign(homography[2, 2]) or 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(warped[:, 2:] > 0, warped[:, :2] / warped[:, 2:], np.inf)
+        return np.where(depth > 0, warped[:, :2] / warped[:, 2:], np.inf)
 
 
-def inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(N, 2) x, y -> (N,) bool: nearest to a pixel of a picture of `size` (height, width)."""
-    return np.logical_and(points >= -0.5, points < np.array(size[::-1]) - 0.5).all(axis=1).reshape(-1)
+def inside(points: np.ndarray, size: tuple[int, int], edge: float = 0.5) -> np.ndarray:
+    """(N, 2) x, y -> (N,) bool: in a picture of `size` (height, width).
+
+    edge   how far before its centre a pixel begins: 0.5, as it does; 0, as in HPatches' protocol
+    """
+    return np.logical_and(points >= -edge, points < np.array(size[::-1]) - edge).all(axis=1).reshape(-1)
 
 
 def valid_mask(

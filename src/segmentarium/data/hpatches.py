@@ -16,8 +16,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from segmentarium.data.base import DatasetInfo, PictureDataset, Transform
 from segmentarium.data.image_io import IMAGE_SUFFIXES, read_image
+from segmentarium.data.splits import check_split
 
+SPLITS = ("all",)
 CHANGES = {"i": "illumination", "v": "viewpoint", "n": "noise"}
 
 
@@ -34,36 +37,56 @@ class WarpedPair(NamedTuple):
     second: Path
     homography: np.ndarray
 
+    @property
+    def image(self) -> Path:
+        """The picture that no other pair has."""
+        return self.second
 
-class HPatches:
-    """All pairs of the first picture of a sequence with another: `len(dataset)`, `dataset[i]` is a `WarpedPair`.
 
-    roots    the folder that holds the sequences, or several of them
+class HPatches(PictureDataset):
+    """All pairs of the first picture of a sequence with another: `dataset.items[i]` is a `WarpedPair`.
+
+    roots    the folder that holds the sequences, or folders of them; or several
     size     (height, width) to which `load` brings pictures, the ratio kept and the middle cut out; None: as they are
 
     Raises FileNotFoundError where a folder has no sequence or a sequence lacks a picture, ValueError for a matrix that is none.
     """
 
-    def __init__(self, roots: str | Path | Sequence[str | Path], size: tuple[int, int] | None = None) -> None:
-        folders = [roots] if isinstance(roots, str | Path) else list(roots)
-        self.size = size
-        self.pairs: list[WarpedPair] = []
-        for folder in map(Path, folders):
-            sequences = sorted({path.parent for path in folder.glob("*/H_1_*")})
+    task = "pairs"
+    items: Sequence[WarpedPair]
+
+    def __init__(
+        self,
+        roots: str | Path | Sequence[str | Path],
+        split: str = "all",
+        transform: Transform | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        check_split(split, SPLITS, "hpatches")
+        folders = [Path(roots)] if isinstance(roots, str | Path) else list(map(Path, roots))
+        names = ", ".join(folder.resolve().name for folder in folders)
+        super().__init__(DatasetInfo(f"{names} pairs", (), (), labelled=False, licence="your own"), transform)
+        self.roots, self.size, pairs = folders, size, []
+        for folder in folders:
+            sequences = _sequences(folder, "*") or _sequences(folder, "*/*")
             if not sequences:
                 raise FileNotFoundError(f"{folder} has no sequence; expected folders with 1.ppm … and H_1_2 …")
             for sequence in sequences:
-                self.pairs += _pairs_of(sequence)
+                pairs += _pairs_of(sequence)
+        self.items = pairs
 
-    def __len__(self) -> int:
-        return len(self.pairs)
+    @classmethod
+    def evaluation_split(cls, root: Path) -> str:
+        return "all"
 
-    def __getitem__(self, index: int) -> WarpedPair:
-        return self.pairs[index]
+    def name(self, index: int) -> str:
+        """The sequence, and the number of its other picture."""
+        return f"{self.items[index].sequence}/{self.items[index].number}"
 
-    def load(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def load(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # type: ignore[override]
         """-> both pictures in grey, (H, W) uint8, and the homography between them at that size."""
-        pair = self.pairs[index]
+        pair = self.items[index]
         first, one = self._seen(pair.first)
         second, other = self._seen(pair.second)
         return first, second, other @ pair.homography @ np.linalg.inv(one)
@@ -85,6 +108,10 @@ def fitted(picture: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.n
     # pixel centres lie at whole numbers, so edges at halves: those stay where they are
     matrix = np.array([[across, 0, (across - 1) / 2 - left], [0, down, (down - 1) / 2 - top], [0, 0, 1]])
     return np.ascontiguousarray(large[top : top + size[0], left : left + size[1]]), matrix
+
+
+def _sequences(folder: Path, depth: str) -> list[Path]:
+    return sorted({path.parent for path in folder.glob(f"{depth}/H_1_*")})
 
 
 def _pairs_of(sequence: Path) -> list[WarpedPair]:

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from segmentarium.data.picture_head import HeadError, check_head, orientation_of
+from segmentarium.data.stored import Stored, open_file
 from segmentarium.files import shown
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"})
@@ -119,6 +120,8 @@ def peek(source: str | os.PathLike[str] | BinaryIO, formats: Sequence[str] = FOR
     """The picture whose head alone is read: its size, mode and kind.  Raises ImageReadError."""
     name = describe_source(source)
     try:
+        if isinstance(source, Stored):
+            source = open_file(source)
         if isinstance(source, str | os.PathLike):
             _check_file(Path(source), name)
             with open(source, "rb") as file:

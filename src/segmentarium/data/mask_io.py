@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from segmentarium.data.image_io import ImageReadError, open_image, upright
+from segmentarium.data.stored import open_file
 from segmentarium.labels import IGNORE_INDEX
 
 RGB = tuple[int, int, int]
@@ -228,6 +229,12 @@ class MaskEncoding:
         first = values[0]
         if isinstance(first, tuple):
             return "Add the colour to the palette, or map it to 255 (ignore)."
+        if self.mapping is not None and len(values) > 1 and self._value_map.keys() == {0, IGNORE_INDEX}:
+            black, white = self._value_map[0], self._value_map[IGNORE_INDEX]
+            return (
+                "Black and white masks with smoothed edges, or that were JPEG, have such shades: the mask map "
+                f'"0-127:{black},128-255:{white}" takes the darker half with black and the lighter with white.'
+            )
         if self.mapping is not None:
             return f'Add the value to the mask map, e.g. "{first}:{IGNORE_INDEX}" to ignore it.'
         greys = [value for value in values if isinstance(value, int)]
@@ -289,7 +296,8 @@ def read_raw_mask(path: str | os.PathLike[str], encoding: MaskEncoding | None = 
 
 def _read_array(path: str | os.PathLike[str]) -> np.ndarray:
     try:
-        array = np.load(path, allow_pickle=False)
+        with open_file(path) as file:
+            array = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ImageReadError(f"{path} cannot be read as an array: {error}") from error
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
@@ -331,7 +339,7 @@ def _bit_spread(path: str | os.PathLike[str]) -> int:
     """17 or 85 for grey PNG of 4 or 2 bits a pixel, whose values Pillow multiplies by that; else 1."""
     if Path(path).suffix.lower() != ".png":
         return 1
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         head = file.read(26)  # signature 8, IHDR length and type 8, width 4, height 4, depth 1, colour type 1
     return {2: 85, 4: 17}.get(head[24], 1) if len(head) == 26 and head[25] == 0 else 1
 

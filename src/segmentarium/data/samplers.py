@@ -19,6 +19,7 @@ from segmentarium.data.base import PictureDataset, Sample, Transform, apply_tran
 from segmentarium.labels import IGNORE_INDEX
 
 Key = tuple[int, int]
+Order = Callable[[np.random.Generator], np.ndarray]
 
 
 class InfiniteSampler(Sampler[Key]):
@@ -30,9 +31,19 @@ class InfiniteSampler(Sampler[Key]):
     With `world_size` processes, process `rank` draws every world_size-th key. To continue a run, give as
     `start_index` how many samples all processes together have consumed (steps x effective batch): the sampler cannot
     know it, because loaders draw ahead of training.
+
+    order: gives a pass its permutation (length,); None: any is as likely. Of shards it keeps near what lies near.
     """
 
-    def __init__(self, length: int, seed: int = 0, start_index: int = 0, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        length: int,
+        seed: int = 0,
+        start_index: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        order: Order | None = None,
+    ) -> None:
         if length < 1:
             raise ValueError(f"length is {length}; the data set has no samples to draw from")
         if not 0 <= rank < world_size:
@@ -41,6 +52,7 @@ class InfiniteSampler(Sampler[Key]):
             raise ValueError(f"start_index is {start_index}; give the number of samples consumed so far, 0 or more")
         self.length, self.seed, self.start_index = length, seed, start_index
         self.rank, self.world_size = rank, world_size
+        self.order = order or (lambda random: random.permutation(length))
 
     def __iter__(self) -> Iterator[Key]:
         counter = self.start_index + self.rank
@@ -54,7 +66,7 @@ class InfiniteSampler(Sampler[Key]):
 
     def permutation(self, epoch: int) -> np.ndarray:
         """The order (length,) in which pass number `epoch` visits the data set."""
-        return np.random.default_rng((self.seed, epoch)).permutation(self.length)
+        return self.order(np.random.default_rng((self.seed, epoch)))
 
 
 class TrainingStream(Dataset[Sample]):

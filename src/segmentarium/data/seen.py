@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from segmentarium.data.stored import Stored, length_of
+
 KEPT = 1024  # hashes
 DIGITS = 12  # of a hash, hexadecimal
 
@@ -48,10 +50,12 @@ def _read(stored: Any) -> tuple[int, set[str]]:
 def _hashes(dataset: Any) -> set[str]:
     items = getattr(getattr(dataset, "dataset", dataset), "items", ())
     return {
-        _hash(item.image) for item in items if isinstance(getattr(item, "image", None), Path) and item.image.is_file()
+        _hash(image)
+        for item in items
+        if isinstance(image := getattr(item, "image", None), Stored) or (isinstance(image, Path) and image.is_file())
     }
 
 
-def _hash(path: Path) -> str:
-    content = f"{path.stem}\0{path.stat().st_size}".encode()
+def _hash(path: Path | Stored) -> str:
+    content = f"{path.stem}\0{length_of(path)}".encode()
     return hashlib.blake2b(content, digest_size=DIGITS // 2).hexdigest()

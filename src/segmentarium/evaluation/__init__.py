@@ -13,6 +13,8 @@ from segmentarium.lazy import lazy_names
 if TYPE_CHECKING:
     from segmentarium.evaluation.classes import ClassMatch, match_classes
     from segmentarium.evaluation.classification import ClassificationReport
+    from segmentarium.evaluation.keypoints import PairReport
+    from segmentarium.evaluation.poses import PoseReport
     from segmentarium.evaluation.probing import ProbeReport, probe
     from segmentarium.evaluation.report import Report
     from segmentarium.evaluation.score import evaluate
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 _HOME_OF = {
     "ClassMatch": "classes",
     "ClassificationReport": "classification",
+    "PairReport": "keypoints",
+    "PoseReport": "poses",
     "ProbeReport": "probing",
     "Report": "report",
     "SegmentReport": "segments",
@@ -32,6 +36,8 @@ _HOME_OF = {
 __all__ = [
     "ClassMatch",
     "ClassificationReport",
+    "PairReport",
+    "PoseReport",
     "ProbeReport",
     "Report",
     "SegmentReport",

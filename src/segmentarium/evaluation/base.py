@@ -21,24 +21,19 @@ RGB = tuple[int, int, int]
 
 
 @dataclass(kw_only=True, repr=False)
-class BaseReport(Brief):
-    """What is known of every evaluation.  All shares lie in 0..1; NaN: there was nothing of that class.
+class Measured(Brief):
+    """What is known of every evaluation.
 
-    A report of a kind gives its scores: `scores`, `headline`, `by_class`.
+    A report of a kind gives its scores (`scores`, `headline`) and its table (`columns`, `rows`).
 
-    confusion  int64 (K, K) of what is counted: rows the labels, columns the predictions
     images     images scored
     seconds    wall time of the whole run, reading included; `model_seconds` those inside the model
     notes      what a reader must know: left-out channels, suspect label numbers, …
     warning    why the scores must not be believed: the pictures were trained on
     """
 
-    counted: ClassVar[str]  # what the confusion matrix counts, in words
-    worst_text: ClassVar[str]  # what the worst images are, and what is shown of them
+    heading: ClassVar[str]  # of the table
 
-    confusion: np.ndarray
-    classes: tuple[str, ...]
-    palette: tuple[RGB, ...]
     images: int
     seconds: float
     model_seconds: float
@@ -49,7 +44,6 @@ class BaseReport(Brief):
     versions: dict[str, str]
     notes: list[str] = field(default_factory=list)
     warning: str = ""
-    worst: list[Any] = field(default_factory=list)
 
     def told(self) -> str:
         scores = ", ".join(f"{name} {value}" for name, value in self.headline())
@@ -63,9 +57,17 @@ class BaseReport(Brief):
         """(name, value in percent) of the scores that are published, in their usual order."""
         raise NotImplementedError
 
-    def by_class(self) -> dict[str, dict[str, float]]:
-        """Column of the table -> score of each class.  The first is drawn as bars."""
+    def columns(self) -> tuple[str, ...]:
+        """Heads of the table."""
         raise NotImplementedError
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Its rows, as they are to be read."""
+        raise NotImplementedError
+
+    def drawn(self) -> list[tuple[RGB, float]]:
+        """Of each row the colour that stands before it, and the score, 0..1, that is drawn as a bar; []: tables without."""
+        return []
 
     def facts(self) -> dict[str, Any]:
         """Further counts for the foot of the page."""
@@ -74,11 +76,6 @@ class BaseReport(Brief):
     def images_line(self) -> str:
         """How many images there were, for the summary."""
         return f"{self.images} images"
-
-    def shares(self) -> dict[str, float]:
-        """Share of what is counted by class name."""
-        rows = self.confusion.sum(1) / max(int(self.confusion.sum()), 1)
-        return dict(zip(self.classes, rows.tolist(), strict=True))
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the pictures, as plain data."""
@@ -91,8 +88,6 @@ class BaseReport(Brief):
             "options": self.options,
             "notes": self.notes,
             "warning": self.warning,
-            "worst": [bad.as_dict() for bad in self.worst],
-            "confusion": self.confusion.tolist(),
             "machine": self.machine,
             "versions": self.versions,
         }
@@ -108,10 +103,71 @@ class BaseReport(Brief):
         return path
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Writes report.json, report.html, confusion.png and worst/*.png into a folder; returns the page's path.
+        """Writes report.json and report.html into a folder; returns the page's path.  Raises what `check_output` raises."""
+        from segmentarium.evaluation.html import page
 
-        Raises what `check_output` raises.
-        """
+        folder = Path(folder)
+        check_output(folder, overwrite=overwrite)
+        self.write_json(folder / "report.json", overwrite=overwrite)
+        write_text(folder / "report.html", page(self))
+        return folder / "report.html"
+
+    def counted_line(self) -> str:
+        """How much was counted, and how, for the page."""
+        return f"{self.images_line()}; {self.options['protocol']}."
+
+    def table(self) -> Table:
+        """The table as rich prints it."""
+        from rich.table import Table
+
+        first, *rest = self.columns()
+        table = Table(first, caption=f"WARNING: {self.warning}" if self.warning else None, caption_style="bold red")
+        for column in rest:
+            table.add_column(column, justify="right")
+        for row in self.rows():
+            table.add_row(*row)
+        return table
+
+    def summary(self) -> str:
+        """Two lines: the scores in percent; images and time."""
+        scores = "   ".join(f"{name} {value}" for name, value in self.headline())
+        return f"{scores}\n{self.images_line()} in {self.seconds:.1f} s; {self.options['protocol']}"
+
+
+@dataclass(kw_only=True, repr=False)
+class BaseReport(Measured):
+    """An evaluation by classes.  All shares lie in 0..1; NaN: there was nothing of that class.
+
+    A report of a kind gives `scores`, `headline` and `by_class`.
+
+    confusion  int64 (K, K) of what is counted: rows the labels, columns the predictions
+    worst      the worst images, where there are pictures of them
+    """
+
+    heading = "Classes"
+    counted: ClassVar[str]  # what the confusion matrix counts, in words
+    worst_text: ClassVar[str]  # what the worst images are, and what is shown of them
+
+    confusion: np.ndarray
+    classes: tuple[str, ...]
+    palette: tuple[RGB, ...]
+    worst: list[Any] = field(default_factory=list)
+
+    def by_class(self) -> dict[str, dict[str, float]]:
+        """Column of the table -> score of each class.  The first is drawn as bars."""
+        raise NotImplementedError
+
+    def shares(self) -> dict[str, float]:
+        """Share of what is counted by class name."""
+        rows = self.confusion.sum(1) / max(int(self.confusion.sum()), 1)
+        return dict(zip(self.classes, rows.tolist(), strict=True))
+
+    def as_dict(self) -> dict[str, Any]:
+        worst = [bad.as_dict() for bad in self.worst]
+        return {**super().as_dict(), "worst": worst, "confusion": self.confusion.tolist()}
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Writes confusion.png and worst/*.png, too."""
         from segmentarium.evaluation.html import page
         from segmentarium.evaluation.pictures import confusion_plot, strip
 
@@ -135,27 +191,18 @@ class BaseReport(Brief):
         columns = (*self.by_class().values(), self.shares())
         return [(name, *(percent(column[name]) for column in columns)) for name in self.classes]
 
-    def table(self) -> Table:
-        """The per-class table as rich prints it; numbers in percent."""
-        from rich.table import Table
+    def drawn(self) -> list[tuple[RGB, float]]:
+        bars = next(iter(self.by_class().values()))
+        return [(colour, bars[name]) for name, colour in zip(self.classes, self.palette, strict=True)]
 
-        first, *rest = self.columns()
-        table = Table(first, caption=f"WARNING: {self.warning}" if self.warning else None, caption_style="bold red")
-        for column in rest:
-            table.add_column(column, justify="right")
-        for row in self.rows():
-            table.add_row(*row)
-        return table
-
-    def summary(self) -> str:
-        """Two lines: the scores in percent; images and time."""
-        scores = "   ".join(f"{name} {value}" for name, value in self.headline())
-        return f"{scores}\n{self.images_line()} in {self.seconds:.1f} s; {self.options['protocol']}"
+    def counted_line(self) -> str:
+        counted = f"{self.images} images, {int(self.confusion.sum()):,} {self.counted}"
+        return f"{counted}; {self.options['protocol']}. All scores in percent."
 
 
 def check_json(path: Path, *, overwrite: bool = False) -> None:
     """FileExistsError where something else than an earlier report is there."""
-    check_targets([path], overwrite=overwrite, ours=has_keys(path, ("confusion", "versions")))
+    check_targets([path], overwrite=overwrite, ours=has_keys(path, ("model_seconds", "versions")))
 
 
 def check_output(folder: str | Path, *, overwrite: bool = False) -> None:

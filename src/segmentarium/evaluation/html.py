@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 if TYPE_CHECKING:
-    from segmentarium.evaluation.base import BaseReport
+    from segmentarium.evaluation.base import BaseReport, Measured
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6570; --line: #d9dee4;
@@ -44,31 +44,23 @@ img.plot { background: #fff; padding: .5rem; box-sizing: border-box; }
 """
 
 
-def page(report: BaseReport, plot: bytes) -> str:
-    """The whole page.  plot: the confusion matrix as PNG."""
+def page(report: Measured, plot: bytes | None = None) -> str:
+    """The whole page.  plot: of a `BaseReport`, its confusion matrix as PNG."""
     title = f"{report.model['name']} on {report.data['name']} {report.data['split']}".strip()
     scores = "".join(f"<div><dt>{escape(n)}</dt><dd>{escape(v)}</dd></div>" for n, v in report.headline())
     warning = f'<p class="note loud" role="alert">Warning: {escape(report.warning)}</p>' if report.warning else ""
     notes = warning + "".join(f'<p class="note">{escape(note)}</p>' for note in report.notes)
-    worst = ""
-    if report.worst:
-        worst = f'<h2>Worst images</h2><p class="sub">{escape(report.worst_text)}</p>' + "".join(
-            _figure(bad.caption, bad.panels(report.palette)) for bad in report.worst
-        )
+    pictures = "" if plot is None else _pictures(report, plot)  # type: ignore[arg-type]
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title><style>{STYLE}</style></head><body>
 <h1>{escape(title)}</h1>
-<p class="sub">{report.images} images, {int(report.confusion.sum()):,} {report.counted};
-{escape(report.options["protocol"])}. All scores in percent.</p>
+<p class="sub">{escape(report.counted_line())}</p>
 <dl class="scores">{scores}</dl>
 {notes}
-<h2>Classes</h2>
-<div class="scroll">{_class_table(report)}</div>
-<h2>Confusion</h2>
-<figure><img class="plot" alt="confusion matrix" src="{data_uri(plot, "png")}">
-<figcaption>Each row: where the {report.counted} of a class went, in percent of that class.</figcaption></figure>
-{worst}
+<h2>{escape(report.heading)}</h2>
+<div class="scroll">{_table(report)}</div>
+{pictures}
 <h2>How it was measured</h2>
 <div class="scroll">{_facts(report)}</div>
 </body></html>
@@ -80,16 +72,30 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _class_table(report: BaseReport) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in (*report.columns(), ""))
-    bars = next(iter(report.by_class().values()))
+def _pictures(report: BaseReport, plot: bytes) -> str:
+    """The confusion matrix and the worst images."""
+    confusion = f"""<h2>Confusion</h2>
+<figure><img class="plot" alt="confusion matrix" src="{data_uri(plot, "png")}">
+<figcaption>Each row: where the {report.counted} of a class went, in percent of that class.</figcaption></figure>
+"""
+    if not report.worst:
+        return confusion
+    worst = "".join(_figure(bad.caption, bad.panels(report.palette)) for bad in report.worst)
+    return f'{confusion}<h2>Worst images</h2><p class="sub">{escape(report.worst_text)}</p>{worst}'
+
+
+def _table(report: Measured) -> str:
+    drawn = report.drawn()
+    head = "".join(f"<th>{escape(column)}</th>" for column in (*report.columns(), *([""] if drawn else [])))
     body = []
-    for (name, *values), colour in zip(report.rows(), report.palette, strict=True):
-        share = bars[name]
-        width = f"{100 * share:.1f}" if share == share else "0"  # NaN is not itself
-        swatch = f'<span class="swatch" style="background:rgb{tuple(colour)}"></span>'
+    for i, (name, *values) in enumerate(report.rows()):
+        swatch = bar = ""
+        if drawn:
+            colour, share = drawn[i]
+            width = f"{100 * share:.1f}" if share == share else "0"  # NaN is not itself
+            swatch = f'<span class="swatch" style="background:rgb{tuple(colour)}"></span>'
+            bar = f'<td class="bar"><span style="width:{width}%"></span></td>'
         cells = "".join(f"<td>{escape(value)}</td>" for value in values)
-        bar = f'<td class="bar"><span style="width:{width}%"></span></td>'
         body.append(f"<tr><td>{swatch}{escape(name)}</td>{cells}{bar}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
@@ -107,7 +113,7 @@ def _figure(caption: str, panels: Mapping[str, Image.Image]) -> str:
     )
 
 
-def _facts(report: BaseReport) -> str:
+def _facts(report: Measured) -> str:
     time = {"seconds": f"{report.seconds:.1f}", "seconds in the model": f"{report.model_seconds:.1f}"}
     parts: Iterable[Mapping[str, Any]] = (report.model, report.data, report.options, report.facts(), time)
     heads = ("model", "data", "options", "", "", "machine", "versions")

@@ -1,12 +1,14 @@
 """HPatches' protocol for any detector: repeatability and localisation at one size, matching and homographies at another.
 
-Of learnt and classical detectors alike, in one run on the same pictures: see `python -m benchmarks.keypoints`.
+Of learnt and classical detectors alike, in one run on the same pictures.
 """
 
 from __future__ import annotations
 
+import copy
+import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +17,11 @@ import numpy as np
 import torch
 
 from segmentarium.contracts import KeypointModel, Keypoints
+from segmentarium.data.homographies import warp_points
 from segmentarium.data.hpatches import HPatches
+from segmentarium.evaluation.base import Measured, number
+from segmentarium.evaluation.facts import facts_of, trained_on_warning
+from segmentarium.inference.points import KeypointFinder
 from segmentarium.matching.classical import ClassicalDetector
 from segmentarium.matching.geometry import estimate
 from segmentarium.matching.neighbours import match
@@ -26,11 +32,19 @@ from segmentarium.metrics.repeatability import (
     matching_score,
     nearest_neighbour_ap,
     repeatability,
-    warp,
 )
 
 Detector = Callable[[np.ndarray], Keypoints]  # of a grey picture (H, W) uint8
 ERRORS = (1, 3, 5)  # pixels of the corners
+COLUMNS = (  # of a table: the score, and its head
+    ("repeatability", "repeatability"),
+    ("localisation", "localisation (px)"),
+    ("matching", "matching score"),
+    ("nn_map", "NN-mAP"),
+    *((f"homography_{error}", f"H, {error} px" if error == ERRORS[0] else f"{error} px") for error in ERRORS),
+    ("failed", "none found"),
+)
+SCORES = tuple(name for name, _ in COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -38,11 +52,13 @@ class Contender:
     """A detector: at the size of repeatability, with its radius of suppression, and at that of matching.
 
     metric   of its descriptors; None: it has none, and is not matched
+    finder   of a network: what runs it
     """
 
     detect: Detector
     describe: Detector | None = None
     metric: Literal["l2", "hamming"] | None = None
+    finder: KeypointFinder | None = None
 
 
 @dataclass(frozen=True)
@@ -60,22 +76,71 @@ class Protocol:
     matched_radius: int = 8
 
 
-def learnt(model: KeypointModel, protocol: Protocol, *, threshold: float = 0.0, subpixel: bool = False) -> Contender:
-    """A network as a contender.  Its best points are taken whatever their scores, as so many of the classical ones are."""
-    model.eval()
-    device = next(model.parameters()).device
+@dataclass(kw_only=True, repr=False)
+class PairReport(Measured):
+    """Scores of key points on pairs of pictures; shares in 0..1, localisation in pixels, NaN where nothing was to be scored.
 
-    def at(count: int, radius: int) -> Detector:
-        def detect(grey: np.ndarray) -> Keypoints:
-            image = model.preprocessing.normalise(
-                torch.from_numpy(grey)[None].expand(model.in_channels, -1, -1).to(device)
-            )
-            return model.detect(image, count=count, radius=radius, threshold=threshold, subpixel=subpixel)
+    detector   whose scores these are, among those of `found`
+    found      a row for each detector and kind of change (`evaluate_keypoints`)
+    """
 
-        return detect
+    heading = "Detectors"
 
+    detector: str
+    found: list[dict[str, Any]]
+
+    def of(self, change: str = "all") -> dict[str, float]:
+        """The detector's scores of a kind of change."""
+        row = next(row for row in self.found if row["detector"] == self.detector and row["change"] == change)
+        return {name: row[name] for name in SCORES}
+
+    def scores(self) -> dict[str, Any]:
+        rows = [{key: number(v) if isinstance(v, float) else v for key, v in row.items()} for row in self.found]
+        return {**{name: number(value) for name, value in self.of().items()}, "images": self.images, "detectors": rows}
+
+    def headline(self) -> list[tuple[str, str]]:
+        """Shares as such, 0..1, as the field prints them."""
+        names = {"repeatability": "repeatability", "localisation": "localisation (px)", "matching": "matching score"}
+        names |= {f"homography_{error}": f"H at {error} px" for error in ERRORS}
+        scores = self.of()
+        return [(name, cell(scores[key])) for key, name in names.items()]
+
+    def columns(self) -> tuple[str, ...]:
+        return ("detector", "change", "pairs", *(head for _, head in COLUMNS))
+
+    def rows(self) -> list[tuple[str, ...]]:
+        return [
+            (row["detector"], row["change"], str(row["pairs"]), *(cell(row[name]) for name in SCORES))
+            for row in self.found
+        ]
+
+    def images_line(self) -> str:
+        return f"{self.images} pairs of pictures"
+
+
+def cell(value: float) -> str:
+    """A score of a table; a dash for one that does not exist."""
+    return "–" if value != value else f"{value:.3f}"
+
+
+def learnt(
+    model: KeypointModel, protocol: Protocol, *, threshold: float = 0.0, subpixel: bool = False, **engine: Any
+) -> Contender:
+    """A network as a contender.  Its best points are taken whatever their scores, as so many of the classical ones are.
+
+    engine   engine, precision and device of `KeypointFinder`
+    """
     # more than are compared, since those that the other picture does not show are left out
-    return Contender(at(4 * protocol.count, protocol.radius), at(2 * protocol.matched, protocol.matched_radius), "l2")
+    finder = KeypointFinder(
+        model, count=4 * protocol.count, radius=protocol.radius, threshold=threshold, subpixel=subpixel, **engine
+    )
+    larger = copy.copy(finder)  # the same network
+    larger.count, larger.options = 2 * protocol.matched, {**finder.options, "radius": protocol.matched_radius}
+
+    def through(finder: KeypointFinder) -> Detector:
+        return lambda grey: finder.find(grey[..., None])
+
+    return Contender(through(finder), through(larger), "l2", finder)
 
 
 def classical(name: str, protocol: Protocol) -> Contender:
@@ -89,9 +154,10 @@ def classical(name: str, protocol: Protocol) -> Contender:
 
 def evaluate_keypoints(
     contenders: Mapping[str, Contender],
-    roots: str | Path | list[str | Path],
+    roots: str | Path | Sequence[str | Path],
     protocol: Protocol | None = None,
     *,
+    limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Name -> detector, on all pairs of the sequences: a row for each detector and kind of change, "all" among them.
@@ -99,11 +165,14 @@ def evaluate_keypoints(
     repeatability, localisation        at `protocol.small`
     matching, nn_map, homography_1, …  at `protocol.large`; NaN of detectors without descriptors
     failed                             share of pairs without any homography
+
+    limit   stops after so many pairs
     """
     protocol = protocol or Protocol()
-    small, large = HPatches(roots, protocol.small), HPatches(roots, protocol.large)
+    small, large = HPatches(roots, size=protocol.small), HPatches(roots, size=protocol.large)
+    pairs = small.items[:limit]
     found: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
-    for index, pair in enumerate(small.pairs):
+    for index, pair in enumerate(pairs):
         shrunk, whole = small.load(index), large.load(index)
         for name, contender in contenders.items():
             scores = _repeated(contender, shrunk, protocol)
@@ -112,7 +181,7 @@ def evaluate_keypoints(
             for change in (pair.change, "all"):
                 found[name, change].append(scores)
         if progress:
-            progress(index + 1, len(small))
+            progress(index + 1, len(pairs))
     return [
         {"detector": name, "change": change, "pairs": len(rows), **_mean(rows)}
         for (name, change), rows in sorted(found.items(), key=lambda item: (item[0][1] != "all", item[0][1]))
@@ -120,8 +189,7 @@ def evaluate_keypoints(
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
-    names = ("repeatability", "localisation", "matching", "nn_map", *(f"homography_{e}" for e in ERRORS), "failed")
-    values = {name: np.array([row.get(name, np.nan) for row in rows], float) for name in names}
+    values = {name: np.array([row.get(name, np.nan) for row in rows], float) for name in SCORES}
     return {
         name: float(np.nanmean(column)) if np.isfinite(column).any() else float("nan")
         for name, column in values.items()
@@ -150,7 +218,9 @@ def _matched(
     both = [contender.describe(picture) for picture in (first, second)]
     matrices = (homography, np.linalg.inv(homography))
     shown = [
-        np.flatnonzero(inside(warp(found.keypoints.cpu().numpy().astype(float), matrix), size))[: protocol.matched]
+        np.flatnonzero(inside(warp_points(found.keypoints.cpu().numpy().astype(float), matrix), size))[
+            : protocol.matched
+        ]
         for found, matrix, size in zip(both, matrices, sizes[::-1], strict=True)
     ]
     points = [found.keypoints.cpu().numpy().astype(float)[kept] for found, kept in zip(both, shown, strict=True)]
@@ -182,3 +252,34 @@ def _matched(
 
 def _size(picture: np.ndarray) -> tuple[int, int]:
     return picture.shape[0], picture.shape[1]
+
+
+def evaluate_pairs(
+    model: KeypointModel,
+    dataset: HPatches,
+    source: str,
+    runs: dict[str, Any],
+    beside: Sequence[str],
+    limit: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> PairReport:
+    """`evaluate` of a network of points; runs: engine, precision and device, beside: names of OpenCV's."""
+    started, sizes = time.perf_counter(), Protocol()
+    ours = learnt(model, sizes, **runs)
+    contenders = {source: ours} | {name: classical(name, sizes) for name in beside}
+    rows = evaluate_keypoints(contenders, dataset.roots, sizes, limit=limit, progress=progress)
+    assert ours.finder is not None
+    network = ours.finder.network
+    protocol = (
+        f"repeatability at {sizes.small[0]}×{sizes.small[1]} with {sizes.count} points, matching and homographies at "
+        f"{sizes.large[0]}×{sizes.large[1]} with {sizes.matched}"
+    )
+    return PairReport(
+        **facts_of(network, source, dataset, {"protocol": protocol, "limit": limit}, started),
+        images=rows[0]["pairs"],
+        model_seconds=network.seconds,
+        detector=source,
+        found=rows,
+        notes=list(dataset.notes),
+        warning=trained_on_warning(model.weights_header, dataset),
+    )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,6 +17,7 @@ from segmentarium.contracts import (
     Classifier,
     Detector3d,
     InstanceModel,
+    KeypointModel,
     MaskModel,
     SegmentationModel,
     adopt,
@@ -27,13 +25,17 @@ from segmentarium.contracts import (
     task_of,
 )
 from segmentarium.data import PictureDataset, SegmentDataset
+from segmentarium.data.coco_keypoints import CocoKeypoints
 from segmentarium.data.drawn_labels import BACKGROUND, DrawnLabels
+from segmentarium.data.hpatches import HPatches
 from segmentarium.data.scans import ScanDataset
-from segmentarium.data.seen import share_seen
 from segmentarium.evaluation.base import check_output
 from segmentarium.evaluation.classes import ClassMatch, match_classes
 from segmentarium.evaluation.classification import ClassificationReport, LabelledPictures, PictureScoring
 from segmentarium.evaluation.diagnosis import label_warning
+from segmentarium.evaluation.facts import facts_of, machine_of, trained_on_warning, versions
+from segmentarium.evaluation.keypoints import PairReport, evaluate_pairs
+from segmentarium.evaluation.poses import PoseReport, evaluate_poses
 from segmentarium.evaluation.report import Report
 from segmentarium.evaluation.samples import LabelledImages, with_logits
 from segmentarium.evaluation.scans import ScanReport, ScanScoring
@@ -45,12 +47,11 @@ from segmentarium.inference.tta import augmented
 from segmentarium.inference.windows import sliding, whole
 
 Mode = Literal["whole", "slide"]
-PACKAGES = ("segmentarium", "torch", "torchvision", "timm", "numpy", "pillow", "onnxruntime", "openvino")
 
 
 def evaluate(
     model: nn.Module | str | Path,
-    dataset: LabelledImages | LabelledPictures | SegmentDataset,
+    dataset: LabelledImages | LabelledPictures | SegmentDataset | CocoKeypoints | HPatches,
     *,
     task: str | None = None,
     mode: Mode | None = None,
@@ -66,18 +67,21 @@ def evaluate(
     boundary_ratio: float | None = 0.02,
     size: int | None = None,
     crop_ratio: float | None = None,
+    beside: Sequence[str] = (),
     worst: int = 8,
     limit: int | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     readers: int = 2,
     progress: Callable[[int, int], None] | None = None,
-) -> Report | SegmentReport | ClassificationReport | ScanReport:
+) -> Report | SegmentReport | ClassificationReport | ScanReport | PoseReport | PairReport:
     """Scores of a model on labelled images: the `Report` of a segmenter, the `SegmentReport` of what tells segments apart, the
-    `ClassificationReport` of a classifier, the `ScanReport` of a detector in point clouds.
+    `ClassificationReport` of a classifier, the `ScanReport` of a detector in point clouds, the `PoseReport` of joints, the
+    `PairReport` of points.
 
     model           a model, or what `load` takes: a catalogue name, a file
-    dataset         label maps for a segmenter, segments for a mask classifier, pictures with one class each for a classifier
+    dataset         label maps for a segmenter, segments for a mask classifier, pictures with one class each for a classifier,
+                    persons with joints, pairs of pictures with homographies
     task            of a mask classifier: "semantic" (mIoU), "instance" (AP) or "panoptic" (PQ); None: by the data, of segments
                     "panoptic" where there is stuff among the classes, else "instance" ("semantic" where all is stuff)
     mode            "whole" images, or "slide": windows of at most `tile` pixels a side that share `overlap` (pixels as int,
@@ -91,6 +95,7 @@ def evaluate(
     size            of a classifier: side of the square that it sees; None: as its file says, else 224
     crop_ratio      of a classifier: share of the picture's shorter side that the square shows; None: as its file says, else
                     0.875, and 1 of pictures of 64 pixels or less
+    beside          of points: OpenCV's detectors that are scored in the same run (`matching.classical.NAMES`)
     worst           how many of the worst images the report shows
     limit           stops after so many images
     output          a folder for report.json, report.html and pictures
@@ -129,6 +134,24 @@ def evaluate(
         if output is not None:
             report.save(output, overwrite=overwrite)
         return report
+    if isinstance(model, KeypointModel):
+        given = {"mode": mode == "slide", "flip": flip, "scales": _several(scales), "size": size}
+        given |= {"crop_ratio": crop_ratio, "num_classes": num_classes, "beside": beside and model.joints}
+        _refuse(source, model.kind, dataset, "keypoints" if model.joints else "pairs", **given)
+        if isinstance(engine, Engine):
+            raise ValueError(f"engine is {engine}; of key points give its name")
+        runs = {"engine": engine, "precision": precision, "device": device}
+        if model.joints:
+            found = evaluate_poses(model, dataset, source, runs, limit, readers, progress)
+        else:
+            found = evaluate_pairs(model, dataset, source, runs, beside, limit, progress)
+        if output is not None:
+            found.save(output, overwrite=overwrite)
+        return found
+    if beside:
+        raise ValueError(
+            f"{source} is a {model.kind}; OpenCV's detectors stand beside key points alone: leave beside out"
+        )
     common = {"num_classes": num_classes, "worst": worst}
     network = partial(Network, model, engine, precision, device)
     scoring: Scoring
@@ -174,45 +197,16 @@ def evaluate(
     for done in scoring.run(range(total), batch_size, max(readers, 1)):
         if progress is not None:
             progress(done, total)
-    info, network = dataset.info, scoring.network
+    options = {**scoring.options(), "batch_size": batch_size, "num_classes": num_classes, "limit": limit}
     report = scoring.report(
-        seconds=time.perf_counter() - started,
-        model_seconds=network.seconds,
-        model=network.facts(source),
-        data={
-            "name": info.name,
-            "split": str(getattr(dataset, "split", "")),
-            "images_in_split": len(dataset),
-            "licence": getattr(info, "licence", "unknown"),
-        },
-        options={
-            **scoring.options(),
-            "engine": str(network.engine),
-            "batch_size": batch_size,
-            "num_classes": num_classes,
-            "limit": limit,
-        },
-        machine=_machine(network.device),
-        versions=_versions(),
+        **facts_of(scoring.network, source, dataset, options, started),
+        model_seconds=scoring.network.seconds,
         notes=[*getattr(dataset, "notes", ()), *scoring.match.notes],
         warning=trained_on_warning(model.weights_header, dataset),
     )
     if output is not None:
         report.save(output, overwrite=overwrite)
     return report
-
-
-def trained_on_warning(header: Mapping[str, Any], dataset: Any) -> str:
-    """What is to be said of pictures that the weights were trained on; "" where there are none."""
-    share = share_seen(header, dataset)
-    if not share:
-        return ""
-    split = f" of split {dataset.split!r}" if getattr(dataset, "split", "") else ""
-    number = max(1, round(share * len(dataset)))
-    return (
-        f"{number:,} of the {len(dataset):,} pictures{split} were trained on ({share:.0%}): the scores say "
-        "nothing about other pictures; score it on some that it never saw"
-    )
 
 
 def _evaluate_scans(
@@ -245,8 +239,8 @@ def _evaluate_scans(
             "batch_size": batch_size,
             "limit": limit,
         },
-        machine=_machine(place),
-        versions=_versions(),
+        machine=machine_of(place),
+        versions=versions(),
         notes=[*dataset.notes, *scoring.notes],
     )
 
@@ -386,10 +380,13 @@ def _refuse(source: str, kind: str, dataset: Any, task: str, **options: Any) -> 
             "segments": "segments",
             "classification": "a class for every picture",
             "boxes3d": "boxes in point clouds",
+            "pairs": "pictures of the same, with homographies",
+            "pictures": "no labels",
         }
         raise TypeError(
             f"{source} is a {kind}, but data set {dataset.info.name!r} is of {dataset.task}: "
-            + labels.get(dataset.task, "joints of persons")
+            + labels.get(dataset.task, "joints of persons, or points")
+            + {"pairs": "; give hpatches", "keypoints": "; give coco_keypoints"}.get(task, "")
         )
     if given := [name for name, value in options.items() if value]:
         raise ValueError(f"{source} is a {kind}, for which there is no {' and no '.join(given)}; leave it out")
@@ -404,24 +401,3 @@ def _check(mode: str | None, batch_size: int, limit: int | None, length: int) ->
         raise ValueError(f"limit is {limit}; give the number of images to score, 1 or more")
     if length < 1:
         raise ValueError("the data set is empty: there is nothing to score")
-
-
-def _machine(device: torch.device) -> dict[str, Any]:
-    return {
-        "device": str(device),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "system": platform.system(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found

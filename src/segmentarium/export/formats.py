@@ -92,7 +92,49 @@ def trace(model: Model) -> Traced:
     program.example_inputs = None  # or the example travels in the file
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # and local paths with it
+        _leave_alone(node)
+    program.graph_module.recompile()
     return Traced(program, model.inputs, model.output_names, axes)
+
+
+# Operators whose result shares no memory with what they are given.
+_FRESH = frozenset(
+    [
+        "add",
+        "avg_pool2d",
+        "adaptive_avg_pool2d",
+        "batch_norm",
+        "cat",
+        "conv2d",
+        "conv_transpose2d",
+        "div",
+        "linear",
+        "matmul",
+        "mul",
+        "relu",
+        "silu",
+        "sub",
+    ]
+)
+
+
+def _leave_alone(node: torch.fx.Node) -> None:
+    """Lets an operator that would change what it is given in place, which nobody else reads, make something new.
+
+    In a file that is the same; but what PyTorch does to learn the shapes of an operator in place, with open sizes, takes most of
+    an export's time.
+    """
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.name.endswith("_"):
+        return
+    plain = getattr(
+        getattr(torch.ops.aten, schema.name.removeprefix("aten::")[:-1], None), schema.overload_name or "default", None
+    )
+    given = node.args[0]
+    if plain is None or not isinstance(given, torch.fx.Node) or len(given.users) > 1:
+        return
+    if getattr(given.target, "__name__", "").partition(".")[0] in _FRESH:
+        node.target = plain
 
 
 def write_torch(traced: Traced, path: Path, metadata: Mapping[str, Any], opset: int = OPSET) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import MaskOutputs, Model, adopt
 from segmentarium.files import cache_folder, writable_cache
+from segmentarium.inference.packing import pack
 from segmentarium.runtimes import onnx_session, openvino_network, runner
 from segmentarium.weights.exported import ExportedNetwork
 
@@ -120,6 +121,8 @@ def deployed(model: nn.Module) -> Model:
 def _torch_engine(model: nn.Module, precision: str, device: torch.device) -> Engine:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     network = deployed(model).to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if device.type == "cpu":
+        pack(network)
 
     def run(*maps: Tensor) -> Any:
         return network(*(x.to(device=device, dtype=dtype, memory_format=torch.channels_last) for x in maps))
@@ -140,8 +143,9 @@ def _compiled_engine(model: nn.Module, precision: str, device: torch.device) -> 
 
 def _onnxruntime_engine(model: nn.Module) -> Engine:
     threads = torch.get_num_threads()
-    session = onnx_session(onnx_file(model), threads)
-    answers = runner(session)
+    file = onnx_file(model)
+    session = onnx_session(file, threads)
+    answers = runner(session, file)
 
     def run(*maps: Tensor) -> list[Tensor]:
         return [torch.from_numpy(found) for found in answers(*(x.contiguous().cpu().numpy() for x in maps))]
@@ -151,9 +155,9 @@ def _onnxruntime_engine(model: nn.Module) -> Engine:
 
 def _openvino_engine(model: nn.Module, precision: str) -> Engine:
     threads = torch.get_num_threads()
-    last = adopt(model).channels_last
-    compiled = openvino_network(onnx_file(model), "bf16" if precision == "bf16" else "f32", threads, channels_last=last)
-    answers = runner(compiled)
+    file, last = onnx_file(model), adopt(model).channels_last
+    compiled = openvino_network(file, "bf16" if precision == "bf16" else "f32", threads, channels_last=last)
+    answers = runner(compiled, file)
 
     def run(*maps: Tensor) -> list[Tensor]:
         given = [x.permute(0, 2, 3, 1) for x in maps] if last else maps

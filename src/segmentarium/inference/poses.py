@@ -27,7 +27,8 @@ from segmentarium.media.showing import Shown
 from segmentarium.media.sources import displayed
 
 KINDS = ("overlay", "json")
-SURE = 0.2  # a joint's score from which on it is drawn
+SURE = 0.2  # a joint's score from which on it is drawn, and counts in its pose's
+PUBLISHED = (256, 192)  # (height, width) of a person's crop
 
 
 @dataclass(repr=False)
@@ -100,7 +101,7 @@ class PoseFinder:
         finder(picture, boxes=[(40, 10, 120, 300)]).overlay
 
     model   weights of a network of heat maps, or the network
-    size    (height, width) at which it sees a person
+    size    (height, width) at which it sees a person; None: as its file says, else 256×192
     flip    the heat maps are averaged with those of the mirrored picture, as the published scores were measured
     """
 
@@ -111,7 +112,7 @@ class PoseFinder:
         engine: str = "torch",
         precision: str = "fp32",
         device: torch.device | str | None = None,
-        size: tuple[int, int] = (256, 192),
+        size: tuple[int, int] | None = None,
         flip: bool = False,
     ) -> None:
         found = resolve_model(model)
@@ -120,7 +121,8 @@ class PoseFinder:
             raise TypeError(f"{self.model_name} is a {found.kind}: it gives no joints; give one such as hrnet_pose_w32")
         self.model = found
         self.network = Network(found, engine, precision, device)
-        self.size, self.flip, self.pairs = found.fixed_size or size, flip, mirror_pairs(found.joints)
+        self.size = found.fixed_size or size or found.input_size or PUBLISHED
+        self.flip, self.pairs = flip, mirror_pairs(found.joints)
 
     def __call__(
         self, image: Any, *, boxes: Sequence[Sequence[float]] | None = None, name: str = "image", path: Any = None

@@ -5,6 +5,7 @@ As in the HRNet authors' pose code (Sun et al., section 3; the shift is Newell e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -50,10 +51,10 @@ def in_picture(places: Tensor, centre: Tensor, box_width: Tensor, size: Sequence
 
 
 def mirror_pairs(names: Sequence[str]) -> list[tuple[int, int]]:
-    """Of joints by their names, those that change places in a mirror: "left_…" with "right_…"."""
-    place = {name: i for i, name in enumerate(names)}
-    mirrored = ((i, name.replace("left", "right", 1)) for name, i in place.items() if name.startswith("left"))
-    return [(i, place[other]) for i, other in mirrored if other in place]
+    """Of joints by their names, those that change places in a mirror: left_ear and right_ear, "Top left" and "Top right"."""
+    place = {name.lower(): i for i, name in enumerate(names)}
+    others = ((i, re.sub(r"(?<![a-z])left(?![a-z])", "right", name)) for name, i in place.items())
+    return [(i, place[other]) for i, other in others if place.get(other, i) != i]
 
 
 def mirrored(heatmaps: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:

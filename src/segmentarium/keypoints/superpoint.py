@@ -37,6 +37,7 @@ Published (HPatches, 300 points, NMS 4): repeatability .652 under illumination, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -45,6 +46,7 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import KeypointModel, Preprocessing, Term
 from segmentarium.keypoints.cells import CELL, DUSTBIN, scores_of_cells
+from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.init import init_convs
 from segmentarium.losses import CrossEntropy, DescriptorHinge
 from segmentarium.registry import Card, Paper, register
@@ -55,22 +57,18 @@ Objective = Literal["paper", "rpautrat"]
 PAIR = ("warped",)  # what is taken beside the image where pairs are learnt from
 
 
-class Unit(nn.Module):
-    """A convolution with its activation, and its norm where the form has one.  `last`: none of them but a norm."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, form: Form, *, last: bool = False
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-        eps = 1e-3 if form == "open" else 1e-5
-        self.norm = nn.Identity() if form == "magicleap" else nn.BatchNorm2d(out_channels, eps)
-        self.act = nn.Identity() if last else nn.ReLU(inplace=True)
-        self.norm_first = form != "open"
+class NormedLast(ConvNormAct):
+    """conv -> ReLU -> norm, as rpautrat has them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        return self.act(self.norm(x)) if self.norm_first else self.norm(self.act(x))
+        return self.norm(self.act(self.conv(x)))
+
+
+def unit(inputs: int, outputs: int, kernel_size: int, form: Form, *, last: bool = False) -> ConvNormAct:
+    """A convolution with its activation, and its norm where the form has one.  `last`: none of them but a norm."""
+    kind = NormedLast if form == "open" else ConvNormAct
+    norm = None if form == "magicleap" else partial(nn.BatchNorm2d, eps=1e-3 if form == "open" else 1e-5)
+    return kind(inputs, outputs, kernel_size, bias=True, norm=norm, act=None if last else nn.ReLU)
 
 
 class SuperPoint(KeypointModel):
@@ -113,10 +111,10 @@ class SuperPoint(KeypointModel):
         self.preprocessing = Preprocessing((0.0,), (1.0,)).for_channels(in_channels)
         before = (in_channels, *widths)
         self.encoder = nn.ModuleList(
-            nn.Sequential(Unit(a, b, 3, form), Unit(b, b, 3, form)) for a, b in zip(before, widths, strict=False)
+            nn.Sequential(unit(a, b, 3, form), unit(b, b, 3, form)) for a, b in zip(before, widths, strict=False)
         )
         self.detector, self.descriptor = (
-            nn.Sequential(Unit(widths[-1], head_width, 3, form), Unit(head_width, outputs, 1, form, last=True))
+            nn.Sequential(unit(widths[-1], head_width, 3, form), unit(head_width, outputs, 1, form, last=True))
             for outputs in (DUSTBIN + 1, descriptor_size)
         )
         init_convs(self)

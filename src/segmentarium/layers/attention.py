@@ -22,6 +22,8 @@ def attend(
     dropout   share of the weights that is drawn to be 0
     """
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    if bias is not None and bias.ndim == 3:
+        bias = bias[None]  # PyTorch's fused kernel takes two dimensions or four; three go the long way
     summed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
     return summed.transpose(1, 2).flatten(2)
 

@@ -22,12 +22,33 @@ def uncertainty(logits: Tensor) -> Tensor:
 def read_points(x: Tensor, points: Tensor, *, mode: str = "bilinear") -> Tensor:
     """(B, C, H, W) at points (B, N, 2), each (x, y) in [0, 1] from one edge of the map to the other -> (B, C, N).
 
-    Bilinear between the centres of pixels, with zeros around the map, or the nearest pixel.
+    Bilinear between the centres of pixels, with zeros around the map, or the nearest pixel.  On the processor, where no gradient
+    is wanted, all channels of a pixel are read at once if they lie so, in a sixth of the time.
     """
+    if x.device.type == "cpu" and x.dtype == torch.float32 and mode == "bilinear" and not torch.compiler.is_compiling():
+        learnt = torch.is_grad_enabled() and (x.requires_grad or points.requires_grad)
+        lies = x.shape[1] >= 8 and x.is_contiguous(memory_format=torch.channels_last)
+        if lies and points.shape[1] and not learnt:
+            return _read_rows(x, points.float())
     # positions need more bits than half precision has
     grid = 2.0 * points.float().unsqueeze(2) - 1.0
     read = F.grid_sample(x.float(), grid, mode=mode, padding_mode="zeros", align_corners=False)
     return read.squeeze(3).to(x.dtype)
+
+
+def _read_rows(x: Tensor, points: Tensor) -> Tensor:
+    """What `read_points` reads, by `embedding_bag`: of each point four rows of channels, weighted and summed up."""
+    batch, _, height, width = x.shape
+    table = x.permute(0, 2, 3, 1).flatten(0, 2)
+    column, row = (points * points.new_tensor((width, height)) - 0.5).unbind(-1)
+    left, top = column.floor(), row.floor()
+    columns, rows = torch.stack((left, left + 1, left, left + 1), -1), torch.stack((top, top, top + 1, top + 1), -1)
+    weight = (1 - (columns - column[..., None]).abs()) * (1 - (rows - row[..., None]).abs())
+    weight = weight * ((columns >= 0) & (columns < width) & (rows >= 0) & (rows < height))
+    number = rows.clamp(0, height - 1).long() * width + columns.clamp(0, width - 1).long()
+    number = number + height * width * torch.arange(batch, device=x.device)[:, None, None]
+    read = F.embedding_bag(number.flatten(0, 1), table, per_sample_weights=weight.flatten(0, 1), mode="sum")
+    return read.unflatten(0, (batch, points.shape[1])).mT
 
 
 def read_masks(masks: Tensor, points: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class SetLoss(nn.Module):
         ignored: "excluded", pixels that do not count do so nowhere; "background", they are background in every mask, as in the
             authors' code.
 
-    A subclass says where masks are compared (`compared`) and how the cost of a pixel goes (`pixel_costs`).
+    A subclass says where masks are compared (`compared`) and how the cost of a pixel goes (`matching_costs`, `pixel_costs`).
     """
 
     def __init__(self, costs: Mapping[str, float], *, no_object: float = 0.1, ignored: Ignored = "excluded") -> None:
@@ -79,10 +79,10 @@ class SetLoss(nn.Module):
         if not len(picture.labels):
             return picture.labels, picture.labels
         logits, truth, weight = self.compared(mask_logits, picture)
-        positive, negative = (cost * weight for cost in self.pixel_costs(logits))
+        outside, more = (cost * weight for cost in self.matching_costs(logits))
         area = weight.sum().clamp(min=1e-6)
         by_class = -class_logits.softmax(1)[:, picture.labels]
-        by_mask = (positive @ truth.T + negative @ (1 - truth).T) / area
+        by_mask = (outside.sum(1)[:, None] + more @ truth.T) / area
         probability = logits.sigmoid() * weight
         overlap = 2 * probability @ truth.T + 1
         by_dice = 1 - overlap / (probability.sum(1)[:, None] + (truth * weight).sum(1) + 1)
@@ -108,16 +108,19 @@ class SetLoss(nn.Module):
     def outline(self, logits: Tensor, truth: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Mask logits of pairs (M, N), what is true there, in [0, 1], and how much it counts -> "mask" and "dice", summed over
         the pairs."""
-        positive, negative = self.pixel_costs(logits)
-        cost = ((positive * truth + negative * (1 - truth)) * weight).sum(1)
+        cost = (self.pixel_costs(logits, truth) * weight).sum(1)
         mask = safe_divide(cost, weight.sum(1))
         probability = logits.sigmoid() * weight
         overlap = 2 * (probability * truth).sum(1) + 1
         dice = 1 - overlap / (probability.sum(1) + (truth * weight).sum(1) + 1)
         return mask.sum(), dice.sum()
 
-    def pixel_costs(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """What each logit costs where the pixel belongs to the mask, and where it does not."""
+    def matching_costs(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """What each logit costs where the pixel does not belong to the mask, and how much more where it does."""
+        raise NotImplementedError
+
+    def pixel_costs(self, logits: Tensor, truth: Tensor) -> Tensor:
+        """What each logit costs, of the same shape, where so much of the pixel belongs to the mask."""
         raise NotImplementedError
 
     def compared(self, mask_logits: Tensor, picture: Segments) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,10 +152,17 @@ class FocalSetLoss(SetLoss):
         super().__init__(costs, no_object=no_object, ignored=ignored)
         self.alpha, self.gamma = alpha, gamma
 
-    def pixel_costs(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        inside, outside = logits.sigmoid(), (-logits).sigmoid()
-        positive = self.alpha * outside.pow(self.gamma) * F.softplus(-logits)
-        return positive, (1 - self.alpha) * inside.pow(self.gamma) * F.softplus(logits)
+    def matching_costs(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        outside = (1 - self.alpha) * self._error(logits)
+        return outside, self.alpha * self._error(-logits) - outside
+
+    def pixel_costs(self, logits: Tensor, truth: Tensor) -> Tensor:
+        inside = truth > 0.5  # at the segments' size a pixel belongs to a mask or does not
+        return torch.where(inside, self.alpha, 1 - self.alpha) * self._error(torch.where(inside, -logits, logits))
+
+    def _error(self, logits: Tensor) -> Tensor:
+        """Of pixels outside of the mask: probability to the power of gamma, times cross entropy."""
+        return logits.sigmoid().pow(self.gamma) * F.softplus(logits)
 
     def compared(self, mask_logits: Tensor, picture: Segments) -> tuple[Tensor, Tensor, Tensor]:
         valid = torch.ones_like(mask_logits[0], dtype=torch.bool) if picture.valid is None else picture.valid
@@ -201,8 +211,11 @@ class PointSetLoss(SetLoss):
             )
         self.points, self.candidates, self.unsure = points, int(points * oversample), int(points * importance)
 
-    def pixel_costs(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        return F.softplus(-logits), F.softplus(logits)
+    def matching_costs(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        return F.softplus(logits), -logits
+
+    def pixel_costs(self, logits: Tensor, truth: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
 
     def compared(self, mask_logits: Tensor, picture: Segments) -> tuple[Tensor, Tensor, Tensor]:
         points = torch.rand(1, self.points, 2, device=mask_logits.device)

@@ -27,14 +27,13 @@ def composite(image: np.ndarray, alpha: np.ndarray, background: np.ndarray | tup
     return total.astype(np.uint8)
 
 
-def blend_plane(person: np.ndarray, share: np.ndarray, behind: np.ndarray | int, out: np.ndarray) -> None:
-    """One plane of a video frame, to within one level: out = behind + share / 128 (person - behind).
+def blend_plane(person: np.ndarray, share: np.ndarray, out: np.ndarray) -> None:
+    """One plane of a video frame, in place and to within one level: out + share / 128 (person - out).
 
-    person, behind, out  (h, w) uint8
-    share                (h, w) int16, 0..128: 7 bits are what fits a product with a difference into 16
+    person, out  (h, w) uint8
+    share        (h, w) int16, 0..128: 7 bits are what fits a product with a difference into 16
     """
-    difference = np.subtract(person, behind, dtype=np.int16)
+    difference = np.subtract(person, out, dtype=np.int16)
     difference *= share
     difference >>= 7
-    difference += behind if isinstance(behind, np.ndarray) else np.int16(behind)
-    np.copyto(out, difference, casting="unsafe")
+    np.add(out, difference, out=out, casting="unsafe")

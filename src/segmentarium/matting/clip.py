@@ -11,6 +11,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import cv2
 import numpy as np
 
 from segmentarium.brief import Brief
@@ -169,9 +170,9 @@ class FrameWorker:
             matte = fit_matte(guide, probability[window.small], window.size, stages=STAGES, grey=True)
             small[window.small] = matte.small
             person = window, matte
-        behind = self._behind.planes(step.guide, small, step.seconds)
-        for out, plane in zip(outs, (*behind, 0), strict=False):
-            out[:] = plane
+        self._behind.fill(outs[:3], step.guide, small, step.seconds)
+        if self._alpha_out:
+            outs[3][:] = 0
         if person is not None:
             self._lay_over(outs, *person, step.planes)
         frame.pts = step.pts
@@ -184,17 +185,17 @@ class FrameWorker:
         """The person in front of what `outs` (Y, U, V and perhaps alpha) hold already."""
         places = (window.large, window.halved, window.halved)
         alpha, person = self._cut(matte, [plane[place] for plane, place in zip(planes, places, strict=True)])
-        share = (alpha.astype(np.int16) + 1) >> 1
         if self._alpha_out:
-            share = (share > 0).astype(np.int16) * 128  # colours stay whole; only what is clear is hidden
+            outs[3][window.large] = alpha
+            share = (alpha > 0).view(np.uint8) * np.uint8(255)  # colours stay whole; only what is clear is hidden
             rows = np.maximum(share[::2], share[1::2])
             half = np.maximum(rows[:, ::2], rows[:, 1::2])
-            outs[3][window.large] = alpha
         else:
-            rows = share[::2] + share[1::2]
-            half = (rows[:, ::2] + rows[:, 1::2]) >> 2
-        for own, part, out, place in zip(person, (share, half, half), outs, places, strict=False):
-            blend_plane(own, part, out[place], out[place])
+            share = alpha
+            half = cv2.resize(share, (share.shape[1] // 2, share.shape[0] // 2), interpolation=cv2.INTER_AREA)
+        whole, halved = ((plane + np.int16(1)) >> 1 for plane in (share, half))
+        for own, part, out, place in zip(person, (whole, halved, halved), outs, places, strict=False):
+            blend_plane(own, part, out[place])
 
     def _cut(self, matte: Matte, planes: Sequence[np.ndarray]) -> tuple[np.ndarray, Sequence[np.ndarray]]:
         """Alpha (h, w) and the person's own colours as planes, of Y (h, w), U and V (h/2, w/2)."""

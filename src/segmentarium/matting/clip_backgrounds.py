@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from segmentarium.matting.backgrounds import Background, Blur, Clip, Colour, Picture, blurred, covering_box
-from segmentarium.matting.frames import Layout, plane_array, planes_of, rgb_to_planes
+from segmentarium.matting.frames import Layout, planes_of, rgb_to_planes
 from segmentarium.matting.reader import Reader
 
 Planes = tuple[Any, Any, Any]  # Y, U, V: arrays uint8, or one number each
 
 
 class ClipBackground:
-    """Gives the background of each frame as Y (H, W), U and V (H/2, W/2), or as three numbers."""
+    """Gives the background of each frame."""
 
     def __init__(self, background: Background, layout: Layout) -> None:
-        from av.video.reformatter import VideoReformatter
-
         self._background, self._layout = background, layout
-        self._scaler = VideoReformatter()
         self._fixed: Planes | None = None
         self._looped: _Looped | None = None
         if isinstance(background, Picture):
@@ -34,26 +32,19 @@ class ClipBackground:
             planes = rgb_to_planes(np.full((2, 2, 3), colour, np.uint8), layout)
             self._fixed = (int(planes[0][0, 0]), int(planes[1][0, 0]), int(planes[2][0, 0]))
 
-    def planes(self, guide: np.ndarray, alpha: np.ndarray, seconds: float) -> Planes:
-        """Consumer the frame at `seconds`: it in small, (3, h, w) float32 in YUV, 0..1, and the person's share there, (h, w)."""
-        if self._fixed is not None:
-            return self._fixed
-        if self._looped is not None:
-            return self._looped.at(seconds)
-        assert isinstance(self._background, Blur)
-        return self._enlarged(blurred(guide, alpha, self._background.strength))
+    def fill(self, outs: Sequence[np.ndarray], guide: np.ndarray, alpha: np.ndarray, seconds: float) -> None:
+        """Writes what is behind the frame at `seconds` into its planes Y (H, W), U and V (H/2, W/2), uint8.
 
-    def _enlarged(self, small: np.ndarray) -> Planes:
-        """(3, h, w) uint8 at the clip's size, by FFmpeg's scaler: a tenth of what Pillow takes."""
-        import av
-
-        frame = av.VideoFrame(small.shape[2], small.shape[1], "yuv444p")  # neither knows of a range: none is changed
-        for plane, values in zip(frame.planes, small, strict=True):
-            plane_array(plane)[:] = values
-        size = (self._layout.width, self._layout.height)
-        large = self._scaler.reformat(frame, *size, format="yuv420p", threads=1)
-        bright, blue, red = (plane_array(plane) for plane in large.planes)
-        return bright, blue, red
+        guide, alpha  the frame in small, (3, h, w) float32 in YUV, 0..1, and the person's share there, (h, w)
+        """
+        if isinstance(self._background, Blur):
+            for out, plane in zip(outs, blurred(guide, alpha, self._background.strength), strict=True):
+                cv2.resize(plane, (out.shape[1], out.shape[0]), out, interpolation=cv2.INTER_LINEAR)
+            return
+        planes = self._fixed if self._looped is None else self._looped.at(seconds)
+        assert planes is not None
+        for out, plane in zip(outs, planes, strict=True):
+            out[:] = plane
 
     def close(self) -> None:
         if self._looped is not None:

@@ -14,11 +14,10 @@ from segmentarium.matting.finder import ForegroundFinder, foreground_class
 from segmentarium.media.stages import cores
 from segmentarium.onnx_head import OnnxError
 from segmentarium.preprocessing import SMALLEST, Preprocessing
-from segmentarium.runtimes import bounded_memory, exported_facts, onnx_session
+from segmentarium.runtimes import bounded_memory, exported_facts, onnx_session, room_of
 from segmentarium.weights import catalogue
 
 SUFFIX = ".onnx"
-ROOM, ROOM_OF_A_THREAD = 2**30, 2**28  # bytes that a network may take to be opened and run at the smallest size
 
 
 def exported_file(model: Any) -> Path | None:
@@ -48,10 +47,7 @@ class ExportedPredictor(ForegroundFinder):
             raise FileNotFoundError(f"no exported network at {model}; `segmentarium export` makes one")
         self.model_name = fspath(model)
         self._path = path
-        # activations of so small pictures are nothing beside it; threads reserve much that they never use
-        room = ROOM + cores() * ROOM_OF_A_THREAD + 4 * path.stat().st_size
-        with bounded_memory(room):
-            self._session = self._open(cores())
+        self._session = self._open(cores())
         facts = self._facts()
         wanted = facts["preprocessing"]
         try:
@@ -65,7 +61,7 @@ class ExportedPredictor(ForegroundFinder):
         self.foreground = foreground_class(foreground, self.classes)
         mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.preprocessing.mean, self.preprocessing.std))
         self._factor, self._offset = 1 / (255 * std), mean / std
-        with bounded_memory(room):
+        with bounded_memory(room_of(path)):  # activations of so small pictures are nothing beside it
             for side in (SMALLEST, 2 * SMALLEST):  # what cannot run, or runs at one size alone, is told now
                 self._run(np.zeros((1, 3, SMALLEST, side), np.float32))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import cv2
@@ -31,9 +32,13 @@ def decided(probability: np.ndarray, people: People = "all", before: np.ndarray 
     before   what was decided of the last frame of a clip, (h, w): who was there stays with less, so that nobody flickers
     """
     check_people(people)
-    inside = (probability > 0.5).astype(np.uint8)
-    count, found, facts, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
-    labels = found.astype(np.intp)
+    result = np.zeros(probability.shape, np.float32)
+    whole, band = probability, max(2.0, SOFT * max(probability.shape))
+    if (place := _around(whole > 0.5, band)) is None:
+        return result
+    probability, before = whole[place], None if before is None else before[place]
+    inside = (probability > 0.5).view(np.uint8)
+    count, labels, facts, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
     area: np.ndarray = facts[:, cv2.CC_STAT_AREA].astype(np.float64)
     sure = np.bincount(labels[probability > SURE], minlength=count)
     if before is not None:
@@ -44,13 +49,24 @@ def decided(probability: np.ndarray, people: People = "all", before: np.ndarray 
     kept = area > 0
     if people != "all":
         kept[np.argsort(-area)[1 if people == "largest" else people :]] = False
-    person = kept[labels]
-    band = max(2.0, SOFT * max(probability.shape))
-    outside_by = _distance(~person)
-    inside_by = _distance(person)
-    result = np.where(person, probability, np.minimum(probability, 0.5))
-    result = np.where(inside_by > band, np.float32(1), result)
-    return np.where(outside_by > band, np.float32(0), result).astype(np.float32)
+    person = inside.view(bool) if kept[1:].all() else kept[labels]
+    part = result[place]
+    np.minimum(probability, 0.5, out=part)
+    np.copyto(part, probability, where=person)
+    part[_distance(person) > band] = 1
+    part[_distance(~person) > band] = 0
+    return result
+
+
+def _around(inside: np.ndarray, band: float) -> tuple[slice, slice] | None:
+    """The box of what is inside (h, w), with a margin as wide as the soft band reaches; None: nothing is."""
+    margin, box = math.ceil(band) + 1, []
+    for axis in (1, 0):
+        found = np.flatnonzero(inside.any(axis))
+        if not len(found):
+            return None
+        box.append(slice(max(0, int(found[0]) - margin), int(found[-1]) + 1 + margin))
+    return box[0], box[1]
 
 
 def with_held(probability: np.ndarray, hold: Hold) -> np.ndarray:

@@ -148,16 +148,19 @@ def _expand_path(text: str) -> list[Item]:
     raise FileNotFoundError(f"{text} does not exist: it is neither a file, nor a folder, nor a pattern that fits files")
 
 
-def watch(folder: Path, leave_out: Path | None = None, every: float = 1.0) -> Iterator[Item]:
-    """The pictures and videos of a folder, and then those that come, for ever; each when two looks found it of the same size, so
-    that none is half written.
+def watch(
+    folder: Path, leave_out: Path | None = None, every: float = 1.0, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Item]:
+    """The pictures and videos of a folder, and then those that come, until it is asked to stop; each when two looks found it of
+    the same size, so that none is half written.
 
     leave_out  a folder in it that is not looked into, such as that of the results
     every      seconds between two looks
+    stop       asked before each look
     """
     sizes: dict[Path, int] = {}
     given: set[Path] = set()
-    while True:
+    while not stop():
         now = {}
         for path in sorted(folder.rglob("*")):
             if path in given or path.name.startswith(".") or not is_media(path) or not path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,9 +25,9 @@ MOST = 20  # poses that count in a picture
 
 
 def sigmas_of(names: Sequence[str]) -> np.ndarray:
-    """(J,) of joints by their names, "left_…" or "right_…" left aside; a joint that COCO does not have gets the shoulder's."""
-    parts = (name.removeprefix("left_").removeprefix("right_") for name in names)
-    return np.array([SIGMAS.get(part, SIGMAS["shoulder"]) for part in parts])
+    """(J,) of joints by the part in their names, "left_ear" or "Ear (right)"; one that COCO does not have gets the shoulder's."""
+    words = (re.split("[^a-z]+", name.lower()) for name in names)
+    return np.array([next((SIGMAS[word] for word in name if word in SIGMAS), SIGMAS["shoulder"]) for name in words])
 
 
 def similarity(found: np.ndarray, joints: np.ndarray, areas: np.ndarray, sigmas: np.ndarray) -> np.ndarray:

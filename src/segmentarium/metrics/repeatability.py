@@ -6,21 +6,15 @@ Points are (N, 2) x, y in pixels, best first; sizes (height, width).  "Shared" a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from segmentarium.data import homographies
+from segmentarium.data.homographies import warp_points
 
-def warp(points: np.ndarray, homography: np.ndarray) -> np.ndarray:
-    """(N, 2) pixels of one picture -> of the other; what comes to lie behind the camera is NaN."""
-    moved = np.column_stack((points, np.ones(len(points)))) @ homography.T
-    depth = np.where(moved[:, 2:] * np.sign(homography[2, 2] or 1) > 1e-12, moved[:, 2:], np.nan)
-    return moved[:, :2] / depth
-
-
-def inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(N,) bool: in 0 ≤ x < width, 0 ≤ y < height."""
-    return np.all((points >= 0) & (points < size[::-1]), axis=1)
+inside = partial(homographies.inside, edge=0.0)  # as the protocol's scripts count
 
 
 def nearest(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -52,9 +46,9 @@ def repeatability(
     Of either picture the `count` best points that the other shows; one comes again if another lies within `distance` pixels,
     both seen in the second picture.
     """
-    moved = warp(first, homography)
+    moved = warp_points(first, homography)
     moved = moved[inside(moved, sizes[1])][:count]
-    second = second[inside(warp(second, np.linalg.inv(homography)), sizes[0])][:count]
+    second = second[inside(warp_points(second, np.linalg.inv(homography)), sizes[0])][:count]
     there, back = nearest(moved, second), nearest(second, moved)
     near = np.concatenate((there, back))
     again = near <= distance
@@ -73,8 +67,8 @@ def matching_score(
     distance: float = 3.0,
 ) -> float:
     """Right matches over shared points, the mean of both pictures' shares; pairs (K, 2) of indices, mutual neighbours."""
-    moved = warp(first, homography)
-    back = warp(second, np.linalg.inv(homography))
+    moved = warp_points(first, homography)
+    back = warp_points(second, np.linalg.inv(homography))
     shared = [inside(moved, sizes[1]), inside(back, sizes[0])]
     if not all(which.any() for which in shared):
         return 0.0
@@ -105,7 +99,7 @@ def nearest_neighbour_ap(
         (first, second, neighbours[0], distances[0], homography, sizes[1]),
         (second, first, neighbours[1], distances[1], inverse, sizes[0]),
     ):
-        moved = warp(one, matrix)
+        moved = warp_points(one, matrix)
         shared = inside(moved, size)
         if not shared.any() or not len(other):
             scores.append(0.0)
@@ -132,7 +126,7 @@ def corner_error(found: np.ndarray | None, homography: np.ndarray, size: tuple[i
         return float("inf")
     height, width = size
     corners = np.array([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]], float)
-    error = np.linalg.norm(warp(corners, found) - warp(corners, homography), axis=1).mean()
+    error = np.linalg.norm(warp_points(corners, found) - warp_points(corners, homography), axis=1).mean()
     return float(error) if np.isfinite(error) else float("inf")
 
 

@@ -13,7 +13,8 @@ What we change:
   since both are linear, from a twentieth of the memory.
 
 The objective is that of the published weights for one logit, the Lovász hinge, and half of it again on the band around
-the boundary; for several classes cross entropy in its place.
+the boundary; for several classes cross entropy in its place.  The coarse path is trained alone first (`extremec3_encoder`, at
+1/4), and `create_model("extremec3", weights=...)` starts from its file.
 
 Published: EG1800 mean IoU 94.98 with 0.038 M parameters; the weights, of one logit, were trained on images squeezed to
 224×224.
@@ -22,6 +23,7 @@ Published: EG1800 mean IoU 94.98 with 0.038 M parameters; the weights, of one lo
 from __future__ import annotations
 
 from functools import partial
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -108,14 +110,48 @@ class Encoder(nn.Module):
         return self.join3(torch.cat([x4, self.level3(x4)], 1))
 
 
-class ExtremeC3(SegmentationModel):
-    """The whole network: a coarse and a fine path, and one logit, as published, or several."""
+def _objective(num_classes: int, band: int, **meeting: Any) -> tuple[Term, Term]:
+    loss = Lovasz if num_classes == 1 else CrossEntropy
+    return (
+        Term("logits", 1.0, loss(), **meeting),
+        Term("boundary", 0.5, OnBoundary(loss(), band), classes=False, **meeting),
+    )
+
+
+class ExtremeC3Encoder(SegmentationModel):
+    """The first stage of training: the coarse path alone, on labels at 1/4.
+
+    blocks   C3 modules of constant width in both levels
+    """
 
     align_corners = True
 
-    def __init__(self, *, num_classes: int = 1, in_channels: int = 3) -> None:
+    def __init__(self, *, num_classes: int = 1, in_channels: int = 3, blocks: tuple[int, int] = (1, 5)) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
-        self.encoder = Encoder(in_channels, 1, 5)
+        self.encoder = Encoder(in_channels, *blocks)
+        self.classifier = init_classifier(nn.Conv2d(112, num_classes, 1, bias=False))
+        self.set_objective(*_objective(num_classes, 5, at="output"))
+
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K, H/4, W/4)"""
+        return self.classifier(self.encoder(image))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return upsample(self.logits(image), 4, image.shape[-2:])
+
+
+class ExtremeC3(SegmentationModel):
+    """The whole network: a coarse and a fine path, and one logit, as published, or several.
+
+    blocks   C3 modules of constant width in both levels of the coarse path (the code's p and q)
+    """
+
+    align_corners = True
+    first_stage: ClassVar[tuple[str, str]] = ("extremec3_encoder", "encoder.")
+
+    def __init__(self, *, num_classes: int = 1, in_channels: int = 3, blocks: tuple[int, int] = (1, 5)) -> None:
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        self.encoder = Encoder(in_channels, *blocks)
         self.coarse = ConvNormAct(112, 24, 1, act=None)
         self.fine = nn.Sequential(
             nn.Conv2d(in_channels, 24, 3, 2, 1, bias=False),
@@ -124,8 +160,7 @@ class ExtremeC3(SegmentationModel):
         self.join = NormAct(24)
         # few inputs: smaller weights would take long to grow
         self.classifier = init_classifier(nn.Conv2d(24, num_classes, 1, bias=False), std=0.1)
-        loss = Lovasz if num_classes == 1 else CrossEntropy
-        self.set_objective(Term("logits", 1.0, loss()), Term("boundary", 0.5, OnBoundary(loss(), 15), classes=False))
+        self.set_objective(*_objective(num_classes, 15))
 
     def logits(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K, H, W)"""
@@ -145,3 +180,4 @@ PAPER = Paper(
 )
 
 register("extremec3", ExtremeC3, Card(paper=PAPER, parameters=0.038, num_classes=1, scores={"EG1800 mean IoU": 94.98}))
+register("extremec3_encoder", ExtremeC3Encoder, Card(paper=PAPER, num_classes=1))

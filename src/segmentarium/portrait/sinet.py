@@ -23,7 +23,7 @@ squeezed to that size.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -74,28 +74,29 @@ class NormAct(nn.Module):
         return self.act(self.norm(x))
 
 
-def upsample(x: Tensor, factor: int, size: Sequence[int]) -> Tensor:
-    """By `factor` with aligned corners, cut to `size`: what stood for a partial window goes back to where it was."""
+def upsample(x: Tensor, factor: int, size: Sequence[int], align_corners: bool = True) -> Tensor:
+    """By `factor`, cut to `size`: what stood for a partial window goes back to where it was."""
     if factor == 1:
         return x
     whole = (x.shape[-2] * factor, x.shape[-1] * factor)
-    return resize(x, whole, align_corners=True)[..., : size[0], : size[1]]
+    return resize(x, whole, align_corners=align_corners)[..., : size[0], : size[1]]
 
 
 class UpsampleNorm(nn.Module):
     """Upsampling to a size, then batch norm.  Deployed, the norm comes first and folds into the convolution before it: an
     average of values that were scaled and shifted is the scaled and shifted average."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, align_corners: bool = True) -> None:
         super().__init__()
         self.norm = batch_norm(channels)
+        self.align_corners = align_corners
         self.norm_first = False
 
     def forward(self, x: Tensor, factor: int, size: Sequence[int]) -> Tensor:
         """(B, channels, h, w) -> (B, channels, *size)"""
         if self.norm_first:
-            return upsample(self.norm(x), factor, size)
-        return self.norm(upsample(x, factor, size))
+            return upsample(self.norm(x), factor, size, self.align_corners)
+        return self.norm(upsample(x, factor, size, self.align_corners))
 
     def reparameterize(self) -> None:
         self.norm_first = True
@@ -121,14 +122,19 @@ class SqueezeBlock(nn.Module):
 
 
 class SpatialSqueeze(nn.Module):
-    """The S2 module: two branches see the same half of the channels, each makes half of the output (figure 3)."""
+    """The S2 module: two branches see the same half of the channels, each makes half of the output (figure 3).
 
-    def __init__(self, in_channels: int, channels: int, branches: Branches) -> None:
+    block   what a branch is, of channels, kernel and pooling
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, branches: Branches, block: Callable[..., SqueezeBlock] = SqueezeBlock
+    ) -> None:
         super().__init__()
         half = channels // 2
         self.reduce = nn.Conv2d(in_channels, half, 1, groups=2, bias=False)
         self.shuffle = True
-        self.branches = nn.ModuleList(SqueezeBlock(half, kernel, pooling) for kernel, pooling in branches)
+        self.branches = nn.ModuleList(block(half, kernel, pooling) for kernel, pooling in branches)
         self.residual = in_channels == channels
         self.join = NormAct(channels)
 

@@ -52,7 +52,7 @@ def kept_on_failure(path: Path) -> Iterator[None]:
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """torch.save, atomically.  Raises CheckpointWriteError."""
-    with kept_on_failure(path), atomic_write(path) as temporary:
+    with kept_on_failure(path), atomic_write(path, plain=True) as temporary:
         torch.save(state, temporary)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from segmentarium.checks import did_you_mean
 from segmentarium.data.bands import picture_size
 from segmentarium.data.image_io import ImageReadError
-from segmentarium.registry import entry
+from segmentarium.registry import TOKENS, entry
 from segmentarium.training.options import FITTED, TrainingOptions, resumed_options
 
 USUAL: Mapping[str, Any] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01, "clip_norm": 1.0}
@@ -92,10 +92,19 @@ def _needs(options: TrainingOptions) -> tuple[str, dict[str, Any]]:
     name = options.model if options.model.startswith("timm:") else options.model.partition(".")[0]
     own = entry(name)
     backbone = {**own.arguments, **options.model_arguments}.get("backbone")
-    below = entry(backbone).card.training if isinstance(backbone, str) else {}
+    below = _asked(backbone) if isinstance(backbone, str) else {}
     layers = [USUAL, OF_KIND.get(own.kind, {}), below]
     rate = min(layer["learning_rate"] for layer in layers if "learning_rate" in layer)
-    return own.kind, {**layers[0], **layers[1], **layers[2], "learning_rate": rate, **own.card.training}
+    return own.kind, {**layers[0], **layers[1], **layers[2], "learning_rate": rate, **_asked(name)}
+
+
+def _asked(name: str) -> Mapping[str, Any]:
+    """What a network's card asks for; of timm's, which have none of ours, what their norms tell."""
+    if not name.startswith("timm:"):
+        return entry(name).card.training
+    from segmentarium.backbones.timm import normed_by_layer
+
+    return TOKENS if normed_by_layer(name.removeprefix("timm:")) else {}
 
 
 def _line(found: Mapping[str, Any], options: TrainingOptions) -> str:

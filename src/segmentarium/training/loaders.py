@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -136,7 +137,7 @@ def endless(
         factors = image_factors(classes_shown(stream.dataset), options.repeat_threshold)
         sampler: InfiniteSampler = RepeatFactorSampler(factors, *here)
     else:
-        sampler = InfiniteSampler(len(stream), *here)
+        sampler = InfiniteSampler(len(stream), *here, order=getattr(stream.dataset, "order", None))
     workers = worker_count(options, fabric.world_size)
     loader = DataLoader(
         stream,
@@ -147,5 +148,7 @@ def endless(
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_outlive_signals,
         prefetch_factor=4 if workers else None,
+        # libvips's threads do not survive a fork: a worker would wait for them for ever
+        multiprocessing_context="spawn" if workers and "pyvips" in sys.modules else None,
     )
     return TimedLoader(loader)

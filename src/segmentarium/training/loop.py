@@ -31,6 +31,7 @@ from segmentarium.training import TrainingResult
 from segmentarium.training.checkpoints import earlier_run, restore, training_state, write_checkpoint, write_weights
 from segmentarium.training.defaults import fitted
 from segmentarium.training.journal import Journal, header
+from segmentarium.training.linear import quicken
 from segmentarium.training.machine import fabric_of
 from segmentarium.training.optimizer import AveragedModel, build_optimizer, frozen_parts, rate_factor
 from segmentarium.training.options import BEST_WEIGHTS, LAST, LAST_WEIGHTS, TrainingOptions
@@ -175,6 +176,8 @@ class Training:
         if self.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         depthwise_in_float32(model)
+        if fabric.device.type == "cpu" and options.strategy != "fsdp":
+            quicken(model)
         if self.teacher is not None:
             self.teacher.to(fabric.device).eval()
         model.to(fabric.device).train()

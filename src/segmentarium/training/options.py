@@ -87,11 +87,12 @@ class TrainingOptions:
     # On what
     data: str = option(
         "folder",
-        "data set: folder, imagefolder, camvid, eg1800, cityscapes, ade20k, voc, pascal_context, pascal_context59,\n"
-        "coco_stuff, imagenet, coco_keypoints, points, shapes, pictures (without labels); of segments: instances,\n"
-        "coco_panoptic, coco_instances, lvis, ade20k_panoptic, cityscapes_panoptic, labelme, cvat, yolo",
+        "data set: folder, imagefolder, webdataset, parquet (shards), camvid, eg1800, cityscapes, ade20k, voc,\n"
+        "pascal_context, pascal_context59, coco_stuff, imagenet, coco_keypoints, points, shapes, pictures (without\n"
+        "labels); of segments: instances, coco_panoptic, coco_instances, lvis, ade20k_panoptic, cityscapes_panoptic,\n"
+        "labelme, cvat, yolo",
     )
-    root: str = option("", "the data set's folder")
+    root: str = option("", "the data set's folder; of shards a pattern, too: 'train-{000..099}.tar'")
     data_arguments: dict[str, Any] = option({}, "the data set's own options, key=value", flag="data-set-options")
     train_split: str = option("train", "split to train on")
     val_split: str = option("val", "split to evaluate on during training")
@@ -206,7 +207,11 @@ class TrainingOptions:
     )
 
     # How scans are made
-    turn: float = option(45.0, "greatest random turn about the vertical, degrees", of="detector3d")
+    turn: float = option(
+        45.0,
+        "greatest random turn about the vertical, of pictures with joints deviation of the rotation, degrees",
+        of="detector3d keypoints",
+    )
     stretch: tuple[float, float] = option((0.95, 1.05), "range of the random scale factor", of="detector3d")
     point_noise: float = option(0.0, "standard deviation of noise on points, metres", of="detector3d")
     object_noise: bool = option(False, "move and turn each object by itself", of="detector3d")

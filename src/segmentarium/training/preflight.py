@@ -122,10 +122,20 @@ def count_values(dataset: SegmentationDataset) -> np.ndarray:
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         places = [index for index, item in enumerate(dataset.items) if item.mask is not None]
-        total = np.sum(list(pool.map(count, places)), axis=0)
+        total = np.sum(list(_shown(pool.map(count, places), len(places))), axis=0)
     with suppress(OSError), atomic_write(stored) as temporary:  # a cache that cannot be written only costs time
         temporary.write_text(json.dumps(total.tolist()), encoding="utf-8")
     return total
+
+
+def _shown(counts: Iterator[np.ndarray], number: int) -> Iterator[np.ndarray]:
+    """The same, with a bar on the terminal of the first process, which is gone afterwards."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    silent = not console.is_terminal or os.environ.get("LOCAL_RANK", "0") != "0"
+    yield from track(counts, "reading labels", number, console=console, transient=True, disable=silent)
 
 
 def _counts_file(files: list[Path], dataset: SegmentationDataset) -> Path:

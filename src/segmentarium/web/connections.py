@@ -85,7 +85,10 @@ def _cancelled(clock: TimerHandle | None) -> None:
 
 
 class EndingServer(uvicorn.Server):
-    """A server whose process ends `seconds` after the first signal, whatever is being computed; `before` is called then."""
+    """A server whose process ends within `seconds` of the first signal, whatever is being computed; `before` is called then.
+
+    After four fifths of them it is ended: the rest is for `before`, and for a machine on which threads wait for their turn.
+    """
 
     def __init__(self, config: uvicorn.Config, seconds: float, before: Callable[[], Any]) -> None:
         super().__init__(config)
@@ -99,7 +102,7 @@ class EndingServer(uvicorn.Server):
                 self._before()
                 os._exit(128 + sig)  # threads that compute cannot be stopped otherwise
 
-            self.clock = threading.Timer(self._seconds, end)
+            self.clock = threading.Timer(0.8 * self._seconds, end)
             self.clock.daemon = True
             self.clock.start()
         super().handle_exit(sig, frame)

@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar
@@ -26,6 +27,7 @@ from segmentarium.web.limits import DECODER, DECODING, Limits, Refused
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # the best known decoders alone
 START_SECONDS = 60.0
+END_SECONDS = 1.0  # in which processes that were killed are gone; one that is not ends without being waited for
 _READY = b"."
 _HEAD = struct.Struct("<Q")  # bytes that follow
 _ANSWER = struct.Struct("<HII")  # status of HTTP, height, width; 200 is followed by RGB, others by words
@@ -134,7 +136,7 @@ class Decoders:
         _end_all([worker], set())
 
     def close(self) -> None:
-        """Ends every process, also those that are decoding."""
+        """Ends every process, also those that are decoding, in little more than END_SECONDS."""
         with self._guard:
             self._closed = True
         self._end()
@@ -183,10 +185,13 @@ def _read(stream: Any, length: int) -> bytearray:
 
 
 def _end_all(idle: list[Worker], busy: set[Worker]) -> None:
+    """Kills them; waits for all of them together, as the server has its own end to keep."""
     for worker in [*idle, *busy]:
         worker.kill()
+    last = time.monotonic() + END_SECONDS
+    for worker in [*idle, *busy]:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            worker.wait(5)
+            worker.wait(max(0.0, last - time.monotonic()))
         for pipe in (worker.stdin, worker.stdout):
             with contextlib.suppress(OSError):
                 if pipe is not None and worker in idle:  # a thread reads from those of the others, and closes them

@@ -27,7 +27,7 @@ def serve(
     task         of mask classifiers, where a request does not say: "semantic", "instance" or "panoptic"; None: as each model says
     limits       sizes, times and numbers that the server takes on; None: those of `Limits()`
 
-    The process ends `limits.end_seconds` after SIGTERM or Ctrl-C, whatever is being computed then.
+    The process ends within `limits.end_seconds` of SIGTERM or Ctrl-C, whatever is being computed then.
 
     Raises ImportError where the extra "web" is not installed, OSError where the address cannot be had.
     """
@@ -54,7 +54,7 @@ def serve(
         http=protocol_of(limits),
         ws="none",
         timeout_keep_alive=5,
-        timeout_graceful_shutdown=max(1, int(limits.end_seconds / 2)),
+        timeout_graceful_shutdown=max(1, int(limits.end_seconds / 3)),  # for answers that are on their way
     )
     try:
         socket = settings.bind_socket()

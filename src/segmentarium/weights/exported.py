@@ -60,9 +60,8 @@ class ExportedNetwork(Model):
         if self._run is None:
             threads = torch.get_num_threads()
             onnx = ENGINES[self.file.suffix.lower()][0] == "onnxruntime"
-            self._run = runner(
-                onnx_session(self.file, threads) if onnx else openvino_network(self.file, "f32", threads)
-            )
+            opened = onnx_session(self.file, threads) if onnx else openvino_network(self.file, "f32", threads)
+            self._run = runner(opened, self.file)
         return [torch.from_numpy(found) for found in self._run(image.float().contiguous().cpu().numpy())]
 
     def engine_for(self, name: str, precision: str = "fp32") -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from segmentarium.brief import Brief
 from segmentarium.contracts import Classifier
 from segmentarium.meta import on_meta
-from segmentarium.preprocessing import Preprocessing
+from segmentarium.preprocessing import LARGEST, SMALLEST, Preprocessing
 from segmentarium.registry import Entry, entry, variant_of, without_fetching
 from segmentarium.weights import catalogue
 from segmentarium.weights.inert import NAMED, read_tensors
@@ -192,10 +192,11 @@ def _header(text: str, path: Path) -> dict[str, Any]:
     try:
         header = json.loads(text)
         facts = [isinstance(header["model"], str), isinstance(header["arguments"], dict)]
-        if "classes" in header:
-            facts += [isinstance(header["classes"], list), all(isinstance(name, str) for name in header["classes"])]
-        if "joints" in header:
-            facts += [isinstance(header["joints"], list), all(isinstance(name, str) for name in header["joints"])]
+        for kind in ("classes", "joints"):
+            if kind in header:
+                facts += [isinstance(header[kind], list), all(isinstance(name, str) for name in header[kind])]
+        sides = header.get("input_size", (SMALLEST, SMALLEST))
+        facts += [len(sides) == 2, *(isinstance(side, int) and SMALLEST <= side <= LARGEST for side in sides)]
         if "things" in header:
             facts += [all(isinstance(index, int) and 0 <= index < len(header["classes"]) for index in header["things"])]
         if "palette" in header:
@@ -208,7 +209,7 @@ def _header(text: str, path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} has a header that is none of ours ({type(error).__name__}: {error})") from None
     if not all(facts):
         raise CheckpointError(
-            f"{path} has a header whose model, arguments, classes, joints, things or palette are none"
+            f"{path} has a header whose model, arguments, classes, joints, input_size, things or palette are none"
         )
     return header
 

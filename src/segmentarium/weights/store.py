@@ -69,20 +69,22 @@ def save(model: Model, path: str | Path, *, dtype: torch.dtype | None = None, **
     dtype   stores floating-point tensors in another precision (torch.float16 halves the file)
     facts   of the header: dataset, metrics, licences ({"code", "weights", "data"}), notes, …
     """
-    from safetensors.torch import save_file
+    import safetensors.torch
 
     path = Path(path)
     header = json.dumps(header_of(model, **facts))
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in bare(model).state_dict().items()}
     if dtype is not None:
         state = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
-    with atomic_write(path) as temporary:
-        save_file({key: tensor.clone() for key, tensor in state.items()}, temporary, metadata={HEADER: header})
+    # into memory first: on its way to a file the package makes another, whose name nobody would know after a kill
+    whole = safetensors.torch.save({key: tensor.clone() for key, tensor in state.items()}, metadata={HEADER: header})
+    with atomic_write(path, plain=True) as temporary:
+        temporary.write_bytes(whole)
     return path
 
 
 def describe(model: Model, header: Mapping[str, Any]) -> None:
-    """Puts classes, palette, things, joints and preprocessing of a header on the model that was built from it."""
+    """Puts classes, palette, things, joints, size of crops and preprocessing of a header on the model that was built from it."""
     model.weights_header = dict(header)
     if isinstance(model, LabelledModel) and "classes" in header:
         model.classes = tuple(header["classes"])
@@ -92,6 +94,9 @@ def describe(model: Model, header: Mapping[str, Any]) -> None:
         model.things = tuple(header["things"])
     if isinstance(model, KeypointModel) and "joints" in header:
         model.joints = tuple(header["joints"])
+    if isinstance(model, KeypointModel) and "input_size" in header:
+        height, width = header["input_size"]
+        model.input_size = (height, width)
     if "preprocessing" in header:
         said = {**model.preprocessing.as_dict(), **header["preprocessing"]}
         model.preprocessing = Preprocessing.from_dict(said).for_channels(model.in_channels)

@@ -17,18 +17,17 @@ from torch import Tensor
 from segmentarium.data import TrainingStream
 from segmentarium.data.base import apply_transform
 from segmentarium.data.coco_keypoints import CocoKeypoints, PersonCrop, keypoint_transform, shown_box
+from segmentarium.evaluation.poses import pose_scores, scores_line
 from segmentarium.files import write_png
 from segmentarium.keypoints.heatmaps import in_picture, mirror_pairs, peaks, refined
 from segmentarium.keypoints.hrnet_pose import HRNetPose
-from segmentarium.metrics.oks import keypoint_scores, pck, sigmas_of
 from segmentarium.registry import create_model, entry
 from segmentarium.training.loaders import TimedLoader, endless, open_dataset, worker_count
 from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import LOOKED_AT
 from segmentarium.training.tasks import Evaluation, Task
 
-SCALE, ROTATE = 0.35, 45.0  # of the crops, as published at 256×192
-SURE = 0.2  # a joint's score from which on it counts in its pose's
+SCALE = 0.35  # of the crops, as published at 256×192, and `turn`
 PICTURES = 8  # drawn at each evaluation
 
 
@@ -85,7 +84,7 @@ class KeypointTask:
                 f"the model finds {model.final.out_channels} joints in {model.in_channels} channels, but the data have "
                 f"{len(names)} joints and RGB; leave num_joints and in_channels out"
             )
-        model.joints = names
+        model.joints, model.input_size = names, self.crop_size
         given = {"mean": options.mean, "std": options.std}
         model.preprocessing = replace(model.preprocessing, **{k: v for k, v in given.items() if v is not None})
         return model
@@ -94,7 +93,7 @@ class KeypointTask:
         transform = keypoint_transform(
             self.crop_size,
             scale=SCALE,
-            rotate=ROTATE,
+            rotate=self.options.turn,
             flip=0.5 if self.options.flip else 0.0,
             pairs=mirror_pairs(model.joints),
             mean=model.preprocessing.mean,
@@ -120,27 +119,12 @@ class KeypointTask:
                 boxes = torch.stack([sample["box"] for sample in samples]).to(fabric.device)
                 found[chosen] = self._poses(model, image, boxes)
         poses: np.ndarray = fabric.all_reduce(found, reduce_op="sum").double().cpu().numpy()  # type: ignore[union-attr]
-        sure = poses[..., 2] > SURE
-        scores = (poses[..., 2] * sure).sum(1) / sure.sum(1).clip(1)
-        joints = np.stack([person.joints for person in persons]).astype(np.float64)
-        given = keypoint_scores(
-            [person.picture for person in persons],
-            poses[..., :2],
-            scores,
-            joints,
-            np.array([person.area for person in persons]),
-            sigmas_of(model.joints),
-        )
-        given["pck"] = pck(poses[..., :2], joints, np.array([person.box for person in persons]))
-        line = (
-            f"AP {100 * given['ap']:.2f}  AP50 {100 * given['ap50']:.2f}  AP75 {100 * given['ap75']:.2f} (OKS, labelled boxes)  "
-            f"PCK {100 * given['pck']:.2f} (0.2 of the box)"
-        )
-        return Evaluation(given, given, line)
+        given = pose_scores(persons, poses, model.joints)
+        return Evaluation(given, given, scores_line(given))
 
     def _poses(self, model: HRNetPose, image: Tensor, boxes: Tensor) -> Tensor:
         """Crops and their boxes -> (B, J, 3): x, y in pixels of the pictures, and scores."""
-        maps = model.heatmaps(image, flip=True)
+        maps = model.heatmaps(image, flip=self.options.flip)
         places, scores = peaks(maps)
         centre, width = shown_box(boxes, self.crop_size)
         return torch.cat((in_picture(refined(maps, places), centre, width, maps.shape[-2:]), scores[..., None]), -1)
@@ -161,7 +145,7 @@ class KeypointTask:
                 if labelled:
                     pen.ellipse((x - 3, y - 3, x + 3, y + 3), outline="white")
             for (x, y), colour in zip(
-                model.detect(image, flip=True).keypoints.tolist(), self.val_set.info.palette, strict=True
+                model.detect(image, flip=self.options.flip).keypoints.tolist(), self.val_set.info.palette, strict=True
             ):
                 pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
             sheet.paste(picture, (place * width, 0))

@@ -24,18 +24,24 @@ def _module(theirs: str, ours: str, *, join: str = ".bn", plain: bool = False, b
     return rules
 
 
+def _encoder(theirs: str) -> list[Rule]:
+    return [
+        Rule(f"{theirs}level1.conv.{{}}", "encoder.stem.conv.{}", bgr=1),
+        *norm_act(f"{theirs}level1", "encoder.stem"),
+        # the image is the last part of what these two join
+        *norm_act(f"{theirs}b1", "encoder.join1", bgr=0),
+        *_module(f"{theirs}level2_0", "encoder.down", join="", plain=True, bgr=1),
+        *_module(f"{theirs}level2.{{}}", "encoder.level2.{}", plain=True),
+        *norm_act(f"{theirs}b2", "encoder.join2", bgr=0),
+        *_module(f"{theirs}level3_0", "encoder.widen", plain=True, bgr=1),
+        *_module(f"{theirs}level3.{{}}", "encoder.level3.{}"),
+        *norm_act(f"{theirs}b3", "encoder.join3"),
+    ]
+
+
 def _rules() -> list[Rule]:
     return [
-        Rule("encoder.level1.conv.{}", "encoder.stem.conv.{}", bgr=1),
-        *norm_act("encoder.level1", "encoder.stem"),
-        # the image is the last part of what these two join
-        *norm_act("encoder.b1", "encoder.join1", bgr=0),
-        *_module("encoder.level2_0", "encoder.down", join="", plain=True, bgr=1),
-        *_module("encoder.level2.{}", "encoder.level2.{}", plain=True),
-        *norm_act("encoder.b2", "encoder.join2", bgr=0),
-        *_module("encoder.level3_0", "encoder.widen", plain=True, bgr=1),
-        *_module("encoder.level3.{}", "encoder.level3.{}"),
-        *norm_act("encoder.b3", "encoder.join3"),
+        *_encoder("encoder."),
         Rule("upsample.0.{}", "coarse.conv.{}"),
         Rule("upsample.1.{}", "coarse.norm.{}"),
         Rule("Fine.0.conv.{}", "fine.0.{}", bgr=1),
@@ -45,18 +51,33 @@ def _rules() -> list[Rule]:
     ]
 
 
-def _arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    return arguments_of(state["encoder.level1.conv.weight"], state["classifier.2.weight"].shape[0])
+def _arguments(state: Mapping[str, Tensor], theirs: str, classifier: str) -> dict[str, Any]:
+    place = theirs.count(".") + 1  # of a module's number in its keys
+    blocks = tuple(
+        len({key.split(".")[place] for key in state if key.startswith(f"{theirs}{level}.")})
+        for level in ("level2", "level3")
+    )
+    read = arguments_of(state[f"{theirs}level1.conv.weight"], state[classifier].shape[0])
+    return read if blocks == (1, 5) else {**read, "blocks": list(blocks)}
 
 
+WHOLE, COARSE = "classifier.2.weight", "Coarseclassifier.conv.weight"
 LAYOUTS = (
     Layout(
         "extremec3/clovaai",
         "extremec3",
         tuple(_rules()),
-        _arguments,
+        lambda state: _arguments(state, "encoder.", WHOLE),
         SOURCE,
-        lambda state: published(state, state["classifier.2.weight"].shape[0]),
+        lambda state: published(state, state[WHOLE].shape[0]),
         {"portrait/extremec3": Golden({"out": "forward"})},
+    ),
+    Layout(
+        "extremec3_encoder/clovaai",
+        "extremec3_encoder",
+        (*_encoder(""), Rule(COARSE, "classifier.weight")),
+        lambda state: _arguments(state, "", COARSE),
+        SOURCE,
+        lambda state: published(state, state[COARSE].shape[0]),
     ),
 )

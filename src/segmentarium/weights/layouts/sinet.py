@@ -22,7 +22,7 @@ def norm_act(theirs: str, ours: str, bgr: int | None = None) -> list[Rule]:
     ]
 
 
-def _down(theirs: str, ours: str) -> list[Rule]:
+def down(theirs: str, ours: str) -> list[Rule]:
     return [
         Rule(f"{theirs}.conv.0.{{}}", f"{ours}.depthwise.{{}}"),
         Rule(f"{theirs}.conv.1.dense.{{*}}", f"{ours}.weigh.{{*}}"),
@@ -52,7 +52,7 @@ def _encoder(theirs: str) -> list[Rule]:
         Rule(f"{theirs}classifier.conv.{{}}", "encoder.classifier.{}"),
     ]
     for level in (2, 3):
-        rules += _down(f"{theirs}level{level}_0", f"encoder.down{level}")
+        rules += down(f"{theirs}level{level}_0", f"encoder.down{level}")
         rules += _squeeze(f"{theirs}level{level}.{{}}", f"encoder.level{level}.{{}}")
         rules += norm_act(f"{theirs}BR{level}", f"encoder.join{level}")
     return rules

@@ -28,6 +28,8 @@ def _body(theirs: str = "", ours: str = "") -> list[Rule]:
     return [
         *conv_bn(f"{block}.conv_list.{{}}", f"{mine}.convs.{{}}"),
         *neighbours(f"{block}.avd_layer", f"{mine}.down"),
+        *neighbours(f"{block}.skip", f"{mine}.shortcut.0"),  # of modules that add
+        *neighbours(f"{block}.skip", f"{mine}.shortcut.1", 2),
         *conv_bn(block, mine),
         *(Rule(f"{theirs}x{stride}.{{*}}", None) for stride in (2, 4, 8, 16, 32)),
         Rule(f"{theirs}bn.{{}}", None),  # no output passes through it
@@ -39,9 +41,14 @@ def _blocks(state: Mapping[str, Tensor], prefix: str = "") -> tuple[int, int, in
     return BLOCKS[len(features)]
 
 
+def _fusion(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Any]:
+    return {"fusion": "add"} if f"{prefix}features.2.skip.0.weight" in state else {}
+
+
 def _backbone_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {
         "blocks": _blocks(state),
+        **_fusion(state),
         "in_channels": state["features.0.conv.weight"].shape[1],
         "num_classes": state["linear.weight"].shape[0],
     }
@@ -71,6 +78,8 @@ def _segmenter_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "backbone": "stdcnet1" if _blocks(state, "cp.backbone.") == BLOCKS[8] else "stdcnet2",
         "auxiliary": "conv_out16.conv_out.weight" in state,
     }
+    if fusion := _fusion(state, "cp.backbone."):
+        read["backbone_arguments"] = fusion
     return read if "conv_out_sp8.conv_out.weight" in state else {**read, "detail_strides": ()}
 
 

@@ -1,0 +1,63 @@
+"""Files within files: what readers of pictures and label images take where a path is expected, and how both are opened."""
+
+from __future__ import annotations
+
+import os
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+
+class Stored(os.PathLike[str]):
+    """A picture or label image inside of a shard; it is named, compared and printed as if the shard were a folder."""
+
+    def __init__(self, container: Path, inner: str, length: int) -> None:
+        self.container, self.inner, self.length = container, PurePosixPath(inner), length
+
+    def read(self) -> bytes:
+        """Its bytes.  OSError where the shard is gone or shorter than it was."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def stem(self) -> str:
+        return self.inner.stem
+
+    @property
+    def suffix(self) -> str:
+        return self.inner.suffix
+
+    def resolve(self) -> Stored:
+        return self
+
+    def stat(self) -> Any:
+        """Of the shard: that it was written anew is what anybody asks for."""
+        return self.container.stat()
+
+    def __fspath__(self) -> str:
+        return f"{self.container}/{self.inner}"
+
+    __str__ = __repr__ = __fspath__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stored) and os.fspath(self) == os.fspath(other)
+
+    def __hash__(self) -> int:
+        return hash(os.fspath(self))
+
+
+def open_file(source: str | os.PathLike[str]) -> BinaryIO:
+    """A file, or one within another, to be read.  Raises OSError."""
+    if not isinstance(source, Stored):
+        return open(source, "rb")
+    stream = BytesIO(source.read())
+    stream.name = str(source)  # type: ignore[attr-defined] - what messages call it
+    return stream
+
+
+def length_of(source: Path | Stored) -> int:
+    """In bytes, of the picture itself.  Raises OSError."""
+    return source.length if isinstance(source, Stored) else source.stat().st_size
