@@ -1,6 +1,6 @@
 """The attention decoders beside their papers' algebra written plainly, on the same features: how long, and in how much memory.
 
-    python -m benchmarks.attention [CASE …] [--size 64x128] [--channels 2048] [--threads 2] [--rounds 3] [--training]
+    python -m benchmarks.attention [CASE …] [--size 64x128] [--channels 2048] [--threads 2] [--rounds 2] [--training]
 
 Both are one decoder with the same weights; in the plain form the blocks of the attention make all that the definition speaks of,
 as the public code does: scores of all pairs of places, residuals to all codewords, copies of rows and columns, the concatenated
@@ -184,7 +184,7 @@ class Case:
         decoder = model.decoder.eval().to(memory_format=torch.channels_last)
         for parameter in decoder.parameters():
             if not parameter.any():  # what starts at zero would hide the attention
-                nn.init.normal_(parameter, std=0.1)
+                nn.init.uniform_(parameter, 0.5, 1.5)
         for module in decoder.modules() if form == "plain" else ():
             if type(module) in self.plain:
                 module.forward = partial(self.plain[type(module)], module)
@@ -233,7 +233,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", default="64x128", help="of the deepest feature (default: %(default)s)")
     parser.add_argument("--channels", type=int, default=2048, help="of it (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="0: memory and equality alone")
+    parser.add_argument("--rounds", type=int, default=2, help="0: memory and equality alone")
     parser.add_argument("--training", action="store_true", help="gradients, too")
     parser.add_argument("--alone", choices=("ours", "plain"), help=argparse.SUPPRESS)
     options = parser.parse_args(words)
@@ -248,7 +248,7 @@ def main(words: Sequence[str] | None = None) -> int:
         call(decoder, given, options.training)
         print(json.dumps((peak_mb() or 0.0) - before))
         return 0
-    print(describe(machine_facts()))
+    print(describe(machine_facts()), flush=True)
     print("| decoder | plain (ms) | ours (ms) | faster | plain (MB) | ours (MB) | share | relative error |")
     print("|---|---|---|---|---|---|---|---|")
     missed = []

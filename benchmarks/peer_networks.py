@@ -41,11 +41,11 @@ class Peer:
     )
 
 
-def _smp(name: str, encoder: str) -> Callable[[], nn.Module]:
+def _smp(name: str, encoder: str, **arguments: Any) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         import segmentation_models_pytorch as smp
 
-        return getattr(smp, name)(encoder, encoder_weights=None, classes=19)
+        return getattr(smp, name)(encoder, encoder_weights=None, classes=19, **arguments)
 
     return build
 
@@ -67,6 +67,33 @@ def _torchvision(name: str) -> Callable[[], nn.Module]:
         return getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=19)
 
     return build
+
+
+def _upernet(trunk: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from transformers import ConvNextConfig, SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
+
+        stages: Any = {"out_features": [f"stage{i}" for i in range(1, 5)]}
+        if trunk == "swin":
+            backbone: Any = SwinConfig(**stages)
+        else:
+            backbone = ConvNextConfig(hidden_sizes=[96, 192, 384, 768], depths=[3, 3, 9, 3], **stages)
+        return UperNetForSemanticSegmentation(UperNetConfig(backbone_config=backbone, num_labels=19))
+
+    return build
+
+
+def _dpt() -> nn.Module:
+    from transformers import DPTConfig, DPTForSemanticSegmentation
+
+    return DPTForSemanticSegmentation(DPTConfig(num_labels=19, use_batch_norm_in_fusion_residual=True))
+
+
+def _mobilenet() -> nn.Module:
+    from transformers import MobileNetV2Config, MobileNetV2ForSemanticSegmentation
+
+    config = MobileNetV2Config(num_labels=19, output_stride=8, tf_padding=True, layer_norm_eps=0.001)
+    return MobileNetV2ForSemanticSegmentation(config)
 
 
 SEGMENTERS = (
@@ -95,6 +122,30 @@ SEGMENTERS = (
         "fcn",
         (512, 1024),
         logits=lambda output: output["out"],
+    ),
+    Peer(
+        "torchvision DeepLabV3 ResNet-50",
+        _torchvision("deeplabv3_resnet50"),
+        "deeplabv3_resnet50",
+        (512, 1024),
+        logits=lambda output: output["out"],
+    ),
+    Peer("smp DeepLabV3 ResNet-50", _smp("DeepLabV3", "resnet50"), "deeplabv3_resnet50", (512, 1024)),
+    Peer("smp UPerNet ConvNeXt-T", _smp("UPerNet", "tu-convnext_tiny"), "upernet_convnext_tiny", (512, 512)),
+    Peer(
+        "smp DPT ViT-B/16",
+        _smp("DPT", "tu-vit_base_patch16_224.augreg_in21k", dynamic_img_size=True),
+        "dpt_base",
+        (512, 512),
+    ),
+    *(
+        Peer(f"transformers {title}", build, ours, (512, 512), (128, 128), logits=lambda output: output.logits)
+        for title, build, ours in (
+            ("UPerNet Swin-T", _upernet("swin"), "upernet_swin_tiny"),
+            ("UPerNet ConvNeXt-T", _upernet("convnext"), "upernet_convnext_tiny"),
+            ("DPT ViT-B/16", _dpt, "dpt_base"),
+            ("DeepLabV3 MobileNetV2", _mobilenet, "deeplabv3"),
+        )
     ),
 )
 

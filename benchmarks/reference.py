@@ -167,6 +167,8 @@ ENTRIES = (
             ("spnet", "SPNet (official)"),
         )
     ),
+    Entry("cac_fcn_mobilenet_v2", (512, 512), ("CAC-FCN (official)",), {"backbone": "resnet50_v1c"}, part="head"),
+    Entry("ecenet_swin_base", (512, 512), ("ECENet (port)",), {"backbone": "resnet50"}, part="head"),
     *(
         Entry(model, (224, 224), tuple(public), num_classes=1000, part="classifier")
         for model, *public in (

@@ -17,6 +17,7 @@ from segmentarium.data.camvid import ORIGINAL_COLOURS, published_split
 from segmentarium.data.cityscapes import INFO as CITYSCAPES
 from segmentarium.data.coco_stuff import INFO as COCO_STUFF
 from segmentarium.data.voc import INFO as VOC
+from segmentarium.weights.published import class_lists
 from tests.unit.data_files import HEIGHT, WIDTH, stripes, write_folder, write_image, write_mask
 
 
@@ -164,6 +165,24 @@ def test_voc(tmp_path: Path) -> None:
     (lists / "train.txt").write_text("\n")
     with pytest.raises(ValueError, match="names no pictures"):
         build_dataset("voc", root, "train")
+
+
+def test_pascal_context(tmp_path: Path) -> None:
+    root = tmp_path / "VOCdevkit" / "VOC2010"
+    write_image(root / "JPEGImages/a.jpg")
+    write_mask(root / "SegmentationClassContext/a.png", stripes(0, 1, 59))
+    lists = root / "ImageSets" / "SegmentationContext"
+    lists.mkdir(parents=True)
+    (lists / "val.txt").write_text("a\n")
+    for start in (tmp_path, tmp_path / "VOCdevkit", root):
+        assert _labels(build_dataset("pascal_context", start, "val")) == [0, 1, 59]
+        assert _labels(build_dataset("pascal_context59", start, "val")) == [0, 58, 255]
+    for name, classes in (("pascal_context", "context60"), ("pascal_context59", "context59")):
+        # as the networks that are published for it have them
+        assert list(build_dataset(name, root, "val").info.classes) == class_lists()[classes]["classes"]
+    (lists / "train.txt").write_text("a\nb\n")
+    with pytest.raises(FileNotFoundError, match="no label image for 1 of 2 names: b"):
+        build_dataset("pascal_context", root, "train")
 
 
 @pytest.mark.parametrize("layout", ["stuffthingmaps", "annotations"])

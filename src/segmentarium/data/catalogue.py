@@ -35,6 +35,8 @@ _READERS = {
     "nuscenes": ("segmentarium.data.nuscenes", "NuScenes"),
     "parquet": ("segmentarium.data.shards", "Parquet"),
     "parquet_classes": ("segmentarium.data.shards", "ParquetClasses"),
+    "pascal_context": ("segmentarium.data.pascal_context", "PascalContext"),
+    "pascal_context59": ("segmentarium.data.pascal_context", "PascalContext59"),
     "pictures": ("segmentarium.data.pictures", "Pictures"),
     "points": ("segmentarium.data.points", "Points"),
     "scan_info": ("segmentarium.data.scan_info", "ScanInfo"),

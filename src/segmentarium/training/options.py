@@ -87,9 +87,10 @@ class TrainingOptions:
     # On what
     data: str = option(
         "folder",
-        "data set: folder, imagefolder, webdataset, parquet (shards), camvid, eg1800, cityscapes, ade20k, voc, coco_stuff,\n"
-        "imagenet, coco_keypoints, points, shapes, pictures (without labels); of segments: instances, coco_panoptic,\n"
-        "coco_instances, lvis, ade20k_panoptic, cityscapes_panoptic, labelme, cvat, yolo",
+        "data set: folder, imagefolder, webdataset, parquet (shards), camvid, eg1800, cityscapes, ade20k, voc,\n"
+        "pascal_context, pascal_context59, coco_stuff, imagenet, coco_keypoints, points, shapes, pictures (without\n"
+        "labels); of segments: instances, coco_panoptic, coco_instances, lvis, ade20k_panoptic, cityscapes_panoptic,\n"
+        "labelme, cvat, yolo",
     )
     root: str = option("", "the data set's folder; of shards a pattern, too: 'train-{000..099}.tar'")
     data_arguments: dict[str, Any] = option({}, "the data set's own options, key=value", flag="data-set-options")
