@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from segmentarium.meta import on_meta
 from segmentarium.registry import create_model, entry, list_models
 
 BACKBONES = [
@@ -69,7 +70,7 @@ REFUSED: dict[str, tuple[list[str], str, str]] = {
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_every_decoder_on_every_backbone(decoder: str, backbone: str) -> None:
     backbones, _, message = REFUSED.get(decoder, ([], "", ""))
-    with torch.device("meta"), torch.no_grad():
+    with on_meta(), torch.no_grad():
         if backbone in backbones:
             with pytest.raises(ValueError, match=message) as refusal:
                 create_model(decoder, backbone=backbone, num_classes=5)
@@ -87,7 +88,7 @@ def test_the_table_has_no_line_too_many() -> None:
 
 @pytest.mark.parametrize("decoder", ["fcn", "pspnet", "deeplabv3plus", "segformer_b0"])
 def test_a_neck_makes_a_pyramid_of_a_plain_transformer(decoder: str) -> None:
-    with torch.device("meta"), torch.no_grad():
+    with on_meta(), torch.no_grad():
         arguments = {"out_indices": (2, 5, 8, 11)}
         model = create_model(decoder, backbone=VIT, neck="pyramid", backbone_arguments=arguments, num_classes=5).eval()
         assert [f.shape[-2:] for f in model.features(torch.empty(1, 3, 96, 160))] == [
