@@ -7,6 +7,7 @@ import torch
 
 from segmentarium.meta import on_meta
 from segmentarium.registry import create_model, entry, list_models
+from tests.conformance.subjects import one_of_each
 
 BACKBONES = [
     "resnet18",
@@ -21,14 +22,13 @@ VIT = "timm:vit_tiny_patch16_224"
 UNDILATED = ["mit_b0", VIT, "timm:swin_tiny_patch4_window7_224", "timm:hrnet_w18_small"]
 PYRAMIDS = [name for name in BACKBONES if name != VIT]
 
-# one name of each decoder: of variants that differ in their backbone alone, the smallest
+# one name of each decoder, and of each set of arguments that its variants name: those that differ in sizes, or in their own
+# backbone alone, are one
 NAMES = [name for name in list_models(kind="segmenter") if entry(name).takes("backbone")]
-LARGER = ("resnet50", "resnet101", "34", "50", "101", "_b1", "_b3", "_b4", "_384", "_ln", "beit_large")
-LARGER += tuple(
-    f"upernet_{trunk}_{size}" for trunk in ("swin", "convnext") for size in ("small", "base", "large", "xlarge")
+DECODERS = one_of_each(
+    [*NAMES, "maskformer_resnet50", "mask2former_resnet50"],
+    lambda found: (found.build, *sorted({*found.arguments} - {"backbone"})),
 )
-DECODERS = [name for name in NAMES if not name.endswith(LARGER)] + ["deeplabv3_cascade_resnet50", "fpn_resnet50"]
-DECODERS += ["maskformer_resnet50", "mask2former_resnet50"]
 
 NOT_PYRAMID = "a plain transformer has features of one stride"
 # decoder -> backbones that it cannot stand on, why, and what it says
@@ -39,7 +39,7 @@ REFUSED: dict[str, tuple[list[str], str, str]] = {
     "deeplabv3_resnet101_mg124": (UNDILATED, "the variant has output stride 16", r"output stride .*16"),
     "deeplabv3plus_resnet18": (UNDILATED, "the variant has output stride 8", r"output stride .*8"),
     **dict.fromkeys(
-        ("dpt_base", "dpt_large", "dpt_hybrid"),
+        ("dpt_base", "dpt_hybrid"),
         (
             [name for name in BACKBONES if name != VIT],
             "it reads the class token",
@@ -58,10 +58,8 @@ REFUSED: dict[str, tuple[list[str], str, str]] = {
     "sfnet_lite_resnet18": ([VIT], NOT_PYRAMID, "has no feature of stride 4, which is needed"),
     "shelfnet18": ([VIT], NOT_PYRAMID, "has no feature of stride 8, which is needed"),
     "stdc1": ([VIT], NOT_PYRAMID, "has no feature of stride 8, which is needed"),
-    "stdc2": ([VIT], NOT_PYRAMID, "has no feature of stride 8, which is needed"),
     "upernet_beit_base": (PYRAMIDS, "its neck is for a plain transformer", "a neck is for plain transformers"),
     "upernet_vit_base": (PYRAMIDS, "its neck is for a plain transformer", "a neck is for plain transformers"),
-    "swiftnet": ([VIT], NOT_PYRAMID, "has no feature of stride 4, which is needed"),
     "swiftnet_mobilenet_v2": ([VIT], NOT_PYRAMID, "has no feature of stride 4, which is needed"),
 }
 
