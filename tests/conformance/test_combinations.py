@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from segmentarium.meta import on_meta
-from segmentarium.registry import create_model, entry, list_models
-from tests.conformance.subjects import one_of_each
+from segmentarium.registry import create_model, entry, known, list_models
 
 BACKBONES = [
     "resnet18",
@@ -22,13 +21,20 @@ VIT = "timm:vit_tiny_patch16_224"
 UNDILATED = ["mit_b0", VIT, "timm:swin_tiny_patch4_window7_224", "timm:hrnet_w18_small"]
 PYRAMIDS = [name for name in BACKBONES if name != VIT]
 
-# one name of each decoder, and of each set of arguments that its variants name: those that differ in sizes, or in their own
-# backbone alone, are one
 NAMES = [name for name in list_models(kind="segmenter") if entry(name).takes("backbone")]
-DECODERS = one_of_each(
-    [*NAMES, "maskformer_resnet50", "mask2former_resnet50"],
-    lambda found: (found.build, *sorted({*found.arguments} - {"backbone"})),
-)
+
+
+def decoders() -> list[str]:
+    """One name of each decoder, and of each set of arguments that its variants name: of those that differ in sizes, or in their
+    own backbone alone, the smallest."""
+    alike: dict[object, list[str]] = {}
+    for name in (*NAMES, "maskformer_resnet50", "mask2former_resnet50"):
+        found = entry(name)
+        alike.setdefault((found.build, *sorted({*found.arguments} - {"backbone"})), []).append(name)
+    return sorted(min(names, key=lambda name: known()[name]["parameters"]) for names in alike.values())
+
+
+DECODERS = decoders()
 
 NOT_PYRAMID = "a plain transformer has features of one stride"
 # decoder -> backbones that it cannot stand on, why, and what it says
