@@ -107,6 +107,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Files that are there already stay, unless one of the new ones has their name.
     """
+    with part_folder(path) as temporary:
+        yield temporary
+        if not os.path.lexists(path):
+            temporary.rename(path)
+            return
+        for file in sorted(temporary.iterdir()):
+            file.replace(path / file.name)
+
+
+@contextlib.contextmanager
+def part_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` for what is not whole yet.  It is removed with what is left in it, also after a kill."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
     temporary = path.parent / _part_of(path.name)
@@ -114,11 +126,6 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         with _locked(os.open(temporary, os.O_RDONLY)) if fcntl is not None else contextlib.nullcontext():
             yield temporary
-            if not os.path.lexists(path):
-                temporary.rename(path)
-                return
-            for file in sorted(temporary.iterdir()):
-                file.replace(path / file.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

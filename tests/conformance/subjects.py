@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
@@ -61,12 +61,23 @@ def one_of_each(names: list[str], group: Callable[[Entry], object] = lambda foun
     )
 
 
-def enrolled(names: list[str], check: str) -> list[object]:
+def enrolled(names: list[str], check: str) -> list[Any]:
     """Parameters of a test; a model whose card states a limit for this check is expected to fail it."""
     limits = {name: entry(name).card.limits.get(check) for name in names}
     return [
         pytest.param(name, marks=[pytest.mark.xfail(reason=limit, strict=True)] if limit else [])
         for name, limit in limits.items()
+    ]
+
+
+def in_turn(names: list[str], ways: Sequence[tuple[Any, ...]], check: str = "") -> list[Any]:
+    """Parameters (name, *way) of a test: every way for one of each class; of its variants, which differ in sizes, each in one
+    way, in turn."""
+    every = {*one_of_each(names)}
+    return [
+        pytest.param(*param.values, *way, marks=param.marks)
+        for place, param in enumerate(enrolled(names, check))
+        for way in (ways if param.values[0] in every else ways[place % len(ways) :][:1])
     ]
 
 

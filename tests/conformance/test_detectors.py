@@ -19,6 +19,7 @@ from segmentarium.contracts import Detector3d
 from segmentarium.export import export_formats
 from segmentarium.layers.turned_boxes import iou_from_above
 from segmentarium.lidar.dense import DensePart
+from segmentarium.meta import on_meta
 from segmentarium.registry import create_model, entry
 from segmentarium.runtimes import onnx_session, openvino_network
 from tests.conformance.subjects import DETECTORS, enrolled
@@ -86,7 +87,7 @@ def losses_of(model: Detector3d, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", DETECTORS)
 def test_builds_with_any_classes_and_values(name: str) -> None:
     for num_classes, in_channels in ((1, 3), (7, 6)):
-        with torch.device("meta"):
+        with on_meta():
             model = create_model(name, num_classes=num_classes, in_channels=in_channels).eval()
             with torch.no_grad():
                 boxes, labels, scores = model(*model.example(2))

@@ -45,7 +45,7 @@ def children_of(pid: int) -> list[int]:
 
 def slope_of(seconds: list[float], sizes: list[float]) -> float:
     """Megabytes a minute, by least squares."""
-    return 60 * float(np.polyfit(seconds, sizes, 1)[0]) if len(sizes) > 2 else float("nan")
+    return 60 * float(np.polyfit(seconds, sizes, 1)[0])
 
 
 def form(data: bytes, **fields: str) -> tuple[bytes, dict[str, str]]:
@@ -138,12 +138,15 @@ def server(clients: int, seconds: float) -> None:
         thread.join()
     share = 100 * good[200] / max(1, sum(good.values()))
     late = sorted(waits)[int(0.99 * (len(waits) - 1))] if waits else 0.0
-    later = [row for row in rows if row[0] > seconds / 3]  # the first third is for every thread to have had its turn
-    times, own, theirs = zip(*later, strict=True)
     answered = f"{sum(good.values())} good requests, {share:.2f} % answered {dict(good)}, 99 % within {late:.1f} s"
     print(f"server, {clients} clients for {seconds:g} s: {answered}; harmful ones {dict(wrong)}")
-    grown = f"{slope_of([*times], [*own]):+.1f} MB a minute, its decoders {slope_of([*times], [*theirs]):+.1f}"
-    print(f"    memory after the first third: the server {own[0]:.0f} to {own[-1]:.0f} MB, {grown}")
+    later = [row for row in rows if row[0] > seconds / 3]  # the first third is for every thread to have had its turn
+    if len(later) > 2:
+        times, own, theirs = map(list, zip(*later, strict=True))
+        grown = f"{slope_of(times, own):+.1f} MB a minute, its decoders {slope_of(times, theirs):+.1f}"
+        print(f"    memory after the first third: the server {own[0]:.0f} to {own[-1]:.0f} MB, {grown}")
+    else:
+        print(f"    memory was looked at {len(rows)} times: this machine had no time for more")
     print(f"    SIGTERM with {clients} requests and an upload in flight: ended after {ended:.1f} s", flush=True)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segmentarium import files
 from segmentarium.cli.main import main
 from segmentarium.contracts import Preprocessing, SegmentationModel, Term
 from segmentarium.export import (
@@ -23,7 +24,7 @@ from segmentarium.export import (
     read_metadata,
     to_onnx,
 )
-from segmentarium.export.formats import staged, target
+from segmentarium.export.formats import deploy_form, staged, target, trace
 from segmentarium.export.parity import RUNNERS, arrays_of, compare, natural_noise, network_input
 from segmentarium.layers.conv import ConvNormAct, SeparableConv
 from segmentarium.layers.resize import resize
@@ -187,6 +188,48 @@ def test_a_model_without_a_graph_is_an_export_error(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"cannot trace DataDependent"):
         export_model(DataDependent(), tmp_path / "model.onnx", sizes=SIZES)
     assert list(tmp_path.iterdir()) == []
+
+
+class InPlace(SegmentationModel):
+    """Operators that change what they are given, read by nobody else, through a view, and later on."""
+
+    def __init__(self) -> None:
+        super().__init__(num_classes=4, in_channels=3)
+        self.convs = nn.ModuleList(nn.Conv2d(3, 4, 3, padding=1) for _ in range(4))
+
+    def forward(self, image: Tensor) -> Tensor:
+        plain, looked_at, later, argument = (conv(image) for conv in self.convs)
+        y = nn.functional.relu6(plain, inplace=True)
+        looked_at.flatten(2).add_(1)  # what it is a view of is read below
+        before = later + 1
+        later.mul_(2)
+        total = argument * 3
+        total += y
+        return total.sigmoid_() + looked_at + before + later
+
+
+def test_only_what_nobody_else_reads_is_made_anew() -> None:
+    model = InPlace().eval()
+    program = trace(deploy_form(model)).program
+    targets = [str(node.target).removeprefix("aten.") for node in program.graph.nodes if node.op == "call_function"]
+    assert sum(name.startswith(("hardtanh.", "relu6.")) for name in targets) == 1
+    assert {name.split(".")[0] for name in targets if name.split(".")[0].endswith("_")} == {"add_", "mul_"}
+    image = torch.randn(2, 3, 40, 56)
+    with torch.inference_mode():
+        assert torch.allclose(program.module()(image), model(image), atol=1e-6)
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fcntl", reason="this system has no locks of files")
+    monkeypatch.setattr(files, "_YOUNG", -1.0)
+    left = tmp_path / f".model.onnx.{'0' * 12}.part"
+    left.mkdir()
+    (left / "model.onnx").write_bytes(b"half")
+    files._swept.clear()
+    with staged(tmp_path / "other.onnx") as temporary:
+        assert re.fullmatch(r"\.other\.onnx\.[0-9a-f]{12}\.part", temporary.parent.name)
+        temporary.write_bytes(b"whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.onnx"]
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import socket
 import stat
 import struct
@@ -279,6 +280,16 @@ def test_what_has_no_name_until_it_is_whole_is_as_other_files_are(
         fails()
     assert Image.open(tmp_path / "mask.png").getpixel((0, 0)) == 7
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "mask.png", "model.safetensors"]
+
+
+def test_every_picture_is_opened_by_the_one_reader() -> None:
+    """Which lists formats at every open, and whose errors name the file."""
+    found = {}
+    for path in Path(segmentarium.__file__).parent.rglob("*.py"):
+        opened = re.findall(r"(?:\bImage\.open|cv2\.imread|mpimg\.imread|iio\.imread)\([^\n]*", path.read_text("utf-8"))
+        found |= {path.name: opened} if opened else {}
+    assert found.keys() == {"image_io.py", "bands.py"}
+    assert all("formats=" in line for lines in found.values() for line in lines)
 
 
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:

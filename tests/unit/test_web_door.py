@@ -6,16 +6,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 httpx = pytest.importorskip("httpx", reason="httpx is not installed: the HTTP API is not tested")
 pytest.importorskip("fastapi", reason="fastapi is not installed: pip install 'segmentarium[web]'")
 
 from segmentarium.web.app import create_app
-from segmentarium.web.limits import Limits
-from tests.unit.test_web_api import PHOTO, predictor, talk
+from segmentarium.web.limits import DECODER, DECODING, Limits
+from tests.unit.test_web_api import PHOTO, encoded, predictor, talk
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +44,18 @@ def test_another_site_s_page_cannot_make_it_compute(app: Any) -> None:
     assert states({"origin": "https://proxied.example", "sec-fetch-site": "same-origin"}) == 200
 
 
-def test_an_answer_that_nobody_reads_keeps_its_place_for_a_while() -> None:
-    app = create_app({"person": predictor()}, Limits(answer_seconds=0.3))
-    request = httpx.Request("POST", "http://127.0.0.1/v1/portrait", files={"file": ("a.png", PHOTO)})
+async def asked_and_not_read(app: Any, data: bytes, seen: Callable[[int], None], **fields: str) -> None:
+    """One portrait whose answer, once it begins, is not taken; `seen` is told its status."""
+    request = httpx.Request("POST", "http://127.0.0.1/v1/portrait", files={"file": ("a.png", data)}, data=fields)
     messages = [{"type": "http.request", "body": request.read()}]
-    taken: list[int] = []
 
     async def receive() -> Any:
         return messages.pop(0) if messages else {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
-        taken.append(app.state.workshop.taken)
-        await asyncio.sleep(20)
+        if message["type"] == "http.response.start":
+            seen(message["status"])
+            await asyncio.sleep(20 * (message["status"] == 200))
 
     headers = [(b"content-type", request.headers["content-type"].encode())]
     scope = {"type": "http", "method": "POST", "path": "/v1/portrait", "raw_path": b"/v1/portrait", "root_path": ""}
@@ -61,11 +66,47 @@ def test_an_answer_that_nobody_reads_keeps_its_place_for_a_while() -> None:
         "http_version": "1.1",
         "asgi": {"version": "3.0"},
     }
+    await app(scope, receive, send)
+
+
+def test_an_answer_that_nobody_reads_keeps_its_place_for_a_while() -> None:
+    app = create_app({"person": predictor()}, Limits(answer_seconds=0.3))
+    taken: list[int] = []
     started = time.monotonic()
-    asyncio.run(app(scope, receive, send))
+    asyncio.run(asked_and_not_read(app, PHOTO, lambda status: taken.append(app.state.workshop.taken)))
     assert taken == [1]
     assert time.monotonic() - started < 15
     assert app.state.workshop.taken == 0
+
+
+def test_memory_stays_below_the_stated_number_whatever_is_not_read() -> None:
+    """The server's own part of it; its decoders' is kept by the system.  Eighteen answers are given, none is read."""
+    limits = Limits(upload_bytes=2**20, pixels=160_000, places=3, workers=1, connections=1, answer_seconds=0.2)
+    own = limits.memory - limits.workers * (limits.pixels * DECODING + DECODER)
+    app = create_app({"person": predictor()}, limits)
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise))
+    found = Counter[int]()
+
+    async def waves(count: int) -> None:
+        for _ in range(count):
+            asked = [
+                asked_and_not_read(
+                    app, data, lambda status: found.update([status]), background="transparent", views="false"
+                )
+                for _ in range(5)
+            ]
+            await asyncio.gather(*asked)
+
+    asyncio.run(waves(1))  # what is made once, and kept
+    tracemalloc.start()
+    try:
+        asyncio.run(waves(5))
+        grown = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == {200: 18, 503: 12}
+    assert grown < own < 15 * len(data)
 
 
 @pytest.mark.parametrize("charset", ["undefined", "punycode", "no-such-charset"])

@@ -149,6 +149,36 @@ def test_sigterm_ends_whatever_is_being_computed() -> None:
         assert process.stdout.read() == "decoders ended\n"
 
 
+def test_what_is_in_flight_at_the_end_is_told_so() -> None:
+    from segmentarium.web.app import Guard
+
+    async def receive() -> dict[str, str]:
+        return {"type": "http.request"}
+
+    async def cut_off(scope: Any, receive: Any, send: Any) -> None:
+        raise asyncio.CancelledError
+
+    async def begun(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise asyncio.CancelledError
+
+    def sent_by(app: Any) -> list[Any]:
+        found: list[Any] = []
+
+        async def send(message: Any) -> None:
+            found.append(message)
+
+        asyncio.run(Guard(app, None)({"type": "http", "method": "GET", "headers": []}, receive, send))
+        return found
+
+    start, body = sent_by(cut_off)
+    assert start["status"] == 503
+    assert (b"connection", b"close") in start["headers"]
+    assert b"the server is being ended" in body["body"]
+    (start,) = sent_by(begun)  # half an answer is no place for another
+    assert start["status"] == 200
+
+
 # decoders ---------------------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from segmentarium.comparison.candidates import Candidate
 from segmentarium.comparison.outcome import Comparison, Outcome
 from segmentarium.comparison.records import Record, claim_folder
 from segmentarium.comparison.time_left import TimeLeft
+from segmentarium.files import write_text
 from segmentarium.training.options import LAST, LAST_WEIGHTS, TrainingOptions, command_of
 
 ENGINES = ("eager", "deploy", "onnxruntime", "openvino")
@@ -342,10 +343,8 @@ class _Run:
     def _fail(self, record: Record, outcome: Outcome, phase: str, error: Exception, name: str) -> None:
         message = str(error.args[0] if isinstance(error, KeyError) and error.args else error) or type(error).__name__
         outcome.problem[phase] = message
-        record.folder.mkdir(parents=True, exist_ok=True)
-        (record.folder / "problem.txt").write_text(
-            "".join(traceback.format_exception(error)), encoding="utf-8"
-        )  # the whole story, for whoever looks for it
+        # the whole story, for whoever looks for it
+        write_text(record.folder / "problem.txt", "".join(traceback.format_exception(error)))
         self.say(f"{name}: {phase} failed: {message}")
 
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import re
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from torch.export import Dim, ExportedProgram
 
 from segmentarium.contracts import Model, adopt
 from segmentarium.export.metadata import METADATA_KEY, model_metadata
-from segmentarium.files import check_targets
+from segmentarium.files import check_targets, part_folder
 from segmentarium.runtimes import import_openvino
 
 # format -> suffix of its main file; OpenVINO's weights lie beside it in a .bin
@@ -98,24 +97,18 @@ def trace(model: Model) -> Traced:
 
 
 # Operators whose result shares no memory with what they are given.
-_FRESH = frozenset(
-    [
-        "add",
-        "avg_pool2d",
-        "adaptive_avg_pool2d",
-        "batch_norm",
-        "cat",
-        "conv2d",
-        "conv_transpose2d",
-        "div",
-        "linear",
-        "matmul",
-        "mul",
-        "relu",
-        "silu",
-        "sub",
-    ]
-)
+_FRESH = {
+    "add",
+    "avg_pool2d",
+    "adaptive_avg_pool2d",
+    "batch_norm",
+    "cat",
+    "conv2d",
+    "conv_transpose2d",
+    "div",
+    "linear",
+}
+_FRESH |= {"matmul", "mul", "relu", "silu", "sub"}
 
 
 def _leave_alone(node: torch.fx.Node) -> None:
@@ -231,14 +224,10 @@ def staged(path: Path) -> Iterator[Path]:
 
     OpenVINO's .bin moves before its .xml and the parity table first of all, so that a complete model never lacks either.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
+    with part_folder(path) as folder:
         yield folder / path.name
         for written in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
             written.replace(path.parent / written.name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(model: nn.Module, path: str | Path, format: str, opset: int = OPSET, *, overwrite: bool = False) -> Path:

@@ -17,6 +17,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from segmentarium.contracts import Boxes3d, Detector3d
+from segmentarium.data.image_io import read_image
 from segmentarium.data.scans import Scan, collate_scans, inputs_of
 from segmentarium.files import atomic_write, check_targets, write_json
 from segmentarium.inference.engines import Engine, build_engine
@@ -271,11 +272,8 @@ def save_scan(
     pictures = [from_above(scan, area, found, classes=classes, pixels=pixels)]
     palette = colours(len(classes))
     for camera in scan.cameras:
-        shown = cv2.imread(str(camera.path))
-        if shown is None:
-            raise ValueError(f"{camera.path} cannot be read as a picture")
         chosen = [palette[label] for label in found.labels.tolist()]
-        pictures.append(in_camera(np.ascontiguousarray(shown[..., ::-1]), camera.matrix, found.boxes, chosen))
+        pictures.append(in_camera(np.asarray(read_image(camera.path)), camera.matrix, found.boxes, chosen))
     for path, picture in zip(paths[1:], pictures, strict=True):
         with atomic_write(path) as temporary:
             done, data = cv2.imencode(".png", picture[..., ::-1])

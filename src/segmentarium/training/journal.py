@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from segmentarium.files import atomic_write
 from segmentarium.training.loaders import worker_count
 from segmentarium.training.tasks import Evaluation
 
@@ -140,7 +141,7 @@ def forget_after(path: Path, step: int) -> None:
     if not kept:
         path.unlink()
     elif len(kept) < len(rows):
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with atomic_write(path, plain=True) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([header, *kept])
 
 

@@ -33,7 +33,7 @@ from segmentarium.matting.finder import no_foreground
 from segmentarium.version import __version__
 from segmentarium.web import schema
 from segmentarium.web.assets import assets
-from segmentarium.web.decoding import Decoders
+from segmentarium.web.decoding import ENDING, Decoders
 from segmentarium.web.limits import Limits, Refused
 from segmentarium.web.uploads import background_of, check_fields, file_of, read_form, text_of
 from segmentarium.web.work import SharedPredictor, SharedSegmentPredictor, Workshop
@@ -121,7 +121,11 @@ class Guard:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
 
+        begun = False
+
         async def sealed(message: Message) -> None:
+            nonlocal begun
+            begun = True
             if message["type"] == "http.response.start":
                 present = {key for key, _ in message["headers"]}
                 extra = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in present]
@@ -136,7 +140,12 @@ class Guard:
         if scope["method"] not in ("GET", "HEAD") and not same_site(headers):
             answer = Lingering({"detail": "another site's page may not make this server compute"}, 403, CLOSE)
             return await answer(scope, receive, sealed)
-        return await self._app(scope, receive, sealed)
+        try:
+            return await self._app(scope, receive, sealed)
+        except asyncio.CancelledError:  # only the server's end does that
+            if not begun:
+                answer = JSONResponse({"detail": ENDING}, 503, CLOSE | {"retry-after": "10"})
+                return await answer(scope, receive, sealed)
 
 
 def _hostname(host: str) -> str:

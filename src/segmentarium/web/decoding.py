@@ -28,6 +28,7 @@ from segmentarium.web.limits import DECODER, DECODING, Limits, Refused
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # the best known decoders alone
 START_SECONDS = 60.0
 END_SECONDS = 1.0  # in which processes that were killed are gone; one that is not ends without being waited for
+ENDING = "the server is being ended"
 _READY = b"."
 _HEAD = struct.Struct("<Q")  # bytes that follow
 _ANSWER = struct.Struct("<HII")  # status of HTTP, height, width; 200 is followed by RGB, others by words
@@ -143,7 +144,7 @@ class Decoders:
 
 
 def _ending() -> Refused:
-    return Refused(503, "the server is being ended", retry_after=10)
+    return Refused(503, ENDING, retry_after=10)
 
 
 def _start(limits: Limits) -> Worker:
