@@ -63,7 +63,7 @@ def typed(*words: str | Path) -> tuple[str, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder that holds nuclei/")
     parser.add_argument("--out", type=Path, default=Path("runs/first"))
     parser.add_argument("--pictures", type=int, default=140)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
+from torch import Tensor
 from torchvision.models.segmentation.fcn import FCNHead as TorchvisionHead
 
 from segmentarium import create_model
@@ -14,7 +17,7 @@ from segmentarium.semantic.fcn import FCNHead
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.layouts.parts import mmseg_fcn_head
 from segmentarium.weights.table import load_state, to_theirs
-from tests.parity.comparison import TOLERANCE, as_theirs, example, golden_state, randomise, relative_error
+from tests.parity.comparison import TOLERANCE, as_theirs, example, exercised, golden_state, randomise, relative_error
 
 
 @torch.inference_mode()
@@ -72,6 +75,22 @@ def test_equals_encoding() -> None:
 
 def test_encoding_s_network_on_resnest() -> None:
     as_theirs("fcn/encoding_resnest", "fcn", backbone="resnest50", num_classes=59, align_corners=True)
+
+
+@torch.inference_mode()
+def test_the_convolutions_of_mmsegmentation_s_d6_models_are_dilated() -> None:
+    """By its head: all but the one that sees the feature again, padded by as much; that one reads the feature first."""
+    head = exercised(FCNHead(channels=(8,), num_classes=3, decoder_channels=4, convs=2, concatenate=True, dilation=6))
+    feature = torch.randn(1, 8, 15, 17)
+
+    def conv(x: Tensor, module: Any, dilation: int) -> Tensor:
+        norm = module.norm
+        y = F.conv2d(x, module.conv.weight, None, 1, dilation, dilation)
+        return F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias).relu()
+
+    x = conv(conv(feature, head.convs[0], 6), head.convs[1], 6)
+    x = conv(torch.cat([feature, x], 1), head.concatenate, 1)
+    assert relative_error(head([feature]), head.classifier(x)) <= TOLERANCE
 
 
 def test_published_parameters() -> None:
