@@ -250,3 +250,47 @@ def test_cache_folder_follows_the_system(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
     assert cache_folder() == tmp_path / "local" / "segmentarium"
+
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of NVIDIA's")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_what_needs_a_gpu_says_so(network: nn.Module) -> None:
+    for name, precision in (("cudagraph", "fp32"), ("tensorrt", "fp16"), ("torch", "fp16"), ("compile", "fp16")):
+        with pytest.raises(ImportError, match="needs a GPU"):
+            build_engine(network, name, precision=precision)
+    from segmentarium.inference.gpu import in_half
+
+    with pytest.raises(ValueError, match="fp16 is for GPUs, and the device is cpu"):
+        in_half(network, torch.device("cpu"))
+
+
+@GPU
+@pytest.mark.parametrize(("name", "precision"), [("torch", "fp16"), ("cudagraph", "fp32"), ("cudagraph", "fp16")])
+def test_engines_of_gpus_agree_at_every_size(name: str, precision: str) -> None:
+    model = Brightness(num_classes=3)
+    engine = build_engine(model, name, precision=precision, device="cuda")
+    tolerance = 1e-5 if precision == "fp32" else 5e-3
+    earlier = []
+    for size in ((64, 64), (48, 80), (64, 64)):  # the last is replayed
+        image = torch.rand(1, 3, *size)
+        with torch.inference_mode():
+            expected = model(image)
+        found = engine(image)
+        torch.testing.assert_close(found.cpu(), expected, rtol=tolerance, atol=tolerance)
+        earlier.append((found, expected))
+    for found, expected in earlier:  # a later call has not written over them
+        torch.testing.assert_close(found.cpu(), expected, rtol=tolerance, atol=tolerance)
+
+
+@GPU
+def test_tensorrt_agrees_where_it_is_installed() -> None:
+    model = Brightness(num_classes=3)
+    try:
+        engine = build_engine(model, "tensorrt")
+    except ImportError as error:
+        pytest.skip(str(error))
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(engine(image), model(image), rtol=1e-3, atol=1e-3)

@@ -44,6 +44,7 @@ class Case:
 class Measurement(Brief):
     """What came out; `problem` says why nothing did.  Latencies in milliseconds, memory in 1e6 bytes.
 
+    start        seconds from the model in memory to the form's first answer: tracing, compiling, opening, warming caches
     latency      image tensor -> logits
     end_to_end   bytes of a JPEG file of that size -> class of every pixel: decoding, normalising, network, argmax
     throughput   images a second, from the median latency
@@ -62,6 +63,7 @@ class Measurement(Brief):
     same_class: float | None = None
     problem: str = ""
     skipped: bool = field(default=False)  # the form is not to be had here: a package or an instruction set is missing
+    start: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -130,9 +132,12 @@ def measure(case: Case) -> Measurement:
     with torch.inference_mode():
         reference = model(example)
     parameters, work = counted(model, example[:1])
+    started = time.perf_counter()
     run = build_form(model, case.form)
-    same = agreement(model, run(example), reference)
-    del reference
+    first = run(example)
+    start = time.perf_counter() - started
+    same = agreement(model, first, reference)
+    del reference, first
     reset_peak()
     latency = time_calls(lambda: run(example), warmup=case.warmup, repeats=case.repeats, seconds=case.seconds)
     peak = peak_mb()
@@ -149,6 +154,7 @@ def measure(case: Case) -> Measurement:
         case=case,
         parameters=parameters,
         multiply_adds=work,
+        start=start,
         latency=latency,
         end_to_end=end_to_end,
         throughput=case.batch * 1e3 / latency.p50,

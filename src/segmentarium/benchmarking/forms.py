@@ -17,7 +17,14 @@ FORMS: dict[str, tuple[str, str] | None] = {
     "onnxruntime": ("onnxruntime", "fp32"),
     "openvino": ("openvino", "fp32"),
     "openvino-bf16": ("openvino", "bf16"),
+    # on a GPU of NVIDIA's; the time of a call includes the way of the picture there and of the scores back
+    "cuda": ("torch", "fp32"),
+    "cuda-fp16": ("torch", "fp16"),
+    "cuda-compile-fp16": ("compile", "fp16"),
+    "cuda-graph-fp16": ("cudagraph", "fp16"),
+    "tensorrt-fp16": ("tensorrt", "fp16"),
 }
+PROCESSOR = tuple(name for name in FORMS if not name.startswith(("cuda", "tensorrt")))
 
 
 def check_forms(names: list[str]) -> list[str]:
@@ -55,7 +62,12 @@ def build_form(model: nn.Module, name: str) -> Callable[[Tensor], Tensor]:
     if engine is not None:
         from segmentarium.inference.engines import build_engine
 
-        return build_engine(model, engine[0], precision=engine[1], device="cpu")
+        if name in PROCESSOR:
+            return build_engine(model, engine[0], precision=engine[1], device="cpu")
+        if not torch.cuda.is_available():
+            raise ImportError(f"{name} needs a GPU of NVIDIA's, and PyTorch sees none here")
+        run_there = build_engine(model, engine[0], precision=engine[1], device="cuda")
+        return lambda image: run_there.outputs(image)[0].cpu()
     layout = torch.channels_last if name == "channels-last" else torch.contiguous_format
     network = model.eval().to(memory_format=layout)
 

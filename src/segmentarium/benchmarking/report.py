@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 COLUMNS: tuple[str, ...] = (
     "model", "engine", "height", "width", "batch", "threads", "parameters_m", "multiply_adds_g",
-    "p50_ms", "p90_ms", "p99_ms", "images_per_s", "end_to_end_p50_ms", "peak_memory_mb", "memory_mb", "same_class", "problem",
+    "start_s", "p50_ms", "p90_ms", "p99_ms", "images_per_s", "end_to_end_p50_ms", "peak_memory_mb", "memory_mb", "same_class",
+    "problem",
 )  # fmt: skip
 
 
@@ -25,7 +26,7 @@ def as_row(measurement: Measurement) -> dict[str, Any]:
     case, latency, whole = measurement.case, measurement.latency, measurement.end_to_end
     values = (
         case.model, case.form, *case.size, case.batch, case.threads, measurement.parameters, measurement.multiply_adds,
-        latency and latency.p50, latency and latency.p90, latency and latency.p99, measurement.throughput,
+        measurement.start, latency and latency.p50, latency and latency.p90, latency and latency.p99, measurement.throughput,
         whole and whole.p50, measurement.peak_memory, measurement.memory, measurement.same_class, measurement.problem,
     )  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))
@@ -37,7 +38,7 @@ def table(measurements: Sequence[Measurement]) -> Table:
     from rich.table import Table
 
     made = Table("model", "engine", box=box.SIMPLE, pad_edge=False)
-    for head in ("p50 / p90 / p99 ms", "×eager", "img/s", "JPEG→mask", "MB", "same class"):
+    for head in ("start s", "p50 / p90 / p99 ms", "×eager", "img/s", "JPEG→mask", "MB", "same class"):
         made.add_column(head, justify="right", no_wrap=True)
     eager = {m.case.model: m.latency.p50 for m in measurements if m.case.form == "eager" and m.latency}
     for m in measurements:
@@ -48,6 +49,7 @@ def table(measurements: Sequence[Measurement]) -> Table:
         made.add_row(
             m.case.model,
             m.case.form,
+            _number(m.start, ".1f"),
             f"{m.latency.p50:.1f} / {m.latency.p90:.1f} / {m.latency.p99:.1f}",
             _number(gain, ".2f"),
             _number(m.throughput, ".1f"),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from segmentarium.benchmarking.case import ARCHITECTURES, Case, Measurement, run_case
-from segmentarium.benchmarking.forms import FORMS, check_forms, forms_of
+from segmentarium.benchmarking.forms import PROCESSOR, check_forms, forms_of
 
 STARTING = 10.0  # seconds, without which no process is begun: it imports PyTorch and builds the model
 
@@ -16,7 +16,7 @@ STARTING = 10.0  # seconds, without which no process is begun: it imports PyTorc
 def benchmark(
     models: Sequence[str] = (),
     *,
-    forms: Sequence[str] = tuple(FORMS),
+    forms: Sequence[str] = PROCESSOR,
     size: tuple[int, int] = (512, 1024),
     batch: int = 1,
     threads: int | None = None,
@@ -30,7 +30,8 @@ def benchmark(
     """Latency, throughput, memory and size of models on this machine's processor, each case in a process of its own.
 
     models        weights by name or file, or architectures, which get random weights; none: the shipped weights
-    forms         "eager", "channels-last", "deploy", "compile", "onnxruntime", "openvino", "openvino-bf16"
+    forms         "eager", "channels-last", "deploy", "compile", "onnxruntime", "openvino", "openvino-bf16", and of GPUs
+                  "cuda", "cuda-fp16", "cuda-compile-fp16", "cuda-graph-fp16", "tensorrt-fp16"
     size          (height, width) of the input; `batch` of them at a time
     threads       of every engine; None: as PyTorch chooses
     repeats       measured calls, after `warmup` others

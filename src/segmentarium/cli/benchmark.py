@@ -9,6 +9,7 @@ from pathlib import Path
 from segmentarium.cli.export import size
 
 ENGINES = "eager,channels-last,deploy,compile,onnxruntime,openvino,openvino-bf16"
+GPU_ENGINES = "cuda,cuda-fp16,cuda-compile-fp16,cuda-graph-fp16,tensorrt-fp16"
 DEFAULT_ENGINES = "eager,deploy,onnxruntime,openvino"  # torch.compile alone takes half a minute for each model
 DEFAULT_MODELS = ("person", "street")
 EXAMPLES = (
@@ -25,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights by name or file, or an architecture (random weights); default: person and street",
     )
     parser.add_argument(
-        "--engines", default=DEFAULT_ENGINES, metavar="A,B", help=f"of {ENGINES}, or all (default: {DEFAULT_ENGINES})"
+        "--engines",
+        default=DEFAULT_ENGINES,
+        metavar="A,B",
+        help=f"of {ENGINES},\nor all of these; of GPUs {GPU_ENGINES}\n(default: {DEFAULT_ENGINES})",
     )
     parser.add_argument(
         "--minutes",

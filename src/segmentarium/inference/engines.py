@@ -17,16 +17,21 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import MaskOutputs, Model, adopt
 from segmentarium.files import cache_folder, writable_cache
-from segmentarium.inference.packing import pack
+from segmentarium.inference.gpu import Graphed, in_half, tensorrt_session
 from segmentarium.runtimes import onnx_session, openvino_network, runner
 from segmentarium.weights.exported import ExportedNetwork
 
-EngineName = Literal["torch", "compile", "onnxruntime", "openvino", "auto"]
-Precision = Literal["fp32", "bf16"]
+EngineName = Literal["torch", "compile", "onnxruntime", "openvino", "auto", "cudagraph", "tensorrt"]
+Precision = Literal["fp32", "bf16", "fp16"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
-NEEDS = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino", "onnx", "onnxscript")}
+NEEDS = {
+    "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
+    "openvino": ("openvino", "onnx", "onnxscript"),
+    "tensorrt": ("onnxruntime", "onnx", "onnxscript"),
+}
+OF_GPUS = ("cudagraph", "tensorrt")
 
 
 class Engine:
@@ -64,6 +69,16 @@ def check_engine(name: str, precision: str) -> None:
         raise ValueError(f"precision is {precision!r}; give one of {', '.join(PRECISIONS)}")
     if name == "onnxruntime" and precision != "fp32":
         raise ValueError("onnxruntime computes in fp32 here; for bf16 take the engine openvino, torch or compile")
+    if name in OF_GPUS and not torch.cuda.is_available():
+        raise ImportError(
+            f"engine {name!r} needs a GPU of NVIDIA's, and PyTorch sees none here; give torch or openvino"
+        )
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ImportError("precision fp16 needs a GPU of NVIDIA's, and PyTorch sees none here; give bf16 or fp32")
+    if (name, precision) in (("openvino", "fp16"), ("tensorrt", "bf16")):
+        raise ValueError(
+            f"{name} does not compute in {precision} here; give fp32 or {'bf16' if name == 'openvino' else 'fp16'}"
+        )
     if missing := missing_packages(name):
         raise ImportError(
             f"engine {name!r} needs {', '.join(missing)}, which is not installed: pip install 'segmentarium[export]'"
@@ -75,22 +90,25 @@ def build_engine(
 ) -> Engine:
     """The engine `name` for a model; "auto" is chosen by `segmentarium.inference.auto`, which needs a picture.
 
-    precision  "bf16" computes in bfloat16: twice as fast and more on processors with AMX or AVX512-BF16, slower on others
-    device     of torch and compile, default: the first GPU if there is one, else the processor.  The other two run on
-               the processor.
+    precision  "bf16" computes in bfloat16: twice as fast and more on processors with AMX or AVX512-BF16, slower on others.
+               "fp16", of GPUs, is autocast: sums and norms stay in float32
+    device     of torch and compile, default: the first GPU if there is one, else the processor.  onnxruntime and openvino run
+               on the processor, cudagraph and tensorrt on a GPU
     """
     if (written := exported_network(model)) is not None:
         name = written.engine_for(name, precision)
     else:
         check_engine(name, precision)
-    if name == "torch":
-        return _torch_engine(model, precision, default_device(device))
-    if name == "compile":
-        return _compiled_engine(model, precision, default_device(device))
+    if name in ("torch", "compile", "cudagraph"):
+        return _torch_engine(
+            model, name, precision, default_device("cuda" if name == "cudagraph" and device is None else device)
+        )
     if name == "onnxruntime":
         return _onnxruntime_engine(model)
     if name == "openvino":
         return _openvino_engine(model, precision)
+    if name == "tensorrt":
+        return _tensorrt_engine(model, precision)
     raise ValueError("engine 'auto' is chosen for a picture: call segmentarium.inference.auto.fastest_engine")
 
 
@@ -118,27 +136,27 @@ def deployed(model: nn.Module) -> Model:
     return adopt(model).deploy()
 
 
-def _torch_engine(model: nn.Module, precision: str, device: torch.device) -> Engine:
+def _torch_engine(model: nn.Module, name: str, precision: str, device: torch.device) -> Engine:
+    """Eager, compiled, or replayed as a CUDA graph."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+<<<<<<< HEAD
     network = deployed(model).to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if device.type == "cpu":
         pack(network)
+=======
+    network: Any = deployed(model).to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    forward = torch.compile(network) if name == "compile" else network
+    if precision == "fp16":
+        forward = in_half(forward, device)
+    if name == "cudagraph":
+        forward = Graphed(forward)
+>>>>>>> machine23
 
     def run(*maps: Tensor) -> Any:
-        return network(*(x.to(device=device, dtype=dtype, memory_format=torch.channels_last) for x in maps))
+        return forward(*(x.to(device=device, dtype=dtype, memory_format=torch.channels_last) for x in maps))
 
-    return Engine("torch", run, f"{device_name(device)}, {precision}, channels-last")
-
-
-def _compiled_engine(model: nn.Module, precision: str, device: torch.device) -> Engine:
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    network = deployed(model).to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    compiled = torch.compile(network)
-
-    def run(*maps: Tensor) -> Any:
-        return compiled(*(x.to(device=device, dtype=dtype, memory_format=torch.channels_last) for x in maps))
-
-    return Engine("compile", run, f"torch.compile, {device_name(device)}, {precision}, channels-last")
+    how = {"torch": "", "compile": "torch.compile, ", "cudagraph": "CUDA graphs, "}[name]
+    return Engine(name, run, f"{how}{device_name(device)}, {precision}, channels-last")
 
 
 def _onnxruntime_engine(model: nn.Module) -> Engine:
@@ -167,6 +185,18 @@ def _openvino_engine(model: nn.Module, precision: str) -> Engine:
     if precision == "bf16" and hint != "bf16":
         raise ValueError("this processor has no bfloat16 that OpenVINO can use; leave precision at fp32")
     return Engine("openvino", run, f"CPU, {precision}, {threads} threads")
+
+
+def _tensorrt_engine(model: nn.Module, precision: str) -> Engine:
+    folder = writable_cache() / "tensorrt"
+    folder.mkdir(parents=True, exist_ok=True)
+    session = tensorrt_session(onnx_file(model), precision, folder)
+    answers = runner(session)
+
+    def run(*maps: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(found) for found in answers(*(x.contiguous().cpu().numpy() for x in maps))]
+
+    return Engine("tensorrt", run, f"{session.get_providers()[0]}, {precision}")
 
 
 def device_name(device: torch.device) -> str:
