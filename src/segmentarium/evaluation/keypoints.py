@@ -263,8 +263,10 @@ def evaluate_pairs(
     limit: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> PairReport:
-    """`evaluate` of a network of points; runs: engine, precision and device, beside: names of OpenCV's.  TypeError for data without
-    homographies."""
+    """`evaluate` of a network of points; runs: engine, precision and device, beside: names of OpenCV's.
+
+    Raises TypeError for data without homographies.
+    """
     if not isinstance(dataset, HPatches):
         raise TypeError(f"{source} finds points, which are scored on pairs of pictures; give hpatches")
     started, sizes = time.perf_counter(), Protocol()
