@@ -256,14 +256,19 @@ def _size(picture: np.ndarray) -> tuple[int, int]:
 
 def evaluate_pairs(
     model: KeypointModel,
-    dataset: HPatches,
+    dataset: Any,
     source: str,
     runs: dict[str, Any],
     beside: Sequence[str],
     limit: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> PairReport:
-    """`evaluate` of a network of points; runs: engine, precision and device, beside: names of OpenCV's."""
+    """`evaluate` of a network of points; runs: engine, precision and device, beside: names of OpenCV's.
+
+    Raises TypeError for data without homographies.
+    """
+    if not isinstance(dataset, HPatches):
+        raise TypeError(f"{source} finds points, which are scored on pairs of pictures; give hpatches")
     started, sizes = time.perf_counter(), Protocol()
     ours = learnt(model, sizes, **runs)
     contenders = {source: ours} | {name: classical(name, sizes) for name in beside}

@@ -172,7 +172,7 @@ class PoseScoring:
 
     def _by_joint(self, poses: np.ndarray) -> dict[str, float]:
         joints, boxes = np.stack([person.joints for person in self.persons]), _boxes(self.persons)
-        seen = self._labelled().any(0)
+        seen = np.any(self._labelled(), axis=0)
         return {
             name: pck(poses[:, [i], :2], joints[:, [i]], boxes) if seen[i] else float("nan")
             for i, name in enumerate(self.names)

@@ -184,8 +184,8 @@ def evaluate(
             asked_task(model, task)
         if isinstance(dataset, SegmentDataset):
             # as objects are trained on as classes of pixels
-            beside = model.classes == (BACKGROUND[0], *dataset.info.classes)
-            data = dataset = DrawnLabels([dataset]) if beside else LabelMaps(dataset)
+            drawn = model.classes == (BACKGROUND[0], *dataset.info.classes)
+            data = dataset = DrawnLabels([dataset]) if drawn else LabelMaps(dataset)
         _refuse(source, model.kind, dataset, "segmentation", size=size, crop_ratio=crop_ratio)
         options = {"mode": mode, "tile": tile, "overlap": overlap, "flip": flip, "scales": scales}
         scoring = MapScoring(model, network, data, boundary_ratio=boundary_ratio, **options, **common)
