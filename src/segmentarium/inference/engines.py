@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from segmentarium.contracts import MaskOutputs, Model, adopt
 from segmentarium.files import cache_folder, writable_cache
 from segmentarium.inference.gpu import Graphed, in_half, tensorrt_session
+from segmentarium.inference.packing import pack
 from segmentarium.runtimes import onnx_session, openvino_network, runner
 from segmentarium.weights.exported import ExportedNetwork
 
@@ -139,18 +140,14 @@ def deployed(model: nn.Module) -> Model:
 def _torch_engine(model: nn.Module, name: str, precision: str, device: torch.device) -> Engine:
     """Eager, compiled, or replayed as a CUDA graph."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-<<<<<<< HEAD
-    network = deployed(model).to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    if device.type == "cpu":
-        pack(network)
-=======
     network: Any = deployed(model).to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if name == "torch" and device.type == "cpu":
+        pack(network)
     forward = torch.compile(network) if name == "compile" else network
     if precision == "fp16":
         forward = in_half(forward, device)
     if name == "cudagraph":
         forward = Graphed(forward)
->>>>>>> machine23
 
     def run(*maps: Tensor) -> Any:
         return forward(*(x.to(device=device, dtype=dtype, memory_format=torch.channels_last) for x in maps))
