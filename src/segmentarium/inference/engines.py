@@ -143,7 +143,7 @@ def _torch_engine(model: nn.Module, name: str, precision: str, device: torch.dev
     network: Any = deployed(model).to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if name == "torch" and device.type == "cpu":
         pack(network)
-    forward = torch.compile(network) if name == "compile" else network
+    forward: Any = torch.compile(network) if name == "compile" else network
     if precision == "fp16":
         forward = in_half(forward, device)
     if name == "cudagraph":
@@ -187,8 +187,9 @@ def _openvino_engine(model: nn.Module, precision: str) -> Engine:
 def _tensorrt_engine(model: nn.Module, precision: str) -> Engine:
     folder = writable_cache() / "tensorrt"
     folder.mkdir(parents=True, exist_ok=True)
-    session = tensorrt_session(onnx_file(model), precision, folder)
-    answers = runner(session)
+    file = onnx_file(model)
+    session = tensorrt_session(file, precision, folder)
+    answers = runner(session, file)
 
     def run(*maps: Tensor) -> list[Tensor]:
         return [torch.from_numpy(found) for found in answers(*(x.contiguous().cpu().numpy() for x in maps))]

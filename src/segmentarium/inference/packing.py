@@ -33,7 +33,7 @@ def pack(network: nn.Module) -> int:
     done = 0
     for module in network.modules():
         if type(module) is nn.Linear and module.weight.dtype == torch.float32:
-            module.__class__ = PackedLinear
+            module.__class__ = PackedLinear  # pyright: ignore[reportAttributeAccessIssue]
         elif type(module) in (nn.Conv2d, DepthwiseConv2d) and _plain(module):
             module.__dict__["unpacked"] = module._parameters.pop("weight")
             module.__class__ = PackedConv2d
