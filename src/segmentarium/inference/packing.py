@@ -11,6 +11,8 @@ The network is changed for good: it is for one engine's private copy, on one dev
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -31,9 +33,10 @@ def pack(network: nn.Module) -> int:
     if not can_pack():
         return 0
     done = 0
+    module: Any  # one thing is made into another
     for module in network.modules():
         if type(module) is nn.Linear and module.weight.dtype == torch.float32:
-            module.__class__ = PackedLinear  # pyright: ignore[reportAttributeAccessIssue]
+            module.__class__ = PackedLinear
         elif type(module) in (nn.Conv2d, DepthwiseConv2d) and _plain(module):
             module.__dict__["unpacked"] = module._parameters.pop("weight")
             module.__class__ = PackedConv2d
