@@ -33,13 +33,12 @@ def pack(network: nn.Module) -> int:
     if not can_pack():
         return 0
     done = 0
-    module: Any  # one thing is made into another
     for module in network.modules():
         if type(module) is nn.Linear and module.weight.dtype == torch.float32:
-            module.__class__ = PackedLinear
+            _become(module, PackedLinear)
         elif type(module) in (nn.Conv2d, DepthwiseConv2d) and _plain(module):
             module.__dict__["unpacked"] = module._parameters.pop("weight")
-            module.__class__ = PackedConv2d
+            _become(module, PackedConv2d)
         else:
             continue
         done += 1
@@ -49,6 +48,10 @@ def pack(network: nn.Module) -> int:
         elif type(module) is MLP:
             _join(module, PackedMLP, module.fc1, module.act)
     return done
+
+
+def _become(module: Any, kind: type[nn.Module]) -> None:
+    module.__class__ = kind
 
 
 def _plain(conv: nn.Module) -> bool:
@@ -61,7 +64,7 @@ def _join(module: nn.Module, kind: type[nn.Module], layer: nn.Module, activation
     then = activation_of(activation)
     heard = any(child._forward_hooks or child._forward_pre_hooks for child in module.children())
     if then is not None and isinstance(layer, PackedLinear | PackedConv2d) and not heard:
-        module.__class__ = kind
+        _become(module, kind)
         module.__dict__["then"] = then
 
 
