@@ -341,7 +341,7 @@ def test_context_cluster_as_its_authors_compute_it_is_ours() -> None:
             parameter.fill_(0.5)
     layout = get_layout("coc/authors")
     ours = create_model(layout.model, **layout.arguments(theirs.state_dict())).eval()
-    load_state(ours, theirs.state_dict(), rules=layout.rules)
+    load_state(ours.get_submodule("backbone"), theirs.state_dict(), rules=layout.rules)
     image = torch.randn(2, 3, 64, 64)
     expected = theirs(image)
     assert (ours(image) - expected).abs().max() < 1e-4 * expected.abs().max()
