@@ -12,4 +12,4 @@ from segmentarium.training import TrainingOptions
 
 
 def recipe() -> TrainingOptions:
-    return convolutional("psanet_resnet50", "voc", max_steps=40_000, val_every=4_000)
+    return convolutional("psanet_resnet50", "voc", train_split="trainaug", max_steps=40_000, val_every=4_000)
