@@ -22,13 +22,15 @@ UNDILATED = ["mit_b0", VIT, "timm:swin_tiny_patch4_window7_224", "timm:hrnet_w18
 PYRAMIDS = [name for name in BACKBONES if name != VIT]
 
 NAMES = [name for name in list_models(kind="segmenter") if entry(name).takes("backbone")]
+LARGER = ("34", "50", "101")  # of a system that is there on a ResNet-18, or on the backbone that it has by default
+ALONE = ["deeplabv3_cascade_resnet50", "fpn_resnet50", "maskformer_resnet50", "mask2former_resnet50"]
 
 
 def decoders() -> list[str]:
     """One name of each decoder, and of each set of arguments that its variants name: of those that differ in sizes, or in their
     own backbone alone, the smallest."""
     alike: dict[object, list[str]] = {}
-    for name in (*NAMES, "maskformer_resnet50", "mask2former_resnet50"):
+    for name in (*(name for name in NAMES if not name.endswith(LARGER)), *ALONE):
         found = entry(name)
         alike.setdefault((found.build, *sorted({*found.arguments} - {"backbone"})), []).append(name)
     return sorted(min(names, key=lambda name: known()[name]["parameters"]) for names in alike.values())
