@@ -5,8 +5,8 @@
 The clip is PHOTO (default: the astronaut of docs/images) swaying before a grey wall, 30 frames a second, H.264, made here;
 `--noise` adds a sensor's, of that standard deviation.  The floor is the same clip through the same reader and the same encoder
 with nothing between.  Each round runs the command and the floor one after the other, and both twice: as processes of their own,
-start included, and the frames alone, in a process that has started.  The first round has an empty cache folder, as on a
-new machine.
+start included, and the frames alone, in a process that has started.  The first round has an empty cache folder, as on a new
+machine.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from segmentarium.contracts import Model, adopt
@@ -35,9 +36,31 @@ class ExportError(ValueError):
     """A model that cannot be expressed in the wanted format."""
 
 
+class _SplitPReLU(nn.Module):
+    """PReLU as ReLU(x) - slope · ReLU(-x): the same numbers, bit for bit.
+
+    ONNX Runtime has no fast kernel for PRelu, and leaves its blocked layout for it: CGNet's blocks take a third of the time
+    so written, and OpenVINO takes the time of its own PRelu.
+    """
+
+    def __init__(self, slope: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("slope", slope.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, …) -> the same shape"""
+        slope = self.slope.reshape(1, -1, *(1,) * (x.ndim - 2))
+        return F.relu(x) - slope * F.relu(-x)
+
+
 def deploy_form(model: nn.Module) -> Model:
-    """The model's inference copy, in float32 on the CPU."""
-    return adopt(model).deploy().float().cpu()
+    """The model's inference copy, in float32 on the CPU, in the operators that engines are fast at."""
+    deployed = adopt(model).deploy().float().cpu()
+    for parent in list(deployed.modules()):
+        for name, child in list(parent._modules.items()):
+            if isinstance(child, nn.PReLU):
+                setattr(parent, name, _SplitPReLU(child.weight))
+    return deployed
 
 
 @contextlib.contextmanager

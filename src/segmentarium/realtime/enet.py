@@ -52,16 +52,9 @@ FormName = Literal["port", "port-2018", "paper"]
 class SlopedReLU(nn.PReLU):
     """PReLU; with one parameter, its deploy form is a leaky ReLU, which engines fuse with the convolution before it."""
 
-    slope: float | None = None
-
-    def reparameterize(self) -> None:
-        if self.num_parameters == 1:
-            self.slope = self.weight.item()
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.slope is None:
-            return F.prelu(input, self.weight)
-        return F.leaky_relu(input, self.slope, inplace=True)  # what stands before it is used by nothing else
+    def reparameterize(self) -> nn.Module | None:
+        # in place: what stands before it is used by nothing else
+        return nn.LeakyReLU(self.weight.item(), inplace=True) if self.num_parameters == 1 else None
 
 
 @dataclass(frozen=True)
