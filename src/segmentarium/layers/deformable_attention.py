@@ -52,13 +52,20 @@ def read_bags(value: Tensor, sizes: Sizes, places: Tensor, weight: Tensor) -> Te
         level = value[:, start : start + height * width].unflatten(1, (height, width))
         canvas[:, firsts[-1] : firsts[-1] + height, 1 : 1 + width] = level
         start, firsts = start + height * width, [*firsts, firsts[-1] + height + 1]
-    bottom, right = torch.tensor(sizes, device=device, dtype=places.dtype).T[..., None]
-    x, y = places[..., 0].clamp(min=-1).minimum(right), places[..., 1].clamp(min=-1).minimum(bottom)
+    # what depends on the level alone, for all points of a query: a row that fits, and is added to all at once
+    each = places.shape[2:-1]
+    bottom, right = torch.tensor(sizes, device=device, dtype=places.dtype).T[:, None, :, None].expand(-1, *each)
+    x, y = (
+        along.clamp(min=-1).minimum(most.contiguous())
+        for along, most in zip(places.unbind(-1), (right, bottom), strict=True)
+    )
     column, row = x.floor(), y.floor()
     # the upper left of a point's four pixels; the heads of a cell lie side by side, the pictures one after the other
     whole = {"device": device, "dtype": torch.int32}
-    cell = row.int() * wide + column.int() + (torch.tensor(firsts[:-1], **whole) * wide + 1)[:, None]
-    number = cell * heads + torch.arange(heads, **whole)[:, None, None]
+    origin = ((torch.tensor(firsts[:-1], **whole) * wide + 1) * heads)[:, None] + torch.arange(heads, **whole)[
+        :, None, None
+    ]
+    number = torch.add(origin.expand(each).contiguous(), torch.add(column.int(), row.int(), alpha=wide), alpha=heads)
     number += (torch.arange(batch, **whole) * canvas[0].numel() // value.shape[3])[:, None, None, None, None]
     number = number.flatten(0, 2).flatten(1)
     below = (y - row) * weight
@@ -125,8 +132,12 @@ class DeformableAttention(nn.Module):
             self.offsets(query).unflatten(-1, (*shape, 2)).float()
         )  # places need more bits than half precision has
         weight = self.weights(query).float().unflatten(-1, (self.heads, -1)).softmax(-1).unflatten(-1, shape[1:])
-        points = places[:, :, None, :, None] + offsets
-        values = self.value(value).float().unflatten(-1, (self.heads, -1))
+        places = places[:, :, None, :, None]
         plain = value.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if plain:  # all x first, and then all y
+            points = torch.stack([places[..., axis] + offsets[..., axis] for axis in (0, 1)]).movedim(0, -1)
+        else:
+            points = places + offsets
+        values = self.value(value).float().unflatten(-1, (self.heads, -1))
         read = (read_bags if plain else read_grids)(values, sizes, points, weight)
         return self.proj(read.flatten(2).to(query.dtype))
