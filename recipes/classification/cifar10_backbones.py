@@ -8,11 +8,11 @@
 
 The first scores and times all of them, in every engine; the second is another seed's accuracy.  A family's smallest form stands
 for it, and where that is large, narrower and shallower still: all have 3 to 130 M multiply-adds, so that a run takes one to five
-minutes of a core.  Pictures of 32 pixels are shown at 64, since most divide sides by 32; plain transformers with patches of 16
-see them at 128, and have 64 tokens as the others, whose patches are of 8.  Parameters and multiply-adds of networks that fold are
+minutes of a core.  Pictures are seen as they are, at 32 pixels, where a network of stride 32 ends with a single place; plain
+transformers and networks of one size at 64, with patches of 8, or at 128 with patches of 16: 64 tokens in any case.  Parameters and multiply-adds of networks that fold are
 those before they do.
 
-200 steps of 64 pictures, one and a half passes over 9,000 of them: it ranks how fast families learn from little, where
+400 steps of 64 pictures, nearly three passes over 9,000 of them: it ranks how fast families learn from little, where
 convolutions are ahead of attention, not how good they become.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 from segmentarium.registry import entry, known
 from segmentarium.training import TrainingOptions
 
-SIDE, TOKENS_AT_16 = 64, 128
+AS_THEY_ARE, SIDE, TOKENS_AT_16 = 32, 64, 128
 PLAIN = {"embed_dim": 96, "depth": 6}
 HEADS = {**PLAIN, "heads": 3}
 
@@ -82,19 +82,19 @@ def recipes() -> dict[str, TrainingOptions]:
             data="imagefolder",
             root="runs/cifar10_small",
             cache=True,
-            size=arguments.get("image_size", SIDE),
+            size=arguments.get("image_size", arguments.get("img_size", AS_THEY_ARE)),
             crop_ratio=1.0,
             area=(0.5, 1.0),
-            max_steps=200,
+            max_steps=400,
             batch_size=64,
             optimizer="adamw",
             learning_rate=2e-3,
             weight_decay=0.05,
             schedule="cosine",
-            warmup_steps=30,
+            warmup_steps=60,
             clip_norm=1.0,
             ema=0.99,
-            val_every=200,
+            val_every=400,
             save_every=100,
             images_every=0,
         )

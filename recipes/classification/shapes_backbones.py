@@ -16,7 +16,12 @@ CHOSEN = ("resnet18", "mobilenet_v3_small", "vit_tiny_patch16_224")
 def recipes() -> dict[str, TrainingOptions]:
     return {
         name: options.replace(
-            data="shapes", data_arguments={"size": [64, 64], "kinds": KINDS}, val_split="test", root="", cache=False
+            data="shapes",
+            data_arguments={"size": [64, 64], "kinds": KINDS},
+            val_split="test",
+            root="",
+            cache=False,
+            size=64,
         )
         for name, options in on_photographs().items()
         if name in CHOSEN
