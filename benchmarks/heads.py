@@ -91,7 +91,7 @@ CHANGES: tuple[tuple[str, str, dict[str, Any], tuple[str, ...]], ...] = (
     ("category-consistent loss", "ccnet", {"consistent": True}, ()),
     ("rates 1, 1, 1", "deeplabv3", {"rates": [1, 1, 1]}, ()),
     ("rates 6, 12, 18", "deeplabv3", {"rates": [6, 12, 18]}, ()),
-    ("no multigrid", "deeplabv3_cascade_resnet50", {"multigrid": [1, 1, 1]}, ()),
+    ("multigrid 1, 2, 1", "deeplabv3_cascade_resnet50", {"multigrid": [1, 2, 1]}, ()),
     ("rates 1, 1, 1", "deeplabv3plus", {"rates": [1, 1, 1]}, ()),
     ("no presence loss", "encnet", {"presence": False}, ()),
     ("no loss on regions", "ocrnet_resnet50", {}, ("coarse",)),
