@@ -338,7 +338,7 @@ def test_processes_that_do_not_go_are_not_waited_for_one_by_one(monkeypatch: pyt
 
 def test_the_memory_of_a_server_is_a_number() -> None:
     limits = Limits(upload_bytes=10, pixels=100, places=3, workers=2, connections=1)
-    assert limits.memory == 3 * (400 + 2**16) + 2 * (100 * 44 + 2**28) + 2**17
+    assert limits.memory == 3 * (400 + 2**16) + 2 * (100 * 44 + 2**28 + 2**27) + 2**17
 
 
 def test_a_decoder_s_memory_is_limited(decoders: Decoders) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-WORKING = 20  # bytes a pixel of matte, blend and encoder
+WORKING, MATTING = 20, 2**27  # bytes a pixel of blend and encoder, and besides of the matte, whose size has a bound
 DECODING, DECODER = 24, 2**28  # bytes a pixel, and besides, that a decoder's process may have: the system sees to it
 
 
@@ -50,7 +50,7 @@ class Limits:
         A connection beyond the places has 128 KB at the most.
         """
         answer = 4 * self.pixels + 2**16  # PNG with alpha of pure noise
-        working = self.workers * (self.pixels * (WORKING + DECODING) + DECODER)
+        working = self.workers * (self.pixels * (WORKING + DECODING) + MATTING + DECODER)
         return self.places * max(self.upload_bytes, answer) + working + self.connections * 2**17
 
 
