@@ -9,8 +9,8 @@
 The first scores and times all of them, in every engine; the second is another seed's accuracy.  A family's smallest form stands
 for it, and where that is large, narrower and shallower still: all have 3 to 130 M multiply-adds, so that a run takes one to five
 minutes of a core.  Pictures are seen as they are, at 32 pixels, where a network of stride 32 ends with a single place; plain
-transformers and networks of one size at 64, with patches of 8, or at 128 with patches of 16: 64 tokens in any case.  Parameters and multiply-adds of networks that fold are
-those before they do.
+transformers and networks of one size at 64, with patches of 8, or at 128 with patches of 16: 64 tokens in any case.  Parameters
+and multiply-adds of networks that fold are those before they do.
 
 400 steps of 64 pictures, nearly three passes over 9,000 of them: it ranks how fast families learn from little, where
 convolutions are ahead of attention, not how good they become.

@@ -57,6 +57,34 @@ class Tiny(SegmentationModel):
         return resize(self.head(features), image.shape[-2:])
 
 
+class Sloped(SegmentationModel):
+    """PReLU with a slope a channel, of maps and of vectors, and with one slope for all."""
+
+    def __init__(self, num_classes: int = 5, in_channels: int = 3) -> None:
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        self.stem = nn.Sequential(nn.Conv2d(in_channels, 8, 3, padding=1), nn.PReLU(8), nn.Conv2d(8, 8, 1), nn.PReLU())
+        self.weigh = nn.Sequential(nn.Linear(8, 8), nn.PReLU(8))
+        self.head = nn.Conv2d(8, num_classes, 1)
+        for module in self.modules():
+            if isinstance(module, nn.PReLU):
+                nn.init.uniform_(module.weight, -0.5, 1.5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        return self.head(x * self.weigh(x.mean((2, 3)))[:, :, None, None])
+
+
+def test_prelu_is_written_in_operators_that_engines_are_fast_at() -> None:
+    torch.manual_seed(0)
+    model = Sloped().eval()
+    form = deploy_form(model)
+    assert not any(isinstance(module, nn.PReLU) for module in form.modules())
+    assert sum(isinstance(module, nn.PReLU) for module in model.modules()) == 3
+    image = torch.randn(2, 3, 9, 12)
+    with torch.inference_mode():
+        assert torch.equal(form(image), model(image))
+
+
 class WrongDeploy(Tiny):
     def deploy(self) -> SegmentationModel:
         model = super().deploy()

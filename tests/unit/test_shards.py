@@ -15,8 +15,9 @@ from segmentarium.cli.main import main
 from segmentarium.data import ImageReadError, InfiniteSampler, TrainingStream, build_dataset, check_data
 from segmentarium.data.catalogue import list_datasets
 from segmentarium.data.seen import seen, share_seen
-from segmentarium.data.shards import ShardError, shards_of
+from segmentarium.data.shards import shards_of
 from segmentarium.data.splits import hash_split
+from segmentarium.data.stored import ShardError
 from segmentarium.training.preflight import check_labels
 
 CLASSES = "sky 0 0 255\nroad 128 64 128\n"
@@ -110,7 +111,7 @@ def test_a_pass_has_every_sample_once_and_keeps_shards_together(root: Path) -> N
 
 
 def test_what_a_process_keeps_of_tables_is_bounded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import segmentarium.data.shards as module
+    import segmentarium.data.parquet_shards as module
 
     one = Path(root / "tables/part.parquet").stat().st_size // 4
     monkeypatch.setattr(module, "ROOM", int(2.5 * one))

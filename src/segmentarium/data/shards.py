@@ -17,63 +17,35 @@ from __future__ import annotations
 import glob
 import itertools
 import re
-import tarfile
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
-from segmentarium.data.base import ClassificationDataset, Item, LabelledPicture, SegmentationDataset, Transform
+from segmentarium.data.base import (
+    ClassificationDataset,
+    DatasetInfo,
+    Item,
+    LabelledPicture,
+    SegmentationDataset,
+    Transform,
+)
 from segmentarium.data.class_table import class_file, read_classes
 from segmentarium.data.folder import class_table, refuse_black_and_white
-from segmentarium.data.image_io import IMAGE_SUFFIXES
 from segmentarium.data.mask_io import RGB
+from segmentarium.data.parquet_shards import list_tables
 from segmentarium.data.splits import PARTS, check_split, hash_note, hash_split, wanted_parts
-from segmentarium.data.stored import Stored
+from segmentarium.data.stored import Listing, ShardError
+from segmentarium.data.tar_shards import list_tars
+from segmentarium.palette import default_palette
 
 SPLITS = ("train", "val", "trainval", "test", "all")
 SHUFFLE = 4096  # samples that lie near and are shuffled with each other
-ROOM = 2**28  # bytes of Parquet that a process keeps at hand
-LARGEST = 2**30  # bytes of one picture in a shard
 PROBED = 16  # label images that are looked at for values that are no classes
 
 _PART = re.compile(r"(train|val|test)(?:ing|id|idation)?(?![a-z])", re.IGNORECASE)
-_LABELS = ("mask", "seg", "segmentation", "label", "labels", "gt", "annotation")
-_PICTURES = ("image", "img", "picture", "input")
-
-
-class ShardError(ValueError):
-    """A shard that cannot be read, or holds other things than pictures with labels; the message names it."""
-
-
-class Place(NamedTuple):
-    """Where a sample's picture and label lie: in a tar (offset, bytes, ending), in a table (row group, row, 0)."""
-
-    shard: int
-    picture: tuple[int, int, str]
-    label: tuple[int, int, str] | None
-
-
-@dataclass
-class Listing:
-    """What is in the shards.
-
-    keys    of the samples
-    places  of the samples, structured: see `_TAR` and `_TABLE`
-    group   of each sample, growing: the samples of one lie together
-    stored  (number of a sample, whether the label is meant) -> the file; None: there is no label
-    room    samples that may be shuffled with each other without reading more than ROOM at a time
-    """
-
-    keys: list[str]
-    group: np.ndarray
-    stored: Callable[[int, bool], Stored | int | None]
-    room: int | None = None
 
 
 def shards_of(root: str | Path, endings: Sequence[str]) -> list[Path]:
@@ -121,236 +93,6 @@ def part_of(shard: Path) -> str | None:
             return found[1].lower()
     return None
 
-
-# tar -------------------------------------------------------------------------------------------------------------------
-
-
-class Member(Stored):
-    """A member of a tar."""
-
-    def __init__(self, container: Path, inner: str, offset: int, length: int) -> None:
-        super().__init__(container, inner, length)
-        self.offset = offset
-
-    def read(self) -> bytes:
-        with open(self.container, "rb") as file:
-            file.seek(self.offset)
-            content = file.read(self.length)
-        if len(content) < self.length:
-            raise OSError(f"{self} has {len(content)} of its {self.length} bytes: the shard is cut off")
-        return content
-
-
-def tar_samples(shard: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """(key, {ending: (offset, bytes)}) of each sample: members of one name up to its first dot, one behind the other.
-
-    Raises ShardError for what is no plain tar, or is cut off.
-    """
-    size = shard.stat().st_size
-    key, members = None, dict[str, tuple[int, int]]()
-    try:
-        with tarfile.open(shard, "r:") as archive:
-            for member in archive:
-                archive.members = []  # pyright: ignore[reportAttributeAccessIssue] - they would grow with the shard
-                if not member.isreg():
-                    continue
-                if member.issparse() or member.size > LARGEST or member.offset_data + member.size > size:
-                    raise ShardError(f"{shard}: {member.name} is cut off, sparse, or larger than {LARGEST:,} bytes")
-                folder, _, name = member.name.removeprefix("./").rpartition("/")  # as `tar c .` writes them
-                stem, _, ending = name.partition(".")
-                if not stem or not ending:
-                    continue  # hidden, as macOS leaves them, or of no kind
-                whole = f"{folder}/{stem}" if folder else stem
-                if whole != key:
-                    if key is not None:
-                        yield key, members
-                    key, members = whole, {}
-                members[ending.lower()] = (member.offset_data, member.size)
-    except (tarfile.TarError, OSError, EOFError, UnicodeError) as error:
-        raise ShardError(f"{shard} cannot be read as a tar: {error}") from error
-    if key is not None:
-        yield key, members
-
-
-def picture_and_label(endings: Sequence[str], classes: bool) -> tuple[str | None, str | None]:
-    """Which of a sample's endings are its picture and its label."""
-    label = next((e for e in endings if e in (("cls", "cls.txt") if classes else ("npy",))), None)
-    pictures = []
-    for ending in endings:
-        first, dot, last = ending.partition(".")
-        if f".{last if dot else first}" not in IMAGE_SUFFIXES and not (dot and last == "npy" and first in _LABELS):
-            continue
-        if dot and first in _LABELS:
-            label = label if classes else ending
-        elif not dot or first in _PICTURES:
-            pictures.append(ending)
-    if not classes and label is None and len(pictures) == 2 and "png" in pictures:
-        label = "png"  # NAME.png beside NAME.jpg
-        pictures.remove("png")
-    return (pictures[0] if len(pictures) == 1 else None), label
-
-
-def list_tars(shards: Sequence[Path], wanted: Callable[[Path, str], bool], classes: bool) -> Listing:
-    keys: list[str] = []
-    endings: list[str] = []  # few, and each kept once
-    rows: list[np.ndarray] = []
-    for number, shard in enumerate(shards):
-        found: list[tuple[int, ...]] = []
-        for key, members in tar_samples(shard):
-            picture, label = picture_and_label(list(members), classes)
-            if picture is None:
-                raise ShardError(
-                    f"{shard}: sample {key!r} has {', '.join(members)}; expected one picture and its label"
-                )
-            if not wanted(shard, key):
-                continue
-            for ending in (picture, label):
-                if ending is not None and ending not in endings:
-                    endings.append(ending)
-            own = (-1, 0, 0) if label is None else (*members[label], endings.index(label))
-            keys.append(key)
-            found.append((number, *members[picture], endings.index(picture), *own))
-        rows.append(np.array(found, np.int64).reshape(-1, 7))
-    table = np.concatenate(rows)
-
-    def stored(index: int, label: bool) -> Stored | int | None:
-        shard = shards[int(table[index, 0])]
-        offset, length, ending = (
-            (int(value) for value in table[index, 4:] if label) if label else table[index, 1:4].tolist()
-        )
-        if offset < 0:
-            return None
-        member = Member(shard, f"{keys[index]}.{endings[ending]}", offset, length)
-        return _class_of(member) if classes and label else member
-
-    return Listing(keys, table[:, 0], stored)
-
-
-def _class_of(member: Stored) -> int:
-    try:
-        return int(member.read()[:32].decode("ascii").strip())
-    except ValueError:
-        raise ShardError(f"{member} is no number of a class") from None
-
-
-# Parquet ---------------------------------------------------------------------------------------------------------------
-
-_kept: OrderedDict[tuple[str, int, tuple[str, ...]], Any] = OrderedDict()
-_keeping = threading.Lock()
-
-
-def row_group(shard: Path, number: int, columns: tuple[str, ...]) -> Any:
-    """A row group's columns, of which a process keeps the last ones at hand, up to ROOM bytes."""
-    key = (str(shard), number, columns)
-    with _keeping:
-        if key in _kept:
-            _kept.move_to_end(key)
-            return _kept[key]
-    table = _parquet().ParquetFile(shard).read_row_group(number, columns=list(columns))
-    with _keeping:
-        _kept[key] = table
-        while len(_kept) > 1 and sum(one.nbytes for one in _kept.values()) > ROOM:
-            _kept.popitem(last=False)
-    return table
-
-
-class Cell(Stored):
-    """A picture in a table: bytes, or Hugging Face's {"bytes", "path"}."""
-
-    def __init__(
-        self, container: Path, inner: str, group: int, row: int, column: str, columns: tuple[str, ...]
-    ) -> None:
-        super().__init__(container, inner, 0)
-        self._where = group, row, column, columns
-
-    def read(self) -> bytes:
-        group, row, column, columns = self._where
-        value = row_group(self.container, group, columns).column(column)[row].as_py()
-        content = value.get("bytes") if isinstance(value, dict) else value
-        if not content:
-            raise OSError(f"{self} is empty; pictures lie in the table as bytes, not as paths")
-        return content
-
-
-def list_tables(shards: Sequence[Path], wanted: Callable[[Path, str], bool], classes: bool) -> Listing:
-    keys: list[str] = []
-    rows: list[np.ndarray] = []
-    columns: tuple[str, str] | None = None
-    groups, weight = 0, 0
-    for number, shard in enumerate(shards):
-        file = _opened_table(shard)
-        columns = columns or _columns(file.schema_arrow, shard, classes)
-        name = next((n for n in ("key", "name", "id", "file_name") if n in file.schema_arrow.names), None)
-        for group in range(file.num_row_groups):
-            head = file.metadata.row_group(group)
-            weight += sum(
-                head.column(i).total_uncompressed_size
-                for i in range(head.num_columns)
-                if head.column(i).path_in_schema.split(".")[0] in columns
-            )
-            named = file.read_row_group(group, columns=[name]).column(0).to_pylist() if name else range(head.num_rows)
-            told = [str(one) if name else f"{shard.stem}-{group}-{one}" for one in named]
-            chosen = [row for row, key in enumerate(told) if wanted(shard, key)]
-            keys += [told[row] for row in chosen]
-            rows.append(np.array([(number, group, row, groups) for row in chosen], np.int64).reshape(-1, 4))
-            groups += 1
-    table = np.concatenate(rows) if rows else np.empty((0, 4), np.int64)
-    assert columns is not None
-    picture, label_column = columns
-
-    def stored(index: int, label: bool) -> Stored | int | None:
-        shard, group, row = shards[int(table[index, 0])], int(table[index, 1]), int(table[index, 2])
-        if label and classes:
-            value = row_group(shard, group, columns).column(label_column)[row].as_py()
-            if not isinstance(value, int):
-                raise ShardError(f"{shard}: row {row} of group {group} has the class {value!r}; expected a number")
-            return value
-        column = label_column if label else picture
-        return Cell(shard, f"{keys[index]}.{column}.png", group, row, column, columns)
-
-    return Listing(keys, table[:, 3], stored, max(1, int(ROOM / 2 * len(keys) / max(weight, 1))))
-
-
-def _parquet() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise ImportError("tables need pyarrow, which is not installed: pip install 'segmentarium[scale]'") from None
-    return pyarrow.parquet
-
-
-def _opened_table(shard: Path) -> Any:
-    parquet = _parquet()
-    try:
-        return parquet.ParquetFile(shard)
-    except (OSError, ValueError) as error:  # its exceptions derive from these
-        raise ShardError(f"{shard} cannot be read as Parquet: {error}") from error
-
-
-def _columns(schema: Any, shard: Path, classes: bool) -> tuple[str, str]:
-    """(the column of pictures, that of labels)"""
-    import pyarrow.types as types
-
-    def holds(name: str) -> str:
-        kind = schema.field(name).type
-        inner = kind.field("bytes").type if types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
-        if types.is_binary(inner) or types.is_large_binary(inner):
-            return "bytes"
-        return "numbers" if types.is_integer(kind) else "other"
-
-    pictures = [n for n in (*_PICTURES, "jpg", "jpeg", "png", "bytes") if n in schema.names and holds(n) == "bytes"]
-    kind = "numbers" if classes else "bytes"
-    names = (*_LABELS, "class", "cls") if classes else _LABELS
-    labels = [n for n in names if n in schema.names and holds(n) == kind]
-    if not pictures or not labels:
-        raise ShardError(
-            f"{shard} has the columns {', '.join(schema.names)}; expected pictures as bytes in one of {', '.join(_PICTURES)}, "
-            f"and {'classes as numbers' if classes else 'label images as bytes'} in one of {', '.join(names)}"
-        )
-    return pictures[0], labels[0]
-
-
-# data sets -------------------------------------------------------------------------------------------------------------
 
 _KINDS = {"webdataset": ((".tar",), list_tars), "parquet": ((".parquet", ".pq"), list_tables)}
 
@@ -501,9 +243,6 @@ class WebDatasetClasses(_Shards, ClassificationDataset):
         classes: Sequence[str] | int | None = None,
         shuffle: int = SHUFFLE,
     ) -> None:
-        from segmentarium.data.base import DatasetInfo
-        from segmentarium.palette import default_palette
-
         self.listing, base, notes = open_shards(self.kind, root, split or "all", classes=True)
         self.shuffle = _window(shuffle)
         self.labels = np.array([self._label_of(index) for index in range(len(self.listing.keys))], np.int64)

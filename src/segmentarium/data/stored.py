@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
+
+import numpy as np
+
+PICTURE_NAMES = ("image", "img", "picture", "input")  # what members and columns are called
+LABEL_NAMES = ("mask", "seg", "segmentation", "label", "labels", "gt", "annotation")
 
 
 class Stored(os.PathLike[str]):
@@ -61,3 +68,23 @@ def open_file(source: str | os.PathLike[str]) -> BinaryIO:
 def length_of(source: Path | Stored) -> int:
     """In bytes, of the picture itself.  Raises OSError."""
     return source.length if isinstance(source, Stored) else source.stat().st_size
+
+
+class ShardError(ValueError):
+    """A shard that cannot be read, or holds other things than pictures with labels; the message names it."""
+
+
+@dataclass
+class Listing:
+    """What is in the shards.
+
+    keys    of the samples
+    group   of each sample, growing: the samples of one lie together
+    stored  (number of a sample, whether the label is meant) -> the file; None: there is no label
+    room    samples that may be shuffled with each other without reading more than ROOM at a time
+    """
+
+    keys: list[str]
+    group: np.ndarray
+    stored: Callable[[int, bool], Stored | int | None]
+    room: int | None = None
