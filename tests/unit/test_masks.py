@@ -56,7 +56,7 @@ def test_both_forms_of_reading_are_one() -> None:
         given[1][0, 0, 0, 1, 0] = torch.tensor((-0.25, 4.5))  # between the border and what is outside
     found = []
     for form in (read_bags, read_grids):
-        read = form(given[0], SIZES, *given[1:])
+        read = form(given[0], SIZES, given[1].unbind(-1), given[2])
         weights = torch.linspace(-1, 1, read.numel()).view(read.shape)
         found.append((read.detach(), *torch.autograd.grad((read * weights).sum(), given)))
     for bags, grids in zip(*found, strict=True):
@@ -67,8 +67,8 @@ def test_a_head_reads_the_pixel_that_it_points_at() -> None:
     value = torch.arange(52.0).view(1, 52, 1, 1)  # the level of 3×4 cells, then that of 5×8
     places = torch.tensor([[[[[[2.0, 1.0]], [[7.0, 4.0]]]]]])  # of each level: column and row
     weight = torch.tensor([[[[[1.0], [0.0]]]]])
-    assert read_bags(value, SIZES, places, weight).item() == 1 * 4 + 2
-    assert read_bags(value, SIZES, places, 1 - weight).item() == 12 + 4 * 8 + 7
+    assert read_bags(value, SIZES, places.unbind(-1), weight).item() == 1 * 4 + 2
+    assert read_bags(value, SIZES, places.unbind(-1), 1 - weight).item() == 12 + 4 * 8 + 7
 
 
 def test_at_first_heads_look_along_rays_and_points_count_alike() -> None:
@@ -83,6 +83,22 @@ def test_at_first_heads_look_along_rays_and_points_count_alike() -> None:
     constant = layer(torch.randn(1, 52, 16), places, torch.ones(1, 52, 16), SIZES)
     middle = 12 + 8 * 2 + 3  # where some points lie inside every map
     assert constant[0, middle].isfinite().all()
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_offsets_in_another_order_lead_to_the_same_places(graph: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: graph)
+    torch.manual_seed(0)
+    layer = DeformableAttention(16, 4, levels=2, points=3)
+    nn.init.normal_(layer.offsets.weight, std=0.2)
+    nn.init.normal_(layer.weights.weight)
+    tokens = torch.randn(2, 52, 16)
+    places = at_levels(cell_places(SIZES, tokens), SIZES)
+    with torch.no_grad():
+        expected = layer(tokens, places, tokens, SIZES)
+        for _ in range(2):  # the second does nothing
+            layer.reparameterize()
+            torch.testing.assert_close(layer(tokens, places, tokens, SIZES), expected)
 
 
 def test_positions_are_unlike_and_the_same_at_every_size() -> None:

@@ -39,8 +39,8 @@ def cell_places(sizes: Sizes, like: Tensor) -> Tensor:
     return torch.cat(found)[None]
 
 
-def read_bags(value: Tensor, sizes: Sizes, places: Tensor, weight: Tensor) -> Tensor:
-    """Values (B, S, heads, D) of all levels, at places (B, N, heads, L, P, 2) in pixels of each level, weighted by
+def read_bags(value: Tensor, sizes: Sizes, places: Sequence[Tensor], weight: Tensor) -> Tensor:
+    """Values (B, S, heads, D) of all levels, at places x and y, each (B, N, heads, L, P), in pixels of each level, weighted by
     (B, N, heads, L, P) and summed up -> (B, N, heads, D)."""
     batch, _, heads, _ = value.shape
     device = value.device
@@ -53,18 +53,14 @@ def read_bags(value: Tensor, sizes: Sizes, places: Tensor, weight: Tensor) -> Te
         canvas[:, firsts[-1] : firsts[-1] + height, 1 : 1 + width] = level
         start, firsts = start + height * width, [*firsts, firsts[-1] + height + 1]
     # what depends on the level alone, for all points of a query: a row that fits, and is added to all at once
-    each = places.shape[2:-1]
-    bottom, right = torch.tensor(sizes, device=device, dtype=places.dtype).T[:, None, :, None].expand(-1, *each)
-    x, y = (
-        along.clamp(min=-1).minimum(most.contiguous())
-        for along, most in zip(places.unbind(-1), (right, bottom), strict=True)
-    )
+    each = weight.shape[2:]
+    bottom, right = torch.tensor(sizes, device=device, dtype=weight.dtype).T[:, None, :, None].expand(-1, *each)
+    x, y = (along.clamp(min=-1).minimum(most.contiguous()) for along, most in zip(places, (right, bottom), strict=True))
     column, row = x.floor(), y.floor()
     # the upper left of a point's four pixels; the heads of a cell lie side by side, the pictures one after the other
     whole = {"device": device, "dtype": torch.int32}
-    origin = ((torch.tensor(firsts[:-1], **whole) * wide + 1) * heads)[:, None] + torch.arange(heads, **whole)[
-        :, None, None
-    ]
+    first = torch.tensor(firsts[:-1], **whole)[:, None]
+    origin = (first * wide + 1) * heads + torch.arange(heads, **whole)[:, None, None]
     number = torch.add(origin.expand(each).contiguous(), torch.add(column.int(), row.int(), alpha=wide), alpha=heads)
     number += (torch.arange(batch, **whole) * canvas[0].numel() // value.shape[3])[:, None, None, None, None]
     number = number.flatten(0, 2).flatten(1)
@@ -77,16 +73,16 @@ def read_bags(value: Tensor, sizes: Sizes, places: Tensor, weight: Tensor) -> Te
             neighbours = table[(down + aside) * heads :]  # the same numbers, counted from the pixel beside or below
             total = total + F.embedding_bag(number, neighbours, per_sample_weights=part, mode="sum")
     assert isinstance(total, Tensor)
-    return total.unflatten(0, places.shape[:3])
+    return total.unflatten(0, weight.shape[:3])
 
 
-def read_grids(value: Tensor, sizes: Sizes, places: Tensor, weight: Tensor) -> Tensor:
+def read_grids(value: Tensor, sizes: Sizes, places: Sequence[Tensor], weight: Tensor) -> Tensor:
     """What `read_bags` reads, by `grid_sample`."""
     heads = value.shape[2]
     total, start = None, 0
     for level, (height, width) in enumerate(sizes):
         maps = value[:, start : start + height * width].permute(0, 2, 3, 1).flatten(0, 1).unflatten(2, (height, width))
-        x, y = places[:, :, :, level].transpose(1, 2).flatten(0, 1).unbind(-1)  # (B·heads, N, P)
+        x, y = (along[:, :, :, level].transpose(1, 2).flatten(0, 1) for along in places)  # (B·heads, N, P)
         grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), -1)
         read = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         read = (read * weight[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]).sum(3)  # (B·heads, D, N)
@@ -98,6 +94,8 @@ def read_grids(value: Tensor, sizes: Sizes, places: Tensor, weight: Tensor) -> T
 
 class DeformableAttention(nn.Module):
     """levels, points   how many points of how many levels each head of a query sees"""
+
+    apart = False  # whether `offsets` gives the x of all points first, and then all y
 
     def __init__(self, channels: int, heads: int = 8, *, levels: int = 3, points: int = 4) -> None:
         super().__init__()
@@ -128,16 +126,26 @@ class DeformableAttention(nn.Module):
         """Queries (B, N, C) at places (B or 1, N, L, 2) (`at_levels`), values (B, S, C) of levels of `sizes`, one after the
         other -> (B, N, C)"""
         shape = (self.heads, self.levels, self.points)
-        offsets = (
-            self.offsets(query).unflatten(-1, (*shape, 2)).float()
-        )  # places need more bits than half precision has
-        weight = self.weights(query).float().unflatten(-1, (self.heads, -1)).softmax(-1).unflatten(-1, shape[1:])
-        places = places[:, :, None, :, None]
+        offsets = self.offsets(query).float()  # places need more bits than half precision has
+        each = offsets.unflatten(-1, (2, *shape) if self.apart else (*shape, 2)).unbind(2 if self.apart else -1)
+        points = [start[:, :, None, :, None] + offset for start, offset in zip(places.unbind(-1), each, strict=True)]
         plain = value.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if plain:  # all x first, and then all y
-            points = torch.stack([places[..., axis] + offsets[..., axis] for axis in (0, 1)]).movedim(0, -1)
+        weight = self.weights(query).float().unflatten(-1, (self.heads, -1))
+        if plain:  # softmax, whose own operator is slow for so few numbers
+            weight = (weight - weight.amax(-1, keepdim=True)).exp()
+            weight = weight / weight.sum(-1, keepdim=True)
         else:
-            points = places + offsets
+            weight = weight.softmax(-1)
         values = self.value(value).float().unflatten(-1, (self.heads, -1))
-        read = (read_bags if plain else read_grids)(values, sizes, points, weight)
+        read = (read_bags if plain else read_grids)(values, sizes, points, weight.unflatten(-1, shape[1:]))
         return self.proj(read.flatten(2).to(query.dtype))
+
+    @torch.no_grad()
+    def reparameterize(self) -> None:
+        """Lets `offsets` give all x first, which are read without gaps then."""
+        if self.apart:
+            return
+        order = torch.arange(self.offsets.out_features).view(-1, 2).t().flatten()
+        self.offsets.weight.copy_(self.offsets.weight[order])
+        self.offsets.bias.copy_(self.offsets.bias[order])
+        self.apart = True
