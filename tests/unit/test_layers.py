@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
+from typing import Any
 
 import pytest
 import timm
@@ -12,7 +14,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from segmentarium.layers.attention import Attention, attend
-from segmentarium.layers.conv import ConvNormAct, SeparableConv
+from segmentarium.layers.conv import ConvNormAct, PointwiseConv2d, SeparableConv, sound_gradients
 from segmentarium.layers.drop_path import DropPath, drop_path_rates
 from segmentarium.layers.fusion import fold_batch_norm, reparameterize
 from segmentarium.layers.inverted_residual import InvertedResidual
@@ -57,6 +59,23 @@ def test_separable_is_depthwise_then_pointwise() -> None:
 
 
 # sizes ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [(4, 16, 1, 2), (8, 8, 1, (1, 3)), (12, 24, 3, 2)])
+def test_narrow_pointwise_convolutions_take_their_places_out_first(form: tuple[Any, ...]) -> None:
+    """Their gradients are not PyTorch's own, which write past their memory; the numbers are."""
+    inputs, outputs, groups, stride = form
+    plain = nn.Conv2d(inputs, outputs, 1, stride, groups=groups)
+    ours = nn.Sequential(copy.deepcopy(plain), nn.Conv2d(32, 32, 1, 2), nn.Conv2d(4, 4, 3, 2), nn.Conv2d(4, 4, 1))
+    sound_gradients(ours)
+    assert [type(layer) is PointwiseConv2d for layer in ours] == [True, False, False, False]
+    x = torch.randn(2, inputs, 9, 7, requires_grad=True)
+    found = []
+    for conv in (plain, ours[0]):
+        y = conv(x)  # contiguous: here PyTorch's own are sound
+        found.append([y, *torch.autograd.grad(y.square().sum(), [x, conv.weight, conv.bias])])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_resize_is_interpolate_and_free_where_nothing_changes() -> None:

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmentarium.contracts import Classifier, Model
-from segmentarium.layers.conv import DepthwiseConv2d
+from segmentarium.layers.conv import DepthwiseConv2d, sound_gradients
 from segmentarium.layers.pooling import PooledBatchNorm
 from segmentarium.layers.shared_conv import SharedConv
 from segmentarium.reparameterize.transforms import (
@@ -96,6 +96,7 @@ class DiverseBranch(nn.Module):
         if not self.depthwise:
             self.point = nn.Conv2d(inputs, outputs, 1, self.stride, groups=groups, **made)
             self.point_norm = norm(outputs)
+            sound_gradients(self.point)
             self.average_conv = nn.Conv2d(inputs, outputs, 1, groups=groups, **made)
             self.average_inner = norm(outputs)
         self.average_norm = norm(outputs)

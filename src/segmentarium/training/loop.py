@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from segmentarium.contracts import Model
 from segmentarium.files import write_json
-from segmentarium.layers.conv import depthwise_in_float32
+from segmentarium.layers.conv import sound_gradients
 from segmentarium.training import TrainingResult
 from segmentarium.training.checkpoints import earlier_run, restore, training_state, write_checkpoint, write_weights
 from segmentarium.training.defaults import fitted
@@ -175,7 +175,7 @@ class Training:
         self.channels_last = options.channels_last and options.strategy != "fsdp"
         if self.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        depthwise_in_float32(model)
+        sound_gradients(model)
         if fabric.device.type == "cpu" and options.strategy != "fsdp":
             quicken(model)
         if self.teacher is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from segmentarium.layers.conv import depthwise_in_float32
+from segmentarium.layers.conv import sound_gradients
 from segmentarium.training.loaders import worker_count
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def measure(training: Training) -> Probe:
     model = copy.deepcopy(training.model)
     if training.options.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    depthwise_in_float32(model)
+    sound_gradients(model)
     model.to(device).train()
     model.at_step(0, training.options.max_steps)
     if training.teacher is not None:
