@@ -54,7 +54,8 @@ def _transformers(hidden: tuple[int, ...], decoder: int) -> Callable[[], nn.Modu
     def build() -> nn.Module:
         from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-        config = SegformerConfig(hidden_sizes=list(hidden), decoder_hidden_size=decoder, num_labels=19)
+        labels: dict[str, Any] = {"num_labels": 19}
+        config = SegformerConfig(hidden_sizes=list(hidden), decoder_hidden_size=decoder, **labels)
         return SegformerForSemanticSegmentation(config)
 
     return build
@@ -121,7 +122,8 @@ def _shufflenet() -> nn.Module:
 def _mit() -> nn.Module:
     from transformers import SegformerConfig, SegformerForImageClassification
 
-    return SegformerForImageClassification(SegformerConfig(num_labels=CLASSES))
+    labels: dict[str, Any] = {"num_labels": CLASSES}
+    return SegformerForImageClassification(SegformerConfig(**labels))
 
 
 def _context_cluster() -> nn.Module:

@@ -57,8 +57,8 @@ PAUSE = 0.02  # seconds before a call, in which the threads of the last one's en
 def alternate(runs: Mapping[str, Callable[[], Any]], *, warmup: int = 2, rounds: int = 7) -> dict[str, list[float]]:
     """Seconds of every call of `rounds` rounds, each of which calls all of `runs` in turn.
 
-    What disturbs a machine for a while then disturbs all of them alike; compare them by `ratio`.  Engines' threads turn in circles
-    for some milliseconds behind a call (ONNX Runtime's, OpenMP's), and would take the next one's cores: hence pauses.
+    What disturbs a machine for a while then disturbs all of them alike; compare them by `ratio`.  Engines' threads turn in
+    circles for some milliseconds behind a call (ONNX Runtime's, OpenMP's), and would take the next one's cores: hence pauses.
     """
     for run in runs.values():
         for _ in range(warmup):

@@ -39,13 +39,12 @@ def pack(network: nn.Module) -> int:
         return 0
     done = 0
     for module in network.modules():
-        if type(module) is nn.Linear and module.weight.dtype == torch.float32:
-            module.__class__ = PackedLinear
-        elif type(module) in (nn.Conv2d, DepthwiseConv2d) and _plain(module):
-            module.__dict__["unpacked"] = module._parameters.pop("weight")
-            module.__class__ = PackedConv2d
-        else:
+        kind = _packed_kind(module)
+        if kind is None:
             continue
+        if kind is PackedConv2d:
+            module.__dict__["unpacked"] = module._parameters.pop("weight")
+        module.__class__ = kind
         done += 1
     for module in network.modules():  # whose own forward alone calls these layers one after the other
         if type(module) is ConvNormAct and type(module.norm) is nn.Identity:
@@ -55,9 +54,15 @@ def pack(network: nn.Module) -> int:
     return done
 
 
-def _plain(conv: nn.Module) -> bool:
-    assert isinstance(conv, nn.Conv2d)
-    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str) and conv.weight.dtype == torch.float32
+def _packed_kind(module: nn.Module) -> type[nn.Module] | None:
+    """What a layer becomes; None: it stays."""
+    if type(module) is nn.Linear:
+        return PackedLinear if module.weight.dtype == torch.float32 else None
+    if type(module) in (nn.Conv2d, DepthwiseConv2d):
+        assert isinstance(module, nn.Conv2d)
+        zeros = module.padding_mode == "zeros" and not isinstance(module.padding, str)
+        return PackedConv2d if zeros and module.weight.dtype == torch.float32 else None
+    return None
 
 
 def _join(module: nn.Module, kind: type[nn.Module], layer: nn.Module, activation: nn.Module) -> None:
