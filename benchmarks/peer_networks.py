@@ -54,7 +54,8 @@ def _transformers(hidden: tuple[int, ...], decoder: int) -> Callable[[], nn.Modu
     def build() -> nn.Module:
         from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-        config = SegformerConfig(hidden_sizes=list(hidden), decoder_hidden_size=decoder, num_labels=19)
+        labels: dict[str, Any] = {"num_labels": 19}
+        config = SegformerConfig(hidden_sizes=list(hidden), decoder_hidden_size=decoder, **labels)
         return SegformerForSemanticSegmentation(config)
 
     return build
@@ -172,7 +173,8 @@ def _shufflenet() -> nn.Module:
 def _mit() -> nn.Module:
     from transformers import SegformerConfig, SegformerForImageClassification
 
-    return SegformerForImageClassification(SegformerConfig(num_labels=CLASSES))
+    labels: dict[str, Any] = {"num_labels": CLASSES}
+    return SegformerForImageClassification(SegformerConfig(**labels))
 
 
 def _context_cluster() -> nn.Module:
@@ -185,7 +187,6 @@ def _context_cluster() -> nn.Module:
 # DBB are in no package: benchmarks.reference measures those of them whose public code was timed
 CLASSIFIERS = (
     _timm_classifier("resnet18", "resnet18"),
-    _timm_classifier("resnet18d", "resnet18_v1d"),
     _timm_classifier("resnext50_32x4d", "resnext50_32x4d"),
     _timm_classifier("resnest14d", "resnest14"),
     _timm_classifier("hrnet_w18_small", "hrnet_w18_small"),
@@ -197,7 +198,6 @@ CLASSIFIERS = (
     _timm_classifier("legacy_xception", "xception"),
     _timm_classifier("xception41", "xception41"),
     _timm_classifier("convnext_atto", "convnext_atto"),
-    _timm_classifier("convnext_tiny", "convnext_tiny"),
     _timm_classifier("vit_tiny_patch16_224", "vit_tiny_patch16_224"),
     _timm_classifier("vit_tiny_r_s16_p8_224", "vit_tiny_r_s16_p8_224"),
     _timm_classifier(
@@ -206,7 +206,14 @@ CLASSIFIERS = (
         memory_at=(512, 512),
         sized=lambda side: _timm("swin_tiny_patch4_window7_224", img_size=side)(),
     ),
-    _timm_classifier("beit_base_patch16_224", "beit_b"),
+    Peer(
+        "timm beit, as wide as ViT-S",  # its smallest is ViT-B's size
+        _timm("beit_base_patch16_224", embed_dim=384, num_heads=6),
+        "beit_b",
+        (224, 224),
+        (224, 224),
+        kind="classifier",
+    ),
     _timm_classifier("mixer_s32_224", "mlp_mixer_s32"),
     Peer(
         "transformers SegFormer's MiT-B0",

@@ -43,7 +43,7 @@ SAME_CLASS = (
 )
 SCATTER = 0.03  # by which a ratio of two equal programs may be off one
 GOALS = {"eager": 1.0, "deploy": 1.3, "engine": 2.5, "training": 1.0, "memory": 1.0}
-FITTED, COMPARED, BATCH = 40, 24, 4  # photographs, and pictures of a training step
+FITTED, COMPARED, BATCH = 30, 20, 4  # photographs, and pictures of a training step
 COLUMNS: tuple[str, ...] = (
     "peer",
     "size",

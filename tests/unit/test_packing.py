@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from segmentarium.registry import create_model
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this PyTorch has no oneDNN operators for this processor")
 
 
-def same(network: nn.Module, *images: Tensor) -> nn.Module:
+def same(network: nn.Module, *images: Tensor) -> Any:
     """Packs it, after which it must give what it gave."""
     with torch.inference_mode():
         expected = [network(image) for image in images]
@@ -54,6 +55,10 @@ def test_a_convolution_at_several_sizes_and_in_both_layouts(arguments: dict) -> 
     assert packed(first[0]).ndim == 3
 
 
+def twice(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    return 2 * output
+
+
 @pytest.mark.parametrize("act", [nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh])
 def test_activations_are_done_with_the_layer(act: type[nn.Module]) -> None:
     torch.manual_seed(0)
@@ -68,7 +73,7 @@ def test_what_has_no_like_or_is_listened_to_is_left_alone() -> None:
     assert type(softplus) is ConvNormAct
     for part in ("conv", "norm", "act"):  # where `insert_block` puts blocks
         listened = ConvNormAct(8, 8, norm=None)
-        listened.get_submodule(part).register_forward_hook(lambda _module, _inputs, output: 2 * output)
+        listened.get_submodule(part).register_forward_hook(twice)
         assert type(same(listened, torch.randn(1, 8, 9, 9))) is ConvNormAct
     normed = same(ConvNormAct(8, 8).eval(), torch.randn(1, 8, 9, 9))  # its norm was not folded
     assert type(normed) is ConvNormAct

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmentarium.layers.conv import ConvNormAct, DepthwiseConv2d
+from segmentarium.layers.conv import ConvNormAct, DepthwiseConv2d, PointwiseConv2d
 from segmentarium.layers.mlp import MLP
 from segmentarium.layers.onednn import NOTHING, WORK, Then, has_operators, linear
 
@@ -34,13 +34,12 @@ def pack(network: nn.Module) -> int:
         return 0
     done = 0
     for module in network.modules():
-        if type(module) is nn.Linear and module.weight.dtype == torch.float32:
-            _become(module, PackedLinear)
-        elif type(module) in (nn.Conv2d, DepthwiseConv2d) and _plain(module):
-            module.__dict__["unpacked"] = module._parameters.pop("weight")
-            _become(module, PackedConv2d)
-        else:
+        kind = _packed_kind(module)
+        if kind is None:
             continue
+        if kind is PackedConv2d:
+            module.__dict__["unpacked"] = module._parameters.pop("weight")
+        module.__class__ = kind
         done += 1
     for module in network.modules():  # whose own forward alone calls these layers one after the other
         if type(module) is ConvNormAct and type(module.norm) is nn.Identity:
@@ -50,13 +49,15 @@ def pack(network: nn.Module) -> int:
     return done
 
 
-def _become(module: Any, kind: type[nn.Module]) -> None:
-    module.__class__ = kind
-
-
-def _plain(conv: nn.Module) -> bool:
-    assert isinstance(conv, nn.Conv2d)
-    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str) and conv.weight.dtype == torch.float32
+def _packed_kind(module: nn.Module) -> type[nn.Module] | None:
+    """What a layer becomes; None: it stays."""
+    if type(module) is nn.Linear:
+        return PackedLinear if module.weight.dtype == torch.float32 else None
+    if type(module) in (nn.Conv2d, DepthwiseConv2d, PointwiseConv2d):
+        assert isinstance(module, nn.Conv2d)
+        zeros = module.padding_mode == "zeros" and not isinstance(module.padding, str)
+        return PackedConv2d if zeros and module.weight.dtype == torch.float32 else None
+    return None
 
 
 def _join(module: nn.Module, kind: type[nn.Module], layer: nn.Module, activation: nn.Module) -> None:
@@ -64,7 +65,7 @@ def _join(module: nn.Module, kind: type[nn.Module], layer: nn.Module, activation
     then = activation_of(activation)
     heard = any(child._forward_hooks or child._forward_pre_hooks for child in module.children())
     if then is not None and isinstance(layer, PackedLinear | PackedConv2d) and not heard:
-        _become(module, kind)
+        module.__class__ = kind
         module.__dict__["then"] = then
 
 
