@@ -79,11 +79,14 @@ def atomic_write(path: Path, *, plain: bool = False) -> Iterator[Path]:
     if plain and (handle := _nameless(path.parent)) is not None:
         try:
             with _locked(handle):
-                yield Path(_NAME_OF_OPEN.format(handle))
+                yield (whole := Path(_NAME_OF_OPEN.format(handle)))
                 os.fsync(handle)
-                os.link(
-                    _NAME_OF_OPEN.format(handle), temporary, src_dir_fd=handle
-                )  # no call gives it a name that is taken
+                try:  # under another name: no call gives it one that is taken
+                    os.link(whole, temporary, src_dir_fd=handle)
+                except OSError:  # a system that forbids it
+                    with whole.open("rb") as given, temporary.open("wb") as copy:
+                        shutil.copyfileobj(given, copy)
+                        os.fsync(copy.fileno())
                 temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

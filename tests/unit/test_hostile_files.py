@@ -245,12 +245,18 @@ def test_a_process_that_is_killed_while_it_writes_leaves_nothing(tmp_path: Path)
     assert (tmp_path / "last.ckpt").read_text() == "the one before"
 
 
-@pytest.mark.parametrize("nameless", [True, False])
+@pytest.mark.parametrize("way", ["linked", "copied", "named"])
 def test_what_has_no_name_until_it_is_whole_is_as_other_files_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """By every writer that is told so: the rights of the umask, replaced when whole, nothing there after an error."""
-    if not nameless:
+
+    def forbidden(*given: Any, **named: Any) -> None:
+        raise PermissionError
+
+    if way == "copied":
+        monkeypatch.setattr(os, "link", forbidden)
+    if way == "named":
         monkeypatch.setattr(files, "_nameless", lambda folder: None)
     elif (handle := files._nameless(tmp_path)) is None:
         pytest.skip("this system has no files without names")

@@ -55,7 +55,7 @@ async def asked_and_not_read(app: Any, data: bytes, seen: Callable[[int], None],
     async def send(message: Any) -> None:
         if message["type"] == "http.response.start":
             seen(message["status"])
-            await asyncio.sleep(20 * (message["status"] == 200))
+            await asyncio.sleep(60 * (message["status"] == 200))
 
     headers = [(b"content-type", request.headers["content-type"].encode())]
     scope = {"type": "http", "method": "POST", "path": "/v1/portrait", "raw_path": b"/v1/portrait", "root_path": ""}
@@ -75,16 +75,16 @@ def test_an_answer_that_nobody_reads_keeps_its_place_for_a_while() -> None:
     started = time.monotonic()
     asyncio.run(asked_and_not_read(app, PHOTO, lambda status: taken.append(app.state.workshop.taken)))
     assert taken == [1]
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 50
     assert app.state.workshop.taken == 0
 
 
 def test_memory_stays_below_the_stated_number_whatever_is_not_read() -> None:
-    """The server's own part of it; its decoders' is kept by the system.  Eighteen answers are given, none is read."""
-    limits = Limits(upload_bytes=2**20, pixels=160_000, places=3, workers=1, connections=1, answer_seconds=0.2)
+    """The server's own part of it; its decoders' is kept by the system.  Twelve answers are given, none is read."""
+    limits = Limits(2**20, pixels=90_000, places=3, workers=1, seconds=500, connections=1, answer_seconds=0.2)
     own = limits.memory - limits.workers * (limits.pixels * DECODING + DECODER)
     app = create_app({"person": predictor()}, limits)
-    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(noise))
     found = Counter[int]()
 
@@ -101,13 +101,13 @@ def test_memory_stays_below_the_stated_number_whatever_is_not_read() -> None:
     asyncio.run(waves(1))  # what is made once, and kept
     tracemalloc.start()
     try:
-        asyncio.run(waves(5))
+        asyncio.run(waves(3))
         kept, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert found == {200: 18, 503: 12}
+    assert found == {200: 12, 503: 8}
     assert most < own
-    assert kept < len(data)  # of fifteen answers
+    assert kept < len(data)  # of nine answers
 
 
 @pytest.mark.parametrize("charset", ["undefined", "punycode", "no-such-charset"])
