@@ -40,7 +40,7 @@ def tar_samples(shard: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
-                archive.members = []  # which would grow with the shard
+                archive.members.clear()  # which would grow with the shard
                 if not member.isreg():
                     continue
                 if member.issparse() or member.size > LARGEST or member.offset_data + member.size > size:
