@@ -217,7 +217,9 @@ def int8_each(options: argparse.Namespace, formats: tuple[str, ...], folder: Pat
     if options.random_weights or options.all:
         raise ValueError("int8 is calibrated and scored: it needs weights, not --random-weights or --all")
     if options.task not in (None, "semantic") or options.points is not None or options.dense:
-        raise ValueError("int8 is for networks that give a class for each pixel; leave out --task, --points and --dense")
+        raise ValueError(
+            "int8 is for networks that give a class for each pixel; leave out --task, --points and --dense"
+        )
     check_data_options(options)
     settings: dict[str, Any] = {
         "images": options.images,
