@@ -198,6 +198,7 @@ def test_the_command(
     assert (given["loss"], given["reduced_range"], given["pictures"], given["format"]) == (0.1, True, 5, "onnx")
     assert "lost: nothing" in capsys.readouterr().out
     assert main([*words, "--format", "torch"]) == 2
+    assert main([*words, "--task", "instance"]) == 2
     assert main(["export", "net", "--root", root]) == 2
     assert "--int8" in capsys.readouterr().err
 

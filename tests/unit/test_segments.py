@@ -295,8 +295,8 @@ def test_predict_speaks_all_tasks() -> None:
         next(predict(image, create_model("pphumanseg", num_classes=2), task="instance"))
     with pytest.raises(TypeError, match="is a segmenter: it gives no masks"):
         SegmentPredictor(create_model("pphumanseg", num_classes=2))
-    with pytest.raises(ValueError, match="engine is 'tensorrt'; give one of torch, compile"):
-        SegmentPredictor(Colours(), engine="tensorrt")
+    with pytest.raises(ValueError, match="engine is 'tensorflow'; give one of torch, compile"):
+        SegmentPredictor(Colours(), engine="tensorflow")
     with pytest.raises(ValueError, match="threshold is 3; give a share"):
         SegmentPredictor(Colours(), threshold=3)
 

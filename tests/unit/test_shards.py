@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,13 @@ def test_they_are_read_as_a_folder_is(root: Path, name: str, place: str) -> None
         assert share_seen({"seen": seen(plain)}, shards) == 1
     report = check_data(shards)
     assert (report.pictures, report.readable, report.ok) == (12, 12, True)
+
+
+@pytest.mark.parametrize(("name", "place"), [("webdataset", "tars"), ("parquet", "tables")])
+def test_they_travel_to_other_processes(root: Path, name: str, place: str) -> None:
+    shards = build_dataset(name, root / place, "all")
+    there = pickle.loads(pickle.dumps(shards))
+    assert np.array_equal(there.load(7)[1], shards.load(7)[1])  # type: ignore[attr-defined]
 
 
 def test_a_pass_has_every_sample_once_and_keeps_shards_together(root: Path) -> None:

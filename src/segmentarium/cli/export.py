@@ -216,6 +216,10 @@ def int8_each(options: argparse.Namespace, formats: tuple[str, ...], folder: Pat
         raise ValueError(f"--format is {wrong[0]}; int8 is written as {' or '.join(WRITERS)}")
     if options.random_weights or options.all:
         raise ValueError("int8 is calibrated and scored: it needs weights, not --random-weights or --all")
+    if options.task not in (None, "semantic") or options.points is not None or options.dense:
+        raise ValueError(
+            "int8 is for networks that give a class for each pixel; leave out --task, --points and --dense"
+        )
     check_data_options(options)
     settings: dict[str, Any] = {
         "images": options.images,

@@ -111,7 +111,7 @@ def _examine_image(finding: Finding, bands: int = 3) -> np.ndarray | None:
         finding.error("unreadable picture", item.image, str(error))
         return None
     with open_file(item.image) as file:
-        finding.digest = hashlib.file_digest(file, "blake2b").digest()[:16]  # pyright: ignore[reportArgumentType] - a BinaryIO is enough
+        finding.digest = hashlib.file_digest(file, "blake2b").digest()[:16]  # type: ignore[arg-type]
     finding.size = f"{image.shape[1]} x {image.shape[0]}"
     histogram = np.stack([np.bincount(image[..., c].reshape(-1), minlength=256) for c in range(3)], 1)
     levels = np.arange(256)[:, None] / 255

@@ -51,7 +51,8 @@ class Cell(Stored):
         return content
 
 
-def list_tables(shards: Sequence[Path], wanted: Callable[[Path, str], bool], classes: bool) -> Listing:
+def list_tables(shards: Sequence[Path], wanted: Callable[[Path, str], bool], classes: bool) -> Tables:
+    """The wanted samples (of a shard, of a key) of tables.  Raises ShardError, and ImportError without pyarrow."""
     keys: list[str] = []
     rows: list[np.ndarray] = []
     columns: tuple[str, str] | None = None
@@ -73,21 +74,34 @@ def list_tables(shards: Sequence[Path], wanted: Callable[[Path, str], bool], cla
             keys += [told[row] for row in chosen]
             rows.append(np.array([(number, group, row, groups) for row in chosen], np.int64).reshape(-1, 4))
             groups += 1
-    table = np.concatenate(rows) if rows else np.empty((0, 4), np.int64)
     assert columns is not None
-    picture, label_column = columns
+    found = Tables(keys, shards, np.concatenate(rows), classes, columns)
+    found.room = max(1, int(ROOM / 2 * len(keys) / max(weight, 1)))
+    return found
 
-    def stored(index: int, label: bool) -> Stored | int | None:
-        shard, group, row = shards[int(table[index, 0])], int(table[index, 1]), int(table[index, 2])
-        if label and classes:
-            value = row_group(shard, group, columns).column(label_column)[row].as_py()
-            if not isinstance(value, int):
-                raise ShardError(f"{shard}: row {row} of group {group} has the class {value!r}; expected a number")
-            return value
-        column = label_column if label else picture
-        return Cell(shard, f"{keys[index]}.{column}.png", group, row, column, columns)
 
-    return Listing(keys, table[:, 3], stored, max(1, int(ROOM / 2 * len(keys) / max(weight, 1))))
+class Tables(Listing):
+    """Rows of shard, row group in it, row in that, and number of the group over all shards."""
+
+    def __init__(
+        self, keys: list[str], shards: Sequence[Path], table: np.ndarray, classes: bool, columns: tuple[str, str]
+    ) -> None:
+        super().__init__(keys, shards, table, classes)
+        self.columns = columns
+
+    @property
+    def group(self) -> np.ndarray:
+        return self.table[:, 3]
+
+    def stored(self, index: int, label: bool) -> Stored | int | None:
+        number, group, row, _ = self.table[index].tolist()
+        shard, column = self.shards[number], self.columns[label]
+        if not (label and self.classes):
+            return Cell(shard, f"{self.keys[index]}.{column}.png", group, row, column, self.columns)
+        value = row_group(shard, group, self.columns).column(column)[row].as_py()
+        if not isinstance(value, int):
+            raise ShardError(f"{shard}: row {row} of group {group} has the class {value!r}; expected a number")
+        return value
 
 
 def _parquet() -> Any:

@@ -204,7 +204,7 @@ class WebDataset(_Shards, SegmentationDataset):
                 f"{len(lost)} samples of {root} have no label image, {lost[0]} first; strict=False leaves them out"
             )
         if lost:
-            self._leave_out(np.array([item.mask is not None for item in items]))
+            self.listing = self.listing.only(np.array([item.mask is not None for item in items]))
             items = _Items(len(self.listing.keys), self._item)
         probed = [items[i].mask for i in np.linspace(0, len(items) - 1, min(PROBED, len(items))).astype(int).tolist()]
         table = class_table(base, classes, palette, mask_map, probed)
@@ -216,11 +216,6 @@ class WebDataset(_Shards, SegmentationDataset):
     def _item(self, index: int) -> Item:
         picture, mask = (self.listing.stored(index, label) for label in (False, True))
         return Item(picture, mask)  # type: ignore[arg-type] - files within files, where a path may stand
-
-    def _leave_out(self, kept: np.ndarray) -> None:
-        whole, places = self.listing, np.flatnonzero(kept).tolist()
-        keys = [whole.keys[i] for i in places]
-        self.listing = Listing(keys, whole.group[kept], lambda i, label: whole.stored(places[i], label), whole.room)
 
 
 class Parquet(WebDataset):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -74,17 +74,32 @@ class ShardError(ValueError):
     """A shard that cannot be read, or holds other things than pictures with labels; the message names it."""
 
 
-@dataclass
 class Listing:
-    """What is in the shards.
+    """What is in the shards, a row a sample.
 
-    keys    of the samples
-    group   of each sample, growing: the samples of one lie together
-    stored  (number of a sample, whether the label is meant) -> the file; None: there is no label
-    room    samples that may be shuffled with each other without reading more than ROOM at a time
+    keys     of the samples
+    table    int64 (N, …): of each sample the number of its shard first, and where in it picture and label lie
+    group    of each sample, growing: the samples of one lie together
+    classes  whether a label is the number of a class, and no image
+    room     samples that may be shuffled with each other without reading too much at a time; None: any number
     """
 
-    keys: list[str]
-    group: np.ndarray
-    stored: Callable[[int, bool], Stored | int | None]
     room: int | None = None
+
+    def __init__(self, keys: list[str], shards: Sequence[Path], table: np.ndarray, classes: bool) -> None:
+        self.keys, self.shards, self.table, self.classes = keys, shards, table, classes
+
+    @property
+    def group(self) -> np.ndarray:
+        return self.table[:, 0]
+
+    def stored(self, index: int, label: bool) -> Stored | int | None:
+        """The picture of a sample, or its label; None: it has none."""
+        raise NotImplementedError
+
+    def only(self, kept: np.ndarray) -> Self:
+        """The same of these samples (N,) bool alone."""
+        part = copy.copy(self)
+        part.keys = [key for key, keep in zip(self.keys, kept.tolist(), strict=True) if keep]
+        part.table = self.table[kept]
+        return part

@@ -40,7 +40,7 @@ def tar_samples(shard: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
-                archive.members = []  # pyright: ignore[reportAttributeAccessIssue] - they would grow with the shard
+                archive.members.clear()  # type: ignore[attr-defined] - which would grow with the shard
                 if not member.isreg():
                     continue
                 if member.issparse() or member.size > LARGEST or member.offset_data + member.size > size:
@@ -79,7 +79,8 @@ def picture_and_label(endings: Sequence[str], classes: bool) -> tuple[str | None
     return (pictures[0] if len(pictures) == 1 else None), label
 
 
-def list_tars(shards: Sequence[Path], wanted: Callable[[Path, str], bool], classes: bool) -> Listing:
+def list_tars(shards: Sequence[Path], wanted: Callable[[Path, str], bool], classes: bool) -> Tars:
+    """The wanted samples (of a shard, of a key) of tars.  Raises ShardError."""
     keys: list[str] = []
     endings: list[str] = []  # few, and each kept once
     rows: list[np.ndarray] = []
@@ -100,19 +101,25 @@ def list_tars(shards: Sequence[Path], wanted: Callable[[Path, str], bool], class
             keys.append(key)
             found.append((number, *members[picture], endings.index(picture), *own))
         rows.append(np.array(found, np.int64).reshape(-1, 7))
-    table = np.concatenate(rows)
+    return Tars(keys, shards, np.concatenate(rows), classes, endings)
 
-    def stored(index: int, label: bool) -> Stored | int | None:
-        shard = shards[int(table[index, 0])]
-        offset, length, ending = (
-            (int(value) for value in table[index, 4:] if label) if label else table[index, 1:4].tolist()
-        )
+
+class Tars(Listing):
+    """Rows of shard, and of picture and label each offset (-1: there is none), bytes and ending."""
+
+    def __init__(
+        self, keys: list[str], shards: Sequence[Path], table: np.ndarray, classes: bool, endings: list[str]
+    ) -> None:
+        super().__init__(keys, shards, table, classes)
+        self.endings = endings
+
+    def stored(self, index: int, label: bool) -> Stored | int | None:
+        shard, *places = self.table[index].tolist()
+        offset, length, ending = places[3:] if label else places[:3]
         if offset < 0:
             return None
-        member = Member(shard, f"{keys[index]}.{endings[ending]}", offset, length)
-        return _class_of(member) if classes and label else member
-
-    return Listing(keys, table[:, 0], stored)
+        member = Member(self.shards[shard], f"{self.keys[index]}.{self.endings[ending]}", offset, length)
+        return _class_of(member) if self.classes and label else member
 
 
 def _class_of(member: Stored) -> int:

@@ -43,6 +43,8 @@ class _SplitPReLU(nn.Module):
     so written, and OpenVINO takes the time of its own PRelu.
     """
 
+    slope: Tensor
+
     def __init__(self, slope: Tensor) -> None:
         super().__init__()
         self.register_buffer("slope", slope.detach())

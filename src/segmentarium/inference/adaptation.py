@@ -181,7 +181,8 @@ def label_pictures(
         image = model.preprocessing.normalise(image).to(device)
         rng = np.random.default_rng((settings.seed, int(hashlib.sha1(name.encode()).hexdigest()[:12], 16)))
         views = [sample_homography(rng, grey.shape) for _ in range(settings.homographies - 1)]
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        half = torch.float16 if precision == "fp16" else torch.bfloat16
+        with torch.autocast(device.type, half, enabled=precision != "fp32"):
             scores = adapted_scores(model, image, views, margin=settings.margin, batch_size=batch_size)
         peaks = model.peaks(scores[None], threshold=settings.threshold, radius=settings.radius, border=settings.border)[
             0

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 MOST_GRAPHS = 8  # sizes of inputs that are kept captured: each holds the memory of a forward pass
 WARM_UP = 3  # calls before the capture, in which libraries choose their kernels
 TENSORRT = "TensorrtExecutionProvider"
 
 
-def in_half(network: nn.Module, device: torch.device) -> Callable[..., Any]:
+def in_half(network: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
     """The network under autocast to float16: convolutions and products in half precision, sums and norms in full.
 
     ValueError on a processor, whose half precision is bf16.

@@ -120,6 +120,8 @@ class InstanceNetwork(Network):
         if engine not in ("torch", "compile"):
             raise ValueError(f"engine is {str(engine)!r}; of a detector give 'torch' or 'compile'")
         check_engine(engine, precision)
+        if precision == "fp16":
+            raise ValueError("precision is 'fp16'; a detector computes in fp32 or bf16")
         self.dtype, where = torch.bfloat16 if precision == "bf16" else torch.float32, default_device(device)
         network: Any = deployed(model).to(where, self.dtype)
         find = network.to(memory_format=torch.channels_last).forward_instances

@@ -11,8 +11,6 @@ The network is changed for good: it is for one engine's private copy, on one dev
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 

@@ -193,7 +193,10 @@ class FrameWorker:
         else:
             share = alpha
             half = cv2.resize(share, (share.shape[1] // 2, share.shape[0] // 2), interpolation=cv2.INTER_AREA)
-        whole, halved = ((plane + np.int16(1)) >> 1 for plane in (share, half))
+        whole, halved = (plane.astype(np.int16) for plane in (share, half))
+        for part in (whole, halved):  # 255 to 128, in place
+            part += 1
+            part >>= 1
         for own, part, out, place in zip(person, (whole, halved, halved), outs, places, strict=False):
             blend_plane(own, part, out[place])
 
