@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segmentarium.registry import create_model
+from segmentarium.meta import on_meta
+from segmentarium.registry import create_model, entry
 from segmentarium.weights import export_layout, load
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.source import open_weights
-from segmentarium.weights.table import load_state
+from segmentarium.weights.table import load_state, to_theirs
 from tests.parity.comparison import TOLERANCE, example, exercised, golden_state, randomise, relative_error
 
 
@@ -97,6 +98,26 @@ def test_equals_segmentation_models_pytorch(readout: str) -> None:
     with torch.inference_mode():
         assert relative_error(ours(image), theirs(image)) <= TOLERANCE
     reversed_table(ours, state, "dpt/smp")
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "expected"),
+    [
+        ("dpt/smp", "dpt_base", {"interpolation": "bicubic", "antialias": True}),
+        ("dpt/mmseg", "dpt_base", {"interpolation": "bicubic", "antialias": False, "norm_eps": 1e-5}),
+        ("segmenter/mmseg", "segmenter_base", {"interpolation": "bicubic", "antialias": False, "norm_eps": 1e-6}),
+        ("upernet/smp_swin", "upernet_swin_tiny", {"shift_all": False}),
+    ],
+)
+def test_the_variant_s_own_ways_do_not_get_into_others_files(name: str, model: str, expected: dict[str, Any]) -> None:
+    """A file whose backbone is the variant's own has that variant's arguments where the layout names none."""
+    layout = get_layout(name)
+    with on_meta():
+        whole = create_model(model).state_dict()
+    inference = {key: value for key, value in whole.items() if "auxiliary" not in key}
+    state = to_theirs(inference, layout.rules)
+    made = entry(layout.model).completed(layout.arguments(state))["backbone_arguments"]
+    assert {key: made[key] for key in expected} == expected
 
 
 def test_mmsegmentations_table() -> None:

@@ -27,6 +27,7 @@ from segmentarium.weights.table import Golden, Layout, Rule
 
 LEVELS = range(4)
 BILINEAR = {"interpolation": "bilinear", "antialias": False}
+BICUBIC = {"interpolation": "bicubic", "antialias": False}
 
 
 def _head(theirs: str, ours: str) -> list[Rule]:
@@ -186,7 +187,7 @@ def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "decode_head.conv_seg.weight",
     )
     auxiliary = "auxiliary_head.conv_seg.weight" in state
-    return sized(own, 16, 384, antialias=False) | found | {"align_corners": False, "auxiliary": auxiliary}
+    return sized(own, 16, 384, norm_eps=1e-5, **BICUBIC) | found | {"align_corners": False, "auxiliary": auxiliary}
 
 
 def _smp_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -198,7 +199,7 @@ def _smp_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "decoder.projection_blocks.0.project.0.weight",
         "segmentation_head.head.4.weight",
     )
-    return sized(own, 16, 384) | found | {"deepest_unit": True}
+    return sized(own, 16, 384, interpolation="bicubic", antialias=True) | found | {"deepest_unit": True}
 
 
 def _layout(

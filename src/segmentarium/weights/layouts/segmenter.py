@@ -93,7 +93,8 @@ def _authors(state: Mapping[str, Tensor], *, linear: bool) -> dict[str, Any]:
 
 
 def _mmseg(state: Mapping[str, Tensor], *, linear: bool) -> dict[str, Any]:
-    found = sized(vit_arguments(state, **MMSEG_KEYS), 16, 384, antialias=False)
+    ways = {"norm_eps": 1e-6, "interpolation": "bicubic", "antialias": False}
+    found = sized(vit_arguments(state, **MMSEG_KEYS), 16, 384, **ways)
     if linear:
         return found | {"num_classes": state["decode_head.conv_seg.weight"].shape[0]}
     return found | _masks(state, "decode_head.cls_emb", "decode_head.layers.{}.ln1.weight")

@@ -306,6 +306,7 @@ LAYOUTS = (
             _smp_arguments,
             backbone="swin_t",
             read=partial(swin_arguments, stage="layers_{}.blocks"),
+            shift_all=False,  # as timm
             out_indices=tuple(LEVELS),
         ),
         SMP,
