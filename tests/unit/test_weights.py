@@ -206,11 +206,12 @@ def test_a_full_disk_or_a_kill_leaves_the_old_file(
     file = save(model, tmp_path / "model.safetensors")
     before = file.read_bytes()
 
-    def writes_half(_state: dict, target: Path, metadata: dict) -> None:
-        Path(target).write_bytes(before[:1000])
+    def writes_half(target: Path, content: bytes) -> None:
+        with target.open("wb") as half:
+            half.write(content[:1000])
         raise error
 
-    monkeypatch.setattr("safetensors.torch.save_file", writes_half)
+    monkeypatch.setattr(Path, "write_bytes", writes_half)
     with pytest.raises(type(error)):
         save(model, file)
     assert file.read_bytes() == before
