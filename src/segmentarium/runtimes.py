@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 METADATA_KEY = "segmentarium"  # who wrote a file, in ONNX; the group of what it says of itself, in OpenVINO
 FACTS = ("classes", "num_classes", "in_channels", "preprocessing")  # that every file of ours says
 MOST_CLASSES = 65_536
+TENSORRT = "TensorrtExecutionProvider"
 _DISABLE = 2  # C's SS_DISABLE
 
 # Bytes that a network may take to be opened, or to be run for the first time, beside four times its file: threads reserve much
@@ -50,6 +51,39 @@ def onnx_session(network: str | Path, threads: int) -> Any:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     with bounded_memory(room_of(Path(network))):
         return onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
+
+
+def tensorrt_session(network: Path, precision: str, cache: Path) -> Any:
+    """An ONNX Runtime session on TensorRT, what that cannot run on CUDA.  ImportError where this ONNX Runtime has none.
+
+    cache  a folder for the engines that TensorRT builds, which takes it minutes
+    """
+    import onnxruntime
+
+    if TENSORRT not in onnxruntime.get_available_providers():
+        raise ImportError(
+            "engine 'tensorrt' needs an ONNX Runtime with TensorRT, which is not installed: pip install onnxruntime-gpu tensorrt"
+        )
+    check_onnx(network)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    settings = {
+        "trt_fp16_enable": precision == "fp16",
+        "trt_engine_cache_enable": True,
+        "trt_engine_cache_path": str(cache),
+    }
+    providers = [(TENSORRT, settings), "CUDAExecutionProvider", "CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(str(network), options, providers=providers)
+    if TENSORRT not in session.get_providers():
+        raise ImportError("engine 'tensorrt': TensorRT is part of this ONNX Runtime but does not start here")
+    return session
+
+
+def onnx_quantization() -> Any:
+    """The module `onnxruntime.quantization`, with its `shape_inference`.  ImportError without it or the package onnx."""
+    import onnxruntime.quantization.shape_inference
+
+    return onnxruntime.quantization
 
 
 def room_of(network: Path, *given: np.ndarray) -> int:

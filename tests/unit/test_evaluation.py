@@ -397,8 +397,8 @@ def test_wrong_options_and_bad_logits_say_so() -> None:
         evaluate(Brightness(), Images(1), limit=0)
     with pytest.raises(ValueError, match="batch_size is 0"):
         evaluate(Brightness(), Images(1), batch_size=0)
-    with pytest.raises(ValueError, match="engine is 'tensorrt'"):
-        evaluate(Brightness(), Images(1), engine="tensorrt")
+    with pytest.raises(ValueError, match="engine is 'tensorflow'"):
+        evaluate(Brightness(), Images(1), engine="tensorflow")
     four = Brightness()
     four.in_channels = 4
     with pytest.raises(ValueError, match="takes 4 channels"):

@@ -116,7 +116,7 @@ def test_tiles_pages_and_what_does_not_fit(tmp_path: Path) -> None:
     for options, message in (
         ({"flip": True, "task": "instance"}, "no flip"),
         ({"task": "things"}, "task is 'things'"),
-        ({"engine": "tensorrt", "task": "panoptic"}, "engine is 'tensorrt'"),
+        ({"engine": "tensorflow", "task": "panoptic"}, "engine is 'tensorflow'"),
         ({"size": 64, "task": "panoptic"}, "no size"),
     ):
         with pytest.raises(ValueError, match=message):

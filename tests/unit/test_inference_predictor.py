@@ -135,7 +135,7 @@ def test_globs_and_lists(tmp_path: Path) -> None:
 def test_wrong_options_are_named() -> None:
     model = Brightness()
     for options, message in [
-        ({"engine": "tensorrt"}, "engine is 'tensorrt'"),
+        ({"engine": "tensorflow"}, "engine is 'tensorflow'"),
         ({"precision": "int4"}, "precision is 'int4'"),
         ({"tile": 8}, "tile is 8"),
         ({"tile": "big"}, "tile is 'big'"),

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import MaskOutputs, Model, adopt
 from segmentarium.files import cache_folder, writable_cache
-from segmentarium.inference.gpu import Graphed, in_half, tensorrt_session
+from segmentarium.inference.gpu import Graphed, in_half
 from segmentarium.inference.packing import pack
-from segmentarium.runtimes import onnx_session, openvino_network, runner
+from segmentarium.runtimes import onnx_session, openvino_network, runner, tensorrt_session
 from segmentarium.weights.exported import ExportedNetwork
 
 EngineName = Literal["torch", "compile", "onnxruntime", "openvino", "auto", "cudagraph", "tensorrt"]

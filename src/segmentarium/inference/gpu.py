@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 
 MOST_GRAPHS = 8  # sizes of inputs that are kept captured: each holds the memory of a forward pass
 WARM_UP = 3  # calls before the capture, in which libraries choose their kernels
-TENSORRT = "TensorrtExecutionProvider"
 
 
 def in_half(network: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
@@ -67,31 +65,3 @@ class Graphed:
         with torch.cuda.graph(graph):
             found = self._run(*given)
         return graph, given, found
-
-
-def tensorrt_session(network: Path, precision: str, cache: Path) -> Any:
-    """An ONNX Runtime session on TensorRT, what that cannot run on CUDA.  ImportError where this ONNX Runtime has none.
-
-    cache  a folder for the engines that TensorRT builds, which takes it minutes
-    """
-    import onnxruntime
-
-    from segmentarium.onnx_head import check_onnx
-
-    if TENSORRT not in onnxruntime.get_available_providers():
-        raise ImportError(
-            "engine 'tensorrt' needs an ONNX Runtime with TensorRT, which is not installed: pip install onnxruntime-gpu tensorrt"
-        )
-    check_onnx(network)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    settings = {
-        "trt_fp16_enable": precision == "fp16",
-        "trt_engine_cache_enable": True,
-        "trt_engine_cache_path": str(cache),
-    }
-    providers = [(TENSORRT, settings), "CUDAExecutionProvider", "CPUExecutionProvider"]
-    session = onnxruntime.InferenceSession(str(network), options, providers=providers)
-    if TENSORRT not in session.get_providers():
-        raise ImportError("engine 'tensorrt': TensorRT is part of this ONNX Runtime but does not start here")
-    return session

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from segmentarium.export.formats import ExportError
-from segmentarium.runtimes import METADATA_KEY, import_nncf, import_openvino
+from segmentarium.runtimes import METADATA_KEY, import_nncf, import_openvino, onnx_quantization
 
 Write = Callable[[Path, Path, Iterator[np.ndarray], Mapping[str, Any], bool], None]
 
@@ -23,12 +23,12 @@ def onnx_writer() -> Write:
     the package onnx."""
     try:
         import onnx
-        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        tools = onnx_quantization()
     except ImportError as error:
         raise ImportError(f"int8 needs {error.name or 'onnx'}: pip install 'segmentarium[export]'") from error
 
-    class Reader(CalibrationDataReader):
+    class Reader(tools.CalibrationDataReader):
         def __init__(self, name: str, seen: Iterator[np.ndarray]) -> None:
             self.name, self.seen = name, seen
 
@@ -41,16 +41,16 @@ def onnx_writer() -> Write:
         with TemporaryDirectory(prefix="int8") as folder, _quiet():
             prepared, made = Path(folder) / "prepared.onnx", Path(folder) / "made.onnx"
             try:
-                quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-                quantize_static(
+                tools.shape_inference.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+                tools.quantize_static(
                     str(prepared),
                     str(made),
                     Reader(name, seen),
-                    quant_format=QuantFormat.QDQ,
+                    quant_format=tools.QuantFormat.QDQ,
                     per_channel=True,
                     reduce_range=reduced,
-                    activation_type=QuantType.QUInt8,  # with QInt8 weights what x86 multiplies
-                    weight_type=QuantType.QInt8,
+                    activation_type=tools.QuantType.QUInt8,  # with QInt8 weights what x86 multiplies
+                    weight_type=tools.QuantType.QInt8,
                 )
             except (ValueError, RuntimeError, TypeError, AttributeError, KeyError) as error:
                 raise ExportError(f"ONNX Runtime cannot quantise the network: {_line(error)}") from error

@@ -137,7 +137,7 @@ def endless(
         factors = image_factors(classes_shown(stream.dataset), options.repeat_threshold)
         sampler: InfiniteSampler = RepeatFactorSampler(factors, *here)
     else:
-        sampler = InfiniteSampler(len(stream), *here, order=getattr(stream.dataset, "order", None))
+        sampler = InfiniteSampler(len(stream), *here, order=getattr(getattr(stream, "dataset", None), "order", None))
     workers = worker_count(options, fabric.world_size)
     loader = DataLoader(
         stream,
