@@ -111,7 +111,7 @@ def test_the_report_folder_and_every_option(
         ({"--model": "stret"}, "no weights called 'stret'"),
         ({"--data": "camvit"}, "did you mean 'camvid'"),
         ({"--root": "nowhere"}, "--root nowhere is not a folder"),
-        ({"--engine": "tensorflow"}, "engine is 'tensorrt'"),
+        ({"--engine": "tensorflow"}, "engine is 'tensorflow'"),
         ({"--split": "holdout"}, "no split 'holdout'"),
         ({"--num-classes": "5"}, "num_classes is 5, but the data have 2 classes"),
         ({"--limit": "0"}, "limit is 0"),
