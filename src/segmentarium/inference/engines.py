@@ -159,13 +159,17 @@ def _torch_engine(model: nn.Module, name: str, precision: str, device: torch.dev
 def _onnxruntime_engine(model: nn.Module) -> Engine:
     threads = torch.get_num_threads()
     file = onnx_file(model)
-    session = onnx_session(file, threads)
+    return _session_engine("onnxruntime", file, onnx_session(file, threads), f"fp32, {threads} threads")
+
+
+def _session_engine(name: str, file: Path, session: Any, how: str) -> Engine:
+    """Of a session of ONNX Runtime, on whichever of its providers."""
     answers = runner(session, file)
 
     def run(*maps: Tensor) -> list[Tensor]:
         return [torch.from_numpy(found) for found in answers(*(x.contiguous().cpu().numpy() for x in maps))]
 
-    return Engine("onnxruntime", run, f"{session.get_providers()[0]}, fp32, {threads} threads")
+    return Engine(name, run, f"{session.get_providers()[0]}, {how}")
 
 
 def _openvino_engine(model: nn.Module, precision: str) -> Engine:
@@ -188,13 +192,7 @@ def _tensorrt_engine(model: nn.Module, precision: str) -> Engine:
     folder = writable_cache() / "tensorrt"
     folder.mkdir(parents=True, exist_ok=True)
     file = onnx_file(model)
-    session = tensorrt_session(file, precision, folder)
-    answers = runner(session, file)
-
-    def run(*maps: Tensor) -> list[Tensor]:
-        return [torch.from_numpy(found) for found in answers(*(x.contiguous().cpu().numpy() for x in maps))]
-
-    return Engine("tensorrt", run, f"{session.get_providers()[0]}, {precision}")
+    return _session_engine("tensorrt", file, tensorrt_session(file, precision, folder), precision)
 
 
 def device_name(device: torch.device) -> str:

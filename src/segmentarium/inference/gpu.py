@@ -1,4 +1,4 @@
-"""What NVIDIA's GPUs add to the engines: mixed precision, passes replayed as one graph, and TensorRT through ONNX Runtime."""
+"""What NVIDIA's GPUs add to the engines: mixed precision, and passes replayed as one graph."""
 
 from __future__ import annotations
 
