@@ -44,7 +44,7 @@ def adaptive_average_pool(x: Tensor, bins: int | tuple[int, int]) -> Tensor:
 
 
 class PooledBatchNorm(nn.BatchNorm2d):
-    """Batch norm of a globally pooled map, which also learns from a batch of one image.
+    """Batch norm of a pooled map, which also learns where a batch of one image has a single place left.
 
     One image pooled to 1×1 gives one value a channel, which has no variance: PyTorch's batch norm raises an error then.
     Here such a batch is normalised by the running statistics, as in eval mode, and leaves them as they are.

@@ -34,12 +34,14 @@ from torch import Tensor, nn
 from segmentarium.contracts import SegmentationModel, Term
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.init import init_classifier
+from segmentarium.layers.pooling import PooledBatchNorm
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
 from segmentarium.losses.boundary_band import OnBoundary
 from segmentarium.registry import Card, Paper, register
 
-batch_norm = partial(nn.BatchNorm2d, eps=1e-3)
+# a branch pools by up to eight: of a small picture one place may be left
+batch_norm = partial(PooledBatchNorm, eps=1e-3)
 
 # (kernel, pooling) of both branches of each module: table 1 of the paper
 LEVEL2 = (((3, 1), (5, 1)), ((3, 1), (3, 1)))
