@@ -148,7 +148,7 @@ ENTRIES = (
             ("fcn_resnet50", "FCN"),
             ("fcn_hr18", "FCN-HR18"),
             ("pspnet_resnet50", "PSPNet"),
-            ("deeplabv3", "DeepLabV3 (ASPP)"),
+            ("deeplabv3_resnet50", "DeepLabV3 (ASPP)"),
             ("deeplabv3plus_resnet50", "DeepLabV3+"),
             ("upernet_resnet50", "UPerNet"),
             ("fpn_resnet50", "FPN (neck + head)"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from segmentarium.inference import packing
 from segmentarium.inference.engines import build_engine
 from segmentarium.inference.packing import PackedConv2d, PackedConvNormAct, PackedLinear, PackedMLP, can_pack, pack
-from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.conv import WIDE, ConvNormAct, DepthwiseConv2d, widen
 from segmentarium.layers.mlp import MLP
 from segmentarium.registry import create_model
 
@@ -53,6 +53,25 @@ def test_a_convolution_at_several_sizes_and_in_both_layouts(arguments: dict) -> 
     torch.testing.assert_close(packed.weight, weight, rtol=0, atol=0)
     assert packed(first[:0]).shape[0] == 0
     assert packed(first[0]).ndim == 3
+
+
+@pytest.mark.parametrize("dilation", [4, 9])
+def test_a_greatly_dilated_depthwise_convolution(dilation: int) -> None:
+    torch.manual_seed(0)
+    conv = DepthwiseConv2d(12, 12, 3, padding=dilation, dilation=dilation, groups=12)
+    plain = nn.Conv2d(12, 12, 3, padding=dilation, dilation=dilation, groups=12)
+    plain.load_state_dict(conv.state_dict())
+    images = [torch.randn(2, 12, 17, 20), torch.randn(1, 12, 40, 5)]
+    images += [image.contiguous(memory_format=torch.channels_last) for image in images]
+    with torch.inference_mode():
+        for image in images:
+            given, padding = widen(conv, image)
+            padded = dilation > WIDE and image.is_contiguous(memory_format=torch.channels_last)
+            assert padding == (dilation, 0 if padded else dilation)
+            assert given.shape[-1] == image.shape[-1] + 2 * dilation * padded
+            torch.testing.assert_close(conv(image), plain(image))
+    assert widen(conv, images[-1])[0] is images[-1]  # where gradients are wanted
+    assert isinstance(same(nn.Sequential(conv), *images)[0], PackedConv2d)
 
 
 def twice(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:

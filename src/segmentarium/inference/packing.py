@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from segmentarium.layers.conv import ConvNormAct, DepthwiseConv2d, PointwiseConv2d
+from segmentarium.layers.conv import ConvNormAct, DepthwiseConv2d, PointwiseConv2d, widen
 from segmentarium.layers.mlp import MLP
 from segmentarium.layers.onednn import NOTHING, WORK, Then, has_operators, linear
 
@@ -116,7 +116,8 @@ class PackedConv2d(nn.Conv2d):
         return self.run(input)
 
     def run(self, input: Tensor, then: Then = NOTHING) -> Tensor:
-        form = (self.padding, self.stride, self.dilation, self.groups)
+        input, padding = widen(self, input)
+        form = (padding, self.stride, self.dilation, self.groups)
         # read in this order: another thread may be here for the first time, too, and takes the plain ones away last
         weight, packed = self.unpacked, self.packed
         if packed is None:
