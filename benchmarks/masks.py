@@ -108,7 +108,9 @@ def training_steps(theirs: nn.Module, ours: MaskModel, sides: tuple[int, ...]) -
         loss().backward()
 
     def loss_of_theirs() -> Tensor:
-        return theirs(pixel_values=images, mask_labels=[masks.float()] * 2, class_labels=[labels] * 2).loss.sum()
+        return theirs(
+            pixel_values=images, mask_labels=[masks.float()] * 2, class_labels=[labels] * 2, output_hidden_states=True
+        ).loss.sum()
 
     def loss_of_ours() -> Tensor:
         losses = ours.criterion(ours.forward_train(images), {"segments": targets})

@@ -46,6 +46,17 @@ def test_numbers_and_gradients_are_those_of_pytorch(
     assert len(calls) == 3  # the pass and both gradients
 
 
+@pytest.mark.parametrize("shape", [(300, 48), (2, 150, 48)])
+def test_the_activation_behind_may_write_in_place(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    plain, x = nn.Linear(48, 70), torch.randn(shape)
+    found = []
+    for layer in (plain, quick(plain)):
+        nn.Sequential(layer, nn.ReLU(inplace=True))(x).square().sum().backward()
+        found.append(layer.weight.grad)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-3)
+
+
 def test_what_needs_no_gradient_gets_none() -> None:
     layer = quick(nn.Linear(64, 128))
     layer.weight.requires_grad_(False)

@@ -34,7 +34,9 @@ class QuickLinear(nn.Linear):
         if plain or not single or input.ndim < 2 or input.numel() * self.out_features < WORK:
             return super().forward(input)
         if torch.is_grad_enabled():
-            return _Linear.apply(input, self.weight, self.bias)  # type: ignore[return-value]
+            # rows, and their shape given back here: what PyTorch calls a view made inside must not be changed in place
+            rows: Tensor = _Linear.apply(input.flatten(0, -2), self.weight, self.bias)  # type: ignore[assignment]
+            return rows.unflatten(0, input.shape[:-1])
         return linear(input, self.weight, self.bias)
 
 
@@ -49,9 +51,8 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
-        rows, slopes = x.flatten(0, -2), slope.flatten(0, -2)
         return (
             linear(slope, weight.t()) if of_x else None,
-            linear(slopes.t(), rows.t()) if of_weight else None,
-            slopes.sum(0) if of_bias else None,
+            linear(slope.t(), x.t()) if of_weight else None,
+            slope.sum(0) if of_bias else None,
         )
