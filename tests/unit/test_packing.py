@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segmentarium.inference import packing
 from segmentarium.inference.engines import build_engine
 from segmentarium.inference.packing import PackedConv2d, PackedConvNormAct, PackedLinear, PackedMLP, can_pack, pack
+from segmentarium.layers import onednn
 from segmentarium.layers.conv import WIDE, ConvNormAct, DepthwiseConv2d, widen
 from segmentarium.layers.mlp import MLP
 from segmentarium.registry import create_model
@@ -101,7 +101,7 @@ def test_what_has_no_like_or_is_listened_to_is_left_alone() -> None:
 
 
 def test_a_linear_layer_whatever_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "WORK", 0)
+    monkeypatch.setattr(onednn, "WORK", 0)
     torch.manual_seed(0)
     turned = torch.randn(2, 48, 50).transpose(1, 2)
     linear = same(

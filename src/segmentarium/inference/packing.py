@@ -16,9 +16,7 @@ from torch import Tensor, nn
 
 from segmentarium.layers.conv import ConvNormAct, DepthwiseConv2d, PointwiseConv2d, widen
 from segmentarium.layers.mlp import MLP
-from segmentarium.layers.onednn import NOTHING, WORK, Then, has_operators, linear
-
-ROWS = 4  # of a linear layer's input, below which MKL is as fast
+from segmentarium.layers.onednn import NOTHING, Then, has_operators, is_worth, linear
 
 
 def can_pack() -> bool:
@@ -83,10 +81,7 @@ class PackedLinear(nn.Linear):
     """A linear layer that oneDNN computes."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return self.run(input) if self.worth(input) else super().forward(input)
-
-    def worth(self, input: Tensor) -> bool:
-        return input.numel() >= ROWS * self.in_features and input.numel() * self.out_features >= WORK
+        return self.run(input) if is_worth(input, self) else super().forward(input)
 
     def run(self, input: Tensor, then: Then = NOTHING) -> Tensor:
         return linear(input, self.weight, self.bias, then)
@@ -140,4 +135,4 @@ class PackedMLP(MLP):
 
     def forward(self, x: Tensor) -> Tensor:
         assert isinstance(self.fc1, PackedLinear)
-        return self.fc2(self.fc1.run(x, self.then)) if self.fc1.worth(x) else super().forward(x)
+        return self.fc2(self.fc1.run(x, self.then)) if is_worth(x, self.fc1) else super().forward(x)

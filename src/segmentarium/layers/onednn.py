@@ -10,17 +10,22 @@ import platform
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Then = tuple[str, list[Any], str]  # what oneDNN calls an activation, its numbers, its algorithm
 NOTHING: Then = ("none", [], "")
-WORK = 500_000  # multiply-adds of a linear layer below which MKL is as fast
+ROWS, WORK = 4, 500_000  # of a linear layer's input, and its multiply-adds, below which MKL is as fast
 
 
 def has_operators(*names: str) -> bool:
     """Whether this PyTorch, on this processor, has these of `torch.ops.mkldnn`."""
     here = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()
     return here and all(hasattr(torch.ops.mkldnn, name) for name in names)
+
+
+def is_worth(x: Tensor, layer: nn.Linear) -> bool:
+    """Whether oneDNN computes `layer` of x (…, N) faster than MKL."""
+    return x.ndim > 1 and x.numel() >= ROWS * layer.in_features and x.numel() * layer.out_features >= WORK
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: Then = NOTHING) -> Tensor:

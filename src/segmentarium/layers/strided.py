@@ -67,7 +67,8 @@ class Upconv(nn.ConvTranspose2d):
     """A transposed convolution of stride 2 to a given size, which must be within one pixel of twice the input's.
 
     ONNX knows the padding of the output only as a constant.  While exporting, `output_padding` is therefore always added,
-    and what is too much cut off, which is the same.
+    and what is too much cut off, which is the same; and copied, or an activation that then writes in place would have to
+    write into the whole as well, which engines are slow at.
     """
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:  # type: ignore[override]
@@ -77,4 +78,5 @@ class Upconv(nn.ConvTranspose2d):
             sides = zip(size, x.shape[-2:], self.kernel_size, self.padding, extra, strict=True)
             extra = tuple(min(max(s - (2 * (n - 1) + k - 2 * int(p)), 0), most) for s, n, k, p, most in sides)
         y = F.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding, extra)  # type: ignore[arg-type]
-        return y[..., : size[0], : size[1]]
+        y = y[..., : size[0], : size[1]]
+        return y.clone() if torch.compiler.is_exporting() else y

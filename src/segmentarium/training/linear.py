@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from segmentarium.layers.onednn import WORK, has_operators, linear
+from segmentarium.layers.onednn import has_operators, is_worth, linear
 
 
 def quicken(model: nn.Module) -> int:
@@ -31,7 +31,7 @@ class QuickLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         plain = torch.compiler.is_compiling() or torch.is_autocast_enabled(input.device.type)
         single = input.dtype == self.weight.dtype == torch.float32 and input.device.type == "cpu"
-        if plain or not single or input.ndim < 2 or input.numel() * self.out_features < WORK:
+        if plain or not single or not is_worth(input, self):
             return super().forward(input)
         if torch.is_grad_enabled():
             # rows, and their shape given back here: what PyTorch calls a view made inside must not be changed in place
