@@ -189,6 +189,17 @@ def test_photometric_distortion_keeps_shape_range_and_labels() -> None:
     assert PhotometricDistortion(p=0.0)(source)["image"].dtype == torch.uint8
 
 
+@pytest.mark.parametrize("bands", [3, 5])
+def test_photometric_distortion_leaves_a_dark_picture_something(bands: int) -> None:
+    torch.manual_seed(0)
+    pixels = torch.full((bands, 32, 32), 5, dtype=torch.uint8)
+    pixels[:, 8:16, 8:24] = 25  # a cell's nucleus, of 13 % of the picture
+    step = PhotometricDistortion(p=1.0)
+    for _ in range(50):
+        changed = step({"image": tv_tensors.Image(pixels)})["image"]
+        assert changed[:, 12, 12].mean() > changed[:, 2, 2].mean() + 0.02  # of 0.078
+
+
 def test_the_colour_matrices() -> None:
     torch.testing.assert_close(saturation_matrix(1.0), torch.eye(3))
     grey = torch.full((3,), 0.3)

@@ -24,6 +24,7 @@ from segmentarium.labels import IGNORE_INDEX
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+DEVIATION = sum(IMAGENET_STD) / 3  # of a photograph's values
 
 Size = tuple[int, int]
 
@@ -168,7 +169,9 @@ class PhotometricDistortion(v2.Transform):
     order named. Saturation blends with the grey picture and hue turns about the grey axis, both linear in RGB, so
     that the whole chain is one 3x3 matrix and one offset; values are clamped to 0..1 once, at the end.
 
-    brightness: greatest amount added (of a range of 1; SSD's 32 of 255).
+    brightness: greatest amount added (of a range of 1; SSD's 32 of 255) to a picture whose values differ as those of
+        photographs do; to a dull one less, in proportion to their standard deviation: of nuclei in fluorescent light,
+        most of them darker than a fifth, it would leave nothing where it darkens.
     contrast, saturation: factors lie in 1 ± this.
     hue: greatest angle in turns (SSD's 18 of 180).
     """
@@ -211,11 +214,12 @@ class PhotometricDistortion(v2.Transform):
             return inpt
         pixels = inpt.as_subclass(Tensor)
         pixels = pixels.to(torch.float32) / 255 if pixels.dtype == torch.uint8 else pixels
+        share = min(float(pixels[..., ::4, ::4].std(correction=0)) / DEVIATION, 1.0)
         if pixels.shape[0] != 3:
             gain, more = params["grey"]
-            return tv_tensors.Image((pixels * gain + more).clamp_(0, 1))
+            return tv_tensors.Image((pixels * gain + share * more).clamp_(0, 1))
         flat = pixels.reshape(3, -1)
-        changed = torch.addmm(params["offset"][:, None], params["matrix"], flat).clamp_(0, 1)
+        changed = torch.addmm(share * params["offset"][:, None], params["matrix"], flat).clamp_(0, 1)
         return tv_tensors.Image(changed.reshape(pixels.shape))
 
 
