@@ -32,7 +32,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/camvid_tiles"))
     given = parser.parse_args()
     names = build_dataset("camvid", given.camvid, "train").info.classes
-    maps = LabelMaps(given.out / "maps", names, {"annotator": "people", "way": "pixels", "cells": CELLS})
+    order = sorted(range(len(names)), key=names.__getitem__)  # as a folder of folders numbers them
+    facts = {"annotator": "people", "way": "pixels", "cells": CELLS}
+    maps = LabelMaps(given.out / "maps", [names[index] for index in order], facts)
     counts = dict.fromkeys(("train", "val", "test"), 0)
     for part in counts:
         for name in names:  # a class without a square is a class all the same
@@ -53,7 +55,7 @@ def main() -> None:
                     if not target.exists():  # so that a stopped run goes on
                         Image.fromarray(picture[cut]).save(target, compress_level=1)
                     if part == "train" and not maps.path(name).exists():
-                        shares = np.stack([(labels[cut] == index) for index in range(len(names))]).astype(np.float32)
+                        shares = np.stack([(labels[cut] == index) for index in order]).astype(np.float32)
                         cells = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(shares), CELLS)
                         maps.write(name, 10 * cells)
     print(", ".join(f"{count} squares in {part}" for part, count in counts.items()))

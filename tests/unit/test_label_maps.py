@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,24 @@ def test_a_network_learns_from_them(halves: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=said):
             train(options.replace(output=str(tmp_path / "other"), **changed))
+
+
+def test_the_squares_of_camvid_and_their_maps_tell_the_same_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    camvid, out = tmp_path / "camvid", tmp_path / "tiles"
+    for folder in ("images", "labels"):
+        (camvid / folder).mkdir(parents=True)
+    for part, label in (("train", 8), ("val", 0), ("test", 3)):
+        Image.new("RGB", (480, 360), (20 * label, 0, 0)).save(camvid / "images" / f"{part}.webp")
+        Image.new("L", (480, 360), label).save(camvid / "labels" / f"{part}.png")
+        (camvid / f"{part}.txt").write_text(f"{part}\n", encoding="utf-8")
+    recipe = Path(__file__).parents[2] / "recipes/pretraining/camvid_tiles.py"
+    monkeypatch.setattr("sys.argv", ["camvid_tiles.py", "--camvid", str(camvid), "--out", str(out)])
+    runpy.run_path(str(recipe), run_name="__main__")
+    squares = build_dataset("imagefolder", out, "train")
+    assert len(squares) == 12
+    maps = LabelMaps(out / "maps", squares.info.classes)
+    scores, classes = maps.read("Car/train_0_0")
+    best = classes.gather(0, scores.argmax(0, keepdim=True))
+    assert best.unique().tolist() == [squares.info.classes.index("Car")]
