@@ -114,6 +114,19 @@ def test_what_is_scored_follows_the_data(tmp_path: Path) -> None:
         task_for(options(root, tmp_path, class_mix=0.5, loss="ohem", class_weight="auto"))
 
 
+def test_a_plain_segmenter_learns_objects_as_classes_of_pixels_kept_in_memory(tmp_path: Path) -> None:
+    model = {"model": "fast_scnn", "model_arguments": {}}
+    run = train(options(objects(tmp_path / "data"), tmp_path / "run", **model, cache=True, max_steps=2))
+    assert 0 <= run.best["miou"] <= 1
+
+
+def test_points_of_the_loss_may_be_many_when_weights_are_read(tmp_path: Path) -> None:
+    given = {**tiny("mask2former_resnet50"), "drawn": 12544}
+    made = segmentarium.create_model("mask2former_resnet50", **given)
+    found = segmentarium.load(segmentarium.save(made, tmp_path / "many.safetensors"))
+    assert found.state_dict().keys() == made.state_dict().keys()
+
+
 def test_what_does_not_fit_is_told_before_the_run(tmp_path: Path) -> None:
     root = objects(tmp_path / "data")
     (root / "classes.txt").write_text("cat\n")

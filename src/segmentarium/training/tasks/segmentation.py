@@ -33,10 +33,11 @@ PICTURES = 4  # drawn at each evaluation
 STRIDE = 32  # of networks that do not tell
 
 
-def as_label_maps(dataset: Any) -> Any:
-    """Objects as classes of pixels, beside a background; anything else as it is."""
+def label_maps(options: TrainingOptions, split: str) -> Any:
+    """The data set of a split, its objects as classes of pixels beside a background."""
+    dataset = open_dataset(options, split)
     objects = isinstance(dataset, SegmentDataset) and len(dataset.things) == dataset.info.num_classes
-    return DrawnLabels([dataset]) if objects else dataset
+    return DrawnLabels([dataset], cache=options.cache) if objects else dataset
 
 
 class SegmentationTask:
@@ -50,7 +51,7 @@ class SegmentationTask:
     def __init__(self, options: TrainingOptions) -> None:
         self.options = options
         self.train_set, self.val_set = (
-            as_label_maps(open_dataset(options, split)) for split in (options.train_split, options.val_split)
+            label_maps(options, split) for split in (options.train_split, options.val_split)
         )
         if not isinstance(self.train_set, SegmentationDataset):
             raise ValueError(f"data set {options.data!r} has no class for each pixel; give --data folder, …")
