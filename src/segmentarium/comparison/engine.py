@@ -120,6 +120,7 @@ def compare(
     from segmentarium.data import build_dataset
     from segmentarium.evaluation.score import chosen_task
     from segmentarium.evaluation.segments import LabelMaps
+    from segmentarium.registry import entry
 
     dataset: Any = build_dataset(options.data, options.root, options.split, **options.data_arguments)
     if not len(dataset):
@@ -128,7 +129,10 @@ def compare(
         build_dataset(options.data, options.root, train_split, **options.data_arguments)  # says now what is wrong
     for note in dataset.notes:
         say(note)
-    wanted = chosen_task(options.task, dataset)
+    told = options.task
+    if told is None and all(made.stages and entry(made.stages[-1].model).kind == "segmenter" for made in candidates):
+        told = "semantic"  # none of them tells segments apart
+    wanted = chosen_task(told, dataset)
     if dataset.task == "segments" and wanted == "semantic":
         dataset = LabelMaps(dataset)
     elif dataset.task != "segments" and wanted != "semantic":
