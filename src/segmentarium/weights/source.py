@@ -30,7 +30,7 @@ from segmentarium.weights.table import Layout, Rule
 
 HEADER = "segmentarium"
 UNSEEN = ("drop_path", "dropout")  # arguments that no trained weights depend on
-BUILD_NOTHING = ("max_", "points", "drawn", "proposals")  # how much of a map is looked at: such numbers may be large
+BUILD_NOTHING = ("max_", "points", "drawn")  # how much of a scan or of a map is looked at: such numbers may be large
 FILE_NAME = "model.safetensors"  # of a folder or a hub repository
 # where training programs put the state dict, by preference: averaged weights where there are no others
 STATES = (
