@@ -244,9 +244,10 @@ def test_exports_with_open_batch_height_and_width(name: str, tmp_path: Path) -> 
             (size_for(model, 64, 160), 2),
         ]
         assert report.relative_error <= 1e-4
-    # what is changed in place behind a slice would be one, and engines take longer for it than for the convolutions before
-    graph = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph
-    assert "ScatterND" not in {node.op_type for node in graph.node}
+    if model.kind != "instances":  # which bring what was pooled from each level back into the order of the boxes
+        # what is changed in place behind a slice would be one, and engines take longer for it than for the convolutions before
+        graph = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph
+        assert "ScatterND" not in {node.op_type for node in graph.node}
 
 
 @pytest.mark.parametrize("name", enrolled(one_of_each(MASKS), "export"))
