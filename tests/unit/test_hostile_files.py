@@ -97,15 +97,16 @@ def test_a_large_colour_mask_takes_no_minute() -> None:
 
 
 def test_errors_are_printable() -> None:
-    from segmentarium.cli.inputs import problem
-    from segmentarium.cli.main import _said
+    from segmentarium.cli.wording import problem, said
 
     assert problem("a\x1b.png", ValueError("bad")) == "a\\x1b.png: bad"
     assert problem("a.png", ValueError("a.png is bad")) == "a.png is bad"
-    assert problem("a.png", MemoryError()) == "a.png: MemoryError"
-    assert _said(OSError(28, "No space left on device", "out/a.png")) == "out/a.png: No space left on device"
-    assert _said(MemoryError()) == "there is not enough memory"
-    assert _said(ValueError("a\x1b[2Jb")) == "a\\x1b[2Jb"
+    assert problem("a.png", MemoryError()) == "a.png: there is not enough memory"
+    assert said(OSError(28, "No space left on device", "out/a.png")) == "out/a.png: No space left on device"
+    assert problem("a.png", PermissionError(13, "may not be written to", ".")) == "a.png: .: may not be written to"
+    assert problem("a\nb.png", ValueError("a\nb.png is bad")) == "a\\nb.png: a b.png is bad"
+    assert said(MemoryError()) == "there is not enough memory"
+    assert said(ValueError("a\x1b[2Jb")) == "a\\x1b[2Jb"
 
 
 # text -------------------------------------------------------------------------------------------------------------------

@@ -37,6 +37,13 @@ def test_says_what_was_read_and_what_was_assumed(theirs: Path) -> None:
     assert "nothing here tells" in str(found)
 
 
+def test_loading_tells_the_same(theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    segmentarium.load(theirs)
+    assert capsys.readouterr().out == ""
+    segmentarium.load(theirs, verbose=True)
+    assert capsys.readouterr().out == f"{inspect_weights(theirs)}\n"
+
+
 def test_converts_and_overwrites_nothing(theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "ours.safetensors"
     assert main(["inspect", str(theirs), "--convert", str(out)]) == 0

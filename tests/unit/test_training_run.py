@@ -114,6 +114,12 @@ def test_existing_run_is_not_overwritten(finished: Path, folder: Path) -> None:
         train(training_material.quick_options(folder, finished))
 
 
+def test_a_place_that_cannot_be_written_to_is_told_before_the_data_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="is no folder"):
+        train(training_material.quick_options(tmp_path / "no data", tmp_path / "file" / "run"))
+
+
 def test_nothing_to_resume(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to resume"):
         train(training_material.quick_options(folder, tmp_path, resume=True))

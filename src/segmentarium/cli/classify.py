@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0: everything was done; 1: some inputs failed; 2: nothing could be done."""
-    from segmentarium.cli.inputs import problem
     from segmentarium.cli.progress import progress
+    from segmentarium.cli.wording import problem
     from segmentarium.files import check_targets
     from segmentarium.inference import ImageClassifier, predict
     from segmentarium.inference.classifier import write_csv

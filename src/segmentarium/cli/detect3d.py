@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0: everything was done; 1: some inputs failed; 2: nothing could be done."""
-    from segmentarium.cli.inputs import problem
     from segmentarium.cli.progress import progress
+    from segmentarium.cli.wording import problem
     from segmentarium.inference.engines import default_device
     from segmentarium.inference.scans import ScanDetector, save_scan
     from segmentarium.weights import load

@@ -9,16 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from segmentarium.files import check_targets, has_keys, shown, write_json
+from segmentarium.files import check_targets, has_keys, write_json
 
 NAME = "_inputs.json"
 KEYS = ("verb", "inputs")
-
-
-def problem(origin: str, error: Exception) -> str:
-    """What is told of an input that could not be done: a line that names it, printable."""
-    message = str(error) or type(error).__name__
-    return shown(message if origin in message or shown(origin) in message else f"{origin}: {message}")
 
 
 def add_watch(parser: argparse.ArgumentParser) -> None:

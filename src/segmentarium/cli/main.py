@@ -165,7 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, KeyError, TypeError, OSError, ImportError, MemoryError) as error:
         if "--debug" in words:
             raise
-        print(f"segmentarium {verb}: {_said(error)}", file=sys.stderr)
+        from segmentarium.cli.wording import said
+
+        print(f"segmentarium {verb}: {said(error)}", file=sys.stderr)
         return 2
     finally:
         if before is signal.SIG_DFL:
@@ -175,20 +177,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _end(number: int, _: FrameType | None) -> None:
     raise SystemExit(128 + number)
-
-
-def _said(error: BaseException) -> str:
-    """What is to be told of an error: its message, printable."""
-    from segmentarium.files import shown
-
-    if isinstance(error, KeyError) and error.args:  # its str() is the repr of its message
-        text = str(error.args[0])
-    elif isinstance(error, OSError) and error.filename is not None and error.strerror:
-        text = f"{os.fspath(error.filename)}: {error.strerror}"
-    else:
-        nothing = "there is not enough memory" if isinstance(error, MemoryError) else type(error).__name__
-        text = str(error) or nothing
-    return "\n".join(map(shown, text.splitlines()))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from segmentarium.cli.inputs import Inputs, add_watch, check_watch, problem, watched
+from segmentarium.cli.inputs import Inputs, add_watch, check_watch, watched
+from segmentarium.cli.wording import problem
 from segmentarium.files import shown
 
 OUT = "portraits"

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segmentarium.cli.inputs import Inputs, add_watch, check_watch, problem, watched
+from segmentarium.cli.inputs import Inputs, add_watch, check_watch, watched
+from segmentarium.cli.wording import problem
 
 if TYPE_CHECKING:
     from segmentarium.inference.predictor import Tile

@@ -132,13 +132,14 @@ def run(given: argparse.Namespace) -> int:
 
     stages = options_of(given)
     from segmentarium.training import train
+    from segmentarium.training.checkpoints import CheckpointWriteError
     from segmentarium.training.options import FITTED
 
     said = given_options(given)
     try:
         result = train(stages, fit=[] if given.recipe else [name for name in FITTED if name not in said])
-    except OSError as error:
-        if given.debug or isinstance(error, FileNotFoundError | NotADirectoryError):
+    except CheckpointWriteError as error:
+        if given.debug:
             raise
         print(f"segmentarium train: {error}", file=sys.stderr)
         return 1

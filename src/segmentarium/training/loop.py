@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from segmentarium.contracts import Model
-from segmentarium.files import write_json
+from segmentarium.files import check_targets, write_json
 from segmentarium.layers.conv import sound_gradients
 from segmentarium.training import TrainingResult
 from segmentarium.training.checkpoints import earlier_run, restore, training_state, write_checkpoint, write_weights
@@ -47,6 +47,7 @@ SYNC_STOP_EVERY = 10  # steps between two agreements of several processes to sto
 def run(options: TrainingOptions, fit: Collection[str] = ()) -> TrainingResult:
     """What `segmentarium.training.train` does, once Lightning is known to be there."""
     folder = Path(options.folder)
+    check_targets([folder / LAST], overwrite=True)  # before the data is looked at, not after the first steps
     resumed = earlier_run(folder, options)
     if resumed is not None and options.micro_batch is None:
         options = options.replace(micro_batch=resumed["options"].get("micro_batch"))

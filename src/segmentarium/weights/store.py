@@ -27,6 +27,7 @@ from segmentarium.files import atomic_write
 from segmentarium.registry import Entry, check_arguments, remember
 from segmentarium.weights import catalogue
 from segmentarium.weights.exported import is_exported, load_exported
+from segmentarium.weights.inspection import inspected
 from segmentarium.weights.layouts import get_layout
 from segmentarium.weights.part import fill_part
 from segmentarium.weights.source import FILE_NAME, HEADER, Stored, bare, open_weights
@@ -110,6 +111,7 @@ def load(
     layout: str | None = None,
     strict: bool = True,
     accept_licence: bool = False,
+    verbose: bool = False,
     **arguments: Any,
 ) -> Model:
     """A model with its weights, in eval mode.
@@ -119,6 +121,7 @@ def load(
              ("bisenetv2/coincheung"); an .onnx or .xml of `segmentarium export` is a model that its engine runs
     strict   False takes what fits, and warns of the rest
     accept_licence   consent to the licence of published weights that is not free or not stated
+    verbose          print what was recognised, read and assumed, as `inspect_weights` tells it
     arguments        that neither keys nor shapes tell (output_stride=16, align_corners=True); without them the published
                      variant's are assumed, and logged as a warning
 
@@ -130,7 +133,10 @@ def load(
             given = ", ".join([*(["layout"] if layout else []), *arguments])
             raise ValueError(f"{source} is an exported network, which is as it is; leave {given} out")
         return load_exported(source)
-    return built(open_weights(source, layout, accept_licence=accept_licence, arguments=arguments), strict=strict)
+    stored = open_weights(source, layout, accept_licence=accept_licence, arguments=arguments)
+    if verbose:
+        print(inspected(stored))
+    return built(stored, strict=strict)
 
 
 def built(stored: Stored, *, strict: bool = True) -> Model:
