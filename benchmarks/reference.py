@@ -344,6 +344,13 @@ def run_one(entry: Entry, options: argparse.Namespace) -> list[dict[str, Any]]:
     return [{"model": entry.model, "size": "×".join(map(str, entry.size)), "problem": last}]
 
 
+def written(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="*", help=f"of {', '.join(dict.fromkeys(entry.model for entry in ENTRIES))}")
@@ -382,17 +389,14 @@ def main(words: list[str] | None = None) -> int:
         if not options.model or entry.model in options.model:
             console.print(f"measuring {entry.name}", highlight=False)
             rows += compared(run_one(entry, options), entry, table)
+            if options.csv:  # as far as it came, where it is cut off
+                written(options.csv, rows)
     shown = Table(*COLUMNS)
     for row in rows:
         values = [row.get(column) for column in COLUMNS]
         shown.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v or "") for v in values))
     console.print(shown)
     console.print(describe(facts), highlight=False)
-    if options.csv:
-        with options.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
     return 1 if any(row.get("problem") for row in rows) else 0
 
 
