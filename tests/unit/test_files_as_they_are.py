@@ -25,7 +25,7 @@ from segmentarium.data.transforms import PhotometricDistortion, train_transform
 from segmentarium.media.sources import expand, is_media
 from segmentarium.training.loaders import _of_a_worker, endless
 from segmentarium.training.preflight import check_labels, count_values
-from segmentarium.weights.source import CheckpointError, read_file
+from segmentarium.weights.reading import CheckpointError, read_file
 from tests.unit.training_material import quick_options
 
 

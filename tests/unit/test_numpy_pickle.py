@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from segmentarium.weights.numpy_pickle import read_numpy_pickle
-from segmentarium.weights.source import CheckpointError, read_file
+from segmentarium.weights.reading import CheckpointError, read_file
 
 
 def arrays() -> dict[str, np.ndarray]:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from segmentarium.weights.inspection import Inspection, inspect_weights
     from segmentarium.weights.part import load_part
     from segmentarium.weights.published import Published, list_published
-    from segmentarium.weights.source import FILE_NAME, HEADER, CheckpointError, locate, read_file
+    from segmentarium.weights.reading import HEADER, CheckpointError, read_file
+    from segmentarium.weights.source import FILE_NAME, locate
     from segmentarium.weights.store import (
         export_layout,
         from_pretrained,
@@ -55,13 +56,14 @@ __all__ = [
     "save",
 ]
 
-_OF_SOURCE = ("FILE_NAME", "HEADER", "CheckpointError", "locate", "read_file")
+_OF_READING = ("HEADER", "CheckpointError", "read_file")
 _OF_TABLE = ("LoadError", "LoadReport", "adapt_input_channels")
 # the catalogue is of use without PyTorch, which the rest imports
 __getattr__ = lazy_names(
     __name__,
     dict.fromkeys(__all__, "store")
-    | dict.fromkeys(_OF_SOURCE, "source")
+    | dict.fromkeys(_OF_READING, "reading")
+    | dict.fromkeys(("FILE_NAME", "locate"), "source")
     | dict.fromkeys(_OF_TABLE, "table")
     | dict.fromkeys(("Published", "list_published"), "published")
     | dict.fromkeys(("FetchError", "LicenceError"), "fetch")

@@ -30,7 +30,8 @@ from segmentarium.weights.exported import is_exported, load_exported
 from segmentarium.weights.inspection import inspected
 from segmentarium.weights.layouts import get_layout
 from segmentarium.weights.part import fill_part
-from segmentarium.weights.source import FILE_NAME, HEADER, Stored, bare, open_weights
+from segmentarium.weights.reading import HEADER
+from segmentarium.weights.source import FILE_NAME, Stored, bare, open_weights
 from segmentarium.weights.table import fit, load_state, require, to_theirs
 
 log = logging.getLogger("segmentarium")
