@@ -40,6 +40,14 @@ def test_one_folder_is_watched_for_another(inbox: Path, source: list[str], out: 
         check_watch(argparse.Namespace(source=given), out)
 
 
+@pytest.mark.parametrize("out", [".", "..", "../inbox"])
+def test_results_among_or_above_the_inputs_are_refused(inbox: Path, out: str) -> None:
+    given = argparse.Namespace(source=[str(inbox)])
+    with pytest.raises(ValueError, match=r"--watch leaves out what lies in .*; give another --out"):
+        check_watch(given, inbox / out)
+    check_watch(given, inbox / "results")
+
+
 def test_each_is_done_once_also_by_a_later_watch(inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
 

@@ -24,9 +24,12 @@ def add_watch(parser: argparse.ArgumentParser) -> None:
 
 
 def check_watch(options: argparse.Namespace, out: str | Path) -> None:
-    """Raises ValueError unless one folder is watched, for a folder of results."""
+    """Raises ValueError unless one folder is watched, for a folder of results that does not hold it."""
     if len(options.source) != 1 or not Path(options.source[0]).is_dir() or str(out) == "-" or Path(out).is_file():
         raise ValueError("--watch is for one folder, and a folder of results")
+    if Path(out).resolve() in (inbox := Path(options.source[0]).resolve(), *inbox.parents):
+        # nothing in the results' folder is looked at, and so nothing of this one would be
+        raise ValueError(f"--watch leaves out what lies in {out}, and {options.source[0]} does; give another --out")
 
 
 def watched(
