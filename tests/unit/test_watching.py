@@ -69,6 +69,12 @@ def test_each_is_done_once_also_by_a_later_watch(inbox: Path, tmp_path: Path, mo
     assert len(json.loads((out / "_inputs.json").read_text())["inputs"]) == 2
 
 
+def test_two_of_one_name_that_come_into_a_folder_have_results_of_their_own(inbox: Path) -> None:
+    Image.new("RGB", (16, 12)).save(inbox / "a.jpg")
+    looks = iter((False, False, True))
+    assert [item.name for item in watch(inbox, every=0.0, stop=lambda: next(looks))] == ["a", "a-2"]
+
+
 def test_a_watch_ends_where_it_is_asked_to(inbox: Path) -> None:
     assert list(watch(inbox, every=0.0, stop=lambda: True)) == []
 

@@ -165,14 +165,14 @@ def watch(
     folder: Path, leave_out: Path | None = None, every: float = 1.0, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Item]:
     """The pictures and videos of a folder, and then those that come, until it is asked to stop; each when two looks found it of
-    the same size, so that none is half written.
+    the same size, so that none is half written.  Their names differ.
 
     leave_out  a folder in it that is not looked into, such as that of the results
     every      seconds between two looks
     stop       asked before each look
     """
     sizes: dict[Path, int] = {}
-    given: set[Path] = set()
+    given, taken = set[Path](), set[str]()
     while not stop():
         now = {}
         for path in sorted(folder.rglob("*")):
@@ -182,7 +182,8 @@ def watch(
                 now[path] = path.stat().st_size
         for path in [path for path, size in now.items() if size and sizes.get(path) == size]:
             given.add(path)
-            yield _file(path, folder)
+            item = _file(path, folder)
+            yield replace(item, name=free_name(item.name, taken))
         sizes = now
         time.sleep(every)
 
