@@ -75,6 +75,16 @@ def test_two_of_one_name_that_come_into_a_folder_have_results_of_their_own(inbox
     assert [item.name for item in watch(inbox, every=0.0, stop=lambda: next(looks))] == ["a", "a-2"]
 
 
+def test_what_another_verb_did_is_not_done_by_this_one(tmp_path: Path) -> None:
+    listed = Inputs(tmp_path, "segment")
+    listed.done("a.png", ["a_mask.png"])
+    listed.write()
+    assert "a.png" in Inputs(tmp_path, "segment")
+    with pytest.raises(FileExistsError, match=r"_inputs\.json is there already"):
+        Inputs(tmp_path, "portrait")
+    assert "a.png" not in Inputs(tmp_path, "portrait", overwrite=True)
+
+
 def test_a_watch_ends_where_it_is_asked_to(inbox: Path) -> None:
     assert list(watch(inbox, every=0.0, stop=lambda: True)) == []
 

@@ -48,15 +48,15 @@ def watched(
 class Inputs:
     """A JSON file in the results' folder: for each input its files, or why there are none.  Earlier inputs stay in it.
 
-    Raises FileExistsError where another file of that name is there, unless `overwrite`.
+    Raises FileExistsError where another file of that name is there, also another verb's list, unless `overwrite`.
     """
 
     def __init__(self, folder: str | Path, verb: str, *, overwrite: bool = False) -> None:
         self.path, self.verb = Path(folder) / NAME, verb
-        check_targets([self.path], overwrite=overwrite, ours=has_keys(self.path, KEYS))
-        self._told: dict[str, dict[str, Any]] = {}
-        if has_keys(self.path, KEYS):
-            self._told = {one["source"]: one for one in json.loads(self.path.read_text(encoding="utf-8"))["inputs"]}
+        found = json.loads(self.path.read_text(encoding="utf-8")) if has_keys(self.path, KEYS) else {}
+        ours = found.get("verb") == verb  # what another verb did is not done by this one
+        check_targets([self.path], overwrite=overwrite, ours=ours)
+        self._told: dict[str, dict[str, Any]] = {one["source"]: one for one in found["inputs"]} if ours else {}
 
     def __contains__(self, source: str) -> bool:
         """Whether an input was done: here, or earlier."""
