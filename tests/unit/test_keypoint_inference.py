@@ -361,3 +361,15 @@ def test_match_two_pictures(weights: Path, tmp_path: Path, capsys: pytest.Captur
     assert "two pictures or more" in capsys.readouterr().err
     assert main(["match", *pictures[:2], *words, "--geometry", "essential", "--overwrite"]) == 2
     assert "--focal" in capsys.readouterr().err
+
+
+def test_each_pair_of_a_folder_with_subfolders_has_files_of_its_own(weights: Path, tmp_path: Path) -> None:
+    for name in ("a", "x/b", "y/b"):
+        place = tmp_path / "in" / f"{name}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40)).save(place)
+    words = ["--model", str(weights), "--out", str(tmp_path / "out")]
+    assert main(["match", str(tmp_path / "in"), *words]) == 1  # blank: no pair has a geometry
+    told = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").rglob("*.json"))]
+    pairs = [(one["first"]["name"], one["second"]["name"]) for one in told]
+    assert sorted(pairs) == [("a", "x/b"), ("a", "y/b"), ("x/b", "y/b")]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from segmentarium.cli.main import main
 from segmentarium.data.image_io import ImageReadError
 from segmentarium.inference import Predictor
 from segmentarium.matting import Portrait
+from segmentarium.media import sources
 from tests.unit.inference_material import Brightness
 from tests.unit.portrait_material import BEHIND, PERSON, bright_portrait, scene, soft_disc
 
@@ -148,3 +152,22 @@ def test_without_the_large_network_the_standard_one_serves(
         Portrait("green", "mine.onnx", quality="high")
     with pytest.raises(ValueError, match="give standard or high"):
         Portrait("green", quality="best")  # type: ignore[arg-type]
+
+
+def test_what_was_erased_stays_erased_on_every_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    image = np.dstack((scene(soft_disc(64, 96, 48, 32, 24)), np.full((64, 96), 255, np.uint8)))
+    image[:, :48, 3] = 0
+    Image.fromarray(image).save(tmp_path / "half.png")
+    data = (tmp_path / "half.png").read_bytes()
+    monkeypatch.setattr(sources, "download", lambda _: io.BytesIO(data))
+    found = [bright_portrait("transparent")("https://somewhere.org/half.png").pixels]
+    words = ["portrait", "--background", "transparent", "--out", "-"]
+    assert main([*words, str(tmp_path / "half.png")]) == 0
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(data))))  # type: ignore[type-var]
+    assert main([*words, "-"]) == 0
+    written = capfdbinary.readouterr().out
+    second = written.rindex(b"\x89PNG")
+    found += [np.asarray(Image.open(io.BytesIO(part))) for part in (written[:second], written[second:])]
+    assert [pixels[..., 3].max() for pixels in (one[:, :48] for one in found)] == [0, 0, 0]

@@ -240,6 +240,22 @@ def test_a_page_is_named_and_its_file_taken(row: Published, tmp_path: Path) -> N
     assert fetch.fetch(behind, progress=False) == taken
 
 
+def test_a_wrong_file_does_not_take_the_place_of_the_kept_one(row: Published, tmp_path: Path) -> None:
+    kept = fetch.take(row, tmp_path / "made.pth")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "made.pth").write_bytes(b"another network")
+    with pytest.raises(fetch.FetchError, match="when it was first fetched"):
+        fetch.take(row, tmp_path / "other" / "made.pth")
+    assert fetch.fetch(row, progress=False) == kept
+
+
+def test_what_is_called_an_archive_and_is_none_is_not_kept(row: Published, tmp_path: Path) -> None:
+    (tmp_path / "made.zip").write_bytes(b"<html>log in</html>")
+    with pytest.raises(fetch.FetchError, match=r"made\.zip is no archive that can be read"):
+        fetch.take(replace(row, digits=""), tmp_path / "made.zip")
+    assert list(fetch.folder_of(row.name).iterdir()) == []
+
+
 def test_two_processes_fetch_one_file(row: Published, server: type[Files], tmp_path: Path) -> None:
     program = (
         "import sys, json; from dataclasses import replace; from segmentarium.weights import fetch;"

@@ -40,6 +40,14 @@ def test_one_folder_is_watched_for_another(inbox: Path, source: list[str], out: 
         check_watch(argparse.Namespace(source=given), out)
 
 
+@pytest.mark.parametrize("out", [".", "..", "../inbox"])
+def test_results_among_or_above_the_inputs_are_refused(inbox: Path, out: str) -> None:
+    given = argparse.Namespace(source=[str(inbox)])
+    with pytest.raises(ValueError, match=r"--watch leaves out what lies in .*; give another --out"):
+        check_watch(given, inbox / out)
+    check_watch(given, inbox / "results")
+
+
 def test_each_is_done_once_also_by_a_later_watch(inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
 
@@ -59,6 +67,22 @@ def test_each_is_done_once_also_by_a_later_watch(inbox: Path, tmp_path: Path, mo
             listed.done(item.origin, [out / f"{item.name}.png"])
         assert found == wanted
     assert len(json.loads((out / "_inputs.json").read_text())["inputs"]) == 2
+
+
+def test_two_of_one_name_that_come_into_a_folder_have_results_of_their_own(inbox: Path) -> None:
+    Image.new("RGB", (16, 12)).save(inbox / "a.jpg")
+    looks = iter((False, False, True))
+    assert [item.name for item in watch(inbox, every=0.0, stop=lambda: next(looks))] == ["a", "a-2"]
+
+
+def test_what_another_verb_did_is_not_done_by_this_one(tmp_path: Path) -> None:
+    listed = Inputs(tmp_path, "segment")
+    listed.done("a.png", ["a_mask.png"])
+    listed.write()
+    assert "a.png" in Inputs(tmp_path, "segment")
+    with pytest.raises(FileExistsError, match=r"_inputs\.json is there already"):
+        Inputs(tmp_path, "portrait")
+    assert "a.png" not in Inputs(tmp_path, "portrait", overwrite=True)
 
 
 def test_a_watch_ends_where_it_is_asked_to(inbox: Path) -> None:

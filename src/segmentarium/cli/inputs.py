@@ -24,9 +24,12 @@ def add_watch(parser: argparse.ArgumentParser) -> None:
 
 
 def check_watch(options: argparse.Namespace, out: str | Path) -> None:
-    """Raises ValueError unless one folder is watched, for a folder of results."""
+    """Raises ValueError unless one folder is watched, for a folder of results that does not hold it."""
     if len(options.source) != 1 or not Path(options.source[0]).is_dir() or str(out) == "-" or Path(out).is_file():
         raise ValueError("--watch is for one folder, and a folder of results")
+    if Path(out).resolve() in (inbox := Path(options.source[0]).resolve(), *inbox.parents):
+        # nothing in the results' folder is looked at, and so nothing of this one would be
+        raise ValueError(f"--watch leaves out what lies in {out}, and {options.source[0]} does; give another --out")
 
 
 def watched(
@@ -45,15 +48,15 @@ def watched(
 class Inputs:
     """A JSON file in the results' folder: for each input its files, or why there are none.  Earlier inputs stay in it.
 
-    Raises FileExistsError where another file of that name is there, unless `overwrite`.
+    Raises FileExistsError where another file of that name is there, also another verb's list, unless `overwrite`.
     """
 
     def __init__(self, folder: str | Path, verb: str, *, overwrite: bool = False) -> None:
         self.path, self.verb = Path(folder) / NAME, verb
-        check_targets([self.path], overwrite=overwrite, ours=has_keys(self.path, KEYS))
-        self._told: dict[str, dict[str, Any]] = {}
-        if has_keys(self.path, KEYS):
-            self._told = {one["source"]: one for one in json.loads(self.path.read_text(encoding="utf-8"))["inputs"]}
+        found = json.loads(self.path.read_text(encoding="utf-8")) if has_keys(self.path, KEYS) else {}
+        ours = found.get("verb") == verb  # what another verb did is not done by this one
+        check_targets([self.path], overwrite=overwrite, ours=ours)
+        self._told: dict[str, dict[str, Any]] = {one["source"]: one for one in found["inputs"]} if ours else {}
 
     def __contains__(self, source: str) -> bool:
         """Whether an input was done: here, or earlier."""

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     import numpy as np
 
     from segmentarium.cli.progress import progress
-    from segmentarium.files import check_targets
+    from segmentarium.files import check_targets, free_name
     from segmentarium.inference.matcher import match_pictures
     from segmentarium.matching.files import Pair, write_colmap, write_hloc
     from segmentarium.media.sources import expand
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
             if item.load is not None:
                 found.append(finder(item.load(), name=item.name, path=item.path))
     pairs: list[Pair] = []
-    missing = 0
+    missing, taken = 0, set[str]()
     for first, second in itertools.combinations(found, 2):
         cameras: Any = None
         if options.focal is not None:
@@ -90,7 +90,8 @@ def run(options: argparse.Namespace) -> int:
             threshold=options.tolerance,
             cameras=cameras,
         )
-        result.save(options.out, overwrite=options.overwrite)
+        # pairs of pictures in different folders may have one name
+        result.save(options.out, name=free_name(result.name, taken), overwrite=options.overwrite)
         geometry = result.geometry
         told = geometry.reason or f"{geometry.inliers.sum()} agree with a {geometry.kind}"
         print(f"{first.name} – {second.name}: {len(result.pairs)} matches; {told}")

@@ -202,7 +202,7 @@ def _one(portrait: Any, item: Any, where: Any, options: argparse.Namespace, bar:
         if item.path is not None and isinstance(where, Path):
             share = portrait.file(item.path, where, overwrite=options.overwrite)
         else:
-            result = portrait(item.load(), name=item.name)
+            result = portrait(item.load_with_alpha(), name=item.name)
             share = result.share
             _write(result, where, options)
         if is_nobody(share):
@@ -249,9 +249,9 @@ def _pipe(options: argparse.Namespace) -> int:
     out: Any = sys.stdout.buffer if options.out in (None, "-") else Path(options.out)
     portrait = _portrait(options, clips=not picture)
     if picture:
-        from segmentarium.data.image_io import read_image
+        from segmentarium.data.image_io import load_with_alpha
 
-        _write(portrait(read_image(io.BytesIO(sys.stdin.buffer.read()))), out, options)
+        _write(portrait(load_with_alpha(io.BytesIO(sys.stdin.buffer.read()))), out, options)
         return 0
     if not head:
         raise ValueError("standard input is empty; expected a picture or a clip (e.g. y4m)")

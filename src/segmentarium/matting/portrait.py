@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from segmentarium.data.image_io import load_with_alpha, with_alpha
+from segmentarium.data.image_io import with_alpha
 from segmentarium.matting.backgrounds import BackgroundLike, Clip, Rows, Transparent, parse_background
 from segmentarium.matting.blending import composite
 from segmentarium.matting.cutout import BAND, guide_of, guide_size, transparent, without_holes
@@ -190,8 +190,7 @@ class Portrait:
             items = sources.expand(image)
             if len(items) != 1 or items[0].load is None:
                 raise ValueError(f"{image} is not one picture; clips are for Portrait.clip")
-            path, name = items[0].path, items[0].name
-            image = items[0].load() if path is None else load_with_alpha(path)
+            image, name = items[0].load_with_alpha(), items[0].name
         if isinstance(image, Image.Image):
             image.load()
             image = with_alpha(image)

@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from segmentarium.data.bands import picture_array
 from segmentarium.data.finding import OTHER_SUFFIXES, files_below, head_of, is_clip, is_picture
-from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, read_image, to_8_bit, upright
+from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, load_with_alpha, read_image, to_8_bit, upright
 from segmentarium.files import free_name, shown
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"})
@@ -44,6 +44,7 @@ class Item:
     name   of the output files
     load   a picture's pixels: (H, W, C) uint8
     path   of the file, if it is one; origin: how messages call it
+    open   the bytes of a picture that is no file here, if it came as bytes
     """
 
     kind: str
@@ -52,6 +53,13 @@ class Item:
     load: Callable[[], np.ndarray] | None = None
     path: Path | None = None
     camera: int = 0
+    open: Callable[[], BinaryIO] | None = None
+
+    def load_with_alpha(self) -> np.ndarray:
+        """A picture that is bytes or a file: (H, W, 3) uint8, or (H, W, 4) where a part of it is transparent.  ImageReadError."""
+        source = self.path if self.open is None else self.open()
+        assert source is not None
+        return load_with_alpha(source)
 
 
 def expand(source: Source) -> list[Item]:
@@ -112,14 +120,19 @@ def _bytes(data: Any, name: str, origin: str) -> Item:
     if not isinstance(data, bytes):
         raise TypeError(f'{origin} gives {type(data).__name__}; open it for bytes, with open(path, "rb")')
 
-    def load() -> np.ndarray:
+    def opened() -> BinaryIO:
         if not data:
             raise ImageReadError(f"{origin} is empty; expected the bytes of a picture")
         stream = io.BytesIO(data)
         stream.name = origin
-        return np.asarray(read_image(stream))
+        return stream
 
-    return Item("picture", name, origin, load)
+    return _streamed(name, origin, opened)
+
+
+def _streamed(name: str, origin: str, opened: Callable[[], BinaryIO]) -> Item:
+    """A picture whose bytes `opened` gives."""
+    return Item("picture", name, origin, lambda: np.asarray(read_image(opened())), open=opened)
 
 
 def _expand_path(text: str) -> list[Item]:
@@ -127,7 +140,7 @@ def _expand_path(text: str) -> list[Item]:
         return [_bytes(sys.stdin.buffer.read(), "stdin", "<standard input>")]
     if text.startswith(("http://", "https://")):
         name = Path(text.partition("?")[0]).stem or "image"
-        return [Item("picture", name, text, lambda: np.asarray(read_image(download(text))))]
+        return [_streamed(name, text, lambda: download(text))]
     path = Path(text)
     if path.is_dir():
         found = files_below(path, (), is_media)
@@ -152,14 +165,14 @@ def watch(
     folder: Path, leave_out: Path | None = None, every: float = 1.0, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Item]:
     """The pictures and videos of a folder, and then those that come, until it is asked to stop; each when two looks found it of
-    the same size, so that none is half written.
+    the same size, so that none is half written.  Their names differ.
 
     leave_out  a folder in it that is not looked into, such as that of the results
     every      seconds between two looks
     stop       asked before each look
     """
     sizes: dict[Path, int] = {}
-    given: set[Path] = set()
+    given, taken = set[Path](), set[str]()
     while not stop():
         now = {}
         for path in sorted(folder.rglob("*")):
@@ -169,7 +182,8 @@ def watch(
                 now[path] = path.stat().st_size
         for path in [path for path, size in now.items() if size and sizes.get(path) == size]:
             given.add(path)
-            yield _file(path, folder)
+            item = _file(path, folder)
+            yield replace(item, name=free_name(item.name, taken))
         sizes = now
         time.sleep(every)
 

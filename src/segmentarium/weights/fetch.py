@@ -182,14 +182,18 @@ def fetch(row: Published, *, accept_licence: bool = False, progress: bool = True
 
 
 def take(row: Published, path: Path, *, accept_licence: bool = False) -> Path:
-    """Keeps a file that a person downloaded as that of this name -> its path in the cache."""
+    """Keeps a file that a person downloaded as that of this name -> its path in the cache.
+
+    Raises LicenceError, FileNotFoundError, and FetchError for another file than was published or kept, which changes nothing.
+    """
     consented(row, accept_licence)
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}")
     target = folder_of(row.name) / path.name
     with atomic_write(target) as temporary:
         shutil.copyfile(path, temporary)
-    return _keep(row, target, row.page or row.address)
+        digest = _checked(row, temporary)  # before it takes the place of what is kept
+    return _keep(row, target, row.page or row.address, digest)
 
 
 def _kept(row: Published) -> Path | None:
@@ -294,26 +298,43 @@ def _from_hub(row: Published) -> Path:
     raise FetchError(f"{row.name}: {repository} has neither model.safetensors nor pytorch_model.bin")
 
 
-def _keep(row: Published, path: Path, address: str, **more: Any) -> Path:
-    """Compares the hash with what is known of it, unpacks an archive, and notes where the file came from."""
+def _checked(row: Published, path: Path) -> str:
+    """The SHA-256 of a file.  FetchError where it is known to be another's."""
     digest = _sha256(path)
     digits = row.digits.rstrip("?")
     earlier = (_noted(row.name) or {}).get("sha256")
     if earlier not in (None, digest):
-        path.unlink()
         raise FetchError(f"{row.name}: the file has SHA-256 {digest}, and had {earlier} when it was first fetched")
     if digits and not digest.startswith(digits) and not row.digits.endswith("?"):
         said = f"{row.name}: the file has SHA-256 {digest}, and {digits}… is published"
         if len(digits) == 64 or row.layout in HARD:
-            path.unlink()
             raise FetchError(f"{said}; it was not kept")
         import warnings
 
-        warnings.warn(f"{said}; their tools do not always write the file's own", stacklevel=4)
+        warnings.warn(f"{said}; their tools do not always write the file's own", stacklevel=5)
+    return digest
+
+
+def _keep(row: Published, path: Path, address: str, digest: str | None = None, **more: Any) -> Path:
+    """Compares the hash with what is known of it, unpacks an archive, and notes where the file came from.
+
+    digest  of the file, where it was compared already
+
+    Raises FetchError for another file than is known, and for an archive that cannot be read: neither is kept.
+    """
+    try:
+        digest = digest or _checked(row, path)
+    except FetchError:
+        path.unlink()
+        raise
     kept = digest
-    if path.suffix == ".zip" and not _is_torch(path):
-        path = _unpacked(path)
-        kept = _sha256(path)
+    try:
+        if path.suffix == ".zip" and not _is_torch(path):
+            path = _unpacked(path)
+            kept = _sha256(path)
+    except zipfile.BadZipFile as error:
+        path.unlink()
+        raise FetchError(f"{row.name}: {path.name} is no archive that can be read ({error}); it was not kept") from None
     folder = folder_of(row.name)
     said = {
         "file": str(path.relative_to(folder)),
