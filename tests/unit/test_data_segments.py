@@ -15,6 +15,7 @@ from segmentarium.cli.main import main
 from segmentarium.data import SegmentDataset, SegmentError, build_dataset, check_data, segment_train_transform
 from segmentarium.data.image_io import ImageReadError
 from segmentarium.data.segments import VOID, Segmentation
+from segmentarium.evaluation.segments import flattened
 from tests.unit import segment_files as files
 from tests.unit.data_files import write_mask
 from tests.unit.segment_files import SCENE, SIZE, masks_of
@@ -66,6 +67,21 @@ def test_one_scene_in_every_form(form: str, tmp_path: Path) -> None:
     assert "36 pixels belong to more than one object" in report.problems[0].message
     assert [one.segments for one in report.classes] == [2, 1]
     assert report.sheet is not None
+
+
+def test_where_objects_overlap_the_first_one_counts_whatever_its_layer(tmp_path: Path) -> None:
+    # the third overlaps the second alone, and so lies in the first layer
+    scene = ((0, 2, 0, 8, 10), (1, 2, 6, 8, 20), (0, 2, 16, 8, 30))
+    _, found = opened("polygons", tmp_path / "three", scene=scene).load(0)
+    assert found.ids[:, 4, 18].tolist() == [3, 2]
+    assert found.label_map(2)[4, [2, 8, 18, 25]].tolist() == [0, 0, 1, 0]
+    flat, regions = flattened(found)
+    assert (flat[4, 18], len(regions)) == (2, 3)
+    ignored = {"label": "__ignore__", "points": [[20, 12], [28, 12], [28, 20], [20, 20]], "shape_type": "polygon"}
+    root = files.labelme(tmp_path / "void", scene=((0, 2, 0, 8, 10), (0, 2, 6, 8, 20)), more=[ignored])
+    _, found = build_dataset("labelme", root, "all").load(0)
+    assert len(found.ids) == 2
+    assert found.label_map(1)[[4, 15, 0], [8, 24, 0]].tolist() == [1, 255, 0]
 
 
 @pytest.mark.parametrize("form", ["polygons", "labelme", "cvat", "yolo"])
