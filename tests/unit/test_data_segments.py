@@ -84,6 +84,22 @@ def test_where_objects_overlap_the_first_one_counts_whatever_its_layer(tmp_path:
     assert found.label_map(1)[[4, 15, 0], [8, 24, 0]].tolist() == [1, 255, 0]
 
 
+@pytest.mark.parametrize(
+    "shape", ['box label="cat" xtl="6" ytl="8" xbr="26" ybr="12"', 'ellipse label="cat" cx="16" cy="10" rx="10" ry="2"']
+)
+def test_shapes_that_were_turned_in_cvat(shape: str, tmp_path: Path) -> None:
+    def shown(name: str, degrees: str) -> np.ndarray:
+        return pixels(opened("cvat", tmp_path / name, scene=(), more=f'<{shape} rotation="{degrees}"/>').load(0)[1], 0)
+
+    lying = shown("lying", "0.00")
+    assert (lying[:, 8:24].any(1).nonzero()[0].tolist(), lying[10].sum()) == ([8, 9, 10, 11], 20)
+    upright = shown("upright", "90.00")
+    assert np.array_equal(upright[:20, 6:26], lying[:20, 6:26].T)
+    aslant = shown("aslant", "30.00")  # clockwise: the right end sinks
+    assert aslant[13, 22]
+    assert not aslant[6, 22]
+
+
 @pytest.mark.parametrize("form", ["polygons", "labelme", "cvat", "yolo"])
 def test_nothing_a_pixel_and_much_beyond_the_picture(form: str, tmp_path: Path) -> None:
     dataset = opened(form, tmp_path, scene=((1, 5, 6, 6, 7), (0, 20, 20, 40, 60)))

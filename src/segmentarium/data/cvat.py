@@ -8,6 +8,7 @@ are the export's subsets of these names, else come from `train.txt` …, else fr
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -117,11 +118,11 @@ def _drawn(shape: ElementTree.Element) -> tuple[Patch | None, list[list[float]]]
         return None, [[float(value) for point in said["points"].split(";") for value in point.split(",")]]
     if shape.tag == "box":
         x0, y0, x1, y1 = (float(said[name]) for name in ("xtl", "ytl", "xbr", "ybr"))
-        return None, [[x0, y0, x1, y0, x1, y1, x0, y1]]
+        return None, [_turned(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]), said)]
     if shape.tag == "ellipse":
         x, y, wide, high = (float(said[name]) for name in ("cx", "cy", "rx", "ry"))
         angles = np.linspace(0, 2 * math.pi, CORNERS, endpoint=False)
-        return None, [np.stack((x + wide * np.cos(angles), y + high * np.sin(angles)), 1).ravel().tolist()]
+        return None, [_turned(np.stack((x + wide * np.cos(angles), y + high * np.sin(angles)), 1), said)]
     if shape.tag == "mask":  # runs along the rows of its box, the first of pixels outside
         left, top, wide, high = (int(said[name]) for name in ("left", "top", "width", "height"))
         runs = np.array([int(value) for value in said["rle"].split(",")], np.int64)
@@ -129,3 +130,11 @@ def _drawn(shape: ElementTree.Element) -> tuple[Patch | None, list[list[float]]]
             raise ValueError(f"its runs have {runs.sum()} pixels, its box {wide} x {high}")
         return Patch(top, left, np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(high, wide)), []
     return None
+
+
+def _turned(corners: np.ndarray, said: Mapping[str, str]) -> list[float]:
+    """Corners (N, 2) turned about their middle by the shape's `rotation`, degrees clockwise as one sees it: x, y, x, y, …"""
+    if angle := math.radians(float(said.get("rotation", 0))):
+        cos, sin, middle = math.cos(angle), math.sin(angle), corners.mean(0)
+        corners = (corners - middle) @ np.array([[cos, sin], [-sin, cos]]) + middle
+    return corners.ravel().tolist()
