@@ -100,6 +100,17 @@ def test_shapes_that_were_turned_in_cvat(shape: str, tmp_path: Path) -> None:
     assert not aslant[6, 22]
 
 
+def test_names_of_pictures_that_begin_with_their_folder(tmp_path: Path) -> None:
+    """As Label Studio writes them."""
+    image = {"id": 5, "file_name": "images/a.png", "height": SIZE[0], "width": SIZE[1]}
+    root = files.coco(tmp_path, content={"images": [image]})
+    (root / "annotations.json").rename(root / "result.json")
+    for name in ("coco_instances", "folder"):
+        dataset = build_dataset(name, root, "all")
+        assert dataset.items[0].image == root / "images" / "a.png"
+        assert dataset.load(0)[0].size == SIZE[::-1]
+
+
 @pytest.mark.parametrize("form", ["polygons", "labelme", "cvat", "yolo"])
 def test_nothing_a_pixel_and_much_beyond_the_picture(form: str, tmp_path: Path) -> None:
     dataset = opened(form, tmp_path, scene=((1, 5, 6, 6, 7), (0, 20, 20, 40, 60)))

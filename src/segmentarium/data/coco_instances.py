@@ -67,7 +67,8 @@ class CocoInstances(SegmentDataset):
             refuse(
                 path, f"has objects of {len(strange)} pictures that are not among its images: {', '.join(strange[:5])}"
             )
-        folder = root / pictures if pictures else _pictures(root, split, path)
+        first = str(content["images"][0].get("file_name", "")) if content["images"] else ""
+        folder = root / pictures if pictures else _pictures(root, split, path, first)
         items = [
             SegmentItem(self.place(root, folder, one), path, (one, objects.get(number, [])))
             for number, one in images.items()
@@ -157,10 +158,13 @@ def _annotations(root: Path, split: str) -> Path:
     return found
 
 
-def _pictures(root: Path, split: str, path: Path) -> Path:
+def _pictures(root: Path, split: str, path: Path, first: str) -> Path:
+    """The folder that the JSON's names of pictures begin in, `first` being one of them."""
     if path.parent != root and path.name == "_annotations.coco.json":
         return path.parent
     if path.parent == root and path.name in UNDIVIDED and not any((root / one).is_dir() for one in ("images", "data")):
         return root
     names = (f"{split}2017", f"images/{split}2017", f"images/{split}", split, "images/default", "images", "data")
-    return next((root / name for name in names if (root / name).is_dir()), root)
+    places = [root / name for name in names if (root / name).is_dir()] + [root]
+    # Label Studio writes "images/…" into the names themselves
+    return next((place for place in places if first and (place / first).is_file()), places[0])
