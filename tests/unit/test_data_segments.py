@@ -111,6 +111,24 @@ def test_names_of_pictures_that_begin_with_their_folder(tmp_path: Path) -> None:
         assert dataset.load(0)[0].size == SIZE[::-1]
 
 
+def test_pictures_that_share_a_name_are_all_there(tmp_path: Path) -> None:
+    images = [
+        {"id": i, "file_name": name, "height": SIZE[0], "width": SIZE[1]} for i, name in ((5, "a.png"), (6, "a.jpg"))
+    ]
+    root = files.coco(tmp_path / "coco", content={"images": images})
+    dataset = build_dataset("coco_instances", root, "all")
+    assert [item.image.name for item in dataset.items] == ["a.png", "a.jpg"]
+    root = files.cvat(tmp_path / "cvat")
+    xml = (root / "annotations.xml").read_text()
+    first, last = xml.index("<image "), xml.index("</annotations>")
+    image = xml[first:last]
+    (root / "annotations.xml").write_text(xml[:last] + image.replace("a.png", "a.jpg") + xml[last:])
+    assert [item.image.name for item in build_dataset("cvat", root, "all").items] == ["a.png", "a.jpg"]
+    parts = "".join(image.replace("<image ", f'<image subset="{part}" ') for part in ("Train", "Validation"))
+    (root / "annotations.xml").write_text(xml[:first] + parts + xml[last:])
+    assert [len(build_dataset("cvat", root, split)) for split in ("train", "val", "all")] == [1, 1, 2]
+
+
 @pytest.mark.parametrize("form", ["polygons", "labelme", "cvat", "yolo"])
 def test_nothing_a_pixel_and_much_beyond_the_picture(form: str, tmp_path: Path) -> None:
     dataset = opened(form, tmp_path, scene=((1, 5, 6, 6, 7), (0, 20, 20, 40, 60)))

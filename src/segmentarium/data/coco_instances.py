@@ -75,9 +75,11 @@ class CocoInstances(SegmentDataset):
         ]
         notes: list[str] = []
         if not annotations and path.relative_to(root).as_posix() in UNDIVIDED:
-            names = {one.image.relative_to(folder).with_suffix("").as_posix(): one for one in items}
-            found, notes = chosen(root, list(names), split, f"folder {root.resolve().name}")
-            items = [names[name] for name in found]
+            named: dict[str, list[SegmentItem]] = defaultdict(list)  # a.jpg and a.png have one name
+            for one in items:
+                named[one.image.relative_to(folder).with_suffix("").as_posix()].append(one)
+            found, notes = chosen(root, list(named), split, f"folder {root.resolve().name}")
+            items = [one for name in found for one in named[name]]
         if not items:
             refuse(path, f"has no pictures for split {split!r}")
         if not items[0].image.is_file():
