@@ -13,6 +13,7 @@ import torch
 
 from segmentarium.cli.main import main
 from segmentarium.data import SegmentDataset, SegmentError, build_dataset, check_data, segment_train_transform
+from segmentarium.data.examination import examine
 from segmentarium.data.image_io import ImageReadError
 from segmentarium.data.segments import VOID, Segmentation
 from segmentarium.evaluation.segments import flattened
@@ -350,6 +351,18 @@ def test_plain_folders(tmp_path: Path) -> None:
     (root / "instances" / "a.png").unlink()
     with pytest.raises(FileNotFoundError, match="no file for 1 of 1 pictures: a; write one of zeros"):
         build_dataset("instances", root, "val")
+
+
+def test_the_sheet_shows_a_single_class_in_its_colour(tmp_path: Path) -> None:
+    values = np.zeros(SIZE, np.int64)
+    values[4:12, 8:20] = 1
+    dataset = build_dataset("instances", files.instances(tmp_path, [values], parts=False), "all")
+    picture = examine(dataset, 0, True).picture
+    assert picture is not None
+    assert picture.overlay is not None
+    shown, image = np.asarray(picture.overlay), np.asarray(picture.image)
+    assert shown[6, 10].tolist() == (0.4 * image[6, 10] + 0.6 * np.array(dataset.info.palette[0])).round().tolist()
+    assert shown[1, 4].tolist() == image[1, 4].tolist()
 
 
 def test_cityscapes(tmp_path: Path) -> None:
