@@ -13,8 +13,10 @@ import torch
 
 from segmentarium.cli.main import main
 from segmentarium.data import SegmentDataset, SegmentError, build_dataset, check_data, segment_train_transform
+from segmentarium.data.examination import examine
 from segmentarium.data.image_io import ImageReadError
 from segmentarium.data.segments import VOID, Segmentation
+from segmentarium.evaluation.segments import flattened
 from tests.unit import segment_files as files
 from tests.unit.data_files import write_mask
 from tests.unit.segment_files import SCENE, SIZE, masks_of
@@ -66,6 +68,66 @@ def test_one_scene_in_every_form(form: str, tmp_path: Path) -> None:
     assert "36 pixels belong to more than one object" in report.problems[0].message
     assert [one.segments for one in report.classes] == [2, 1]
     assert report.sheet is not None
+
+
+def test_where_objects_overlap_the_first_one_counts_whatever_its_layer(tmp_path: Path) -> None:
+    # the third overlaps the second alone, and so lies in the first layer
+    scene = ((0, 2, 0, 8, 10), (1, 2, 6, 8, 20), (0, 2, 16, 8, 30))
+    _, found = opened("polygons", tmp_path / "three", scene=scene).load(0)
+    assert found.ids[:, 4, 18].tolist() == [3, 2]
+    assert found.label_map(2)[4, [2, 8, 18, 25]].tolist() == [0, 0, 1, 0]
+    flat, regions = flattened(found)
+    assert (flat[4, 18], len(regions)) == (2, 3)
+    ignored = {"label": "__ignore__", "points": [[20, 12], [28, 12], [28, 20], [20, 20]], "shape_type": "polygon"}
+    root = files.labelme(tmp_path / "void", scene=((0, 2, 0, 8, 10), (0, 2, 6, 8, 20)), more=[ignored])
+    _, found = build_dataset("labelme", root, "all").load(0)
+    assert len(found.ids) == 2
+    assert found.label_map(1)[[4, 15, 0], [8, 24, 0]].tolist() == [1, 255, 0]
+
+
+@pytest.mark.parametrize(
+    "shape", ['box label="cat" xtl="6" ytl="8" xbr="26" ybr="12"', 'ellipse label="cat" cx="16" cy="10" rx="10" ry="2"']
+)
+def test_shapes_that_were_turned_in_cvat(shape: str, tmp_path: Path) -> None:
+    def shown(name: str, degrees: str) -> np.ndarray:
+        return pixels(opened("cvat", tmp_path / name, scene=(), more=f'<{shape} rotation="{degrees}"/>').load(0)[1], 0)
+
+    lying = shown("lying", "0.00")
+    assert (lying[:, 8:24].any(1).nonzero()[0].tolist(), lying[10].sum()) == ([8, 9, 10, 11], 20)
+    upright = shown("upright", "90.00")
+    assert np.array_equal(upright[:20, 6:26], lying[:20, 6:26].T)
+    aslant = shown("aslant", "30.00")  # clockwise: the right end sinks
+    assert aslant[13, 22]
+    assert not aslant[6, 22]
+
+
+def test_names_of_pictures_that_begin_with_their_folder(tmp_path: Path) -> None:
+    """As Label Studio writes them."""
+    image = {"id": 5, "file_name": "images/a.png", "height": SIZE[0], "width": SIZE[1]}
+    root = files.coco(tmp_path, content={"images": [image]})
+    (root / "annotations.json").rename(root / "result.json")
+    for name in ("coco_instances", "folder"):
+        dataset = build_dataset(name, root, "all")
+        assert dataset.items[0].image == root / "images" / "a.png"
+        assert dataset.load(0)[0].size == SIZE[::-1]
+
+
+def test_pictures_that_share_a_name_are_all_there(tmp_path: Path) -> None:
+    images = [
+        {"id": i, "file_name": name, "height": SIZE[0], "width": SIZE[1]} for i, name in ((5, "a.png"), (6, "a.jpg"))
+    ]
+    root = files.coco(tmp_path / "coco", content={"images": images})
+    dataset = build_dataset("coco_instances", root, "all")
+    assert [item.image.name for item in dataset.items] == ["a.png", "a.jpg"]
+    root = files.cvat(tmp_path / "cvat")
+    xml = (root / "annotations.xml").read_text()
+    first, last = xml.index("<image "), xml.index("</annotations>")
+    image = xml[first:last]
+    (root / "annotations.xml").write_text(xml[:last] + image.replace("a.png", "a.jpg") + xml[last:])
+    assert [item.image.name for item in build_dataset("cvat", root, "all").items] == ["a.png", "a.jpg"]
+    parts = "".join(image.replace("<image ", f'<image subset="{part}" ') for part in ("Train", "Validation"))
+    (root / "annotations.xml").write_text(xml[:first] + parts + xml[last:])
+    assert [len(build_dataset("cvat", root, split)) for split in ("train", "val", "all")] == [1, 1, 2]
 
 
 @pytest.mark.parametrize("form", ["polygons", "labelme", "cvat", "yolo"])
@@ -289,6 +351,18 @@ def test_plain_folders(tmp_path: Path) -> None:
     (root / "instances" / "a.png").unlink()
     with pytest.raises(FileNotFoundError, match="no file for 1 of 1 pictures: a; write one of zeros"):
         build_dataset("instances", root, "val")
+
+
+def test_the_sheet_shows_a_single_class_in_its_colour(tmp_path: Path) -> None:
+    values = np.zeros(SIZE, np.int64)
+    values[4:12, 8:20] = 1
+    dataset = build_dataset("instances", files.instances(tmp_path, [values], parts=False), "all")
+    picture = examine(dataset, 0, True).picture
+    assert picture is not None
+    assert picture.overlay is not None
+    shown, image = np.asarray(picture.overlay), np.asarray(picture.image)
+    assert shown[6, 10].tolist() == (0.4 * image[6, 10] + 0.6 * np.array(dataset.info.palette[0])).round().tolist()
+    assert shown[1, 4].tolist() == image[1, 4].tolist()
 
 
 def test_cityscapes(tmp_path: Path) -> None:

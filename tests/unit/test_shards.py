@@ -13,8 +13,16 @@ import pytest
 from PIL import Image
 
 from segmentarium.cli.main import main
-from segmentarium.data import ImageReadError, InfiniteSampler, TrainingStream, build_dataset, check_data
+from segmentarium.data import (
+    ImageReadError,
+    InfiniteSampler,
+    TrainingStream,
+    build_dataset,
+    check_data,
+    parquet_shards,
+)
 from segmentarium.data.catalogue import list_datasets
+from segmentarium.data.parquet_shards import row_group
 from segmentarium.data.seen import seen, share_seen
 from segmentarium.data.shards import shards_of
 from segmentarium.data.splits import hash_split
@@ -188,6 +196,20 @@ def test_a_class_a_picture(tmp_path: Path) -> None:
         build_dataset("webdataset_classes", tmp_path / "train-0.tar", "train", classes=2)
     with pytest.raises(ShardError, match=r"2\.cls is no number"):
         build_dataset("webdataset_classes", write_tar(tmp_path / "x.tar", members | {"2.cls": b"cat"}), "all")
+
+
+def test_classes_in_tables_are_read_without_their_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, ...]] = []
+
+    def counted(shard: Path, number: int, columns: tuple[str, ...]) -> Any:
+        read.append(columns)
+        return row_group(shard, number, columns)
+
+    monkeypatch.setattr(parquet_shards, "row_group", counted)
+    rows = [{"image": sample(number)["jpg"], "label": number % 3} for number in range(6)]
+    tables: Any = build_dataset("parquet_classes", write_table(tmp_path / "train-0.parquet", rows, 4), "train")
+    assert set(read) == {("label",)}
+    assert tables.load(5)[1] == 2
 
 
 def test_the_commands_take_patterns(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

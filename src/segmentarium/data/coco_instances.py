@@ -67,16 +67,19 @@ class CocoInstances(SegmentDataset):
             refuse(
                 path, f"has objects of {len(strange)} pictures that are not among its images: {', '.join(strange[:5])}"
             )
-        folder = root / pictures if pictures else _pictures(root, split, path)
+        first = str(content["images"][0].get("file_name", "")) if content["images"] else ""
+        folder = root / pictures if pictures else _pictures(root, split, path, first)
         items = [
             SegmentItem(self.place(root, folder, one), path, (one, objects.get(number, [])))
             for number, one in images.items()
         ]
         notes: list[str] = []
         if not annotations and path.relative_to(root).as_posix() in UNDIVIDED:
-            names = {one.image.relative_to(folder).with_suffix("").as_posix(): one for one in items}
-            found, notes = chosen(root, list(names), split, f"folder {root.resolve().name}")
-            items = [names[name] for name in found]
+            named: dict[str, list[SegmentItem]] = defaultdict(list)  # a.jpg and a.png have one name
+            for one in items:
+                named[one.image.relative_to(folder).with_suffix("").as_posix()].append(one)
+            found, notes = chosen(root, list(named), split, f"folder {root.resolve().name}")
+            items = [one for name in found for one in named[name]]
         if not items:
             refuse(path, f"has no pictures for split {split!r}")
         if not items[0].image.is_file():
@@ -157,10 +160,13 @@ def _annotations(root: Path, split: str) -> Path:
     return found
 
 
-def _pictures(root: Path, split: str, path: Path) -> Path:
+def _pictures(root: Path, split: str, path: Path, first: str) -> Path:
+    """The folder that the JSON's names of pictures begin in, `first` being one of them."""
     if path.parent != root and path.name == "_annotations.coco.json":
         return path.parent
     if path.parent == root and path.name in UNDIVIDED and not any((root / one).is_dir() for one in ("images", "data")):
         return root
     names = (f"{split}2017", f"images/{split}2017", f"images/{split}", split, "images/default", "images", "data")
-    return next((root / name for name in names if (root / name).is_dir()), root)
+    places = [root / name for name in names if (root / name).is_dir()] + [root]
+    # Label Studio writes "images/…" into the names themselves
+    return next((place for place in places if first and (place / first).is_file()), places[0])

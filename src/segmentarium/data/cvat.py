@@ -8,6 +8,9 @@ are the export's subsets of these names, else come from `train.txt` …, else fr
 from __future__ import annotations
 
 import math
+import os
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -44,15 +47,18 @@ class Cvat(SegmentDataset):
             tree = ElementTree.parse(path).getroot()
         except ElementTree.ParseError as error:
             refuse(path, f"is no XML: {error}")
-        images = {str(one.get("name")): one for one in tree.iter("image")}
+        images = list(tree.iter("image"))
         if not images:
             refuse(path, 'has no <image>: is it "CVAT for video"? Export "CVAT for images 1.1"')
         folder = root / "images" if (root / "images").is_dir() else root
-        subsets = {name: SUBSETS.get(str(one.get("subset", "")).lower(), "") for name, one in images.items()}
-        divided = all(subset in PARTS for subset in subsets.values())
-        names = {f"{subsets[name]}/{name}" if divided else name.rpartition(".")[0]: name for name in images}
-        found, notes = chosen(root, list(names), split, f"folder {root.resolve().name}")
-        items = [SegmentItem(_picture(folder, images[names[key]]), path, images[names[key]], key) for key in found]
+        subsets = [SUBSETS.get(str(one.get("subset", "")).lower(), "") for one in images]
+        divided = all(subset in PARTS for subset in subsets)
+        named: dict[str, list[ElementTree.Element]] = defaultdict(list)  # a.jpg and a.png have one name
+        for one, subset in zip(images, subsets, strict=True):
+            name = str(one.get("name"))
+            named[f"{subset}/{name}" if divided else os.path.splitext(name)[0]].append(one)
+        found, notes = chosen(root, list(named), split, f"folder {root.resolve().name}")
+        items = [SegmentItem(_picture(folder, one), path, one, name) for name in found for one in named[name]]
         if not items:
             raise FileNotFoundError(f"{path} has no pictures for split {split!r}")
         if not items[0].image.is_file():
@@ -62,9 +68,7 @@ class Cvat(SegmentDataset):
         colours = [_colour(one.findtext("color")) for one in labels if one.findtext("type") not in ("tag", "points")]
         palette = [one for one in colours if one is not None]
         if not classes:
-            classes = sorted(
-                {str(shape.get("label")) for one in images.values() for shape in one if shape.tag in SHAPES}
-            )
+            classes = sorted({str(shape.get("label")) for one in images for shape in one if shape.tag in SHAPES})
             if not classes:
                 refuse(path, "names no labels and has no shapes")
         self.index_of = {name: i for i, name in enumerate(classes)}
@@ -117,11 +121,11 @@ def _drawn(shape: ElementTree.Element) -> tuple[Patch | None, list[list[float]]]
         return None, [[float(value) for point in said["points"].split(";") for value in point.split(",")]]
     if shape.tag == "box":
         x0, y0, x1, y1 = (float(said[name]) for name in ("xtl", "ytl", "xbr", "ybr"))
-        return None, [[x0, y0, x1, y0, x1, y1, x0, y1]]
+        return None, [_turned(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]), said)]
     if shape.tag == "ellipse":
         x, y, wide, high = (float(said[name]) for name in ("cx", "cy", "rx", "ry"))
         angles = np.linspace(0, 2 * math.pi, CORNERS, endpoint=False)
-        return None, [np.stack((x + wide * np.cos(angles), y + high * np.sin(angles)), 1).ravel().tolist()]
+        return None, [_turned(np.stack((x + wide * np.cos(angles), y + high * np.sin(angles)), 1), said)]
     if shape.tag == "mask":  # runs along the rows of its box, the first of pixels outside
         left, top, wide, high = (int(said[name]) for name in ("left", "top", "width", "height"))
         runs = np.array([int(value) for value in said["rle"].split(",")], np.int64)
@@ -129,3 +133,11 @@ def _drawn(shape: ElementTree.Element) -> tuple[Patch | None, list[list[float]]]
             raise ValueError(f"its runs have {runs.sum()} pixels, its box {wide} x {high}")
         return Patch(top, left, np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(high, wide)), []
     return None
+
+
+def _turned(corners: np.ndarray, said: Mapping[str, str]) -> list[float]:
+    """Corners (N, 2) turned about their middle by the shape's `rotation`, degrees clockwise as one sees it: x, y, x, y, …"""
+    if angle := math.radians(float(said.get("rotation", 0))):
+        cos, sin, middle = math.cos(angle), math.sin(angle), corners.mean(0)
+        corners = (corners - middle) @ np.array([[cos, sin], [-sin, cos]]) + middle
+    return corners.ravel().tolist()

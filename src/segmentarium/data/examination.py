@@ -213,4 +213,5 @@ def _examine_segments(
     finding.crowds = int(table["crowd"].sum())
     if not finding.segments.sum():
         tell("warning", "no segment", "the picture has no segment" + (" but crowds" if finding.crowds else ""))
-    return label_map(ids, table["label"], classes) if classes < IGNORE_INDEX else None
+    # a single class, too, is class 0 here, by which the sheet has its colour, and nothing beside it
+    return label_map(ids, table["label"], max(classes, 2)) if classes < IGNORE_INDEX else None

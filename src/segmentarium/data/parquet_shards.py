@@ -98,7 +98,8 @@ class Tables(Listing):
         shard, column = self.shards[number], self.columns[label]
         if not (label and self.classes):
             return Cell(shard, f"{self.keys[index]}.{column}.png", group, row, column, self.columns)
-        value = row_group(shard, group, self.columns).column(column)[row].as_py()
+        # without the pictures: of all samples classes are read at the start
+        value = row_group(shard, group, (column,)).column(column)[row].as_py()
         if not isinstance(value, int):
             raise ShardError(f"{shard}: row {row} of group {group} has the class {value!r}; expected a number")
         return value

@@ -198,9 +198,15 @@ def label_map(ids: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarr
     values = np.full(len(labels) + 2, IGNORE_INDEX, np.uint8)  # void, nobody's, the segments
     values[1] = 0 if num_classes == 1 else IGNORE_INDEX
     values[2:] = 1 if num_classes == 1 else labels
-    found = values[ids[-1] + 1]
-    for layer in ids[-2::-1]:
-        found = np.where(layer > 0, values[layer + 1], found)
+    return values[first_of(ids) + 1]
+
+
+def first_of(ids: np.ndarray) -> np.ndarray:
+    """One layer (H, W) of ids (L, H, W): where objects overlap the first one's number, where none is void or nobody's."""
+    found = ids[0]
+    for layer in ids[1:]:  # a later layer may hold an earlier object: each lies in the first one that was free
+        better = np.where(found > 0, (layer > 0) & (layer < found), layer != NOBODY)
+        found = np.where(better, layer, found)
     return found
 
 

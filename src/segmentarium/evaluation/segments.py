@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segmentarium.contracts import InstanceModel, MaskModel
 from segmentarium.data.lvis import LVIS
-from segmentarium.data.segments import Region, Segmentation, SegmentDataset
+from segmentarium.data.segments import Region, Segmentation, SegmentDataset, first_of
 from segmentarium.evaluation.base import BaseReport, number, numbers, percent
 from segmentarium.evaluation.classes import ClassMatch, match_classes
 from segmentarium.evaluation.samples import batches, prepare, read_ahead
@@ -243,9 +243,7 @@ def only(found: Segmentation, classes: Collection[int]) -> Segmentation:
 
 def flattened(found: Segmentation) -> tuple[np.ndarray, list[Region]]:
     """One layer (H, W) of numbers, where objects overlap the first one's, and the regions that are left."""
-    ids = found.ids[-1]
-    for layer in found.ids[-2::-1]:
-        ids = np.where(layer != 0, layer, ids)
+    ids = first_of(found.ids)
     if len(found.ids) == 1:
         return ids, list(found.regions)
     present = np.unique(ids[ids > 0])
