@@ -20,12 +20,13 @@ from segmentarium.cli.main import main
 from segmentarium.inference import Predictor
 from segmentarium.rle import decode
 from segmentarium.scale import BatchReport, local
-from segmentarium.scale.job import batch
+from segmentarium.scale.job import _identity, batch
 from segmentarium.scale.listing import find_pictures
 from segmentarium.scale.manifest import Manifest, Part
 from segmentarium.scale.stores import Store, store_of
 from segmentarium.scale.work import Settings, Worker
 from segmentarium.weights import load
+from segmentarium.weights.exported import ExportedSegmenter
 from tests.unit import batch_process
 from tests.unit.inference_material import picture
 
@@ -387,6 +388,18 @@ def test_a_folder_of_another_job_or_of_none(quick: Callable[..., BatchReport], p
         quick(photos, photos)
     with pytest.raises(TypeError, match="save it"):
         batch(photos, segmentarium.create_model("pphumanseg"), tmp_path / "new")  # pyright: ignore[reportArgumentType]
+
+
+def test_another_training_as_openvino_is_another_job(tmp_path: Path) -> None:
+    """Its .xml may be the same: the weights lie in the .bin beside it."""
+    network = ExportedSegmenter(num_classes=2)
+    network.file = tmp_path / "m.xml"
+    network.file.write_text("<net/>")
+    found = []
+    for weights in (b"of one training", b"of another one"):
+        network.file.with_suffix(".bin").write_bytes(weights)
+        found.append(_identity(Settings(str(network.file), str(tmp_path)), network)["weights"])
+    assert found[0] != found[1]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from segmentarium.cli.main import main
 from segmentarium.cli.train import given_options
 from segmentarium.comparison import Budget, candidates_of_models, pareto_front
 from segmentarium.comparison.budget import plan, seconds_per_step
-from segmentarium.comparison.candidates import candidates_of_recipes, recipe_files
+from segmentarium.comparison.candidates import candidates_of_recipes, digest, recipe_files
 from segmentarium.comparison.pictures import chosen
 from segmentarium.meta import on_meta
 from segmentarium.registry import create_model, entry, list_models
@@ -161,6 +161,15 @@ def test_what_is_unknown_is_said(item: str, base: Any, kind: type[Exception], me
 def test_two_candidates_have_two_names() -> None:
     with pytest.raises(ValueError, match="several candidates are called street; name them apart"):
         candidates_of_models(["street", "street"], None)
+
+
+def test_weights_of_openvino_lie_beside_its_file(tmp_path: Path) -> None:
+    mine, weights = tmp_path / "mine.xml", tmp_path / "mine.bin"
+    mine.write_text("<net/>")
+    weights.write_bytes(b"of one training")
+    before = digest(str(mine))
+    weights.write_bytes(b"of another one")
+    assert digest(str(mine)) != before
 
 
 def test_pictures_are_spread_over_the_split() -> None:
