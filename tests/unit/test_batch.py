@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import segmentarium
@@ -346,6 +348,24 @@ def test_another_process_does_the_part_of_one_that_ended(tmp_path: Path) -> None
     assert all((tmp_path / f"{number}.txt").read_text() == "done\n" for number in range(5))
     with pytest.raises(ChildProcessError, match="a worker ended while it began, with code 3"):
         list(local.run(settings, parts, 1, batch_process.hopeless))
+
+
+@pytest.mark.parametrize(
+    ("device", "taken"),
+    [(None, ["cuda:0", "cuda:1", "cuda:0"]), ("cuda", ["cuda:0", "cuda:1", "cuda:0"]), ("cpu", ["cpu"] * 3)],
+)
+def test_workers_take_the_gpus_in_turn(device: str | None, taken: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(local.signal, "signal", lambda *_: None)
+    monkeypatch.setattr("segmentarium.scale.work.worker_of", lambda text: told.append(json.loads(text)["device"]))
+    for number in range(3):
+        ours, theirs = multiprocessing.Pipe()
+        ours.close()
+        local.serve(theirs, json.dumps({"device": device}), number, 3)
+    assert told == taken
 
 
 def test_the_verb_with_two_processes(
