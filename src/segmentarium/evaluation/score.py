@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segmentarium.checks import check_choice
 from segmentarium.contracts import (
@@ -37,7 +37,7 @@ from segmentarium.evaluation.facts import facts_of, machine_of, trained_on_warni
 from segmentarium.evaluation.keypoints import PairReport, evaluate_pairs
 from segmentarium.evaluation.poses import PoseReport, evaluate_poses
 from segmentarium.evaluation.report import Report
-from segmentarium.evaluation.samples import LabelledImages, with_logits
+from segmentarium.evaluation.samples import LabelledImages, Sample, with_logits
 from segmentarium.evaluation.scans import ScanReport, ScanScoring
 from segmentarium.evaluation.segments import LabelMaps, SegmentReport, SegmentScoring
 from segmentarium.evaluation.tally import Tally
@@ -305,14 +305,19 @@ class MapScoring:
         self._given = mode or "whole", tile, overlap, flip, scales, boundary_ratio
 
     def run(self, indices: Sequence[int], batch_size: int, readers: int) -> Iterator[int]:
+        for batch, logits in self.answers(indices, batch_size, readers):
+            self.tally.add(batch, logits)
+            yield self.tally.images
+
+    def answers(self, indices: Sequence[int], batch_size: int, readers: int) -> Iterator[tuple[list[Sample], Tensor]]:
+        """These images and their logits (B, K, h, w), as they are scored: whole or in windows, at the size the network sees."""
         mode, tile, overlap, *_ = self._given
         once, together = partial(whole, self._forward), batch_size
         if mode == "slide":
             once = partial(sliding, self._forward, tile=tile, overlap=overlap, batch_size=batch_size, **self._blend)
             together = 1
         for batch, logits in with_logits(self.network, once, self.dataset, indices, together, readers):
-            self.tally.add(batch, logits.to(self.network.device))  # some engines compute elsewhere
-            yield self.tally.images
+            yield batch, logits.to(self.network.device)  # some engines compute elsewhere
 
     def options(self) -> dict[str, Any]:
         mode, tile, overlap, flip, scales, boundary_ratio = self._given
