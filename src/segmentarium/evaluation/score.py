@@ -118,6 +118,8 @@ def evaluate(
     else:
         model = adopt(model)
         source = model.title
+    if not isinstance(model, MaskModel):
+        asked_task(model, task)
     if output is not None:
         check_output(output, overwrite=overwrite)
     if isinstance(model, Detector3d):
@@ -128,7 +130,12 @@ def evaluate(
             "size": size,
             "crop_ratio": crop_ratio,
         }
-        given |= {"engine": engine != "torch", "num_classes": num_classes}
+        given |= {
+            "engine": engine != "torch",
+            "precision": precision != "fp32",
+            "num_classes": num_classes,
+            "beside": beside,
+        }
         _refuse(source, model.kind, dataset, "boxes3d", **given)
         report = _evaluate_scans(model, dataset, source, device, batch_size, limit, readers, progress)
         if output is not None:
@@ -180,8 +187,6 @@ def evaluate(
         options |= {"overlap": overlap, "boundary_ratio": boundary_ratio}
         scoring = SegmentScoring(model, data, task=chosen_task(task, dataset), **options, **common)
     elif isinstance(model, SegmentationModel | MaskModel):
-        if not isinstance(model, MaskModel):
-            asked_task(model, task)
         if isinstance(dataset, SegmentDataset):
             # as objects are trained on as classes of pixels
             drawn = model.classes == (BACKGROUND[0], *dataset.info.classes)
