@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import Tensor, nn
 
+from segmentarium.cli.tables import plain
 from segmentarium.contracts import Preprocessing
 from segmentarium.evaluation import Report, evaluate, match_classes
 from segmentarium.evaluation import score as score_module
@@ -480,3 +483,11 @@ def test_the_table_speaks_in_percent() -> None:
     assert report.rows()[0][:4] == ("road", "100.00", "100.00", "100.00")
     assert report.summary().startswith("mIoU 100.00   mAcc 100.00   aAcc 100.00   boundary IoU 100.00\n1 images in ")
     assert report.table().row_count == 4
+
+
+def test_brackets_in_a_name_are_no_style() -> None:
+    report = evaluate(Brightness(), Images(1, names=("crack [mm]", "closed [/b]", "sky", "car")))
+    assert [line.split("  ")[0] for line in plain(report.table())[1:3]] == ["crack [mm]", "closed [/b]"]
+    file = io.StringIO()
+    Console(file=file, width=200).print(report.table())
+    assert "crack [mm]" in file.getvalue()

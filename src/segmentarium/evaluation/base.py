@@ -118,6 +118,7 @@ class Measured(Brief):
 
     def table(self) -> Table:
         """The table as rich prints it."""
+        from rich.markup import escape
         from rich.table import Table
 
         first, *rest = self.columns()
@@ -125,7 +126,7 @@ class Measured(Brief):
         for column in rest:
             table.add_column(column, justify="right")
         for row in self.rows():
-            table.add_row(*row)
+            table.add_row(*map(escape, row))  # "[mm]" in a class's name is no style
         return table
 
     def summary(self) -> str:
