@@ -470,6 +470,15 @@ def test_the_report_stands_in_one_page_and_one_json(tmp_path: Path) -> None:
         assert min(plot.size) > 300
 
 
+def test_a_renewed_report_has_its_own_pictures_alone(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    evaluate(Brightness(), Images(4), worst=3, output=tmp_path)
+    (tmp_path / "worst" / "mine.png").write_bytes(b"of somebody else")
+    report = evaluate(Brightness(), Images(2), worst=2, output=tmp_path)
+    names = {path.name for path in (tmp_path / "worst").iterdir()}
+    assert names == {"mine.png", *(f"{i:02d}_{image.name}.png" for i, image in enumerate(report.worst, 1))}
+
+
 def test_a_missing_matplotlib_is_named_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     dataset = Images(1)
