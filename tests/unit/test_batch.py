@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import segmentarium
@@ -20,12 +22,13 @@ from segmentarium.cli.main import main
 from segmentarium.inference import Predictor
 from segmentarium.rle import decode
 from segmentarium.scale import BatchReport, local
-from segmentarium.scale.job import batch
+from segmentarium.scale.job import _identity, batch
 from segmentarium.scale.listing import find_pictures
 from segmentarium.scale.manifest import Manifest, Part
 from segmentarium.scale.stores import Store, store_of
 from segmentarium.scale.work import Settings, Worker
 from segmentarium.weights import load
+from segmentarium.weights.exported import ExportedSegmenter
 from tests.unit import batch_process
 from tests.unit.inference_material import picture
 
@@ -347,6 +350,24 @@ def test_another_process_does_the_part_of_one_that_ended(tmp_path: Path) -> None
         list(local.run(settings, parts, 1, batch_process.hopeless))
 
 
+@pytest.mark.parametrize(
+    ("device", "taken"),
+    [(None, ["cuda:0", "cuda:1", "cuda:0"]), ("cuda", ["cuda:0", "cuda:1", "cuda:0"]), ("cpu", ["cpu"] * 3)],
+)
+def test_workers_take_the_gpus_in_turn(device: str | None, taken: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(local.signal, "signal", lambda *_: None)
+    monkeypatch.setattr("segmentarium.scale.work.worker_of", lambda text: told.append(json.loads(text)["device"]))
+    for number in range(3):
+        ours, theirs = multiprocessing.Pipe()
+        ours.close()
+        local.serve(theirs, json.dumps({"device": device}), number, 3)
+    assert told == taken
+
+
 def test_the_verb_with_two_processes(
     weights: str, photos: Path, expected: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -387,6 +408,18 @@ def test_a_folder_of_another_job_or_of_none(quick: Callable[..., BatchReport], p
         quick(photos, photos)
     with pytest.raises(TypeError, match="save it"):
         batch(photos, segmentarium.create_model("pphumanseg"), tmp_path / "new")  # pyright: ignore[reportArgumentType]
+
+
+def test_another_training_as_openvino_is_another_job(tmp_path: Path) -> None:
+    """Its .xml may be the same: the weights lie in the .bin beside it."""
+    network = ExportedSegmenter(num_classes=2)
+    network.file = tmp_path / "m.xml"
+    network.file.write_text("<net/>")
+    found = []
+    for weights in (b"of one training", b"of another one"):
+        network.file.with_suffix(".bin").write_bytes(weights)
+        found.append(_identity(Settings(str(network.file), str(tmp_path)), network)["weights"])
+    assert found[0] != found[1]
 
 
 @pytest.mark.parametrize(

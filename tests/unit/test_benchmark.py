@@ -8,6 +8,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,9 +25,10 @@ from segmentarium.benchmarking import Case, Latency, Measurement, alternate, mac
 from segmentarium.benchmarking.case import photo_bytes
 from segmentarium.benchmarking.forms import build_form
 from segmentarium.benchmarking.machine import describe
-from segmentarium.benchmarking.report import COLUMNS, as_row, remarks, write_csv, write_plot, write_report
+from segmentarium.benchmarking.report import COLUMNS, as_row, remarks, table, write_csv, write_plot, write_report
 from segmentarium.benchmarking.size import multiply_adds, parameters_millions
 from segmentarium.cli.main import main
+from segmentarium.cli.tables import plain
 from segmentarium.data.image_io import read_image
 from segmentarium.weights.layouts import get_layout
 from segmentarium.weights.table import load_state
@@ -219,6 +221,11 @@ def test_csv_json_and_plot(tmp_path: Path) -> None:
         "pphumanseg: 0.13 M parameters, 0.02 G multiply-adds at 64×96, 2 threads",
         "pphumanseg eager: no such engine",
     ]
+
+
+def test_brackets_in_a_path_are_no_style() -> None:
+    case = replace(CASE, model="runs [mm]/last.onnx")
+    assert plain(table([Measurement(case, problem="no such engine")]))[1].startswith("runs [mm]/last.onnx")
 
 
 def test_machine_facts_say_what_was_measured_on() -> None:

@@ -107,6 +107,8 @@ def test_the_other_task_s_data_and_options_are_refused(root: Path, tmp_path: Pat
         evaluate(segmenter, pictures)
     with pytest.raises(ValueError, match="is a classifier, for which there is no mode and no flip; leave it out"):
         evaluate(colour_model(), pictures, mode="slide", flip=True)
+    with pytest.raises(ValueError, match="is a classifier, which tells no segments apart"):
+        evaluate(colour_model(), pictures, task="panoptic")
     with pytest.raises(ValueError, match="is a segmenter, for which there is no size"):
         evaluate(segmenter, maps, size=32)
     with pytest.raises(TypeError, match=r"is a classifier.*segmentarium classify"):

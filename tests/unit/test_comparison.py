@@ -7,11 +7,13 @@ import csv
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from segmentarium import benchmarking
 from segmentarium.benchmarking.case import Case, Measurement, measure
@@ -20,8 +22,10 @@ from segmentarium.cli.main import main
 from segmentarium.cli.train import given_options
 from segmentarium.comparison import Budget, candidates_of_models, pareto_front
 from segmentarium.comparison.budget import plan, seconds_per_step
-from segmentarium.comparison.candidates import candidates_of_recipes, recipe_files
-from segmentarium.comparison.pictures import chosen
+from segmentarium.comparison.candidates import candidates_of_recipes, digest, recipe_files
+from segmentarium.comparison.pictures import chosen, predict_pictures
+from segmentarium.data import build_dataset
+from segmentarium.inference.network import Network
 from segmentarium.meta import on_meta
 from segmentarium.registry import create_model, entry, list_models
 from segmentarium.training import TrainingOptions, load_recipe, load_recipes
@@ -163,10 +167,38 @@ def test_two_candidates_have_two_names() -> None:
         candidates_of_models(["street", "street"], None)
 
 
+def test_weights_of_openvino_lie_beside_its_file(tmp_path: Path) -> None:
+    mine, weights = tmp_path / "mine.xml", tmp_path / "mine.bin"
+    mine.write_text("<net/>")
+    weights.write_bytes(b"of one training")
+    before = digest(str(mine))
+    weights.write_bytes(b"of another one")
+    assert digest(str(mine)) != before
+
+
 def test_pictures_are_spread_over_the_split() -> None:
     assert chosen(100, 4) == [12, 37, 62, 87]
     assert chosen(2, 4) == [0, 1]
     assert chosen(5, 0) == []
+
+
+def test_pictures_are_predicted_as_they_are_scored(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published weights may ask for windows, which `evaluate` then takes."""
+    model = create_model("pphumanseg", num_classes=2).eval()
+    model.preprocessing = replace(model.preprocessing, tile=32, stride=32)
+    seen, forward = [], Network.__call__
+
+    def noted(network: Network, pixels: torch.Tensor) -> Any:
+        seen.append(tuple(pixels.shape[-2:]))
+        return forward(network, pixels)
+
+    monkeypatch.setattr(Network, "__call__", noted)
+    predict_pictures(model, build_dataset("folder", folder, "val"), [0], tmp_path, "cpu")
+    assert seen == [(32, 32)] * 4
+    with Image.open(tmp_path / "pictures" / "0.png") as image:
+        assert image.size == (64, 64)
 
 
 # the whole --------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import Tensor, nn
 
+from segmentarium.cli.tables import plain
 from segmentarium.contracts import Preprocessing
 from segmentarium.evaluation import Report, evaluate, match_classes
 from segmentarium.evaluation import score as score_module
@@ -467,6 +470,15 @@ def test_the_report_stands_in_one_page_and_one_json(tmp_path: Path) -> None:
         assert min(plot.size) > 300
 
 
+def test_a_renewed_report_has_its_own_pictures_alone(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    evaluate(Brightness(), Images(4), worst=3, output=tmp_path)
+    (tmp_path / "worst" / "mine.png").write_bytes(b"of somebody else")
+    report = evaluate(Brightness(), Images(2), worst=2, output=tmp_path)
+    names = {path.name for path in (tmp_path / "worst").iterdir()}
+    assert names == {"mine.png", *(f"{i:02d}_{image.name}.png" for i, image in enumerate(report.worst, 1))}
+
+
 def test_a_missing_matplotlib_is_named_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     dataset = Images(1)
@@ -480,3 +492,11 @@ def test_the_table_speaks_in_percent() -> None:
     assert report.rows()[0][:4] == ("road", "100.00", "100.00", "100.00")
     assert report.summary().startswith("mIoU 100.00   mAcc 100.00   aAcc 100.00   boundary IoU 100.00\n1 images in ")
     assert report.table().row_count == 4
+
+
+def test_brackets_in_a_name_are_no_style() -> None:
+    report = evaluate(Brightness(), Images(1, names=("crack [mm]", "closed [/b]", "sky", "car")))
+    assert [line.split("  ")[0] for line in plain(report.table())[1:3]] == ["crack [mm]", "closed [/b]"]
+    file = io.StringIO()
+    Console(file=file, width=200).print(report.table())
+    assert "crack [mm]" in file.getvalue()

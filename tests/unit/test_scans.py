@@ -309,6 +309,8 @@ def test_one_loop_trains_and_one_evaluation_scores(folder: Path, trained: Path) 
     assert "scans" in report.summary()
     with pytest.raises(ValueError, match="no flip"):
         evaluate(model, dataset, flip=True)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no precision and no beside"):
+        evaluate(model, dataset, precision="bf16", beside=("sift",))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="boxes in point clouds"):
         evaluate(create_model("pphumanseg"), dataset)  # type: ignore[arg-type]
 

@@ -35,6 +35,7 @@ def as_row(measurement: Measurement) -> dict[str, Any]:
 def table(measurements: Sequence[Measurement]) -> Table:
     """For the terminal: one line a case, the speed-up against the model's own eager form beside the latency."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     made = Table("model", "engine", box=box.SIMPLE, pad_edge=False)
@@ -42,12 +43,13 @@ def table(measurements: Sequence[Measurement]) -> Table:
         made.add_column(head, justify="right", no_wrap=True)
     eager = {m.case.model: m.latency.p50 for m in measurements if m.case.form == "eager" and m.latency}
     for m in measurements:
+        name = escape(m.case.model)  # brackets in a path are no style
         if m.latency is None:
-            made.add_row(m.case.model, m.case.form, "skipped" if m.skipped else "[red]failed[/red]")
+            made.add_row(name, m.case.form, "skipped" if m.skipped else "[red]failed[/red]")
             continue
         gain = eager[m.case.model] / m.latency.p50 if m.case.model in eager else None
         made.add_row(
-            m.case.model,
+            name,
             m.case.form,
             _number(m.start, ".1f"),
             f"{m.latency.p50:.1f} / {m.latency.p90:.1f} / {m.latency.p99:.1f}",

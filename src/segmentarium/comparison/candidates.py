@@ -59,11 +59,15 @@ def standard_options(changes: dict[str, Any]) -> TrainingOptions:
 
 
 def digest(source: str) -> str:
-    """A hash of the weights' file."""
+    """A hash of the weights' file, or files: two trainings may give one .xml, which differ in its .bin alone."""
     from segmentarium.weights import locate
+    from segmentarium.weights.exported import files_of
 
-    with locate(source).open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+    found = hashlib.blake2b()
+    for path in files_of(locate(source)):
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: found)
+    return found.hexdigest()[:32]
 
 
 def candidates_of_models(items: Sequence[str], base: TrainingOptions | None) -> list[Candidate]:

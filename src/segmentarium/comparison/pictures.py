@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +27,17 @@ def chosen(length: int, number: int) -> list[int]:
 def predict_pictures(
     model: Any, dataset: Any, indices: Sequence[int], folder: Path, device: Any = None, task: str = "semantic"
 ) -> None:
-    """Writes the classes that the model gives to these images: at the labels' size, or one a picture with its probability; where
-    `task` tells segments apart, the picture with its segments, and their quality."""
+    """Writes the classes that the model gives to these images, as `evaluate` scores them: at the labels' size, or one a picture
+    with its probability; where `task` tells segments apart, the picture with its segments, and their quality."""
     import torch
 
     from segmentarium.contracts import Classifier
-    from segmentarium.evaluation.classes import match_classes
     from segmentarium.evaluation.classification import PictureScoring
-    from segmentarium.evaluation.samples import with_logits
+    from segmentarium.evaluation.score import MapScoring
     from segmentarium.evaluation.tally import predicted_classes
     from segmentarium.files import write_json, write_png
     from segmentarium.inference.network import Network
     from segmentarium.inference.predictor import class_probabilities
-    from segmentarium.inference.windows import whole
 
     if task != "semantic":
         _predict_segments(model, dataset, indices, folder, device, task)
@@ -54,9 +51,21 @@ def predict_pictures(
             found = {"class": scoring.match.names[int(given)], "probability": float(probability)}
             write_json(folder / FOLDER / f"{index}.json", found)
         return
-    match = match_classes(model.num_classes, model.classes, dataset.info.classes, dataset.info.palette)
-    for (sample,), logits in with_logits(network, partial(whole, network), dataset, indices, 1, 1):
-        classes = predicted_classes(match.logits(logits), sample.target.shape)[0]
+    scoring = MapScoring(
+        model,
+        lambda: network,
+        dataset,
+        mode=None,
+        tile=1024,
+        overlap=0.25,
+        flip=False,
+        scales=(1.0,),
+        boundary_ratio=None,
+        num_classes=None,
+        worst=0,
+    )
+    for (sample,), logits in scoring.answers(indices, 1, 1):
+        classes = predicted_classes(scoring.match.logits(logits), sample.target.shape)[0]
         write_png(folder / FOLDER / f"{sample.index}.png", Image.fromarray(classes.to(torch.uint8).cpu().numpy()))
 
 

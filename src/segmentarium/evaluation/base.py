@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -118,6 +119,7 @@ class Measured(Brief):
 
     def table(self) -> Table:
         """The table as rich prints it."""
+        from rich.markup import escape
         from rich.table import Table
 
         first, *rest = self.columns()
@@ -125,7 +127,7 @@ class Measured(Brief):
         for column in rest:
             table.add_column(column, justify="right")
         for row in self.rows():
-            table.add_row(*row)
+            table.add_row(*map(escape, row))  # "[mm]" in a class's name is no style
         return table
 
     def summary(self) -> str:
@@ -174,13 +176,16 @@ class BaseReport(Measured):
         folder = Path(folder)
         check_output(folder, overwrite=overwrite)
         plot = confusion_plot(self.confusion, self.classes, self.counted)
+        earlier = _worst_of(folder / "report.json")
         self.write_json(folder / "report.json", overwrite=overwrite)
         with atomic_write(folder / "confusion.png") as temporary:
             temporary.write_bytes(plot)
-        for place, image in enumerate(self.worst, 1):
-            name = f"{place:02d}_{Path(image.name).name}.png"
+        names = _picture_names(image.name for image in self.worst)
+        for name, image in zip(names, self.worst, strict=True):
             write_png(folder / "worst" / name, strip(list(image.panels(self.palette).values())))
         write_text(folder / "report.html", page(self, plot))
+        for name in set(earlier) - set(names):  # else two reports' pictures lie side by side
+            (folder / "worst" / name).unlink(missing_ok=True)
         return folder / "report.html"
 
     def columns(self) -> tuple[str, ...]:
@@ -198,6 +203,18 @@ class BaseReport(Measured):
     def counted_line(self) -> str:
         counted = f"{self.images} images, {int(self.confusion.sum()):,} {self.counted}"
         return f"{counted}; {self.options['protocol']}. All scores in percent."
+
+
+def _picture_names(names: Iterable[str]) -> list[str]:
+    """The files of the worst images, the worst first."""
+    return [f"{place:02d}_{Path(name).name}.png" for place, name in enumerate(names, 1)]
+
+
+def _worst_of(path: Path) -> list[str]:
+    """The files of the worst images of the report that is there; none where there is no such report."""
+    if not has_keys(path, ("model_seconds", "versions", "worst")):
+        return []
+    return _picture_names(bad["name"] for bad in json.loads(path.read_text(encoding="utf-8"))["worst"])
 
 
 def check_json(path: Path, *, overwrite: bool = False) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segmentarium.checks import check_choice
 from segmentarium.contracts import (
@@ -37,7 +37,7 @@ from segmentarium.evaluation.facts import facts_of, machine_of, trained_on_warni
 from segmentarium.evaluation.keypoints import PairReport, evaluate_pairs
 from segmentarium.evaluation.poses import PoseReport, evaluate_poses
 from segmentarium.evaluation.report import Report
-from segmentarium.evaluation.samples import LabelledImages, with_logits
+from segmentarium.evaluation.samples import LabelledImages, Sample, with_logits
 from segmentarium.evaluation.scans import ScanReport, ScanScoring
 from segmentarium.evaluation.segments import LabelMaps, SegmentReport, SegmentScoring
 from segmentarium.evaluation.tally import Tally
@@ -118,6 +118,8 @@ def evaluate(
     else:
         model = adopt(model)
         source = model.title
+    if not isinstance(model, MaskModel):
+        asked_task(model, task)
     if output is not None:
         check_output(output, overwrite=overwrite)
     if isinstance(model, Detector3d):
@@ -128,7 +130,12 @@ def evaluate(
             "size": size,
             "crop_ratio": crop_ratio,
         }
-        given |= {"engine": engine != "torch", "num_classes": num_classes}
+        given |= {
+            "engine": engine != "torch",
+            "precision": precision != "fp32",
+            "num_classes": num_classes,
+            "beside": beside,
+        }
         _refuse(source, model.kind, dataset, "boxes3d", **given)
         report = _evaluate_scans(model, dataset, source, device, batch_size, limit, readers, progress)
         if output is not None:
@@ -180,8 +187,6 @@ def evaluate(
         options |= {"overlap": overlap, "boundary_ratio": boundary_ratio}
         scoring = SegmentScoring(model, data, task=chosen_task(task, dataset), **options, **common)
     elif isinstance(model, SegmentationModel | MaskModel):
-        if not isinstance(model, MaskModel):
-            asked_task(model, task)
         if isinstance(dataset, SegmentDataset):
             # as objects are trained on as classes of pixels
             drawn = model.classes == (BACKGROUND[0], *dataset.info.classes)
@@ -305,14 +310,19 @@ class MapScoring:
         self._given = mode or "whole", tile, overlap, flip, scales, boundary_ratio
 
     def run(self, indices: Sequence[int], batch_size: int, readers: int) -> Iterator[int]:
+        for batch, logits in self.answers(indices, batch_size, readers):
+            self.tally.add(batch, logits)
+            yield self.tally.images
+
+    def answers(self, indices: Sequence[int], batch_size: int, readers: int) -> Iterator[tuple[list[Sample], Tensor]]:
+        """These images and their logits (B, K, h, w), as they are scored: whole or in windows, at the size the network sees."""
         mode, tile, overlap, *_ = self._given
         once, together = partial(whole, self._forward), batch_size
         if mode == "slide":
             once = partial(sliding, self._forward, tile=tile, overlap=overlap, batch_size=batch_size, **self._blend)
             together = 1
         for batch, logits in with_logits(self.network, once, self.dataset, indices, together, readers):
-            self.tally.add(batch, logits.to(self.network.device))  # some engines compute elsewhere
-            yield self.tally.images
+            yield batch, logits.to(self.network.device)  # some engines compute elsewhere
 
     def options(self) -> dict[str, Any]:
         mode, tile, overlap, flip, scales, boundary_ratio = self._given

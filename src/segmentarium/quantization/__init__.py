@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,7 @@ from segmentarium.files import check_targets, has_keys, write_json
 from segmentarium.quantization.calibration import spread_evenly, what_it_sees
 from segmentarium.quantization.writers import WRITERS
 from segmentarium.weights import load
+from segmentarium.weights.exported import files_of
 
 __all__ = ["QuantizationError", "QuantizationReport", "export_int8", "saturates"]
 
@@ -195,14 +196,10 @@ def _scores(name: str, file: Path, data: Any, limit: int | None, progress: Any) 
     tell = None if progress is None else lambda done, total: progress(name, done, total)
     report = evaluate(load(file), data, worst=0, limit=limit, progress=tell)
     assert isinstance(report, Report)
-    size = sum(one.stat().st_size for one in _files(file)) / 1e6
+    size = sum(one.stat().st_size for one in files_of(file)) / 1e6
     found = {name: report.scores()[name] or 0.0 for name in MEASURES}
     seconds = report.model_seconds / max(report.images, 1)
     return {**found, "iou": report.scores()["iou"], "megabytes": size, "seconds": seconds, "pictures": report.images}
-
-
-def _files(file: Path) -> Sequence[Path]:
-    return [one for one in (file, file.with_suffix(".bin")) if one.is_file() and one.suffix in (file.suffix, ".bin")]
 
 
 def _score_file(path: Path) -> Path:

@@ -25,6 +25,7 @@ from segmentarium.scale.outputs import KINDS
 from segmentarium.scale.stores import STORES, Store, store_of
 from segmentarium.scale.work import STAGES, Settings, Worker
 from segmentarium.version import __version__
+from segmentarium.weights.exported import files_of
 
 Source = str | PathLike[str]
 
@@ -200,7 +201,8 @@ def _identity(settings: Settings, model: Model) -> dict[str, Any]:
     """What two runs of a job must have in common: all that changes a result."""
     digest = hashlib.sha256()  # not `fingerprint`, which a newer PyTorch changes
     if (network := exported_network(model)) is not None:
-        digest.update(network.file.read_bytes())
+        for file in files_of(network.file):
+            digest.update(file.read_bytes())
     for key, tensor in model.state_dict().items():
         digest.update(key.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     same = ("kind", "task", "threshold", "precision", "tile", "column")

@@ -32,7 +32,7 @@ def serve(pipe: Connection, settings: str, number: int, workers: int) -> None:
 
         told = json.loads(settings)
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
-        if told["device"] is None and torch.cuda.is_available():
+        if told["device"] in (None, "cuda") and torch.cuda.is_available():  # the GPUs in turn
             told["device"] = f"cuda:{number % torch.cuda.device_count()}"
         worker = worker_of(json.dumps(told))
         pipe.send(("ready", None))

@@ -26,6 +26,12 @@ def is_exported(source: object) -> bool:
     return Path(str(source)).suffix.lower() in ENGINES
 
 
+def files_of(source: Path) -> list[Path]:
+    """The files that a model's file is made of: OpenVINO's .xml has the weights in a .bin beside it, any other is alone."""
+    beside = source.with_suffix(".bin")
+    return [source, beside] if source.suffix.lower() == ".xml" and beside.is_file() else [source]
+
+
 class ExportedNetwork(Model):
     """What all kinds of exported networks are: `file`, what it says of itself (`told`), and its answers."""
 
