@@ -361,6 +361,13 @@ def test_match_two_pictures(weights: Path, tmp_path: Path, capsys: pytest.Captur
     assert "two pictures or more" in capsys.readouterr().err
     assert main(["match", *pictures[:2], *words, "--geometry", "essential", "--overwrite"]) == 2
     assert "--focal" in capsys.readouterr().err
+    for words_of, said in (
+        (["--geometry", "essential", "--focal", "0"], "--focal is 0; give pixels, above 0"),
+        (["--tolerance", "-1"], "--tolerance is -1; give pixels, above 0"),
+        (["--border", "-3"], "the border is -3; give pixels, 0 or more"),
+    ):
+        assert main(["match", *pictures[:2], *words, *words_of, "--overwrite"]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_each_pair_of_a_folder_with_subfolders_has_files_of_its_own(weights: Path, tmp_path: Path) -> None:
