@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from segmentarium.inference.point_drawing import GREEN, RED, draw_matches, draw_
 from segmentarium.keypoints.detector import PointDetector
 from segmentarium.keypoints.hrnet_pose import COCO_JOINTS
 from segmentarium.keypoints.superpoint import TINY, SuperPoint
+from segmentarium.media.sources import DamagedError
 from segmentarium.metrics.repeatability import corner_error
 from segmentarium.registry import create_model, entry
 from segmentarium.runtimes import onnx_session
@@ -306,6 +308,43 @@ def test_keypoints_of_a_folder_and_a_clip(weights: Path, tmp_path: Path, capsys:
     lines = (tmp_path / "out" / "clip_points.jsonl").read_text().splitlines()
     assert [json.loads(line)["count"] for line in lines] == [40, 40, 40]
     assert main(words) == 2 or main(words) == 1  # what is there stays
+
+
+def clip_cut_off(path: Path) -> Path:
+    """A clip of Matroska whose end is missing."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for i in range(8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(photo(seed=i), format="rgb24")))
+        container.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
+    return path
+
+
+def test_a_clip_that_is_cut_off_is_told_and_ends_in_exit_code_1(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip, out = clip_cut_off(tmp_path / "cut.mkv"), tmp_path / "out"
+    words = ["keypoints", str(clip), "--model", str(weights), "--threshold", "0.01", "--out", str(out)]
+    assert main(words) == 1
+    told = capsys.readouterr()
+    assert "cut.mkv was cut off after" in told.err
+    assert "what came before it is done" in told.err
+    assert "1 of 1 done" in told.out
+    assert len((out / "cut_points.jsonl").read_text().splitlines()) > 2
+
+
+def test_the_frames_before_a_cut_come_and_then_its_error(tmp_path: Path) -> None:
+    clip = clip_cut_off(tmp_path / "cut.mkv")
+    found = segmentarium.predict(clip, Corners())
+    assert len(list(itertools.islice(found, 2))) == 2
+    with pytest.raises(DamagedError, match="cut off after"):
+        list(found)
+    errors: list[Exception] = []
+    assert len(list(segmentarium.predict(clip, Corners(), on_error=lambda _, error: errors.append(error)))) > 2
+    assert [type(error) for error in errors] == [DamagedError]
 
 
 def test_keypoints_of_a_webcam(

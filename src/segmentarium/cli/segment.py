@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     from segmentarium.contracts import asked_task
     from segmentarium.inference.predictor import Predictor, resolve_model
     from segmentarium.inference.segment_result import check_segment_kinds
-    from segmentarium.media.sources import expand
+    from segmentarium.media.sources import DamagedError, expand
 
     out = options.out or ("-" if options.source == ["-"] else OUT)
     items = expand(list(options.source)) if not options.watch else []
@@ -241,6 +241,7 @@ class _Job:
 
     def _video(self, item: Any) -> list[Path]:
         from segmentarium.inference.video import segment_video
+        from segmentarium.media.sources import DamagedError
 
         part = self._bar.add_task(item.name, total=None)
         if item.kind == "webcam":
@@ -257,12 +258,8 @@ class _Job:
         finally:
             self._bar.remove_task(part)
         if result.damage is not None:
-            raise DamagedError(f"{result.damage}; what came before it is done")
+            raise DamagedError(result.damage)
         return result.files
-
-
-class DamagedError(ValueError):
-    """An input that was done up to where it is damaged."""
 
 
 def _segment_predictor(options: argparse.Namespace, model: Any, task: str) -> Any:

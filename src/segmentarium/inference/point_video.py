@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +18,6 @@ from segmentarium.matting.writers import FileWriter
 from segmentarium.media.sources import Item, VideoError
 from segmentarium.media.stages import Consumer, Prefetcher
 
-log = logging.getLogger("segmentarium")
-
 
 def points_of_video(
     finder: Callable[[np.ndarray], Any],
@@ -29,8 +26,8 @@ def points_of_video(
     *,
     overwrite: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
-) -> tuple[list[Path], int, float]:
-    """-> files, number of frames, frames a second, reading, drawing and writing among it.
+) -> tuple[list[Path], int, float, str | None]:
+    """-> files, number of frames, frames a second (reading, drawing and writing among it), what is wrong with the clip's end.
 
     finder   picture (H, W, 3) uint8 -> what has an `overlay` and `as_dict`: a `KeypointFinder`, a `PoseFinder`
 
@@ -75,6 +72,5 @@ def points_of_video(
                 raise
         behind.finish()
         film.finish()
-        if clip.reader.damage is not None:
-            log.warning("%s; what came before it is done", clip.reader.damage)
-    return paths, done, done / (time.perf_counter() - started)
+        damage = clip.reader.damage
+    return paths, done, done / (time.perf_counter() - started), damage

@@ -41,8 +41,8 @@ def predict(
     model     as of `Predictor`, or one that is there already: a Predictor, a SegmentPredictor, an ImageClassifier, …
     task      of a mask classifier: "semantic", "instance" or "panoptic"; in a video, segments keep their numbers.  None: as the
               model says (`MaskModel.task`)
-    on_error  called with the file's name and the error of a picture that cannot be read, and the rest go on;
-              default: the error is raised
+    on_error  called with the file's name and the error of a picture that cannot be read, and the rest go on; of a clip that is
+              cut off, after its last frame (DamagedError); default: the error is raised
     keep_probabilities  of a segmenter: each result keeps (K, H, W) float16
     options   of `Predictor`, `SegmentPredictor`, `ImageClassifier`, `KeypointFinder` or `PoseFinder`
     """

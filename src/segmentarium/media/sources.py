@@ -36,6 +36,13 @@ class VideoError(ValueError):
     """A video or camera that cannot be read; the message names it."""
 
 
+class DamagedError(VideoError):
+    """A video that was done up to where it is damaged or cut off."""
+
+    def __init__(self, damage: str) -> None:
+        super().__init__(f"{damage}; what came before it is done")
+
+
 @dataclass(frozen=True)
 class Item:
     """One picture, video or camera to come.
