@@ -347,6 +347,16 @@ def test_the_frames_before_a_cut_come_and_then_its_error(tmp_path: Path) -> None
     assert [type(error) for error in errors] == [DamagedError]
 
 
+def test_the_kinds_of_a_clip(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["keypoints", str(clip_cut_off(tmp_path / "cut.mkv")), "--model", str(weights), "--threshold", "0.01"]
+    for kind, name in (("json", "cut_points.jsonl"), ("overlay", "cut_points.mp4")):
+        assert main([*words, "--kinds", kind, "--out", str(tmp_path / kind)]) == 1
+        assert [path.name for path in (tmp_path / kind).iterdir()] == [name]
+    capsys.readouterr()
+    assert main([*words, "--kinds", "npz", "--out", str(tmp_path / "npz")]) == 2
+    assert "'npz' is not a list of known kinds; give some of overlay, json" in capsys.readouterr().err
+
+
 def test_keypoints_of_a_webcam(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

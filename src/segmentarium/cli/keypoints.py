@@ -36,7 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("source", nargs="+", help="picture, video, folder, glob, http(s) address, or number of a webcam")
     add("--model", default=MODEL, help=f"a name, a weights file, or hf:OWNER/NAME (default: {MODEL})")
     add("--out", default="keypoints", metavar="DIR", help="folder for the results (default: keypoints)")
-    add("--kinds", metavar="KIND,…", help="of overlay,json,npz (descriptors); of joints overlay,json (default: all)")
+    add(
+        "--kinds",
+        metavar="KIND,…",
+        help="of overlay,json,npz (descriptors); of joints and of clips overlay,json (default: all)",
+    )
     add_points(parser)
     add("--flip", action="store_true", help="of joints: average with the mirrored picture")
     add_engine(parser)
@@ -101,7 +105,7 @@ def _do(item: Any, finder: Any, options: argparse.Namespace, kinds: dict[str, An
 
         if item.kind == "webcam":
             print("recording; Ctrl-C ends it", file=sys.stderr)
-        _, frames, rate, damage = points_of_video(finder, item, Path(options.out), overwrite=options.overwrite)
+        _, frames, rate, damage = points_of_video(finder, item, Path(options.out), **kinds, overwrite=options.overwrite)
         print(f"{item.name}: {frames} frames, {rate:.1f} a second")
         if damage is not None:
             raise DamagedError(damage)
