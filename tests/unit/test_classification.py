@@ -202,6 +202,10 @@ def test_the_square_is_the_user_s_then_the_network_s_then_the_file_s() -> None:
         seen_square(model, 64)
     with pytest.raises(ValueError, match="crop_size is 8; give 32 to"):
         Preprocessing(crop_size=8)
+    for fixed in (None, (160, 160)):
+        model.fixed_size = fixed
+        with pytest.raises(ValueError, match="size is 0; give the side in pixels, 1 or more"):
+            seen_square(model, 0)
 
 
 def test_training_takes_mixtures_and_smoothed_labels(root: Path, tmp_path: Path) -> None:
