@@ -131,30 +131,32 @@ def run(options: argparse.Namespace) -> int:
         return _to_stdout(predictor, items[0], kinds)
     listed = Inputs(out, "segment", overwrite=options.overwrite) if options.watch or len(items) > 1 else None
     failed, done, troubled = 0, 0, False
-    with bars() as bar:
-        total = None if options.watch else len(items)
-        job = _Job(predictor, out, kinds, options.overwrite, bar, bar.add_task("segmenting", total=total))
-        with contextlib.suppress(*((KeyboardInterrupt,) if options.watch else ())):
-            for item in watched(options, out, listed) if options.watch and listed is not None else items:
-                try:
-                    files = job.do(item)
-                    done += 1
-                    if listed is not None:
-                        listed.done(item.origin, files)
-                except (ValueError, OSError, ImportError, MemoryError) as error:
-                    if options.debug:
-                        raise
-                    troubled = True
-                    if isinstance(error, DamagedError):
+    try:
+        with bars() as bar:
+            total = None if options.watch else len(items)
+            job = _Job(predictor, out, kinds, options.overwrite, bar, bar.add_task("segmenting", total=total))
+            with contextlib.suppress(*((KeyboardInterrupt,) if options.watch else ())):
+                for item in watched(options, out, listed) if options.watch and listed is not None else items:
+                    try:
+                        files = job.do(item)
                         done += 1
-                    else:
-                        failed += 1
-                    print(f"segmentarium segment: {problem(item.origin, error)}", file=sys.stderr)
-                    if listed is not None:
-                        listed.failed(item.origin, str(error) or type(error).__name__)
-                bar.advance(job.task)
-    if listed is not None and done:
-        listed.write()
+                        if listed is not None:
+                            listed.done(item.origin, files)
+                    except (ValueError, OSError, ImportError, MemoryError) as error:
+                        if options.debug:
+                            raise
+                        troubled = True
+                        if isinstance(error, DamagedError):
+                            done += 1
+                        else:
+                            failed += 1
+                        print(f"segmentarium segment: {problem(item.origin, error)}", file=sys.stderr)
+                        if listed is not None:
+                            listed.failed(item.origin, str(error) or type(error).__name__)
+                    bar.advance(job.task)
+    finally:  # also where Ctrl-C ends it
+        if listed is not None and done:
+            listed.write()
     if done or options.watch:
         print(f"{done} of {done + failed} done with {predictor.model_name} on {predictor.engine}; see {out}")
     else:
