@@ -52,6 +52,21 @@ def test_engines_agree_at_several_sizes(name: str, precision: str, network: nn.M
         assert same >= (0.999 if precision == "fp32" else 0.95)
 
 
+class Hungry(nn.Module):
+    """Asks for more memory than there is."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.new_empty(2**60 // 4)
+
+
+def test_memory_that_pytorch_cannot_have_is_a_memory_error() -> None:
+    engine = Engine("torch", Hungry(), "cpu")
+    with pytest.raises(MemoryError, match=r"there is not enough memory: PyTorch asked for 1152921504606846976 bytes"):
+        engine(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(RuntimeError, match="size of tensor"):  # another error stays as it is
+        Engine("torch", lambda x: x + torch.zeros(5), "cpu")(torch.zeros(1, 3, 32, 32))
+
+
 def test_an_engines_result_survives_its_next_call(network: nn.Module) -> None:
     for name in ("torch", "onnxruntime", "openvino"):
         if missing_packages(name):

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from segmentarium.memory import memory_errors
+
 MODEL = "superpoint.free"
 
 
@@ -97,6 +99,7 @@ def finder_of(options: argparse.Namespace) -> Any:
     return finder
 
 
+@memory_errors()
 def _do(item: Any, finder: Any, options: argparse.Namespace, kinds: dict[str, Any]) -> None:
     """One input, done and told.  DamagedError, with its files written, for a clip that is cut off."""
     if item.kind != "picture":

@@ -13,6 +13,7 @@ from typing import Any
 from segmentarium.cli.inputs import Inputs, add_watch, check_watch, watched
 from segmentarium.cli.wording import problem
 from segmentarium.files import shown
+from segmentarium.memory import memory_errors
 
 OUT = "portraits"
 EXAMPLES = (
@@ -194,6 +195,7 @@ def _name(portrait: Any, item: Any, folder: Path, options: argparse.Namespace) -
     return folder / f"{item.name}{clip_suffix(transparent=portrait.transparent, alpha_format=options.alpha_format)}"
 
 
+@memory_errors()
 def _one(portrait: Any, item: Any, where: Any, options: argparse.Namespace, bar: Any, stop: Any) -> str | None:
     """Does one input; what to tell about it, if something was wrong."""
     from segmentarium.matting.portrait import is_nobody

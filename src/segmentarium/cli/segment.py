@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from segmentarium.cli.inputs import Inputs, add_watch, check_watch, watched
 from segmentarium.cli.wording import problem
+from segmentarium.memory import memory_errors
 
 if TYPE_CHECKING:
     from segmentarium.inference.predictor import Tile
@@ -195,6 +196,7 @@ class _Job:
         self._overwrite, self._bar = overwrite, bar
         self._semantic = not hasattr(predictor, "things")
 
+    @memory_errors()
     def do(self, item: Any) -> list[Path]:
         """The files that it became."""
         from segmentarium.inference.result import check_files

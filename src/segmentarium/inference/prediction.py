@@ -19,6 +19,7 @@ from segmentarium.inference.predictor import ModelSource, Predictor, resolve_mod
 from segmentarium.inference.segments import SegmentPredictor
 from segmentarium.inference.tracking import SegmentTracker
 from segmentarium.media import sources
+from segmentarium.memory import memory_errors
 
 
 def predict(
@@ -90,8 +91,9 @@ def _results(
                 if array is None:
                     yield from _frames(item, predictor)
                     continue
-                result = predictor(array, name=item.name, path=item.path)
-            except (ValueError, TypeError, OSError) as error:
+                with memory_errors():
+                    result = predictor(array, name=item.name, path=item.path)
+            except (ValueError, TypeError, OSError, MemoryError) as error:
                 if on_error is None:
                     raise
                 on_error(item.origin, error)
