@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segmentarium.cli import segment
 from segmentarium.cli.main import main
+from segmentarium.media.sources import Item
 from segmentarium.registry import create_model
 from segmentarium.weights import save
 
@@ -70,6 +72,25 @@ def test_one_bad_file_is_reported_and_the_rest_go_on(
     told = capsys.readouterr()
     assert "b.png" in told.err
     assert "2 of 3 done" in told.out
+
+
+def test_a_folder_that_is_interrupted_has_the_list_of_what_was_done(
+    tmp_path: Path, weights: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        photo(tmp_path / "in" / f"{name}.png")
+    do = segment._Job.do
+
+    def interrupted(job: segment._Job, item: Item) -> list[Path]:
+        if item.name == "c":
+            raise KeyboardInterrupt
+        return do(job, item)
+
+    monkeypatch.setattr(segment._Job, "do", interrupted)
+    words = ["segment", str(tmp_path / "in"), "--model", weights["street"], "--kinds", "mask"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 130
+    inputs = json.loads((tmp_path / "out" / "_inputs.json").read_text())["inputs"]
+    assert [Path(one["source"]).name for one in inputs] == ["a.png", "b.png"]
 
 
 def test_nothing_done_is_exit_code_2(

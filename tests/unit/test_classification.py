@@ -19,6 +19,7 @@ from segmentarium.contracts import Backbone, Classifier, Preprocessing
 from segmentarium.evaluation import ClassificationReport
 from segmentarium.inference.classifier import seen_square
 from tests.unit.data_files import write_folder
+from tests.unit.portrait_material import moving, write_clip
 
 COLOURS = ("red", "green", "blue")
 
@@ -179,6 +180,18 @@ def test_classify_tells_one_picture_as_json_and_several_as_a_table(
     assert "is there already" in capsys.readouterr().err
 
 
+def test_a_clip_that_is_cut_off_is_told_and_ends_in_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("av")
+    clip, out = write_clip(tmp_path / "cut.mkv", moving(8)), tmp_path / "out"
+    clip.write_bytes(clip.read_bytes()[: int(clip.stat().st_size * 0.8)])
+    weights = str(save(create_model("resnet18", width=8, num_classes=3), tmp_path / "any.safetensors"))
+    assert main(["classify", str(clip), "--model", weights, "--size", "32", "--out", str(out)]) == 1
+    assert "cut.mkv was cut off after" in capsys.readouterr().err
+    assert len((out / "classes.csv").read_text(encoding="utf-8").splitlines()) > 2
+
+
 def test_the_square_is_the_user_s_then_the_network_s_then_the_file_s() -> None:
     model = colour_model()
     assert seen_square(model) == (224, None)
@@ -191,6 +204,10 @@ def test_the_square_is_the_user_s_then_the_network_s_then_the_file_s() -> None:
         seen_square(model, 64)
     with pytest.raises(ValueError, match="crop_size is 8; give 32 to"):
         Preprocessing(crop_size=8)
+    for fixed in (None, (160, 160)):
+        model.fixed_size = fixed
+        with pytest.raises(ValueError, match="size is 0; give the side in pixels, 1 or more"):
+            seen_square(model, 0)
 
 
 def test_training_takes_mixtures_and_smoothed_labels(root: Path, tmp_path: Path) -> None:

@@ -65,6 +65,13 @@ def test_an_unknown_option_is_wrong_usage(capsys: pytest.CaptureFixture[str]) ->
     assert "--no-such-option" in capsys.readouterr().err
 
 
+CPU_FULL = (
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 400 bytes. "
+    "Error code 12 (Cannot allocate memory)"
+)
+GPU_FULL = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.20 GiB"
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
@@ -72,6 +79,8 @@ def test_an_unknown_option_is_wrong_usage(capsys: pytest.CaptureFixture[str]) ->
         (KeyError("no model is called 'x'"), 2, "segmentarium models: no model is called 'x'\n"),
         (FileNotFoundError("no weights at a.pth"), 2, "segmentarium models: no weights at a.pth\n"),
         (ImportError("this needs onnx"), 2, "segmentarium models: this needs onnx\n"),
+        (RuntimeError(CPU_FULL), 2, "segmentarium models: there is not enough memory: PyTorch asked for 400 bytes\n"),
+        (RuntimeError(GPU_FULL), 2, "segmentarium models: there is not enough memory: PyTorch asked for 2.50 GiB\n"),
         (KeyboardInterrupt(), 130, "segmentarium: interrupted\n"),
     ],
 )

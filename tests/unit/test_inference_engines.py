@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from segmentarium.files import cache_folder
-from segmentarium.inference import Predictor, auto, engines
+from segmentarium.inference import Predictor, auto, engines, predict
 from segmentarium.inference.engines import Engine, build_engine, fingerprint, missing_packages, onnx_file
 from segmentarium.registry import create_model
 from segmentarium.runtimes import onnx_session
@@ -50,6 +50,36 @@ def test_engines_agree_at_several_sizes(name: str, precision: str, network: nn.M
         assert (logits - expected).abs().max() / expected.abs().max() < tolerance
         same = (logits.argmax(1) == expected.argmax(1)).float().mean()
         assert same >= (0.999 if precision == "fp32" else 0.95)
+
+
+class Hungry(nn.Module):
+    """Asks for more memory than there is."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.new_empty(2**60 // 4)
+
+
+def test_memory_that_pytorch_cannot_have_is_a_memory_error() -> None:
+    engine = Engine("torch", Hungry(), "cpu")
+    with pytest.raises(MemoryError, match=r"there is not enough memory: PyTorch asked for 1152921504606846976 bytes"):
+        engine(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(RuntimeError, match="size of tensor"):  # another error stays as it is
+        Engine("torch", lambda x: x + torch.zeros(5), "cpu")(torch.zeros(1, 3, 32, 32))
+
+
+class Wide(Brightness):
+    """Has no memory for wide pictures."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image) if image.shape[-1] < 100 else Hungry()(image)
+
+
+def test_the_next_picture_goes_on_where_one_has_no_memory() -> None:
+    errors: list[Exception] = []
+    pictures = [picture(width=120), picture()]
+    (result,) = predict(pictures, Wide(), device="cpu", on_error=lambda _, error: errors.append(error))
+    assert result.mask.shape == (60, 90)
+    assert [type(error) for error in errors] == [MemoryError]
 
 
 def test_an_engines_result_survives_its_next_call(network: nn.Module) -> None:

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -48,6 +49,24 @@ def test_rows_are_the_picture_that_is_read_whole(tmp_path: Path, reading: str) -
         assert np.abs(got - expected).max() <= 1, name
     assert LargePicture(files["plain.jpg"]).reads_in_rows == (reading == "rows")
     assert not LargePicture(files["cmyk.jpg"]).reads_in_rows
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_rows_of_more_than_eight_bits_go_by_the_bits_that_they_need(tmp_path: Path, reading: str, bits: int) -> None:
+    top = 2**bits - 1
+    grey = np.linspace(0, top, 40 * 30).round().astype(np.uint16).reshape(30, 40)
+    colours = np.stack((grey, grey[::-1], grey[:, ::-1]), 2)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(grey).save(tmp_path / "grey.tif")
+    cv2.imwrite(str(tmp_path / "colours.png"), colours)
+    clear = np.full((30, 40, 1), 65535, np.uint16)  # alpha has its own scale
+    cv2.imwrite(str(tmp_path / "clear.png"), np.concatenate((colours, clear), 2))
+    for name in ("grey.png", "grey.tif", "colours.png", "clear.png"):
+        expected = np.asarray(read_image(tmp_path / name)).astype(int)
+        assert expected.max() == 255
+        got = all_rows(tmp_path / name)
+        assert np.abs(got - expected).max() <= 1, name
+        assert LargePicture(tmp_path / name).thumbnail(40, 30).max() == 255
 
 
 def test_rows_overlap_and_go_forwards_only(tmp_path: Path, reading: str) -> None:

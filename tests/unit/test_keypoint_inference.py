@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from segmentarium.inference.point_drawing import GREEN, RED, draw_matches, draw_
 from segmentarium.keypoints.detector import PointDetector
 from segmentarium.keypoints.hrnet_pose import COCO_JOINTS
 from segmentarium.keypoints.superpoint import TINY, SuperPoint
+from segmentarium.media.sources import DamagedError
 from segmentarium.metrics.repeatability import corner_error
 from segmentarium.registry import create_model, entry
 from segmentarium.runtimes import onnx_session
@@ -308,6 +310,53 @@ def test_keypoints_of_a_folder_and_a_clip(weights: Path, tmp_path: Path, capsys:
     assert main(words) == 2 or main(words) == 1  # what is there stays
 
 
+def clip_cut_off(path: Path) -> Path:
+    """A clip of Matroska whose end is missing."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for i in range(8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(photo(seed=i), format="rgb24")))
+        container.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
+    return path
+
+
+def test_a_clip_that_is_cut_off_is_told_and_ends_in_exit_code_1(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip, out = clip_cut_off(tmp_path / "cut.mkv"), tmp_path / "out"
+    words = ["keypoints", str(clip), "--model", str(weights), "--threshold", "0.01", "--out", str(out)]
+    assert main(words) == 1
+    told = capsys.readouterr()
+    assert "cut.mkv was cut off after" in told.err
+    assert "what came before it is done" in told.err
+    assert "1 of 1 done" in told.out
+    assert len((out / "cut_points.jsonl").read_text().splitlines()) > 2
+
+
+def test_the_frames_before_a_cut_come_and_then_its_error(tmp_path: Path) -> None:
+    clip = clip_cut_off(tmp_path / "cut.mkv")
+    found = segmentarium.predict(clip, Corners())
+    assert len(list(itertools.islice(found, 2))) == 2
+    with pytest.raises(DamagedError, match="cut off after"):
+        list(found)
+    errors: list[Exception] = []
+    assert len(list(segmentarium.predict(clip, Corners(), on_error=lambda _, error: errors.append(error)))) > 2
+    assert [type(error) for error in errors] == [DamagedError]
+
+
+def test_the_kinds_of_a_clip(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["keypoints", str(clip_cut_off(tmp_path / "cut.mkv")), "--model", str(weights), "--threshold", "0.01"]
+    for kind, name in (("json", "cut_points.jsonl"), ("overlay", "cut_points.mp4")):
+        assert main([*words, "--kinds", kind, "--out", str(tmp_path / kind)]) == 1
+        assert [path.name for path in (tmp_path / kind).iterdir()] == [name]
+    capsys.readouterr()
+    assert main([*words, "--kinds", "npz", "--out", str(tmp_path / "npz")]) == 2
+    assert "'npz' is not a list of known kinds; give some of overlay, json" in capsys.readouterr().err
+
+
 def test_keypoints_of_a_webcam(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -361,6 +410,13 @@ def test_match_two_pictures(weights: Path, tmp_path: Path, capsys: pytest.Captur
     assert "two pictures or more" in capsys.readouterr().err
     assert main(["match", *pictures[:2], *words, "--geometry", "essential", "--overwrite"]) == 2
     assert "--focal" in capsys.readouterr().err
+    for words_of, said in (
+        (["--geometry", "essential", "--focal", "0"], "--focal is 0; give pixels, above 0"),
+        (["--tolerance", "-1"], "--tolerance is -1; give pixels, above 0"),
+        (["--border", "-3"], "the border is -3; give pixels, 0 or more"),
+    ):
+        assert main(["match", *pictures[:2], *words, *words_of, "--overwrite"]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_each_pair_of_a_folder_with_subfolders_has_files_of_its_own(weights: Path, tmp_path: Path) -> None:

@@ -153,6 +153,10 @@ def test_wrong_words_are_refused() -> None:
         estimate(points(9), points(8))
     with pytest.raises(ValueError, match="both cameras"):
         estimate(points(9), points(9), "essential")
+    with pytest.raises(ValueError, match="threshold is -1; give pixels, above 0"):
+        estimate(points(9), points(9), threshold=-1)
+    with pytest.raises(ValueError, match=r"focal lengths are \[0\.0, 0\.0, 5\.0, 5\.0\]; give pixels, above 0"):
+        estimate(points(9), points(9), "essential", cameras=(np.diag((0.0, 0, 1)), np.diag((5.0, 5, 1))))
 
 
 # OpenCV's -----------------------------------------------------------------------------------------------------------------

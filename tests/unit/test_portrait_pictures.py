@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segmentarium.cli import portrait as command_line
 from segmentarium.cli.main import main
 from segmentarium.data.image_io import ImageReadError
 from segmentarium.inference import Predictor
 from segmentarium.matting import Portrait
 from segmentarium.media import sources
 from tests.unit.inference_material import Brightness
-from tests.unit.portrait_material import BEHIND, PERSON, bright_portrait, scene, soft_disc
+from tests.unit.portrait_material import BEHIND, PERSON, bright_portrait, scene, soft_disc, write_clip
 
 
 def photo(path: Path, height: int = 120, width: int = 160) -> Path:
@@ -46,6 +47,19 @@ def test_nobody_is_there() -> None:
     everything = bright_portrait("blur")(np.full((50, 70, 3), 255, np.uint8))
     assert everything.share == 1
     assert (everything.pixels == 255).all()
+
+
+def test_nobody_in_what_comes_through_a_pipe_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, clip = io.BytesIO(), write_clip(tmp_path / "dark.mkv", [np.zeros((48, 64, 3), np.uint8)] * 3)
+    Image.new("RGB", (64, 48)).save(given, "PNG")
+    monkeypatch.setattr(command_line, "_portrait", lambda *_, **__: bright_portrait("green"))
+    for name, content in (("out.png", given.getvalue()), ("out.mp4", clip.read_bytes())):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content))))  # type: ignore[arg-type]
+        assert main(["portrait", "-", "--out", str(tmp_path / name)]) == 0
+        assert "nobody found; all of it is background" in capsys.readouterr().err
+        assert (tmp_path / name).is_file()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 3), (33, 47)])

@@ -75,6 +75,15 @@ def test_two_of_one_name_that_come_into_a_folder_have_results_of_their_own(inbox
     assert [item.name for item in watch(inbox, every=0.0, stop=lambda: next(looks))] == ["a", "a-2"]
 
 
+def test_hidden_folders_are_passed_over_as_without_a_watch(inbox: Path) -> None:
+    for folder in (".thumbs", "new"):
+        (inbox / folder).mkdir()
+        Image.new("RGB", (16, 12)).save(inbox / folder / "t.png")
+    looks = iter((False, False, True))
+    found = [item.origin for item in watch(inbox, every=0.0, stop=lambda: next(looks))]
+    assert found == [item.origin for item in sources.expand(inbox)]
+
+
 def test_what_another_verb_did_is_not_done_by_this_one(tmp_path: Path) -> None:
     listed = Inputs(tmp_path, "segment")
     listed.done("a.png", ["a_mask.png"])

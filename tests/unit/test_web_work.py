@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_an_error_of_a_batch_reaches_its_callers() -> None:
         Batches(run)(torch.zeros(1, 3, 4, 4))
 
 
-def test_models_of_the_command_line() -> None:
+def test_models_of_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert named_models("person, a/best.safetensors,x=b.pth") == {
         "person": "person",
         "best": "a/best.safetensors",
@@ -58,6 +59,11 @@ def test_models_of_the_command_line() -> None:
         named_models("a/best.safetensors,b/best.safetensors")
     with pytest.raises(ValueError, match="--models is empty"):
         named_models(" , ")
+    run = "runs/lr=0.1/best.safetensors"
+    assert named_models(f"runs/mine/,{run},x={run}") == {"mine": "runs/mine/", "best": run, "x": run}
+    (tmp_path / "lr=0.1.onnx").touch()
+    monkeypatch.chdir(tmp_path)
+    assert named_models("lr=0.1.onnx") == {"lr=0.1": "lr=0.1.onnx"}  # a file that is there is no name for another
 
 
 def test_limits_are_positive() -> None:

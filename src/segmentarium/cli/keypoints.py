@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from segmentarium.memory import memory_errors
+
 MODEL = "superpoint.free"
 
 
@@ -36,7 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("source", nargs="+", help="picture, video, folder, glob, http(s) address, or number of a webcam")
     add("--model", default=MODEL, help=f"a name, a weights file, or hf:OWNER/NAME (default: {MODEL})")
     add("--out", default="keypoints", metavar="DIR", help="folder for the results (default: keypoints)")
-    add("--kinds", metavar="KIND,…", help="of overlay,json,npz (descriptors); of joints overlay,json (default: all)")
+    add(
+        "--kinds",
+        metavar="KIND,…",
+        help="of overlay,json,npz (descriptors); of joints and of clips overlay,json (default: all)",
+    )
     add_points(parser)
     add("--flip", action="store_true", help="of joints: average with the mirrored picture")
     add_engine(parser)
@@ -47,28 +53,29 @@ def run(options: argparse.Namespace) -> int:
     """0: everything was done; 1: some inputs failed; 2: nothing could be done."""
     from segmentarium.cli.progress import progress
     from segmentarium.cli.wording import problem
-    from segmentarium.media.sources import expand
+    from segmentarium.media.sources import DamagedError, expand
 
     items = expand(list(options.source))
     finder = finder_of(options)
     kinds = None if options.kinds is None else tuple(kind.strip() for kind in options.kinds.split(","))
-    failed = 0
+    done, troubled = 0, False
     with progress("finding", len(items)) as tell:
         for number, item in enumerate(items):
             tell(number, words=item.name)
             try:
-                print(_done(item, finder, options, {} if kinds is None else {"kinds": kinds}))
+                _do(item, finder, options, {} if kinds is None else {"kinds": kinds})
+                done += 1
             except (ValueError, OSError, ImportError, MemoryError) as error:
                 if options.debug:
                     raise
-                failed += 1
+                troubled = True
+                done += isinstance(error, DamagedError)
                 print(f"segmentarium keypoints: {problem(item.origin, error)}", file=sys.stderr)
-    done = len(items) - failed
     if not done:
         print(f"segmentarium keypoints: none of {len(items)} inputs could be done", file=sys.stderr)
         return 2
     print(f"{done} of {len(items)} done with {finder.model_name} on {finder.network.engine}; see {options.out}")
-    return 1 if failed else 0
+    return 1 if troubled else 0
 
 
 def finder_of(options: argparse.Namespace) -> Any:
@@ -92,18 +99,24 @@ def finder_of(options: argparse.Namespace) -> Any:
     return finder
 
 
-def _done(item: Any, finder: Any, options: argparse.Namespace, kinds: dict[str, Any]) -> str:
-    """One input, done; the line that tells it."""
+@memory_errors()
+def _do(item: Any, finder: Any, options: argparse.Namespace, kinds: dict[str, Any]) -> None:
+    """One input, done and told.  DamagedError, with its files written, for a clip that is cut off."""
     if item.kind != "picture":
         from segmentarium.inference.point_video import points_of_video
+        from segmentarium.media.sources import DamagedError
 
         if item.kind == "webcam":
             print("recording; Ctrl-C ends it", file=sys.stderr)
-        _, frames, rate = points_of_video(finder, item, Path(options.out), overwrite=options.overwrite)
-        return f"{item.name}: {frames} frames, {rate:.1f} a second"
+        _, frames, rate, damage = points_of_video(finder, item, Path(options.out), **kinds, overwrite=options.overwrite)
+        print(f"{item.name}: {frames} frames, {rate:.1f} a second")
+        if damage is not None:
+            raise DamagedError(damage)
+        return
     result = finder(item.load(), name=item.name, path=item.path)
     result.save(options.out, **kinds, overwrite=options.overwrite)
     if not hasattr(result, "keypoints"):
-        return f"{item.name}: {(result.scores > 0.2).sum()} joints"
+        print(f"{item.name}: {(result.scores > 0.2).sum()} joints")
+        return
     note = f"; {result.facts['note']}" if "note" in result.facts else ""
-    return f"{item.name}: {len(result.keypoints)} points{note}"
+    print(f"{item.name}: {len(result.keypoints)} points{note}")

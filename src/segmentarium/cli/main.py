@@ -137,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from segmentarium.cli.memory import import_torch, keep_freed_memory, share_freed_memory
     from segmentarium.cli.progress import waiting
     from segmentarium.files import cache_folder
+    from segmentarium.memory import memory_errors
 
     # matplotlib lists its fonts in the home folder, unless it is told where else
     os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
@@ -155,7 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             import_torch()
     options.words = words  # what was typed, for pages that say how they were made
     try:
-        return options.run(options)
+        with memory_errors():
+            return options.run(options)
     except KeyboardInterrupt:
         print("segmentarium: interrupted", file=sys.stderr)
         return 130

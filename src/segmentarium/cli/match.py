@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,10 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"match takes two pictures or more, and got {kinds}")
     if options.geometry == "essential" and options.focal is None:
         raise ValueError("an essential matrix needs the cameras: give --focal PIXELS, or --geometry fundamental")
+    for name in ("focal", "tolerance"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name} is {value:g}; give pixels, above 0")
     targets = [path for path in (options.colmap,) if path is not None]
     targets += [options.hloc / name for name in ("features.h5", "matches.h5")] if options.hloc else []
     check_targets(targets, overwrite=options.overwrite)

@@ -13,6 +13,7 @@ from typing import Any
 from segmentarium.cli.inputs import Inputs, add_watch, check_watch, watched
 from segmentarium.cli.wording import problem
 from segmentarium.files import shown
+from segmentarium.memory import memory_errors
 
 OUT = "portraits"
 EXAMPLES = (
@@ -194,6 +195,7 @@ def _name(portrait: Any, item: Any, folder: Path, options: argparse.Namespace) -
     return folder / f"{item.name}{clip_suffix(transparent=portrait.transparent, alpha_format=options.alpha_format)}"
 
 
+@memory_errors()
 def _one(portrait: Any, item: Any, where: Any, options: argparse.Namespace, bar: Any, stop: Any) -> str | None:
     """Does one input; what to tell about it, if something was wrong."""
     from segmentarium.matting.portrait import is_nobody
@@ -244,6 +246,8 @@ def _pipe(options: argparse.Namespace) -> int:
     """Standard input, a picture or a clip by its first bytes, to standard output or a file."""
     import io
 
+    from segmentarium.matting.portrait import is_nobody
+
     head = sys.stdin.buffer.peek(16)[:16]  # type: ignore[union-attr] - a BufferedReader
     picture = head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")) or head[8:12] == b"WEBP"
     out: Any = sys.stdout.buffer if options.out in (None, "-") else Path(options.out)
@@ -251,7 +255,10 @@ def _pipe(options: argparse.Namespace) -> int:
     if picture:
         from segmentarium.data.image_io import load_with_alpha
 
-        _write(portrait(load_with_alpha(io.BytesIO(sys.stdin.buffer.read()))), out, options)
+        made = portrait(load_with_alpha(io.BytesIO(sys.stdin.buffer.read())))
+        _write(made, out, options)
+        if made.nobody:
+            _note("nobody found; all of it is background")
         return 0
     if not head:
         raise ValueError("standard input is empty; expected a picture or a clip (e.g. y4m)")
@@ -263,6 +270,8 @@ def _pipe(options: argparse.Namespace) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
     _note(f"{result.frames} frames, {result.frames_per_second:.1f} a second")
+    if is_nobody(result.share):
+        _note("nobody found; all of it is background")
     if result.damage:
         _tell(f"{result.damage}; what came before it is done")
     return 130 if result.interrupted else 1 if result.damage else 0

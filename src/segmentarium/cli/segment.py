@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from segmentarium.cli.inputs import Inputs, add_watch, check_watch, watched
 from segmentarium.cli.wording import problem
+from segmentarium.memory import memory_errors
 
 if TYPE_CHECKING:
     from segmentarium.inference.predictor import Tile
@@ -89,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
     from segmentarium.contracts import asked_task
     from segmentarium.inference.predictor import Predictor, resolve_model
     from segmentarium.inference.segment_result import check_segment_kinds
-    from segmentarium.media.sources import expand
+    from segmentarium.media.sources import DamagedError, expand
 
     out = options.out or ("-" if options.source == ["-"] else OUT)
     items = expand(list(options.source)) if not options.watch else []
@@ -131,30 +132,32 @@ def run(options: argparse.Namespace) -> int:
         return _to_stdout(predictor, items[0], kinds)
     listed = Inputs(out, "segment", overwrite=options.overwrite) if options.watch or len(items) > 1 else None
     failed, done, troubled = 0, 0, False
-    with bars() as bar:
-        total = None if options.watch else len(items)
-        job = _Job(predictor, out, kinds, options.overwrite, bar, bar.add_task("segmenting", total=total))
-        with contextlib.suppress(*((KeyboardInterrupt,) if options.watch else ())):
-            for item in watched(options, out, listed) if options.watch and listed is not None else items:
-                try:
-                    files = job.do(item)
-                    done += 1
-                    if listed is not None:
-                        listed.done(item.origin, files)
-                except (ValueError, OSError, ImportError, MemoryError) as error:
-                    if options.debug:
-                        raise
-                    troubled = True
-                    if isinstance(error, DamagedError):
+    try:
+        with bars() as bar:
+            total = None if options.watch else len(items)
+            job = _Job(predictor, out, kinds, options.overwrite, bar, bar.add_task("segmenting", total=total))
+            with contextlib.suppress(*((KeyboardInterrupt,) if options.watch else ())):
+                for item in watched(options, out, listed) if options.watch and listed is not None else items:
+                    try:
+                        files = job.do(item)
                         done += 1
-                    else:
-                        failed += 1
-                    print(f"segmentarium segment: {problem(item.origin, error)}", file=sys.stderr)
-                    if listed is not None:
-                        listed.failed(item.origin, str(error) or type(error).__name__)
-                bar.advance(job.task)
-    if listed is not None and done:
-        listed.write()
+                        if listed is not None:
+                            listed.done(item.origin, files)
+                    except (ValueError, OSError, ImportError, MemoryError) as error:
+                        if options.debug:
+                            raise
+                        troubled = True
+                        if isinstance(error, DamagedError):
+                            done += 1
+                        else:
+                            failed += 1
+                        print(f"segmentarium segment: {problem(item.origin, error)}", file=sys.stderr)
+                        if listed is not None:
+                            listed.failed(item.origin, str(error) or type(error).__name__)
+                    bar.advance(job.task)
+    finally:  # also where Ctrl-C ends it
+        if listed is not None and done:
+            listed.write()
     if done or options.watch:
         print(f"{done} of {done + failed} done with {predictor.model_name} on {predictor.engine}; see {out}")
     else:
@@ -193,6 +196,7 @@ class _Job:
         self._overwrite, self._bar = overwrite, bar
         self._semantic = not hasattr(predictor, "things")
 
+    @memory_errors()
     def do(self, item: Any) -> list[Path]:
         """The files that it became."""
         from segmentarium.inference.result import check_files
@@ -241,6 +245,7 @@ class _Job:
 
     def _video(self, item: Any) -> list[Path]:
         from segmentarium.inference.video import segment_video
+        from segmentarium.media.sources import DamagedError
 
         part = self._bar.add_task(item.name, total=None)
         if item.kind == "webcam":
@@ -257,12 +262,8 @@ class _Job:
         finally:
             self._bar.remove_task(part)
         if result.damage is not None:
-            raise DamagedError(f"{result.damage}; what came before it is done")
+            raise DamagedError(result.damage)
         return result.files
-
-
-class DamagedError(ValueError):
-    """An input that was done up to where it is damaged."""
 
 
 def _segment_predictor(options: argparse.Namespace, model: Any, task: str) -> Any:

@@ -6,6 +6,7 @@ import argparse
 import re
 import signal
 import sys
+from pathlib import Path
 
 EXAMPLES = (
     ("segmentarium serve", "http://127.0.0.1:8000/"),
@@ -77,11 +78,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def named_models(text: str) -> dict[str, str]:
-    """ "person,mine=best.safetensors" -> {"person": "person", "mine": "best.safetensors"}; a file's own name is its stem."""
+    """ "person,mine=best.safetensors" -> {"person": "person", "mine": "best.safetensors"}; a file's own name is its stem.
+
+    A "=" in a path, or in what there is under that name, is no end of a name.
+    """
     found: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, source = part.rpartition("=")
-        name = name or re.sub(r"\.(safetensors|onnx|xml)$", "", part.replace("\\", "/").rsplit("/", 1)[-1])
+        name, sign, source = part.partition("=")
+        if not sign or re.search(r"[\\/]", name) or Path(part).exists():
+            name, source = "", part
+        name = name or re.sub(r"\.(safetensors|onnx|xml)$", "", re.split(r"[\\/]", source.rstrip("\\/"))[-1])
         if name in found:
             raise ValueError(f"--models has two models called {name!r}; write NAME=MODEL to tell them apart")
         found[name] = source

@@ -94,9 +94,14 @@ class KeypointModel(Model):
     def peaks(
         self, scores: Tensor, *, threshold: float | None = None, radius: int | None = None, border: int | None = None
     ) -> Tensor:
-        """(B, H, W) scores -> bool: which pixels are keypoints, the border counted from the last whole cell."""
+        """(B, H, W) scores -> bool: which pixels are keypoints, the border counted from the last whole cell.
+
+        Raises ValueError for a radius or border below 0.
+        """
         threshold = self.threshold if threshold is None else threshold
         radius, border = self.radius if radius is None else radius, self.border if border is None else border
+        if border < 0:  # would count pixels beyond the last whole cell
+            raise ValueError(f"the border is {border}; give pixels, 0 or more")
         height, width = (side // self.stride * self.stride for side in scores.shape[-2:])
         y, x = (torch.arange(side, device=scores.device) for side in scores.shape[-2:])
         inside = ((y >= border) & (y < height - border))[:, None] & ((x >= border) & (x < width - border))

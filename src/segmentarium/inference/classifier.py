@@ -103,8 +103,10 @@ def seen_square(
 ) -> tuple[int, float | None]:
     """(side, share of the picture's shorter side) of what a classifier sees: as asked for, else as the model says.
 
-    Raises ValueError for a size that the model does not take.
+    Raises ValueError for a size below 1, and for one that the model does not take.
     """
+    if size is not None and size < 1:
+        raise ValueError(f"size is {size}; give the side in pixels, 1 or more")
     said = model.preprocessing
     if model.fixed_size is not None:
         if model.fixed_size != (size or model.fixed_size[0],) * 2:
@@ -114,10 +116,7 @@ def seen_square(
                 + ("; leave size out" if len(set(model.fixed_size)) == 1 else ", which is no square: build it for one")
             )
         size = model.fixed_size[0]
-    size = size or said.crop_size or SIZE
-    if size < 1:
-        raise ValueError(f"size is {size}; give the side in pixels, 1 or more")
-    return size, said.crop_ratio if crop_ratio is None else crop_ratio
+    return size or said.crop_size or SIZE, said.crop_ratio if crop_ratio is None else crop_ratio
 
 
 class ImageClassifier:

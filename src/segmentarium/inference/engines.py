@@ -19,6 +19,7 @@ from segmentarium.contracts import MaskOutputs, Model, adopt
 from segmentarium.files import cache_folder, writable_cache
 from segmentarium.inference.gpu import Graphed, in_half
 from segmentarium.inference.packing import pack
+from segmentarium.memory import memory_errors
 from segmentarium.runtimes import onnx_session, openvino_network, runner, tensorrt_session
 from segmentarium.weights.exported import ExportedNetwork
 
@@ -47,8 +48,9 @@ class Engine:
         first, *more = self.outputs(*inputs)
         return (first, *more) if more else first
 
+    @memory_errors()
     def outputs(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Everything that the model gives, in its order."""
+        """Everything that the model gives, in its order.  MemoryError where there is no memory for it."""
         with torch.inference_mode():
             found = self._run(*inputs)
             return tuple(output.float() for output in ((found,) if isinstance(found, Tensor) else found))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segmentarium.contracts import InstanceModel, InstanceSet, MaskModel, MaskOutputs, MaskSet, Model, adopt
 from segmentarium.inference.engines import Engine, build_engine, check_engine, default_device, deployed, device_name
+from segmentarium.memory import memory_errors
 
 
 def with_channels(pixels: Tensor, wanted: int) -> Tensor:
@@ -129,6 +130,7 @@ class InstanceNetwork(Network):
         details = f"{device_name(where)}, {precision}, channels-last"
         super().__init__(model, Engine(engine, self._find, details), precision, where)
 
+    @memory_errors()
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> InstanceSet:
         image = self.preprocessing.normalise(pixels.to(self.device)).to(self.dtype)

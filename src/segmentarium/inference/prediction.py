@@ -19,6 +19,7 @@ from segmentarium.inference.predictor import ModelSource, Predictor, resolve_mod
 from segmentarium.inference.segments import SegmentPredictor
 from segmentarium.inference.tracking import SegmentTracker
 from segmentarium.media import sources
+from segmentarium.memory import memory_errors
 
 
 def predict(
@@ -41,8 +42,8 @@ def predict(
     model     as of `Predictor`, or one that is there already: a Predictor, a SegmentPredictor, an ImageClassifier, …
     task      of a mask classifier: "semantic", "instance" or "panoptic"; in a video, segments keep their numbers.  None: as the
               model says (`MaskModel.task`)
-    on_error  called with the file's name and the error of a picture that cannot be read, and the rest go on;
-              default: the error is raised
+    on_error  called with the file's name and the error of a picture that cannot be read, and the rest go on; of a clip that is
+              cut off, after its last frame (DamagedError); default: the error is raised
     keep_probabilities  of a segmenter: each result keeps (K, H, W) float16
     options   of `Predictor`, `SegmentPredictor`, `ImageClassifier`, `KeypointFinder` or `PoseFinder`
     """
@@ -90,8 +91,9 @@ def _results(
                 if array is None:
                     yield from _frames(item, predictor)
                     continue
-                result = predictor(array, name=item.name, path=item.path)
-            except (ValueError, TypeError, OSError) as error:
+                with memory_errors():
+                    result = predictor(array, name=item.name, path=item.path)
+            except (ValueError, TypeError, OSError, MemoryError) as error:
                 if on_error is None:
                     raise
                 on_error(item.origin, error)

@@ -18,7 +18,7 @@ from segmentarium.matting.finder import no_foreground
 from segmentarium.matting.frames import frame_of, layout_of, rgb_of
 from segmentarium.matting.reader import Camera, Reader, first_frame, is_packet
 from segmentarium.matting.writers import FileWriter, Form
-from segmentarium.media.sources import Item, VideoError
+from segmentarium.media.sources import DamagedError, Item, VideoError
 from segmentarium.media.stages import Consumer, Prefetcher
 
 if TYPE_CHECKING:
@@ -93,9 +93,15 @@ def open_clip(item: Item, *, with_sound: bool = False) -> Iterator[OpenClip]:
 
 @contextlib.contextmanager
 def open_frames(item: Item) -> Iterator[Iterator[np.ndarray]]:
-    """The frames (H, W, 3) uint8 alone."""
+    """The frames (H, W, 3) uint8 alone; DamagedError after the last of a clip whose end is damaged or cut off."""
     with open_clip(item) as clip:
-        yield (frame.pixels for frame in clip.frames)
+        yield _pixels(clip)
+
+
+def _pixels(clip: OpenClip) -> Iterator[np.ndarray]:
+    yield from (frame.pixels for frame in clip.frames)
+    if clip.reader.damage is not None:
+        raise DamagedError(clip.reader.damage)
 
 
 def segment_video(

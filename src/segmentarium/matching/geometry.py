@@ -63,6 +63,8 @@ def estimate(
     threshold    pixels up to which a match agrees
     confidence, iterations   of the estimator
     cameras      (3, 3) matrices of both cameras, which an essential matrix needs
+
+    Raises ValueError for unknown words, points that are no pairs, and a threshold or focal lengths that are not above 0.
     """
     check_choice("kind", kind, tuple(LEAST))
     check_choice("method", method, METHODS)
@@ -73,6 +75,12 @@ def estimate(
         raise ValueError(
             "an essential matrix needs both cameras' matrices; give cameras, or ask for the fundamental one"
         )
+    if not threshold > 0:  # OpenCV takes its own in place of 0 and less
+        raise ValueError(f"threshold is {threshold}; give pixels, above 0")
+    if kind == "essential" and cameras is not None:
+        focal = [float(camera[i][i]) for camera in cameras for i in (0, 1)]
+        if not all(0 < length < np.inf for length in focal):
+            raise ValueError(f"the cameras' focal lengths are {focal}; give pixels, above 0")
     usable = np.isfinite(first).all(1) & np.isfinite(second).all(1)
     nothing = np.zeros(len(first), bool)
     if usable.sum() < LEAST[kind]:

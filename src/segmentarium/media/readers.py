@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from segmentarium.data.image_io import ImageReadError, peek, read_image
+from segmentarium.data.image_io import ImageReadError, depth_of, peek, read_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,6 +112,7 @@ class LargePicture:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._decoded: Image.Image | None = None
+        self._white: int | None = None  # what is white in a picture of 16 bits, once that is known
         self._reader = _READERS.get(_plain_format(self.path)) if importlib.util.find_spec("pyvips") else None
         self._in_rows = self._reader is not None
 
@@ -153,10 +154,15 @@ class LargePicture:
             image = read(str(self.path), access="sequential", fail_on="truncated")
             if "orientation" in image.get_fields() and image.get("orientation") != 1:
                 image = read(str(self.path), access="random", fail_on="truncated").autorot()
-            if image.format == "ushort":
-                image = (image / 257).rint().cast("uchar")
             bands = 3 if image.bands >= 3 else 1
             image = image.extract_band(0, n=bands) if image.bands != bands else image
+            if image.format == "ushort":
+                if self._white is None:
+                    # by the bits that all of it needs, as `to_8_bit`: the file is read once more for that
+                    again = read(str(self.path), access="sequential", fail_on="truncated")
+                    greatest = np.array([again.extract_band(0, n=bands).max()], np.uint16)
+                    self._white = 2 ** (depth_of(greatest) or 16) - 1
+                image = (image * (255 / self._white)).rint().cast("uchar")
             return image if bands == 3 else image.bandjoin([image, image])
         except pyvips.Error as error:
             raise ImageReadError(f"{self.path} cannot be read: {str(error).strip()}") from error

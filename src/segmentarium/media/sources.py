@@ -36,6 +36,13 @@ class VideoError(ValueError):
     """A video or camera that cannot be read; the message names it."""
 
 
+class DamagedError(VideoError):
+    """A video that was done up to where it is damaged or cut off."""
+
+    def __init__(self, damage: str) -> None:
+        super().__init__(f"{damage}; what came before it is done")
+
+
 @dataclass(frozen=True)
 class Item:
     """One picture, video or camera to come.
@@ -165,7 +172,7 @@ def watch(
     folder: Path, leave_out: Path | None = None, every: float = 1.0, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Item]:
     """The pictures and videos of a folder, and then those that come, until it is asked to stop; each when two looks found it of
-    the same size, so that none is half written.  Their names differ.
+    the same size, so that none is half written.  Their names differ; hidden files and folders are passed over, as in `expand`.
 
     leave_out  a folder in it that is not looked into, such as that of the results
     every      seconds between two looks
@@ -175,9 +182,7 @@ def watch(
     given, taken = set[Path](), set[str]()
     while not stop():
         now = {}
-        for path in sorted(folder.rglob("*")):
-            if path in given or path.name.startswith(".") or not is_media(path) or not path.is_file():
-                continue
+        for path in files_below(folder, (), lambda path: path not in given and path.is_file() and is_media(path)):
             if leave_out is None or leave_out.resolve() not in path.resolve().parents:
                 now[path] = path.stat().st_size
         for path in [path for path, size in now.items() if size and sizes.get(path) == size]:
