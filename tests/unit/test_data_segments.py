@@ -12,7 +12,14 @@ import pytest
 import torch
 
 from segmentarium.cli.main import main
-from segmentarium.data import SegmentDataset, SegmentError, build_dataset, check_data, segment_train_transform
+from segmentarium.data import (
+    SegmentDataset,
+    SegmentError,
+    build_dataset,
+    check_data,
+    evaluation_split,
+    segment_train_transform,
+)
 from segmentarium.data.examination import examine
 from segmentarium.data.image_io import ImageReadError
 from segmentarium.data.segments import VOID, Segmentation
@@ -326,6 +333,21 @@ def test_the_doctor_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert json.loads((tmp_path / "out" / "report.json").read_text())["classes"][0]["segments"] == 2
     files.yolo(tmp_path / "data")
     assert main([*words, "--overwrite"]) == 0
+
+
+def test_a_part_that_data_yaml_names_and_yolo_lacks(tmp_path: Path) -> None:
+    root = files.yolo(tmp_path)
+    with (root / "data.yaml").open("a") as file:
+        file.write("test: ../test/images\n")
+    dataset = build_dataset("yolo", root, "all")
+    assert len(dataset) == 1
+    assert "data.yaml names ../test/images for 'test', where no pictures are" in dataset.notes
+    assert evaluation_split("yolo", root) == "val"
+    with pytest.raises(FileNotFoundError, match=r"but data\.yaml names it for 'test'"):
+        build_dataset("yolo", root, "test")
+    (root / "data.yaml").write_text("names: [cat, dog]\nval: [images/val, images/more]\n")
+    with pytest.raises(FileNotFoundError, match="more does not exist"):
+        build_dataset("yolo", root, "all")
 
 
 def test_plain_folders(tmp_path: Path) -> None:
