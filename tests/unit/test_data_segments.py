@@ -20,6 +20,7 @@ from segmentarium.data import (
     evaluation_split,
     segment_train_transform,
 )
+from segmentarium.data.class_table import read_classes
 from segmentarium.data.examination import examine
 from segmentarium.data.image_io import ImageReadError
 from segmentarium.data.segments import VOID, Segmentation
@@ -333,6 +334,26 @@ def test_the_doctor_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert json.loads((tmp_path / "out" / "report.json").read_text())["classes"][0]["segments"] == 2
     files.yolo(tmp_path / "data")
     assert main([*words, "--overwrite"]) == 0
+
+
+def test_what_labelme_ignores_is_no_class(tmp_path: Path) -> None:
+    ignored = {"label": "__ignore__", "points": [[20, 12], [28, 12], [28, 20], [20, 20]], "shape_type": "polygon"}
+    root = files.labelme(tmp_path, scene=((0, 2, 0, 8, 10),), more=[ignored])
+    (root / "labels.txt").write_text("__ignore__\n_background_\ncat\n")
+    for classes in (None, ("__ignore__", "_background_", "cat")):
+        dataset: Any = build_dataset("labelme", root, "all", classes=classes)
+        assert dataset.info.classes == ("_background_", "cat")
+        assert dataset.load(0)[1].label_map(2)[[4, 15], [8, 24]].tolist() == [1, 255]
+    dataset = build_dataset("folder", root, "all")
+    assert dataset.info.classes == ("_background_", "cat")
+    assert dataset.load(0)[1][[4, 15, 0], [8, 24, 0]].tolist() == [1, 255, 0]
+    (root / "labels.txt").write_text("__ignore__ 9 9 9\n_background_ 0 0 0\ncat 1 2 3\n")
+    table = read_classes(root / "labels.txt")
+    assert (table.classes, table.palette, table.ignore_colours) == (
+        ("_background_", "cat"),
+        ((0, 0, 0), (1, 2, 3)),
+        ((9, 9, 9),),
+    )
 
 
 def test_a_part_that_data_yaml_names_and_yolo_lacks(tmp_path: Path) -> None:
