@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -307,14 +308,13 @@ class TrainingOptions:
 
     def foreign(self, kind: str) -> list[str]:
         """The options that were set and are for another kind of model than `kind`."""
+        fields = dataclasses.fields(self)
+        return self.said(f.name for f in fields if f.metadata["of"] and kind not in f.metadata["of"].split())
+
+    def said(self, names: Iterable[str]) -> list[str]:
+        """Those of some options that were set to another value than the standard one."""
         standard = TrainingOptions()
-        return [
-            item.name
-            for item in dataclasses.fields(self)
-            if item.metadata["of"]
-            and kind not in item.metadata["of"].split()
-            and getattr(self, item.name) != getattr(standard, item.name)
-        ]
+        return [name for name in names if getattr(self, name) != getattr(standard, name)]
 
     @property
     def folder(self) -> str:

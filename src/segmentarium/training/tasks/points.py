@@ -35,13 +35,14 @@ from segmentarium.registry import create_model
 from segmentarium.training.loaders import TimedLoader, endless, open_dataset
 from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import LOOKED_AT
-from segmentarium.training.tasks import Evaluation
+from segmentarium.training.tasks import Evaluation, refuse_unused
 
 MOST = 1000  # detections of a picture that its precision is made of
 LEAST_SCORE = 1e-4  # of these
 SHOWN, PICTURES = 0.015, 8  # scores of the points that are drawn, and pictures
 DETECTED, TURNED = 1000, math.pi / 4  # points of a picture that is matched with its warp, and how far that is turned
 WARPS = 7  # seed of the warps
+UNUSED = ("mean", "std", "backbone_weights", "flip", "turn")  # the network is of one piece and takes grey in 0..1
 LABELLED = "labelled"  # where adaptation writes, in the run's folder
 
 
@@ -58,6 +59,7 @@ class PointTask:
     val_set: Shapes | Points
 
     def __init__(self, options: TrainingOptions) -> None:
+        refuse_unused(options, UNUSED, f"{options.model!r} takes pictures as they are, under its own warps")
         if any(side % SuperPoint.stride for side in options.input_size):
             raise ValueError(f"input_size is {options.input_size}; give multiples of {SuperPoint.stride}")
         self.crop_size = options.input_size
