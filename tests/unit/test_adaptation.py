@@ -227,5 +227,5 @@ def test_what_cannot_be_trained_on_points(tmp_path: Path) -> None:
         train(base.replace(data="points", root=str(photos), adapt={"homographies": 2}))
     with pytest.raises(ValueError, match="has no joints; give --data coco_keypoints"):
         train(base.replace(model="hrnet_pose_w32"))
-    with pytest.raises(TypeError, match="homography"):
+    with pytest.raises(ValueError, match="adapt has no option 'homography'; did you mean 'homographies'"):
         train(base.replace(data="points", root=str(photos), adapt={"homography": 2}, weights="w.safetensors"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
+from segmentarium.checks import did_you_mean
 from segmentarium.contracts import KeypointModel
 from segmentarium.data.homographies import sample_homography
 from segmentarium.data.photometric import OF_PICTURES
@@ -213,9 +215,12 @@ def _adapted(options: TrainingOptions) -> TrainingOptions:
         raise ValueError("adapt labels pictures by the weights that training starts from; give --weights")
     if options.data != "points":
         raise ValueError(f"adapt labels pictures, and the data set is {options.data!r}; give --data points")
-    known = ("precision", "batch_size")
-    settings = Adaptation(**{name: value for name, value in options.adapt.items() if name not in known})
-    more = {name: options.adapt[name] for name in known if name in options.adapt}
+    own, others = [item.name for item in fields(Adaptation)], ["precision", "batch_size"]
+    for name in options.adapt:
+        if name not in own + others:
+            raise ValueError(f"adapt has no option {name!r}{did_you_mean(name, own + others)}")
+    settings = Adaptation(**{name: value for name, value in options.adapt.items() if name in own})
+    more = {name: value for name, value in options.adapt.items() if name in others}
     model = create_model(options.model, weights=options.weights, **options.model_arguments)
     if not isinstance(model, SuperPoint):
         raise ValueError(f"{options.model!r} gives no cells of points; give superpoint")
