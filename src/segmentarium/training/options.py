@@ -143,7 +143,9 @@ class TrainingOptions:
         of="segmenter mask instances",
     )
     max_class_ratio: float = option(
-        0.75, "redraw a crop in which one class has a larger share; 1: never", of="segmenter mask instances"
+        0.75,
+        "redraw a crop in which one class has a larger share, of data with a class for each pixel; 1: never",
+        of="segmenter mask instances",
     )
 
     task: str = option(

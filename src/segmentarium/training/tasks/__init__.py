@@ -82,7 +82,7 @@ class Task(Protocol):
 def refuse_unused(options: TrainingOptions, names: Iterable[str], why: str) -> None:
     """Raises ValueError where options of `names` are set, of which the task makes nothing.
 
-    why   the model and what it is, such as "'superpoint' shows points by its own warps"
+    why   the model or the data set and what it is, such as "'pointpillars' finds boxes in point clouds"
     """
     if unused := options.said(names):
         raise ValueError(f"{why}, and has no use for {', '.join(unused)}; leave that out")
