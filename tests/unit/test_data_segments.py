@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from segmentarium.cli.main import main
 from segmentarium.data import (
@@ -391,6 +392,12 @@ def test_plain_folders(tmp_path: Path) -> None:
     files.instances(tmp_path / "two", [values])
     with pytest.raises(SegmentError, match=r"numbers without a category: 3000 \(1 px\)"):
         dataset.load(0)
+    for part in ("images", "instances"):
+        again = root / part / "a.bmp"
+        Image.fromarray(values.astype(np.uint8)).save(again)
+        with pytest.raises(ValueError, match=r"a\.bmp and .*a\.png have the same name; rename or remove one"):
+            build_dataset("instances", root, "val")
+        again.unlink()
     (root / "instances" / "a.png").unlink()
     with pytest.raises(FileNotFoundError, match="no file for 1 of 1 pictures: a; write one of zeros"):
         build_dataset("instances", root, "val")
