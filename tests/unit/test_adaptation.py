@@ -209,11 +209,23 @@ def test_a_run_on_points_resumes_bit_for_bit(tmp_path: Path) -> None:
 def test_what_cannot_be_trained_on_points(tmp_path: Path) -> None:
     photos = folder(tmp_path / "photos")
     base = TrainingOptions(model="superpoint_small", output=str(tmp_path / "run"), data="shapes", input_size=(32, 48))
+    unused: dict[str, Any] = {"mean": (0.5,), "std": (0.5,), "backbone_weights": "imagenet", "flip": False, "turn": 9.0}
+    with pytest.raises(ValueError, match="no use for mean, std, backbone_weights, flip, turn; leave that out"):
+        train(base.replace(**unused))
+    unused = dict.fromkeys(("mean", "std"), (0.5,)) | {"backbone_weights": "imagenet"}
+    with pytest.raises(
+        ValueError, match="point clouds, and has no use for mean, std, backbone_weights; leave that out"
+    ):
+        train(
+            TrainingOptions(
+                model="pointpillars", data="kitti", root=str(photos), output=str(tmp_path / "run"), **unused
+            )
+        )
     with pytest.raises(ValueError, match="multiples of 8"):
         train(base.replace(input_size=(30, 48)))
     with pytest.raises(ValueError, match="give --weights"):
         train(base.replace(data="points", root=str(photos), adapt={"homographies": 2}))
     with pytest.raises(ValueError, match="has no joints; give --data coco_keypoints"):
         train(base.replace(model="hrnet_pose_w32"))
-    with pytest.raises(TypeError, match="homography"):
+    with pytest.raises(ValueError, match="adapt has no option 'homography'; did you mean 'homographies'"):
         train(base.replace(data="points", root=str(photos), adapt={"homography": 2}, weights="w.safetensors"))

@@ -78,6 +78,27 @@ def test_persons_that_teach_nothing_are_left_out(tmp_path: Path, changes: dict[s
     assert len(build_dataset("coco_keypoints", written(tmp_path, "train", 3, 0, **changes))) == 2
 
 
+def test_what_a_json_lacks_is_named_and_the_area_is_the_box_s(tmp_path: Path) -> None:
+    path = written(tmp_path, "train", 2, 0, bbox=[10, 8, 30, 20]) / "keypoints_train.json"
+
+    def without(group: str, key: str) -> Any:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        del content[group][0][key]
+        (tmp_path / "keypoints_val.json").write_text(json.dumps(content), encoding="utf-8")
+        return build_dataset("coco_keypoints", tmp_path, "val")
+
+    assert without("annotations", "area").items[0].area == 600
+    with pytest.raises(ValueError, match=r"keypoints_val\.json: annotation 100 has no 'bbox'; write it"):
+        without("annotations", "bbox")
+    with pytest.raises(ValueError, match=r"keypoints_val\.json: picture 0 has no 'width'; write it"):
+        without("images", "width")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["annotations"][0]["image_id"] = 7
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match="annotation 100 is of picture 7, which is not among its images"):
+        build_dataset("coco_keypoints", tmp_path)
+
+
 def test_errors_say_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"has none of annotations/person_keypoints_train2017\.json"):
         build_dataset("coco_keypoints", tmp_path)

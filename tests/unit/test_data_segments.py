@@ -10,9 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from segmentarium.cli.main import main
-from segmentarium.data import SegmentDataset, SegmentError, build_dataset, check_data, segment_train_transform
+from segmentarium.data import (
+    SegmentDataset,
+    SegmentError,
+    build_dataset,
+    check_data,
+    evaluation_split,
+    segment_train_transform,
+)
+from segmentarium.data.class_table import read_classes
 from segmentarium.data.examination import examine
 from segmentarium.data.image_io import ImageReadError
 from segmentarium.data.segments import VOID, Segmentation
@@ -328,6 +337,41 @@ def test_the_doctor_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert main([*words, "--overwrite"]) == 0
 
 
+def test_what_labelme_ignores_is_no_class(tmp_path: Path) -> None:
+    ignored = {"label": "__ignore__", "points": [[20, 12], [28, 12], [28, 20], [20, 20]], "shape_type": "polygon"}
+    root = files.labelme(tmp_path, scene=((0, 2, 0, 8, 10),), more=[ignored])
+    (root / "labels.txt").write_text("__ignore__\n_background_\ncat\n")
+    for classes in (None, ("__ignore__", "_background_", "cat")):
+        dataset: Any = build_dataset("labelme", root, "all", classes=classes)
+        assert dataset.info.classes == ("_background_", "cat")
+        assert dataset.load(0)[1].label_map(2)[[4, 15], [8, 24]].tolist() == [1, 255]
+    dataset = build_dataset("folder", root, "all")
+    assert dataset.info.classes == ("_background_", "cat")
+    assert dataset.load(0)[1][[4, 15, 0], [8, 24, 0]].tolist() == [1, 255, 0]
+    (root / "labels.txt").write_text("__ignore__ 9 9 9\n_background_ 0 0 0\ncat 1 2 3\n")
+    table = read_classes(root / "labels.txt")
+    assert (table.classes, table.palette, table.ignore_colours) == (
+        ("_background_", "cat"),
+        ((0, 0, 0), (1, 2, 3)),
+        ((9, 9, 9),),
+    )
+
+
+def test_a_part_that_data_yaml_names_and_yolo_lacks(tmp_path: Path) -> None:
+    root = files.yolo(tmp_path)
+    with (root / "data.yaml").open("a") as file:
+        file.write("test: ../test/images\n")
+    dataset = build_dataset("yolo", root, "all")
+    assert len(dataset) == 1
+    assert "data.yaml names ../test/images for 'test', where no pictures are" in dataset.notes
+    assert evaluation_split("yolo", root) == "val"
+    with pytest.raises(FileNotFoundError, match=r"but data\.yaml names it for 'test'"):
+        build_dataset("yolo", root, "test")
+    (root / "data.yaml").write_text("names: [cat, dog]\nval: [images/val, images/more]\n")
+    with pytest.raises(FileNotFoundError, match="more does not exist"):
+        build_dataset("yolo", root, "all")
+
+
 def test_plain_folders(tmp_path: Path) -> None:
     values = np.zeros(SIZE, np.int64)
     values[2:5, 3:9], values[10:12, 10:20] = 7, 40_000
@@ -348,6 +392,12 @@ def test_plain_folders(tmp_path: Path) -> None:
     files.instances(tmp_path / "two", [values])
     with pytest.raises(SegmentError, match=r"numbers without a category: 3000 \(1 px\)"):
         dataset.load(0)
+    for part in ("images", "instances"):
+        again = root / part / "a.bmp"
+        Image.fromarray(values.astype(np.uint8)).save(again)
+        with pytest.raises(ValueError, match=r"a\.bmp and .*a\.png have the same name; rename or remove one"):
+            build_dataset("instances", root, "val")
+        again.unlink()
     (root / "instances" / "a.png").unlink()
     with pytest.raises(FileNotFoundError, match="no file for 1 of 1 pictures: a; write one of zeros"):
         build_dataset("instances", root, "val")

@@ -34,6 +34,10 @@ def test_names_are_known_and_mistakes_are_answered(tmp_path: Path) -> None:
         build_dataset("camvid", tmp_path, "valid")
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         build_dataset("camvid", tmp_path / "none")
+    with pytest.raises(ValueError, match="data set 'shapes' has no option 'sise'; did you mean 'size'"):
+        build_dataset("shapes", "", sise=(32, 32))
+    with pytest.raises(ValueError, match="data set 'folder' has no option 'mask_maps'; did you mean 'mask_map'"):
+        build_dataset("folder", tmp_path, mask_maps="0:0")
 
 
 @pytest.mark.parametrize(

@@ -235,6 +235,9 @@ def test_label_losses_by_name() -> None:
         build_label_loss("sesaw", counts)
     with pytest.raises(ValueError, match="only eql"):
         build_label_loss("seesaw:2", counts)
+    for told in ("abc", "nan", "0", "-1", "5"):
+        with pytest.raises(ValueError, match=f"loss 'eql:{told}' has '{told}' for the share .* as in eql:0.01"):
+            build_label_loss(f"eql:{told}", counts)
 
 
 def test_a_start_where_every_class_is_improbable() -> None:

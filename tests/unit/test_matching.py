@@ -247,3 +247,11 @@ def test_files_of_hloc(tmp_path: Path) -> None:
         group = file["day-a.png/b.png"]
         assert group["matches0"][:].tolist() == [2, -1, -1, 1, -1]
         assert group["matching_scores0"][:].tolist() == [1.0, 0, 0, 0.5, 0]
+    lost = Pair("b.png", "c.png", np.array([[0, 2]]), np.zeros(1))
+    for wrong, said in (
+        ([pair, pair], "two pairs are 'day-a.png/b.png'"),
+        ([pair, lost], "'c.png', which is not among"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            write_hloc(tmp_path / "wrong", pictures, wrong)
+    assert not (tmp_path / "wrong").exists()

@@ -279,6 +279,11 @@ def test_points_of_pictures_are_read_and_checked(tmp_path) -> None:  # type: ign
     np.savez(tmp_path / "points" / "train.npz", keypoints=points, keypoint_scores=np.ones(3))
     with pytest.raises(ValueError, match="expected \\(N, 2\\) and \\(N,\\)"):
         build_dataset("points", tmp_path, "all")[0]
+    again = tmp_path / "images" / "train.bmp"
+    Image.new("L", (8, 8)).save(again)
+    with pytest.raises(ValueError, match=r"train\.bmp and .*train\.png have the same name; rename or remove one"):
+        build_dataset("points", tmp_path, "all")
+    again.unlink()
     (tmp_path / "points" / "train.npz").unlink()
     with pytest.raises(FileNotFoundError, match="no points of 1 of 1 pictures: train"):
         build_dataset("points", tmp_path, "all")

@@ -150,6 +150,15 @@ def files_info() -> Any:
     return segment_info("other", CLASSES)
 
 
+def test_crops_of_segments_are_not_redrawn_by_their_classes(tmp_path: Path) -> None:
+    given = options(objects(tmp_path / "data"), tmp_path / "run", max_class_ratio=0.9)
+    with pytest.raises(
+        ValueError, match="of whose crops none is redrawn, and has no use for max_class_ratio; leave that"
+    ):
+        task_for(given)
+    task_for(given.replace(max_class_ratio=1.0))  # never, as it is
+
+
 def test_batches_hold_as_many_segments_as_each_picture_has() -> None:
     samples = [
         {

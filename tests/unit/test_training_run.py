@@ -293,6 +293,24 @@ def test_class_weights_reach_the_loss(folder: Path, tmp_path: Path, monkeypatch:
     assert bool(list(tmp_path.glob("label-counts-*.json"))) == (text == "auto")
 
 
+def test_class_weights_that_are_none_are_explained(folder: Path) -> None:
+    from segmentarium.data import build_dataset
+    from segmentarium.training.objective import parse_class_weight
+
+    dataset: Any = build_dataset("folder", folder, "train")
+    for text in ("enet:abc", "auto:nan"):
+        with pytest.raises(
+            ValueError, match=f"class_weight is '{text}', and the offset .* is no number; give one above 1"
+        ):
+            parse_class_weight(text, dataset)
+    for text in ("1,-2", "1,inf", "nan,1", "0,0"):
+        with pytest.raises(ValueError, match=f"class_weight is '{text}'; give finite numbers of 0 or more"):
+            parse_class_weight(text, dataset)
+    weights = parse_class_weight("0,2", dataset)
+    assert weights is not None
+    assert weights.tolist() == [0, 2]
+
+
 def test_wrong_number_of_class_weights(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="class_weight has 3 numbers"):
         train(training_material.quick_options(folder, tmp_path / "out", class_weight="1,2,3"))

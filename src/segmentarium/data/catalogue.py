@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def build_dataset(
     Raises:
         KeyError: no such data set (with the nearest names).
         FileNotFoundError: the folder has not the layout of that data set.
-        ValueError: no such split, or options that do not fit.
+        ValueError: no such split, no such option (with the nearest names), or options that do not fit.
     """
     reader = _reader(name)
     if name.lower() == "folder":
@@ -74,6 +75,10 @@ def build_dataset(
             dataset: PictureDataset = open_drawn(tool, Path(root), split, transform, dict(options))
             dataset.split = split
             return dataset
+    known = [one for one in inspect.signature(reader).parameters if one not in ("root", "split", "transform")]
+    for given in options:
+        if given not in known:
+            raise ValueError(f"data set {name!r} has no option {given!r}{did_you_mean(given, known)}")
     dataset = reader(root, split=split, transform=transform, **options)
     dataset.split = split
     return dataset

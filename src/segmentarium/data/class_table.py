@@ -29,6 +29,7 @@ FILES = (
     "labelmap.txt", "label_colors.txt", "labels.txt", "data.yaml", "data.yml",
 )  # fmt: skip
 LONGEST_NAME = 1000  # letters of a line
+IGNORED = "__ignore__"  # of labelme: what is drawn under this name counts nowhere
 _NUMBER = re.compile(r"\d+")
 
 
@@ -65,7 +66,7 @@ def read_classes(path: Path) -> ClassTable:
     Text: a name a line, optionally with R G B or #rrggbb behind it, or R G B before it; a number 0, 1, 2, … before every
     name is left out, as are lines that begin with # and a head "name,r,g,b" or "Pixel Value, Class". So CVAT's labelmap.txt,
     CamVid's label_colors.txt, class_dict.csv and Roboflow's _classes.csv are read as they are, and of YOLO's data.yaml the
-    names. YAML:
+    names, and of labelme's labels.txt, whose `__ignore__` is no class (a colour of it is ignored). YAML:
 
         classes: [background, person]        # or entries of the form {name: person, colour: [255, 0, 0], value: 255};
                                              # {0: background, 1: person} and the key `names` are read too
@@ -103,6 +104,9 @@ def _from_text(path: Path) -> ClassTable:
             )
     if colours and len(colours) != len(names):
         raise ValueError(f"{path}: {len(colours)} of {len(names)} classes have a colour; give all of them one, or none")
+    ignored = tuple(rgb for name, rgb in zip(names, colours, strict=False) if name == IGNORED)
+    colours = [rgb for name, rgb in zip(names, colours, strict=False) if name != IGNORED]
+    names = [name for name in names if name != IGNORED]
     numbered = [re.fullmatch(r"(\d+)(?:\s*[:.,;]\s*|\s+)(.+)", name) for name in names]
     if names and all(numbered):
         if [int(match[1]) for match in numbered if match] != list(range(len(names))):
@@ -110,7 +114,9 @@ def _from_text(path: Path) -> ClassTable:
                 f"{path} numbers its classes, but not 0, 1, 2, …; write the names alone, in the order of the values"
             )
         names = [match[2] for match in numbered if match]
-    return ClassTable(tuple(names), tuple(colours) or default_palette(len(names)), bool(colours))
+    return ClassTable(
+        tuple(names), tuple(colours) or default_palette(len(names)), bool(colours), ignore_colours=ignored
+    )
 
 
 def _from_yaml(path: Path) -> ClassTable:

@@ -56,7 +56,8 @@ class CocoKeypoints(PictureDataset):
 
     Raises:
         FileNotFoundError: no JSON, or a picture of it is not there.
-        ValueError: no such split, or a JSON without names of joints or without persons.
+        ValueError: no such split, or a JSON without names of joints, without persons, or without their boxes or the pictures'
+            sizes.
     """
 
     task = "keypoints"
@@ -135,15 +136,27 @@ def _persons(content: dict[str, Any], category: int, joints: int, folder: Path, 
         points = points.reshape(joints, 3)
         points[:, 2] = points[:, 2] > 0
         points *= points[:, 2:]
+        what = f"annotation {entry.get('id')}"
+        _check_there(entry, ("id", "image_id", "bbox"), what, path)
+        if entry["image_id"] not in pictures:
+            raise ValueError(f"{path}: {what} is of picture {entry['image_id']!r}, which is not among its images")
         picture = pictures[entry["image_id"]]
+        _check_there(picture, ("file_name", "width", "height"), f"picture {picture['id']}", path)
         box = _inside(entry["bbox"], picture["width"], picture["height"])
-        if box is None or entry["area"] <= 0 or not points[:, 2].any():
+        area = float(entry.get("area", entry["bbox"][2] * entry["bbox"][3]))  # of the box where no outline was measured
+        if box is None or area <= 0 or not points[:, 2].any():
             continue
         image = folder / picture["file_name"]
         if not image.is_file():
             raise FileNotFoundError(f"{image} is not there, but {path.name} has it")
-        persons.append(Person(image, picture["id"], entry["id"], box, points, float(entry["area"])))
+        persons.append(Person(image, picture["id"], entry["id"], box, points, area))
     return persons
+
+
+def _check_there(record: dict[str, Any], names: Sequence[str], what: str, path: Path) -> None:
+    """Raises ValueError where a record of a JSON, called `what`, lacks one of `names`."""
+    if absent := [name for name in names if name not in record]:
+        raise ValueError(f"{path}: {what} has no {' and no '.join(map(repr, absent))}; write it, as COCO does")
 
 
 def _inside(box: Sequence[float], width: int, height: int) -> tuple[float, float, float, float] | None:

@@ -48,6 +48,29 @@ def pictures_below(folder: Path, more: Collection[str] = ()) -> list[Path]:
     return files_below(folder, {*IMAGE_SUFFIXES, *more}, begins_as_picture)
 
 
+def name_below(path: Path, folder: Path) -> str:
+    """The path of a file below a folder, without its ending."""
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def pictures_by_name(
+    folder: Path, more: Collection[str] = (), name: Callable[[Path, Path], str] = name_below
+) -> dict[str, Path]:
+    """Name -> picture, of `pictures_below`, in their order.
+
+    name   what a path in the folder is called
+
+    Raises ValueError where two have one name, as a.jpg and a.png have: labels found by it would be of both.
+    """
+    found: dict[str, Path] = {}
+    for path in pictures_below(folder, more):
+        key = name(path, folder)
+        if key in found:
+            raise ValueError(f"{found[key]} and {path} have the same name; rename or remove one of them")
+        found[key] = path
+    return found
+
+
 def begins_as_picture(path: Path) -> bool:
     """Whether a file without a picture's ending is one."""
     return path.suffix.lower() not in OTHER_SUFFIXES and is_picture(head_of(path))

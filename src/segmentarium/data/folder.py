@@ -27,7 +27,7 @@ import numpy as np
 
 from segmentarium.data.base import Item, SegmentationDataset, Transform
 from segmentarium.data.class_table import ClassTable, as_colour, as_mask_map, class_file, read_classes
-from segmentarium.data.finding import files_below, pictures_below
+from segmentarium.data.finding import files_below, pictures_by_name
 from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, open_image
 from segmentarium.data.mask_io import (
     NOISE,
@@ -348,7 +348,7 @@ class _Found:
 
 
 def _match(images: Path, masks: Path) -> _Found:
-    pictures, labels = _by_name(images), _by_name(masks, {".npy"})
+    pictures, labels = pictures_by_name(images, name=_name), pictures_by_name(masks, {".npy"}, _name)
     if images == masks:  # one folder: what its name says is a label image of another
         labels = {key: path for key, path in labels.items() if any(name in pictures for name in _owners(key))}
         pictures = {name: path for name, path in pictures.items() if name not in labels}
@@ -386,17 +386,6 @@ def _beginnings(key: str) -> Iterator[str]:
     """What stands in front of each separator of a mask's name, the longest first."""
     for match in reversed(list(re.finditer(r"[ _.(\-]+", key))):
         yield key[: match.start()]
-
-
-def _by_name(folder: Path, more: Sequence[str] | set[str] = ()) -> dict[str, Path]:
-    """Path below the folder, without ending -> file."""
-    result: dict[str, Path] = {}
-    for path in pictures_below(folder, more):
-        name = _name(path, folder)
-        if name in result:
-            raise ValueError(f"{result[name]} and {path} have the same name; rename or remove one of them")
-        result[name] = path
-    return result
 
 
 def _listed(root: Path, images: Path, wanted: Sequence[str], found: _Found) -> None:

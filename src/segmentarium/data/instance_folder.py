@@ -18,7 +18,7 @@ import numpy as np
 
 from segmentarium.data.base import Transform, require_folder
 from segmentarium.data.class_table import class_file, read_classes
-from segmentarium.data.finding import pictures_below
+from segmentarium.data.finding import pictures_by_name
 from segmentarium.data.segments import NOBODY, SegmentDataset, SegmentItem, Tell, numbered, read_numbers, segment_info
 from segmentarium.data.splits import check_split, chosen
 
@@ -33,6 +33,7 @@ class InstanceFolder(SegmentDataset):
 
     Raises:
         FileNotFoundError: no such folder or split, no pictures, or pictures without a file of objects.
+        ValueError: two pictures, or two files of objects, that differ in their endings alone.
     """
 
     def __init__(
@@ -52,11 +53,11 @@ class InstanceFolder(SegmentDataset):
             raise ValueError(f"divisor is {divisor}; give how many values a class has, such as 1000")
         self.divisor = divisor
         names, palette = _classes(root, classes)
-        pictures = {_name(path, images): path for path in pictures_below(images)}
+        pictures = pictures_by_name(images)
         found, notes = chosen(root, list(pictures), split, f"folder {root.resolve().name}")
         if not found:
             raise FileNotFoundError(f"{images} holds no pictures for split {split!r}")
-        known = {_name(path, maps): path for path in pictures_below(maps)}
+        known = pictures_by_name(maps)
         missing = [name for name in found if name not in known]
         if missing:
             raise FileNotFoundError(
@@ -90,7 +91,3 @@ def _classes(root: Path, classes: Sequence[str] | str | None) -> tuple[Sequence[
         return ["object"], ()
     table = read_classes(path)
     return table.classes, table.palette if table.coloured else ()
-
-
-def _name(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).with_suffix("").as_posix()

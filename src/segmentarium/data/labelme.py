@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from segmentarium.data.base import Transform, require_folder
-from segmentarium.data.class_table import class_file, read_classes
+from segmentarium.data.class_table import IGNORED, class_file, read_classes
 from segmentarium.data.finding import files_below
 from segmentarium.data.image_io import IMAGE_SUFFIXES, open_image
 from segmentarium.data.segments import (
@@ -38,7 +38,6 @@ from segmentarium.data.text_files import read_json
 from segmentarium.rle import Patch
 
 SPLITS = ("train", "val", "trainval", "test", "all")
-IGNORED = "__ignore__"
 CORNERS = 64  # of the polygon that a circle is drawn as
 
 
@@ -77,6 +76,7 @@ class Labelme(SegmentDataset):
             notes.append(f"the labels that occur are taken for the classes: {', '.join(classes)}")
             if not classes:
                 refuse(root, "has no labelled shape")
+        classes = [name for name in classes if name != IGNORED]
         self.index_of = {name: i for i, name in enumerate(classes)} | {IGNORED: VOID}
         items = [SegmentItem(_picture(files[name]), files[name], None, name) for name in found]
         super().__init__(segment_info(root.resolve().name, classes, palette, "your own"), items, None, transform, cache)

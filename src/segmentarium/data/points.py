@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from segmentarium.data.base import DatasetInfo, PictureDataset, Sample, Transform, require_folder
-from segmentarium.data.finding import pictures_below
+from segmentarium.data.finding import pictures_by_name
 from segmentarium.data.homographies import inside, sample_homography, valid_mask, warp_points
 from segmentarium.data.image_io import ImageReadError
 from segmentarium.data.photometric import OF_PICTURES, OF_SHAPES
@@ -49,7 +49,7 @@ class Points(PictureDataset):
 
     Raises:
         FileNotFoundError: no such folder or split, no pictures, or a picture without its points.
-        ValueError: no such split.
+        ValueError: no such split, or two pictures that differ in their endings alone.
     """
 
     task = "keypoints"
@@ -67,7 +67,7 @@ class Points(PictureDataset):
         root = Path(root)
         check_split(split, SPLITS, "points")
         images = require_folder(root / "images", "pictures, beside points/ as `segmentarium adapt` writes them")
-        found = {path.relative_to(images).with_suffix("").as_posix(): path for path in pictures_below(images)}
+        found = pictures_by_name(images)
         if not found:
             raise FileNotFoundError(f"{images} holds no pictures")
         info = DatasetInfo(f"{root.resolve().name} points", ("point",), ((255, 255, 255),), licence=licence)

@@ -42,12 +42,16 @@ class Yolo(SegmentDataset):
         config = _config(root)
         names = _names(root, config)
         items: list[SegmentItem] = []
+        notes: list[str] = []
         for part in wanted_parts(split):
-            for path in _pictures(root, config, part, needed=split != "all"):
-                items.append(SegmentItem(path, _label_file(path), None, _below(path, root)))
+            found = _pictures(root, config, part, needed=split != "all")
+            if config.get(part) and not found:
+                notes.append(f"data.yaml names {config[part]} for {part!r}, where no pictures are")
+            items += [SegmentItem(path, _label_file(path), None, _below(path, root)) for path in found]
         if not items:
             raise FileNotFoundError(f"{root} holds no pictures for split {split!r}")
         super().__init__(segment_info(root.resolve().name, names, (), "your own"), items, None, transform, cache)
+        self.notes += notes
         bare = sum(not item.labels.is_file() for item in items)
         if bare == len(items):
             raise FileNotFoundError(f"{items[0].labels} does not exist, nor any other text file of {root}'s pictures")
@@ -109,16 +113,25 @@ def _names(root: Path, config: dict[str, Any]) -> Sequence[str]:
 
 
 def _pictures(root: Path, config: dict[str, Any], part: str, *, needed: bool) -> list[Path]:
-    """The pictures of one part, as data.yaml or the folders say."""
+    """The pictures of one part, as data.yaml or the folders say.
+
+    needed   whether FileNotFoundError is raised where the part is not there; else there are none.  Roboflow's data.yaml names a
+             test part that many exports lack.  Where some of several folders lack, it is raised in any case
+    """
     base = root / str(config.get("path") or "")
     said = config.get(part)
     if said:
         found: list[Path] = []
-        for one in said if isinstance(said, list) else [said]:
-            place = next((p for p in (base / one, root / one, root / str(one).removeprefix("../")) if p.exists()), None)
-            if place is None:
+        names = said if isinstance(said, list) else [said]
+        places = [
+            next((p for p in (base / one, root / one, root / str(one).removeprefix("../")) if p.exists()), None)
+            for one in names
+        ]
+        for one, place in zip(names, places, strict=True):
+            if place is not None:
+                found += _listed(place, base) if place.is_file() else pictures_below(place)
+            elif needed or any(places):
                 raise FileNotFoundError(f"{root / one} does not exist, but data.yaml names it for {part!r}")
-            found += _listed(place, base) if place.is_file() else pictures_below(place)
         return found
     folder = next((p for p in (root / "images" / part, root / part / "images") if p.is_dir()), None)
     if folder is None:

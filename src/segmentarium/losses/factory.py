@@ -99,7 +99,7 @@ def build_label_loss(name: str, counts: Sequence[int]) -> nn.Module:
         A module `loss(logits (B, K), labels (B,)) -> float32 scalar`.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a number that is no share.
     """
     key, _, told = name.strip().lower().partition(":")
     if key not in LABEL_LOSSES:
@@ -110,7 +110,15 @@ def build_label_loss(name: str, counts: Sequence[int]) -> nn.Module:
         )
     if key == "eql":
         total = max(sum(counts), 1)
-        rare = {"threshold": float(told)} if told else {}
+        try:
+            rare = {"threshold": float(told)} if told else {}
+        except ValueError:
+            rare = {"threshold": math.nan}
+        if rare and not 0 < rare["threshold"] < 1:
+            raise ValueError(
+                f"loss {name!r} has {told!r} for the share of pictures below which a class is rare; give a number between "
+                "0 and 1, as in eql:0.01"
+            )
         return EqualizationLoss([count / total for count in counts], **rare, background=False)
     if key == "federated":
         return FederatedLoss(list(counts), background=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,9 +87,7 @@ def write_colmap(
 
 
 def _write_pair(database: sqlite3.Connection, pair: Pair, numbers: Mapping[str, int]) -> None:
-    for name in (pair.first, pair.second):
-        if name not in numbers:
-            raise ValueError(f"a pair has the picture {name!r}, which is not among those given: {', '.join(numbers)}")
+    _check_known(pair, numbers)
     first, second = numbers[pair.first], numbers[pair.second]
     turned = first > second
     number = min(first, second) * MOST_IMAGES + max(first, second)
@@ -112,6 +110,12 @@ def _write_pair(database: sqlite3.Connection, pair: Pair, numbers: Mapping[str, 
     )
 
 
+def _check_known(pair: Pair, pictures: Collection[str]) -> None:
+    for name in (pair.first, pair.second):
+        if name not in pictures:
+            raise ValueError(f"a pair has the picture {name!r}, which is not among those given: {', '.join(pictures)}")
+
+
 def _in_halves(matrix: np.ndarray, kind: str) -> np.ndarray:
     """A matrix between points whose pixel centres are at whole numbers -> at halves.  An essential one knows no pixels."""
     shift = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
@@ -131,9 +135,19 @@ def write_hloc(
     """features.h5 and matches.h5 as hloc keeps them: of each picture keypoints (N, 2), scores (N,), descriptors (D, N) and
     image_size; of each pair matches0 (N,), -1 where there is none, and matching_scores0.
 
-    Half precision but for the places, as hloc stores.  ImportError without h5py.
+    Half precision but for the places, as hloc stores.  ImportError without h5py; ValueError, before anything is written, for a
+    pair of a picture that is not given, and for two pairs of one name there ("/" of pictures' names is "-").
     """
     h5py = _h5py()
+    named: dict[str, Pair] = {}
+    for pair in pairs:
+        _check_known(pair, pictures)
+        key = "/".join(name.replace("/", "-") for name in (pair.first, pair.second))
+        if key in named:
+            raise ValueError(
+                f"two pairs are {key!r} in matches.h5; give each pair once, of pictures whose names differ"
+            )
+        named[key] = pair
     paths = [Path(folder) / name for name in ("features.h5", "matches.h5")]
     check_targets(paths, overwrite=overwrite)
     with atomic_write(paths[0]) as temporary, h5py.File(temporary, "w") as file:
@@ -145,12 +159,12 @@ def write_hloc(
             group["descriptors"] = found.descriptors.cpu().numpy().T.astype(np.float16)
             group["image_size"] = found.image_size.cpu().numpy()
     with atomic_write(paths[1]) as temporary, h5py.File(temporary, "w") as file:
-        for pair in pairs:
+        for key, pair in named.items():
             count = len(pictures[pair.first])
             matches, scores = np.full(count, -1, np.int32), np.zeros(count, np.float16)
             matches[pair.pairs[:, 0]] = pair.pairs[:, 1]
             scores[pair.pairs[:, 0]] = (1 - pair.distances / 2).clip(0, 1)
-            group = file.create_group("/".join(name.replace("/", "-") for name in (pair.first, pair.second)))
+            group = file.create_group(key)
             group["matches0"], group["matching_scores0"] = matches, scores
     return paths
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -32,13 +33,24 @@ def replace_loss(model: LabelledModel, name: str) -> None:
 
 
 def parse_class_weight(text: str, dataset: SegmentationDataset) -> Tensor | None:
-    """ "none", "auto", a formula ("erfnet", "enet:1.2" for another offset), or one number a class -> (K,) or None."""
+    """ "none", "auto", a formula ("erfnet", "enet:1.2" for another offset), or one number a class -> (K,) or None.
+
+    Raises ValueError for anything else, and for numbers that are negative, not finite, or all 0.
+    """
     if text == "none":
         return None
     method, _, offset = text.partition(":")
     if method in ("auto", *METHODS):
+        try:
+            number = float(offset) if offset else None
+        except ValueError:
+            number = math.nan
+        if number is not None and not math.isfinite(number):
+            raise ValueError(
+                f"class_weight is {text!r}, and the offset {offset!r} is no number; give one above 1, such as enet:1.2"
+            )
         name: Any = "enet" if method == "auto" else method
-        return class_weights(count_labels(dataset), name, offset=float(offset) if offset else None)
+        return class_weights(count_labels(dataset), name, offset=number)
     try:
         weights = torch.tensor([float(word) for word in text.split(",")])
     except ValueError:
@@ -51,4 +63,6 @@ def parse_class_weight(text: str, dataset: SegmentationDataset) -> Tensor | None
             f"class_weight has {len(weights)} numbers, but data set {dataset.info.name!r} has "
             f"{dataset.info.num_classes} classes; give one for each: {', '.join(dataset.info.classes)}"
         )
+    if not bool(((weights >= 0) & weights.isfinite()).all() and weights.any()):
+        raise ValueError(f"class_weight is {text!r}; give finite numbers of 0 or more, one of them above 0")
     return weights

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,9 @@ class TrainingOptions:
         of="segmenter mask instances",
     )
     max_class_ratio: float = option(
-        0.75, "redraw a crop in which one class has a larger share; 1: never", of="segmenter mask instances"
+        0.75,
+        "redraw a crop in which one class has a larger share, of data with a class for each pixel; 1: never",
+        of="segmenter mask instances",
     )
 
     task: str = option(
@@ -307,14 +310,13 @@ class TrainingOptions:
 
     def foreign(self, kind: str) -> list[str]:
         """The options that were set and are for another kind of model than `kind`."""
+        fields = dataclasses.fields(self)
+        return self.said(f.name for f in fields if f.metadata["of"] and kind not in f.metadata["of"].split())
+
+    def said(self, names: Iterable[str]) -> list[str]:
+        """Those of some options that were set to another value than the standard one."""
         standard = TrainingOptions()
-        return [
-            item.name
-            for item in dataclasses.fields(self)
-            if item.metadata["of"]
-            and kind not in item.metadata["of"].split()
-            and getattr(self, item.name) != getattr(standard, item.name)
-        ]
+        return [name for name in names if getattr(self, name) != getattr(standard, name)]
 
     @property
     def folder(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,6 +77,15 @@ class Task(Protocol):
     def draw(self, model: Model, fabric: Fabric, path: Path) -> None:
         """Writes a picture of what the model makes of the first few validation samples."""
         ...
+
+
+def refuse_unused(options: TrainingOptions, names: Iterable[str], why: str) -> None:
+    """Raises ValueError where options of `names` are set, of which the task makes nothing.
+
+    why   the model or the data set and what it is, such as "'pointpillars' finds boxes in point clouds"
+    """
+    if unused := options.said(names):
+        raise ValueError(f"{why}, and has no use for {', '.join(unused)}; leave that out")
 
 
 def task_for(options: TrainingOptions) -> Task:

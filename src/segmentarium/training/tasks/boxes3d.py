@@ -21,8 +21,9 @@ from segmentarium.registry import create_model
 from segmentarium.training.loaders import TimedLoader, endless, open_dataset, worker_count
 from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import LOOKED_AT
-from segmentarium.training.tasks import Evaluation
+from segmentarium.training.tasks import Evaluation, refuse_unused
 
+UNUSED = ("mean", "std", "backbone_weights")  # of networks that see pictures
 PICTURES, SIDE = 4, 400  # drawn at each evaluation, and pixels of their longer sides
 
 
@@ -35,6 +36,7 @@ class Boxes3dTask:
     val_set: ScanDataset
 
     def __init__(self, options: TrainingOptions) -> None:
+        refuse_unused(options, UNUSED, f"{options.model!r} finds boxes in point clouds")
         self.options, self.crop_size = options, (0, 0)  # `model` knows better
         self.train_set, self.val_set = (
             open_dataset(options, split) for split in (options.train_split, options.val_split)

@@ -24,7 +24,7 @@ from segmentarium.training.loaders import TimedLoader, endless, joined, open_dat
 from segmentarium.training.long_tail import counted
 from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import LOOKED_AT
-from segmentarium.training.tasks import Evaluation
+from segmentarium.training.tasks import Evaluation, refuse_unused
 from segmentarium.training.tasks.labelled import labelled_model
 from segmentarium.training.tasks.segmentation import PICTURES, SegmentationTask
 
@@ -50,6 +50,9 @@ class MaskTask(SegmentationTask):
                 f"data set {options.data!r} has neither segments nor a class for each pixel; give --data instances, "
                 "coco_panoptic, …, or folder"
             )
+        if isinstance(self.train_set, SegmentDataset) and options.max_class_ratio < 1:  # 1, never, is what is done
+            why = f"data set {options.data!r} has segments, of whose crops none is redrawn"
+            refuse_unused(options, ("max_class_ratio",), why)
         self.task = chosen_task(None if options.task == "auto" else options.task, self.train_set)
         if self.task != "semantic" and not isinstance(self.train_set, SegmentDataset):
             raise ValueError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
+from segmentarium.checks import did_you_mean
 from segmentarium.contracts import KeypointModel
 from segmentarium.data.homographies import sample_homography
 from segmentarium.data.photometric import OF_PICTURES
@@ -35,13 +37,14 @@ from segmentarium.registry import create_model
 from segmentarium.training.loaders import TimedLoader, endless, open_dataset
 from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import LOOKED_AT
-from segmentarium.training.tasks import Evaluation
+from segmentarium.training.tasks import Evaluation, refuse_unused
 
 MOST = 1000  # detections of a picture that its precision is made of
 LEAST_SCORE = 1e-4  # of these
 SHOWN, PICTURES = 0.015, 8  # scores of the points that are drawn, and pictures
 DETECTED, TURNED = 1000, math.pi / 4  # points of a picture that is matched with its warp, and how far that is turned
 WARPS = 7  # seed of the warps
+UNUSED = ("mean", "std", "backbone_weights", "flip", "turn")  # the network is of one piece and takes grey in 0..1
 LABELLED = "labelled"  # where adaptation writes, in the run's folder
 
 
@@ -58,6 +61,7 @@ class PointTask:
     val_set: Shapes | Points
 
     def __init__(self, options: TrainingOptions) -> None:
+        refuse_unused(options, UNUSED, f"{options.model!r} takes pictures as they are, under its own warps")
         if any(side % SuperPoint.stride for side in options.input_size):
             raise ValueError(f"input_size is {options.input_size}; give multiples of {SuperPoint.stride}")
         self.crop_size = options.input_size
@@ -211,9 +215,12 @@ def _adapted(options: TrainingOptions) -> TrainingOptions:
         raise ValueError("adapt labels pictures by the weights that training starts from; give --weights")
     if options.data != "points":
         raise ValueError(f"adapt labels pictures, and the data set is {options.data!r}; give --data points")
-    known = ("precision", "batch_size")
-    settings = Adaptation(**{name: value for name, value in options.adapt.items() if name not in known})
-    more = {name: options.adapt[name] for name in known if name in options.adapt}
+    own, others = [item.name for item in fields(Adaptation)], ["precision", "batch_size"]
+    for name in options.adapt:
+        if name not in own + others:
+            raise ValueError(f"adapt has no option {name!r}{did_you_mean(name, own + others)}")
+    settings = Adaptation(**{name: value for name, value in options.adapt.items() if name in own})
+    more = {name: value for name, value in options.adapt.items() if name in others}
     model = create_model(options.model, weights=options.weights, **options.model_arguments)
     if not isinstance(model, SuperPoint):
         raise ValueError(f"{options.model!r} gives no cells of points; give superpoint")
