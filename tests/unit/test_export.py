@@ -352,6 +352,15 @@ def test_an_instance_whose_score_or_mask_is_nan_is_an_infinite_error(part: int) 
     assert compare_instances(tuple(found), tuple(given), (8, 8)).relative_error == float("inf")
 
 
+@pytest.mark.parametrize("suffix", ["onnx", "pt2", "xml"])
+def test_metadata_of_a_damaged_file_is_one_line_that_names_it(suffix: str, tmp_path: Path) -> None:
+    for content in (b"", b"not a network"):
+        (file := tmp_path / f"net.{suffix}").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"net\.{suffix} is no exported model that can be read: .") as caught:
+            read_metadata(file)
+        assert "\n" not in str(caught.value)
+
+
 def test_natural_noise_has_the_spectrum_of_photos() -> None:
     noise = natural_noise(256, 256)
     assert noise.shape == (256, 256, 3)
