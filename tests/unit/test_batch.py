@@ -8,7 +8,8 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import segmentarium
 from segmentarium.cli.main import main
 from segmentarium.inference import Predictor
 from segmentarium.rle import decode
-from segmentarium.scale import BatchReport, local
+from segmentarium.scale import BatchReport, local, work
 from segmentarium.scale.job import _identity, batch
 from segmentarium.scale.listing import find_pictures
 from segmentarium.scale.manifest import Manifest, Part
@@ -188,6 +189,19 @@ def test_tables_in_and_out(
     assert "row 6 has no bytes" in (tmp_path / "bytes" / "problems.jsonl").read_text()
     with pytest.raises(ValueError, match="has no column 'picture' of paths or bytes; it has data"):
         quick(tmp_path / "bytes.parquet", tmp_path / "none", column="picture")
+
+
+def test_reading_a_table_is_timed(weights: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(source: str, column: str | None, numbers: list[int]) -> Iterator[tuple[int, bytes]]:
+        for number in numbers:
+            time.sleep(0.1)
+            yield number, (photos / "0.png").read_bytes()
+
+    monkeypatch.setattr(work, "row_bytes", slowly)
+    worker = Worker(Settings(weights, str(tmp_path), device="cpu"))
+    told = worker.do(Part(0, tuple(("t.parquet", f"t-{number}", number) for number in range(3))))
+    assert told["done"] == 3
+    assert told["seconds"]["read"] >= 0.3
 
 
 def test_a_store(
