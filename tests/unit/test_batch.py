@@ -8,8 +8,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import segmentarium
 from segmentarium.cli.main import main
 from segmentarium.inference import Predictor
 from segmentarium.rle import decode
-from segmentarium.scale import BatchReport, local, work
+from segmentarium.scale import BatchReport, local
 from segmentarium.scale.job import _identity, batch
 from segmentarium.scale.listing import find_pictures
 from segmentarium.scale.manifest import Manifest, Part
@@ -207,19 +206,6 @@ def test_a_row_without_a_path_is_told_and_one_without_bytes_is_read_from_its_pat
         told = [json.loads(line) for line in (tmp_path / name / "problems.jsonl").read_text().splitlines()]
         assert [one["name"] for one in told] == [f"{name}-{row:06d}" for row in failed]
         assert f"row {failed[-1]} has no bytes and no path" in told[-1]["problem"]
-
-
-def test_reading_a_table_is_timed(weights: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def slowly(source: str, column: str | None, numbers: list[int]) -> Iterator[tuple[int, bytes]]:
-        for number in numbers:
-            time.sleep(0.1)
-            yield number, (photos / "0.png").read_bytes()
-
-    monkeypatch.setattr(work, "row_bytes", slowly)
-    worker = Worker(Settings(weights, str(tmp_path), device="cpu"))
-    told = worker.do(Part(0, tuple(("t.parquet", f"t-{number}", number) for number in range(3))))
-    assert told["done"] == 3
-    assert told["seconds"]["read"] >= 0.3
 
 
 def test_a_store(

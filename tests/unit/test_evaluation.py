@@ -10,7 +10,6 @@ import weakref
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -163,15 +162,6 @@ def test_windows_flip_and_scale_agree_with_the_whole_for_a_local_model() -> None
     assert scaled.options["protocol"] == "multi-scale (0.5, 1), whole image"
     slide = evaluate(Brightness(), dataset, mode="slide", tile=48, overlap=0.25, flip=True)
     assert slide.options["protocol"] == "single scale + flip, slide, windows of 48 px with 25% overlap"
-
-
-@pytest.mark.parametrize("windows", [None, 48])
-@pytest.mark.parametrize("given", [{"tile": 32}, {"overlap": 0.5}, {"tile": 32, "mode": "whole"}])
-def test_windows_without_the_mode_are_refused(windows: int | None, given: dict[str, Any]) -> None:
-    model = Brightness()
-    model.preprocessing = Preprocessing((0.0,) * 3, (1.0,) * 3, tile=windows, stride=windows)
-    with pytest.raises(ValueError, match='tile and overlap are of windows of your own: give mode "slide"'):
-        evaluate(model, Images(1), **given)
 
 
 def test_scores_are_taken_at_the_labels_resolution() -> None:
