@@ -190,6 +190,24 @@ def test_tables_in_and_out(
         quick(tmp_path / "bytes.parquet", tmp_path / "none", column="picture")
 
 
+def test_a_row_without_a_path_is_told_and_one_without_bytes_is_read_from_its_path(
+    quick: Callable[..., BatchReport], photos: Path, tmp_path: Path
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    (tmp_path / "a.png").write_bytes((photos / "0.png").read_bytes())
+    parquet.write_table(pa.table({"path": ["a.png", "", None]}), tmp_path / "paths.parquet")
+    images = [{"bytes": None, "path": text} for text in ("a.png", "missing.png", "http://inside/secret", None)]
+    parquet.write_table(pa.table({"image": images}), tmp_path / "struct.parquet")
+    for name, failed in (("paths", [1, 2]), ("struct", [1, 2, 3])):
+        report = quick(tmp_path / f"{name}.parquet", tmp_path / name, part_size=4)
+        assert (report.done, report.failed) == (1, len(failed))
+        told = [json.loads(line) for line in (tmp_path / name / "problems.jsonl").read_text().splitlines()]
+        assert [one["name"] for one in told] == [f"{name}-{row:06d}" for row in failed]
+        assert f"row {failed[-1]} has no bytes and no path" in told[-1]["problem"]
+
+
 def test_a_store(
     quick: Callable[..., BatchReport], photos: Path, expected: dict[str, np.ndarray], tmp_path: Path
 ) -> None:

@@ -229,6 +229,10 @@ def test_joints_are_scored_by_their_names(tmp_path: Path) -> None:
     scoring = PoseScoring(PoseFinder(model, flip=True), dataset)
     assert list(scoring.run(2)) == [1, 2, 3]
     np.testing.assert_allclose(scoring.poses[0, :, :2], found, atol=1e-4)
+    for person in dataset.items:
+        person.joints[:, 2] = 0
+    with pytest.raises(ValueError, match=r"no person of .* has a labelled joint that the model finds \(right_top, "):
+        evaluate(model, dataset)
 
 
 def test_a_network_is_trained_on_joints(tmp_path: Path) -> None:

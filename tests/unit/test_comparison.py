@@ -23,6 +23,8 @@ from segmentarium.cli.train import given_options
 from segmentarium.comparison import Budget, candidates_of_models, pareto_front
 from segmentarium.comparison.budget import plan, seconds_per_step
 from segmentarium.comparison.candidates import candidates_of_recipes, digest, recipe_files
+from segmentarium.comparison.outcome import Comparison, Outcome
+from segmentarium.comparison.page import _budget
 from segmentarium.comparison.pictures import chosen, predict_pictures
 from segmentarium.data import build_dataset
 from segmentarium.inference.network import Network
@@ -113,6 +115,16 @@ def test_a_budget_is_read(text: str, kind: str, amount: float) -> None:
 def test_an_unreadable_budget_says_what_can_be_read(text: str) -> None:
     with pytest.raises(ValueError, match=r"give time \(5m, 90s, 1.5h\) or steps"):
         Budget.parse(text)
+
+
+def test_a_budget_is_told_of_what_is_trained_alone() -> None:
+    def told(*origins: str) -> str:
+        outcomes = [Outcome(origin, origin) for origin in origins]
+        return _budget(Comparison(outcomes, {}, {"budget_sentence": "each trained for 5m"}, {}, "", ("eager",)))
+
+    assert told("published weights", "weights a.pth", "shipped weights") == "loaded weights, nothing trained"
+    assert told("trained here", "published weights") == "1 of them trained (each trained for 5m), the others loaded"
+    assert told("trained here", "recipe a.py") == "each trained for 5m"
 
 
 def test_stages_divide_the_steps_as_their_own_are_divided() -> None:

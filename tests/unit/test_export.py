@@ -25,7 +25,15 @@ from segmentarium.export import (
     to_onnx,
 )
 from segmentarium.export.formats import deploy_form, staged, target, trace
-from segmentarium.export.parity import RUNNERS, arrays_of, compare, natural_noise, network_input
+from segmentarium.export.parity import (
+    RUNNERS,
+    Comparison,
+    arrays_of,
+    compare,
+    compare_instances,
+    natural_noise,
+    network_input,
+)
 from segmentarium.layers.conv import ConvNormAct, SeparableConv
 from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
@@ -320,6 +328,37 @@ def test_compare_counts_errors_and_classes() -> None:
     assert compare(output, reference).relative_error == float("inf")
     assert compare(reference[:, :1], reference).same_class == 0
     assert compare(reference[:, :1] - 2, reference[:, :1]).same_class == 0  # sigmoid: below 0 is background
+
+
+@pytest.mark.parametrize("errors", [(float("nan"), 0.0), (0.0, float("nan")), (0.0, float("nan"), 0.0)])
+def test_a_report_with_nan_does_not_pass_wherever_it_stands(errors: tuple[float, ...]) -> None:
+    rows = tuple(Comparison((8, 8), 1, error, error, 1.0) for error in errors)
+    assert not ExportReport(Path("m.onnx"), "onnx", rows, 1e-4, {}, "noise", 1.0, 1.0).passed
+
+
+def test_what_cannot_be_measured_is_an_infinite_error() -> None:
+    right, broken = np.ones((1, 2, 2, 2), np.float32), np.full((1, 2, 2, 2), np.nan, np.float32)
+    assert compare(right, broken).relative_error == float("inf")
+    assert compare(right + 1, right, slack=np.full((1, 2, 1, 1), np.inf)).relative_error == float("inf")
+
+
+@pytest.mark.parametrize("part", [2, 3])
+def test_an_instance_whose_score_or_mask_is_nan_is_an_infinite_error(part: int) -> None:
+    boxes = np.array([[[0, 0, 4, 4], [4, 4, 8, 8]]], np.float32)
+    given = [boxes, np.zeros((1, 2), np.int64), np.ones((1, 2), np.float32), np.ones((1, 2, 4, 4), np.float32)]
+    found = [array.copy() for array in given]
+    found[part][0, 1] = np.nan
+    assert compare_instances(tuple(given), tuple(given), (8, 8)).relative_error == 0
+    assert compare_instances(tuple(found), tuple(given), (8, 8)).relative_error == float("inf")
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "pt2", "xml"])
+def test_metadata_of_a_damaged_file_is_one_line_that_names_it(suffix: str, tmp_path: Path) -> None:
+    for content in (b"", b"not a network"):
+        (file := tmp_path / f"net.{suffix}").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"net\.{suffix} is no exported model that can be read: .") as caught:
+            read_metadata(file)
+        assert "\n" not in str(caught.value)
 
 
 def test_natural_noise_has_the_spectrum_of_photos() -> None:

@@ -195,6 +195,13 @@ def test_a_signal_is_heard_after_networks_of_openvino() -> None:
     assert done.returncode == 0, done.stderr.decode()
 
 
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_nothing_agrees_with_an_output_that_is_nan(num_classes: int) -> None:
+    model, background = Brightness(num_classes=num_classes), torch.zeros(1, num_classes, 4, 4)
+    assert auto.agreement(model, background, background) == 1
+    assert auto.agreement(model, background * float("nan"), background) == 0
+
+
 def test_auto_takes_the_fastest_that_agrees_and_remembers_it(monkeypatch: pytest.MonkeyPatch) -> None:
     made = _Made(monkeypatch)
     model = Brightness(num_classes=3).requires_grad_(False)

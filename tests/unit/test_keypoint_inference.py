@@ -212,6 +212,7 @@ def test_points_are_compared_by_their_places() -> None:
     assert compare_points(one_less, given, (8, 8)).same_class == 199 / 200
     assert compare_points([places, scores * 1.01, described], given, (8, 8)).relative_error == pytest.approx(0.01)
     assert compare_points([places + 5, scores, described], given, (8, 8)).relative_error == float("inf")
+    assert compare_points([places, scores, described * np.nan], given, (8, 8)).relative_error == float("inf")
 
 
 # drawings -----------------------------------------------------------------------------------------------------------------

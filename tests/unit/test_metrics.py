@@ -312,6 +312,12 @@ def test_top_k_of_few_classes_and_of_one_logit() -> None:
     assert one.confusion.tolist() == [[1, 1], [0, 1]]
 
 
+def test_top_k_of_one_probability() -> None:
+    metric = TopK(1, k=1, threshold=0.5)
+    metric.update(torch.tensor([[0.2], [0.1], [0.7]]), torch.tensor([0, 0, 1]))
+    assert metric.confusion.tolist() == [[2, 0], [0, 1]]
+
+
 def test_scores_that_cannot_be_counted() -> None:
     metric = TopK(3)
     with pytest.raises(ValueError, match=r"scores have shape \(2, 4\).*give \(B, 3\) scores and \(B,\) classes"):

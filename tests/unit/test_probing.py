@@ -65,6 +65,9 @@ def test_features_that_tell_classes_apart_score_one_and_blind_ones_chance(
     few = _labelled(root / "train", "val")
     with pytest.raises(ValueError, match="two classes or more"):
         probe(Means(), few, few)
+    test.items = ()
+    with pytest.raises(ValueError, match="has no test pictures: there is nothing to score"):
+        probe(Means(), train, test)
 
 
 def test_neighbours_over_blocks_are_those_over_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 from pathlib import Path
@@ -175,6 +176,13 @@ def test_openvino(model: Colours, data: SegmentationDataset, tmp_path: Path) -> 
     assert report.loss["miou"] < 0.02
     assert "FakeQuantize" in (tmp_path / "net.xml").read_text(encoding="utf-8")
     assert evaluate(load(tmp_path / "net.xml"), data).miou == pytest.approx(report.after["miou"])  # type: ignore[union-attr]
+
+
+def test_an_empty_calibration_set_is_refused(model: Colours, data: SegmentationDataset, tmp_path: Path) -> None:
+    empty = copy.copy(data)
+    empty.items = ()
+    with pytest.raises(ValueError, match="of 0 pictures to calibrate on"):
+        export_int8(model, tmp_path / "net.onnx", data, empty, **SMALL)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("nncf") is not None, reason="NNCF is installed")

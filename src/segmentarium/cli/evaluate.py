@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("whole", "slide"),
         help="of segmenters: whole images, or blended windows; default: as published",
     )
-    add("--tile", type=int, default=1024, help="largest side of a window, in pixels (default 1024)")
-    add("--overlap", type=_overlap, default=0.25, help="of windows: a share (0.25, the default) or pixels (128)")
+    add("--tile", type=int, help="with --mode slide: largest side of a window, in pixels (default 1024)")
+    add("--overlap", type=_overlap, help="with --mode slide: a share of windows (0.25, the default) or pixels (128)")
     add("--flip", action="store_true", help="of segmenters: average with the mirrored image")
     add("--scales", type=_scales, default=(1.0,), help="of segmenters: average over scales, e.g. 0.75,1,1.25")
     add(

@@ -68,7 +68,7 @@ def page(comparison: Comparison) -> str:
 
 
 def _budget(comparison: Comparison) -> str:
-    trained = sum(1 for o in comparison.outcomes if not o.origin.startswith(("weights", "shipped")))
+    trained = sum(1 for o in comparison.outcomes if o.origin.startswith(("trained", "recipe")))
     if trained == len(comparison.outcomes) or not trained:
         return comparison.options["budget_sentence"] if trained else "loaded weights, nothing trained"
     return f"{trained} of them trained ({comparison.options['budget_sentence']}), the others loaded"

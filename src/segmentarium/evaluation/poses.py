@@ -120,7 +120,8 @@ class PoseReport(Measured):
 class PoseScoring:
     """A network of joints and the persons that it is scored on.
 
-    Joints that the model does not know are left out, and so are persons that have no others.  ValueError where it knows none.
+    Joints that the model does not know are left out, and so are persons that have no others.  ValueError where it knows none, or
+    no person is left.
     """
 
     def __init__(self, finder: PoseFinder, dataset: CocoKeypoints, limit: int | None = None) -> None:
@@ -137,6 +138,11 @@ class PoseScoring:
         self.order = [known.index(name) for name in self.names]
         given = [person._replace(joints=person.joints[columns]) for person in dataset.items]
         chosen = [i for i, person in enumerate(given) if person.joints[:, 2].any()][:limit]
+        if not chosen:
+            raise ValueError(
+                f"no person of data set {dataset.info.name!r} has a labelled joint that the model finds "
+                f"({', '.join(self.names)}): there is nothing to score"
+            )
         self.indices, self.persons = chosen, [given[i] for i in chosen]
         self.poses = np.zeros((len(chosen), len(self.names), 3))
         missing = [name for name in named if name not in known]

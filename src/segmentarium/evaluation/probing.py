@@ -97,7 +97,7 @@ def probe(
     size            side of the square it sees; None: what the preprocessing says, else the pictures' own, up to 224
     progress        called with pictures done and all of them
 
-    Raises ValueError where the two sets have different classes, or one class alone.
+    Raises ValueError where the two sets have different classes, or one class alone, or too few pictures.
     """
     start, names = time.perf_counter(), train.info.classes
     if test.info.classes != names:
@@ -108,6 +108,8 @@ def probe(
         raise ValueError(
             f"{len(train)} training pictures of {len(names)} classes; give two classes or more, 10 pictures or more"
         )
+    if not len(test):
+        raise ValueError(f"{test.info.name!r} has no test pictures: there is nothing to score")
     said = preprocessing or backbone.preprocessing.for_channels(backbone.in_channels)
     size = size or said.crop_size or picture_size(train)
     backbone = backbone.to(device).eval()

@@ -55,8 +55,8 @@ def evaluate(
     *,
     task: str | None = None,
     mode: Mode | None = None,
-    tile: int = 1024,
-    overlap: int | float = 0.25,
+    tile: int | None = None,
+    overlap: int | float | None = None,
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
     engine: str | Engine = "torch",
@@ -87,6 +87,7 @@ def evaluate(
     mode            "whole" images, or "slide": windows of at most `tile` pixels a side that share `overlap` (pixels as int,
                     a share of the tile as float) with their neighbours and are blended; None: as the model's preprocessing
                     says, which published weights bring along, else "whole"
+    tile, overlap   of mode "slide", and refused without it; None: 1024 and 0.25
     flip, scales    averages the probabilities of the mirrored image and of several scales
     engine          "torch", "compile", "onnxruntime", "openvino", "auto", or an engine that was built already
     batch_size      images (mode "whole") or windows ("slide") to one call; images share a call where they have one size
@@ -111,6 +112,11 @@ def evaluate(
     ImportError for an engine that is not installed.
     """
     _check(mode, batch_size, limit, len(dataset))
+    if mode != "slide" and (tile is not None or overlap is not None):
+        raise ValueError(
+            'tile and overlap are of windows of your own: give mode "slide" (--mode slide) with them, or leave them out'
+        )
+    tile, overlap = 1024 if tile is None else tile, 0.25 if overlap is None else overlap
     if isinstance(model, str | Path):
         from segmentarium.weights import load
 

@@ -105,11 +105,11 @@ def compare(
 
     slack   of an error, how much is left out; broadcast over the reference
 
-    A non-finite output counts as an infinite error.
+    A non-finite output counts as an infinite error, and so does a reference or slack that is none to measure by.
     """
     height, width = size or reference.shape[2:]
     size, batch = (height, width), len(reference)
-    if output.shape != reference.shape or not np.isfinite(output).all():
+    if output.shape != reference.shape or not all(np.isfinite(each).all() for each in (output, reference, slack)):
         return Comparison(size, batch, float("inf"), float("inf"), 0.0)
     absolute = float((np.abs(output - reference) - slack).max().clip(0))
     largest = max(float(np.abs(reference).max()), 1e-12)
@@ -119,11 +119,12 @@ def compare(
 
 def compare_points(outputs: Arrays, references: Arrays, size: tuple[int, int]) -> Comparison:
     """Of (B, K, 2) places, (B, K) scores, 0 where there is no point, and (B, K, D) descriptors: the errors of the points that
-    both have; infinite where either lacks more than one in a hundred.  `same_class` is the share that both have.
+    both have; infinite where either lacks more than one in a hundred, or an error is NaN.  `same_class` is the share that both
+    have.
 
     Scores may lie closer together than rounding, and the order of points, and which are the last, follow from them.
     """
-    common, total, error = 0, 0, 0.0
+    common, total, errors = 0, 0, [0.0]
     for found, expected in zip(zip(*outputs, strict=True), zip(*references, strict=True), strict=True):
         ours, theirs = (
             {tuple(place): (score, described) for place, score, described in zip(*each, strict=True) if score > 0}
@@ -132,11 +133,9 @@ def compare_points(outputs: Arrays, references: Arrays, size: tuple[int, int]) -
         both = ours.keys() & theirs.keys()
         common, total = common + len(both), total + max(len(ours), len(theirs))
         for place in both:
-            error = max(
-                error, abs(ours[place][0] - theirs[place][0]), float(np.abs(ours[place][1] - theirs[place][1]).max())
-            )
-    share = common / max(total, 1)
-    error = error if share >= 0.99 or not total else float("inf")
+            errors += [abs(ours[place][0] - theirs[place][0]), np.abs(ours[place][1] - theirs[place][1]).max()]
+    share, worst = common / max(total, 1), float(np.max(errors))  # `max` passes over NaN
+    error = worst if np.isfinite(worst) and (share >= 0.99 or not total) else float("inf")
     return Comparison(size, len(references[0]), error, error, share if total else 1.0)
 
 
@@ -159,7 +158,7 @@ def compare_instances(output: Arrays, reference: Arrays, size: tuple[int, int]) 
             errors = (apart[j], abs(scores[j] - scores_[i]), np.abs(masks[j] - masks_[i]).max())
             wanted += 1
             if apart[j] < 0.01:
-                found, worst = found + 1, max(worst, *map(float, errors))
+                found, worst = found + 1, float(np.max([worst, *errors]))  # `max` passes over NaN
     if found < 0.9 * wanted or not np.isfinite(worst):
         worst = float("inf")
     return Comparison(*kind, worst, worst, found / max(wanted, 1))

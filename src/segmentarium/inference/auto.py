@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -92,10 +93,14 @@ def measure(model: nn.Module, image: Tensor, device: torch.device) -> tuple[tupl
 
 def agreement(model: nn.Module, outputs: Any, reference: Any) -> float:
     """The share of pixels (of a classifier: of pictures; of masks: of their cells) with the class of the reference; of a
-    network of key points, that of its best points that are points here, too, no more than a pixel away."""
-    if not isinstance(model, KeypointModel):
-        from segmentarium.export.parity import answers_of
+    network of key points, that of its best points that are points here, too, no more than a pixel away.
 
+    0 where an output is NaN: its greatest would be class 0, which is often the right one."""
+    from segmentarium.export.parity import answers_of, arrays_of
+
+    if any(np.isnan(one).any() for one in arrays_of(outputs)):
+        return 0.0
+    if not isinstance(model, KeypointModel):
         return float((answers_of(outputs) == answers_of(reference)).mean())
     ours, theirs = (found[0] if isinstance(found, tuple) else found for found in (outputs, reference))
     if model.joints:

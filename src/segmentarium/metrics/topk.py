@@ -19,24 +19,30 @@ class TopK(Accumulator):
         num_classes: K.
         k: at most K; fewer classes make it K.
         device: where the counts are kept and updates come from.
+        threshold: a sigmoid's one score above it is label 1: 0 of logits, 0.5 of probabilities.
     """
 
-    def __init__(self, num_classes: int, k: int = 5, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, num_classes: int, k: int = 5, device: torch.device | str = "cpu", *, threshold: float = 0.0
+    ) -> None:
         if k < 1:
             raise ValueError(f"k is {k}; give how many of the greatest scores count, 1 or more")
         self.num_labels = number_of_labels(num_classes)
         self.k = min(k, self.num_labels)
+        self.threshold = threshold
         super().__init__((self.num_labels, self.num_labels + 1), device)
 
     @torch.no_grad()
     def update(self, scores: Tensor, target: Tensor) -> None:
         """Add a batch: scores (B, K), logits or probabilities, and classes (B,), int64, 0..K-1.
 
+        Of a sigmoid's one score (B, 1), nobody can tell which of the two it is: `threshold` says so.
+
         Raises:
             ValueError: other shapes, scores that are not numbers, or (on the CPU) classes outside 0..K-1.
         """
-        if scores.ndim == 2 and scores.shape[1] == 1:  # one logit: the other class's is 0
-            scores = torch.cat([torch.zeros_like(scores), scores], 1)
+        if scores.ndim == 2 and scores.shape[1] == 1:  # the other class's is what it must exceed
+            scores = torch.cat([torch.full_like(scores, self.threshold), scores], 1)
         if scores.ndim != 2 or scores.shape[1] != self.num_labels or target.shape != scores.shape[:1]:
             raise ValueError(
                 f"scores have shape {tuple(scores.shape)} and target {tuple(target.shape)}; give (B, {self.num_labels}) "

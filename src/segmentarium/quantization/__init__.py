@@ -139,7 +139,8 @@ def export_int8(
         )
     if isinstance(model, str | Path):
         model = load(model)
-    indices = spread_evenly(calibration or data, pictures)
+    seen = data if calibration is None else calibration  # an empty set is none to leave for the other
+    indices = spread_evenly(seen, pictures)
     check_targets(
         [final, _score_file(final), *([final.with_suffix(".bin")] if format == "openvino" else [])],
         overwrite=overwrite,
@@ -150,9 +151,9 @@ def export_int8(
     reduced, reason = _range(reduced_range)
     with TemporaryDirectory(prefix="int8") as folder, staged(final) as temporary:
         whole = export_model(model, Path(folder) / f"float{final.suffix}", format=format, task="semantic", **settings)
-        told = {"data": (calibration or data).info.name, "pictures": len(indices), "reduced_range": reduced}
+        told = {"data": seen.info.name, "pictures": len(indices), "reduced_range": reduced}
         metadata = {**whole.metadata, "quantization": {"bits": 8, **told}}
-        write(whole.path, temporary, what_it_sees(model, calibration or data, indices), metadata, reduced)
+        write(whole.path, temporary, what_it_sees(model, seen, indices), metadata, reduced)
         score = {"limit": limit, "progress": progress}
         before, after = _scores("fp32", whole.path, data, **score), _scores("int8", temporary, data, **score)
         facts = {"name": data.info.name, "split": str(data.split), "pictures": before.pop("pictures")}

@@ -130,16 +130,21 @@ def _rows(place: str, name: str, column: str | None) -> Iterator[Picture]:
         if kind == "bytes":
             yield from ((place, f"{name}-{row:06d}", row) for row in range(table.metadata.num_rows))
             return
-        folder = place.rpartition("/")[0]
-        for batch in table.iter_batches(4096, columns=[chosen]):
-            for text in batch.column(0).to_pylist():
-                if not text:
-                    continue
-                known = store_of(text)
-                beside = (
-                    text if known or Path(local_path(text)).is_absolute() else f"{folder}/{text}" if folder else text
-                )
-                yield beside, _name(text.partition("://")[2] if known else str(local_path(text))), None
+        texts = (text for batch in table.iter_batches(4096, columns=[chosen]) for text in batch.column(0).to_pylist())
+        for row, text in enumerate(texts):
+            if not text:  # told by its number when it is read, as a row without bytes is
+                yield place, f"{name}-{row:06d}", row
+                continue
+            path = text.partition("://")[2] if store_of(text) else str(local_path(text))
+            yield beside(place, text), _name(path), None
+
+
+def beside(place: str, text: str) -> str:
+    """The address of a picture that a table at `place` names by `text`: as it is, or in the table's folder.  ValueError as
+    `store_of`'s."""
+    folder = place.rpartition("/")[0]
+    whole = store_of(text) or local_path(text).is_absolute() or not folder
+    return text if whole else f"{folder}/{text}"
 
 
 def parquet_reader(place: str) -> Any:
@@ -177,8 +182,11 @@ def picture_column(schema: Any, wanted: str | None, place: str) -> tuple[str, st
     return first, kinds[first]
 
 
-def row_bytes(place: str, column: str | None, rows: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
-    """(row, its picture's bytes) of some rows of a table, which are read some at a time; None: the row has none."""
+def row_bytes(place: str, column: str | None, rows: Sequence[int]) -> Iterator[tuple[int, bytes | str | None]]:
+    """(row, its picture's bytes) of some rows of a table, which are read some at a time.
+
+    Where Hugging Face keeps no bytes but a path, the path, for `beside`; None or nothing in it: the row has no picture.
+    """
     parquet = parquet_reader(place)
     wanted, last = set(rows), max(rows)
     with open_bytes(place) as file:
@@ -195,7 +203,7 @@ def row_bytes(place: str, column: str | None, rows: Sequence[int]) -> Iterator[t
                 for row in range(start, start + len(batch)):
                     if row in wanted:
                         value = values[row - start].as_py()
-                        yield row, value.get("bytes") if isinstance(value, dict) else value
+                        yield row, (value["bytes"] or value.get("path")) if isinstance(value, dict) else value
                 start += len(batch)
                 if start > last:
                     return

@@ -24,7 +24,7 @@ from segmentarium.data.bands import picture_array, picture_size
 from segmentarium.data.image_io import ImageReadError, read_image
 from segmentarium.files import shown
 from segmentarium.inference.predictor import Predictor, Tile, resolve_model
-from segmentarium.scale.listing import Picture, row_bytes
+from segmentarium.scale.listing import Picture, beside, row_bytes
 from segmentarium.scale.manifest import DEATHS, Manifest, Part
 from segmentarium.scale.outputs import PLACES, class_segments, lines, mask_file, result_segments, table
 from segmentarium.scale.stores import Store, local_path, read_bytes, store_of
@@ -165,41 +165,49 @@ class Worker:
     def _pictures(self, part: Part, todo: list[int], pool: ThreadPoolExecutor) -> Iterator[_Read]:
         """The pictures in their order, some of them read ahead."""
         ahead: deque[Future[_Read]] = deque()
-        for index, content, problem in self._contents(part, todo):
-            ahead.append(pool.submit(self._read, index, part.pictures[index], content, problem))
+        for index, content, problem, seconds in self._contents(part, todo):
+            ahead.append(pool.submit(self._read, index, part.pictures[index], content, problem, seconds))
             if len(ahead) > self.settings.threads + self.batch_size:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
 
-    def _contents(self, part: Part, todo: list[int]) -> Iterator[tuple[int, bytes | None, str | None]]:
-        """(index, bytes where they stand in a table, what is wrong with that table)"""
+    def _contents(self, part: Part, todo: list[int]) -> Iterator[tuple[int, bytes | str | None, str | None, float]]:
+        """(index, bytes or a path where they stand in a table, what is wrong with it, seconds that reading it took)"""
         tables: dict[str, dict[int, int]] = {}
         for index in todo:
             source, _, row = part.pictures[index]
             if row is None:
-                yield index, None, None
+                yield index, None, None, 0.0
             else:
                 tables.setdefault(source, {})[row] = index
         for source, index_of in tables.items():
+            started = time.perf_counter()
             try:
                 for row, content in row_bytes(source, self.settings.column, list(index_of)):
-                    yield index_of.pop(row), content, None if content else f"row {row} has no bytes"
+                    problem = None if content else f"row {row} has no bytes and no path"
+                    yield index_of.pop(row), content, problem, time.perf_counter() - started
+                    started = time.perf_counter()  # what is done with the row in between is no reading
                 problem = "the table has fewer rows than when it was listed"
             except (OSError, ValueError) as error:  # pyarrow's are among them
                 problem = f"{shown(source)} cannot be read: {error}"
-            yield from ((index, None, problem) for index in index_of.values())
+            yield from ((index, None, problem, 0.0) for index in index_of.values())
 
-    def _read(self, index: int, picture: Picture, content: bytes | None, problem: str | None) -> _Read:
-        seconds = dict.fromkeys(STAGES, 0.0)
+    def _read(
+        self, index: int, picture: Picture, content: bytes | str | None, problem: str | None, taken: float
+    ) -> _Read:
+        """content: its bytes, or its path where a table of bytes has that alone; taken: seconds that reading it took already"""
+        seconds = dict.fromkeys(STAGES, 0.0) | {"read": taken}
         if problem is not None:
             return _Read(index, None, problem, seconds)
         source, name, _ = picture
         started = time.perf_counter()
         try:
+            if isinstance(content, str):
+                source, content = beside(source, content), None
             if content is None and store_of(source) is not None:
                 content = read_bytes(source)
-                seconds["read"] = time.perf_counter() - started
+                seconds["read"] += time.perf_counter() - started
                 started = time.perf_counter()
             pixels = self._decoded(source, name, content)
         except BAD as error:
