@@ -18,10 +18,8 @@ from segmentarium.data import (
     SegmentError,
     build_dataset,
     check_data,
-    evaluation_split,
     segment_train_transform,
 )
-from segmentarium.data.class_table import read_classes
 from segmentarium.data.examination import examine
 from segmentarium.data.image_io import ImageReadError
 from segmentarium.data.segments import VOID, Segmentation
@@ -92,51 +90,6 @@ def test_where_objects_overlap_the_first_one_counts_whatever_its_layer(tmp_path:
     _, found = build_dataset("labelme", root, "all").load(0)
     assert len(found.ids) == 2
     assert found.label_map(1)[[4, 15, 0], [8, 24, 0]].tolist() == [1, 255, 0]
-
-
-@pytest.mark.parametrize(
-    "shape", ['box label="cat" xtl="6" ytl="8" xbr="26" ybr="12"', 'ellipse label="cat" cx="16" cy="10" rx="10" ry="2"']
-)
-def test_shapes_that_were_turned_in_cvat(shape: str, tmp_path: Path) -> None:
-    def shown(name: str, degrees: str) -> np.ndarray:
-        return pixels(opened("cvat", tmp_path / name, scene=(), more=f'<{shape} rotation="{degrees}"/>').load(0)[1], 0)
-
-    lying = shown("lying", "0.00")
-    assert (lying[:, 8:24].any(1).nonzero()[0].tolist(), lying[10].sum()) == ([8, 9, 10, 11], 20)
-    upright = shown("upright", "90.00")
-    assert np.array_equal(upright[:20, 6:26], lying[:20, 6:26].T)
-    aslant = shown("aslant", "30.00")  # clockwise: the right end sinks
-    assert aslant[13, 22]
-    assert not aslant[6, 22]
-
-
-def test_names_of_pictures_that_begin_with_their_folder(tmp_path: Path) -> None:
-    """As Label Studio writes them."""
-    image = {"id": 5, "file_name": "images/a.png", "height": SIZE[0], "width": SIZE[1]}
-    root = files.coco(tmp_path, content={"images": [image]})
-    (root / "annotations.json").rename(root / "result.json")
-    for name in ("coco_instances", "folder"):
-        dataset = build_dataset(name, root, "all")
-        assert dataset.items[0].image == root / "images" / "a.png"
-        assert dataset.load(0)[0].size == SIZE[::-1]
-
-
-def test_pictures_that_share_a_name_are_all_there(tmp_path: Path) -> None:
-    images = [
-        {"id": i, "file_name": name, "height": SIZE[0], "width": SIZE[1]} for i, name in ((5, "a.png"), (6, "a.jpg"))
-    ]
-    root = files.coco(tmp_path / "coco", content={"images": images})
-    dataset = build_dataset("coco_instances", root, "all")
-    assert [item.image.name for item in dataset.items] == ["a.png", "a.jpg"]
-    root = files.cvat(tmp_path / "cvat")
-    xml = (root / "annotations.xml").read_text()
-    first, last = xml.index("<image "), xml.index("</annotations>")
-    image = xml[first:last]
-    (root / "annotations.xml").write_text(xml[:last] + image.replace("a.png", "a.jpg") + xml[last:])
-    assert [item.image.name for item in build_dataset("cvat", root, "all").items] == ["a.png", "a.jpg"]
-    parts = "".join(image.replace("<image ", f'<image subset="{part}" ') for part in ("Train", "Validation"))
-    (root / "annotations.xml").write_text(xml[:first] + parts + xml[last:])
-    assert [len(build_dataset("cvat", root, split)) for split in ("train", "val", "all")] == [1, 1, 2]
 
 
 @pytest.mark.parametrize("form", ["polygons", "labelme", "cvat", "yolo"])
@@ -335,41 +288,6 @@ def test_the_doctor_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert json.loads((tmp_path / "out" / "report.json").read_text())["classes"][0]["segments"] == 2
     files.yolo(tmp_path / "data")
     assert main([*words, "--overwrite"]) == 0
-
-
-def test_what_labelme_ignores_is_no_class(tmp_path: Path) -> None:
-    ignored = {"label": "__ignore__", "points": [[20, 12], [28, 12], [28, 20], [20, 20]], "shape_type": "polygon"}
-    root = files.labelme(tmp_path, scene=((0, 2, 0, 8, 10),), more=[ignored])
-    (root / "labels.txt").write_text("__ignore__\n_background_\ncat\n")
-    for classes in (None, ("__ignore__", "_background_", "cat")):
-        dataset: Any = build_dataset("labelme", root, "all", classes=classes)
-        assert dataset.info.classes == ("_background_", "cat")
-        assert dataset.load(0)[1].label_map(2)[[4, 15], [8, 24]].tolist() == [1, 255]
-    dataset = build_dataset("folder", root, "all")
-    assert dataset.info.classes == ("_background_", "cat")
-    assert dataset.load(0)[1][[4, 15, 0], [8, 24, 0]].tolist() == [1, 255, 0]
-    (root / "labels.txt").write_text("__ignore__ 9 9 9\n_background_ 0 0 0\ncat 1 2 3\n")
-    table = read_classes(root / "labels.txt")
-    assert (table.classes, table.palette, table.ignore_colours) == (
-        ("_background_", "cat"),
-        ((0, 0, 0), (1, 2, 3)),
-        ((9, 9, 9),),
-    )
-
-
-def test_a_part_that_data_yaml_names_and_yolo_lacks(tmp_path: Path) -> None:
-    root = files.yolo(tmp_path)
-    with (root / "data.yaml").open("a") as file:
-        file.write("test: ../test/images\n")
-    dataset = build_dataset("yolo", root, "all")
-    assert len(dataset) == 1
-    assert "data.yaml names ../test/images for 'test', where no pictures are" in dataset.notes
-    assert evaluation_split("yolo", root) == "val"
-    with pytest.raises(FileNotFoundError, match=r"but data\.yaml names it for 'test'"):
-        build_dataset("yolo", root, "test")
-    (root / "data.yaml").write_text("names: [cat, dog]\nval: [images/val, images/more]\n")
-    with pytest.raises(FileNotFoundError, match="more does not exist"):
-        build_dataset("yolo", root, "all")
 
 
 def test_plain_folders(tmp_path: Path) -> None:
