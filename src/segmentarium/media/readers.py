@@ -157,12 +157,13 @@ class LargePicture:
             bands = 3 if image.bands >= 3 else 1
             image = image.extract_band(0, n=bands) if image.bands != bands else image
             if image.format == "ushort":
-                if self._white is None:
+                white = self._white
+                if white is None:
                     # by the bits that all of it needs, as `to_8_bit`: the file is read once more for that
                     again = read(str(self.path), access="sequential", fail_on="truncated")
                     greatest = np.array([again.extract_band(0, n=bands).max()], np.uint16)
-                    self._white = 2 ** (depth_of(greatest) or 16) - 1
-                image = (image * (255 / self._white)).rint().cast("uchar")
+                    white = self._white = 2 ** (depth_of(greatest) or 16) - 1
+                image = (image * (255 / white)).rint().cast("uchar")
             return image if bands == 3 else image.bandjoin([image, image])
         except pyvips.Error as error:
             raise ImageReadError(f"{self.path} cannot be read: {str(error).strip()}") from error
