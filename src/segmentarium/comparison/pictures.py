@@ -51,19 +51,7 @@ def predict_pictures(
             found = {"class": scoring.match.names[int(given)], "probability": float(probability)}
             write_json(folder / FOLDER / f"{index}.json", found)
         return
-    scoring = MapScoring(
-        model,
-        lambda: network,
-        dataset,
-        mode=None,
-        tile=1024,
-        overlap=0.25,
-        flip=False,
-        scales=(1.0,),
-        boundary_ratio=None,
-        num_classes=None,
-        worst=0,
-    )
+    scoring = MapScoring(model, lambda: network, dataset)
     for (sample,), logits in scoring.answers(indices, 1, 1):
         classes = predicted_classes(scoring.match.logits(logits), sample.target.shape)[0]
         write_png(folder / FOLDER / f"{sample.index}.png", Image.fromarray(classes.to(torch.uint8).cpu().numpy()))

@@ -286,7 +286,10 @@ class Scoring(Protocol):
 
 
 class MapScoring:
-    """A segmenter and the label maps that it is scored on; the options are those of `evaluate`."""
+    """A segmenter and the label maps that it is scored on; the options are those of `evaluate`.
+
+    Without any: one pass, whole or in the windows that the weights ask for, and neither boundaries nor worst pictures are kept.
+    """
 
     def __init__(
         self,
@@ -294,14 +297,14 @@ class MapScoring:
         network: Callable[[], Network],
         dataset: LabelledImages,
         *,
-        mode: Mode | None,
-        tile: int,
-        overlap: int | float,
-        flip: bool,
-        scales: Sequence[float],
-        boundary_ratio: float | None,
-        num_classes: int | None,
-        worst: int,
+        mode: Mode | None = None,
+        tile: int = 1024,
+        overlap: int | float = 0.25,
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        boundary_ratio: float | None = None,
+        num_classes: int | None = None,
+        worst: int = 0,
     ) -> None:
         info = dataset.info
         self.match = match_classes(model.num_classes, model.classes, info.classes, info.palette, num_classes)

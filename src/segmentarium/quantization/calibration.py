@@ -35,14 +35,6 @@ def what_it_sees(model: nn.Module, data: SegmentationDataset, indices: Sequence[
         model,
         lambda: _Notes(model, noted),  # type: ignore[arg-type, return-value] - it has what the pass asks of one
         data,
-        mode=None,
-        tile=1024,
-        overlap=0.25,
-        flip=False,
-        scales=(1.0,),
-        boundary_ratio=None,
-        num_classes=None,
-        worst=0,
     )
     for _ in scoring.run(indices, 1, 2):
         yield from noted
