@@ -19,3 +19,10 @@ def did_you_mean(word: str, known: list[str]) -> str:
     if near:
         return "; did you mean " + " or ".join(repr(name) for name in near) + "?"
     return f"; known: {', '.join(known)}"
+
+
+def check_options(what: str, given: Iterable[str], known: list[str]) -> None:
+    """Raises ValueError for an option that `what` does not have, with the nearest names."""
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{what} has no option {name!r}{did_you_mean(name, known)}")

@@ -7,7 +7,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from segmentarium.checks import did_you_mean
+from segmentarium.checks import check_options, did_you_mean
 from segmentarium.data.base import PictureDataset, Transform
 
 _READERS = {
@@ -76,9 +76,7 @@ def build_dataset(
             dataset.split = split
             return dataset
     known = [one for one in inspect.signature(reader).parameters if one not in ("root", "split", "transform")]
-    for given in options:
-        if given not in known:
-            raise ValueError(f"data set {name!r} has no option {given!r}{did_you_mean(given, known)}")
+    check_options(f"data set {name!r}", options, known)
     dataset = reader(root, split=split, transform=transform, **options)
     dataset.split = split
     return dataset

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from segmentarium.data.base import Transform, require_folder
+from segmentarium.data.finding import name_below
 from segmentarium.data.panoptic_json import categories_of, gaps, read_coco
 from segmentarium.data.segments import Outline, SegmentDataset, SegmentItem, Tell, draw, refuse
 from segmentarium.data.splits import check_split, chosen
@@ -77,7 +78,7 @@ class CocoInstances(SegmentDataset):
         if not annotations and path.relative_to(root).as_posix() in UNDIVIDED:
             named: dict[str, list[SegmentItem]] = defaultdict(list)  # a.jpg and a.png have one name
             for one in items:
-                named[one.image.relative_to(folder).with_suffix("").as_posix()].append(one)
+                named[name_below(one.image, folder)].append(one)
             found, notes = chosen(root, list(named), split, f"folder {root.resolve().name}")
             items = [one for name in found for one in named[name]]
         if not items:

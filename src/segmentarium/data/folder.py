@@ -27,7 +27,7 @@ import numpy as np
 
 from segmentarium.data.base import Item, SegmentationDataset, Transform
 from segmentarium.data.class_table import ClassTable, as_colour, as_mask_map, class_file, read_classes
-from segmentarium.data.finding import files_below, pictures_by_name
+from segmentarium.data.finding import files_below, name_below, pictures_by_name
 from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, open_image
 from segmentarium.data.mask_io import (
     NOISE,
@@ -436,4 +436,4 @@ def _names_in(line: str, images: str, found: _Found) -> Iterator[str]:
 
 def _name(picture: Path, images: Path) -> str:
     """The path below the folder, without ending, with accents as one letter each (macOS takes them apart)."""
-    return unicodedata.normalize("NFC", picture.relative_to(images).with_suffix("").as_posix())
+    return unicodedata.normalize("NFC", name_below(picture, images))

@@ -19,7 +19,7 @@ from segmentarium.data.base import (
     Transform,
     require_folder,
 )
-from segmentarium.data.finding import pictures_below
+from segmentarium.data.finding import name_below, pictures_below
 from segmentarium.data.splits import PARTS, VAL_SHARE, check_split, hash_note, hash_split, wanted_parts
 from segmentarium.data.text_files import read_lines
 from segmentarium.palette import default_palette
@@ -142,7 +142,7 @@ def _pictures(
         whole = parts.get("train", root)
         shares = (VAL_SHARE, 0.0) if parts else ()
         found = [
-            LabelledPicture(path, label, hash_split(path.relative_to(whole).with_suffix("").as_posix(), *shares))
+            LabelledPicture(path, label, hash_split(name_below(path, whole), *shares))
             for name, label in label_of.items()
             for path in pictures_below(whole / name)
         ]

@@ -19,7 +19,7 @@ import numpy as np
 
 from segmentarium.data.base import Transform, require_folder
 from segmentarium.data.class_table import IGNORED, class_file, read_classes
-from segmentarium.data.finding import files_below
+from segmentarium.data.finding import files_below, name_below
 from segmentarium.data.image_io import IMAGE_SUFFIXES, open_image
 from segmentarium.data.segments import (
     VOID,
@@ -61,7 +61,7 @@ class Labelme(SegmentDataset):
     ) -> None:
         check_split(split, SPLITS, "labelme")
         root = require_folder(Path(root), "labelme's JSON files")
-        files = {path.relative_to(root).with_suffix("").as_posix(): path for path in files_below(root, {".json"})}
+        files = {name_below(path, root): path for path in files_below(root, {".json"})}
         found, notes = chosen(root, list(files), split, f"folder {root.resolve().name}")
         if not found:
             raise FileNotFoundError(f"{root} holds no JSON files of labelme for split {split!r}")

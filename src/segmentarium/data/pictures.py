@@ -19,7 +19,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from segmentarium.data.base import DatasetInfo, PictureDataset, Sample, Transform, require_folder
-from segmentarium.data.finding import pictures_below
+from segmentarium.data.finding import name_below, pictures_below
 from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, picture_shape
 from segmentarium.data.splits import PARTS, check_split, chosen
 
@@ -70,7 +70,7 @@ class Pictures(PictureDataset):
             raise FileNotFoundError(f"{root} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}) at any depth")
         named: dict[str, list[Path]] = {}
         for path in files:
-            named.setdefault(path.relative_to(root).with_suffix("").as_posix(), []).append(path)
+            named.setdefault(name_below(path, root), []).append(path)
         names, self.notes = chosen(root, list(named), split, f"folder {root.resolve().name}")
         found = [path for name in names for path in named[name]]
         self.unreadable: list[tuple[Path, str]] = []
@@ -84,7 +84,7 @@ class Pictures(PictureDataset):
 
     def name(self, index: int) -> str:
         """The path of a picture below the folder, without its ending."""
-        return self.items[index].image.relative_to(self.root).with_suffix("").as_posix()
+        return name_below(self.items[index].image, self.root)
 
     def load(self, index: int) -> tuple[Image.Image, None]:
         """An upright RGB picture, and no label; raises ImageReadError for a file that cannot be read."""

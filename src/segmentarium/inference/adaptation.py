@@ -27,7 +27,7 @@ from torch import Tensor
 
 from segmentarium.contracts import KeypointModel
 from segmentarium.data.base import require_folder
-from segmentarium.data.finding import pictures_below
+from segmentarium.data.finding import name_below, pictures_below
 from segmentarium.data.homographies import sample_homography, valid_mask
 from segmentarium.data.image_io import read_image
 from segmentarium.data.points import read_points
@@ -73,7 +73,7 @@ def pictures(root: str | Path) -> dict[str, Path]:
     root = require_folder(Path(root), "pictures")
     found: dict[str, Path] = {}
     for path in pictures_below(root):
-        name = path.relative_to(root).with_suffix("").as_posix()
+        name = name_below(path, root)
         if name in found:
             raise ValueError(f"{found[name]} and {path} would have one file of points; rename one of them")
         found[name] = path

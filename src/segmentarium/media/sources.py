@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from segmentarium.data.bands import picture_array
-from segmentarium.data.finding import OTHER_SUFFIXES, files_below, head_of, is_clip, is_picture
+from segmentarium.data.finding import OTHER_SUFFIXES, files_below, head_of, is_clip, is_picture, name_below
 from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, load_with_alpha, read_image, to_8_bit, upright
 from segmentarium.files import free_name, shown
 
@@ -210,7 +210,7 @@ def holds_clip(path: Path) -> bool:
 
 def _file(path: Path, folder: Path | None = None) -> Item:
     """`folder`: the one that was asked for, whose subfolders stand in the item's name."""
-    name = path.stem if folder is None else path.relative_to(folder).with_suffix("").as_posix()
+    name = path.stem if folder is None else name_below(path, folder)
     if holds_clip(path):
         return Item("video", name, str(path), path=path)
     return Item("picture", name, str(path), lambda: picture_array(path), path)

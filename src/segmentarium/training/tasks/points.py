@@ -21,7 +21,7 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
-from segmentarium.checks import did_you_mean
+from segmentarium.checks import check_options
 from segmentarium.contracts import KeypointModel
 from segmentarium.data.homographies import sample_homography
 from segmentarium.data.photometric import OF_PICTURES
@@ -216,9 +216,7 @@ def _adapted(options: TrainingOptions) -> TrainingOptions:
     if options.data != "points":
         raise ValueError(f"adapt labels pictures, and the data set is {options.data!r}; give --data points")
     own, others = [item.name for item in fields(Adaptation)], ["precision", "batch_size"]
-    for name in options.adapt:
-        if name not in own + others:
-            raise ValueError(f"adapt has no option {name!r}{did_you_mean(name, own + others)}")
+    check_options("adapt", options.adapt, own + others)
     settings = Adaptation(**{name: value for name, value in options.adapt.items() if name in own})
     more = {name: value for name, value in options.adapt.items() if name in others}
     model = create_model(options.model, weights=options.weights, **options.model_arguments)
