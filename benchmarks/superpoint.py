@@ -1,12 +1,14 @@
 """SuperPoint here and in transformers: points and descriptors of a 480×640 picture, in one run with the same weights.
 
-    python -m benchmarks.superpoint [--size 480 640] [--count 1024] [--threads 2] [--rounds 7] [--engines A,B] [--weights FILE]
+    python -m benchmarks.superpoint [--size 480 640] [--count 1024] [--threads 2] [--rounds 7] [--engines A,B]
+                                    [--weights FILE] [--files FILE …]
 
 Timed is all from a picture to its points' places, scores and descriptors, in alternating rounds; a ratio is the median over
 the rounds of theirs over ours.  "end to end" starts at uint8 RGB as a camera gives it, as `KeypointFinder` does.  "points" is
 the share of the 500 best points of transformers that are found within a pixel.  Without weights they are drawn by lot, with a
 detector whose scores are spread as widely as a trained one's, so that suppression has as much to do.  "superpoint.free" is the
-narrower network whose weights are shipped, which finds points of its own; frames a second are told of both.
+narrower network whose weights are shipped, which finds points of its own; frames a second are told of both.  `--files` are
+networks that `segmentarium export` wrote, such as it in eight bits.
 """
 
 from __future__ import annotations
@@ -74,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--engines", default=",".join(ENGINES), metavar="A,B", help="may be empty")
     parser.add_argument("--weights", help="of Magic Leap's form (default: by lot)")
+    parser.add_argument("--files", nargs="+", default=(), metavar="FILE", help="exported networks, timed beside")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     size = (options.size[0], options.size[1])
@@ -108,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         narrow[f"superpoint.free, {name}"] = KeypointFinder(
             "superpoint.free", engine=engine or "torch", precision=precision or "fp32", count=options.count
         )
+    narrow |= {file: KeypointFinder(file, count=options.count) for file in options.files}
     runs |= {name: (lambda finder=finder: finder.find(picture)) for name, finder in narrow.items()}
     border = torch.tensor((size[1] // 8, size[0] // 8)) * 8 - 4
     seconds = alternate(runs, rounds=options.rounds)
@@ -125,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("eager", "eager", quotient["eager"]),
         ("engine", "engine", quotient[best]),
         ("frames", "frames", frames),
-        ("frames of superpoint.free", "frames", narrow_frames),
+        (f"frames of {fast}", "frames", narrow_frames),
     ):
         print(f"{what}: {value:.2f}, goal {GOALS[goal]:g} {'reached' if value >= GOALS[goal] else 'missed'}")
     print(describe(machine_facts()))

@@ -7,7 +7,7 @@ Stages, each from the last averaged weights of the one before:
 
     1     MagicPoint: the detector on shapes, drawn on the fly
     2, …  it labels the photographs by homographic adaptation, then both heads learn on pairs of a crop and its warp; as often as
-          ROUNDS says: labels of the second round are surer than those of the first
+          ROUNDS says: labels of each round are surer than those of the one before
 
 As published, but for what one core affords: a narrower encoder with batch norm, fewer steps of larger batches, a rate that falls;
 and the pictures, of which there are few, are labelled at 640 pixels and cut to 160×224.  `--resume` goes on where it was
@@ -19,7 +19,7 @@ from typing import Any
 from segmentarium.training import TrainingOptions
 
 PICTURES = "runs/superpoint_data"
-STEPS, ROUNDS = 8000, (4000, 6000)  # of the first stage; of each round
+STEPS, ROUNDS = 8000, (4000, 6000, 5000)  # of the first stage; of each round
 LICENCE = "CC BY 2.0, CC0 and public domain (see recipes/superpoint_data.py); shapes: drawn"
 ADAPT: dict[str, Any] = {"homographies": 100, "long_side": 640, "most": 2000, "threshold": 0.008}
 

@@ -1,11 +1,14 @@
-"""Joints of real people from some 400 of them: a narrow HRNet from scratch, against the pose that is right on average.
+"""Joints of real people: a narrow HRNet from scratch, against the pose that is right on average.
 
-    python recipes/keypoints/people.py --coco DIR/coco_instances --panoptic DIR/coco_panoptic --sports DIR/sports_pose
+    python recipes/keypoints/people_more.py --data DIR/person_photos DIR/portrait
+    python recipes/keypoints/people.py --coco DIR/coco_instances --panoptic DIR/coco_panoptic --sports DIR/sports_pose \\
+        --more runs/people_more
     segmentarium train --recipe recipes/keypoints/people.py
     segmentarium evaluate --model runs/people/best.safetensors --data coco_keypoints --root DIR/coco_instances
     segmentarium evaluate --model runs/people/best.safetensors --data coco_keypoints --root DIR/sports_pose
 
-The first writes the persons of all three as one data set with COCO's 17 joints: 198 and 200 to learn from, 167 and 50 to score.
+The second writes the persons of all three as one data set with COCO's 17 joints, 198 and 200 to learn from, 167 and 50 to score,
+and to learn from also those that the first found.
 Athletes have twelve of these joints; their neck and top of the head, which COCO does not have, are left out.  `evaluate` scores
 by the joints that model and data have in common, and says what the mean pose comes to.
 """
@@ -79,7 +82,7 @@ def add(data: dict[str, Any], folder: Path, file: Path, name: str) -> None:
         )
 
 
-def write_data(coco: Path, panoptic: Path, sports: Path) -> None:
+def write_data(coco: Path, panoptic: Path, sports: Path, more: Path | None) -> None:
     (DATA / "images").mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         data: dict[str, Any] = {
@@ -91,6 +94,8 @@ def write_data(coco: Path, panoptic: Path, sports: Path) -> None:
         add(data, coco / f"{split}2017", labels / f"person_keypoints_{split}2017.json", "coco")
         add(data, panoptic / f"{split}2017", labels / f"person_keypoints_coco_panoptic_{split}2017.json", "panoptic")
         add(data, sports / "images", sports / f"keypoints_{split}.json", "sports")
+        if more is not None and split == "train":
+            add(data, more, more / "keypoints.json", "more")
         (DATA / f"keypoints_{split}.json").write_text(json.dumps(data), encoding="utf-8")
         print(f"{split}: {len(data['annotations'])} persons in {len(data['images'])} pictures")
 
@@ -99,4 +104,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     for name in ("coco", "panoptic", "sports"):
         parser.add_argument(f"--{name}", type=Path, required=True, help="the folder of the data set")
+    parser.add_argument("--more", type=Path, help="what people_more.py wrote, to learn from")
     write_data(**vars(parser.parse_args()))

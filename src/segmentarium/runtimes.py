@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 METADATA_KEY = "segmentarium"  # who wrote a file, in ONNX; the group of what it says of itself, in OpenVINO
-FACTS = ("classes", "num_classes", "in_channels", "preprocessing")  # that every file of ours says
+OF_ALL = ("in_channels", "preprocessing")  # that every file of ours says
+FACTS = (*OF_ALL, "classes", "num_classes")  # … of a network with classes
 MOST_CLASSES = 65_536
 TENSORRT = "TensorrtExecutionProvider"
 _DISABLE = 2  # C's SS_DISABLE
@@ -291,15 +292,17 @@ def parsed(texts: Mapping[str, str], file: Path) -> dict[str, Any]:
 
 
 def exported_facts(texts: Mapping[str, str], file: Path, keys: Collection[str] = FACTS) -> dict[str, Any]:
-    """The same of a network of `segmentarium export`, of these keys, FACTS among them.
+    """The same of a network of `segmentarium export`, of these keys: FACTS among them, or OF_ALL of a network without classes.
 
     Raises ValueError for a file of another origin, and for facts that cannot be: anybody may have written them.
     """
-    if not set(keys) <= set(texts):
-        raise ValueError(f"{file} does not say what its classes are: it was not written by `segmentarium export`")
+    if missing := sorted(set(keys) - set(texts)):
+        raise ValueError(f"{file} does not say its {', '.join(missing)}: it was not written by `segmentarium export`")
     facts = parsed({key: texts[key] for key in keys}, file)
     if not isinstance(facts["preprocessing"], dict | None):
         raise ValueError(f"{file}: its preprocessing is no object of JSON")
+    if "classes" not in keys:
+        return facts
     names, count = facts["classes"], facts["num_classes"]
     if type(count) is not int or not 1 <= count <= MOST_CLASSES:
         raise ValueError(f"{file} says that it has {str(count)[:40]} classes; expected 1 to {MOST_CLASSES}")

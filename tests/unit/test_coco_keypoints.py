@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torch.utils.data import default_collate
 
 import segmentarium
 from segmentarium.data import InfiniteSampler, TrainingStream, build_dataset, check_data
@@ -71,6 +72,13 @@ def test_persons_are_read_with_their_joints(tmp_path: Path) -> None:
     assert sample["joints"].tolist() == [[10, 20, 1], [30, 21, 1], [0, 0, 0], [0, 0, 0]]
     picture, joints = dataset.load(0)
     assert (picture.size, joints.shape) == ((80, 60), (4, 3))
+
+
+def test_whole_numbers_are_numbers(tmp_path: Path) -> None:
+    dataset = build_dataset("coco_keypoints", written(tmp_path, "train", 2, 0, bbox=[10, 8, 30, 25]))
+    boxes = default_collate([dataset[0]["box"], dataset[1]["box"]])
+    assert boxes.dtype == torch.float32
+    assert boxes[0].tolist() == [10, 8, 29, 24]
 
 
 @pytest.mark.parametrize("changes", [{"keypoints": [0] * 12}, {"iscrowd": 1}, {"area": 0}, {"bbox": [200, 0, 9, 9]}])

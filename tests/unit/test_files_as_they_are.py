@@ -168,6 +168,10 @@ def test_what_a_worker_met_is_one_line() -> None:
         "segmentarium.data.mask_io.LabelError: masks/9.png has labels outside\nthe classes: 7\n"
     )
     assert _of_a_worker(RuntimeError(text)) == "masks/9.png has labels outside the classes: 7"
+    text = text.replace("Caught", "During handling of the above exception, another exception occurred:\n\nCaught")
+    assert _of_a_worker(RuntimeError(f"Caught KeyError in DataLoader worker process 0.\nKeyError: 3\n\n{text}")) == (
+        "masks/9.png has labels outside the classes: 7"
+    )
     assert _of_a_worker(ValueError("of this process")) is None
 
 

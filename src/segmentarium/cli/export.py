@@ -74,7 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="writes NAME.int8.onnx or .xml (with NNCF: the extra int8), and its scores beside it",
     )
-    add("--data", default="folder", help="as of evaluate: camvid, cityscapes, folder, … (default folder)")
+    add(
+        "--data",
+        default="folder",
+        help="as of evaluate: camvid, cityscapes, folder, …; of key points hpatches (default folder)",
+    )
     add("--root", type=Path, help="where the data set lies")
     add("--split", help="that is scored (default: test where it has labels, else val); calibrated on is train")
     add("--mask-map", help='of a folder: raw value to class, e.g. "0:0,255:1"')
@@ -84,7 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--int8-loss",
         type=float,
         metavar="SHARE",
-        help="share of mIoU and of boundary IoU that may be lost; more is refused (default 0.02)",
+        help="share that may be lost of mIoU and boundary IoU, of key points of repeatability and matching score; more is "
+        "refused (default 0.02)",
     )
     add(
         "--int8-range",
@@ -218,7 +223,8 @@ def int8_each(options: argparse.Namespace, formats: tuple[str, ...], folder: Pat
         raise ValueError("int8 is calibrated and scored: it needs weights, not --random-weights or --all")
     if options.task not in (None, "semantic") or options.points is not None or options.dense:
         raise ValueError(
-            "int8 is for networks that give a class for each pixel; leave out --task, --points and --dense"
+            "int8 is for networks that give a class for each pixel, or scores and descriptors of points; leave out --task, "
+            "--points and --dense"
         )
     check_data_options(options)
     settings: dict[str, Any] = {

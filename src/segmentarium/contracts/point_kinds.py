@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from segmentarium.contracts.results import Boxes3d, Keypoints
 from segmentarium.layers.points import read_points
 from segmentarium.layers.turned_boxes import suppress, suppress_near
 
+Sampling = Literal["exact", "superglue", "corners"]
+
 
 class KeypointModel(Model):
     """(B, C, H, W) -> scores (B, H, W), one a pixel, and descriptors (B, D, h, w) of cells of `stride` pixels.
@@ -23,21 +25,24 @@ class KeypointModel(Model):
     threshold   a keypoint's score is greater
     radius      pixels around a keypoint within which there is no second
     border      pixels along the edges where there is none
+    sampling    where between the cells a descriptor is read: "exact"; "superglue", as SuperGlue, LightGlue and transformers do,
+                right at the upper left and too near to it at the lower right; "corners", as SuperPoint's demonstration does
     joints      names of keypoints that are told apart by their place in the list; (): there are none such
     input_size  (height, width) of the crops of persons that a network of joints was trained on; None: it does not say
     """
 
     kind = "keypoints"
     output_names = ("scores", "descriptors")
-    stride: ClassVar[int] = 8
+    stride: int = 8
     threshold: float = 0.005
     radius: int = 4
     border: int = 4
+    sampling: Sampling = "exact"
     joints: tuple[str, ...] = ()
     input_size: tuple[int, int] | None = None
 
     def labels(self) -> dict[str, Any]:
-        said = {"joints": list(self.joints)} if self.joints else {}
+        said = {"joints": list(self.joints)} if self.joints else {"stride": self.stride, "sampling": self.sampling}
         return said | ({"input_size": list(self.input_size)} if self.input_size else {})
 
     @torch.no_grad()
@@ -125,6 +130,11 @@ class KeypointModel(Model):
 
     def cell(self, place: Tensor, cells: int) -> Tensor:
         """Pixels along a side of so many cells -> which cell's middle lies there, with fractions between them."""
+        side = cells * self.stride
+        if self.sampling == "superglue":
+            return (place - (self.stride - 1) / 2) / (side - (self.stride + 1) / 2) * (cells - 1)
+        if self.sampling == "corners":
+            return place / side * (cells - 1)
         return (place + 0.5) / self.stride - 0.5
 
 

@@ -99,7 +99,7 @@ class CocoKeypoints(PictureDataset):
 
     def _label(self, index: int, arrays: tuple[np.ndarray, ...]) -> Sample:
         person = self.items[index]
-        return {"joints": torch.from_numpy(person.joints.copy()), "box": torch.tensor(person.box)}
+        return {"joints": torch.from_numpy(person.joints.copy()), "box": torch.tensor(person.box, dtype=torch.float32)}
 
 
 def _annotations(root: Path, split: str) -> Path:

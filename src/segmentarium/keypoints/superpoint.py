@@ -45,6 +45,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmentarium.contracts import KeypointModel, Preprocessing, Term
+from segmentarium.contracts.point_kinds import Sampling
 from segmentarium.keypoints.cells import CELL, DUSTBIN, scores_of_cells
 from segmentarium.layers.conv import ConvNormAct
 from segmentarium.layers.init import init_convs
@@ -52,7 +53,6 @@ from segmentarium.losses import CrossEntropy, DescriptorHinge
 from segmentarium.registry import Card, Paper, register
 
 Form = Literal["magicleap", "open", "yyjau"]
-Sampling = Literal["exact", "superglue", "corners"]
 Objective = Literal["paper", "rpautrat"]
 PAIR = ("warped",)  # what is taken beside the image where pairs are learnt from
 
@@ -175,14 +175,6 @@ class SuperPoint(KeypointModel):
         for name, both in (("logits", logits), ("descriptors", descriptors)):
             outputs[name], outputs[f"warped_{name}"] = both.chunk(2)
         return outputs
-
-    def cell(self, place: Tensor, cells: int) -> Tensor:
-        if self.sampling == "exact":
-            return super().cell(place, cells)
-        side = cells * self.stride
-        if self.sampling == "corners":
-            return place / side * (cells - 1)
-        return (place - (self.stride - 1) / 2) / (side - (self.stride + 1) / 2) * (cells - 1)
 
 
 PAPER = Paper(

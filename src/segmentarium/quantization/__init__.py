@@ -1,8 +1,9 @@
 """int8: a network's file with weights and activations of eight bits, calibrated on the user's own pictures, and scored.
 
 Post-training quantisation by the engines' own tools: ONNX Runtime's `quantize_static` and, for OpenVINO, NNCF.  What eight bits
-cost is measured before the file is kept: mIoU and boundary IoU of the float32 network and of the int8 one, both by the engine
-that will run it, stand beside the file; where more is lost than is allowed there is no file.
+cost is measured before the file is kept: mIoU and boundary IoU of the float32 network and of the int8 one, of key points their
+repeatability and matching score, both by the engine that will run it, stand beside the file; where more is lost than is allowed
+there is no file.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ import torch
 from torch import nn
 
 from segmentarium.brief import Brief
+from segmentarium.contracts import KeypointModel
 from segmentarium.data import SegmentationDataset
+from segmentarium.data.hpatches import HPatches
 from segmentarium.evaluation import Report, evaluate
+from segmentarium.evaluation.keypoints import PairReport
 from segmentarium.export import ExportError, export_model
 from segmentarium.export.formats import staged, target
 from segmentarium.files import check_targets, has_keys, write_json
@@ -33,15 +37,21 @@ __all__ = ["QuantizationError", "QuantizationReport", "export_int8", "saturates"
 
 PICTURES = 64  # calibrated on, where nobody says
 LOSS = 0.02  # share of a score that may be lost
-MEASURES = ("miou", "boundary_iou")
+HEADS = {
+    "miou": "mIoU",
+    "boundary_iou": "boundary IoU",
+    "repeatability": "repeatability",
+    "matching": "matching score",
+}
+MEASURES, MEASURES_OF_POINTS = ("miou", "boundary_iou"), ("repeatability", "matching")
 
 
 @dataclass(frozen=True, repr=False)
 class QuantizationReport(Brief):
     """What was written, and what eight bits cost.
 
-    before, after   of the float32 and the int8 network: "miou" and "boundary_iou", 0..1, of each class "iou", "megabytes", and
-                    "seconds" of the network a picture
+    before, after   of the float32 and the int8 network: "miou" and "boundary_iou", 0..1, and of each class "iou"; of key points
+                    "repeatability" and "matching", 0..1; "megabytes", and "seconds" of the network a picture, or pair of them
     allowed         share of a score that may be lost
     reduced_range   weights have seven bits; `range_reason`: why, or why not
     """
@@ -60,7 +70,11 @@ class QuantizationReport(Brief):
     @property
     def loss(self) -> dict[str, float]:
         """Of each measure the share that is lost; below 0 where it has grown."""
-        return {name: 1 - self.after[name] / self.before[name] for name in MEASURES if self.before[name]}
+        return {name: 1 - self.after[name] / self.before[name] for name in self._measures if self.before[name]}
+
+    @property
+    def _measures(self) -> list[str]:
+        return [name for name in HEADS if name in self.before]
 
     @property
     def passed(self) -> bool:
@@ -77,13 +91,16 @@ class QuantizationReport(Brief):
         return {**asdict(self), "path": self.path.name, "loss": self.loss, "passed": self.passed}
 
     def __str__(self) -> str:
-        rows = [f"{'':>6}  {'mIoU':>6}  {'boundary IoU':>12}  {'MB':>6}  {'ms':>7}"]
+        heads = [HEADS[name] for name in self._measures]
+        rows = ["  ".join([f"{'':>6}", *(f"{head:>6}" for head in heads), f"{'MB':>6}", f"{'ms':>7}"])]
         for name, found in (("fp32", self.before), ("int8", self.after)):
+            scores = [
+                f"{100 * found[one]:>{max(6, len(head))}.2f}" for one, head in zip(self._measures, heads, strict=True)
+            ]
             rows.append(
-                f"{name:>6}  {100 * found['miou']:>6.2f}  {100 * found['boundary_iou']:>12.2f}  "
-                f"{found['megabytes']:>6.1f}  {1000 * found['seconds']:>7.1f}"
+                "  ".join([f"{name:>6}", *scores, f"{found['megabytes']:>6.1f}", f"{1000 * found['seconds']:>7.1f}"])
             )
-        lost = ", ".join(f"{100 * share:.1f} % of the {name}" for name, share in self.loss.items())
+        lost = ", ".join(f"{100 * share:.1f} % of the {HEADS[name]}" for name, share in self.loss.items())
         rows.append(f"lost: {lost} (allowed: {100 * self.allowed:g} %); {self.range_reason}")
         return "\n".join(rows)
 
@@ -102,8 +119,8 @@ class QuantizationError(ExportError):
 def export_int8(
     model: nn.Module | str | Path,
     path: str | Path,
-    data: SegmentationDataset,
-    calibration: SegmentationDataset | None = None,
+    data: SegmentationDataset | HPatches,
+    calibration: SegmentationDataset | HPatches | None = None,
     *,
     format: str | None = None,
     pictures: int = PICTURES,
@@ -114,14 +131,16 @@ def export_int8(
     progress: Callable[[str, int, int], None] | None = None,
     **settings: Any,
 ) -> QuantizationReport:
-    """Writes a segmenter's deploy form in int8, after scoring it against the float32 one; beside it NAME.score.json.
+    """Writes the deploy form of a segmenter, or of a network of key points, in int8, after scoring it against the float32 one;
+    beside it NAME.score.json.
 
     path           of the file; .onnx or .xml is added where it lacks
-    data           labelled pictures that both are scored on
+    data           labelled pictures that both are scored on; of key points pairs of pictures (`data.hpatches`)
     calibration    pictures on which the range of each activation is found, of which the labels are not read; None: `data`
     format         "onnx" or "openvino"; None: by the suffix, ONNX without one
     pictures       how many are calibrated on, evenly spread over the set
-    loss           share of mIoU and of boundary IoU that may be lost, 0..1; more raises QuantizationError
+    loss           share of a score that may be lost, 0..1, of mIoU and boundary IoU, or repeatability and matching score; more
+                   raises QuantizationError
     reduced_range  weights of seven bits, which no processor saturates at; None: where this one would, see `saturates`
     limit          scores only so many pictures
     progress       called with what is done ("fp32", "int8"), pictures done and in all
@@ -139,8 +158,9 @@ def export_int8(
         )
     if isinstance(model, str | Path):
         model = load(model)
+    points = isinstance(model, KeypointModel)
     seen = data if calibration is None else calibration  # an empty set is none to leave for the other
-    indices = spread_evenly(seen, pictures)
+    indices = spread_evenly(seen, pictures, HPatches if points else SegmentationDataset)
     check_targets(
         [final, _score_file(final), *([final.with_suffix(".bin")] if format == "openvino" else [])],
         overwrite=overwrite,
@@ -149,8 +169,9 @@ def export_int8(
     started = time.perf_counter()
     write = WRITERS[format]()  # the tool is there, or said to be missing, before anything is computed
     reduced, reason = _range(reduced_range)
+    task = None if points else "semantic"
     with TemporaryDirectory(prefix="int8") as folder, staged(final) as temporary:
-        whole = export_model(model, Path(folder) / f"float{final.suffix}", format=format, task="semantic", **settings)
+        whole = export_model(model, Path(folder) / f"float{final.suffix}", format=format, task=task, **settings)
         told = {"data": seen.info.name, "pictures": len(indices), "reduced_range": reduced}
         metadata = {**whole.metadata, "quantization": {"bits": 8, **told}}
         write(whole.path, temporary, what_it_sees(model, seen, indices), metadata, reduced)
@@ -196,11 +217,13 @@ def _range(wanted: bool | None) -> tuple[bool, str]:
 def _scores(name: str, file: Path, data: Any, limit: int | None, progress: Any) -> dict[str, Any]:
     tell = None if progress is None else lambda done, total: progress(name, done, total)
     report = evaluate(load(file), data, worst=0, limit=limit, progress=tell)
-    assert isinstance(report, Report)
+    assert isinstance(report, Report | PairReport)
     size = sum(one.stat().st_size for one in files_of(file)) / 1e6
-    found = {name: report.scores()[name] or 0.0 for name in MEASURES}
+    scores = report.scores()
+    measured = {name: scores[name] or 0.0 for name in (MEASURES if isinstance(report, Report) else MEASURES_OF_POINTS)}
+    classes = {"iou": scores["iou"]} if isinstance(report, Report) else {}
     seconds = report.model_seconds / max(report.images, 1)
-    return {**found, "iou": report.scores()["iou"], "megabytes": size, "seconds": seconds, "pictures": report.images}
+    return {**measured, **classes, "megabytes": size, "seconds": seconds, "pictures": report.images}
 
 
 def _score_file(path: Path) -> Path:

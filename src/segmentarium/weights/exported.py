@@ -6,19 +6,36 @@ and preprocessing.  They cannot be trained, exported again, or run by PyTorch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self, get_args
 
 import torch
 from torch import Tensor
 
-from segmentarium.contracts import Classifier, LabelledModel, MaskModel, MaskSet, Model, SegmentationModel
+from segmentarium.contracts import (
+    Classifier,
+    KeypointModel,
+    LabelledModel,
+    MaskModel,
+    MaskSet,
+    Model,
+    SegmentationModel,
+)
+from segmentarium.contracts.point_kinds import Sampling
 from segmentarium.preprocessing import Preprocessing
-from segmentarium.runtimes import FACTS, exported_facts, exported_texts, onnx_session, openvino_network, runner
+from segmentarium.runtimes import (
+    FACTS,
+    OF_ALL,
+    exported_facts,
+    exported_texts,
+    onnx_session,
+    openvino_network,
+    runner,
+)
 
 # suffix of the main file -> the engine that runs it where nobody says, and all that can
 ENGINES = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",)}
-NEEDED = {"kind", *FACTS}
 
 
 def is_exported(source: object) -> bool:
@@ -33,8 +50,14 @@ def files_of(source: Path) -> list[Path]:
 
 
 class ExportedNetwork(Model):
-    """What all kinds of exported networks are: `file`, what it says of itself (`told`), and its answers."""
+    """What all kinds of exported networks are: `file`, what it says of itself (`told`), and its answers.
 
+    needed      what the file must say
+    built_from  of that, and of what it may say, what the constructor takes
+    """
+
+    needed: ClassVar[tuple[str, ...]] = FACTS
+    built_from: ClassVar[tuple[str, ...]] = ("num_classes", "in_channels")
     file: Path
     told: dict[str, Any]
     _run: Any = None
@@ -48,7 +71,7 @@ class ExportedNetwork(Model):
         said = Preprocessing.from_dict(wanted) if wanted else Preprocessing()
         self.preprocessing = said.for_channels(self.in_channels)
         self.weights_header = {key: told.get(key) for key in ("dataset", "metrics", "licences", "classes")}
-        if told["classes"]:
+        if told.get("classes"):
             self.classes = tuple(told["classes"])
         if told.get("palette"):
             self.palette = tuple((r, g, b) for r, g, b in told["palette"])
@@ -98,6 +121,8 @@ class ExportedSegmenter(ExportedNetwork, SegmentationModel):
 class ExportedMasks(ExportedNetwork, MaskModel):
     """A mask classifier whose file gives its masks and their classes."""
 
+    built_from = ("num_classes", "in_channels", "things")
+
     def forward_masks(self, image: Tensor) -> MaskSet:
         class_logits, mask_logits = self.answers(image)
         return MaskSet(class_logits, mask_logits)
@@ -113,10 +138,30 @@ class ExportedClassifier(ExportedNetwork, Classifier):
         return self.answers(image)[0]
 
 
+class ExportedPoints(ExportedNetwork, KeypointModel):
+    """(B, C, H, W) -> scores (B, H, W) and descriptors (B, D, h, w), of a network of points that was exported without `--points`.
+
+    stride, sampling  as the network's
+    """
+
+    needed = built_from = ("in_channels", "stride", "sampling")
+
+    def __init__(self, *, in_channels: int, stride: int, sampling: Sampling) -> None:
+        super().__init__(in_channels=in_channels)
+        if type(stride) is not int or stride < 1 or sampling not in get_args(Sampling):
+            raise TypeError(f"stride {stride!r} and sampling {sampling!r} are none of ours")
+        self.stride, self.sampling = stride, sampling
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        scores, descriptors = self.answers(image)
+        return scores, descriptors
+
+
 KINDS: dict[str, Any] = {
     "segmenter": ExportedSegmenter,
     "mask": ExportedMasks,
     "classifier": ExportedClassifier,
+    "keypoints": ExportedPoints,
 }
 
 
@@ -134,24 +179,28 @@ def load_exported(file: str | Path) -> ExportedNetwork:
         raise
     except Exception as error:  # the engines' exceptions have no class of their own above them
         raise ValueError(f"{file} is no network that can be read: {str(error).strip().splitlines()[0]}") from error
-    told = exported_facts(texts, file, {*NEEDED, *texts})
+    build = _class_of(texts, file, outputs)
+    told = exported_facts(texts, file, {*OF_ALL, *build.needed, *texts})
     try:
-        return _made(file, told, shape, outputs)
+        made = build(**{key: told[key] for key in build.built_from if told.get(key) is not None})
+        made.describe(file, told, shape)
     except (TypeError, KeyError, AttributeError) as error:  # what a stranger wrote into it
         raise ValueError(f"{file} says of itself what cannot be ({type(error).__name__}: {error})") from error
-
-
-def _made(file: Path, told: dict[str, Any], shape: tuple[int | None, ...], outputs: int) -> ExportedNetwork:
-    build = KINDS.get(told["kind"])
-    if told["kind"] == "mask" and outputs == 1:
-        build = ExportedSegmenter  # its scores, of every pixel
-    if build is None:
-        raise ValueError(
-            f"{file} is an exported {told['kind']}; here {', '.join(KINDS)} run from such files: give the weights it is made of"
-        )
-    arguments = {"num_classes": told["num_classes"], "in_channels": told["in_channels"]}
-    if build is ExportedMasks and told.get("things") is not None:
-        arguments["things"] = told["things"]
-    made = build(**arguments)
-    made.describe(file, told, shape)
     return made
+
+
+def _class_of(texts: Mapping[str, str], file: Path, outputs: int) -> type[ExportedNetwork]:
+    """What a file becomes.  ValueError where nothing runs it."""
+    kind = exported_facts(texts, file, {*OF_ALL, "kind"})["kind"]
+    if kind == "mask" and outputs == 1:
+        return ExportedSegmenter  # its scores, of every pixel
+    if kind == "keypoints" and "sampling" not in texts:
+        raise ValueError(
+            f"{file} finds joints, or its points by itself (--points); of networks of points those run from files that give "
+            "scores and descriptors: export it without --points, or give the weights that it is made of"
+        )
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(
+            f"{file} is an exported {kind}; here {', '.join(KINDS)} run from such files: give the weights it is made of"
+        )
+    return KINDS[kind]
