@@ -61,6 +61,7 @@ def main() -> int:
     photo = Image.open(options.photo).convert("RGB").resize((HEIGHT, HEIGHT))
     print(describe(machine_facts()))
     predictor = ExportedPredictor("person")
+    height, width = predictor.model_size((HEIGHT, WIDTH))
     print(
         "| scene | looks | IoU with the network's own mask | flicker: alone, every frame, rested |\n|---|---|---|---|"
     )
@@ -70,9 +71,7 @@ def main() -> int:
         filters = (TemporalFilter(rest=0), TemporalFilter())
         flicker = [Flicker() for _ in range(3)]
         for number in range(options.frames):
-            seen = np.asarray(
-                frame(photo, scene, number, rng).resize((WIDTH // 4, HEIGHT // 4), Image.Resampling.BILINEAR)
-            )
+            seen = np.asarray(frame(photo, scene, number, rng).resize((width, height), Image.Resampling.BILINEAR))
             grey = seen.mean(2).astype(np.uint8)
             own = predictor.probability(seen)
             masks = [own]

@@ -14,7 +14,7 @@ from segmentarium.matting.motion import Motion, warp
 MEMORY = 0.12  # seconds after which an old mask counts 1/e
 LIKENESS = 0.05  # difference of brightness (0..1) at which the old mask counts 1/e
 CUT = 0.12  # mean difference of two frames, after motion, above which they are different scenes
-FLOW_SIDE = 144  # longer side of the frames in which motion is found
+FLOW_SIDE = 96  # longer side of the frames in which motion is found
 REST = 0.07  # seconds for which a mask may be moved on without a new one
 NEWS = 0.01  # share of a frame that differs by more than `LIKENESS`, after motion, above which a new mask is needed
 

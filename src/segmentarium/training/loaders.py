@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import torch
@@ -46,26 +47,33 @@ def _of_a_worker(error: Exception) -> str | None:
 
 
 class TimedLoader:
-    """Iterates a loader and adds up the seconds spent waiting for it in `waited`."""
+    """Iterates a loader and adds up the seconds spent waiting for it in `waited`.
+
+    Its workers end with the iteration, however that ends: at the interpreter's exit they would be waited for without end, since
+    they do not heed the signal that they get then (`_outlive_signals`).
+    """
 
     def __init__(self, loader: Iterable[Batch]) -> None:
         self.loader = loader
         self.waited = 0.0
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         batches = iter(self.loader)
-        while True:
-            start = time.perf_counter()
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except Exception as error:
-                if (said := _of_a_worker(error)) is None:
-                    raise
-                raise DataError(said) from None
-            self.waited += time.perf_counter() - start
-            yield batch
+        try:
+            while True:
+                start = time.perf_counter()
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                except Exception as error:
+                    if (said := _of_a_worker(error)) is None:
+                        raise
+                    raise DataError(said) from None
+                self.waited += time.perf_counter() - start
+                yield batch
+        finally:
+            getattr(batches, "_shutdown_workers", lambda: None)()  # an iterator without workers has no such method
 
 
 class PreparedLoader(TimedLoader):
@@ -75,9 +83,10 @@ class PreparedLoader(TimedLoader):
         super().__init__(loader)
         self.fabric, self.prepare = fabric, prepare
 
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in super().__iter__():
-            yield self.prepare(self.fabric.to_device(batch))
+    def __iter__(self) -> Generator[Batch, None, None]:
+        with contextlib.closing(super().__iter__()) as batches:
+            for batch in batches:
+                yield self.prepare(self.fabric.to_device(batch))
 
 
 def worker_count(options: TrainingOptions, processes: int = 1) -> int:

@@ -12,6 +12,7 @@ What kind of model is trained, on what, and who scores it is the task's; see `se
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 from collections.abc import Collection
@@ -73,7 +74,11 @@ def run(options: TrainingOptions, fit: Collection[str] = ()) -> TrainingResult:
     if training.fabric.is_global_zero:
         write_json(folder / "options.json", training.options.as_dict())
 
-    with StopSignals() as stop, Journal(training, continued=resumed is not None) as journal:
+    with (
+        contextlib.closing(training.batches),
+        StopSignals() as stop,
+        Journal(training, continued=resumed is not None) as journal,
+    ):
         training.stop, training.journal = stop, journal
         for line in lines:
             journal.say(line)
