@@ -37,7 +37,7 @@ def recipe() -> TrainingOptions:
         cache=True,
         input_size=(128, 96),
         batch_size=32,
-        max_steps=6000,
+        max_steps=3500,
         optimizer="adamw",
         learning_rate=2e-3,
         weight_decay=0.01,

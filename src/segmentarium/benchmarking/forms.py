@@ -13,6 +13,7 @@ FORMS: dict[str, tuple[str, str] | None] = {
     "eager": None,
     "channels-last": None,
     "deploy": ("torch", "fp32"),
+    "deploy-bf16": ("torch", "bf16"),
     "compile": ("compile", "fp32"),
     "onnxruntime": ("onnxruntime", "fp32"),
     "openvino": ("openvino", "fp32"),

@@ -30,8 +30,8 @@ def benchmark(
     """Latency, throughput, memory and size of models on this machine's processor, each case in a process of its own.
 
     models        weights by name or file, or architectures, which get random weights; none: the shipped weights
-    forms         "eager", "channels-last", "deploy", "compile", "onnxruntime", "openvino", "openvino-bf16", and of GPUs
-                  "cuda", "cuda-fp16", "cuda-compile-fp16", "cuda-graph-fp16", "tensorrt-fp16"
+    forms         "eager", "channels-last", "deploy", "deploy-bf16", "compile", "onnxruntime", "openvino", "openvino-bf16", and of
+                  GPUs "cuda", "cuda-fp16", "cuda-compile-fp16", "cuda-graph-fp16", "tensorrt-fp16"
     size          (height, width) of the input; `batch` of them at a time
     threads       of every engine; None: as PyTorch chooses
     repeats       measured calls, after `warmup` others
