@@ -368,6 +368,27 @@ def test_another_process_does_the_part_of_one_that_ended(tmp_path: Path) -> None
         list(local.run(settings, parts, 1, batch_process.hopeless))
 
 
+ORPHAN = """
+import sys
+from segmentarium.scale import local
+from segmentarium.scale.manifest import Part
+from tests.unit import batch_process
+list(local.run("", [Part(0, ())], 1, batch_process.endless))
+"""
+
+
+def test_workers_end_with_the_process_that_started_them() -> None:
+    """In the middle of a part, which the next run does: else both would write its pictures."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
+    with subprocess.Popen(
+        [sys.executable, "-c", ORPHAN], env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.kill()
+        assert process.communicate(timeout=60) == ("", None)  # its end is there when the worker has ended, too
+
+
 @pytest.mark.parametrize(
     ("device", "taken"),
     [(None, ["cuda:0", "cuda:1", "cuda:0"]), ("cuda", ["cuda:0", "cuda:1", "cuda:0"]), ("cpu", ["cpu"] * 3)],
