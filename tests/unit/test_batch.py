@@ -389,6 +389,18 @@ def test_workers_end_with_the_process_that_started_them() -> None:
         assert process.communicate(timeout=60) == ("", None)  # its end is there when the worker has ended, too
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_pipe_among_the_pictures_is_not_waited_for(
+    quick: Callable[..., BatchReport], photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes((photos / "0.png").read_bytes())
+    for name in ("pipe.png", "pipe"):  # by its ending it is a picture; the other one is looked into
+        os.mkfifo(tmp_path / name)
+    report = quick(tmp_path, tmp_path / "out")
+    assert (report.done, report.failed) == (1, 1)
+    assert "it is a folder, pipe or device; expected a file" in (tmp_path / "out" / "problems.jsonl").read_text()
+
+
 @pytest.mark.parametrize(
     ("device", "taken"),
     [(None, ["cuda:0", "cuda:1", "cuda:0"]), ("cuda", ["cuda:0", "cuda:1", "cuda:0"]), ("cpu", ["cpu"] * 3)],
