@@ -473,6 +473,17 @@ def test_another_training_as_openvino_is_another_job(tmp_path: Path) -> None:
     assert found[0] != found[1]
 
 
+def test_a_source_without_pictures_leaves_nothing_behind(
+    quick: Callable[..., BatchReport], photos: Path, tmp_path: Path
+) -> None:
+    """So that the right one may be given with another kind."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no pictures"):
+        quick(tmp_path / "empty", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert quick(photos / "0.png", tmp_path / "out", kind="rle").done == 1
+
+
 @pytest.mark.parametrize(
     "address", ["http://a/b.png", "simplecache::s3://a/b.png", "zip://a.png::s3://b", "ssh://a/b.png"]
 )
