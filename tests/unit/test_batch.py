@@ -484,6 +484,18 @@ def test_a_source_without_pictures_leaves_nothing_behind(
     assert quick(photos / "0.png", tmp_path / "out", kind="rle").done == 1
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
+def test_results_are_no_pictures_by_whatever_links_they_are_reached(
+    quick: Callable[..., BatchReport], photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "0.png").write_bytes((photos / "0.png").read_bytes())
+    (tmp_path / "link").symlink_to("real")
+    assert quick(tmp_path / "real", tmp_path / "link" / "out").done == 1
+    assert quick(tmp_path / "real", tmp_path / "link" / "out").now == 0
+    assert quick(tmp_path / "link", tmp_path / "real" / "out").now == 1  # the same picture by another name, no more
+
+
 @pytest.mark.parametrize(
     "address", ["http://a/b.png", "simplecache::s3://a/b.png", "zip://a.png::s3://b", "ssh://a/b.png"]
 )
