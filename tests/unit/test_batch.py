@@ -496,6 +496,30 @@ def test_results_are_no_pictures_by_whatever_links_they_are_reached(
     assert quick(tmp_path / "link", tmp_path / "real" / "out").now == 1  # the same picture by another name, no more
 
 
+def test_tables_that_are_none_or_have_no_pictures_are_named(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    file = tmp_path / "t.parquet"
+
+    def listed(content: Any) -> list[Any]:
+        if isinstance(content, bytes):
+            file.write_bytes(content)
+        else:
+            parquet.write_table(pa.table(content), file)
+        return list(find_pictures([str(file)]))
+
+    for content in (b"", b"PAR1 and no more"):
+        with pytest.raises(ValueError, match=r"t\.parquet cannot be read as a Parquet table; leave it out"):
+            listed(content)
+    with pytest.raises(ValueError, match=r"t\.parquet has no column of paths or bytes; it has number"):
+        listed({"number": [1]})
+    with pytest.raises(ValueError, match="holds no pictures, and no Parquet table with any"):
+        listed({"image": pa.array([], pa.binary())})
+    categories = pa.array(["a.png", "b.png"]).dictionary_encode()
+    assert [name for _, name, _ in listed({"path": categories})] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     "address", ["http://a/b.png", "simplecache::s3://a/b.png", "zip://a.png::s3://b", "ssh://a/b.png"]
 )
