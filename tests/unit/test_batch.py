@@ -431,7 +431,10 @@ def test_the_verb_with_two_processes(
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (the extra [scale])")
-def test_ray(weights: str, photos: Path, expected: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_ray(
+    weights: str, photos: Path, expected: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else its workers wait for whatever this machine does beside
     report = batch(photos, weights, tmp_path, address="local", workers=2, threads=1, part_size=2, device="cpu")
     assert (report.done, report.failed) == (6, 1)
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
