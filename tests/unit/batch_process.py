@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -28,3 +29,11 @@ def serve(pipe: Connection, settings: str, number: int, workers: int) -> None:
 def hopeless(pipe: Connection, settings: str, number: int, workers: int) -> None:
     """Ends while it begins."""
     os._exit(3)
+
+
+def endless(pipe: Connection, settings: str, number: int, workers: int) -> None:
+    """Says that it has a part, and is never done with it."""
+    pipe.send(("ready", None))
+    pipe.recv()
+    print("begun", flush=True)
+    time.sleep(600)

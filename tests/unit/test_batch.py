@@ -368,6 +368,39 @@ def test_another_process_does_the_part_of_one_that_ended(tmp_path: Path) -> None
         list(local.run(settings, parts, 1, batch_process.hopeless))
 
 
+ORPHAN = """
+import sys
+from segmentarium.scale import local
+from segmentarium.scale.manifest import Part
+from tests.unit import batch_process
+list(local.run("", [Part(0, ())], 1, batch_process.endless))
+"""
+
+
+def test_workers_end_with_the_process_that_started_them() -> None:
+    """In the middle of a part, which the next run does: else both would write its pictures."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
+    with subprocess.Popen(
+        [sys.executable, "-c", ORPHAN], env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.kill()
+        assert process.communicate(timeout=60) == ("", None)  # its end is there when the worker has ended, too
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_pipe_among_the_pictures_is_not_waited_for(
+    quick: Callable[..., BatchReport], photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes((photos / "0.png").read_bytes())
+    for name in ("pipe.png", "pipe"):  # by its ending it is a picture; the other one is looked into
+        os.mkfifo(tmp_path / name)
+    report = quick(tmp_path, tmp_path / "out")
+    assert (report.done, report.failed) == (1, 1)
+    assert "it is a folder, pipe or device; expected a file" in (tmp_path / "out" / "problems.jsonl").read_text()
+
+
 @pytest.mark.parametrize(
     ("device", "taken"),
     [(None, ["cuda:0", "cuda:1", "cuda:0"]), ("cuda", ["cuda:0", "cuda:1", "cuda:0"]), ("cpu", ["cpu"] * 3)],
@@ -398,7 +431,10 @@ def test_the_verb_with_two_processes(
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (the extra [scale])")
-def test_ray(weights: str, photos: Path, expected: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_ray(
+    weights: str, photos: Path, expected: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else its workers wait for whatever this machine does beside
     report = batch(photos, weights, tmp_path, address="local", workers=2, threads=1, part_size=2, device="cpu")
     assert (report.done, report.failed) == (6, 1)
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
@@ -438,6 +474,53 @@ def test_another_training_as_openvino_is_another_job(tmp_path: Path) -> None:
         network.file.with_suffix(".bin").write_bytes(weights)
         found.append(_identity(Settings(str(network.file), str(tmp_path)), network)["weights"])
     assert found[0] != found[1]
+
+
+def test_a_source_without_pictures_leaves_nothing_behind(
+    quick: Callable[..., BatchReport], photos: Path, tmp_path: Path
+) -> None:
+    """So that the right one may be given with another kind."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no pictures"):
+        quick(tmp_path / "empty", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert quick(photos / "0.png", tmp_path / "out", kind="rle").done == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
+def test_results_are_no_pictures_by_whatever_links_they_are_reached(
+    quick: Callable[..., BatchReport], photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "0.png").write_bytes((photos / "0.png").read_bytes())
+    (tmp_path / "link").symlink_to("real")
+    assert quick(tmp_path / "real", tmp_path / "link" / "out").done == 1
+    assert quick(tmp_path / "real", tmp_path / "link" / "out").now == 0
+    assert quick(tmp_path / "link", tmp_path / "real" / "out").now == 1  # the same picture by another name, no more
+
+
+def test_tables_that_are_none_or_have_no_pictures_are_named(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    file = tmp_path / "t.parquet"
+
+    def listed(content: Any) -> list[Any]:
+        if isinstance(content, bytes):
+            file.write_bytes(content)
+        else:
+            parquet.write_table(pa.table(content), file)
+        return list(find_pictures([str(file)]))
+
+    for content in (b"", b"PAR1 and no more"):
+        with pytest.raises(ValueError, match=r"t\.parquet cannot be read as a Parquet table; leave it out"):
+            listed(content)
+    with pytest.raises(ValueError, match=r"t\.parquet has no column of paths or bytes; it has number"):
+        listed({"number": [1]})
+    with pytest.raises(ValueError, match="holds no pictures, and no Parquet table with any"):
+        listed({"image": pa.array([], pa.binary())})
+    categories = pa.array(["a.png", "b.png"]).dictionary_encode()
+    assert [name for _, name, _ in listed({"path": categories})] == ["a", "b"]
 
 
 @pytest.mark.parametrize(

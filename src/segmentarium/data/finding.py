@@ -99,7 +99,9 @@ def is_clip(head: bytes) -> bool:
 
 
 def head_of(path: Path) -> bytes:
-    """How a file begins; nothing where it cannot be opened."""
+    """How a file begins; nothing where it cannot be opened, and of pipes, which would be waited for."""
+    if not path.is_file():
+        return b""
     try:
         with path.open("rb") as file:
             return file.read(_HEAD)

@@ -144,9 +144,12 @@ def batch(
         raise ValueError(f"{private[0]} is in this process's memory, which no worker sees; give workers=0, or a folder")
     settings = replace(settings, out=store.root)
     manifest = Manifest(store)
-    manifest.check(_identity(settings, loaded))
+    identity = _identity(settings, loaded)
+    manifest.check(identity)
+    pictures = list(find_pictures(_absolute(given), column, store))
+    manifest.start(identity)  # not before: a wrong source leaves no job behind
     known = manifest.parts()
-    parts = known + manifest.add(known, find_pictures(_absolute(given), column, store), part_size)
+    parts = known + manifest.add(known, pictures, part_size)
     before = manifest.done()
     left = [replace(part, before=before.get(part.number)) for part in parts if _is_left(part, before, retry)]
     told = json.dumps(settings.to_dict())

@@ -55,13 +55,12 @@ def find_pictures(
         for place, name in _files(source):
             if leave_out is not None and leave_out.holds(place):
                 continue
-            found = True
-            if place.lower().endswith(TABLES):
-                yield from _rows(place, name, column)
-            else:
-                yield place, name, None
+            is_table = place.lower().endswith(TABLES)
+            for picture in _rows(place, name, column) if is_table else [(place, name, None)]:
+                found = True
+                yield picture
         if not found:
-            raise ValueError(f"{shown(source)} holds no pictures and no Parquet tables")
+            raise ValueError(f"{shown(source)} holds no pictures, and no Parquet table with any")
 
 
 def _files(source: str) -> Iterator[tuple[str, str]]:
@@ -125,7 +124,12 @@ def _word(part: str) -> str:
 def _rows(place: str, name: str, column: str | None) -> Iterator[Picture]:
     parquet = parquet_reader(place)
     with open_bytes(place) as file:
-        table = parquet.ParquetFile(file)
+        try:
+            table = parquet.ParquetFile(file)
+        except ValueError as error:  # pyarrow's, which names no file
+            raise ValueError(
+                f"{shown(place)} cannot be read as a Parquet table; leave it out, or write it anew: {error}"
+            ) from None
         chosen, kind = picture_column(table.schema_arrow, column, place)
         if kind == "bytes":
             yield from ((place, f"{name}-{row:06d}", row) for row in range(table.metadata.num_rows))
@@ -164,16 +168,17 @@ def picture_column(schema: Any, wanted: str | None, place: str) -> tuple[str, st
 
     kinds = {}
     for field in schema:
-        if types.is_binary(field.type) or types.is_large_binary(field.type):
+        of = field.type.value_type if types.is_dictionary(field.type) else field.type  # pandas' categories
+        if types.is_binary(of) or types.is_large_binary(of):
             kinds[field.name] = "bytes"
-        elif types.is_string(field.type) or types.is_large_string(field.type):
+        elif types.is_string(of) or types.is_large_string(of):
             kinds[field.name] = "paths"
-        elif types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:  # as Hugging Face keeps pictures
+        elif types.is_struct(of) and of.get_field_index("bytes") >= 0:  # as Hugging Face keeps pictures
             kinds[field.name] = "bytes"
+    if not kinds:
+        raise ValueError(f"{shown(place)} has no column of paths or bytes; it has {', '.join(schema.names) or 'none'}")
     if wanted is not None and wanted not in kinds:
-        raise ValueError(
-            f"{shown(place)} has no column {wanted!r} of paths or bytes; it has {', '.join(kinds) or 'none at all'}"
-        )
+        raise ValueError(f"{shown(place)} has no column {wanted!r} of paths or bytes; it has {', '.join(kinds)}")
     first = wanted or next((name for known in COLUMNS for name in kinds if name.lower() == known), None)
     if first is None:
         raise ValueError(

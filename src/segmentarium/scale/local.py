@@ -1,13 +1,15 @@
 """Workers that are processes of this machine.
 
 A process that ends takes its part with it, no more: another one is started, which does that part again.  Where this process ends,
-the workers see their pipe close, and end behind the part they are at.
+its workers end at once: who calls the job again does their parts, and two must not write the same pictures.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -24,7 +26,6 @@ def serve(pipe: Connection, settings: str, number: int, workers: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who started it ends it
     try:
         import json
-        import os
 
         import torch
 
@@ -45,6 +46,18 @@ def serve(pipe: Connection, settings: str, number: int, workers: int) -> None:
             pipe.send(("failed", f"{type(error).__name__}: {error}"))
 
 
+def _work(serve: Serve, *given: Any) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    serve(*given)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 class _Process:
     """A worker, and the part that it has."""
 
@@ -52,7 +65,7 @@ class _Process:
         context = multiprocessing.get_context("spawn")
         self.number = number
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, settings, number, workers), daemon=True)
+        self.process = context.Process(target=_work, args=(serve, other, settings, number, workers), daemon=True)
         self.process.start()
         other.close()
         self.ready, self.part = False, None

@@ -22,6 +22,7 @@ from segmentarium.scale.listing import Picture
 from segmentarium.scale.stores import Store
 
 FOLDER = "_batch"
+_JOB = f"{FOLDER}/job.json"
 DEATHS = 2  # of processes at one picture, after which it is passed over
 
 
@@ -61,9 +62,8 @@ class Manifest:
         self.store = store
 
     def check(self, told: dict[str, Any]) -> None:
-        """Begins the job, or goes on with it.  ValueError where the folder is of another, FileExistsError where it is of none."""
-        name = f"{FOLDER}/job.json"
-        content = self.store.read(name)
+        """ValueError where the folder is of another job, FileExistsError where it holds files that are of none."""
+        content = self.store.read(_JOB)
         if content is not None:
             before = json.loads(content)
             other = [
@@ -76,7 +76,11 @@ class Manifest:
             return
         if self.store.names(""):
             raise FileExistsError(f"{self.store.root} holds files that are of no batch; give a new folder (out, --out)")
-        self.store.write(name, json.dumps(told, indent=1).encode())
+
+    def start(self, told: dict[str, Any]) -> None:
+        """Begins the job, or goes on with it."""
+        if not self.store.exists(_JOB):
+            self.store.write(_JOB, json.dumps(told, indent=1).encode())
 
     def parts(self) -> list[Part]:
         """Every part that was listed so far."""

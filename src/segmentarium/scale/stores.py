@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,11 @@ def open_bytes(address: str) -> Any:
     return system.open(path, "rb")
 
 
+@lru_cache(4096)  # a listing asks it for every file
+def _folder(path: str) -> Path:
+    return Path(path).resolve()
+
+
 class Store:
     """A folder of this machine or of a store, whose files appear whole or not at all.
 
@@ -133,8 +139,10 @@ class Store:
         return sorted(name for name in found if not name.startswith("."))
 
     def holds(self, address: str) -> bool:
-        """Whether a file lies in this folder."""
+        """Whether a file lies in this folder, by whatever links its address leads there."""
         if store_of(address) != self.kind:
             return False
-        place = address if self.kind else os.path.abspath(local_path(address))
-        return place.startswith(self.root + ("" if self.root.endswith("/") else "/"))
+        if self.kind is not None:
+            return address.startswith(self.root + "/")
+        place, root = _folder(os.path.dirname(local_path(address))), _folder(self.root)
+        return place == root or root in place.parents

@@ -218,6 +218,8 @@ class Worker:
     def _decoded(self, source: str, name: str, content: bytes | None) -> np.ndarray:
         if content is None:
             path = local_path(source)
+            if path.exists() and not path.is_file():  # a pipe would be waited for, without an end
+                raise ImageReadError("it is a folder, pipe or device; expected a file")
             width, height = picture_size(path)
             if width * height > self.settings.max_pixels:
                 raise ImageReadError(
