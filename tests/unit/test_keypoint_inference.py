@@ -286,6 +286,20 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return segmentarium.save(randomise(model), tmp_path_factory.mktemp("weights") / "tiny.safetensors")  # type: ignore[arg-type]
 
 
+def test_options_of_points_and_of_joints(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    joints = segmentarium.save(pose_network(), tmp_path / "joints.safetensors")  # type: ignore[arg-type]
+    for model, option, said in (
+        (weights, ["--flip"], "--flip is for joints"),
+        (joints, ["--count", "9"], "--count is for points"),
+        (joints, ["--threshold", "0"], "--threshold is for points"),
+    ):
+        words = ["keypoints", str(tmp_path / "a.png"), "--model", str(model), "--out", str(tmp_path / "out")]
+        assert main([*words, *option]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_keypoints_of_a_folder_and_a_clip(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     av = pytest.importorskip("av")
     folder = tmp_path / "in"

@@ -326,3 +326,7 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert (tmp_path / "out" / "a_panoptic.png").is_file()
     assert main([*words, "--task", "panoptic", "--flip"]) == 2
     assert "--flip is for --task semantic, and this is panoptic" in capsys.readouterr().err
+    assert main([*words, "--task", "panoptic", "--batch-size", "4"]) == 2
+    assert "--batch-size is for --task semantic, and this is panoptic" in capsys.readouterr().err
+    assert main([*words, "--task", "semantic", "--threshold", "0.3"]) == 2
+    assert "--threshold is of segments, and this is semantic" in capsys.readouterr().err
