@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """0: everything was done; 1: some inputs failed; 2: nothing could be done."""
     from segmentarium.cli.progress import progress
-    from segmentarium.cli.wording import problem
     from segmentarium.media.sources import DamagedError, expand
+    from segmentarium.wording import problem
 
     items = expand(list(options.source))
     finder = finder_of(options)

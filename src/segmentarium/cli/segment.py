@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmentarium.cli.inputs import Inputs, add_watch, check_watch, watched
-from segmentarium.cli.wording import problem
 from segmentarium.memory import memory_errors
+from segmentarium.wording import problem, said
 
 if TYPE_CHECKING:
     from segmentarium.inference.predictor import Tile
@@ -157,7 +157,7 @@ def run(options: argparse.Namespace) -> int:
                             failed += 1
                         print(f"segmentarium segment: {problem(item.origin, error)}", file=sys.stderr)
                         if listed is not None:
-                            listed.failed(item.origin, str(error) or type(error).__name__)
+                            listed.failed(item.origin, said(error))
                     bar.advance(job.task)
     finally:  # also where Ctrl-C ends it
         if listed is not None and done:
