@@ -53,12 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """0: everything was done; 1: some inputs failed; 2: nothing could be done."""
     from segmentarium.cli.progress import progress
+    from segmentarium.inference.result import check_kinds
     from segmentarium.media.sources import DamagedError, expand
     from segmentarium.wording import problem
 
     items = expand(list(options.source))
     finder = finder_of(options)
     kinds = None if options.kinds is None else tuple(kind.strip() for kind in options.kinds.split(","))
+    if kinds is not None:
+        check_kinds(kinds, tuple(finder.gives.endings))
     done, troubled = 0, False
     with progress("finding", len(items)) as tell:
         for number, item in enumerate(items):
@@ -115,6 +118,8 @@ def _do(item: Any, finder: Any, options: argparse.Namespace, kinds: dict[str, An
         if damage is not None:
             raise DamagedError(damage)
         return
+    # refused before the work
+    finder.gives.files(options.out, item.name, **kinds, inputs=[item.path], overwrite=options.overwrite)
     result = finder(item.load(), name=item.name, path=item.path)
     result.save(options.out, **kinds, overwrite=options.overwrite)
     if not hasattr(result, "keypoints"):
