@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
@@ -30,7 +29,7 @@ from segmentarium.layers.resize import resize
 from segmentarium.losses import CrossEntropy
 from segmentarium.losses.segments import Target, segments_of
 from segmentarium.meta import on_meta
-from segmentarium.registry import Card, Paper, create_model, entry, known, register
+from segmentarium.registry import Card, Paper, create_model, entry, known, list_models, register
 
 OutputStride = int | Literal["auto"] | None
 NECKS = {"pyramid": PyramidNeck, "multilevel": MultiLevelNeck, "projected": ProjectedNeck}
@@ -322,7 +321,9 @@ OF_TIMM = (
 
 
 @torch.no_grad()
-def combinations(pattern: str = "*", backbones: Sequence[str] | None = None) -> dict[str, dict[str, str]]:
+def combinations(
+    pattern: str = "*", backbones: Sequence[str] | None = None, *, family: str | None = None, kind: str | None = None
+) -> dict[str, dict[str, str]]:
     """Which networks stand on which backbones: name -> backbone -> "yes", or why not.
 
     Each pair is built and run on 96×160 pixels, on the meta device: shapes without weights.
@@ -330,9 +331,11 @@ def combinations(pattern: str = "*", backbones: Sequence[str] | None = None) -> 
     pattern     of registered names (a shell pattern); networks without a `backbone` argument are left out, and of variants
                 that are the same network on other backbones the first stands for all
     backbones   None: the first variant of each of our families, and `OF_TIMM`
+    family, kind   of `list_models`
     """
     # backwards, so that of a network's variants the first comes last, and stays
-    wanted = [name for name in reversed(known()) if fnmatch.fnmatch(name, pattern)]
+    fitting = set(list_models(pattern, family=family, kind=kind))
+    wanted = [name for name in reversed(known()) if name in fitting]
     if backbones is None:
         ours = {entry(name).module: name for name in reversed(known()) if known()[name]["kind"] == "classifier"}
         backbones = (*sorted(ours.values()), *OF_TIMM)

@@ -147,7 +147,9 @@ def test_models_tells_which_networks_stand_on_which_backbones(
 
     asked: list[str] = []
 
-    def combinations(pattern: str) -> dict[str, dict[str, str]]:
+    def combinations(pattern: str, **wishes: str | None) -> dict[str, dict[str, str]]:
+        if pattern == "nothing":
+            return {}
         asked.append(pattern)
         one = {
             "resnet18": "yes",
@@ -166,6 +168,27 @@ def test_models_tells_which_networks_stand_on_which_backbones(
     assert shown.splitlines()[-2:] == ["(1) it has no feature of stride 4", "(2) another"]
     assert main(["models", "--combinations", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fcn"]["mit_b0"] == "another"
+    assert main(["models", "nothing", "--combinations", "--kind", "mask"]) == 2
+    assert "no network on a backbone fits 'nothing' with --kind mask" in capsys.readouterr().err
+
+
+def test_a_list_of_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (
+        (["models", "segformr*"], "no model fits 'segformr*'; `segmentarium models` lists all"),
+        (["models", "segformer", "--kind", "mask"], "no model fits 'segformer' with --kind mask"),
+        (["models", "segformr", "--kind", "mask"], "did you mean 'segformer'"),
+        (["weights", "segformr"], "no published weights are called 'segformr'; did you mean 'segformer'"),
+        (["weights", "segformr", "--check"], "no published weights are called 'segformr'"),
+        (
+            ["weights", "segformer", "--data-set", "cityscape-x"],
+            "none fits --data-set cityscape-x; did you mean 'Cityscapes'",
+        ),
+        (["weights", "person"], "'person' lies in this package"),
+        (["weights", "segformer", "--task", "panoptic", "--json"], "none fits --task panoptic"),
+    ):
+        assert main(words) == 2
+        told = capsys.readouterr()
+        assert (told.out, said in told.err) == ("", True)
 
 
 def test_python_m_is_the_command_line() -> None:

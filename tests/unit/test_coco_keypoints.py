@@ -278,3 +278,5 @@ def test_a_network_is_trained_on_joints(tmp_path: Path) -> None:
     assert evaluate(model, build_dataset("coco_keypoints", root), limit=2).warning.startswith("8 of the 8 pictures")
     with pytest.raises(ValueError, match="has no use for crop_size"):
         train(options.replace(crop_size=(64, 64), output=str(tmp_path / "other")))
+    with pytest.raises(ValueError, match="finds joints, which are labelled, and has no use for learn, adapt; leave"):
+        train(options.replace(learn="pairs", adapt={"homographies": 3}, output=str(tmp_path / "other")))

@@ -27,6 +27,7 @@ def test_without_a_choice_each_family_is_asked(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(composition, "_stands", lambda name, backbone: "yes")
     asked = list(combinations("fcn")["fcn"])
+    assert combinations("fcn", ["resnet18"], kind="mask") == {}
     families = {facts["module"] for facts in known().values() if facts["kind"] == "classifier"}
     assert len(asked) == len(families) + len(OF_TIMM)
     assert "resnet18" in asked

@@ -97,7 +97,7 @@ def test_a_large_colour_mask_takes_no_minute() -> None:
 
 
 def test_errors_are_printable() -> None:
-    from segmentarium.cli.wording import problem, said
+    from segmentarium.wording import problem, said
 
     assert problem("a\x1b.png", ValueError("bad")) == "a\\x1b.png: bad"
     assert problem("a.png", ValueError("a.png is bad")) == "a.png is bad"

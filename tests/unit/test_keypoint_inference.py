@@ -286,6 +286,20 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return segmentarium.save(randomise(model), tmp_path_factory.mktemp("weights") / "tiny.safetensors")  # type: ignore[arg-type]
 
 
+def test_options_of_points_and_of_joints(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    joints = segmentarium.save(pose_network(), tmp_path / "joints.safetensors")  # type: ignore[arg-type]
+    for model, option, said in (
+        (weights, ["--flip"], "--flip is for joints"),
+        (joints, ["--count", "9"], "--count is for points"),
+        (joints, ["--threshold", "0"], "--threshold is for points"),
+    ):
+        words = ["keypoints", str(tmp_path / "a.png"), "--model", str(model), "--out", str(tmp_path / "out")]
+        assert main([*words, *option]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_keypoints_of_a_folder_and_a_clip(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     av = pytest.importorskip("av")
     folder = tmp_path / "in"
@@ -430,3 +444,43 @@ def test_each_pair_of_a_folder_with_subfolders_has_files_of_its_own(weights: Pat
     told = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").rglob("*.json"))]
     pairs = [(one["first"]["name"], one["second"]["name"]) for one in told]
     assert sorted(pairs) == [("a", "x/b"), ("a", "y/b"), ("x/b", "y/b")]
+
+
+@pytest.mark.parametrize("verb", ["keypoints", "match"])
+def test_outputs_are_checked_before_the_work(
+    verb: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = [tmp_path / f"{name}.png" for name in ("a", "b", "c")]
+    for path in pictures:
+        Image.fromarray(photo()).save(path)
+    out = tmp_path / "out"
+    out.mkdir()
+    taken = ["a", "b", "c"] if verb == "keypoints" else ["b-c"]
+    for name in taken:
+        (out / f"{name}.json").write_text("mine")
+    looked_at: list[object] = []
+    monkeypatch.setattr(KeypointFinder, "__call__", lambda self, image, **named: looked_at.append(image))
+    words = [verb, *map(str, pictures), "--model", str(weights), "--out", str(out)]
+    assert main(words) == 2
+    assert f"{taken[0]}.json is there already" in capsys.readouterr().err
+    (tmp_path / "file").write_text("no folder")
+    assert main([*words, "--out", str(tmp_path / "file")]) == 2
+    assert "is no folder" in capsys.readouterr().err
+    if verb == "keypoints":
+        assert main([*words, "--kinds", "masks", "--out", str(tmp_path / "new")]) == 2
+        assert "'masks' is not a list of known kinds" in capsys.readouterr().err
+    assert looked_at == []
+
+
+def test_a_picture_that_cannot_be_read_leaves_the_others_matched(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "c"):
+        Image.fromarray(photo()).save(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    words = ["--model", str(weights), "--threshold", "0.01", "--out", str(tmp_path / "out")]
+    assert main(["match", str(tmp_path), *words]) == 1
+    assert "b.png" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a-c_matches.png", "a-c.json"}
+    assert main(["match", str(tmp_path / "a.png"), str(tmp_path / "b.png"), *words]) == 2
+    assert "1 of 2 pictures can be read; it takes two" in capsys.readouterr().err

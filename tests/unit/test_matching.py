@@ -229,6 +229,13 @@ def test_a_database_of_colmap(tmp_path: Path) -> None:
         write_colmap(path, pictures, [])
     with pytest.raises(ValueError, match=r"'c.png', which is not among"):
         write_colmap(tmp_path / "other.db", pictures, [Pair("a.png", "c.png", pairs, np.zeros(3))])
+    for wrong, said in (
+        ([turned, turned], "'b.png', 'a.png' is given twice"),
+        ([turned, Pair("a.png", "b.png", pairs, np.zeros(3))], "'a.png', 'b.png' is given twice"),
+        ([Pair("a.png", "a.png", pairs, np.zeros(3))], "'a.png', 'a.png' is one picture"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            write_colmap(tmp_path / "other.db", pictures, wrong)
     assert not (tmp_path / "other.db").exists()
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -268,6 +269,15 @@ def test_two_processes_fetch_one_file(row: Published, server: type[Files], tmp_p
     assert [process.returncode for process in running] == [0, 0]
     assert len(set(answers)) == 1
     assert len(server.asked) == 1
+
+
+def test_a_model_s_other_files_are_not_waited_for(row: Published) -> None:
+    from filelock import FileLock
+
+    other = fetch.folder_of(f"{NAME.partition('.')[0]}.other-mmseg")
+    other.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(1) as pool, FileLock(fetch._lock_of(other.name)):
+        assert pool.submit(fetch.fetch, row, progress=False).result(timeout=20).is_file()
 
 
 # what the table adds ---------------------------------------------------------------------------------------------------

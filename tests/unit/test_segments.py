@@ -326,3 +326,24 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert (tmp_path / "out" / "a_panoptic.png").is_file()
     assert main([*words, "--task", "panoptic", "--flip"]) == 2
     assert "--flip is for --task semantic, and this is panoptic" in capsys.readouterr().err
+    assert main([*words, "--task", "panoptic", "--batch-size", "4"]) == 2
+    assert "--batch-size is for --task semantic, and this is panoptic" in capsys.readouterr().err
+    assert main([*words, "--task", "semantic", "--threshold", "0.3"]) == 2
+    assert "--threshold is of segments, and this is semantic" in capsys.readouterr().err
+
+
+def test_the_list_of_inputs_says_what_the_terminal_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("segmentarium.inference.predictor.resolve_model", lambda model: Colours())
+    source, out = tmp_path / "in", tmp_path / "out"
+    for folder in (source / "sub", out):
+        folder.mkdir(parents=True)
+    Image.fromarray(picture()).save(source / "a.png")
+    Image.fromarray(picture()).save(source / "sub" / "b.png")
+    (out / "sub").write_text("a file in a folder's place")
+    assert main(["segment", str(source), "--model", "any", "--task", "semantic", "--out", str(out)]) == 1
+    told = json.loads((out / "_inputs.json").read_text())["inputs"]
+    (problem,) = [one["problem"] for one in told if "problem" in one]
+    assert problem.startswith(f"{out / 'sub'}: is no folder")
+    assert problem in capsys.readouterr().err

@@ -46,11 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """0: everything was done; 1: some inputs failed; 2: nothing could be done."""
     from segmentarium.cli.progress import progress
-    from segmentarium.cli.wording import problem
     from segmentarium.files import check_targets
     from segmentarium.inference import ImageClassifier, predict
     from segmentarium.inference.classifier import write_csv
     from segmentarium.media.sources import expand
+    from segmentarium.wording import problem
 
     if options.top < 1:
         raise ValueError(f"--top is {options.top}; give how many classes to tell, 1 or more")

@@ -49,10 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """0: everything was done; 1: some inputs failed; 2: nothing could be done."""
     from segmentarium.cli.progress import progress
-    from segmentarium.cli.wording import problem
     from segmentarium.inference.engines import default_device
     from segmentarium.inference.scans import ScanDetector, save_scan
     from segmentarium.weights import load
+    from segmentarium.wording import problem
 
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise ValueError(f"--threshold is {options.threshold:g}; scores lie between 0 and 1")

@@ -10,6 +10,7 @@ from typing import Any
 from segmentarium.memory import memory_errors
 
 MODEL = "superpoint.free"
+OF_POINTS = ("count", "threshold", "radius", "border", "subpixel")  # options that a network of joints has no use for
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -26,11 +27,11 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 def add_points(parser: argparse.ArgumentParser) -> None:
     """The options that say which points are taken."""
-    parser.add_argument("--count", type=int, default=2048, help="the best so many points of a picture (default: 2048)")
+    parser.add_argument("--count", type=int, help="the best so many points of a picture (default: 2048)")
     parser.add_argument("--threshold", type=float, help="a point's score is greater (default: the model's own)")
     parser.add_argument("--radius", type=int, help="pixels around a point without a second (default: the model's own)")
     parser.add_argument("--border", type=int, help="pixels along the edges without points (default: the model's own)")
-    parser.add_argument("--subpixel", action="store_true", help="places between the pixels")
+    parser.add_argument("--subpixel", action="store_true", default=None, help="places between the pixels")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,12 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """0: everything was done; 1: some inputs failed; 2: nothing could be done."""
     from segmentarium.cli.progress import progress
-    from segmentarium.cli.wording import problem
+    from segmentarium.inference.result import check_kinds
     from segmentarium.media.sources import DamagedError, expand
+    from segmentarium.wording import problem
 
     items = expand(list(options.source))
     finder = finder_of(options)
     kinds = None if options.kinds is None else tuple(kind.strip() for kind in options.kinds.split(","))
+    if kinds is not None:
+        check_kinds(kinds, tuple(finder.gives.endings))
     done, troubled = 0, False
     with progress("finding", len(items)) as tell:
         for number, item in enumerate(items):
@@ -87,13 +91,14 @@ def finder_of(options: argparse.Namespace) -> Any:
 
     model = load(options.model)
     engine = {"engine": options.engine, "precision": options.precision, "device": options.device}
+    points = {name: value for name in OF_POINTS if (value := getattr(options, name)) is not None}
     if isinstance(model, KeypointModel) and model.joints:
-        given = [name for name in ("threshold", "radius", "border", "subpixel") if getattr(options, name)]
-        if given:
-            raise ValueError(f"--{given[0]} is for points; {options.model} finds joints: leave it out")
+        if points:
+            raise ValueError(f"--{next(iter(points))} is for points; {options.model} finds joints: leave it out")
         finder: Any = PoseFinder(model, flip=options.flip, **engine)
     else:
-        points = {name: getattr(options, name) for name in ("count", "threshold", "radius", "border", "subpixel")}
+        if options.flip:
+            raise ValueError(f"--flip is for joints; {options.model} finds points: leave it out")
         finder = KeypointFinder(model, **points, **engine)
     finder.model_name = options.model
     return finder
@@ -113,6 +118,8 @@ def _do(item: Any, finder: Any, options: argparse.Namespace, kinds: dict[str, An
         if damage is not None:
             raise DamagedError(damage)
         return
+    # refused before the work
+    finder.gives.files(options.out, item.name, **kinds, inputs=[item.path], overwrite=options.overwrite)
     result = finder(item.load(), name=item.name, path=item.path)
     result.save(options.out, **kinds, overwrite=options.overwrite)
     if not hasattr(result, "keypoints"):

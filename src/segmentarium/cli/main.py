@@ -167,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, KeyError, TypeError, OSError, ImportError, MemoryError) as error:
         if "--debug" in words:
             raise
-        from segmentarium.cli.wording import said
+        from segmentarium.wording import said
 
         print(f"segmentarium {verb}: {said(error)}", file=sys.stderr)
         return 2

@@ -36,14 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0: every pair has a geometry; 1: some have none, and their JSON says why; 2: nothing could be done."""
+    """0: every pair has a geometry; 1: some have none, and their JSON says why, or some pictures cannot be read; 2: nothing
+    could be done."""
     import numpy as np
 
     from segmentarium.cli.progress import progress
     from segmentarium.files import check_targets, free_name
-    from segmentarium.inference.matcher import match_pictures
+    from segmentarium.inference.matcher import PictureMatch, match_pictures, name_of
     from segmentarium.matching.files import Pair, write_colmap, write_hloc
     from segmentarium.media.sources import expand
+    from segmentarium.wording import problem
 
     items = expand(list(options.source))
     if len(items) < 2 or any(item.kind != "picture" for item in items):
@@ -58,6 +60,11 @@ def run(options: argparse.Namespace) -> int:
     targets = [path for path in (options.colmap,) if path is not None]
     targets += [options.hloc / name for name in ("features.h5", "matches.h5")] if options.hloc else []
     check_targets(targets, overwrite=options.overwrite)
+    names, taken = dict[tuple[str, str], str](), set[str]()
+    for first, second in itertools.combinations(items, 2):
+        # pairs of pictures in different folders may have one name
+        names[first.name, second.name] = name = free_name(name_of(first.name, second.name), taken)
+        PictureMatch.files(options.out, name, inputs=[first.path, second.path], overwrite=options.overwrite)
     options.flip = False
     finder = finder_of(options)
     if not hasattr(finder, "count"):
@@ -68,10 +75,19 @@ def run(options: argparse.Namespace) -> int:
     with progress("finding points", len(items)) as tell:
         for number, item in enumerate(items):
             tell(number)
-            if item.load is not None:
-                found.append(finder(item.load(), name=item.name, path=item.path))
+            assert item.load is not None
+            try:
+                picture = item.load()
+            except (ValueError, OSError) as error:
+                if options.debug:
+                    raise
+                print(f"segmentarium match: {problem(item.origin, error)}", file=sys.stderr)
+                continue
+            found.append(finder(picture, name=item.name, path=item.path))
+    if len(found) < 2:
+        raise ValueError(f"{len(found)} of {len(items)} pictures can be read; it takes two")
     pairs: list[Pair] = []
-    missing, taken = 0, set[str]()
+    missing = 0
     for first, second in itertools.combinations(found, 2):
         cameras: Any = None
         if options.focal is not None:
@@ -95,8 +111,7 @@ def run(options: argparse.Namespace) -> int:
             threshold=options.tolerance,
             cameras=cameras,
         )
-        # pairs of pictures in different folders may have one name
-        result.save(options.out, name=free_name(result.name, taken), overwrite=options.overwrite)
+        result.save(options.out, name=names[first.name, second.name], overwrite=options.overwrite)
         geometry = result.geometry
         told = geometry.reason or f"{geometry.inliers.sum()} agree with a {geometry.kind}"
         print(f"{first.name} – {second.name}: {len(result.pairs)} matches; {told}")
@@ -109,7 +124,7 @@ def run(options: argparse.Namespace) -> int:
         write_hloc(options.hloc, pictures, pairs, overwrite=options.overwrite)
     if missing:
         print(f"segmentarium match: {missing} of {len(pairs)} pairs have no {options.geometry}", file=sys.stderr)
-    return 1 if missing else 0
+    return 1 if missing or len(found) < len(items) else 0
 
 
 def _file(found: Any) -> str:

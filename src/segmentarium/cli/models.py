@@ -44,8 +44,10 @@ def run(options: argparse.Namespace) -> int:
         from segmentarium.weights.names import no_model, systems
 
         names = [name for name in systems().get(options.pattern, ()) if name in list_models("*", **_wanted(options))]
-        if not names:
+        if not names and not list_models(options.pattern) and options.pattern not in systems():
             raise KeyError(f"no model is called {options.pattern!r}{no_model(options.pattern)}")
+    if not names:
+        raise KeyError(f"no model fits {options.pattern!r}{_wishes(options)}; `segmentarium models` lists all")
     rows = [
         {"name": name, **known()[name], "weights": [w.alias or w.name for w in CATALOGUE if w.model == name]}
         for name in names
@@ -78,18 +80,21 @@ def _wanted(options: argparse.Namespace) -> dict[str, str | None]:
     return {"family": options.family, "kind": options.kind}
 
 
+def _wishes(options: argparse.Namespace) -> str:
+    return "".join(f" with --{name} {value}" for name, value in _wanted(options).items() if value)
+
+
 def _combinations(options: argparse.Namespace) -> int:
     from segmentarium.cli.memory import import_torch
 
     import_torch()
     from segmentarium.composition import combinations
 
-    found = combinations(options.pattern)
+    found = combinations(options.pattern, **_wanted(options))
+    if not found:
+        raise KeyError(f"no network on a backbone fits {options.pattern!r}{_wishes(options)}")
     if options.json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
-        return 0
-    if not found:
-        print(f"no network on a backbone is called {options.pattern!r}")
         return 0
     from rich.table import Column, Table
 

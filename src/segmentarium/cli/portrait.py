@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from segmentarium.cli.inputs import Inputs, add_watch, check_watch, watched
-from segmentarium.cli.wording import problem
 from segmentarium.files import shown
 from segmentarium.memory import memory_errors
+from segmentarium.wording import problem, said
 
 OUT = "portraits"
 EXAMPLES = (
@@ -133,7 +133,7 @@ def run(options: argparse.Namespace) -> int:
                 failed += 1
                 _tell(problem(item.origin, error))
                 if listed is not None:
-                    listed.failed(item.origin, str(error) or type(error).__name__)
+                    listed.failed(item.origin, said(error))
             bar.advance(all_of_them)
             if listed is not None and done and not options.watch and (stop() or item is items[-1]):
                 listed.write()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmentarium.cli.inputs import Inputs, add_watch, check_watch, watched
-from segmentarium.cli.wording import problem
 from segmentarium.memory import memory_errors
+from segmentarium.wording import problem, said
 
 if TYPE_CHECKING:
     from segmentarium.inference.predictor import Tile
@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
     parser.add_argument("--scales", default="1", metavar="S,…", help="average over these sizes, e.g. 0.75,1,1.25")
     parser.add_argument("--foreground", metavar="CLASS", help="class that cut-outs keep, by name or index")
-    parser.add_argument("--batch-size", type=int, default=1, help="tiles at a time")
+    parser.add_argument("--batch-size", type=int, default=1, help="of semantic masks: tiles at a time")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
@@ -101,6 +101,10 @@ def run(options: argparse.Namespace) -> int:
     kinds = None if options.kinds is None else tuple(kind.strip() for kind in options.kinds.split(","))
     model = resolve_model(options.model)
     task = asked_task(model, options.task)
+    if task == "semantic" and options.threshold is not None:
+        raise ValueError(
+            "--threshold is of segments, and this is semantic: each pixel has its likeliest class; leave it out"
+        )
     if kinds is not None:
         from segmentarium.inference.result import check_kinds
 
@@ -153,7 +157,7 @@ def run(options: argparse.Namespace) -> int:
                             failed += 1
                         print(f"segmentarium segment: {problem(item.origin, error)}", file=sys.stderr)
                         if listed is not None:
-                            listed.failed(item.origin, str(error) or type(error).__name__)
+                            listed.failed(item.origin, said(error))
                     bar.advance(job.task)
     finally:  # also where Ctrl-C ends it
         if listed is not None and done:
@@ -271,6 +275,7 @@ def _segment_predictor(options: argparse.Namespace, model: Any, task: str) -> An
 
     given = [f"--{name}" for name in ("flip", "foreground") if getattr(options, name)]
     given += ["--scales"] if options.scales != "1" else []
+    given += ["--batch-size"] if options.batch_size != 1 else []
     if given:
         raise ValueError(
             f"{', '.join(given)} is for --task semantic, and this is {task}; leave it out, or ask for that task"

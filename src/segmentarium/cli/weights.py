@@ -59,6 +59,8 @@ def run(options: argparse.Namespace) -> int:
         commercial=options.commercial,
         known=not options.all,
     )
+    if not rows:
+        raise KeyError(_nothing(options))
     if options.check:
         return _check(rows)
     from segmentarium.weights.fetch import rows_kept
@@ -71,6 +73,28 @@ def run(options: argparse.Namespace) -> int:
         return 0
     _table(rows, sizes)
     return 0
+
+
+def _nothing(options: argparse.Namespace) -> str:
+    """Which of the wishes no checkpoint fits, and what it may have meant."""
+    from segmentarium.checks import did_you_mean
+    from segmentarium.weights import catalogue
+    from segmentarium.weights.names import no_weights
+    from segmentarium.weights.published import list_published
+
+    if catalogue.find(options.pattern):
+        return (
+            f"{options.pattern!r} lies in this package, and is no file that is fetched; `segmentarium models` lists it"
+        )
+    rows = list_published(options.pattern, known=not options.all)
+    if not rows:
+        return f"no published weights are called {options.pattern!r}{no_weights(options.pattern)}"
+    for name in ("task", "data_set", "layout"):
+        given = getattr(options, name)
+        if given and not list_published(options.pattern, known=not options.all, **{name: given}):
+            word, there = name.replace("_", "-"), sorted({getattr(row, name) for row in rows} - {""})
+            return f"of the {len(rows)} checkpoints none fits --{word} {given}{did_you_mean(given, there)}"
+    return f"none of the {len(rows)} checkpoints fits all of that; ask for less"
 
 
 def _plain(row: Any, size: int | None) -> dict[str, Any]:

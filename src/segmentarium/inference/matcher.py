@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
-from segmentarium.files import atomic_write, check_targets
 from segmentarium.inference.point_drawing import draw_matches
+from segmentarium.inference.point_files import PointResult
 from segmentarium.inference.points import FoundPoints
 from segmentarium.matching.geometry import Geometry, Kind, estimate
 from segmentarium.matching.neighbours import match
-from segmentarium.media.showing import Shown
-
-KINDS = ("overlay", "json")
 
 
 @dataclass(repr=False)
-class PictureMatch(Shown):
+class PictureMatch(PointResult):
     """Two pictures, whose points are whose, and what maps the first to the second.
 
     pairs      (K, 2) int64: indices into both pictures' points;  distances (K,) of their descriptors
     geometry   with `inliers` (K,): which of them agree; where there is none it says why
     """
+
+    endings: ClassVar = {"overlay": "_matches.png", "json": ".json"}
 
     first: FoundPoints
     second: FoundPoints
@@ -40,7 +37,7 @@ class PictureMatch(Shown):
 
     @property
     def name(self) -> str:
-        return f"{self.first.name}-{Path(self.second.name).name}"
+        return name_of(self.first.name, self.second.name)
 
     @property
     def points(self) -> tuple[np.ndarray, np.ndarray]:
@@ -70,22 +67,13 @@ class PictureMatch(Shown):
             ],
         }
 
-    def save(
-        self, folder: str | Path, kinds: Sequence[str] = KINDS, *, name: str | None = None, overwrite: bool = False
-    ) -> list[Path]:
-        """Writes NAME_matches.png and NAME.json into `folder`, each whole or not at all."""
-        if isinstance(kinds, str) or not kinds or set(kinds) - set(KINDS):
-            raise ValueError(f"kinds: {kinds!r}; give some of {', '.join(KINDS)}")
-        stem = name or self.name
-        paths = {k: Path(folder) / f"{stem}{'_matches.png' if k == 'overlay' else '.json'}" for k in kinds}
-        check_targets(paths.values(), [self.first.path, self.second.path], overwrite=overwrite)
-        for kind, path in paths.items():
-            with atomic_write(path) as temporary:
-                if kind == "overlay":
-                    self.overlay.save(temporary, format="PNG", compress_level=3)
-                else:
-                    temporary.write_text(json.dumps(self.as_dict(), indent=1), encoding="utf-8")
-        return list(paths.values())
+    def made_of(self) -> tuple[Path | None, ...]:
+        return self.first.path, self.second.path
+
+
+def name_of(first: str, second: str) -> str:
+    """What the match of two pictures is called, in the first one's folder."""
+    return f"{first}-{Path(second).name}"
 
 
 def _told(found: FoundPoints) -> dict[str, Any]:

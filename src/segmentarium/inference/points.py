@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,28 +18,28 @@ from torch import Tensor
 
 from segmentarium.contracts import KeypointModel, Keypoints
 from segmentarium.contracts.point_kinds import between_pixels
-from segmentarium.files import atomic_write, check_targets
 from segmentarium.inference.network import Network, with_channels
 from segmentarium.inference.point_drawing import draw_points
+from segmentarium.inference.point_files import PointResult
 from segmentarium.inference.predictor import ModelSource, resolve_model
 from segmentarium.media import sources
-from segmentarium.media.showing import Shown
 from segmentarium.media.sources import displayed
 
-KINDS = ("overlay", "json", "npz")
 WHOLE = 2**21  # pixels, beyond which a picture is computed in tiles
 TILE = 1024
 REACH = 64  # pixels around a pixel that its score depends on, rounded up to whole cells; of a VGG of four stages 53
 
 
 @dataclass(repr=False)
-class FoundPoints(Shown):
+class FoundPoints(PointResult):
     """One picture and its points.
 
     image      (H, W, 3) uint8 RGB
     keypoints  best first, pixel centres at whole numbers, on the processor
     facts      model, engine, seconds, and a note where there is no point: they go into the JSON
     """
+
+    endings: ClassVar = {"overlay": "_points.png", "json": ".json", "npz": ".npz"}
 
     image: np.ndarray
     keypoints: Keypoints
@@ -74,42 +75,18 @@ class FoundPoints(Shown):
             **self.facts,
         }
 
-    def save(
-        self,
-        folder: str | Path,
-        kinds: Sequence[str] = ("overlay", "json", "npz"),
-        *,
-        name: str | None = None,
-        overwrite: bool = False,
-    ) -> list[Path]:
-        """Writes NAME_points.png, NAME.json, NAME.npz (keypoints, scores, descriptors, image_size), each whole or not at all."""
-        check_kinds(kinds)
-        paths = files_of(folder, name or self.name, kinds)
-        check_targets(paths.values(), [self.path], overwrite=overwrite)
-        for kind, path in paths.items():
-            with atomic_write(path) as temporary:
-                if kind == "overlay":
-                    self.overlay.save(temporary, format="PNG", compress_level=3)
-                elif kind == "json":
-                    temporary.write_text(json.dumps(self.as_dict()), encoding="utf-8")
-                else:
-                    with temporary.open("wb") as file:
-                        arrays = {key: value.numpy() for key, value in vars(self.keypoints).items()}
-                        np.savez_compressed(file, **arrays)
-        return list(paths.values())
+    def made_of(self) -> tuple[Path | None, ...]:
+        return (self.path,)
 
-
-def check_kinds(kinds: Sequence[str]) -> None:
-    """Raises ValueError for a kind of output that does not exist."""
-    unknown = sorted(set(kinds) - set(KINDS)) if not isinstance(kinds, str) else [kinds]
-    if unknown or not kinds:
-        raise ValueError(f"kinds: {', '.join(unknown) or 'none'}; give some of {', '.join(KINDS)}")
-
-
-def files_of(folder: str | Path, name: str, kinds: Sequence[str]) -> dict[str, Path]:
-    """Kind -> file of a picture's points."""
-    endings = {"overlay": "_points.png", "json": ".json", "npz": ".npz"}
-    return {kind: Path(folder) / f"{name}{endings[kind]}" for kind in kinds}
+    def encoded(self, kind: str) -> bytes:
+        """PNG; JSON in one line; keypoints, keypoint_scores, descriptors and image_size as .npz."""
+        if kind == "json":
+            return json.dumps(self.as_dict()).encode()
+        if kind != "npz":
+            return super().encoded(kind)
+        file = io.BytesIO()
+        np.savez_compressed(file, **{key: value.numpy() for key, value in vars(self.keypoints).items()})
+        return file.getvalue()
 
 
 class KeypointFinder:
@@ -130,6 +107,8 @@ class KeypointFinder:
 
     Raises TypeError for a model that gives no such points.
     """
+
+    gives = FoundPoints
 
     def __init__(
         self,

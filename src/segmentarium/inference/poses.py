@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -16,29 +15,29 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segmentarium.files import atomic_write, check_targets
 from segmentarium.inference.network import Network, with_channels
 from segmentarium.inference.point_drawing import draw_skeleton
+from segmentarium.inference.point_files import PointResult
 from segmentarium.inference.predictor import ModelSource, resolve_model
 from segmentarium.keypoints.heatmaps import in_picture, mirror_pairs, mirrored, peaks, refined
 from segmentarium.keypoints.hrnet_pose import HRNetPose
 from segmentarium.media import sources
-from segmentarium.media.showing import Shown
 from segmentarium.media.sources import displayed
 
-KINDS = ("overlay", "json")
 SURE = 0.2  # a joint's score from which on it is drawn, and counts in its pose's
 PUBLISHED = (256, 192)  # (height, width) of a person's crop
 
 
 @dataclass(repr=False)
-class Poses(Shown):
+class Poses(PointResult):
     """The persons of one picture.
 
     image   (H, W, 3) uint8 RGB
     joints  (P, J, 2) x, y in pixels;  scores (P, J);  boxes (P, 4) x, y, width, height: where the persons were looked for
     names   of the joints
     """
+
+    endings: ClassVar = {"overlay": "_poses.png", "json": ".json"}
 
     image: np.ndarray
     joints: np.ndarray
@@ -71,27 +70,8 @@ class Poses(Shown):
         source = str(self.path) if self.path else None
         return {"name": self.name, "source": source, "width": width, "height": height, "persons": persons, **self.facts}
 
-    def save(
-        self,
-        folder: str | Path,
-        kinds: Sequence[str] = KINDS,
-        *,
-        name: str | None = None,
-        overwrite: bool = False,
-    ) -> list[Path]:
-        """Writes NAME_poses.png and NAME.json, each whole or not at all."""
-        if isinstance(kinds, str) or not kinds or set(kinds) - set(KINDS):
-            raise ValueError(f"kinds: {kinds!r}; give some of {', '.join(KINDS)}")
-        stem = Path(folder) / (name or self.name)
-        paths = {k: stem.with_name(f"{stem.name}{'_poses.png' if k == 'overlay' else '.json'}") for k in kinds}
-        check_targets(paths.values(), [self.path], overwrite=overwrite)
-        for kind, path in paths.items():
-            with atomic_write(path) as temporary:
-                if kind == "overlay":
-                    self.overlay.save(temporary, format="PNG", compress_level=3)
-                else:
-                    temporary.write_text(json.dumps(self.as_dict(), indent=1), encoding="utf-8")
-        return list(paths.values())
+    def made_of(self) -> tuple[Path | None, ...]:
+        return (self.path,)
 
 
 class PoseFinder:
@@ -104,6 +84,8 @@ class PoseFinder:
     size    (height, width) at which it sees a person; None: as its file says, else 256×192
     flip    the heat maps are averaged with those of the mirrored picture, as the published scores were measured
     """
+
+    gives = Poses
 
     def __init__(
         self,

@@ -62,7 +62,18 @@ def write_colmap(
     pictures   file name, as COLMAP is to find it in its folder -> its points
 
     Cameras are guessed as COLMAP guesses them: a focal length of 1.2 times the longer side, centred, no distortion.
+
+    Raises ValueError, before anything is written, for a pair of a picture that is not given, of one picture with itself, or that
+    is given twice, in either order: the database has one place for both.
     """
+    pairs, known = list(pairs), set[frozenset[str]]()
+    for pair in pairs:
+        _check_known(pair, pictures)
+        both = frozenset((pair.first, pair.second))
+        if len(both) < 2 or both in known:
+            fault = "is given twice" if both in known else "is one picture"
+            raise ValueError(f"the pair {pair.first!r}, {pair.second!r} {fault}; give each two pictures once")
+        known.add(both)
     path = Path(path)
     check_targets([path], overwrite=overwrite)
     with atomic_write(path) as temporary, contextlib.closing(sqlite3.connect(temporary)) as database:
@@ -87,7 +98,6 @@ def write_colmap(
 
 
 def _write_pair(database: sqlite3.Connection, pair: Pair, numbers: Mapping[str, int]) -> None:
-    _check_known(pair, numbers)
     first, second = numbers[pair.first], numbers[pair.second]
     turned = first > second
     number = min(first, second) * MOST_IMAGES + max(first, second)

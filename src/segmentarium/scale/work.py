@@ -28,6 +28,7 @@ from segmentarium.scale.listing import Picture, beside, row_bytes
 from segmentarium.scale.manifest import DEATHS, Manifest, Part
 from segmentarium.scale.outputs import PLACES, class_segments, lines, mask_file, result_segments, table
 from segmentarium.scale.stores import Store, local_path, read_bytes, store_of
+from segmentarium.wording import said
 
 STAGES: tuple[str, ...] = ("read", "decode", "predict", "write")
 HOPELESS = 8  # pictures of a part that were read, none of which could be predicted: no fault of theirs
@@ -211,7 +212,7 @@ class Worker:
                 started = time.perf_counter()
             pixels = self._decoded(source, name, content)
         except BAD as error:
-            return _Read(index, None, str(error) or type(error).__name__, seconds)
+            return _Read(index, None, said(error), seconds)
         seconds["decode"] = time.perf_counter() - started
         return _Read(index, pixels, None, seconds)
 
@@ -257,7 +258,7 @@ class Worker:
             return [(read.index, mask) for read, mask in zip(group, masks, strict=True)]
         except BAD as error:
             if len(group) == 1:
-                state.problems[group[0].index] = str(error) or type(error).__name__
+                state.problems[group[0].index] = said(error)
                 state.hopeless += 1
                 return []
         found = [one for read in group for one in self._predicted(state, [read])]

@@ -112,6 +112,11 @@ def folder_of(name: str) -> Path:
     return cache_folder() / "weights" / name
 
 
+def _lock_of(name: str) -> Path:
+    """Beside the folder of this name, and of this name alone: before its point stands the model, whose files are many."""
+    return folder_of(name).with_name(f"{name}.lock")
+
+
 def _noted(name: str) -> dict[str, Any] | None:
     """What was written down of the file of this name when it was kept, whether or not it still is."""
     with suppress(OSError, ValueError):
@@ -168,7 +173,7 @@ def fetch(row: Published, *, accept_licence: bool = False, progress: bool = True
         )
     folder = folder_of(row.name)
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):  # another process may be fetching the same
+    with FileLock(_lock_of(row.name)):  # another process may be fetching the same
         if kept := _kept(row):
             return kept
         if row.address.startswith("hf:"):

@@ -25,10 +25,11 @@ from segmentarium.registry import create_model, entry
 from segmentarium.training.loaders import TimedLoader, endless, open_dataset, worker_count
 from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import LOOKED_AT
-from segmentarium.training.tasks import Evaluation, Task
+from segmentarium.training.tasks import Evaluation, Task, refuse_unused
 
 SCALE = 0.35  # of the crops, as published at 256×192, and `turn`
 PICTURES = 8  # drawn at each evaluation
+UNUSED = ("learn", "adapt")  # of points, which nobody labels
 
 
 def keypoint_task(options: TrainingOptions) -> Task:
@@ -53,6 +54,7 @@ class KeypointTask:
     val_set: CocoKeypoints
 
     def __init__(self, options: TrainingOptions) -> None:
+        refuse_unused(options, UNUSED, f"{options.model!r} finds joints, which are labelled")
         self.options, self.crop_size = options, options.input_size
         self.train_set, self.val_set = (
             open_dataset(options, split) for split in (options.train_split, options.val_split)
