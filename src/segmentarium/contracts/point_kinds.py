@@ -146,7 +146,7 @@ def local_maxima(scores: Tensor, radius: int, rounds: int = 2) -> Tensor:
 
     peaks = scores == greatest(scores, radius)
     for _ in range(rounds):
-        hidden = greatest(peaks.float(), radius) > 0
+        hidden = near(peaks, radius)
         rest = scores.masked_fill(hidden, 0)
         peaks = peaks | ((rest == greatest(rest, radius)) & ~hidden)
     return peaks
@@ -157,14 +157,29 @@ def greatest(x: Tensor, radius: int) -> Tensor:
 
     By OpenCV where it can, whose dilation is the same and a small part of the time; in graphs and on GPUs by pooling.
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
-        import cv2  # not needed to build a model
-
-        square = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
-        return torch.stack([torch.from_numpy(cv2.dilate(one, square)) for one in x.detach().contiguous().numpy()])
+    if x.dtype == torch.float32 and _on_the_processor(x):
+        return _dilated(x, radius)
     # of rows, then of columns: the same as of squares, and many times faster
     x = F.max_pool2d(x[:, None], (1, 2 * radius + 1), stride=1, padding=(0, radius))
     return F.max_pool2d(x, (2 * radius + 1, 1), stride=1, padding=(radius, 0))[:, 0]
+
+
+def near(peaks: Tensor, radius: int) -> Tensor:
+    """(B, H, W) bool -> bool: whether there is a peak within `radius` pixels, along either axis."""
+    if _on_the_processor(peaks):
+        return _dilated(peaks.view(torch.uint8), radius).view(torch.bool)
+    return greatest(peaks.float(), radius) > 0
+
+
+def _on_the_processor(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _dilated(x: Tensor, radius: int) -> Tensor:
+    import cv2  # not needed to build a model
+
+    square = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    return torch.stack([torch.from_numpy(cv2.dilate(one, square)) for one in x.detach().contiguous().numpy()])
 
 
 def between_pixels(scores: Tensor, points: Tensor) -> Tensor:
