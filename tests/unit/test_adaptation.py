@@ -22,6 +22,7 @@ from segmentarium.data.points import read_points
 from segmentarium.inference.adaptation import Adaptation, adapted_scores, label_pictures, pictures, warp
 from segmentarium.preprocessing import Preprocessing
 from segmentarium.training import TrainingOptions, load_recipe, staged, train
+from segmentarium.weights import save
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "superpoint.py"
 SMALL = {"widths": [4, 4, 8, 8], "head_width": 16, "descriptor_size": 16}
@@ -121,6 +122,26 @@ def test_a_folder_is_gone_on_with_where_it_was_stopped(tmp_path: Path) -> None:
     assert len(build_dataset("points", tmp_path / "whole", "val")) == 1
 
 
+def test_pictures_that_cannot_be_labelled_leave_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder(tmp_path / "photos", 2)
+    (root / "train" / "broken.png").write_bytes(b"no picture")
+    Image.new("L", (9, 9)).save(root / "train" / "tiny.png")
+    model = small_model()
+    with pytest.raises(ValueError, match=r"broken\.png"):
+        list(label_pictures(model, pictures(root), tmp_path / "strict", Adaptation(homographies=1)))
+    save(model, tmp_path / "points.safetensors")
+    words = ["adapt", str(root), "--model", str(tmp_path / "points.safetensors"), "--out", str(tmp_path / "out")]
+    assert main([*words, "--homographies", "1", "--threshold", "0"]) == 1
+    said = capsys.readouterr()
+    assert " points in 2 pictures;" in said.out
+    assert "broken.png is not a picture" in said.err
+    assert "tiny.png: a picture of 9 × 9 pixels is too small" in said.err
+    assert len(list((tmp_path / "out" / "points").rglob("*.npz"))) == 2
+    for path in (root / "train" / "0.png", root / "val" / "1.png"):
+        path.unlink()
+    assert main([*words[:-1], str(tmp_path / "none")]) == 2
+
+
 def test_a_folder_of_other_weights_is_not_mixed_with(tmp_path: Path) -> None:
     found, settings = pictures(folder(tmp_path / "photos", 2)), Adaptation(homographies=1, threshold=0.0)
     out, model = tmp_path / "out", small_model()
@@ -170,7 +191,8 @@ def test_superpoint_s_recipe_from_nothing_to_weights(tmp_path: Path) -> None:
     """Shapes, adaptation, both heads, and again; stopped in the second adaptation, it goes on there."""
     photos = folder(tmp_path / "photos")
     recipe = load_recipe(RECIPE)
-    assert [bool(stage.adapt) for stage in recipe] == [False, True, True]
+    assert [bool(stage.adapt) for stage in recipe] == [False, True, True, True]
+    recipe = recipe[:-1]  # the third round is as the second
     stages = [quick(stage, tmp_path / "run", photos) for stage in recipe]
     first, *_ = staged(stages)
     shapes = train(first)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import sys
 
 from segmentarium.checks import check_choice
 
@@ -36,35 +36,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """0: every picture is labelled; 1: some could not be; 2: none."""
     check_choice("precision", options.precision, ("fp32", "bf16"))
     from dataclasses import fields
 
     from segmentarium.cli.progress import progress
-    from segmentarium.contracts import KeypointModel
-    from segmentarium.inference.adaptation import Adaptation, label_pictures, pictures
-    from segmentarium.weights import load
+    from segmentarium.inference.adaptation import Adaptation, adapt
+    from segmentarium.wording import problem
 
     settings = Adaptation(**{f.name: getattr(options, f.name) for f in fields(Adaptation) if hasattr(options, f.name)})
-    found = pictures(options.source)
-    model: Any = load(options.model)
-    if not isinstance(model, KeypointModel) or model.joints:
-        raise ValueError(f"{options.model!r} finds no points; give weights of superpoint")
-    labelled = label_pictures(
-        model,
-        found,
-        options.out,
-        settings,
-        batch_size=options.batch_size,
-        precision=options.precision,
-        device=options.device,
-        overwrite=options.overwrite,
-    )
-    points = 0
-    with progress("adapting", len(found)) as tell:
-        for done, (_, number) in enumerate(labelled, 1):
-            points += number
-            tell(done)
+    problems: list[str] = []
+    with progress("adapting", None) as tell:
+        points = adapt(
+            options.model,
+            options.source,
+            options.out,
+            settings,
+            progress=tell,
+            failed=lambda path, error: problems.append(problem(str(path), error)),
+            batch_size=options.batch_size,
+            precision=options.precision,
+            device=options.device,
+            overwrite=options.overwrite,
+        )
+    for line in problems:
+        print(f"segmentarium adapt: {line}", file=sys.stderr)
+    if not points:
+        print("segmentarium adapt: no picture could be labelled", file=sys.stderr)
+        return 2
     print(
-        f"{points} points in {len(found)} pictures; train on them: segmentarium train --data points --root {options.out}"
+        f"{sum(points.values())} points in {len(points)} pictures; train on them: segmentarium train --data points --root "
+        f"{options.out}"
     )
-    return 0
+    return 1 if problems else 0

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,10 +130,13 @@ def adapt(
     source: str | Path,
     out: str | Path,
     settings: Adaptation | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> dict[str, int]:
     """Labels a folder's pictures by a detector, or by the weights of one -> the number of points of each, by its name.
 
+    progress  called with the pictures that are done, and all
     options   of `label_pictures`, which says what is written and raised
     """
     if isinstance(model, str | Path):
@@ -142,7 +145,13 @@ def adapt(
         model = load(model)  # type: ignore[assignment]
     if not isinstance(model, KeypointModel) or model.joints:
         raise ValueError(f"{getattr(model, 'title', model)!r} finds no points; give weights of superpoint")
-    return dict(label_pictures(model, pictures(source), out, settings, **options))
+    found, points = pictures(source), dict[str, int]()
+    for done, (name, number) in enumerate(label_pictures(model, found, out, settings, **options), 1):
+        if number is not None:
+            points[name] = number
+        if progress:
+            progress(done, len(found))
+    return points
 
 
 def label_pictures(
@@ -155,16 +164,18 @@ def label_pictures(
     precision: str = "fp32",
     device: torch.device | str | None = None,
     overwrite: bool = False,
-) -> Generator[tuple[str, int], None, None]:
-    """Labels pictures, one file each, and yields each one's name and the number of its points.
+    failed: Callable[[Path, ValueError], None] | None = None,
+) -> Generator[tuple[str, int | None], None, None]:
+    """Labels pictures, one file each, and yields each one's name and the number of its points, None where it has no labels.
 
     Writes OUT/images/NAME.png, grey and as large as its points count, and OUT/points/NAME.npz.  Pictures that have these are
     passed over, where OUT was made by the same weights and settings.
 
     precision   fp32 or bf16
     overwrite   of a folder that other weights or settings made, everything is made anew
+    failed      told of a picture that cannot be read or is too small, which is passed over then
 
-    Raises ValueError where OUT was made by others, ImageReadError for a picture that cannot be read.
+    Raises ValueError where OUT was made by others, and without `failed` for such a picture.
     """
     out, settings = Path(out), settings or Adaptation()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -176,7 +187,14 @@ def label_pictures(
         if stored.is_file() and not stale:
             yield name, len(read_points(stored)[0])
             continue
-        grey = _brought_to(np.array(read_image(path).convert("L")), settings.long_side, model.stride)
+        try:
+            grey = _brought_to(np.array(read_image(path).convert("L")), settings.long_side, model.stride)
+        except ValueError as error:  # an ImageReadError is one
+            if failed is None:
+                raise
+            failed(path, error)
+            yield name, None
+            continue
         image = torch.from_numpy(grey)[None].expand(model.in_channels, -1, -1)
         image = model.preprocessing.normalise(image).to(device)
         rng = np.random.default_rng((settings.seed, int(hashlib.sha1(name.encode()).hexdigest()[:12], 16)))

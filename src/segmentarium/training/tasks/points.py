@@ -38,6 +38,7 @@ from segmentarium.training.loaders import TimedLoader, endless, open_dataset
 from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import LOOKED_AT
 from segmentarium.training.tasks import Evaluation, refuse_unused
+from segmentarium.wording import problem
 
 MOST = 1000  # detections of a picture that its precision is made of
 LEAST_SCORE = 1e-4  # of these
@@ -224,8 +225,16 @@ def _adapted(options: TrainingOptions) -> TrainingOptions:
         raise ValueError(f"{options.model!r} gives no cells of points; give superpoint")
     out, found = Path(options.folder) / LABELLED, pictures(options.root)
     labelled = label_pictures(
-        model, found, out, settings, **{"precision": options.precision.replace("32", "fp32"), **more}
+        model,
+        found,
+        out,
+        settings,
+        failed=lambda path, error: print(f"left out   {problem(str(path), error)}"),
+        **{"precision": options.precision.replace("32", "fp32"), **more},
     )
-    count = sum(number for _, number in track(labelled, f"adapting {len(found)} pictures", total=len(found)))
-    print(f"adapted    {len(found)} pictures of {options.root}: {count / len(found):.0f} points each, in {out}")
+    tracked = track(labelled, f"adapting {len(found)} pictures", total=len(found))
+    counts = [number for _, number in tracked if number is not None]
+    if not counts:
+        raise ValueError(f"no picture of {options.root} could be labelled")
+    print(f"adapted    {len(counts)} pictures of {options.root}: {np.mean(counts):.0f} points each, in {out}")
     return options.replace(root=str(out))
