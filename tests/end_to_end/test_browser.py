@@ -310,6 +310,8 @@ def test_the_documentation_of_the_api(page: Any, server: str) -> None:
     page.goto(f"{server}/docs")
     page.wait_for_selector("text=POST /v1/portrait")
     assert "decoded" in page.text_content("#paths")
+    page.set_viewport_size({"width": 390, "height": 844})  # a long command scrolls by itself, not with the page
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
 def test_a_connection_that_breaks_off_harms_nobody(server: str) -> None:
