@@ -131,7 +131,7 @@ def verb_pages() -> dict[str, str]:
 
     from segmentarium.cli.main import VERBS, parser_for
 
-    os.environ["COLUMNS"] = "84"  # of the help
+    os.environ["COLUMNS"] = "80"  # of the help: what a page shows without scrolling sideways
     pages = {}
     lines = ["# Verbs", "", "| verb | |", "|---|---|"]
     for verb, (_, line) in VERBS.items():

@@ -310,6 +310,8 @@ def test_the_documentation_of_the_api(page: Any, server: str) -> None:
     page.goto(f"{server}/docs")
     page.wait_for_selector("text=POST /v1/portrait")
     assert "decoded" in page.text_content("#paths")
+    page.set_viewport_size({"width": 390, "height": 844})  # a long command scrolls by itself, not with the page
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
 def test_a_connection_that_breaks_off_harms_nobody(server: str) -> None:
@@ -356,6 +358,17 @@ def test_the_offline_page_cuts_out_as_the_library_does(page: Any, offline: str, 
     blurred, original = (
         np.asarray(Image.open(path).convert("L"), float) for path in (downloaded(page, tmp_path), PHOTO)
     )
+    clear = Image.open(PHOTO).convert("RGBA")
+    clear.paste((0, 0, 0, 0), (0, 0, clear.width, clear.height // 2))
+    clear.save(tmp_path / "clear.png")
+    give(page, tmp_path / "clear.png")
+    choose(page, "transparent")  # what is transparent already stays so
+    page.wait_for_selector("#status.done")
+    assert [colour(page, "after", place)[3] for place in (FACE, SUIT)] == [0, 255]
+    choose(page, "colour")
+    page.wait_for_selector("#status.done")
+    assert near(colour(page, "after", FACE), GREEN, 3)
+    assert colour(page, "after", FACE)[3] == 255
     behind = expected[:, 1:] & expected[:, :-1]
     assert np.abs(np.diff(blurred))[behind].mean() < 0.5 * np.abs(np.diff(original))[behind].mean()
 

@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,7 +22,17 @@ from benchmarks import peer_networks, peers, reference
 from benchmarks.context_cluster import ContextClusterTiny
 from benchmarks.peer_networks import fit_classifier
 from segmentarium import create_model
-from segmentarium.benchmarking import Case, Latency, Measurement, alternate, machine_facts, ratio, run_case, time_calls
+from segmentarium.benchmarking import (
+    Case,
+    Latency,
+    Measurement,
+    alternate,
+    machine,
+    machine_facts,
+    ratio,
+    run_case,
+    time_calls,
+)
 from segmentarium.benchmarking.case import photo_bytes
 from segmentarium.benchmarking.forms import build_form
 from segmentarium.benchmarking.machine import describe
@@ -226,6 +237,23 @@ def test_csv_json_and_plot(tmp_path: Path) -> None:
 def test_brackets_in_a_path_are_no_style() -> None:
     case = replace(CASE, model="runs [mm]/last.onnx")
     assert plain(table([Measurement(case, problem="no such engine")]))[1].startswith("runs [mm]/last.onnx")
+
+
+def test_asking_for_the_commit_leaves_the_checkout_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.example"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
+
+    file, index = tmp_path / "a.txt", tmp_path / ".git" / "index"
+    git("init")
+    file.write_text("a")
+    git("add", ".")
+    git("commit", "-m", "a")
+    os.utime(file, (1, 1))  # now git would renew its index
+    before = index.read_bytes()
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "src" / "segmentarium" / "benchmarking" / "machine.py"))
+    assert len(machine.commit() or "") == 12
+    assert index.read_bytes() == before
 
 
 def test_machine_facts_say_what_was_measured_on() -> None:

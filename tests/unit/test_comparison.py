@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import html
 import json
 import random
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,9 @@ from segmentarium.cli.train import given_options
 from segmentarium.comparison import Budget, candidates_of_models, pareto_front
 from segmentarium.comparison.budget import plan, seconds_per_step
 from segmentarium.comparison.candidates import candidates_of_recipes, digest, recipe_files
+from segmentarium.comparison.engine import ComparisonOptions
 from segmentarium.comparison.outcome import Comparison, Outcome
-from segmentarium.comparison.page import _budget
+from segmentarium.comparison.page import _budget, _reproduce
 from segmentarium.comparison.pictures import chosen, predict_pictures
 from segmentarium.data import build_dataset
 from segmentarium.inference.network import Network
@@ -36,6 +39,9 @@ from tests.unit import training_material
 
 pytest.importorskip("lightning", reason="training needs the extra [train]")
 
+MACHINE = dict.fromkeys(
+    ("processor", "instructions", "cores", "memory_gb", "system", "load_average", "commit", "date"), ""
+) | {"versions": {}}
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
@@ -91,6 +97,31 @@ def test_the_front_is_what_nobody_beats() -> None:
 def test_what_is_not_measured_is_on_no_front() -> None:
     nan = float("nan")
     assert pareto_front([(nan, 0.9), (2.0, 0.5), (1.0, nan)]) == [1]
+
+
+# the page ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_commands_of_the_page_score_the_same_pictures(tmp_path: Path) -> None:
+    options = ComparisonOptions(
+        data="folder", root=str(tmp_path / "my data"), split="val", budget=Budget.parse("none"), output=tmp_path,
+        data_arguments={"mask_map": {0: 0, 255: 1}}, repeats=5, limit=7, boundary_ratio=0.0,
+    )  # fmt: skip
+    mine = Outcome("mine", "weights", "my runs/it's.pth", facts={"size": (64, 32)})
+    shown = _reproduce(Comparison([mine], {"licence": ""}, options.identity(), MACHINE, "", ("eager", "deploy")))
+    lines = [
+        shlex.split(line)
+        for line in html.unescape(shown.replace("<", "\n<")).splitlines()
+        if line.startswith("segmentarium ")
+    ]
+    assert [line[1] for line in lines] == ["evaluate", "benchmark"]
+    assert lines[0][2:] == [
+        "--model", "my runs/it's.pth", "--data", "folder", "--root", str(tmp_path / "my data"), "--split", "val",
+        "--mask-map", "0:0,255:1", "--limit", "7", "--boundary-ratio", "0.0",
+    ]  # fmt: skip
+    assert lines[1][2:] == [
+        "my runs/it's.pth", "--size", "64x32", "--engines", "eager,deploy", "--model-only", "--repeats", "5",
+    ]  # fmt: skip
 
 
 # the budget -------------------------------------------------------------------------------------------------------------

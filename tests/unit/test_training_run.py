@@ -48,6 +48,13 @@ def test_run_leaves_weights_that_rebuild_their_model(finished: Path) -> None:
     assert model(torch.zeros(1, 3, 48, 64)).shape == (1, 2, 48, 64)
 
 
+def test_lightning_says_nothing_of_what_the_options_say(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from segmentarium.training.machine import fabric_of
+
+    fabric_of(training_material.quick_options(folder, folder / "none", precision="bf16"))
+    assert caplog.messages == []
+
+
 def test_run_logs_to_csv_tensorboard_and_pictures(finished: Path) -> None:
     with (finished / "train.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

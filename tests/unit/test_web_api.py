@@ -150,6 +150,22 @@ def test_transparent_gives_rgba_and_hides_nothing(app: Any) -> None:
     assert tuple(result[4, 4]) == (0, 0, 0, 0)
 
 
+def test_what_was_transparent_stays_so(app: Any) -> None:
+    """As `Portrait` does it from a file; classes are found under what is transparent, too."""
+    picture = scene()
+    picture.putalpha(Image.fromarray(np.repeat(np.uint8([[255] * 48 + [0] * 48]), 64, 0)))
+    half = encoded(picture)
+    cut = pixels(post(app, "/v1/portrait", half, background="transparent"))
+    assert cut[32, 40, 3] == 255
+    assert not cut[:, 48:].any()
+    assert tuple(pixels(post(app, "/v1/portrait", half, background="#00ff00"))[32, 56]) == GREEN
+    whole = pixels(post(app, "/v1/portrait", PHOTO, background=half))
+    np.testing.assert_array_equal(whole, pixels(post(app, background=PHOTO)))  # of a background the colours count
+    for form in ("png", "overlay"):
+        found = post(app, "/v1/segment", half, format=form)
+        np.testing.assert_array_equal(pixels(found), pixels(post(app, "/v1/segment", format=form)))
+
+
 def test_a_picture_may_be_the_background(app: Any) -> None:
     result = pixels(post(app, background=encoded(Image.new("RGB", (10, 10), (250, 240, 10)))))
     assert np.abs(result[4, 4].astype(int) - (250, 240, 10)).max() <= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gc
+import shlex
 import shutil
 import signal
 import threading
@@ -253,7 +254,9 @@ class _Run:
             "steps": sum(stage.max_steps for stage in stages),
             "seconds": sum(map(training_seconds, runs)),
             "seconds_per_step": planned["seconds_per_step"],
-            "commands": [f"{command_of(stage)} --output {stage.folder}".replace(output, shown) for stage in stages],
+            "commands": [
+                f"{command_of(stage)} --output {shlex.quote(stage.folder)}".replace(output, shown) for stage in stages
+            ],
         }
         record.write("training", done)
         return done

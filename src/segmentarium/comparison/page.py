@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import shlex
+from dataclasses import fields
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from segmentarium.benchmarking.machine import describe
+from segmentarium.comparison.engine import ComparisonOptions
 from segmentarium.comparison.outcome import AGREES, Comparison, Outcome
 from segmentarium.comparison.plot import scatter
 from segmentarium.evaluation.base import percent
@@ -227,11 +230,13 @@ def _reproduce(comparison: Comparison) -> str:
         lines.append(f"# {outcome.label}: {outcome.origin}")
         lines += outcome.training["commands"] if outcome.training else []
         if outcome.weights:
-            lines.append(f"segmentarium evaluate --model {outcome.weights} {_data_words(comparison)}")
+            weights = str(outcome.weights)
+            lines.append(shlex.join(["segmentarium", "evaluate", "--model", weights, *_data_words(comparison.options)]))
             size = "x".join(map(str, outcome.facts.get("size", ())))
             if size:
                 forms = ",".join(comparison.forms)
-                lines.append(f"segmentarium benchmark {outcome.weights} --size {size} --engines {forms} --model-only")
+                words = ["segmentarium", "benchmark", weights, "--size", size, "--engines", forms, "--model-only"]
+                lines.append(shlex.join([*words, *_given(comparison.options, "threads", "repeats")]))
     parts.append(f'<p class="sub">One model at a time</p><pre>{escape(chr(10).join(lines))}</pre>')
     parts.append(f'<p class="sub">Machine and versions: {escape(describe(comparison.machine))}</p>')
     licence = comparison.data["licence"]
@@ -239,10 +244,24 @@ def _reproduce(comparison: Comparison) -> str:
     return "".join(parts)
 
 
-def _data_words(comparison: Comparison) -> str:
-    options = comparison.options
+def _data_words(options: dict[str, Any]) -> list[str]:
+    """What `segmentarium evaluate` is told so that it scores the same pictures in the same way."""
     root = options["root"]
     here = Path.cwd()
     shown = Path(root).relative_to(here) if Path(root).is_relative_to(here) else root
-    task = f" --task {options['task']}" if options.get("task") else ""
-    return f"--data {options['data']} --root {shown} --split {options['split']}{task}"
+    words = ["--data", options["data"], "--root", str(shown), "--split", options["split"]]
+    if masks := options["data_arguments"].get("mask_map"):
+        pairs = masks if isinstance(masks, str) else ",".join(f"{value}:{label}" for value, label in masks.items())
+        words += ["--mask-map", pairs]
+    return [*words, *_given(options, "task", "limit", "boundary_ratio")]
+
+
+def _given(options: dict[str, Any], *names: str) -> list[str]:
+    """The flags of those options that are not as they are by themselves."""
+    standard = {item.name: item.default for item in fields(ComparisonOptions)}
+    return [
+        word
+        for name in names
+        if options[name] != standard[name]
+        for word in (f"--{name.replace('_', '-')}", str(options[name]))
+    ]

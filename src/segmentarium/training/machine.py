@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -11,6 +12,10 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from segmentarium.training.options import TrainingOptions
+
+# it repeats what the options say, once through each handler; the second package, which the first imports, takes its messages over
+for _package in ("lightning.fabric", "lightning.pytorch"):
+    logging.getLogger(_package).setLevel(logging.WARNING)
 
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 

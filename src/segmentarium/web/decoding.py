@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from segmentarium.data.image_io import ImageReadError, TooLargeError, read_image
+from segmentarium.data.image_io import ImageReadError, TooLargeError, open_image, with_alpha
 from segmentarium.web.limits import DECODER, DECODING, Limits, Refused
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # the best known decoders alone
@@ -31,12 +31,12 @@ END_SECONDS = 1.0  # in which processes that were killed are gone; one that is n
 ENDING = "the server is being ended"
 _READY = b"."
 _HEAD = struct.Struct("<Q")  # bytes that follow
-_ANSWER = struct.Struct("<HII")  # status of HTTP, height, width; 200 is followed by RGB, others by words
+_ANSWER = struct.Struct("<HIII")  # status of HTTP, height, width, channels; 200 is followed by pixels, others by words
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def decode(data: bytes, limits: Limits, what: str = "the upload") -> np.ndarray:
-    """The picture (H, W, 3) uint8, upright; of an animation the first frame.
+    """The picture, upright: (H, W, 3) uint8, or (H, W, 4) where a part of it is transparent; of an animation the first frame.
 
     Refused with 413 (more pixels than allowed, by the header: nothing is decoded), 422 (no picture, damaged, truncated).
     """
@@ -45,7 +45,8 @@ def decode(data: bytes, limits: Limits, what: str = "the upload") -> np.ndarray:
     stream = io.BytesIO(data)
     stream.name = what  # how messages call it
     try:
-        return np.asarray(read_image(stream, limits.pixels, FORMATS))
+        with open_image(stream, limits.pixels, FORMATS) as image:
+            return with_alpha(image)
     except TooLargeError as error:
         raise Refused(413, str(error).partition(";")[0]) from None
     except ImageReadError as error:
@@ -76,11 +77,11 @@ class Decoders:
             if worker is None:
                 worker, _ = self._within(START_SECONDS, _start(self._limits), lambda one: _read(one.stdout, 1), what)
             answer = self._within(self._limits.decode_seconds, worker, lambda one: _ask(one, data, what), what)
-            status, height, width, content = answer[1]
+            status, shape, content = answer[1]
             self._give(worker)
         if status != 200:
             raise Refused(status, content.decode("utf-8", "replace"))
-        return np.frombuffer(content, np.uint8).reshape(height, width, 3)
+        return np.frombuffer(content, np.uint8).reshape(shape)
 
     def _within(self, seconds: float, worker: Worker, ask: Callable[[Worker], T], what: str) -> tuple[Worker, T]:
         """What the worker answers; one that does not within so many seconds is ended."""
@@ -161,7 +162,8 @@ def _start(limits: Limits) -> Worker:
     )
 
 
-def _ask(worker: Worker, data: bytes, what: str) -> tuple[int, int, int, bytearray]:
+def _ask(worker: Worker, data: bytes, what: str) -> tuple[int, tuple[int, ...], bytearray]:
+    """status of HTTP, shape, and pixels or words"""
     assert worker.stdin is not None
     assert worker.stdout is not None
     for part in (what.encode(), data):
@@ -169,9 +171,9 @@ def _ask(worker: Worker, data: bytes, what: str) -> tuple[int, int, int, bytearr
         rest = memoryview(part)
         while rest:  # a pipe without a buffer takes what fits
             rest = rest[worker.stdin.write(rest) or 0 :]
-    status, height, width = _ANSWER.unpack(_read(worker.stdout, _ANSWER.size))
-    length = 3 * height * width if status == 200 else _HEAD.unpack(_read(worker.stdout, _HEAD.size))[0]
-    return status, height, width, _read(worker.stdout, length)
+    status, *shape = _ANSWER.unpack(_read(worker.stdout, _ANSWER.size))
+    length = math.prod(shape) if status == 200 else _HEAD.unpack(_read(worker.stdout, _HEAD.size))[0]
+    return status, tuple(shape), _read(worker.stdout, length)
 
 
 def _read(stream: Any, length: int) -> bytearray:
@@ -219,7 +221,7 @@ def main(pixels: int, seconds: float) -> None:
             signal.alarm(math.ceil(seconds) + 2)
         try:
             image = decode(data, limits, what)
-            head, content = _ANSWER.pack(200, *image.shape[:2]), image.data
+            head, content = _ANSWER.pack(200, *image.shape), image.data
         except MemoryError:
             head, content = _refusal(413, f"{what} needs more memory than a picture may")
         except Refused as refused:
@@ -234,7 +236,7 @@ def main(pixels: int, seconds: float) -> None:
 
 def _refusal(status: int, message: str) -> tuple[bytes, memoryview]:
     words = message.encode("utf-8", "replace")
-    return _ANSWER.pack(status, 0, 0) + _HEAD.pack(len(words)), io.BytesIO(words).getbuffer()
+    return _ANSWER.pack(status, 0, 0, 0) + _HEAD.pack(len(words)), io.BytesIO(words).getbuffer()
 
 
 def _limit_memory(count: int) -> None:

@@ -25,8 +25,8 @@ def _body(properties: dict[str, Any]) -> dict[str, Any]:
 
 PORTRAIT: dict[str, Any] = {
     "summary": "The person of a picture in front of another background",
-    "description": "RGB, or RGBA in front of nothing. The header x-person-share says how much of the picture the person "
-    "takes, 0 to 1.",
+    "description": "RGB, or RGBA in front of nothing; what is transparent in the upload stays so. The header "
+    "x-person-share says how much of the picture the person takes, 0 to 1.",
     "response_model": None,
     "responses": {
         200: {"description": "The result, as large as the picture.", "content": {"image/png": {}}},

@@ -105,7 +105,7 @@ def text_of(form: FormData, field: str, default: str, choices: tuple[str, ...] =
 def background_of(given: str | bytes, decode: Callable[[bytes, str], np.ndarray]) -> Background:
     """blur, blur:STRENGTH, transparent, a colour, or the bytes of a picture.  Refused (422) for anything else."""
     if isinstance(given, bytes):
-        return Picture(decode(given, "the background"))
+        return Picture(decode(given, "the background")[..., :3])
     if given == "transparent":
         return Transparent()
     if blur := re.fullmatch(r"blur(?::(\d{1,2}(?:\.\d{1,3})?))?", given):

@@ -171,17 +171,18 @@ export function compose(pixels, width, height, matte, guide, behind) {
       s2 = down * (1 - over);
       s3 = down * over;
       const i = y * width + x;
-      const alpha = stretch(at(slope) * grey(pixels, i) + at(offset), 0.1, 0.9);
+      const found = stretch(at(slope) * grey(pixels, i) + at(offset), 0.1, 0.9);
+      const alpha = Math.min(found, pixels[4 * i + 3] / 255); // what is transparent already stays so
       total += alpha;
       if (alpha === 1) continue;
       for (let channel = 0; channel < 3; channel++) {
-        const near = alpha === 0 ? 0 : at(person[channel]);
+        const near = found === 0 ? 0 : at(person[channel]);
         const given = pixels[4 * i + channel];
-        const own = alpha === 0 ? 0 : near + alpha * (given - alpha * near - (1 - alpha) * at(matte.behind[channel]));
+        const own = found === 0 ? 0 : near + found * (given - found * near - (1 - found) * at(matte.behind[channel]));
         const clear = Math.min(255, Math.max(0, own));
         pixels[4 * i + channel] = behind ? alpha * clear + (1 - alpha) * behind[4 * i + channel] : clear;
       }
-      if (!behind) pixels[4 * i + 3] = 255 * alpha;
+      pixels[4 * i + 3] = behind ? 255 : 255 * alpha;
     }
   }
   return total / (width * height);
