@@ -271,6 +271,21 @@ def test_a_pair_is_a_crop_and_its_warp(tmp_path) -> None:  # type: ignore[no-unt
     assert compared > 30
 
 
+def test_warps_turn_as_far_as_they_may(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    folder_with_points(tmp_path)
+
+    def turns(turn: float | None) -> np.ndarray:
+        stream = PointStream(Points(tmp_path, "all"), (64, 80), pairs=True, turn=turn)
+        stream.warps |= {"perspective": 0.0, "scaling": 0.0}
+        found = [stream[(counter, 0)]["homography"].double().numpy() for counter in range(40)]
+        # of a crop that is as high as wide in units of its sides
+        return np.array([abs(np.degrees(np.arctan2(matrix[1, 0] * 80, matrix[0, 0] * 64))) for matrix in found])
+
+    assert turns(20.0).max() < 21
+    assert turns(0.0).max() < 1e-3
+    assert turns(None).max() > 60
+
+
 def test_points_of_pictures_are_read_and_checked(tmp_path) -> None:  # type: ignore[no-untyped-def]
     _, points = folder_with_points(tmp_path)
     dataset = build_dataset("points", tmp_path, "all")

@@ -9,6 +9,7 @@ folder; any other points will do.
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -131,6 +132,7 @@ class PointStream(Dataset[Sample]):
     size     (height, width), multiples of 8: shapes are drawn at it, pictures are cut to it, at random
     pairs    the image is as it was, and a warp comes with it; else the image is the warp
     channels, mean, std   of what the network takes
+    turn     greatest turn of the warps, degrees; None: 90, as published
     """
 
     def __init__(
@@ -143,6 +145,7 @@ class PointStream(Dataset[Sample]):
         channels: int = 1,
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
+        turn: float | None = None,
     ) -> None:
         self.dataset, self.size, self.seed, self.pairs, self.channels = dataset, size, seed, pairs, channels
         self.mean, self.std = (torch.tensor(x, dtype=torch.float32)[:, None, None] for x in (mean, std))
@@ -150,6 +153,8 @@ class PointStream(Dataset[Sample]):
         self.drawn = isinstance(dataset, Shapes)
         self.photometry = OF_SHAPES if self.drawn else OF_PICTURES
         self.warps: dict[str, Any] = {"patch_ratio": 0.8, "overflow": 0.05} if self.drawn else {}
+        if turn is not None:
+            self.warps["max_angle"] = math.radians(turn)
         self.margin = 2 if self.drawn else 3
 
     def __len__(self) -> int:

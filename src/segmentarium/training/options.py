@@ -210,9 +210,10 @@ class TrainingOptions:
     )
 
     # How scans are made
-    turn: float = option(
-        45.0,
-        "greatest random turn about the vertical, of pictures with joints deviation of the rotation, degrees",
+    turn: float | None = option(
+        None,
+        "degrees: of scans greatest random turn about the vertical (45), of joints deviation of the rotation (45), of points "
+        "greatest turn of the warps (90)",
         of="detector3d keypoints",
     )
     stretch: tuple[float, float] = option((0.95, 1.05), "range of the random scale factor", of="detector3d")

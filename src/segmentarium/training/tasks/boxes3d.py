@@ -93,7 +93,7 @@ class Boxes3dTask:
             (lambda scan: map_of(model, scan)) if "map" in model.inputs else None,
             flip=options.flip,
             all_round=model.area[0] < 0,  # a sensor that looks ahead alone is not mirrored backwards
-            turn=options.turn,
+            turn=TrainScan.turn if options.turn is None else options.turn,
             scale=options.stretch,
             noise=options.point_noise,
             object_noise=options.object_noise,

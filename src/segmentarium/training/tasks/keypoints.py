@@ -27,7 +27,7 @@ from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import LOOKED_AT
 from segmentarium.training.tasks import Evaluation, Task, refuse_unused
 
-SCALE = 0.35  # of the crops, as published at 256×192, and `turn`
+SCALE, TURN = 0.35, 45.0  # of the crops, as published at 256×192; degrees
 PICTURES = 8  # drawn at each evaluation
 UNUSED = ("learn", "adapt")  # of points, which nobody labels
 
@@ -95,7 +95,7 @@ class KeypointTask:
         transform = keypoint_transform(
             self.crop_size,
             scale=SCALE,
-            rotate=self.options.turn,
+            rotate=TURN if self.options.turn is None else self.options.turn,
             flip=0.5 if self.options.flip else 0.0,
             pairs=mirror_pairs(model.joints),
             mean=model.preprocessing.mean,

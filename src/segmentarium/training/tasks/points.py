@@ -45,7 +45,7 @@ LEAST_SCORE = 1e-4  # of these
 SHOWN, PICTURES = 0.015, 8  # scores of the points that are drawn, and pictures
 DETECTED, TURNED = 1000, math.pi / 4  # points of a picture that is matched with its warp, and how far that is turned
 WARPS = 7  # seed of the warps
-UNUSED = ("mean", "std", "backbone_weights", "flip", "turn")  # the network is of one piece and takes grey in 0..1
+UNUSED = ("mean", "std", "backbone_weights", "flip")  # the network is of one piece and takes grey in 0..1
 LABELLED = "labelled"  # where adaptation writes, in the run's folder
 
 
@@ -108,6 +108,7 @@ class PointTask:
             channels=model.in_channels,
             mean=model.preprocessing.mean,
             std=model.preprocessing.std,
+            turn=self.options.turn,
         )
         return endless(stream, self.options, fabric, micro_batch, step)
 
