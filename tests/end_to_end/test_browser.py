@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -194,7 +195,7 @@ def check_clip(page: Any, tmp_path: Path) -> None:
     give(page, clip_of_the_photograph(tmp_path / "moving.webm"))
     told = page.text_content("#status")
     assert re.search(r"Done: \d+ of 12 frames", told)
-    assert 'segmentarium portrait "moving.webm" --background "#20c040"' in told
+    assert "segmentarium portrait moving.webm --model person --background '#20c040'" in told
     file = downloaded(page, tmp_path)
     assert file.name == "moving_portrait.webm"
     with av.open(str(file)) as container:
@@ -293,6 +294,15 @@ def test_a_text_named_jpg_is_refused_in_words(page: Any, server: str, tmp_path: 
 def test_a_clip_becomes_webm(page: Any, server: str, tmp_path: Path) -> None:
     ready(page, server)
     check_clip(page, tmp_path)
+
+
+def test_the_command_for_a_clip_does_what_the_page_shows(page: Any, server: str, tmp_path: Path) -> None:
+    ready(page, server)
+    name = """-it's $HOME "`1`".webm"""
+    page.evaluate("amount.value = 4")
+    give(page, clip_of_the_photograph(tmp_path / name))
+    words = shlex.split(page.text_content("#status code"))
+    assert words == ["segmentarium", "portrait", f"./{name}", "--model", "person", "--background", "blur:4"]
 
 
 def test_the_camera_runs_until_it_is_stopped(page: Any, server: str, tmp_path: Path) -> None:

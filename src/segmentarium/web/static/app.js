@@ -249,7 +249,7 @@ async function clip() {
     await finish(recording, named(file, "webm"));
     const total = video.getVideoPlaybackQuality?.().totalVideoFrames || frames;
     say(`Done: ${Math.min(frames, total)} of ${total} frames, 640 pixels at most.`, "done"); // where there is time, some are looked at twice
-    if (!$("task").value) tellCommand(file);
+    tellCommand(file);
   } catch (error) {
     if (job === state.job) fail(error);
   } finally {
@@ -261,12 +261,18 @@ async function clip() {
   }
 }
 
+// A word as a POSIX shell reads it back.
+const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+
 // A page takes as many frames of a clip as it has time for; the command line takes them all.
 function tellCommand(file) {
-  const choice = document.querySelector("input[name=background]:checked").value;
-  const background = { colour: `"${$("colour").value}"`, picture: `"${$("picture").files[0]?.name}"`, blur: `blur:${$("amount").value}` }[choice] ?? choice;
+  const { model, task, background } = settings();
+  const path = (name) => (name.startsWith("-") ? `./${name}` : name); // no option
+  const words = task
+    ? ["segment", path(file.name), "--model", model, "--task", task, "--kinds", "overlay"]
+    : ["portrait", path(file.name), "--model", model, "--background", background instanceof File ? path(background.name) : background];
   const code = document.createElement("code");
-  code.textContent = `segmentarium portrait "${file.name}" --background ${background}`;
+  code.textContent = ["segmentarium", ...words].map(quoted).join(" ");
   $("status").append(" For every frame, at full size: ", code);
 }
 
