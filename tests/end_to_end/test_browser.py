@@ -196,6 +196,8 @@ def check_clip(page: Any, tmp_path: Path) -> None:
     told = page.text_content("#status")
     assert re.search(r"Done: \d+ of 12 frames", told)
     assert "segmentarium portrait moving.webm --model person --background '#20c040'" in told
+    assert colour(page, "before", SUIT)[3] == 255  # the frame itself, not a canvas that stayed empty
+    assert near(colour(page, "after", SUIT), colour(page, "before", SUIT), 60)  # but for what JPEG loses, and not green
     file = downloaded(page, tmp_path)
     assert file.name == "moving_portrait.webm"
     with av.open(str(file)) as container:

@@ -230,7 +230,7 @@ async function finish(recording, name) {
 async function clip() {
   const job = ++state.job;
   const file = state.file;
-  const video = Object.assign(document.createElement("video"), { muted: true, playsInline: true, src: URL.createObjectURL(file) });
+  const video = Object.assign(document.createElement("video"), { muted: true, playsInline: true, preload: "auto", src: URL.createObjectURL(file) }); // without preload Chromium's first frame is empty
   const live = (state.live = { ended: false });
   let recording = null;
   $("save").hidden = $("mask").hidden = $("all").hidden = true;
