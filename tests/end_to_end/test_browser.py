@@ -62,7 +62,7 @@ def page(browser: Any) -> Iterator[Any]:
 def server() -> Iterator[str]:
     """The address of `segmentarium serve`, as a user starts it."""
     pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 'segmentarium[web]'")
-    command = [sys.executable, "-m", "segmentarium", "serve", "--port", "0", "--models", "person"]
+    command = [sys.executable, "-m", "segmentarium", "serve", "--port", "0", "--models", "person,street"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         try:
@@ -296,6 +296,20 @@ def test_a_text_named_jpg_is_refused_in_words(page: Any, server: str, tmp_path: 
 def test_a_clip_becomes_webm(page: Any, server: str, tmp_path: Path) -> None:
     ready(page, server)
     check_clip(page, tmp_path)
+
+
+def test_the_key_of_the_classes_in_a_picture(page: Any, server: str) -> None:
+    ready(page, server)
+    page.select_option("#model", "street")
+    give(page, PHOTO)
+    entries = page.get_by_role("list", name="Classes in the picture").get_by_role("listitem")
+    assert "Building" in entries.all_text_contents()
+    assert "rgb(128, 0, 0)" in page.eval_on_selector_all(
+        "#legend span", "all => all.map((one) => one.style.background)"
+    )
+    page.select_option("#model", "person")
+    page.wait_for_selector("#status.done")
+    assert not page.is_visible("#legend")
 
 
 def test_the_command_for_a_clip_does_what_the_page_shows(page: Any, server: str, tmp_path: Path) -> None:

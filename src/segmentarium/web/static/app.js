@@ -90,12 +90,13 @@ async function photos() {
 // The original and the result of one file under the slider.
 async function look(entry) {
   if (entry.problem) return fail(entry.problem);
-  const { blob, share, segments, seconds } = entry.result;
+  const { blob, share, segments, classes, seconds } = entry.result;
   const original = await createImageBitmap(entry.file).catch(() => null); // the server may know more formats
   const result = await createImageBitmap(blob);
   const [width, height] = fitted(result.width, result.height, SHOWN);
   show($("before"), original ?? result, width, height);
   show($("after"), result, width, height);
+  explain(classes);
   given(original ? entry.file : null);
   offer(blob, named(entry.file, "png"));
   $("mask").hidden = Boolean($("task").value);
@@ -103,6 +104,17 @@ async function look(entry) {
   const done = `Done: ${found}${result.width} × ${result.height} in ${seconds.toFixed(1)} s.`;
   const left = state.entries.filter((one) => !one.result && !one.problem).length;
   if (!left) say(share < 0.002 ? "There is nobody in this picture." : done, "done");
+}
+
+// Which colour is which class, of overlays.
+function explain(classes = []) {
+  $("legend").hidden = !classes.length;
+  $("legend").replaceChildren(...classes.map(({ name, colour }) => {
+    const [item, swatch] = ["li", "span"].map((tag) => document.createElement(tag));
+    swatch.style.background = colour;
+    item.append(swatch, name);
+    return item;
+  }));
 }
 
 // There is something to show: the drop area makes room, and tiles show the photo that was given.
@@ -211,6 +223,7 @@ async function play(video, live, first) {
     if (live.ended) break;
     show($("before"), frame, width, height);
     show($("after"), result, width, height);
+    explain(result.classes);
     if (result.close) result.close();
     given(null); // before a recording begins: a canvas that nobody sees may be recorded black
     if (frames++ === 0) await first();
