@@ -257,8 +257,11 @@ def test_several_photos_a_mask_and_a_stronger_blur(page: Any, server: str, tmp_p
     page.wait_for_selector("#all:not([hidden])")
     assert page.locator("#list button").all_text_contents() == ["first.png", "note.jpg", "second.png"]
     assert page.locator("#list [aria-current=true]").text_content() == "first.png"
+    assert page.get_by_role("button", name="failed: note.jpg").get_attribute("title")
+    assert page.get_by_role("img", name="the result of first.png").is_visible()
     page.locator("#list button").nth(1).click()
     assert "not a picture" in page.text_content("#status")
+    assert page.get_attribute("#status", "aria-live") == "assertive"
     page.locator("#list button").nth(2).click()
     page.wait_for_selector("#save[download='second_portrait.png']")
     with page.expect_download() as download:
@@ -324,11 +327,12 @@ def test_the_command_for_a_clip_does_what_the_page_shows(page: Any, server: str,
 def test_the_camera_runs_until_it_is_stopped(page: Any, server: str, tmp_path: Path) -> None:
     ready(page, server)
     page.click("#camera")
-    page.wait_for_selector("#status.live")
+    page.wait_for_selector("#status.live[aria-live=off]")  # no screen reader reads every frame's speed out
+    assert page.get_by_role("img", name="the result of the camera").is_visible()
     page.click("#record")
     page.wait_for_selector("#status.recording")
     page.click("#stop")
-    page.wait_for_selector("#status.done")
+    page.wait_for_selector("#status.done[aria-live=polite]")
     assert downloaded(page, tmp_path).read_bytes()[:4] == b"\x1a\x45\xdf\xa3"  # a Matroska header: WebM
 
 

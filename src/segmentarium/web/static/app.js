@@ -9,6 +9,8 @@ const LIVE = 640; // longer side of frames
 const state = { engine: null, file: null, entries: [], job: 0, live: null, address: null };
 
 function say(text, kind = "") {
+  // errors interrupt a screen reader, and the number of frames per second, which changes all the time, is not read out
+  $("status").ariaLive = kind === "error" ? "assertive" : kind.startsWith("live") ? "off" : "polite";
   $("status").textContent = text;
   $("status").className = kind;
   document.body.classList.toggle("busy", kind === "busy");
@@ -97,6 +99,7 @@ async function look(entry) {
   show($("before"), original ?? result, width, height);
   show($("after"), result, width, height);
   explain(classes);
+  label(entry.file.name || "the picture");
   given(original ? entry.file : null);
   offer(blob, named(entry.file, "png"));
   $("mask").hidden = Boolean($("task").value);
@@ -104,6 +107,12 @@ async function look(entry) {
   const done = `Done: ${found}${result.width} × ${result.height} in ${seconds.toFixed(1)} s.`;
   const left = state.entries.filter((one) => !one.result && !one.problem).length;
   if (!left) say(share < 0.002 ? "There is nobody in this picture." : done, "done");
+}
+
+// What the two canvases are to who cannot see them.
+function label(name) {
+  $("before").ariaLabel = `the original of ${name}`;
+  $("after").ariaLabel = `the result of ${name}`;
 }
 
 // Which colour is which class, of overlays.
@@ -131,6 +140,7 @@ function given(photo) {
 async function listed(entry) {
   if (!entry.button) return;
   entry.button.title = entry.problem ? entry.problem.message : "";
+  entry.button.classList.toggle("failed", Boolean(entry.problem));
   if (!entry.result) return;
   const small = await createImageBitmap(entry.result.blob);
   show(entry.button.querySelector("canvas"), small, ...fitted(small.width, small.height, 160));
@@ -216,6 +226,7 @@ async function play(video, live, first) {
   let frames = 0;
   const started = performance.now();
   const frame = document.createElement("canvas");
+  label(state.file?.name ?? "the camera");
   while (!live.ended && !video.ended) {
     const [width, height] = fitted(video.videoWidth, video.videoHeight, LIVE);
     show(frame, video, width, height);
