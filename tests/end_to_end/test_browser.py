@@ -283,7 +283,7 @@ def test_the_page_opened_from_disk_says_what_to_do(browser: Any, tmp_path: Path)
         (tmp_path / (path.lstrip("/") or "index.html")).write_bytes(content)
     tab = browser.new_page()
     tab.goto((tmp_path / "index.html").as_uri())
-    assert "python -m http.server" in tab.text_content("#status")
+    assert tab.text_content("#status code") == "python -m http.server --bind 127.0.0.1"
     assert not tab.is_visible("#drop")
     tab.close()
 
