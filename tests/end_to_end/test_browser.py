@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -61,7 +62,7 @@ def page(browser: Any) -> Iterator[Any]:
 def server() -> Iterator[str]:
     """The address of `segmentarium serve`, as a user starts it."""
     pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 'segmentarium[web]'")
-    command = [sys.executable, "-m", "segmentarium", "serve", "--port", "0", "--models", "person"]
+    command = [sys.executable, "-m", "segmentarium", "serve", "--port", "0", "--models", "person,street"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         try:
@@ -194,7 +195,9 @@ def check_clip(page: Any, tmp_path: Path) -> None:
     give(page, clip_of_the_photograph(tmp_path / "moving.webm"))
     told = page.text_content("#status")
     assert re.search(r"Done: \d+ of 12 frames", told)
-    assert 'segmentarium portrait "moving.webm" --background "#20c040"' in told
+    assert "segmentarium portrait moving.webm --model person --background '#20c040'" in told
+    assert colour(page, "before", SUIT)[3] == 255  # the frame itself, not a canvas that stayed empty
+    assert near(colour(page, "after", SUIT), colour(page, "before", SUIT), 60)  # but for what JPEG loses, and not green
     file = downloaded(page, tmp_path)
     assert file.name == "moving_portrait.webm"
     with av.open(str(file)) as container:
@@ -254,8 +257,11 @@ def test_several_photos_a_mask_and_a_stronger_blur(page: Any, server: str, tmp_p
     page.wait_for_selector("#all:not([hidden])")
     assert page.locator("#list button").all_text_contents() == ["first.png", "note.jpg", "second.png"]
     assert page.locator("#list [aria-current=true]").text_content() == "first.png"
+    assert page.get_by_role("button", name="failed: note.jpg").get_attribute("title")
+    assert page.get_by_role("img", name="the result of first.png").is_visible()
     page.locator("#list button").nth(1).click()
     assert "not a picture" in page.text_content("#status")
+    assert page.get_attribute("#status", "aria-live") == "assertive"
     page.locator("#list button").nth(2).click()
     page.wait_for_selector("#save[download='second_portrait.png']")
     with page.expect_download() as download:
@@ -277,7 +283,7 @@ def test_the_page_opened_from_disk_says_what_to_do(browser: Any, tmp_path: Path)
         (tmp_path / (path.lstrip("/") or "index.html")).write_bytes(content)
     tab = browser.new_page()
     tab.goto((tmp_path / "index.html").as_uri())
-    assert "python -m http.server" in tab.text_content("#status")
+    assert tab.text_content("#status code") == "python -m http.server --bind 127.0.0.1"
     assert not tab.is_visible("#drop")
     tab.close()
 
@@ -295,14 +301,38 @@ def test_a_clip_becomes_webm(page: Any, server: str, tmp_path: Path) -> None:
     check_clip(page, tmp_path)
 
 
+def test_the_key_of_the_classes_in_a_picture(page: Any, server: str) -> None:
+    ready(page, server)
+    page.select_option("#model", "street")
+    give(page, PHOTO)
+    entries = page.get_by_role("list", name="Classes in the picture").get_by_role("listitem")
+    assert "Building" in entries.all_text_contents()
+    assert "rgb(128, 0, 0)" in page.eval_on_selector_all(
+        "#legend span", "all => all.map((one) => one.style.background)"
+    )
+    page.select_option("#model", "person")
+    page.wait_for_selector("#status.done")
+    assert not page.is_visible("#legend")
+
+
+def test_the_command_for_a_clip_does_what_the_page_shows(page: Any, server: str, tmp_path: Path) -> None:
+    ready(page, server)
+    name = """-it's $HOME "`1`".webm"""
+    page.evaluate("amount.value = 4")
+    give(page, clip_of_the_photograph(tmp_path / name))
+    words = shlex.split(page.text_content("#status code"))
+    assert words == ["segmentarium", "portrait", f"./{name}", "--model", "person", "--background", "blur:4"]
+
+
 def test_the_camera_runs_until_it_is_stopped(page: Any, server: str, tmp_path: Path) -> None:
     ready(page, server)
     page.click("#camera")
-    page.wait_for_selector("#status.live")
+    page.wait_for_selector("#status.live[aria-live=off]")  # no screen reader reads every frame's speed out
+    assert page.get_by_role("img", name="the result of the camera").is_visible()
     page.click("#record")
     page.wait_for_selector("#status.recording")
     page.click("#stop")
-    page.wait_for_selector("#status.done")
+    page.wait_for_selector("#status.done[aria-live=polite]")
     assert downloaded(page, tmp_path).read_bytes()[:4] == b"\x1a\x45\xdf\xa3"  # a Matroska header: WebM
 
 

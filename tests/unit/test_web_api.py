@@ -206,8 +206,9 @@ def test_segment_gives_class_indices_or_words(app: Any) -> None:
     assert (words["width"], words["height"], words["source"], words["model"]) == (96, 64, None, "person")
     assert [entry["name"] for entry in words["classes"]] == ["background", "person"]
     assert words["classes"][1]["share"] == pytest.approx(0.25, abs=0.02)
-    painted = pixels(post(app, "/v1/segment", format="overlay"))
-    assert painted.shape == (64, 96, 3)
+    answer = post(app, "/v1/segment", format="overlay")
+    assert pixels(answer).shape == (64, 96, 3)
+    assert answer.headers["x-classes"] == "1"  # what is behind is not painted
 
 
 def test_models_health_docs_and_the_page(app: Any) -> None:

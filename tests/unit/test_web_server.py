@@ -149,6 +149,25 @@ def test_sigterm_ends_whatever_is_being_computed() -> None:
         assert process.stdout.read() == "decoders ended\n"
 
 
+ENDED = """
+import os, signal, sys, threading, time, segmentarium.web
+from segmentarium.cli.main import main
+def serve(*_, **__):
+    threading.Thread(target=time.sleep, args=(600,)).start()  # what cannot be stopped
+    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    time.sleep(600)
+segmentarium.web.serve = serve
+main(["serve"])
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_the_command_ends_with_the_code_of_its_signal(name: str, code: int) -> None:
+    """Not by another signal of its own, which managers of services take for a crash."""
+    done = subprocess.run([sys.executable, "-c", ENDED, name], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == code, done.stderr
+
+
 def test_what_is_in_flight_at_the_end_is_told_so() -> None:
     from segmentarium.web.app import Guard
 

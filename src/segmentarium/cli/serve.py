@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import re
-import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 EXAMPLES = (
     ("segmentarium serve", "http://127.0.0.1:8000/"),
@@ -51,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0 when the server was ended; 1 where the address cannot be had; ValueError for wrong usage."""
+    """Ends the process when the server is ended; 1 where the address cannot be had; ValueError for wrong usage."""
     from segmentarium.web import Limits, serve
 
     limits = Limits(
@@ -70,11 +72,20 @@ def run(options: argparse.Namespace) -> int:
             raise
         print(f"segmentarium serve: {error}", file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, SystemExit):
-        if hasattr(signal, "alarm"):
-            signal.alarm(2)  # Python's own end takes long on a machine that has other work
-        raise
+    except KeyboardInterrupt:
+        print("segmentarium: interrupted", file=sys.stderr)
+        _leave(130)
+    except SystemExit as end:  # SIGTERM: 143
+        _leave(end.code if isinstance(end.code, int) else 1)
     return 0
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process now: whoever waited for an answer has one, and Python's own end takes seconds, or waits for threads."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody may be reading any more
+            stream.flush()
+    os._exit(code)
 
 
 def named_models(text: str) -> dict[str, str]:

@@ -26,6 +26,7 @@ from starlette.datastructures import FormData
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segmentarium.contracts import TASKS, MaskModel
+from segmentarium.inference.drawing import LEAST_SHARE, is_unpainted
 from segmentarium.inference.result import Result
 from segmentarium.inference.segment_result import SegmentResult, numbers_as_colours
 from segmentarium.matting import Portrait
@@ -323,6 +324,18 @@ def _counted(result: Result) -> dict[str, str] | None:
     return {"x-segments": str(len(result.segments))} if isinstance(result, SegmentResult) else None
 
 
+def _overlay(result: Result) -> Response:
+    if isinstance(result, SegmentResult):  # has its names where its segments are
+        return png(result.overlay, _counted(result))
+    shares = [result.areas[name] for name in result.classes]
+    present = [
+        index
+        for index in sorted(range(len(shares)), key=lambda index: -shares[index])
+        if shares[index] >= LEAST_SHARE and not is_unpainted(index, result.palette)
+    ]
+    return png(result.overlay, {"x-classes": ",".join(map(str, present))})
+
+
 def _map(result: Result) -> Response:
     if not isinstance(result, SegmentResult):
         return png(result.index_image)
@@ -339,7 +352,7 @@ def _json(result: Result) -> Response:
 
 ANSWERS: dict[str, Callable[[Result], Response]] = {
     "png": _map,
-    "overlay": lambda result: png(result.overlay, _counted(result)),
+    "overlay": _overlay,
     "json": _json,
 }
 

@@ -55,7 +55,8 @@ SEGMENT: dict[str, Any] = {
     "response_model": None,
     "responses": {
         200: {
-            "description": "png: class indices with the classes' colours as palette; overlay: painted over the picture; "
+            "description": "png: class indices with the classes' colours as palette; overlay: painted over the picture, "
+            "and in the header x-classes the indices of the classes that are, largest first; "
             "json: classes with their shares of the picture. Where segments are told apart, png: their numbers, "
             "R + 256 G + 65536 B, as COCO has them (0: none); json: besides, each segment with its number, class, score, area, "
             "box and mask (COCO's compressed runs); and the header x-segments says how many there are.",

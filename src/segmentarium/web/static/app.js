@@ -9,6 +9,8 @@ const LIVE = 640; // longer side of frames
 const state = { engine: null, file: null, entries: [], job: 0, live: null, address: null };
 
 function say(text, kind = "") {
+  // errors interrupt a screen reader, and the number of frames per second, which changes all the time, is not read out
+  $("status").ariaLive = kind === "error" ? "assertive" : kind.startsWith("live") ? "off" : "polite";
   $("status").textContent = text;
   $("status").className = kind;
   document.body.classList.toggle("busy", kind === "busy");
@@ -90,12 +92,14 @@ async function photos() {
 // The original and the result of one file under the slider.
 async function look(entry) {
   if (entry.problem) return fail(entry.problem);
-  const { blob, share, segments, seconds } = entry.result;
+  const { blob, share, segments, classes, seconds } = entry.result;
   const original = await createImageBitmap(entry.file).catch(() => null); // the server may know more formats
   const result = await createImageBitmap(blob);
   const [width, height] = fitted(result.width, result.height, SHOWN);
   show($("before"), original ?? result, width, height);
   show($("after"), result, width, height);
+  explain(classes);
+  label(entry.file.name || "the picture");
   given(original ? entry.file : null);
   offer(blob, named(entry.file, "png"));
   $("mask").hidden = Boolean($("task").value);
@@ -103,6 +107,23 @@ async function look(entry) {
   const done = `Done: ${found}${result.width} × ${result.height} in ${seconds.toFixed(1)} s.`;
   const left = state.entries.filter((one) => !one.result && !one.problem).length;
   if (!left) say(share < 0.002 ? "There is nobody in this picture." : done, "done");
+}
+
+// What the two canvases are to who cannot see them.
+function label(name) {
+  $("before").ariaLabel = `the original of ${name}`;
+  $("after").ariaLabel = `the result of ${name}`;
+}
+
+// Which colour is which class, of overlays.
+function explain(classes = []) {
+  $("legend").hidden = !classes.length;
+  $("legend").replaceChildren(...classes.map(({ name, colour }) => {
+    const [item, swatch] = ["li", "span"].map((tag) => document.createElement(tag));
+    swatch.style.background = colour;
+    item.append(swatch, name);
+    return item;
+  }));
 }
 
 // There is something to show: the drop area makes room, and tiles show the photo that was given.
@@ -119,6 +140,7 @@ function given(photo) {
 async function listed(entry) {
   if (!entry.button) return;
   entry.button.title = entry.problem ? entry.problem.message : "";
+  entry.button.classList.toggle("failed", Boolean(entry.problem));
   if (!entry.result) return;
   const small = await createImageBitmap(entry.result.blob);
   show(entry.button.querySelector("canvas"), small, ...fitted(small.width, small.height, 160));
@@ -204,6 +226,7 @@ async function play(video, live, first) {
   let frames = 0;
   const started = performance.now();
   const frame = document.createElement("canvas");
+  label(state.file?.name ?? "the camera");
   while (!live.ended && !video.ended) {
     const [width, height] = fitted(video.videoWidth, video.videoHeight, LIVE);
     show(frame, video, width, height);
@@ -211,6 +234,7 @@ async function play(video, live, first) {
     if (live.ended) break;
     show($("before"), frame, width, height);
     show($("after"), result, width, height);
+    explain(result.classes);
     if (result.close) result.close();
     given(null); // before a recording begins: a canvas that nobody sees may be recorded black
     if (frames++ === 0) await first();
@@ -230,7 +254,7 @@ async function finish(recording, name) {
 async function clip() {
   const job = ++state.job;
   const file = state.file;
-  const video = Object.assign(document.createElement("video"), { muted: true, playsInline: true, src: URL.createObjectURL(file) });
+  const video = Object.assign(document.createElement("video"), { muted: true, playsInline: true, preload: "auto", src: URL.createObjectURL(file) }); // without preload Chromium's first frame is empty
   const live = (state.live = { ended: false });
   let recording = null;
   $("save").hidden = $("mask").hidden = $("all").hidden = true;
@@ -249,7 +273,7 @@ async function clip() {
     await finish(recording, named(file, "webm"));
     const total = video.getVideoPlaybackQuality?.().totalVideoFrames || frames;
     say(`Done: ${Math.min(frames, total)} of ${total} frames, 640 pixels at most.`, "done"); // where there is time, some are looked at twice
-    if (!$("task").value) tellCommand(file);
+    tellCommand(file);
   } catch (error) {
     if (job === state.job) fail(error);
   } finally {
@@ -261,12 +285,18 @@ async function clip() {
   }
 }
 
+// A word as a POSIX shell reads it back.
+const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+
 // A page takes as many frames of a clip as it has time for; the command line takes them all.
 function tellCommand(file) {
-  const choice = document.querySelector("input[name=background]:checked").value;
-  const background = { colour: `"${$("colour").value}"`, picture: `"${$("picture").files[0]?.name}"`, blur: `blur:${$("amount").value}` }[choice] ?? choice;
+  const { model, task, background } = settings();
+  const path = (name) => (name.startsWith("-") ? `./${name}` : name); // no option
+  const words = task
+    ? ["segment", path(file.name), "--model", model, "--task", task, "--kinds", "overlay"]
+    : ["portrait", path(file.name), "--model", model, "--background", background instanceof File ? path(background.name) : background];
   const code = document.createElement("code");
-  code.textContent = `segmentarium portrait "${file.name}" --background ${background}`;
+  code.textContent = ["segmentarium", ...words].map(quoted).join(" ");
   $("status").append(" For every frame, at full size: ", code);
 }
 

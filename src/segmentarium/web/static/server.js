@@ -1,5 +1,14 @@
 // Pictures computed by the server that this page came from.
 
+let models = []; // as the server lists them
+
+// The classes of an overlay, largest first: [{ name, colour }].
+function classesOf(answer, model) {
+  const { classes, palette } = models.find((one) => one.name === model);
+  const indices = answer.headers.get("x-classes")?.split(",").filter(Boolean) ?? [];
+  return indices.map((index) => ({ name: classes[index], colour: `rgb(${palette[index]})` }));
+}
+
 async function ask(blob, { model, background, task }, views) {
   const form = new FormData();
   form.append("file", blob, "picture");
@@ -28,12 +37,13 @@ async function ask(blob, { model, background, task }, views) {
       blob: await answer.blob(),
       share: task ? 1 : Number(answer.headers.get("x-person-share")),
       segments: segments === null ? null : Number(segments),
+      classes: classesOf(answer, model),
     };
   }
 }
 
 export async function connect() {
-  const models = await (await fetch("v1/models")).json();
+  models = await (await fetch("v1/models")).json();
   return {
     where: "Pictures are computed by the server behind this page, which keeps none of them.",
     models: models.map((model) => model.name),
@@ -42,7 +52,8 @@ export async function connect() {
     photo: (file, settings) => ask(file, settings, true),
     async frame(canvas, settings) {
       const jpeg = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.92));
-      return createImageBitmap((await ask(jpeg, settings, false)).blob);
+      const { blob, classes } = await ask(jpeg, settings, false);
+      return Object.assign(await createImageBitmap(blob), { classes });
     },
   };
 }
