@@ -23,8 +23,9 @@ def with_channels(pixels: Tensor, wanted: int) -> Tensor:
     if wanted == 3 and given in (1, 4):
         return pixels.expand(-1, 3, -1, -1) if given == 1 else pixels[:, :3]
     if wanted == 1 and given in (3, 4):
-        red, green, blue = (pixels[:, i : i + 1].float() for i in range(3))
-        return (0.299 * red + 0.587 * green + 0.114 * blue).round_().to(torch.uint8)
+        red, green, blue = (pixels[:, i : i + 1] for i in range(3))
+        grey = red.float().mul_(0.299)
+        return grey.add_(green, alpha=0.587).add_(blue, alpha=0.114).round_().to(torch.uint8)
     asked = "grey, RGB or RGBA" if wanted == 3 else f"an (H, W, {wanted}) array or a ({wanted}, H, W) tensor"
     raise ValueError(f"the model takes {wanted} channels and the picture has {given}; give {asked}")
 

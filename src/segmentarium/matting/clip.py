@@ -80,9 +80,8 @@ class PendingFrame:
     small: Any  # the frame at the network's size, YUV 4:4:4
     turn: Turn
     own_alpha: np.ndarray | None = None
+    probability: np.ndarray | None = None
     guide: np.ndarray | None = None
-    alpha: np.ndarray | None = None  # of the guide
-    person: tuple[Window, Matte] | None = None
 
 
 @dataclass(frozen=True)
@@ -141,20 +140,10 @@ class FrameWorker:
         self._own_colours = not (isinstance(behind, Blur) and behind.strength <= SLIGHT)
 
     def segment(self, step: PendingFrame) -> PendingFrame:
-        """Adds the guide, and the matte of the steady mask."""
+        """Adds the steady mask and the guide.  This thread has the network: what can be done elsewhere is left to `composite`."""
         planes = np.stack([step.turn.upright(plane_array(plane)) for plane in step.small.planes])
         step.guide = planes * np.float32(1 / 255)
-        found = self._steady(lambda: self._predict(step), planes[0], step.seconds)
-        before = self._decided if self._decided is not None and self._decided.shape == found.shape else None
-        self._decided = decided(found, before=before)
-        probability = resized(self._decided, planes[0].shape)
-        step.alpha = np.zeros_like(probability)
-        window = window_of(probability, (self.layout.height, self.layout.width))
-        if window is not None:
-            guide = step.guide[:, *window.small]
-            matte = fit_matte(guide, probability[window.small], window.size, stages=STAGES, grey=True)
-            step.alpha[window.small] = matte.small
-            step.person = window, matte
+        step.probability = self._steady(lambda: self._predict(step), planes[0], step.seconds)
         return step
 
     def _predict(self, step: PendingFrame) -> np.ndarray:
@@ -166,20 +155,32 @@ class FrameWorker:
         import av
 
         assert step.guide is not None
-        assert step.alpha is not None
+        assert step.probability is not None
         width, height = self.layout.width, self.layout.height
         frame = av.VideoFrame(width, height, "yuva420p" if self._alpha_out else "yuv420p")
         outs = [plane_array(plane) for plane in frame.planes]
-        self._behind.fill(outs[:3], step.guide, step.alpha, step.seconds)
+        found = step.probability
+        before = self._decided if self._decided is not None and self._decided.shape == found.shape else None
+        self._decided = decided(found, before=before)
+        small = np.zeros_like(step.guide[0])
+        probability = resized(self._decided, small.shape)
+        window = window_of(probability, (height, width))
+        person = None
+        if window is not None:
+            guide = step.guide[:, *window.small]
+            matte = fit_matte(guide, probability[window.small], window.size, stages=STAGES, grey=True)
+            small[window.small] = matte.small
+            person = window, matte
+        self._behind.fill(outs[:3], step.guide, small, step.seconds)
         if self._alpha_out:
             outs[3][:] = 0
-        if step.person is not None:
-            self._lay_over(outs, *step.person, step.planes)
+        if person is not None:
+            self._lay_over(outs, *person, step.planes)
         frame.pts = step.pts
         if self._alpha_out and step.own_alpha is not None:  # what was clear stays clear
             np.minimum(outs[3], step.own_alpha, out=outs[3])
         self.layout.tag(frame)
-        return frame, float(step.alpha.mean())
+        return frame, float(small.mean())
 
     def _lay_over(self, outs: Sequence[np.ndarray], window: Window, matte: Matte, planes: Sequence[np.ndarray]) -> None:
         """The person in front of what `outs` (Y, U, V and perhaps alpha) hold already."""
