@@ -9,7 +9,8 @@ the defaults (`training/defaults.py` and the network's card); crops are small so
 fifth).
 
     ok        mIoU above that of the best single class everywhere, and a last loss below the first
-    below     mIoU not above it
+    level     mIoU of the best single class: that is its answer everywhere
+    below     mIoU below it
     rising    the last loss is not below the first
     diverged  the loss or a weight is no longer finite
     refused   the network says why it cannot be trained so
@@ -139,7 +140,8 @@ def started(name: str, root: Path, folder: Path, steps: int, crop: int, constant
             losses = [float(line["loss"]) for line in csv.DictReader(file)]
         score = 100 * float(result.best["miou"])
         taken = json.loads((folder / "options.json").read_text(encoding="utf-8"))
-        verdict = "below" if score <= constant else GOOD if losses[-1] < losses[0] else "rising"
+        apart = score - constant
+        verdict = "level" if abs(apart) < 0.01 else "below" if apart < 0 else GOOD if losses[-1] < losses[0] else "rising"
         row |= {
             "miou": round(score, 2),
             "first_loss": round(losses[0], 4),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -14,22 +13,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import segmentarium
 from segmentarium.cli.main import main
 from segmentarium.inference import Predictor
 from segmentarium.rle import decode
-from segmentarium.scale import BatchReport, local
+from segmentarium.scale import BatchReport
 from segmentarium.scale.job import _identity, batch
-from segmentarium.scale.listing import find_pictures
 from segmentarium.scale.manifest import Manifest, Part
-from segmentarium.scale.stores import Store, store_of
+from segmentarium.scale.stores import Store
 from segmentarium.scale.work import Settings, Worker
 from segmentarium.weights import load
 from segmentarium.weights.exported import ExportedSegmenter
-from tests.unit import batch_process
 from tests.unit.inference_material import picture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -357,38 +353,6 @@ def test_a_picture_that_ends_its_process_is_passed_over(
     assert Manifest(worker.manifest.store).done() == {0: (3, 1)}
 
 
-def test_another_process_does_the_part_of_one_that_ended(tmp_path: Path) -> None:
-    parts = [Part(number, ((f"{number}.png", str(number), None),)) for number in range(5)]
-    settings = json.dumps({"folder": str(tmp_path)})
-    records = list(local.run(settings, parts, 2, batch_process.serve))
-    assert sorted(record["part"] for record in records) == [0, 1, 2, 3, 4]
-    assert (tmp_path / "died").exists()
-    assert all((tmp_path / f"{number}.txt").read_text() == "done\n" for number in range(5))
-    with pytest.raises(ChildProcessError, match="a worker ended while it began, with code 3"):
-        list(local.run(settings, parts, 1, batch_process.hopeless))
-
-
-ORPHAN = """
-import sys
-from segmentarium.scale import local
-from segmentarium.scale.manifest import Part
-from tests.unit import batch_process
-list(local.run("", [Part(0, ())], 1, batch_process.endless))
-"""
-
-
-def test_workers_end_with_the_process_that_started_them() -> None:
-    """In the middle of a part, which the next run does: else both would write its pictures."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
-    with subprocess.Popen(
-        [sys.executable, "-c", ORPHAN], env=environment, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
-        process.kill()
-        assert process.communicate(timeout=60) == ("", None)  # its end is there when the worker has ended, too
-
-
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
 def test_a_pipe_among_the_pictures_is_not_waited_for(
     quick: Callable[..., BatchReport], photos: Path, tmp_path: Path
@@ -399,24 +363,6 @@ def test_a_pipe_among_the_pictures_is_not_waited_for(
     report = quick(tmp_path, tmp_path / "out")
     assert (report.done, report.failed) == (1, 1)
     assert "it is a folder, pipe or device; expected a file" in (tmp_path / "out" / "problems.jsonl").read_text()
-
-
-@pytest.mark.parametrize(
-    ("device", "taken"),
-    [(None, ["cuda:0", "cuda:1", "cuda:0"]), ("cuda", ["cuda:0", "cuda:1", "cuda:0"]), ("cpu", ["cpu"] * 3)],
-)
-def test_workers_take_the_gpus_in_turn(device: str | None, taken: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
-    monkeypatch.setattr(local.signal, "signal", lambda *_: None)
-    monkeypatch.setattr("segmentarium.scale.work.worker_of", lambda text: told.append(json.loads(text)["device"]))
-    for number in range(3):
-        ours, theirs = multiprocessing.Pipe()
-        ours.close()
-        local.serve(theirs, json.dumps({"device": device}), number, 3)
-    assert told == taken
 
 
 def test_the_verb_with_two_processes(
@@ -497,57 +443,6 @@ def test_results_are_no_pictures_by_whatever_links_they_are_reached(
     assert quick(tmp_path / "real", tmp_path / "link" / "out").done == 1
     assert quick(tmp_path / "real", tmp_path / "link" / "out").now == 0
     assert quick(tmp_path / "link", tmp_path / "real" / "out").now == 1  # the same picture by another name, no more
-
-
-def test_tables_that_are_none_or_have_no_pictures_are_named(tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    import pyarrow as pa
-
-    file = tmp_path / "t.parquet"
-
-    def listed(content: Any) -> list[Any]:
-        if isinstance(content, bytes):
-            file.write_bytes(content)
-        else:
-            parquet.write_table(pa.table(content), file)
-        return list(find_pictures([str(file)]))
-
-    for content in (b"", b"PAR1 and no more"):
-        with pytest.raises(ValueError, match=r"t\.parquet cannot be read as a Parquet table; leave it out"):
-            listed(content)
-    with pytest.raises(ValueError, match=r"t\.parquet has no column of paths or bytes; it has number"):
-        listed({"number": [1]})
-    with pytest.raises(ValueError, match="holds no pictures, and no Parquet table with any"):
-        listed({"image": pa.array([], pa.binary())})
-    categories = pa.array(["a.png", "b.png"]).dictionary_encode()
-    assert [name for _, name, _ in listed({"path": categories})] == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    "address", ["http://a/b.png", "simplecache::s3://a/b.png", "zip://a.png::s3://b", "ssh://a/b.png"]
-)
-def test_addresses_that_are_not_asked(address: str) -> None:
-    with pytest.raises(ValueError, match="is at no place that is read here"):
-        store_of(address)
-
-
-def test_a_table_names_no_host_and_no_place_outside(tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    import pyarrow as pa
-
-    parquet.write_table(
-        pa.table({"url": ["a/b.png", "../../c.png", "s3://bucket/d.png", "/e/\nf.png"]}), tmp_path / "t.parquet"
-    )
-    found = list(find_pictures([str(tmp_path / "t.parquet")]))
-    assert [name for _, name, _ in found] == ["a/b", "c", "bucket/d", "e/_f"]
-    assert [source for source, _, _ in found][:3] == [
-        str(tmp_path / "a/b.png"),
-        str(tmp_path / "../../c.png"),
-        "s3://bucket/d.png",
-    ]
-    parquet.write_table(pa.table({"url": ["http://inside/secret"]}), tmp_path / "t.parquet")
-    with pytest.raises(ValueError, match="is at no place that is read here"):
-        list(find_pictures([str(tmp_path / "t.parquet")]))
 
 
 def test_names_are_unique_and_large_pictures_are_not_decoded(
