@@ -141,7 +141,9 @@ def started(name: str, root: Path, folder: Path, steps: int, crop: int, constant
         score = 100 * float(result.best["miou"])
         taken = json.loads((folder / "options.json").read_text(encoding="utf-8"))
         apart = score - constant
-        verdict = "level" if abs(apart) < 0.01 else "below" if apart < 0 else GOOD if losses[-1] < losses[0] else "rising"
+        verdict = (
+            "level" if abs(apart) < 0.01 else "below" if apart < 0 else GOOD if losses[-1] < losses[0] else "rising"
+        )
         row |= {
             "miou": round(score, 2),
             "first_loss": round(losses[0], 4),
