@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import io
 import json
 import os
 import re
@@ -226,6 +227,13 @@ def write_png(path: Path, picture: Image.Image, **settings: Any) -> None:
     """Whole or not at all; settings are of Pillow's PNG."""
     with atomic_write(path, plain=True) as temporary:
         picture.save(temporary, format="PNG", **settings)
+
+
+def png_bytes(picture: Image.Image, compress_level: int = 3) -> bytes:
+    """A picture as the content of a PNG file."""
+    file = io.BytesIO()
+    picture.save(file, format="PNG", compress_level=compress_level)
+    return file.getvalue()
 
 
 def write_json(path: Path, values: Mapping[str, Any], *, indent: int | None = 1) -> None:

@@ -19,6 +19,19 @@ def is_unpainted(index: int, palette: Sequence[RGB]) -> bool:
     return index == 0 and tuple(palette[0]) == (0, 0, 0)
 
 
+def shown_classes(classes: Sequence[str], shares: Mapping[str, float], palette: Sequence[RGB]) -> list[int]:
+    """Indices of the classes that are painted and take enough of the picture to be named, largest first.
+
+    shares  class name -> share of the picture
+    """
+    present = [
+        i
+        for i, name in enumerate(classes)
+        if i < len(palette) and shares.get(name, 0.0) >= LEAST_SHARE and not is_unpainted(i, palette)
+    ]
+    return sorted(present, key=lambda i: -shares[classes[i]])
+
+
 class Painter:
     """Paints overlays in bands of rows, so that one picture and one that does not fit into memory look the same.
 
@@ -81,12 +94,7 @@ def legend(
     None where not even one entry fits, or nothing is painted.
     """
     width, height = size
-    present = [
-        i
-        for i, name in enumerate(classes)
-        if i < len(palette) and shares.get(name, 0.0) >= LEAST_SHARE and not is_unpainted(i, palette)
-    ]
-    present = sorted(present, key=lambda i: -shares[classes[i]])[:MOST_ENTRIES]
+    present = shown_classes(classes, shares, palette)[:MOST_ENTRIES]
     letters = max(SMALLEST_FONT, round(max(size) / 44))
     while present:
         font = ImageFont.load_default(letters)

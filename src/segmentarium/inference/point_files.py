@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from segmentarium.files import atomic_write, check_targets
+from segmentarium.files import atomic_write, check_targets, png_bytes
 from segmentarium.inference.result import check_kinds
 from segmentarium.media.showing import Shown
 
@@ -58,9 +57,7 @@ class PointResult(Shown):
         """The bytes of the file of one kind."""
         if kind == "json":
             return json.dumps(self.as_dict(), indent=1).encode()
-        file = io.BytesIO()
-        self.overlay.save(file, format="PNG", compress_level=3)
-        return file.getvalue()
+        return png_bytes(self.overlay)
 
     def save(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segmentarium.files import atomic_write, check_targets
+from segmentarium.files import atomic_write, check_targets, png_bytes
 from segmentarium.inference import drawing
 from segmentarium.inference.polygons import (
     SMALLEST,
@@ -155,10 +154,8 @@ class Result(Shown):
             return json.dumps(told, indent=1).encode()
         if kind == "yolo":
             return self.yolo().encode()
-        file = io.BytesIO()
         picture = {"overlay": "overlay", "mask": "index_image", "cutout": "cutout"}[kind]
-        getattr(self, picture).save(file, format="PNG", compress_level=3)
-        return file.getvalue()
+        return png_bytes(getattr(self, picture))
 
     def save(
         self,

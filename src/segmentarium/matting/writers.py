@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from PIL import Image
 
+from segmentarium.files import png_bytes
 from segmentarium.matting.frames import Layout, plane_array
 from segmentarium.matting.reader import Camera, Reader
 from segmentarium.media.sources import VideoError
@@ -173,9 +173,7 @@ class PngPipe:
         self._pipe = pipe
 
     def frame(self, frame: Any) -> None:
-        buffer = io.BytesIO()
-        rgba(frame).save(buffer, "PNG", compress_level=1)
-        self._pipe.write(buffer.getvalue())
+        self._pipe.write(png_bytes(rgba(frame), 1))
 
     def sound(self, packet: Any) -> None:
         pass

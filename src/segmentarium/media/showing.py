@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from typing import TYPE_CHECKING, Any
 
 from segmentarium.brief import Brief
+from segmentarium.files import png_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,6 +46,4 @@ class Shown(Brief):
     def _repr_png_(self) -> bytes:
         picture = self.picture
         picture.thumbnail((NOTEBOOK, NOTEBOOK))
-        file = io.BytesIO()
-        picture.save(file, "PNG", compress_level=3)
-        return file.getvalue()
+        return png_bytes(picture)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from segmentarium.files import png_bytes
 from segmentarium.inference.result import RGB, index_image
 from segmentarium.rle import encode, patch
 
@@ -19,9 +20,7 @@ KINDS = tuple(PLACES)
 
 def mask_file(mask: np.ndarray, palette: Sequence[RGB]) -> bytes:
     """A PNG of class indices (H, W) with the classes' colours."""
-    file = io.BytesIO()
-    index_image(mask, palette).save(file, format="PNG", compress_level=3)
-    return file.getvalue()
+    return png_bytes(index_image(mask, palette))
 
 
 def class_segments(mask: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:

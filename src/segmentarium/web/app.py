@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -26,7 +25,8 @@ from starlette.datastructures import FormData
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segmentarium.contracts import TASKS, MaskModel
-from segmentarium.inference.drawing import LEAST_SHARE, is_unpainted
+from segmentarium.files import png_bytes
+from segmentarium.inference.drawing import shown_classes
 from segmentarium.inference.result import Result
 from segmentarium.inference.segment_result import SegmentResult, numbers_as_colours
 from segmentarium.matting import Portrait
@@ -303,9 +303,7 @@ def _careful(work: Callable[[], Response]) -> Callable[[], Response]:
 
 def png(image: Image.Image, headers: dict[str, str] | None = None) -> Response:
     """A picture as the answer."""
-    stream = io.BytesIO()
-    image.save(stream, "PNG", compress_level=1)
-    return Response(stream.getvalue(), media_type="image/png", headers=headers)
+    return Response(png_bytes(image, 1), media_type="image/png", headers=headers)
 
 
 def threshold_of(form: FormData) -> float | None:
@@ -327,12 +325,7 @@ def _counted(result: Result) -> dict[str, str] | None:
 def _overlay(result: Result) -> Response:
     if isinstance(result, SegmentResult):  # has its names where its segments are
         return png(result.overlay, _counted(result))
-    shares = [result.areas[name] for name in result.classes]
-    present = [
-        index
-        for index in sorted(range(len(shares)), key=lambda index: -shares[index])
-        if shares[index] >= LEAST_SHARE and not is_unpainted(index, result.palette)
-    ]
+    present = shown_classes(result.classes, result.areas, result.palette)
     return png(result.overlay, {"x-classes": ",".join(map(str, present))})
 
 
