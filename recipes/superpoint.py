@@ -23,11 +23,8 @@ STEPS = 8000  # of the first stage
 ROUNDS: tuple[dict[str, Any], ...] = (
     {"max_steps": 4000},
     {"max_steps": 6000},
-    {
-        "max_steps": 3600,
-        "turn": 45.0,
-        "learning_rate": 6e-4,
-    },  # the published 90 degrees are more than so few channels tell
+    # the published 90 degrees are more than so few channels tell
+    {"max_steps": 3600, "turn": 45.0, "learning_rate": 6e-4},
 )
 LICENCE = "CC BY 2.0, CC0 and public domain (see recipes/superpoint_data.py); shapes: drawn"
 ADAPT: dict[str, Any] = {"homographies": 100, "long_side": 640, "most": 2000, "threshold": 0.008}

@@ -43,7 +43,7 @@ SKIMAGE = (
     "coins",
     "text",
 )
-SCENES = 60
+SCENES = 200
 
 Found = Iterator[tuple[str, Image.Image, str, str]]  # name, picture, address, licence
 

@@ -42,18 +42,15 @@ PLACES = {
 }
 LEAST_SHARE, LEAST_SIDE = 0.01, 48  # of the picture, and pixels of the box
 SEEN, LEAST_JOINTS, INSIDE = 0.5, 5, 0.85  # the teacher's visibility; joints of a person; share of them on the mask
-AROUND, BESIDE = (
-    0.2,
-    0.03,
-)  # of the box's longer side: what is shown to the teacher, and how far from the mask a joint may lie
+# of the box's longer side: what is shown to the teacher, and how far from the mask a joint may lie
+AROUND, BESIDE = 0.2, 0.03
 
 
 def people(mask: np.ndarray) -> list[np.ndarray]:
     """The parts of a mask (H, W), largest first, that may be a person."""
-    count, labels, facts, _ = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8), connectivity=8)
+    _, labels, facts, _ = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8), connectivity=8)
     sizes = facts[1:, cv2.CC_STAT_AREA]
-    large = [1 + int(i) for i in np.argsort(-sizes) if sizes[i] >= LEAST_SHARE * mask.size]
-    return [labels == i for i in large[: count - 1]]
+    return [labels == 1 + i for i in np.argsort(-sizes) if sizes[i] >= LEAST_SHARE * mask.size]
 
 
 def main() -> None:

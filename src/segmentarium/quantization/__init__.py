@@ -37,13 +37,12 @@ __all__ = ["QuantizationError", "QuantizationReport", "export_int8", "saturates"
 
 PICTURES = 64  # calibrated on, where nobody says
 LOSS = 0.02  # share of a score that may be lost
-HEADS = {
+HEADS = {  # what is compared: of segmenters the first two, of key points the others
     "miou": "mIoU",
     "boundary_iou": "boundary IoU",
     "repeatability": "repeatability",
     "matching": "matching score",
 }
-MEASURES, MEASURES_OF_POINTS = ("miou", "boundary_iou"), ("repeatability", "matching")
 
 
 @dataclass(frozen=True, repr=False)
@@ -220,8 +219,8 @@ def _scores(name: str, file: Path, data: Any, limit: int | None, progress: Any) 
     assert isinstance(report, Report | PairReport)
     size = sum(one.stat().st_size for one in files_of(file)) / 1e6
     scores = report.scores()
-    measured = {name: scores[name] or 0.0 for name in (MEASURES if isinstance(report, Report) else MEASURES_OF_POINTS)}
-    classes = {"iou": scores["iou"]} if isinstance(report, Report) else {}
+    measured = {name: scores[name] or 0.0 for name in HEADS if name in scores}
+    classes = {"iou": scores["iou"]} if "iou" in scores else {}
     seconds = report.model_seconds / max(report.images, 1)
     return {**measured, **classes, "megabytes": size, "seconds": seconds, "pictures": report.images}
 

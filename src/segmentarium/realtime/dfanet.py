@@ -233,9 +233,8 @@ def _card(parameters: float, flops: float, scores: dict[str, float], ours: str) 
         num_classes=19,
         scores=scores,
         limits=limits,
-        training={
-            "learning_rate": 1e-2
-        },  # from scratch, at a tenth of it, nothing but the largest class for hundreds of steps
+        # from scratch, at a tenth of it, nothing but the largest class for hundreds of steps
+        training={"learning_rate": 1e-2},
     )
 
 

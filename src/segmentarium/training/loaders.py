@@ -39,9 +39,8 @@ def _of_a_worker(error: Exception) -> str | None:
     """The last line of what a worker sent, which holds its whole traceback; None for an error of this process."""
     if "in DataLoader worker process" not in (text := str(error).strip()):
         return None
-    text = re.split(r"\n(?:During handling of|The above exception was) [^\n]*\n", text)[
-        -1
-    ]  # what came of an error before it
+    # of errors that came of one another the last
+    text = re.split(r"\n(?:During handling of|The above exception was) [^\n]*\n", text)[-1]
     found = re.search(r"\n(?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b:? ?(?P<said>.*)\Z", text, re.DOTALL)
     return " ".join(found["said"].split()) if found else text.splitlines()[-1]
 
