@@ -186,8 +186,13 @@ def openvino_network(network: str | Path, precision: str, threads: int, *, chann
 
 
 def import_ray() -> Any:
-    """The package `ray` with `ray.data`, imported without reports of its use.  ImportError where it is not installed."""
+    """The package `ray` with `ray.data`, imported without reports of its use.  ImportError where it is not installed.
+
+    Under `uv run` Ray would send the folder that the user stands in to the cluster, pictures and all, and start its workers by
+    `uv run` in a copy of it, where none comes up unless that folder is a project with Ray.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray  # pyright: ignore[reportMissingImports]
         import ray.data  # pyright: ignore[reportMissingImports]

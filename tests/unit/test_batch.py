@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -19,6 +20,7 @@ import segmentarium
 from segmentarium.cli.main import main
 from segmentarium.inference import Predictor
 from segmentarium.rle import decode
+from segmentarium.runtimes import import_ray
 from segmentarium.scale import BatchReport
 from segmentarium.scale.job import _identity, batch
 from segmentarium.scale.manifest import Manifest, Part
@@ -385,6 +387,16 @@ def test_ray(
     assert (report.done, report.failed) == (6, 1)
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     assert_same(masks(tmp_path), expected)
+
+
+def test_ray_is_not_to_send_the_working_folder_under_uv(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, kept in ((None, "0"), ("1", "1")):
+        monkeypatch.delenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", raising=False)
+        if given:
+            monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", given)
+        with contextlib.suppress(ImportError):
+            import_ray()
+        assert os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == kept
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from segmentarium.inference.engines import build_engine
 from segmentarium.inference.packing import PackedConv2d, PackedConvNormAct, PackedLinear, PackedMLP, can_pack, pack
 from segmentarium.layers import onednn
-from segmentarium.layers.conv import WIDE, ConvNormAct, DepthwiseConv2d, widen
+from segmentarium.layers.conv import ConvNormAct
+from segmentarium.layers.depthwise import WIDE, DepthwiseConv2d, widen
 from segmentarium.layers.mlp import MLP
 from segmentarium.registry import create_model
 

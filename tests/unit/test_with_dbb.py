@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import segmentarium
 from segmentarium.backbones import create_backbone
 from segmentarium.contracts import LabelledModel
-from segmentarium.layers.conv import DepthwiseConv2d
+from segmentarium.layers.depthwise import DepthwiseConv2d
 from segmentarium.layers.fusion import reparameterize
 from segmentarium.registry import create_model, entry
 from segmentarium.reparameterize import DiverseBranch, with_dbb

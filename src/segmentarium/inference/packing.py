@@ -14,7 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from segmentarium.layers.conv import ConvNormAct, DepthwiseConv2d, PointwiseConv2d, widen
+from segmentarium.layers.conv import ConvNormAct, PointwiseConv2d
+from segmentarium.layers.depthwise import DepthwiseConv2d, widen
 from segmentarium.layers.mlp import MLP
 from segmentarium.layers.onednn import NOTHING, Then, has_operators, is_worth, linear
 

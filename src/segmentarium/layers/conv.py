@@ -4,53 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WIDE = 6  # columns of padding up to which oneDNN's kernel for depthwise convolutions, channels last, is made
-
-
-def widen(conv: nn.Conv2d, input: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """What a convolution shall be given in place of `input`, and the padding that is left to it: the same numbers.
-
-    oneDNN computes a depthwise convolution of a greatly dilated kernel, channels last, in an arbitrary way where it has to pad
-    rows by more than `WIDE`: seen with PyTorch 2.15, 2048 channels of 64×64 at a dilation of 12 and 36 take 93 and 180 ms, and
-    28 and 35 where rows are padded before.  Gradients gain nothing by it, and exported networks pad for themselves.
-    """
-    assert not isinstance(conv.padding, str)
-    rows, columns = conv.padding
-    if (
-        columns > WIDE
-        and conv.groups == conv.in_channels == conv.out_channels
-        and input.device.type == "cpu"
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_exporting()
-        and input.is_contiguous(memory_format=torch.channels_last)
-    ):
-        return F.pad(input, (columns, columns)), (rows, 0)
-    return input, (rows, columns)
-
-
-class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution that computes in float32 under bfloat16 autocast on the processor, and pads wide rows before.
-
-    There oneDNN's gradients (seen with PyTorch 2.15 on AMX) are wrong where the convolution is dilated, the weights' from
-    call to call, up to NaN; and slow else: the input's 4 to 40 times slower than float32's at stride 2, the weights' 5 times
-    with 5×5 kernels.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            with torch.autocast("cpu", enabled=False):
-                return self.run(input.float()).to(torch.get_autocast_dtype("cpu"))
-        return self.run(input)
-
-    def run(self, input: Tensor) -> Tensor:
-        if self.padding_mode != "zeros" or isinstance(self.padding, str):
-            return super().forward(input)
-        input, padding = widen(self, input)
-        return F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+from segmentarium.layers.depthwise import DepthwiseConv2d
 
 
 class PointwiseConv2d(nn.Conv2d):

@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmentarium.contracts import Classifier, Model
-from segmentarium.layers.conv import DepthwiseConv2d, sound_gradients
+from segmentarium.layers.conv import sound_gradients
+from segmentarium.layers.depthwise import DepthwiseConv2d
 from segmentarium.layers.pooling import PooledBatchNorm
 from segmentarium.layers.shared_conv import SharedConv
 from segmentarium.reparameterize.transforms import (
