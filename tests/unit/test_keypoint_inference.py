@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import sqlite3
 from pathlib import Path
 
 import cv2
@@ -434,16 +436,25 @@ def test_match_two_pictures(weights: Path, tmp_path: Path, capsys: pytest.Captur
         assert said in capsys.readouterr().err
 
 
-def test_each_pair_of_a_folder_with_subfolders_has_files_of_its_own(weights: Path, tmp_path: Path) -> None:
+def test_each_pair_of_a_folder_with_subfolders_has_files_of_its_own(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segmentarium.cli.match.KEPT", 1)  # pictures are read again for their drawings
     for name in ("a", "x/b", "y/b"):
         place = tmp_path / "in" / f"{name}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40)).save(place)
     words = ["--model", str(weights), "--out", str(tmp_path / "out")]
-    assert main(["match", str(tmp_path / "in"), *words]) == 1  # blank: no pair has a geometry
+    database = tmp_path / "points.db"
+    # blank: no pair has a geometry
+    assert main(["match", str(tmp_path / "in"), *words, "--colmap", str(database)]) == 1
     told = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").rglob("*.json"))]
     pairs = [(one["first"]["name"], one["second"]["name"]) for one in told]
     assert sorted(pairs) == [("a", "x/b"), ("a", "y/b"), ("x/b", "y/b")]
+    assert Image.open(tmp_path / "out" / "x" / "b-b_matches.png").size == (80, 40)
+    with contextlib.closing(sqlite3.connect(database)) as file:
+        # as COLMAP finds them in its folder of pictures
+        assert [name for (name,) in file.execute("SELECT name FROM images")] == ["a.png", "x/b.png", "y/b.png"]
 
 
 @pytest.mark.parametrize("verb", ["keypoints", "match"])

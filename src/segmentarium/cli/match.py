@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import itertools
 import math
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segmentarium.cli.keypoints import MODEL, add_engine, add_points, finder_of
+
+if TYPE_CHECKING:
+    from segmentarium.inference.points import FoundPoints
+
+KEPT = 2**30  # bytes of pictures that wait for the drawings of their pairs; others are read again
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     from segmentarium.files import check_targets, free_name
     from segmentarium.inference.matcher import PictureMatch, match_pictures, name_of
     from segmentarium.matching.files import Pair, write_colmap, write_hloc
-    from segmentarium.media.sources import expand
+    from segmentarium.media.sources import displayed, expand, to_array
     from segmentarium.wording import problem
 
     items = expand(list(options.source))
@@ -71,7 +80,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(
             f"{options.model} finds joints, which have no descriptors to match; give a model such as {MODEL}"
         )
-    found = []
+    found: list[FoundPoints] = []
+    loaders, largest = [], 1
     with progress("finding points", len(items)) as tell:
         for number, item in enumerate(items):
             tell(number)
@@ -83,12 +93,22 @@ def run(options: argparse.Namespace) -> int:
                     raise
                 print(f"segmentarium match: {problem(item.origin, error)}", file=sys.stderr)
                 continue
-            found.append(finder(picture, name=item.name, path=item.path))
+            points = finder(picture, name=item.name, path=item.path)
+            found.append(dataclasses.replace(points, image=np.empty((0, 0, 3), np.uint8)))
+            loaders.append(item.load)
+            largest = max(largest, points.image.nbytes)
     if len(found) < 2:
         raise ValueError(f"{len(found)} of {len(items)} pictures can be read; it takes two")
+    files = _files(found)
+
+    @functools.lru_cache(maxsize=max(2, KEPT // largest))
+    def with_pixels(number: int) -> FoundPoints:
+        return dataclasses.replace(found[number], image=displayed(to_array(loaders[number]())))
+
     pairs: list[Pair] = []
     missing = 0
-    for first, second in itertools.combinations(found, 2):
+    for i, j in itertools.combinations(range(len(found)), 2):
+        first, second = with_pixels(i), with_pixels(j)
         cameras: Any = None
         if options.focal is not None:
             cameras = tuple(
@@ -116,8 +136,8 @@ def run(options: argparse.Namespace) -> int:
         told = geometry.reason or f"{geometry.inliers.sum()} agree with a {geometry.kind}"
         print(f"{first.name} – {second.name}: {len(result.pairs)} matches; {told}")
         missing += geometry.matrix is None
-        pairs.append(Pair(_file(first), _file(second), result.pairs, result.distances, geometry))
-    pictures = {_file(one): one.keypoints for one in found}
+        pairs.append(Pair(files[i], files[j], result.pairs, result.distances, geometry))
+    pictures = {name: one.keypoints for name, one in zip(files, found, strict=True)}
     if options.colmap is not None:
         write_colmap(options.colmap, pictures, pairs, overwrite=options.overwrite)
     if options.hloc is not None:
@@ -127,6 +147,15 @@ def run(options: argparse.Namespace) -> int:
     return 1 if missing or len(found) < len(items) else 0
 
 
-def _file(found: Any) -> str:
-    """What other programs call the picture: its file's name, or the result's where two files share one."""
-    return f"{found.name}{found.path.suffix}" if found.path is not None else found.name
+def _files(found: Sequence[FoundPoints]) -> list[str]:
+    """What other programs call the pictures: their files, as they lie in the folder that holds all of them.
+
+    Of an address, and of a file that is there twice, the result's name.
+    """
+    paths = [one.path.absolute() for one in found if one.path is not None]
+    folder = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    names: list[str] = []
+    for one in found:
+        name = one.path.absolute().relative_to(folder).as_posix() if one.path is not None else one.name
+        names.append(one.name if name in names else name)
+    return names
