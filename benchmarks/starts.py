@@ -117,6 +117,7 @@ def started(name: str, root: Path, folder: Path, steps: int, crop: int, constant
     options: dict[str, Any] = {"crop_size": (crop, crop)} if crop else {}
     began = time.perf_counter()
     row: dict[str, Any] = {"constant": round(constant, 2)}
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped
     try:
         result = train(
             model=name,

@@ -15,10 +15,12 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from segmentarium.buffers import Buffers
 from segmentarium.onnx_head import check_onnx
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ METADATA_KEY = "segmentarium"  # who wrote a file, in ONNX; the group of what it
 OF_ALL = ("in_channels", "preprocessing")  # that every file of ours says
 FACTS = (*OF_ALL, "classes", "num_classes")  # … of a network with classes
 MOST_CLASSES = 65_536
+SHAPES = 64  # of inputs, whose outputs' shapes are remembered
 TENSORRT = "TensorrtExecutionProvider"
 _DISABLE = 2  # C's SS_DISABLE
 
@@ -160,7 +163,8 @@ def openvino_network(network: str | Path, precision: str, threads: int, *, chann
     """An `openvino.CompiledModel` of an .onnx or .xml file on the processor, for single pictures, compiled in bounded memory.
 
     precision      "f32" or "bf16"; left to itself OpenVINO takes bf16 on processors that have it
-    channels_last  its inputs of four dimensions are given as (B, H, W, C), and not turned first
+    channels_last  its inputs of four dimensions are given as (B, H, W, C), and not turned first; outputs stay (B, C, H, W), for
+                   OpenVINO (2026.4) turns them before it turns them back
     """
     if Path(network).suffix == ".onnx":
         check_onnx(Path(network))
@@ -230,13 +234,15 @@ def _own_signal_stack() -> Iterator[None]:
             call(ctypes.byref(_Stack(None, _DISABLE, 0)), None)
 
 
-def runner(network: Any, file: Path) -> Callable[..., list[np.ndarray]]:
+def runner(network: Any, file: Path, *, dense: bool = False) -> Callable[..., list[np.ndarray]]:
     """Arrays, contiguous, in the order of its inputs -> all that a session of ONNX Runtime or a compiled network of OpenVINO
     gives.
 
-    file  it is of: the first call may take no more memory than `room_of` says, and ValueError names it where the network fails
+    file   it is of: the first call may take no more memory than `room_of` says, and ValueError names it where the network fails
+    dense  the shapes of its outputs follow from those of its inputs, as scores of pixels do and boxes do not: from the second
+           call of a shape on it writes into memory that is there (`buffers.py`), and nothing is copied
     """
-    run, tried = _asked(network), False
+    run, tried = _asked(network, dense), False
 
     def careful(*given: np.ndarray) -> list[np.ndarray]:
         nonlocal tried
@@ -253,15 +259,61 @@ def runner(network: Any, file: Path) -> Callable[..., list[np.ndarray]]:
     return careful
 
 
-def _asked(network: Any) -> Callable[..., list[np.ndarray]]:
+def _asked(network: Any, dense: bool) -> Callable[..., list[np.ndarray]]:
     if hasattr(network, "get_inputs"):
         names = [put.name for put in network.get_inputs()]
-        return lambda *given: network.run(None, dict(zip(names, given, strict=True)))
+
+        def ask(given: Sequence[np.ndarray]) -> list[np.ndarray]:
+            return network.run(None, dict(zip(names, given, strict=True)))
+
+        on_processor = network.get_providers() == ["CPUExecutionProvider"]
+        return _known_shapes(ask, partial(_fill_onnx, network)) if dense and on_processor else lambda *given: ask(given)
     request = network.create_infer_request()
 
-    def run(*given: np.ndarray) -> list[np.ndarray]:
+    def ask_openvino(given: Sequence[np.ndarray]) -> list[np.ndarray]:
+        nonlocal request
+        if dense:  # one whose outputs were given can no longer tell another shape
+            request = network.create_infer_request()
         request.infer(list(given), share_inputs=True)
         return [request.get_output_tensor(i).data.copy() for i in range(len(network.outputs))]
+
+    def fill_openvino(given: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+        tensor = import_openvino().Tensor
+        for i, array in enumerate(outputs):
+            request.set_output_tensor(i, tensor(array, shared_memory=True))
+        request.infer(list(given), share_inputs=True)
+
+    return _known_shapes(ask_openvino, fill_openvino) if dense else lambda *given: ask_openvino(given)
+
+
+def _fill_onnx(session: Any, given: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+    binding = session.io_binding()
+    for put, array in zip(session.get_inputs(), given, strict=True):
+        binding.bind_cpu_input(put.name, array)
+    for put, array in zip(session.get_outputs(), outputs, strict=True):
+        binding.bind_output(put.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    session.run_with_iobinding(binding)
+
+
+def _known_shapes(
+    ask: Callable[[Sequence[np.ndarray]], list[np.ndarray]],
+    fill: Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], None],
+) -> Callable[..., list[np.ndarray]]:
+    """Asks for what it has not seen the shape of, and has the others written into arrays of its own."""
+    buffers = Buffers()
+    known: dict[tuple[tuple[int, ...], ...], list[tuple[tuple[int, ...], np.dtype]]] = {}
+
+    def run(*given: np.ndarray) -> list[np.ndarray]:
+        shapes = tuple(array.shape for array in given)
+        if shapes not in known:
+            found = ask(given)
+            if len(known) >= SHAPES:
+                known.clear()
+            known[shapes] = [(array.shape, array.dtype) for array in found]
+            return found
+        outputs = [buffers.take(*form) for form in known[shapes]]
+        fill(given, outputs)
+        return outputs
 
     return run
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from segmentarium.contracts import MaskOutputs, Model, adopt
+from segmentarium.contracts import MaskOutputs, Model, SegmentationModel, adopt
 from segmentarium.files import cache_folder, writable_cache
 from segmentarium.inference.gpu import Graphed, in_half
 from segmentarium.inference.packing import pack
@@ -134,6 +134,11 @@ def default_device(device: torch.device | str | None = None) -> torch.device:
     return place
 
 
+def is_dense(model: nn.Module) -> bool:
+    """Whether the shapes of its outputs follow from those of its inputs."""
+    return isinstance(adopt(model), SegmentationModel)
+
+
 def deployed(model: nn.Module) -> Model:
     """The deploy form of a model; of a module from elsewhere a copy in eval mode."""
     return adopt(model).deploy()
@@ -161,12 +166,13 @@ def _torch_engine(model: nn.Module, name: str, precision: str, device: torch.dev
 def _onnxruntime_engine(model: nn.Module) -> Engine:
     threads = torch.get_num_threads()
     file = onnx_file(model)
-    return _session_engine("onnxruntime", file, onnx_session(file, threads), f"fp32, {threads} threads")
+    session = onnx_session(file, threads)
+    return _session_engine("onnxruntime", file, session, f"fp32, {threads} threads", dense=is_dense(model))
 
 
-def _session_engine(name: str, file: Path, session: Any, how: str) -> Engine:
+def _session_engine(name: str, file: Path, session: Any, how: str, *, dense: bool = False) -> Engine:
     """Of a session of ONNX Runtime, on whichever of its providers."""
-    answers = runner(session, file)
+    answers = runner(session, file, dense=dense)
 
     def run(*maps: Tensor) -> list[Tensor]:
         return [torch.from_numpy(found) for found in answers(*(x.contiguous().cpu().numpy() for x in maps))]
@@ -178,7 +184,7 @@ def _openvino_engine(model: nn.Module, precision: str) -> Engine:
     threads = torch.get_num_threads()
     file, last = onnx_file(model), adopt(model).channels_last
     compiled = openvino_network(file, "bf16" if precision == "bf16" else "f32", threads, channels_last=last)
-    answers = runner(compiled, file)
+    answers = runner(compiled, file, dense=is_dense(model))
 
     def run(*maps: Tensor) -> list[Tensor]:
         given = [x.permute(0, 2, 3, 1) for x in maps] if last else maps

@@ -90,7 +90,7 @@ class ExportedNetwork(Model):
             threads = torch.get_num_threads()
             onnx = ENGINES[self.file.suffix.lower()][0] == "onnxruntime"
             opened = onnx_session(self.file, threads) if onnx else openvino_network(self.file, "f32", threads)
-            self._run = runner(opened, self.file)
+            self._run = runner(opened, self.file, dense=isinstance(self, SegmentationModel))
         return [torch.from_numpy(found) for found in self._run(image.float().contiguous().cpu().numpy())]
 
     def engine_for(self, name: str, precision: str = "fp32") -> str:
