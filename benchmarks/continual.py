@@ -3,7 +3,7 @@
     python -m benchmarks.continual --root DIR/camvid [--steps 600] [--pictures 120] [--seeds 0 1] [--out continual.csv]
 
 Seven classes are learnt first, then the other four, whose labels are all that the second step gets: everything else is
-"not one of these".  The features are those of a fixed trunk (that of the shipped street network, which has seen all classes:
+"not one of these".  The features are those of a fixed trunk (that of street_small, which has seen all classes:
 what is compared here are decoders on one trunk), computed once and kept.  Three ways for the second step, from one first step:
 
   new task      `SegViTv2.add_task`: class tokens and a decoder of their own, everything else frozen
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     print(describe(machine_facts()))
-    street = segmentarium.load("street").eval()
+    street = segmentarium.load("street_small").eval()
     assert isinstance(street, EncoderDecoder)
     fit, test = (look(street, options.root, split, options.pictures) for split in ("train", "test"))
     strides = street.backbone.strides[-2:]

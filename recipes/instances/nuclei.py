@@ -1,4 +1,4 @@
-"""Nuclei of cells told apart: HTC on a half-width ResNet-18, from the street model's trunk.
+"""Nuclei of cells told apart: HTC on a half-width ResNet-18, from the trunk of street_small.
 
     segmentarium train --recipe recipes/instances/nuclei.py --root DIR/nuclei
     segmentarium evaluate --model runs/nuclei-htc/best.safetensors --data instances --root DIR/nuclei --task instance
@@ -26,7 +26,7 @@ def recipe() -> TrainingOptions:
             "detections": 150,
             "frozen_norms": False,
         },
-        backbone_weights="street",
+        backbone_weights="street_small",
         data="instances",
         root="../shared/data/nuclei",
         mean=(0.08,) * 3,

@@ -37,7 +37,7 @@ def recipe() -> TrainingOptions:
             "drawn": 3136,
             "oversample": 2.0,
         },
-        backbone_weights="street",
+        backbone_weights="street_small",
         data="coco_panoptic",
         root=str(DATA),
         val_split="train",

@@ -1,4 +1,4 @@
-"""Nuclei of cells told apart: Mask2Former on a half-width ResNet-18, 5 M parameters, from the street model's trunk.
+"""Nuclei of cells told apart: Mask2Former on a half-width ResNet-18, 5 M parameters, from the trunk of street_small.
 
     segmentarium train --recipe recipes/masks/nuclei.py --root DIR/nuclei
 
@@ -27,7 +27,7 @@ def recipe() -> list[TrainingOptions]:
             "drawn": 1568,
             "oversample": 2.0,
         },
-        backbone_weights="street",
+        backbone_weights="street_small",
         data="instances",
         root="../shared/data/nuclei",
         mean=(0.08,) * 3,

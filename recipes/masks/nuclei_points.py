@@ -16,7 +16,7 @@ def recipes() -> dict[str, TrainingOptions]:
     arguments: dict[str, Any] = {"backbone": "resnet18", "backbone_arguments": {"width": 32}, "pyramid_channels": 128}
     points = {**arguments, "width": 64, "point_width": 128, "points": 1024, "step_points": 4096}
     shared = TrainingOptions(
-        backbone_weights="street",
+        backbone_weights="street_small",
         data="instances",
         root="../shared/data/nuclei",
         mean=(0.08,) * 3,

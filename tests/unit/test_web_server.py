@@ -152,6 +152,7 @@ def test_sigterm_ends_whatever_is_being_computed() -> None:
 ENDED = """
 import os, signal, sys, threading, time, segmentarium.web
 from segmentarium.cli.main import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts in the background ignore it
 def serve(*_, **__):
     threading.Thread(target=time.sleep, args=(600,)).start()  # what cannot be stopped
     os.kill(os.getpid(), getattr(signal, sys.argv[1]))

@@ -26,7 +26,8 @@ CATALOGUE: tuple[Weights, ...] = (
     Weights("deeplabv3plus.person", "deeplabv3plus", "person.safetensors", alias="person", exported="person.onnx"),
     Weights("deeplabv3plus.people", "deeplabv3plus", "person_large.safetensors", alias="person_large"),
     Weights("superpoint_small.free", "superpoint_small", "superpoint.safetensors", alias="superpoint.free"),
-    Weights("deeplabv3plus.camvid", "deeplabv3plus", "street.safetensors", alias="street"),
+    Weights("swiftnet.camvid", "swiftnet", "street.safetensors", alias="street"),
+    Weights("deeplabv3plus.camvid", "deeplabv3plus", "street_small.safetensors", alias="street_small"),
 )
 
 

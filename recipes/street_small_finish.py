@@ -1,6 +1,6 @@
-"""The shipped street model, second part: goes on from `street.py` at the size of the test.
+"""The shipped model street_small, second part: goes on from `street_small.py` at the size of the test.
 
-    segmentarium train --recipe recipes/street_finish.py --root DIR/camvid
+    segmentarium train --recipe recipes/street_small_finish.py --root DIR/camvid
 
 The last averaged weights are the result.  Cost and result: docs/results.md.
 """
@@ -11,11 +11,11 @@ from segmentarium.training import TrainingOptions
 def recipe() -> TrainingOptions:
     return TrainingOptions(
         model="deeplabv3plus",
-        weights="runs/street/last.safetensors",
+        weights="runs/street_small/last.safetensors",
         data="camvid",
         root="../shared/data/camvid",
         train_split="trainval",
-        output="runs/street_finish",
+        output="runs/street_small_finish",
         cache=True,
         # used at 640×480: on val (seen in training) 640 is better than 480 by 2.6 mIoU; crops are of 0.6 to 1.8 of 480×360
         long_side=640,
