@@ -268,7 +268,7 @@ def _asked(network: Any, dense: bool) -> Callable[..., list[np.ndarray]]:
 
         on_processor = network.get_providers() == ["CPUExecutionProvider"]
         return _known_shapes(ask, partial(_fill_onnx, network)) if dense and on_processor else lambda *given: ask(given)
-    request = network.create_infer_request()
+    request, tensor = network.create_infer_request(), import_openvino().Tensor
 
     def ask_openvino(given: Sequence[np.ndarray]) -> list[np.ndarray]:
         nonlocal request
@@ -278,7 +278,6 @@ def _asked(network: Any, dense: bool) -> Callable[..., list[np.ndarray]]:
         return [request.get_output_tensor(i).data.copy() for i in range(len(network.outputs))]
 
     def fill_openvino(given: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
-        tensor = import_openvino().Tensor
         for i, array in enumerate(outputs):
             request.set_output_tensor(i, tensor(array, shared_memory=True))
         request.infer(list(given), share_inputs=True)
