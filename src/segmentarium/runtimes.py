@@ -263,14 +263,14 @@ def _asked(network: Any, dense: bool) -> Callable[..., list[np.ndarray]]:
     if hasattr(network, "get_inputs"):
         names = [put.name for put in network.get_inputs()]
 
-        def ask(given: Sequence[np.ndarray]) -> list[np.ndarray]:
+        def ask(*given: np.ndarray) -> list[np.ndarray]:
             return network.run(None, dict(zip(names, given, strict=True)))
 
         on_processor = network.get_providers() == ["CPUExecutionProvider"]
-        return _known_shapes(ask, partial(_fill_onnx, network)) if dense and on_processor else lambda *given: ask(given)
+        return _known_shapes(ask, partial(_fill_onnx, network)) if dense and on_processor else ask
     request, tensor = network.create_infer_request(), import_openvino().Tensor
 
-    def ask_openvino(given: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def ask_openvino(*given: np.ndarray) -> list[np.ndarray]:
         nonlocal request
         if dense:  # one whose outputs were given can no longer tell another shape
             request = network.create_infer_request()
@@ -282,7 +282,7 @@ def _asked(network: Any, dense: bool) -> Callable[..., list[np.ndarray]]:
             request.set_output_tensor(i, tensor(array, shared_memory=True))
         request.infer(list(given), share_inputs=True)
 
-    return _known_shapes(ask_openvino, fill_openvino) if dense else lambda *given: ask_openvino(given)
+    return _known_shapes(ask_openvino, fill_openvino) if dense else ask_openvino
 
 
 def _fill_onnx(session: Any, given: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
@@ -295,7 +295,7 @@ def _fill_onnx(session: Any, given: Sequence[np.ndarray], outputs: Sequence[np.n
 
 
 def _known_shapes(
-    ask: Callable[[Sequence[np.ndarray]], list[np.ndarray]],
+    ask: Callable[..., list[np.ndarray]],
     fill: Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], None],
 ) -> Callable[..., list[np.ndarray]]:
     """Asks for what it has not seen the shape of, and has the others written into arrays of its own."""
@@ -305,7 +305,7 @@ def _known_shapes(
     def run(*given: np.ndarray) -> list[np.ndarray]:
         shapes = tuple(array.shape for array in given)
         if shapes not in known:
-            found = ask(given)
+            found = ask(*given)
             if len(known) >= SHAPES:
                 known.clear()
             known[shapes] = [(array.shape, array.dtype) for array in found]

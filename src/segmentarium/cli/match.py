@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
             f"{options.model} finds joints, which have no descriptors to match; give a model such as {MODEL}"
         )
     found: list[FoundPoints] = []
-    loaders, largest = [], 1
+    loaders, kept = [], 0
     with progress("finding points", len(items)) as tell:
         for number, item in enumerate(items):
             tell(number)
@@ -94,15 +94,19 @@ def run(options: argparse.Namespace) -> int:
                 print(f"segmentarium match: {problem(item.origin, error)}", file=sys.stderr)
                 continue
             points = finder(picture, name=item.name, path=item.path)
-            found.append(dataclasses.replace(points, image=np.empty((0, 0, 3), np.uint8)))
+            kept += points.image.nbytes
+            if kept > KEPT and item.path is not None:  # an address is not fetched twice
+                points = dataclasses.replace(points, image=np.empty((0, 0, 3), np.uint8))
+            found.append(points)
             loaders.append(item.load)
-            largest = max(largest, points.image.nbytes)
     if len(found) < 2:
         raise ValueError(f"{len(found)} of {len(items)} pictures can be read; it takes two")
     files = _files(found)
 
-    @functools.lru_cache(maxsize=max(2, KEPT // largest))
+    @functools.lru_cache(maxsize=2)
     def with_pixels(number: int) -> FoundPoints:
+        if found[number].image.size:
+            return found[number]
         return dataclasses.replace(found[number], image=displayed(to_array(loaders[number]())))
 
     pairs: list[Pair] = []
