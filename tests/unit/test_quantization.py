@@ -25,6 +25,7 @@ from segmentarium.export import read_metadata
 from segmentarium.losses import CrossEntropy
 from segmentarium.quantization import QuantizationError, export_int8, saturates
 from segmentarium.quantization.calibration import spread_evenly, what_it_sees
+from segmentarium.runtimes import import_openvino
 from segmentarium.weights import load
 
 SIZE = (48, 64)
@@ -32,16 +33,20 @@ SMALL = {"sizes": ((48, 64),)}
 
 
 class Colours(SegmentationModel):
-    """Tells red and blue things from what is behind them, by two convolutions."""
+    """Tells red and blue things from what is behind them, by three convolutions; there is a way around the second, which sees all
+    at half its size."""
 
     def __init__(self, num_classes: int = 3, in_channels: int = 3) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels)
         self.first = nn.Conv2d(in_channels, 16, 3, padding=1)
-        self.second = nn.Conv2d(16, num_classes, 3, padding=1)
+        self.second = nn.Conv2d(16, 16, 3, padding=1)
+        self.last = nn.Conv2d(16, num_classes, 3, padding=1)
         self.set_objective(Term("logits", 1.0, CrossEntropy()))
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.second(F.relu(self.first(image)))
+        seen = F.relu(self.first(image))
+        half = self.second(F.avg_pool2d(seen, 2))
+        return self.last(F.relu(seen + F.interpolate(half, size=image.shape[-2:])))
 
 
 def drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +92,7 @@ def model() -> Colours:
 
 
 def weights_of(file: Path) -> list[np.ndarray]:
-    """The int8 weights of a file's convolutions."""
+    """Of a file's convolutions, those of eight bits."""
     found = [numpy_helper.to_array(one) for one in onnx.load(str(file)).graph.initializer]
     return [one for one in found if one.dtype == np.int8 and one.ndim == 4]
 
@@ -99,6 +104,7 @@ def test_the_file_is_int8_and_its_scores_stand_beside_it(
     file = tmp_path / "net.int8.onnx"
     assert report.path == file
     assert report.before["miou"] > 0.9
+    assert {one.shape[:2] for one in weights_of(file)} == {(16, 16), (3, 16)}  # not the one that sees the picture
     assert [int(np.abs(one.astype(int)).max()) for one in weights_of(file)] == [127, 127]
     # what is kept beside it is what `evaluate` says of the file, and of the network that it is made of
     told = json.loads((tmp_path / "net.int8.onnx.score.json").read_text(encoding="utf-8"))
@@ -171,10 +177,20 @@ def test_the_network_is_calibrated_on_what_evaluation_shows_it(data: Segmentatio
 
 
 @pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="NNCF is not installed (the extra int8)")
-def test_openvino(model: Colours, data: SegmentationDataset, tmp_path: Path) -> None:
+def test_openvino(
+    model: Colours, data: SegmentationDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     report = export_int8(model, tmp_path / "net.xml", data, **SMALL)
+    assert capsys.readouterr().out == ""
     assert report.loss["miou"] < 0.02
-    assert "FakeQuantize" in (tmp_path / "net.xml").read_text(encoding="utf-8")
+    # what two convolutions are given; neither the one that sees the picture nor the sum around the second
+    layers = import_openvino().Core().read_model(str(tmp_path / "net.xml")).get_ordered_ops()
+    given = [
+        (layer.get_type_name(), {source.get_node().get_type_name() for source in layer.input_values()})
+        for layer in layers
+    ]
+    assert ["FakeQuantize" in inputs for kind, inputs in given if kind == "Convolution"] == [False, True, True]
+    assert not any("FakeQuantize" in inputs for kind, inputs in given if kind == "Add")
     assert evaluate(load(tmp_path / "net.xml"), data).miou == pytest.approx(report.after["miou"])  # type: ignore[union-attr]
 
 
