@@ -1,7 +1,7 @@
 """Our real-time and other models against the public implementations of `reference_latency.json`, by its own method.
 
     python -m benchmarks.reference [MODEL …] [--reference FILE] [--threads 2] [--rounds 7]
-        [--engines deploy-bf16,onnxruntime,openvino,openvino-bf16] [--csv FILE]
+        [--engines deploy-bf16,onnxruntime,openvino,openvino-bf16,openvino-int8] [--csv FILE]
 
 The file gives t(implementation) / t(yardstick), the yardstick being torchvision's LR-ASPP with MobileNetV3-Large at the same
 size, of classifiers timm's ResNet-18, measured in alternating rounds in one process. Here the same is measured of ours, so
@@ -10,8 +10,9 @@ batch 1, random weights and input, two warm-up forwards with one under the FLOP 
 freed memory (set in the environment of the processes that this program starts, one for each model).
 
 "eager" is contiguous, as the file's; "channels-last" and "deploy" (as `Predictor` runs it, layers packed) are what else the
-same PyTorch can do; the engines run the exported network.  Of heads, the decoder alone is timed, on random features of a picture
-of 512×512.
+same PyTorch can do; the engines run the exported network.  "openvino-int8" (not by default; it needs NNCF) has eight bits where
+`export --int8` gives a network them, calibrated on the same noise, and bfloat16 elsewhere.  Of heads, the decoder alone is
+timed, on random features of a picture of 512×512.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from segmentarium.runtimes import onnx_session, openvino_network
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference_latency.json"
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
+INT8 = "openvino-int8"
 ENGINES = ("deploy-bf16", "onnxruntime", "openvino", "openvino-bf16")
 COLUMNS: tuple[str, ...] = (
     "model",
@@ -233,6 +235,25 @@ def head_engine(head: nn.Module, given: Sequence[Tensor], name: str) -> Callable
         return lambda: compiled(feed)
 
 
+def eight_bits(model: nn.Module, image: Tensor) -> Callable[[Tensor], Any]:
+    """The network as `export --int8` would write it for OpenVINO, run with the rest of it in bfloat16."""
+    from segmentarium.export import export_model
+    from segmentarium.inference.engines import build_engine
+    from segmentarium.quantization.writers import openvino_writer
+    from segmentarium.weights import load
+
+    folder = tempfile.TemporaryDirectory()
+    whole = export_model(model, Path(folder.name) / "whole.xml", format="openvino")
+    small = Path(folder.name) / "small.xml"
+    openvino_writer()(whole.path, small, iter([image.numpy()]), whole.metadata, False)
+    run = build_engine(load(small), "openvino", precision="bf16")
+
+    def keeping(image: Tensor, _: Any = folder) -> Any:  # the engine asks its file for shapes
+        return run(image)
+
+    return keeping
+
+
 def measure(entry: Entry, rounds: int, engines: Sequence[str]) -> list[dict[str, Any]]:
     """Rows without the public numbers: milliseconds of each form and of the yardstick, and the ratio of the rounds."""
     from torch.utils.flop_counter import FlopCounterMode
@@ -282,7 +303,7 @@ def measure(entry: Entry, rounds: int, engines: Sequence[str]) -> list[dict[str,
                 half = [tensor.to(torch.bfloat16) for tensor in inputs]
                 return packed(deployed().to(torch.bfloat16), half)
             return head_engine(deployed(), inputs, name)
-        built = build_form(model, name)
+        built = eight_bits(model, image) if name == INT8 else build_form(model, name)
         return lambda: built(image)
 
     forms: dict[str, Callable[[], Callable[[], Any]]] = {

@@ -165,6 +165,8 @@ def openvino_network(network: str | Path, precision: str, threads: int, *, chann
     precision      "f32" or "bf16"; left to itself OpenVINO takes bf16 on processors that have it
     channels_last  its inputs of four dimensions are given as (B, H, W, C), and not turned first; outputs stay (B, C, H, W), for
                    OpenVINO (2026.4) turns them before it turns them back
+
+    Raises ValueError where OpenVINO cannot compile it so: not every network of eight bits, for one, in bf16.
     """
     if Path(network).suffix == ".onnx":
         check_onnx(Path(network))
@@ -185,8 +187,16 @@ def openvino_network(network: str | Path, precision: str, threads: int, *, chann
                 steps.input(number).tensor().set_layout(openvino.Layout("NHWC"))
                 steps.input(number).model().set_layout(openvino.Layout("NCHW"))
         model = steps.build()
-    with _own_signal_stack(), bounded_memory(room_of(Path(network))):
-        return core.compile_model(model, "CPU", settings)
+    try:
+        with _own_signal_stack(), bounded_memory(room_of(Path(network))):
+            return core.compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        other = "fp32" if precision == "bf16" else "another engine"
+        raise ValueError(
+            f"{Path(network).name}: OpenVINO {openvino.__version__.partition('-')[0]} cannot compile it in {precision}: {why}; "
+            f"take {other}"
+        ) from error
 
 
 def import_ray() -> Any:

@@ -195,6 +195,19 @@ def test_a_signal_is_heard_after_networks_of_openvino() -> None:
     assert done.returncode == 0, done.stderr.decode()
 
 
+def test_what_openvino_cannot_compile_is_said_in_a_line(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    openvino = pytest.importorskip("openvino")
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("Exception from plugin.cpp:54:\nCheck 'scale' failed\n\n")
+
+    monkeypatch.setattr(openvino.Core, "compile_model", refuse)
+    with pytest.raises(
+        ValueError, match=r"^\w+\.onnx: OpenVINO \S+ cannot compile it in bf16: Check 'scale' failed; take fp32$"
+    ):
+        build_engine(network, "openvino", precision="bf16", device="cpu")
+
+
 @pytest.mark.parametrize("num_classes", [1, 3])
 def test_nothing_agrees_with_an_output_that_is_nan(num_classes: int) -> None:
     model, background = Brightness(num_classes=num_classes), torch.zeros(1, num_classes, 4, 4)
