@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from segmentarium.buffers import Buffers
+from segmentarium.memory import memory_errors
 from segmentarium.onnx_head import check_onnx
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def openvino_network(network: str | Path, precision: str, threads: int, *, chann
                 steps.input(number).model().set_layout(openvino.Layout("NCHW"))
         model = steps.build()
     try:
-        with _own_signal_stack(), bounded_memory(room_of(Path(network))):
+        with memory_errors(), _own_signal_stack(), bounded_memory(room_of(Path(network))):
             return core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -207,6 +207,13 @@ def test_what_openvino_cannot_compile_is_said_in_a_line(network: nn.Module, monk
     ):
         build_engine(network, "openvino", precision="bf16", device="cpu")
 
+    def no_room(*_: object) -> None:
+        raise RuntimeError("Exception from plugin.cpp:54:\nstd::bad_alloc")
+
+    monkeypatch.setattr(openvino.Core, "compile_model", no_room)
+    with pytest.raises(MemoryError):
+        build_engine(network, "openvino", device="cpu")
+
 
 @pytest.mark.parametrize("num_classes", [1, 3])
 def test_nothing_agrees_with_an_output_that_is_nan(num_classes: int) -> None:
