@@ -45,18 +45,18 @@ def onnx_writer() -> Write:
             return None if given is None else {self.name: given}
 
     def write(source: Path, out: Path, seen: Iterator[np.ndarray], metadata: Mapping[str, Any], reduced: bool) -> None:
-        name = onnx.load(str(source), load_external_data=False).graph.input[0].name
         with TemporaryDirectory(prefix="int8") as folder, _quiet():
             prepared, made = Path(folder) / "prepared.onnx", Path(folder) / "made.onnx"
             try:
                 tools.shape_inference.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+                graph = onnx.load(str(prepared), load_external_data=False).graph
                 tools.quantize_static(
                     str(prepared),
                     str(made),
-                    Reader(name, seen),
+                    Reader(graph.input[0].name, seen),
                     quant_format=tools.QuantFormat.QDQ,
                     per_channel=True,
-                    nodes_to_exclude=_first_of_onnx(onnx.load(str(prepared), load_external_data=False).graph),
+                    nodes_to_exclude=_first_of_onnx(graph),
                     reduce_range=reduced,
                     activation_type=tools.QuantType.QUInt8,  # with QInt8 weights what x86 multiplies
                     weight_type=tools.QuantType.QInt8,
