@@ -472,6 +472,14 @@ def test_names_are_unique_and_large_pictures_are_not_decoded(
     assert "60 x 40 pixels are more than" in (tmp_path / "small" / "problems.jsonl").read_text()
 
 
+def test_a_folder_named_as_a_mask(quick: Callable[..., BatchReport], photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "given" / "a.png").mkdir(parents=True)
+    for name in ("a.bmp", "a.png/b.png"):
+        Image.open(photos / "0.png").save(tmp_path / "given" / name)
+    assert quick(tmp_path / "given", tmp_path / "out").done == 2
+    assert masks(tmp_path / "out").keys() == {"a", "a.png_/b"}
+
+
 def test_pictures_together_are_pictures_alone(weights: str) -> None:
     predictor = Predictor(load(weights), device="cpu")
     images = [np.roll(picture(50, 70), 9 * i, 1) for i in range(3)]

@@ -113,7 +113,9 @@ def _name(path: str) -> str:
     parts = [part for part in PurePosixPath(path).parts if part not in ("/", ".", "..")]
     if parts:
         parts[-1] = PurePosixPath(parts[-1]).stem
-    return "/".join(_word(part) for part in parts) or "picture"
+    # a folder q.png/ would stand where the mask of a picture q beside it goes
+    folders = [f"{part}_" if part.lower().endswith(".png") else part for part in parts[:-1]]
+    return "/".join(_word(part) for part in folders + parts[-1:]) or "picture"
 
 
 def _word(part: str) -> str:
