@@ -110,7 +110,10 @@ class Journal:
         said = f"step {training.step}: {training.options.val_split} {found.line}  ({seconds:.1f} s)"
         self.say(said + ("  best so far" if better else ""))
         if found.doubt and training.step == 0:
-            self.say(f"warning: the weights that training starts from score next to nothing: {found.doubt}")
+            self.say(
+                f"warning: the weights that training starts from score next to nothing: {found.doubt} "
+                "(where a part of the network is new, as behind another head or a first stage, that is as it must be)"
+            )
 
     def write(self, kind: str, step: int, values: Mapping[str, float | None]) -> None:
         """A row of KIND.csv, and the same values in TensorBoard."""
