@@ -112,7 +112,7 @@ class Journal:
         if found.doubt and training.step == 0:
             self.say(
                 f"warning: the weights that training starts from score next to nothing: {found.doubt} "
-                "(where a part of the network is new, as behind another head or a first stage, that is as it must be)"
+                "(where a part of the network is new, such as its head, that is as it must be)"
             )
 
     def write(self, kind: str, step: int, values: Mapping[str, float | None]) -> None:
