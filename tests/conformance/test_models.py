@@ -231,7 +231,7 @@ def norms_after_convolutions(model: nn.Module, image: torch.Tensor) -> list[str]
     return found
 
 
-@pytest.mark.parametrize("name", enrolled(SMALL, "export"))
+@pytest.mark.parametrize("name", enrolled(ONE_OF_EACH_PAPER, "export"))
 def test_exports_with_open_batch_height_and_width(name: str, tmp_path: Path) -> None:
     """To ONNX, which comes from the program that torch.export makes; of one of each room that program is written, too."""
     # the second size goes through as a batch of two
@@ -258,7 +258,7 @@ def test_masks_and_their_classes_are_exported(name: str, tmp_path: Path) -> None
     assert report.relative_error <= 1e-4
 
 
-@pytest.mark.parametrize("name", enrolled(SMALL, "compile"))
+@pytest.mark.parametrize("name", enrolled(ONE_OF_EACH_PAPER, "compile"))
 @torch.inference_mode()
 def test_compiles_as_one_graph(name: str) -> None:
     torch._dynamo.reset()

@@ -136,7 +136,8 @@ def test_files_of_earlier_versions_are_read() -> None:
 @torch.inference_mode()
 def test_a_file_of_the_authors_zoo_is_loaded(tmp_path: Path) -> None:
     """A pickle of NumPy arrays with their earliest keys."""
-    arguments = {**entry("mask2former_resnet50").tiny_arguments(), "backbone": "resnet18", "drawn": 12544}
+    small = {"backbone": "resnet18", "backbone_arguments": {"width": 16}}
+    arguments = {**entry("mask2former_resnet50").tiny_arguments(), **small, "drawn": 12544}
     model = create_model("mask2former_resnet50", num_classes=3, **arguments).eval()
     state = to_theirs(model.state_dict(), get_layout("mask2former/authors").rules)
     arrays = {

@@ -178,8 +178,16 @@ def test_parameters_as_published(name: str, millions: float) -> None:
 def test_multigrid_sets_the_rates_of_the_last_stage() -> None:
     model = create_backbone("resnet50", output_stride=16, multigrid=(2, 4, 8))
     assert [block.conv2.conv.dilation for block in model.layer4] == [(2, 2), (4, 4), (8, 8)]
-    with pytest.raises(ValueError, match="layer4 of ResNet-50 has 3 blocks"):
+    with pytest.raises(ValueError, match="layer4 has 3 blocks"):
         create_backbone("resnet50", multigrid=(1, 2))
+
+
+def test_depths_stand_for_those_of_the_depth() -> None:
+    model = create_backbone("resnet50", width=8, depths=(1, 2, 1, 3), output_stride=8, multigrid=(2, 4, 8))
+    layers = (model.layer1, model.layer2, model.layer3, model.layer4)
+    assert [[type(block).__name__ for block in layer] for layer in layers] == [["Bottleneck"] * n for n in (1, 2, 1, 3)]
+    with pytest.raises(ValueError, match=r"depths is \(1, 2, 0, 1\); give the numbers of blocks of four stages"):
+        create_backbone("resnet50", depths=(1, 2, 0, 1))
 
 
 def test_any_channels_and_clear_errors() -> None:

@@ -19,6 +19,7 @@ Published (ImageNet top-1, ten crops, tables 2 and 3): ResNet-18 72.1, -34 75.0,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -193,6 +194,7 @@ class ResidualNet(Backbone):
 class ResNet(ResidualNet):
     """A residual network of 18, 26, 34, 50, 101 or 152 layers.
 
+    depths             blocks of each of the four stages; None: those of `depth`, which also says what blocks they are
     width              channels of the stem and the first stage, doubled from stage to stage; 64 as published
     output_stride      32 as published; 16 or 8: later stages dilated instead of strided
     deep_stem          channels of the three 3×3 convolutions of the stem; None: one 7×7
@@ -212,6 +214,7 @@ class ResNet(ResidualNet):
         self,
         *,
         depth: int = 50,
+        depths: Sequence[int] | None = None,
         width: int = 64,
         in_channels: int = 3,
         output_stride: int = 32,
@@ -227,9 +230,12 @@ class ResNet(ResidualNet):
     ) -> None:
         if depth not in BLOCKS:
             raise ValueError(f"depth is {depth}; a ResNet has {', '.join(map(str, BLOCKS))} layers")
-        block, depths = BLOCKS[depth]
+        block, published = BLOCKS[depth]
+        depths = published if depths is None else depths
+        if len(depths) != 4 or min(depths) < 1:
+            raise ValueError(f"depths is {tuple(depths)}; give the numbers of blocks of four stages, each 1 or more")
         if multigrid is not None and len(multigrid) != depths[3]:
-            raise ValueError(f"multigrid has {len(multigrid)} rates; layer4 of ResNet-{depth} has {depths[3]} blocks")
+            raise ValueError(f"multigrid has {len(multigrid)} rates; layer4 has {depths[3]} blocks")
         super().__init__(
             block,
             block.expansion,
@@ -275,6 +281,16 @@ def _card(parameters: float | None = None, flops: float | None = None, top1: flo
     )
 
 
+def _tiny(depth: int) -> dict[str, Any]:
+    """Of bottlenecks few; layer4 keeps the three that a multigrid speaks of."""
+    return {"width": 16} if BLOCKS[depth][0] is BasicBlock else {"width": 16, "depths": [1, 1, 2, 3]}
+
+
+def deep_tiny(depth: int) -> dict[str, Any]:
+    """The same with a deep stem."""
+    return {**_tiny(depth), "deep_stem": [8, 8, 16]}
+
+
 # millions of parameters and 1e9 multiply-adds as torchvision (plain) and timm (v1c, v1d, v1s) publish them
 for _depth, _parameters, _flops, _top1 in (
     (18, 11.69, 1.81, 72.12),
@@ -284,16 +300,23 @@ for _depth, _parameters, _flops, _top1 in (
     (101, 44.55, 7.80, 78.25),
     (152, 60.19, 11.51, 78.57),
 ):
-    register(f"resnet{_depth}", ResNet, _card(_parameters, _flops, _top1), tiny={"width": 16}, depth=_depth)
-TINY = {"width": 16, "deep_stem": [8, 8, 16]}
+    register(f"resnet{_depth}", ResNet, _card(_parameters, _flops, _top1), tiny=_tiny(_depth), depth=_depth)
 for _depth in (18, 34, 50, 101):  # mmsegmentation's, and so its dilation
-    register(f"resnet{_depth}_v1c", ResNet, _card(), tiny=TINY, depth=_depth, deep_stem=(32, 32, 64), dilate_both=False)
+    register(
+        f"resnet{_depth}_v1c",
+        ResNet,
+        _card(),
+        tiny=deep_tiny(_depth),
+        depth=_depth,
+        deep_stem=(32, 32, 64),
+        dilate_both=False,
+    )
 for _depth, _parameters in ((18, 11.71), (34, 21.82), (50, 25.58), (101, 44.57)):
     register(
         f"resnet{_depth}_v1d",
         ResNet,
         _card(_parameters),
-        tiny=TINY,
+        tiny=deep_tiny(_depth),
         depth=_depth,
         deep_stem=(32, 32, 64),
         average_shortcut=True,
@@ -303,7 +326,7 @@ for _depth in (18, 50, 101):  # semseg's, and so its dilation; 18 is SFNet's
         f"resnet{_depth}_v1s",
         ResNet,
         _card(),
-        tiny=TINY,
+        tiny=deep_tiny(_depth),
         depth=_depth,
         deep_stem=(64, 64, 128),
         contract_dilation=False,

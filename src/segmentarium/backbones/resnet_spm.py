@@ -13,7 +13,7 @@ Published: no score of the trunk alone; its weights are of ImageNet.
 
 from __future__ import annotations
 
-from segmentarium.backbones.resnet import TINY, Bottleneck, ResNet
+from segmentarium.backbones.resnet import Bottleneck, ResNet, deep_tiny
 from segmentarium.contracts.insertion import Place, put_behind
 from segmentarium.layers.strip_pooling import StripPooling
 from segmentarium.registry import Card, Paper, register
@@ -48,7 +48,7 @@ for _depth in (50, 101):
         f"resnet{_depth}_spm",
         StripResNet,
         Card(paper=PAPER, num_classes=1000),
-        tiny=TINY,
+        tiny=deep_tiny(_depth),
         depth=_depth,
         deep_stem=(64, 64, 128),
     )
