@@ -190,6 +190,15 @@ def test_models_are_trained_and_weights_are_loaded(tmp_path: Path) -> None:
     assert found[0].stages[0].model == "pphumanseg"
 
 
+def test_each_network_is_optimised_as_train_would() -> None:
+    base = TrainingOptions(optimizer="adamw", learning_rate=1e-3)
+    rates = {"bisenetv2": 1e-3, "segformer_b0": 3e-4, "mask2former_resnet50": 1e-4}
+    found = candidates_of_models([*rates], base)
+    assert {c.label: c.stages[0].learning_rate for c in found} == rates
+    (said,) = candidates_of_models(["segformer_b0"], base.replace(learning_rate=2e-3), {"learning_rate"})
+    assert said.stages[0].learning_rate == 2e-3
+
+
 @pytest.mark.parametrize(
     ("item", "base", "kind", "message"),
     [

@@ -151,5 +151,5 @@ def _candidates(options: argparse.Namespace, budget: Any, changes: dict[str, Any
         items = [item.strip() for item in options.models.split(",") if item.strip()]
         trains = budget.kind in ("time", "steps")
         base = standard_options({**changes, **data}) if trains else None
-        candidates += candidates_of_models(items, base)
+        candidates += candidates_of_models(items, base, {*changes})
     return distinct(candidates), data

@@ -6,12 +6,12 @@ import ast
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segmentarium.training.options import TrainingOptions
+from segmentarium.training.options import FITTED, TrainingOptions
 
 GENERIC = ("best", "last", "model")  # file names that say nothing: the folder's name is the candidate's then
 
@@ -37,8 +37,8 @@ class Candidate:
 
 
 def standard_options(changes: dict[str, Any]) -> TrainingOptions:
-    """What models that are given by name are trained with: AdamW with a rate that all of them bear, crops of about 70 % of
-    a picture's sides.
+    """What models that are given by name are trained with, but for what a network needs otherwise: AdamW at 0.001, crops of about
+    70 % of a picture's sides.
 
     changes: TrainingOptions to be set otherwise, `data` and `root` among them.  Raises what the data set raises.
     """
@@ -70,18 +70,24 @@ def digest(source: str) -> str:
     return found.hexdigest()[:32]
 
 
-def candidates_of_models(items: Sequence[str], base: TrainingOptions | None) -> list[Candidate]:
+def candidates_of_models(
+    items: Sequence[str], base: TrainingOptions | None, said: Collection[str] = ()
+) -> list[Candidate]:
     """Candidates of `--models`: a registered name (trained with the options `base`), NAME=WEIGHTS, or weights by name.
 
-    base: None where nothing is to be trained.  Raises KeyError or FileNotFoundError for what is unknown, with what was
+    base  None where nothing is to be trained
+    said  options of `base` that stay where a network would be trained otherwise, as `segmentarium train` does
+
+    Raises KeyError or FileNotFoundError for what is unknown, with what was
     probably meant, and ValueError for a name that occurs twice or has to be trained without a budget.
     """
-    return distinct([_of_item(item, base) for item in items])
+    return distinct([_of_item(item, base, said) for item in items])
 
 
-def _of_item(item: str, base: TrainingOptions | None) -> Candidate:
+def _of_item(item: str, base: TrainingOptions | None, said: Collection[str]) -> Candidate:
     from segmentarium.registry import entry, list_models
     from segmentarium.training import TASKS
+    from segmentarium.training.defaults import needs
     from segmentarium.weights import catalogue, locate
     from segmentarium.weights.names import no_model
     from segmentarium.weights.published import published
@@ -100,7 +106,8 @@ def _of_item(item: str, base: TrainingOptions | None) -> Candidate:
                 f"(--budget 5m) or its weights ({name}=FILE)"
             )
         own = {} if entry(name).kind == "mask" else {"task": "auto"}  # others have one task, and know no word for it
-        return Candidate(name, "trained here", stages=(base.replace(model=name, **own),))
+        base = base.replace(model=name, **own)
+        return Candidate(name, "trained here", stages=(base.replace(**needs(base, {*FITTED} - {*said})),))
     if name in list_models():
         raise ValueError(f"{name!r} is a {entry(name).kind}; give a {' or a '.join(TASKS)}, e.g. {trained[0]!r}")
     if catalogue.find(name) is not None:

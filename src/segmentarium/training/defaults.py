@@ -62,13 +62,8 @@ def fitted(
     pictures, found = len(task.train_set), {}
     if not pictures:
         raise ValueError(f"split {options.train_split!r} of {options.root} has no images; there is nothing to train on")
-    kind, needs = _needs(options)
-    if "optimizer" not in names and options.optimizer == "sgd":  # whoever wants it wants its rate, too
-        needs = {key: value for key, value in needs.items() if key not in ("learning_rate", "weight_decay")}
-    if options.weights is not None and "learning_rate" in needs:
-        needs["learning_rate"] *= STARTED
-    found |= needs
-    if kind in ("segmenter", "mask", "instances"):
+    found |= needs(options, names)
+    if entry(_registered(options)).kind in ("segmenter", "mask", "instances"):
         found["crop_size"] = crop_for(task.train_set, options.long_side)
     batch = SMALL[0] if pictures < SMALL[1] else MANY
     found["batch_size"] = -(-max(batch, 2 * processes) // processes) * processes
@@ -87,15 +82,25 @@ def fitted(
     return options, _line(found, options)
 
 
-def _needs(options: TrainingOptions) -> tuple[str, dict[str, Any]]:
-    """The kind of the network, and what it is optimised by: the usual, the kind's, the backbone's, its own."""
-    name = options.model if options.model.startswith("timm:") else options.model.partition(".")[0]
+def needs(options: TrainingOptions, names: Collection[str]) -> dict[str, Any]:
+    """What the network is optimised by, of the open `names`: the usual, the kind's, the backbone's, its own."""
+    name = _registered(options)
     own = entry(name)
     backbone = {**own.arguments, **options.model_arguments}.get("backbone")
     below = _asked(backbone) if isinstance(backbone, str) else {}
     layers = [USUAL, OF_KIND.get(own.kind, {}), below]
     rate = min(layer["learning_rate"] for layer in layers if "learning_rate" in layer)
-    return own.kind, {**layers[0], **layers[1], **layers[2], "learning_rate": rate, **_asked(name)}
+    found = {**layers[0], **layers[1], **layers[2], "learning_rate": rate, **_asked(name)}
+    if options.weights is not None:
+        found["learning_rate"] *= STARTED
+    if "optimizer" not in names and options.optimizer == "sgd":  # whoever wants it wants its rate, too
+        found = {key: value for key, value in found.items() if key not in ("learning_rate", "weight_decay")}
+    return {key: value for key, value in found.items() if key in names}
+
+
+def _registered(options: TrainingOptions) -> str:
+    """The name of the network without that of its weights."""
+    return options.model if options.model.startswith("timm:") else options.model.partition(".")[0]
 
 
 def _asked(name: str) -> Mapping[str, Any]:
