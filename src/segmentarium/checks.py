@@ -5,6 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+ENGINES = (
+    "torch",
+    "compile",
+    "onnxruntime",
+    "openvino",
+    "auto",
+    "cudagraph",
+    "tensorrt",
+)  # what computes; see inference/engines.py
+PRECISIONS = ("fp32", "bf16", "fp16")
+
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """Raises ValueError unless `value`, given as the argument `name`, is one of `choices`."""

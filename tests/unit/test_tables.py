@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -15,6 +16,8 @@ from segmentarium.benchmarking.timing import Latency
 from segmentarium.cli.main import VERBS, main, parser_for
 from segmentarium.cli.tables import plain, show
 from segmentarium.comparison.outcome import Comparison, Outcome
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def terminal(width: int) -> Console:
@@ -100,6 +103,19 @@ def test_help_folds_and_its_examples_can_be_typed(verb: str, monkeypatch: pytest
             words = shlex.split(re.sub(r" [<>] \S+", "", line))
             assert words[1] == verb or VERBS[words[1]] == VERBS[verb]
             parser.parse_args(words[2:])
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+)
+def test_lines_of_the_pages_can_be_typed(page: Path) -> None:
+    import shlex
+
+    text = re.sub(r"\\\n\s*", " ", page.read_text("utf-8"))  # lines that go on
+    for line in re.findall(r"^ {4}(?:uv run )?segmentarium (.*)$", text, re.MULTILINE):
+        verb, *words = shlex.split(re.sub(r" [<>] \S+", "", line), comments=True)
+        ends = next((i for i, word in enumerate(words) if word in ("|", "&&", "…")), len(words))
+        parser_for(verb).parse_args(words[:ends])
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from segmentarium.cli.engines import add_computing
+
 EXAMPLES = (
     (
         "segmentarium batch photos/ --model street --out masks",
@@ -50,9 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: what the model was trained for)",
     )
     parser.add_argument("--threshold", type=float, help="of segments: how sure the model must be")
-    parser.add_argument("--engine", default="torch", choices=("torch", "compile", "onnxruntime", "openvino", "auto"))
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
-    parser.add_argument("--device", help="of PyTorch, e.g. cpu or cuda:0 (default: the GPUs in turn, if there are any)")
+    add_computing(parser, device="of PyTorch, e.g. cpu or cuda:0 (default: the GPUs in turn, if there are any)")
     parser.add_argument(
         "--tile", default="auto", metavar="auto|none|PIXELS", help="largest side of a tile, as of segment"
     )

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from segmentarium.cli.engines import add_computing
+
 TABLE = "classes.csv"
 
 EXAMPLES = (("segmentarium classify photos/ --model runs/classes --top 5 --out classes", ""),)
@@ -32,14 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="share of a picture's shorter side that it shows (default: the file's, or 0.875)",
     )
-    add(
-        "--engine",
-        default="torch",
-        choices=("torch", "compile", "onnxruntime", "openvino", "auto"),
-        help="auto: the fastest that is installed and agrees, measured once and remembered",
-    )
-    add("--precision", default="fp32", choices=("fp32", "bf16"))
-    add("--device", help="of PyTorch, e.g. cpu or cuda:0 (default: a GPU if there is one)")
+    add_computing(parser)
     add("--debug", action="store_true", help="show the traceback of an error")
 
 

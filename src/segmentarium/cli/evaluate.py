@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from segmentarium.cli.engines import add_computing
+
 EXAMPLES = (
     ("segmentarium evaluate --model runs/mine --data folder --root DIR --out report", ""),
     ("segmentarium evaluate --model street --data camvid --root DIR --flip", ""),
@@ -52,13 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overlap", type=_overlap, help="with --mode slide: a share of windows (0.25, the default) or pixels (128)")
     add("--flip", action="store_true", help="of segmenters: average with the mirrored image")
     add("--scales", type=_scales, default=(1.0,), help="of segmenters: average over scales, e.g. 0.75,1,1.25")
-    add(
-        "--engine",
-        default="torch",
-        help="torch (default), compile, onnxruntime, openvino, auto (the fastest that agrees)",
-    )
-    add("--precision", default="fp32", help="fp32 (default) or bf16")
-    add("--device", help="cpu, cuda, cuda:1, …; default: the first GPU, else cpu")
+    add_computing(parser)
     add("--batch-size", type=int, default=1, help="images, or windows, to one call (default 1)")
     add(
         "--boundary-ratio",

@@ -7,22 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from segmentarium.cli.engines import add_computing
 from segmentarium.memory import memory_errors
 
 MODEL = "superpoint.free"
 OF_POINTS = ("count", "threshold", "radius", "border", "subpixel")  # options that a network of joints has no use for
-
-
-def add_engine(parser: argparse.ArgumentParser) -> None:
-    """The options that say what computes."""
-    parser.add_argument(
-        "--engine",
-        default="torch",
-        choices=("torch", "compile", "onnxruntime", "openvino", "auto"),
-        help="auto: the fastest that is installed and agrees, measured once and remembered",
-    )
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
-    parser.add_argument("--device", help="of PyTorch, e.g. cpu or cuda:0 (default: a GPU if there is one)")
 
 
 def add_points(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_points(parser)
     add("--flip", action="store_true", help="of joints: average with the mirrored picture")
-    add_engine(parser)
+    add_computing(parser)
     add("--debug", action="store_true", help="show the traceback of an error")
 
 

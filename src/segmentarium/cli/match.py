@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segmentarium.cli.keypoints import MODEL, add_engine, add_points, finder_of
+from segmentarium.cli.engines import add_computing
+from segmentarium.cli.keypoints import MODEL, add_points, finder_of
 
 if TYPE_CHECKING:
     from segmentarium.inference.points import FoundPoints
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tolerance", type=float, default=3.0, metavar="PIXELS", help="up to which a match agrees (default: 3)")
     add("--colmap", type=Path, metavar="FILE.db", help="write points and matches as a COLMAP database, too")
     add("--hloc", type=Path, metavar="DIR", help="write features.h5 and matches.h5 as hloc has them, too")
-    add_engine(parser)
+    add_computing(parser)
     add("--debug", action="store_true", help="show the traceback of an error")
 
 

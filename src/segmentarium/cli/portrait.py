@@ -10,12 +10,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from segmentarium.cli.engines import add_engine
 from segmentarium.cli.inputs import Inputs, add_watch, check_watch, watched
 from segmentarium.files import shown
 from segmentarium.memory import memory_errors
 from segmentarium.wording import problem, said
 
 OUT = "portraits"
+ENGINE = (
+    "auto: the fastest that is installed and agrees, measured once (default: of person and .onnx files\n"
+    "ONNX Runtime, without PyTorch; else auto for clips and torch for photos)"
+)
 EXAMPLES = (
     ("segmentarium portrait photo.jpg --background transparent --out cutout.png", ""),
     ("segmentarium portrait call.mp4", "blurred behind, into portraits/"),
@@ -54,12 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("standard", "high"),
         help="high: photos by a larger network, person_large, in place of person (default: standard)",
     )
-    parser.add_argument(
-        "--engine",
-        choices=("torch", "compile", "onnxruntime", "openvino", "auto"),
-        help="auto: the fastest that is installed and agrees, measured once (default: of person and .onnx files\n"
-        "ONNX Runtime, without PyTorch; else auto for clips and torch for photos)",
-    )
+    add_engine(parser, default=None, told=ENGINE)
     parser.add_argument("--foreground", metavar="CLASS", help="class that stays, of a model with several")
     parser.add_argument(
         "--people",

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segmentarium.cli.engines import add_computing
 from segmentarium.cli.inputs import Inputs, add_watch, check_watch, watched
 from segmentarium.memory import memory_errors
 from segmentarium.wording import problem, said
@@ -60,14 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "panoptic,cutouts (default: overlay,mask,json, and cutout where the model has a foreground; to standard\n"
         "output the cutout, else the mask)",
     )
-    parser.add_argument(
-        "--engine",
-        default="torch",
-        choices=("torch", "compile", "onnxruntime", "openvino", "auto"),
-        help="auto: the fastest that is installed and agrees, measured once and remembered",
-    )
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
-    parser.add_argument("--device", help="of PyTorch, e.g. cpu or cuda:0 (default: a GPU if there is one)")
+    add_computing(parser)
     parser.add_argument(
         "--tile",
         default="auto",

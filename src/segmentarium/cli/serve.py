@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from segmentarium.cli.engines import add_engine
+
 EXAMPLES = (
     ("segmentarium serve", "http://127.0.0.1:8000/"),
     ("segmentarium serve --models person,mine=runs/mine --port 8080", ""),
@@ -27,12 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]MODEL,…",
         help="names, weights files, exported networks or folders of trainings; the first is the default",
     )
-    parser.add_argument(
-        "--engine",
-        default="torch",
-        choices=("torch", "compile", "onnxruntime", "openvino", "auto"),
-        help="auto: the fastest that is installed and agrees, measured on the first picture and remembered",
-    )
+    add_engine(parser)
     parser.add_argument(
         "--task",
         choices=("semantic", "instance", "panoptic"),

@@ -10,11 +10,12 @@ import hashlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from segmentarium.checks import ENGINES, PRECISIONS
 from segmentarium.contracts import MaskOutputs, Model, SegmentationModel, adopt
 from segmentarium.files import cache_folder, writable_cache
 from segmentarium.inference.gpu import Graphed, in_half
@@ -22,11 +23,6 @@ from segmentarium.inference.packing import pack
 from segmentarium.memory import memory_errors
 from segmentarium.runtimes import onnx_session, openvino_network, runner, tensorrt_session
 from segmentarium.weights.exported import ExportedNetwork
-
-EngineName = Literal["torch", "compile", "onnxruntime", "openvino", "auto", "cudagraph", "tensorrt"]
-Precision = Literal["fp32", "bf16", "fp16"]
-ENGINES: tuple[str, ...] = get_args(EngineName)
-PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 NEEDS = {
     "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
