@@ -13,6 +13,8 @@ from segmentarium.data import (
     evaluation_split,
 )
 from segmentarium.data.class_table import read_classes
+from segmentarium.data.image_io import ImageReadError
+from segmentarium.training.preflight import check_labels, count_labels
 from tests.unit import segment_files as files
 from tests.unit.segment_files import SIZE
 
@@ -98,3 +100,20 @@ def test_a_part_that_data_yaml_names_and_yolo_lacks(tmp_path: Path) -> None:
     (root / "data.yaml").write_text("names: [cat, dog]\nval: [images/val, images/more]\n")
     with pytest.raises(FileNotFoundError, match="more does not exist"):
         build_dataset("yolo", root, "all")
+
+
+def test_pictures_without_a_text_file_are_counted_as_background(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGMENTARIUM_CACHE", str(tmp_path / "cache"))
+    root = files.yolo(tmp_path / "data", scene=((0, 2, 0, 8, 10),))
+    files.write_picture(root / "images" / "val" / "b.png", files.masks_of(()))
+    dataset: Any = build_dataset("folder", root, "val")
+    pixels = SIZE[0] * SIZE[1]
+    assert list(check_labels(dataset, "val")) == ["warning: no label of split 'val' is dog"]
+    assert count_labels(dataset).tolist() == [2 * pixels - 60, 60, 0]
+    (root / "labels" / "val" / "b.txt").write_text("1 0 0 1 0 1 1 0 1\n")  # it is no longer what was counted
+    assert count_labels(dataset).tolist() == [pixels - 60, 60, pixels]
+    (root / "images" / "val" / "b.png").unlink()
+    with pytest.raises(ImageReadError, match=r"b\.png does not exist"):
+        count_labels(dataset)

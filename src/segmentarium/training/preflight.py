@@ -139,8 +139,12 @@ def _shown(counts: Iterator[np.ndarray], number: int) -> Iterator[np.ndarray]:
 
 
 def _counts_file(files: list[Path], dataset: SegmentationDataset) -> Path:
+    """Where the counts of these files lie.  Some may not be there: of YOLO's, a picture without an object has no text file."""
     digest = hashlib.blake2b(repr((2, dataset.encoding, dataset.info.classes)).encode(), digest_size=12)
     for path in files:
-        status = path.stat()
-        digest.update(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        written = ""
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            written = f"{status.st_size}\0{status.st_mtime_ns}"
+        digest.update(f"{path.resolve()}\0{written}\n".encode())
     return cache_folder() / f"label-counts-{digest.hexdigest()}.json"
