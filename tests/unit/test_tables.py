@@ -94,6 +94,7 @@ def test_help_folds_and_its_examples_can_be_typed(verb: str, monkeypatch: pytest
     monkeypatch.setenv("COLUMNS", "80")
     parser = parser_for(verb)
     lines = parser.format_help().splitlines()
+    assert any(line.strip().startswith("--debug") for line in lines)
     ends = lines.index("examples:") if "examples:" in lines else len(lines)
     assert [
         line for line in lines[lines.index("") : ends] if len(line) > 80 and "{" not in line

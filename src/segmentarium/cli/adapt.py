@@ -32,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=8, help="views to one call (default: 8)")
     add("--precision", default="fp32", help="fp32 (default) or bf16")
     add("--device", help="cpu, cuda, cuda:1, …; default: the first GPU, else cpu")
-    add("--debug", action="store_true", help="show the traceback of an error")
 
 
 def run(options: argparse.Namespace) -> int:

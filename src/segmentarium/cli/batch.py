@@ -66,7 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-pixels", type=int, default=2**27, help="larger pictures are not decoded (default: 134,217,728)"
     )
     parser.add_argument("--retry", action="store_true", help="do again what could not be done before")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def run(options: argparse.Namespace) -> int:

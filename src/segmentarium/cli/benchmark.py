@@ -48,7 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model-only", action="store_true", help="leave out the time from JPEG file to mask")
     parser.add_argument("--out", type=Path, metavar="DIR", help="for benchmark.csv, benchmark.json and benchmark.png")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -35,7 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of a picture's shorter side that it shows (default: the file's, or 0.875)",
     )
     add_computing(parser)
-    add("--debug", action="store_true", help="show the traceback of an error")
 
 
 def run(options: argparse.Namespace) -> int:

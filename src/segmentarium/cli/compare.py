@@ -61,7 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, help="score the first so many images only")
     add("--boundary-ratio", type=float, default=0.02, help="boundary IoU: distance / diagonal (default 0.02); 0: skip")
     add("--device", help="of the scoring: cpu, cuda, …; default: the first GPU, else cpu. Timing is on the processor")
-    add("--debug", action="store_true", help="show the traceback of an error")
     group = parser.add_argument_group(
         "training",
         "the same for all; what is not given is of the recipe, or AdamW at 0.001, batch 8, crops of 70 % of a side",

@@ -43,7 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--engine", choices=("torch", "compile", "onnxruntime", "openvino"), help="of what comes behind the pillars")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="of an engine")
     add("--device", help="of PyTorch, e.g. cpu or cuda:0 (default: a GPU if there is one)")
-    add("--debug", action="store_true", help="show the traceback of an error")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -78,7 +78,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, help="stop after so many images")
     add("--json", type=Path, metavar="FILE", help="write the numbers there")
     add("--out", type=Path, metavar="DIR", help="write report.html, report.json, confusion.png and worst/ there")
-    add("--debug", action="store_true", help="show the traceback of an error")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -97,7 +97,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="reduced: weights of 7 bits, for x86 processors without VNNI, which saturate with 8 (auto: as this one needs)",
     )
-    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
 
 
 def size(text: str) -> tuple[int, int]:

@@ -36,7 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_points(parser)
     add("--flip", action="store_true", help="of joints: average with the mirrored picture")
     add_computing(parser)
-    add("--debug", action="store_true", help="show the traceback of an error")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -61,6 +61,7 @@ WRITES_FILES = (
     "export-web",
     "load-check",
     "inspect",
+    "verify",
 )
 
 
@@ -93,6 +94,7 @@ def parser_for(verb: str) -> argparse.ArgumentParser:
     if verb in WRITES_FILES:  # `train` and `compare` know their own runs, and begin in no folder that holds another
         text = "replace files that are there, inputs too; without it they are refused"
         parser.add_argument("--overwrite", action="store_true", help=text)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     if len(parser._actions) > MANY:  # a list of all of them is no usage
         given = [action for action in parser._actions if not action.option_strings]
         places = [f"{action.metavar or action.dest}{' …' if action.nargs == '+' else ''}" for action in given]

@@ -42,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--colmap", type=Path, metavar="FILE.db", help="write points and matches as a COLMAP database, too")
     add("--hloc", type=Path, metavar="DIR", help="write features.h5 and matches.h5 as hloc has them, too")
     add_computing(parser)
-    add("--debug", action="store_true", help="show the traceback of an error")
 
 
 def run(options: argparse.Namespace) -> int:

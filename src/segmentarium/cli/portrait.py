@@ -83,7 +83,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("files", "window", "camera"),
         help="of a webcam: record, show, or feed a virtual camera (default: window)",
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def run(options: argparse.Namespace) -> int:

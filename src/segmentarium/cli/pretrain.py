@@ -36,7 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     standard = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in PUBLISHED.items())
     parser.epilog = f"Other defaults than train's: {standard}."
     parser.add_argument("--recipe", metavar="FILE", help="Python file whose recipe() returns the options")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     train.add_training_options(parser, leave_out=("model", "data"), of="pretrainer")
 
 

@@ -26,7 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", help="cpu, cuda, cuda:1, …; default: the first GPU, else cpu")
     add("--seed", type=int, default=0, help="of the linear layer's batches, and of a backbone without weights")
     add("--json", type=Path, metavar="FILE", help="write the numbers there")
-    add("--debug", action="store_true", help="show the traceback of an error")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -75,7 +75,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scales", default="1", metavar="S,…", help="average over these sizes, e.g. 0.75,1,1.25")
     parser.add_argument("--foreground", metavar="CLASS", help="class that cut-outs keep, by name or index")
     parser.add_argument("--batch-size", type=int, default=1, help="of semantic masks: tiles at a time")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def run(options: argparse.Namespace) -> int:

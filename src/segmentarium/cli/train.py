@@ -28,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Python file whose recipe() returns the options; others override it.  paper: SGD at 0.01 and what else most\n"
         "papers of convolutional networks have.  Without it: by the pictures and the network",
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     add_training_options(parser)
 
 

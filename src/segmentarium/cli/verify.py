@@ -13,7 +13,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="stop after so many images")
     parser.add_argument("--device", help="default: a GPU where there is one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -32,6 +31,7 @@ def run(options: argparse.Namespace) -> int:
     for name in ("limit", "device", "json"):
         if (value := getattr(options, name)) is not None:
             words += [f"--{name}", str(value)]
+    words += ["--overwrite"] if options.overwrite else []
     code = parser_for("evaluate").parse_args(words)
     done = code.run(code)
     print(f"published: {row.value or 'no value'} {row.metric} ({row.note})")
