@@ -13,6 +13,7 @@ from torch import nn
 from segmentarium.backbones import create_backbone
 from segmentarium.backbones.repmlp import RepMLPBlock, RepMLPNet
 from segmentarium.contracts import Classifier
+from segmentarium.registry import create_model
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.layouts.repmlp import block_rules
 from segmentarium.weights.table import load_state, to_theirs
@@ -48,6 +49,20 @@ def test_the_authors_block(golden: ModuleType) -> None:
     deployed = RepMLPBlock(8, (3, 4), 2, (1, 3, 5), reduction=2, deployed=True).eval()
     assert load_state(deployed, injected, rules=rules).complete
     assert torch.equal(deployed(x), block(x))
+
+
+@torch.no_grad()
+def test_without_local_convolutions_the_norm_moves_into_the_matrix_all_the_same() -> None:
+    model = create_model("repmlpnet_t224", **SMALL, kernels=())
+    assert isinstance(model, Classifier)
+    image = torch.randn(2, 3, 64, 96)
+    expected = randomise(model.eval())(image)
+    deployed = model.deploy()
+    assert relative_error(deployed(image), expected) < TOLERANCE
+    assert not any("fc_norm" in key for key in deployed.state_dict())
+    layout = get_layout("repmlp/authors")
+    told = [layout.arguments(to_theirs(one.backbone.state_dict(), layout.rules)) for one in (model, deployed)]
+    assert [(one["kernels"], one["deployed"]) for one in told] == [([], False), ([1, 3], True)]
 
 
 @torch.no_grad()

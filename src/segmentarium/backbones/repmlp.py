@@ -86,11 +86,9 @@ class RepMLPBlock(nn.Module):
         parts = x.unflatten(3, (columns, w)).unflatten(2, (rows, h))
         parts = parts.permute(0, 2, 4, 1, 3, 5).reshape(-1, sets, h * w)  # a row for each part and channel of each set
         y = self.fc(parts) if sets == 1 else self._by_set(parts)
-        if self.local:
-            y = self.fc_norm(y.unflatten(2, (h, w)))
-            maps = parts.unflatten(2, (h, w))
-            for conv in self.local.values():
-                y = y + conv(maps)
+        y = self.fc_norm(y.unflatten(2, (h, w)))
+        for conv in self.local.values():
+            y = y + conv(parts.unflatten(2, (h, w)))
         # the public code's order, see the head of this file
         y = y.reshape(-1, rows, columns, sets, h, w).permute(0, 3, 1, 4, 2, 5)
         return y.reshape(-1, channels, height, width) * self.gates(x)

@@ -54,14 +54,15 @@ def _arguments(state: Mapping[str, Tensor], *, prefix: str, first: str, head: st
     positions = state[f"{inner[3]}fc3.weight"].shape[1]
     height = max(n for n in range(1, math.isqrt(positions) + 1) if positions % n == 0)
     kernels = sorted({int(key.split("repconv")[1].split(".")[0]) for key in state if f"{inner[0]}repconv" in key})
+    deployed = f"{inner[0]}fc3.bias" in state
     sets = [state[f"{name}fc3.weight"] for name in inner]
     return {
         "channels": [state[f"{prefix}{i}.0.ffn_block.ffn_fc1.conv.weight"].shape[1] for i in range(4)],
         "depths": [len(found) for found in blocks],
         "share_sets": [weight.shape[0] // weight.shape[1] for weight in sets],
         "img_size": [32 * height, 32 * positions // height],
-        "kernels": kernels or [1, 3],
-        "deployed": f"{inner[0]}fc3.bias" in state,
+        "kernels": kernels or ([1, 3] if deployed else []),
+        "deployed": deployed,
         "in_channels": state[first].shape[1],
         "num_classes": outputs_of(state, head),
     }
