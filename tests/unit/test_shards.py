@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segmentarium import comparison
 from segmentarium.cli.main import main
 from segmentarium.data import (
     ImageReadError,
@@ -27,7 +28,9 @@ from segmentarium.data.seen import seen, share_seen
 from segmentarium.data.shards import shards_of
 from segmentarium.data.splits import hash_split
 from segmentarium.data.stored import ShardError
+from segmentarium.registry import create_model
 from segmentarium.training.preflight import check_labels
+from segmentarium.weights import save
 
 CLASSES = "sky 0 0 255\nroad 128 64 128\n"
 
@@ -212,8 +215,23 @@ def test_classes_in_tables_are_read_without_their_pictures(tmp_path: Path, monke
     assert tables.load(5)[1] == 2
 
 
-def test_the_commands_take_patterns(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_take_patterns(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = str(root / "tars/part-{000..002}.tar")
     assert main(["check-data", place, "--data", "webdataset", "--out", str(tmp_path / "report")]) == 0
     assert "12" in capsys.readouterr().out
+    model = str(save(create_model("pphumanseg", num_classes=2), tmp_path / "model.safetensors"))
+    opened: list[Any] = []
+
+    def compared(_: Any, options: Any, *__: Any) -> None:
+        opened.append(build_dataset(options.data, options.root, options.split))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparison, "compare", compared)
+    words = ["compare", "--models", model, "--out", str(tmp_path / "compared"), "--root", place]
+    assert main([*words, "--data", "webdataset"]) == 130
+    assert len(opened[0]) == sum(hash_split(f"s{number:02d}") == "val" for number in range(12))
+    assert main([*words, "--data", "folder"]) == 2
+    assert "is not a folder" in capsys.readouterr().err
     assert {"webdataset", "parquet", "webdataset_classes", "parquet_classes"} <= set(list_datasets())
