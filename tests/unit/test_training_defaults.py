@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import segmentarium
@@ -16,6 +17,7 @@ from segmentarium.evaluation.html import page
 from segmentarium.training import TrainingOptions, train
 from segmentarium.training.defaults import FITTED, crop_for, fitted, open_options
 from segmentarium.training.loop import Training
+from segmentarium.training.machine import precision_here
 from segmentarium.training.probe import Probe, duration, fitting, measure
 from segmentarium.training.tasks import task_for
 from tests.unit import training_material
@@ -79,7 +81,22 @@ def test_a_pass_takes_what_memory_holds(folder: Path, tmp_path: Path) -> None:
     assert [duration(number) for number in (40, 700, 9000)] == ["40 s", "12 min", "2.5 h"]
 
 
-def test_keywords_train_and_patience_stops(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def has(monkeypatch: pytest.MonkeyPatch, *, bf16: bool) -> None:
+    """A processor that multiplies in bfloat16, or one that does not."""
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+
+
+def test_half_precision_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bf16, taken in ((True, "bf16"), (False, "32")):
+        has(monkeypatch, bf16=bf16)
+        assert precision_here("cpu") == taken
+
+
+def test_keywords_train_and_patience_stops(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(monkeypatch, bf16=False)
     said = {
         "max_steps": 60,
         "val_every": 2,
@@ -91,13 +108,15 @@ def test_keywords_train_and_patience_stops(folder: Path, tmp_path: Path, capsys:
     }
     result = train(
         model="pphumanseg", data="folder", root=str(folder), output=str(tmp_path / "run"), workers=0, accelerator="cpu",
-        precision="32", images_every=0, **said,
+        images_every=0, **said,
     )  # fmt: skip
     printed = capsys.readouterr().out
     assert result.steps < 60
     assert result.signal is None
     assert f"no evaluation was better than that of step {result.best['step']} (patience 1)" in printed
     assert "time       about" in printed
+    assert f"machine    cpu, {torch.get_num_threads()} threads, 0 data workers" in printed
+    assert "precision 32" in printed
     assert "taken      adamw, gradient clipped to 1" in printed
     assert f"mIoU {100 * result.best['miou']:.2f}" in result.best_line
     stored = (tmp_path / "run" / "options.json").read_text()

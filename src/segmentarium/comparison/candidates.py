@@ -45,8 +45,10 @@ def standard_options(changes: dict[str, Any]) -> TrainingOptions:
     from segmentarium.data import ClassificationDataset
     from segmentarium.training.defaults import SMALL, USUAL, WARMUP, crop_for
     from segmentarium.training.loaders import open_dataset
+    from segmentarium.training.machine import precision_here
 
     standard = {**USUAL, "warmup_steps": WARMUP, "batch_size": SMALL[0], "save_every": 100}
+    standard["precision"] = precision_here(changes.get("accelerator", "auto"))
     options = TrainingOptions(**{**standard, **changes})
     if "crop_size" in changes:
         return options

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segmentarium.files import atomic_write
+from segmentarium.inference.engines import device_name
 from segmentarium.training.loaders import worker_count
 from segmentarium.training.tasks import Evaluation
 
@@ -165,6 +165,6 @@ def header(training: Training) -> list[str]:
         f"× {processes} process(es); crops of {height}×{width}",
         f"optimiser  {options.optimizer}, rate {options.learning_rate:g}, {options.schedule} over "
         f"{options.max_steps} steps ({epochs:.0f} epochs), precision {options.precision}, EMA {options.ema:g}",
-        f"machine    {torch.get_num_threads()} threads, {worker_count(options, processes)} data workers; "
+        f"machine    {device_name(training.fabric.device)}, {worker_count(options, processes)} data workers; "
         f"output in {options.folder}",
     ]

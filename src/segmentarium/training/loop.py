@@ -33,7 +33,7 @@ from segmentarium.training.checkpoints import earlier_run, restore, training_sta
 from segmentarium.training.defaults import fitted
 from segmentarium.training.journal import Journal, header
 from segmentarium.training.linear import quicken
-from segmentarium.training.machine import fabric_of
+from segmentarium.training.machine import fabric_of, precision_here
 from segmentarium.training.optimizer import AveragedModel, build_optimizer, frozen_parts, rate_factor
 from segmentarium.training.options import BEST_WEIGHTS, LAST, LAST_WEIGHTS, TrainingOptions
 from segmentarium.training.preflight import check_fit, divide_batch
@@ -52,6 +52,8 @@ def run(options: TrainingOptions, fit: Collection[str] = ()) -> TrainingResult:
     resumed = earlier_run(folder, options)
     if resumed is not None and options.micro_batch is None:
         options = options.replace(micro_batch=resumed["options"].get("micro_batch"))
+    if "precision" in fit and resumed is None:
+        options = options.replace(precision=precision_here(options.accelerator))
     task = task_for(options)
     taken, fabric = "", fabric_of(options)
     if fit and resumed is None:

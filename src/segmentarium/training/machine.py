@@ -20,6 +20,18 @@ for _package in ("lightning.fabric", "lightning.pytorch"):
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
+def precision_here(accelerator: str) -> str:
+    """What is taken where nobody says: "bf16" where the GPU, or else the processor, multiplies in it, "32" elsewhere."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    if accelerator != "cpu" and torch.backends.mps.is_available():
+        return "32"
+    # names of PyTorch's own; where they are gone, the processor is taken for one of today's
+    asked = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    known = [ask() for ask in asked if ask is not None]
+    return "bf16" if any(known) or not known else "32"
+
+
 def fabric_of(options: TrainingOptions) -> Fabric:
     """The processor counts as one device, unless a number of processes is given."""
     devices: Any = int(options.devices) if options.devices.lstrip("-").isdigit() else options.devices

@@ -23,7 +23,7 @@ KINDS = {
 }
 FITTED = (  # what is taken by the data and the network where nobody says, see `training.defaults`
     "crop_size", "batch_size", "max_steps", "optimizer", "learning_rate", "weight_decay", "clip_norm", "warmup_steps",
-    "val_every",
+    "val_every", "precision",
 )  # fmt: skip
 LAST, LAST_WEIGHTS, BEST_WEIGHTS = "last.ckpt", "last.safetensors", "best.safetensors"  # in the run's folder
 
