@@ -165,15 +165,20 @@ def cvat(root: Path, scene: Sequence[tuple[int, ...]] = SCENE, more: str = "") -
 
 
 def yolo(root: Path, scene: Sequence[tuple[int, ...]] = SCENE, more: Sequence[str] = ()) -> Path:
-    write_picture(root / "images" / "val" / "a.png", masks_of(scene))
-    lines = []
-    for label, top, left, bottom, right in scene:
-        shares = np.array(corners(top, left, bottom, right)).reshape(-1, 2) / SIZE[::-1]
-        lines.append(f"{label} {' '.join(f'{value:.6f}' for value in shares.ravel())}")
-    (root / "labels" / "val").mkdir(parents=True, exist_ok=True)
-    (root / "labels" / "val" / "a.txt").write_text("\n".join([*lines, *more]) + "\n", encoding="utf-8")
+    yolo_pair(root / "images" / "val" / "a.png", root / "labels" / "val" / "a.txt", scene, more)
     (root / "data.yaml").write_text("path: .\nval: images/val\nnames:\n  0: cat\n  1: dog\n", encoding="utf-8")
     return root
+
+
+def yolo_pair(image: Path, label: Path, scene: Sequence[tuple[int, ...]] = SCENE, more: Sequence[str] = ()) -> None:
+    """A picture and its text file."""
+    write_picture(image, masks_of(scene))
+    lines = []
+    for number, top, left, bottom, right in scene:
+        shares = np.array(corners(top, left, bottom, right)).reshape(-1, 2) / SIZE[::-1]
+        lines.append(f"{number} {' '.join(f'{value:.6f}' for value in shares.ravel())}")
+    label.parent.mkdir(parents=True, exist_ok=True)
+    label.write_text("\n".join([*lines, *more]) + "\n", encoding="utf-8")
 
 
 def instances(

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from segmentarium.cli.main import main
 from segmentarium.data import (
     build_dataset,
     evaluation_split,
 )
 from segmentarium.data.class_table import read_classes
 from segmentarium.data.image_io import ImageReadError
+from segmentarium.data.splits import hash_split
 from segmentarium.training.preflight import check_labels, count_labels
 from tests.unit import segment_files as files
 from tests.unit.segment_files import SIZE
@@ -117,3 +119,68 @@ def test_pictures_without_a_text_file_are_counted_as_background(
     (root / "images" / "val" / "b.png").unlink()
     with pytest.raises(ImageReadError, match=r"b\.png does not exist"):
         count_labels(dataset)
+
+
+def test_yolo_in_one_folder_of_pictures_is_divided_as_every_folder(tmp_path: Path) -> None:
+    """As Label Studio exports it: images/, labels/ and classes.txt."""
+    names = [f"{number:02d}" for number in range(20)]
+    for name in names:
+        files.yolo_pair(tmp_path / "images" / f"{name}.png", tmp_path / "labels" / f"{name}.txt")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    (tmp_path / "notes.json").write_text('{"categories": [{"id": 0, "name": "cat"}], "info": {}}')
+    for tool, classes in (("yolo", ("cat", "dog")), ("folder", ("background", "cat", "dog"))):
+        for part in ("train", "val", "test"):
+            dataset: Any = build_dataset(tool, tmp_path, part)
+            assert [dataset.name(i) for i in range(len(dataset))] == [n for n in names if hash_split(n) == part]
+            assert any("not divided" in note for note in dataset.notes)
+        whole = build_dataset(tool, tmp_path, "all")
+        assert (len(whole), whole.info.classes) == (20, classes)
+        assert main(["check-data", str(tmp_path), "--data", tool, "--out", str(tmp_path / tool)]) == 0
+    (tmp_path / "train.txt").write_text("images/00.png\n./images/03.png\n04\n")
+    assert [item.image.stem for item in build_dataset("yolo", tmp_path, "train").items] == ["00", "03", "04"]
+    with pytest.raises(FileNotFoundError, match=r"has train\.txt, but no val\.txt"):
+        build_dataset("yolo", tmp_path, "val")
+
+
+@pytest.mark.parametrize("form", ["{}/{}", "{1}/{0}"])
+@pytest.mark.parametrize("val", ["valid", "validation"])
+def test_yolo_in_folders_without_data_yaml(form: str, val: str, tmp_path: Path) -> None:
+    for part, number in (("train", 3), (val, 2)):
+        for name in range(number):
+            image, label = (tmp_path / form.format(part, kind) / str(name) for kind in ("images", "labels"))
+            files.yolo_pair(image.with_suffix(".png"), label.with_suffix(".txt"))
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    for tool in ("yolo", "folder"):
+        assert [len(build_dataset(tool, tmp_path, part)) for part in ("train", "val", "trainval", "all")] == [
+            3,
+            2,
+            5,
+            5,
+        ]
+        with pytest.raises(FileNotFoundError, match="divided into train, val, but has neither images/test/"):
+            build_dataset(tool, tmp_path, "test")
+
+
+def test_what_is_called_valid_is_val_in_every_export(tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        (tmp_path / "labelme" / part).mkdir(parents=True)
+        files.labelme(tmp_path / "labelme" / part)
+    root = files.cvat(tmp_path / "cvat")
+    xml = (root / "annotations.xml").read_text()
+    first, last = xml.index("<image "), xml.index("</annotations>")
+    parts = [xml[first:last].replace("<image ", f'<image subset="{part}" ') for part in ("train", "Valid")]
+    (root / "annotations.xml").write_text(xml[:first] + "".join(parts) + xml[last:])
+    coco = files.coco(tmp_path / "coco")
+    (coco / "annotations").mkdir()
+    for part in ("train", "valid"):
+        files.write_picture(coco / "images" / part / "a.png", files.masks_of())
+        (coco / "annotations" / f"instances_{part}.json").write_text((coco / "annotations.json").read_text())
+    (coco / "annotations.json").unlink()
+    for tool in ("labelme", "cvat", "coco"):
+        name = "coco_instances" if tool == "coco" else tool
+        found = [build_dataset(name, tmp_path / tool, part) for part in ("train", "val")]
+        assert [(len(one), one.notes[0] if one.notes and "not divided" in one.notes[0] else "") for one in found] == [
+            (1, ""),
+            (1, ""),
+        ]
+    assert found[1].items[0].image.parent.name == "valid"

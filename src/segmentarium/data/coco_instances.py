@@ -22,9 +22,13 @@ from segmentarium.data.base import Transform, require_folder
 from segmentarium.data.finding import name_below
 from segmentarium.data.panoptic_json import categories_of, gaps, read_coco
 from segmentarium.data.segments import Outline, SegmentDataset, SegmentItem, Tell, draw, refuse
-from segmentarium.data.splits import check_split, chosen
+from segmentarium.data.splits import PART_NAMES, check_split, chosen
 
 SPLITS = ("train", "val", "test", "trainval", "all")
+DIVIDED = (
+    "annotations/instances_{}2017.json", "annotations/instances_{}.json", "instances_{}.json", "annotations/{}.json",
+    "{}.json", "{}/_annotations.coco.json",
+)  # fmt: skip
 UNDIVIDED = (  # one for all, divided by a hash of the names
     "annotations.json", "_annotations.coco.json", "annotations/instances_default.json", "instances_default.json",
     "annotations/instances.json", "annotations/annotations.json", "instances.json", "coco.json", "result.json",
@@ -145,16 +149,7 @@ def _corners(box: Any) -> tuple[float, float, float, float] | None:
 
 
 def _annotations(root: Path, split: str) -> Path:
-    names = [
-        f"annotations/instances_{split}2017.json",
-        f"annotations/instances_{split}.json",
-        f"instances_{split}.json",
-        f"annotations/{split}.json",
-        f"{split}.json",
-        f"{split}/_annotations.coco.json",
-        *(["valid/_annotations.coco.json"] if split == "val" else []),
-        *UNDIVIDED,
-    ]
+    names = [form.format(name) for name in PART_NAMES.get(split, (split,)) for form in DIVIDED] + list(UNDIVIDED)
     found = next((root / name for name in names if (root / name).is_file()), None)
     if found is None:
         raise FileNotFoundError(f"{root} has none of {', '.join(names)}; name it with annotations=")
@@ -167,7 +162,9 @@ def _pictures(root: Path, split: str, path: Path, first: str) -> Path:
         return path.parent
     if path.parent == root and path.name in UNDIVIDED and not any((root / one).is_dir() for one in ("images", "data")):
         return root
-    names = (f"{split}2017", f"images/{split}2017", f"images/{split}", split, "images/default", "images", "data")
+    forms = ("{}2017", "images/{}2017", "images/{}", "{}")
+    parts = [form.format(name) for name in PART_NAMES.get(split, (split,)) for form in forms]
+    names = (*parts, "images/default", "images", "data")
     places = [root / name for name in names if (root / name).is_dir()] + [root]
     # Label Studio writes "images/…" into the names themselves
     return next((place for place in places if first and (place / first).is_file()), places[0])

@@ -18,12 +18,11 @@ import numpy as np
 
 from segmentarium.data.base import Transform, require_folder
 from segmentarium.data.segments import Outline, SegmentDataset, SegmentItem, Tell, draw, merged, refuse, segment_info
-from segmentarium.data.splits import PARTS, check_split, chosen
+from segmentarium.data.splits import check_split, chosen, part_called
 from segmentarium.rle import Patch
 
 SPLITS = ("train", "val", "trainval", "test", "all")
 SHAPES = ("polygon", "box", "ellipse", "mask", "polyline", "points", "cuboid", "skeleton")
-SUBSETS = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test"}
 CORNERS = 64  # of the polygon that an ellipse is drawn as
 
 
@@ -51,8 +50,8 @@ class Cvat(SegmentDataset):
         if not images:
             refuse(path, 'has no <image>: is it "CVAT for video"? Export "CVAT for images 1.1"')
         folder = root / "images" if (root / "images").is_dir() else root
-        subsets = [SUBSETS.get(str(one.get("subset", "")).lower(), "") for one in images]
-        divided = all(subset in PARTS for subset in subsets)
+        subsets = [part_called(str(one.get("subset", ""))) for one in images]
+        divided = all(subsets)
         named: dict[str, list[ElementTree.Element]] = defaultdict(list)  # a.jpg and a.png have one name
         for one, subset in zip(images, subsets, strict=True):
             name = str(one.get("name"))

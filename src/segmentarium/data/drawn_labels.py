@@ -25,7 +25,8 @@ from segmentarium.data.finding import begins_as_picture
 from segmentarium.data.image_io import IMAGE_SUFFIXES
 from segmentarium.data.mask_io import MaskEncoding
 from segmentarium.data.segments import VOID, SegmentDataset
-from segmentarium.data.splits import PARTS, wanted_parts
+from segmentarium.data.splits import PART_NAMES, wanted_parts
+from segmentarium.data.yolo import CONFIGS
 
 READERS = {
     "cvat": ("segmentarium.data.cvat", "Cvat"),
@@ -49,10 +50,10 @@ def tool_layout(root: Path) -> str | None:
     for path in _files(root, {".json"}):
         if (kind := _json_kind(path)) is not None:
             return kind
-    listed = (root / "data.yaml").is_file() or (root / "data.yml").is_file()
-    places = [root / "labels", *(root / part / "labels" for part in PARTS)]
+    listed = any((root / name).is_file() for name in (*CONFIGS, "classes.txt"))
+    places = [root / "labels", *(root / name / "labels" for names in PART_NAMES.values() for name in names)]
     drawn = any(next(iter(_files(place, {".txt"})), None) for place in places if place.is_dir())
-    return "yolo" if drawn and (listed or (root / "classes.txt").is_file()) else None
+    return "yolo" if drawn and listed else None
 
 
 def _label_images(folder: Path) -> bool:

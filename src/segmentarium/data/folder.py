@@ -39,7 +39,7 @@ from segmentarium.data.mask_io import (
     is_lossy,
     read_raw_mask,
 )
-from segmentarium.data.splits import PARTS, check_split, hash_note, hash_split, wanted_parts
+from segmentarium.data.splits import PART_NAMES, PARTS, check_split, hash_note, hash_split, wanted_parts
 from segmentarium.data.text_files import read_lines
 from segmentarium.labels import IGNORE_INDEX
 from segmentarium.palette import default_palette
@@ -49,7 +49,6 @@ SPLITS = ("train", "val", "trainval", "test", "all")
 _IMAGE_FOLDERS = ("images", "imgs", "image", "img", "JPEGImages")
 _MASK_FOLDERS = ("masks", "labels", "annotations", "mask", "label", "gt", "SegmentationClass")
 _MASK_ENDINGS = ("", "_mask", "_label", "_labels", "_L", "_segmentation", "_seg", "_gt")
-_PART_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 _LISTS = ("{}.txt", "{}_list.txt", "ImageSets/Segmentation/{}.txt")
 _NO_STRAYS = frozenset({"classes.txt", "_classes.csv", "thumbs.db", "desktop.ini"})
 _PROBED = 16  # masks that are looked at before a set is declared 0/255
@@ -283,7 +282,7 @@ def _find_pairs(root: Path, split: str) -> _Found:
 
 def _split_folders(root: Path, part: str) -> tuple[Path, Path] | None:
     """(pictures, masks) of one part, where it has folders of its own, or one of both."""
-    for name in _PART_NAMES[part]:
+    for name in PART_NAMES[part]:
         for images in _IMAGE_FOLDERS:
             for masks in _MASK_FOLDERS:
                 for pair in ((root / images / name, root / masks / name), (root / name / images, root / name / masks)):

@@ -20,13 +20,12 @@ from segmentarium.data.base import (
     require_folder,
 )
 from segmentarium.data.finding import name_below, pictures_below
-from segmentarium.data.splits import PARTS, VAL_SHARE, check_split, hash_note, hash_split, wanted_parts
+from segmentarium.data.splits import PART_NAMES, PARTS, VAL_SHARE, check_split, hash_note, hash_split, wanted_parts
 from segmentarium.data.text_files import read_lines
 from segmentarium.palette import default_palette
 
 SPLITS = (*PARTS, "trainval", "all")
 
-_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 _SYNSETS = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt")
 
 
@@ -95,7 +94,7 @@ class ImageNet(ImageFolder):
 
 def _parts(root: Path) -> dict[str, Path]:
     """part -> its folder, of those that hold folders of classes; none where the classes lie in the root itself."""
-    places = {part: next((root / n for n in names if (root / n).is_dir()), None) for part, names in _FOLDERS.items()}
+    places = {part: next((root / n for n in names if (root / n).is_dir()), None) for part, names in PART_NAMES.items()}
     return {part: place for part, place in places.items() if place is not None and _inner(place)}
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from segmentarium.data.text_files import read_lines
 
 PARTS = ("train", "val", "test")
+PART_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 VAL_SHARE, TEST_SHARE = 0.1, 0.1  # of the pictures, where a hash divides them
 
 
@@ -34,6 +35,11 @@ def hash_note(what: str, parts: Iterable[str], split: str) -> str:
     return f"{what} is not divided: {sizes} by hash of the name; this is {split!r}{more}"
 
 
+def part_called(name: str) -> str | None:
+    """train, val or test, by what tools call it: valid and validation are val; None: it is no part's name."""
+    return next((part for part, names in PART_NAMES.items() if name.lower() in names), None)
+
+
 def wanted_parts(split: str) -> tuple[str, ...]:
     """The parts that a split is made of: trainval of two, all of three, any other of itself."""
     return {"trainval": ("train", "val"), "all": PARTS}.get(split, (split,))
@@ -42,8 +48,8 @@ def wanted_parts(split: str) -> tuple[str, ...]:
 def chosen(root: Path, names: Sequence[str], split: str, what: str) -> tuple[list[str], list[str]]:
     """Which pictures a split of a plain folder has, of all their paths below it without ending, and what is to be said of it.
 
-    They are divided by what their paths begin with (train/…, val/…), else by train.txt, val.txt, … with a picture a line, else
-    by a hash of the name.  "all" takes every picture.
+    They are divided by what their paths begin with (train/…, val/… or valid/…), else by train.txt, val.txt, … with a picture a
+    line, with or without images/ before it, else by a hash of the name.  "all" takes every picture.
 
     Raises:
         FileNotFoundError: the folder is divided, and has no such part; or a list names a picture that is not there.
@@ -51,11 +57,11 @@ def chosen(root: Path, names: Sequence[str], split: str, what: str) -> tuple[lis
     if split == "all":
         return list(names), []
     wanted = wanted_parts(split)
-    parts = {name: name.partition("/")[0] for name in names}
-    if names and set(parts.values()) <= set(PARTS):
+    parts = _folders(names)
+    if parts:
         absent = [part for part in wanted if part not in parts.values()]
         if absent:
-            there = ", ".join(sorted(set(parts.values())))
+            there = ", ".join(part for part in PARTS if part in parts.values())
             raise FileNotFoundError(f"{root} is divided into {there}, but has no pictures for {absent[0]!r}")
         return [name for name in names if parts[name] in wanted], []
     lists = [part for part in PARTS if (root / f"{part}.txt").is_file()]
@@ -69,7 +75,7 @@ def chosen(root: Path, names: Sequence[str], split: str, what: str) -> tuple[lis
         name: name for name in names
     }
     lines = [line for part in wanted for line in read_lines(root / f"{part}.txt")]
-    found = [known.get(line, known.get(line.rpartition(".")[0], "")) for line in lines]
+    found = [next((known[text] for text in _spellings(line) if text in known), "") for line in lines]
     unknown = [line for line, name in zip(lines, found, strict=True) if not name]
     if unknown:
         raise FileNotFoundError(
@@ -77,6 +83,19 @@ def chosen(root: Path, names: Sequence[str], split: str, what: str) -> tuple[lis
             f"{', '.join(unknown[:5])}; write a picture a line"
         )
     return found, []
+
+
+def _folders(names: Iterable[str]) -> dict[str, str]:
+    """The part of each name, where the first folders of all of them are parts; else nothing."""
+    parts = {name: part_called(name.partition("/")[0]) if "/" in name else None for name in names}
+    return {name: part for name, part in parts.items() if part} if all(parts.values()) else {}
+
+
+def _spellings(line: str) -> Iterator[str]:
+    """What a line of a list may call a picture: its name, with or without ending, and with or without images/ before it."""
+    for text in (line, line.removeprefix("./").removeprefix("images/")):
+        yield text
+        yield text.rpartition(".")[0]
 
 
 def check_split(split: str, splits: Sequence[str], name: str) -> None:

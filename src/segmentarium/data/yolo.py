@@ -3,9 +3,11 @@
     data.yaml                    names of the classes; train, val, test: folders of pictures, or lists of them
     images/{train,val}/*         labels/{train,val}/*.txt:  class x y x y x y …
     {train,val}/images/*         {train,val}/labels/*.txt, instead
+    images/*                     labels/*.txt, instead, as of Label Studio: divided by train.txt …, else by a hash of the names
 
-Without data.yaml the classes are those of classes.txt.  A picture without a text file has no object.  A line of four numbers is a
-box, or has two points: it is refused, for what it shows would be learnt as background.
+Folders of val may be called valid or validation.  Without data.yaml the classes are those of classes.txt.  A picture without a
+text file has no object.  A line of four numbers is a box, or has two points: it is refused, for what it shows would be learnt as
+background.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ import numpy as np
 
 from segmentarium.data.base import Transform, require_folder
 from segmentarium.data.class_table import class_file, read_classes
-from segmentarium.data.finding import pictures_below
+from segmentarium.data.finding import pictures_below, pictures_by_name
 from segmentarium.data.segments import Outline, SegmentDataset, SegmentItem, Tell, draw, refuse, segment_info
-from segmentarium.data.splits import check_split, wanted_parts
+from segmentarium.data.splits import PART_NAMES, PARTS, check_split, chosen, wanted_parts
 from segmentarium.data.text_files import read_lines, read_text, read_yaml
 
 SPLITS = ("train", "val", "trainval", "test", "all")
+CONFIGS = ("data.yaml", "data.yml", "dataset.yaml")
 
 
 class Yolo(SegmentDataset):
@@ -41,13 +44,17 @@ class Yolo(SegmentDataset):
         root = require_folder(Path(root), "data.yaml, images/ and labels/")
         config = _config(root)
         names = _names(root, config)
-        items: list[SegmentItem] = []
+        pictures: list[Path] = []
         notes: list[str] = []
-        for part in wanted_parts(split):
-            found = _pictures(root, config, part, needed=split != "all")
-            if config.get(part) and not found:
-                notes.append(f"data.yaml names {config[part]} for {part!r}, where no pictures are")
-            items += [SegmentItem(path, _label_file(path), None, _below(path, root)) for path in found]
+        if any(_said(config, part) or _folder(root, part) for part in PARTS):
+            for part in wanted_parts(split):
+                found = _pictures(root, config, part, needed=split != "all")
+                if (said := _said(config, part)) and not found:
+                    notes.append(f"data.yaml names {said} for {part!r}, where no pictures are")
+                pictures += found
+        else:
+            pictures, notes = _undivided(root, split)
+        items = [SegmentItem(path, _label_file(path), None, _below(path, root)) for path in dict.fromkeys(pictures)]
         if not items:
             raise FileNotFoundError(f"{root} holds no pictures for split {split!r}")
         super().__init__(segment_info(root.resolve().name, names, (), "your own"), items, None, transform, cache)
@@ -89,7 +96,7 @@ class Yolo(SegmentDataset):
 
 
 def _config(root: Path) -> dict[str, Any]:
-    path = next((root / name for name in ("data.yaml", "data.yml", "dataset.yaml") if (root / name).is_file()), None)
+    path = next((root / name for name in CONFIGS if (root / name).is_file()), None)
     if path is None:
         return {}
     content = read_yaml(path)
@@ -119,7 +126,7 @@ def _pictures(root: Path, config: dict[str, Any], part: str, *, needed: bool) ->
              test part that many exports lack.  Where some of several folders lack, it is raised in any case
     """
     base = root / str(config.get("path") or "")
-    said = config.get(part)
+    said = _said(config, part)
     if said:
         found: list[Path] = []
         names = said if isinstance(said, list) else [said]
@@ -133,12 +140,36 @@ def _pictures(root: Path, config: dict[str, Any], part: str, *, needed: bool) ->
             elif needed or any(places):
                 raise FileNotFoundError(f"{root / one} does not exist, but data.yaml names it for {part!r}")
         return found
-    folder = next((p for p in (root / "images" / part, root / part / "images") if p.is_dir()), None)
+    folder = _folder(root, part)
     if folder is None:
         if needed:
-            raise FileNotFoundError(f"{root} has neither images/{part}/ nor {part}/images/, and data.yaml names none")
+            there = ", ".join(one for one in PARTS if _said(config, one) or _folder(root, one))
+            raise FileNotFoundError(
+                f"{root} is divided into {there}, but has neither images/{part}/ nor {part}/images/, and data.yaml names none"
+            )
         return []
     return pictures_below(folder)
+
+
+def _said(config: dict[str, Any], part: str) -> Any:
+    """What data.yaml names for a part: a folder, a list, or several; nothing where it does not."""
+    return next((config[name] for name in PART_NAMES[part] if config.get(name)), None)
+
+
+def _folder(root: Path, part: str) -> Path | None:
+    """The pictures' folder of a part; None where it has none."""
+    places = (place for name in PART_NAMES[part] for place in (root / "images" / name, root / name / "images"))
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _undivided(root: Path, split: str) -> tuple[list[Path], list[str]]:
+    """The pictures of a split where no folder of its own has them, and what is to be said of the division."""
+    folder = require_folder(
+        root / "images", "the pictures, beside labels/; or images/train/, train/images/, or data.yaml"
+    )
+    pictures = pictures_by_name(folder)
+    found, notes = chosen(root, list(pictures), split, f"folder {root.resolve().name}")
+    return [pictures[name] for name in found], notes
 
 
 def _listed(path: Path, base: Path) -> list[Path]:
