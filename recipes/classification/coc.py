@@ -13,4 +13,4 @@ from segmentarium.training import TrainingOptions
 
 
 def recipe() -> TrainingOptions:
-    return modern("coc_tiny", drop_path=0.1, warmup_epochs=5, crop_ratio=0.9)
+    return modern("coc_tiny", warmup_epochs=5, crop_ratio=0.9)

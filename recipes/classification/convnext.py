@@ -14,7 +14,6 @@ from segmentarium.training import TrainingOptions
 def recipe() -> TrainingOptions:
     return modern(
         "convnext_tiny",
-        drop_path=0.1,
         warmup_epochs=20,
         batch_size=4096,
         learning_rate=4e-3,

@@ -41,14 +41,13 @@ def imagenet(model: str, *, epochs: float, batch_size: int, **changes: Any) -> T
     return options.replace(**changes)
 
 
-def modern(model: str, *, drop_path: float, warmup_epochs: float, **changes: Any) -> TrainingOptions:
+def modern(model: str, *, warmup_epochs: float, **changes: Any) -> TrainingOptions:
     """DeiT's protocol, which Swin, ConvNeXt and CoC took over with small changes: 300 epochs of AdamW with everything that
-    hides, mixes and drops.  The rate is for a batch of 1024, and grows with it in proportion."""
+    hides, mixes and drops; drop path is each network's own.  The rate is for a batch of 1024, and grows with it in proportion."""
     options = imagenet(
         model,
         epochs=300,
         batch_size=1024,
-        model_arguments={"drop_path": drop_path},
         optimizer="adamw",
         learning_rate=1e-3,
         weight_decay=0.05,

@@ -12,4 +12,4 @@ from segmentarium.training import TrainingOptions
 
 
 def recipe() -> TrainingOptions:
-    return modern("swin_t", drop_path=0.2, warmup_epochs=20, clip_norm=5.0, crop_ratio=0.9)
+    return modern("swin_t", warmup_epochs=20, clip_norm=5.0, crop_ratio=0.9)

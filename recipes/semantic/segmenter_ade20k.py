@@ -14,7 +14,6 @@ def recipe() -> TrainingOptions:
     return convolutional(
         "segmenter_small",
         "ade20k",
-        model_arguments={"backbone_arguments": {"drop_path": 0.1}},
         batch_size=8,
         learning_rate=1e-3,
         weight_decay=0.0,

@@ -239,6 +239,14 @@ def registered(module: str) -> list[Entry]:
     return [found for found in _ENTRIES.values() if found.module == module]
 
 
+UNSEEN = ("drop_path", "dropout")  # arguments that no trained weights depend on
+
+
+def unseen(name: str) -> bool:
+    """Whether trained weights tell nothing of the argument `name`."""
+    return any(word in name for word in UNSEEN)
+
+
 def variant_of(found: Entry, arguments: dict[str, Any]) -> tuple[Entry, dict[str, Any]]:
     """`found` built with `arguments` may be another registered variant -> that variant, and what is left of the arguments.
 
@@ -249,7 +257,7 @@ def variant_of(found: Entry, arguments: dict[str, Any]) -> tuple[Entry, dict[str
         other
         for other in _ENTRIES.values()
         if other.build is found.build
-        and all(key in merged and merged[key] == value for key, value in other.arguments.items())
+        and all(unseen(key) or (key in merged and merged[key] == value) for key, value in other.arguments.items())
     ]
     best = max(fitting, key=lambda other: (len(other.arguments), other.name == found.name), default=None)
     if best is None:

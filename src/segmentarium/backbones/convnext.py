@@ -89,8 +89,8 @@ class ConvNeXt(Backbone):
 
     dims, depths    channels and blocks of the four stages
     layer_scale     at which the factors of the residual branches start
-    drop_path       stochastic depth of the last block; it grows linearly from 0 at the first.  Table 5 has 0.1, 0.4, 0.5, 0.5
-                    for T, S, B, L
+    drop_path       stochastic depth of the last block; it grows linearly from 0 at the first.  T, S, B and L have 0.1, 0.4,
+                    0.5 and 0.5 (table 5); the others, which the table lacks, 0.1
     output_norms    each feature passes a layer norm of its own, as in the authors' segmentation networks
     out_indices     which features come out: 0 to 3 for the strides 4 to 32
     num_classes     classes of `classify`: 1000, or 21841 of ImageNet-22k; None: no classifier
@@ -171,19 +171,20 @@ PAPER = Paper(
 )
 
 TOP1, FROM_22K = "ImageNet top-1", "ImageNet top-1 (from ImageNet-22k)"
-# channels of the first stage, which double with each, blocks, parameters in millions, 1e9 multiply-adds at 224×224, scores
-VARIANTS: dict[str, tuple[int, tuple[int, int, int, int], float, float, dict[str, float]]] = {
-    "atto": (40, (2, 2, 6, 2), 3.70, 0.55, {TOP1: 75.7}),
-    "femto": (48, (2, 2, 6, 2), 5.22, 0.79, {TOP1: 77.5}),
-    "pico": (64, (2, 2, 6, 2), 9.05, 1.37, {TOP1: 79.5}),
-    "nano": (80, (2, 2, 8, 2), 15.59, 2.46, {TOP1: 80.8}),
-    "tiny": (96, (3, 3, 9, 3), 29, 4.5, {TOP1: 82.1, FROM_22K: 82.9}),
-    "small": (96, (3, 3, 27, 3), 50, 8.7, {TOP1: 83.1, FROM_22K: 84.6}),
-    "base": (128, (3, 3, 27, 3), 89, 15.4, {TOP1: 83.8, FROM_22K: 85.8}),
-    "large": (192, (3, 3, 27, 3), 198, 34.4, {TOP1: 84.3, FROM_22K: 86.6}),
-    "xlarge": (256, (3, 3, 27, 3), 350, 60.9, {FROM_22K: 87.0}),
+# channels of the first stage, which double with each, blocks, drop path, parameters in millions, 1e9 multiply-adds at 224×224,
+# scores
+VARIANTS: dict[str, tuple[int, tuple[int, int, int, int], float, float, float, dict[str, float]]] = {
+    "atto": (40, (2, 2, 6, 2), 0.1, 3.70, 0.55, {TOP1: 75.7}),
+    "femto": (48, (2, 2, 6, 2), 0.1, 5.22, 0.79, {TOP1: 77.5}),
+    "pico": (64, (2, 2, 6, 2), 0.1, 9.05, 1.37, {TOP1: 79.5}),
+    "nano": (80, (2, 2, 8, 2), 0.1, 15.59, 2.46, {TOP1: 80.8}),
+    "tiny": (96, (3, 3, 9, 3), 0.1, 29, 4.5, {TOP1: 82.1, FROM_22K: 82.9}),
+    "small": (96, (3, 3, 27, 3), 0.4, 50, 8.7, {TOP1: 83.1, FROM_22K: 84.6}),
+    "base": (128, (3, 3, 27, 3), 0.5, 89, 15.4, {TOP1: 83.8, FROM_22K: 85.8}),
+    "large": (192, (3, 3, 27, 3), 0.5, 198, 34.4, {TOP1: 84.3, FROM_22K: 86.6}),
+    "xlarge": (256, (3, 3, 27, 3), 0.1, 350, 60.9, {FROM_22K: 87.0}),
 }
-for size, (width, depths, parameters, flops, scores) in VARIANTS.items():
+for size, (width, depths, drop_path, parameters, flops, scores) in VARIANTS.items():
     card = Card(
         paper=PAPER,
         training=TOKENS,
@@ -195,4 +196,4 @@ for size, (width, depths, parameters, flops, scores) in VARIANTS.items():
     )
     dims = (width, 2 * width, 4 * width, 8 * width)
     tiny = {"dims": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
-    register(f"convnext_{size}", ConvNeXt, card, tiny=tiny, dims=dims, depths=depths)
+    register(f"convnext_{size}", ConvNeXt, card, tiny=tiny, dims=dims, depths=depths, drop_path=drop_path)

@@ -193,8 +193,8 @@ class SwinTransformer(Backbone):
     window        side of a window, in places of each stage's map: 7 for weights of 224 pixels, 12 for 384
     shift_all     maps that one window covers are shifted, too, as the authors' code for detection and segmentation, and
                   mmsegmentation, do
-    drop_path     stochastic depth of the last block; it grows linearly from 0 at the first.  Classifiers were trained with 0.2
-                  (T), 0.3 (S) and 0.5 (B)
+    drop_path     stochastic depth of the last block; it grows linearly from 0 at the first.  T has 0.2, S 0.3, B 0.5, and L,
+                  which was pretrained on more, 0.2
     out_indices   which features come out: 0 to 3 for the strides 4 to 32; each has a norm where there is no classifier
     num_classes   classes of `classify`, of the mean over the last stage; None: no classifier, and no stages behind the deepest
                   of `out_indices`
@@ -284,16 +284,18 @@ def _card(parameters: float, flops: float, side: int, top1: float, *, pretrained
 
 
 TINY = {"embed_dim": 32, "depths": [2, 1, 2, 1]}
-T, S, B, L = (96, (2, 2, 6, 2)), (96, (2, 2, 18, 2)), (128, (2, 2, 18, 2)), (192, (2, 2, 18, 2))
-for name, (embed_dim, depths), card in (
+# channels, blocks, drop path
+T, S = (96, (2, 2, 6, 2), 0.2), (96, (2, 2, 18, 2), 0.3)
+B, L = (128, (2, 2, 18, 2), 0.5), (192, (2, 2, 18, 2), 0.2)
+for name, (embed_dim, depths, drop_path), card in (
     ("swin_t", T, _card(28.3, 4.5, 224, 81.3)),
     ("swin_s", S, _card(49.6, 8.7, 224, 83.0)),
     ("swin_b", B, _card(87.8, 15.4, 224, 83.5)),
     ("swin_l", L, _card(196.5, 34.5, 224, 86.3, pretrained=True)),
 ):
-    register(name, SwinTransformer, card, embed_dim=embed_dim, depths=depths, tiny=TINY)
-for name, (embed_dim, depths), card in (
+    register(name, SwinTransformer, card, embed_dim=embed_dim, depths=depths, drop_path=drop_path, tiny=TINY)
+for name, (embed_dim, depths, drop_path), card in (
     ("swin_b_384", B, _card(87.9, 47.0, 384, 84.5)),
     ("swin_l_384", L, _card(196.7, 103.9, 384, 87.3, pretrained=True)),
 ):
-    register(name, SwinTransformer, card, embed_dim=embed_dim, depths=depths, window=12, tiny=TINY)
+    register(name, SwinTransformer, card, embed_dim=embed_dim, depths=depths, drop_path=drop_path, window=12, tiny=TINY)

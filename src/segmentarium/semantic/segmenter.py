@@ -121,7 +121,7 @@ PAPER = Paper(
 LOUD = {
     "start": "the norm over a patch's scores gives them a deviation of 1 from the first step, as in the authors' code"
 }
-AUTHORS = {"image_size": 512, "norm_eps": 1e-5, "interpolation": "bilinear", "antialias": False}
+AUTHORS = {"image_size": 512, "norm_eps": 1e-5, "interpolation": "bilinear", "antialias": False, "drop_path": 0.1}
 DEIT = {**AUTHORS, "distilled": True}
 ADE, MMSEG = "ADE20K val mIoU (single scale)", "ADE20K val mIoU (single scale, mmsegmentation)"
 # name, decoder, backbone, what that has beside the authors' way, scores

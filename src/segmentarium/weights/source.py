@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from segmentarium.brief import Brief
 from segmentarium.contracts import Classifier
 from segmentarium.meta import on_meta
-from segmentarium.registry import Entry, entry, variant_of, without_fetching
+from segmentarium.registry import Entry, entry, unseen, variant_of, without_fetching
 from segmentarium.weights import catalogue
 from segmentarium.weights.layouts import arguments_of, get_layout, recognise
 from segmentarium.weights.published import Published, class_names, published
 from segmentarium.weights.reading import CheckpointError, check_numbers, read_all
 from segmentarium.weights.table import Layout, Rule
 
-UNSEEN = ("drop_path", "dropout")  # arguments that no trained weights depend on
 BUILD_NOTHING = ("max_", "points", "drawn")  # how much of a scan or of a map is looked at: such numbers may be large
 FILE_NAME = "model.safetensors"  # of a folder or a hub repository
 # what training loops put before every key, by preference: averaged weights where there are some
@@ -119,7 +118,7 @@ class Stored(Brief):
         found = {}
         for name, parameter in inspect.signature(self.entry.build).parameters.items():
             value = given.get(name, parameter.default)
-            trivial = value is None or value is parameter.empty or any(word in name for word in UNSEEN)
+            trivial = value is None or value is parameter.empty or unseen(name)
             if name not in read and not trivial and parameter.kind is not parameter.VAR_KEYWORD:
                 found[name] = value
         return found

@@ -83,6 +83,7 @@ def _authors(state: Mapping[str, Tensor], *, linear: bool) -> dict[str, Any]:
         "norm_eps": 1e-5,
         "interpolation": "bilinear",
         "antialias": False,
+        "drop_path": 0.1,
     }
     if distilled:
         ways["distilled"] = True
@@ -93,7 +94,7 @@ def _authors(state: Mapping[str, Tensor], *, linear: bool) -> dict[str, Any]:
 
 
 def _mmseg(state: Mapping[str, Tensor], *, linear: bool) -> dict[str, Any]:
-    ways = {"norm_eps": 1e-6, "interpolation": "bicubic", "antialias": False}
+    ways = {"norm_eps": 1e-6, "interpolation": "bicubic", "antialias": False, "drop_path": 0.1}
     found = sized(vit_arguments(state, **MMSEG_KEYS), 16, 384, **ways)
     if linear:
         return found | {"num_classes": state["decode_head.conv_seg.weight"].shape[0]}
