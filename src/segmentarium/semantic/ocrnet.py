@@ -8,8 +8,9 @@ training alone; its own cross entropy counts 0.4.
 What the public code does and the paper does not say: a region's weights are a softmax over all places, so that every region
 sums to 1 however small it is.  On a ResNet (`joined=False`) the coarse head sees the last feature but one, on HRNet
 (`joined=True`) all features at the finest size.  `ocrnet` is the authors' HRNet-W48: convolutions in front of the head with
-biases before their norms, corners aligned, dropout 0.05; mmsegmentation's (`ocrnet_hr18`, …, `ocrnet_resnet101`) have no such
-biases, no aligned corners, no dropout on HRNet and 0.1 on ResNet.
+biases before their norms, corners aligned, dropout 0.05 before the last classifier and none in the coarse head; mmsegmentation's
+(`ocrnet_hr18`, …, `ocrnet_resnet101`) have no such biases, no aligned corners, no dropout on HRNet and 0.1 in both heads on
+ResNet.
 What we change: the convolution that widens the answers is applied to the regions instead of to the pixels.  It is the same
 function, since the answer at a pixel is a mean of its regions, and costs as many multiplications as there are regions instead of
 pixels; `deploy()` folds its norm into it.  Coarse scores of another size than the pixels' are brought to it.  One class has two
@@ -117,6 +118,7 @@ class OCRDecoder(Decoder):
     bias            the convolutions before the attention have biases in front of their norms, as the authors'
     attention_bias  those of the attention and of the fusion, too, as in openseg
     align_corners   in all resizes
+    dropout         before the last classifier; where features are not joined, in the coarse head, too
     """
 
     prefers_output_stride = 8
@@ -148,7 +150,7 @@ class OCRDecoder(Decoder):
             num_classes,
             coarse_kernel or (1 if joined else 3),
             bias,
-            dropout,
+            0.0 if joined else dropout,
         )
         self.pixels = ConvNormAct(inputs, width, bias=bias)
         self.attention = ObjectAttention(width, key_channels, bias=attention_bias)
