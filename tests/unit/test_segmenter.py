@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segmentarium.registry import create_model
+from segmentarium.meta import on_meta
+from segmentarium.registry import create_model, list_models
 from segmentarium.semantic.segmenter import LinearDecoder, MaskTransformer
 from tests.parity.comparison import exercised
 
@@ -85,3 +86,12 @@ def test_the_decoder_reads_what_passed_the_final_norm(name: str) -> None:
         model = create_model(name, num_classes=3, backbone="timm:test_vit")
         assert model.backbone.body.norm.weight.shape == (64,)
         assert create_model(name, num_classes=3, backbone="resnet18").features(torch.empty(1, 3, 64, 64))
+
+
+def test_deit_normalises_as_imagenet_and_the_others_by_halves() -> None:
+    """As the authors' configurations say, in a fresh network as in one of a file."""
+    with on_meta():
+        means = {name: create_model(name).preprocessing.mean for name in list_models("segmenter_*")}
+    deit = {name for name, mean in means.items() if mean == (0.485, 0.456, 0.406)}
+    assert deit == {"segmenter_deit_base", "segmenter_deit_base_linear"}
+    assert {mean for name, mean in means.items() if name not in deit} == {(0.5, 0.5, 0.5)}

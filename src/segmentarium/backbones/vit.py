@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -60,7 +61,8 @@ class VisionTransformer(PlainBackbone):
                     block sees them (mmsegmentation's `with_cls_token=False`)
     registers       tokens between class token and patches that belong to nothing
     class_position  whether the class token has a row in the table of positions
-    distilled       a second token behind the class token, with a row of its own, that learned from a teacher (DeiT, 2012.12877)
+    distilled       a second token behind the class token, with a row of its own, that learned from a teacher (DeiT, 2012.12877,
+                    whose pictures are normalised as ImageNet's)
     pool            what the classifier sees, behind the final norm: "token" the class token, "mean" the mean of the patches
     layer_scale     at which factors of the residual branches start; None: there are none
     norm_eps        epsilon of the layer norms: 1e-6 is the authors', timm's and torchvision's, 1e-12 transformers'
@@ -122,7 +124,8 @@ class VisionTransformer(PlainBackbone):
         self.grid = rows, columns = grid_of(image_size, self.stride)
         height, width = two(image_size)
         square, ratio = height if height == width else None, 0.9 if height < 384 else 1.0
-        self.preprocessing = Preprocessing(HALF, HALF, crop_size=square, crop_ratio=ratio)
+        pixels = Preprocessing() if distilled else Preprocessing(HALF, HALF)
+        self.preprocessing = replace(pixels, crop_size=square, crop_ratio=ratio)
         self.stem = stem
         self.embedding = PatchEmbedding(channels, embed_dim, patch, bias=patch_bias)
         if class_token == "unseen":
