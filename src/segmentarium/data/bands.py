@@ -15,6 +15,7 @@ from PIL import Image
 from segmentarium.data.image_io import (
     DEFAULT_MAX_PIXELS,
     ImageReadError,
+    load_with_alpha,
     open_image,
     picture_shape,
     read_image,
@@ -27,12 +28,16 @@ from segmentarium.data.stored import open_file
 _SAMPLES, _EXTRA = 277, 338  # tags of TIFF
 
 
-def picture_array(path: str | os.PathLike[str]) -> np.ndarray:
+def picture_array(path: str | os.PathLike[str], *, alpha: bool = False) -> np.ndarray:
     """(H, W, C) uint8: RGB as `read_image` gives it; of a TIFF with further bands that are no alpha, all of them.
 
     Of several pages, which may be a document's, the first.
+
+    alpha   (H, W, 4) of a picture that is partly transparent
     """
-    return read_bands(path) if bands_of(path, pages=False) > 3 else np.asarray(read_image(path))
+    if bands_of(path, pages=False) > 3:
+        return read_bands(path)
+    return load_with_alpha(path) if alpha else np.asarray(read_image(path))
 
 
 def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:

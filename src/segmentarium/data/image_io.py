@@ -171,16 +171,31 @@ def to_upright_rgb(image: Image.Image, path: str | os.PathLike[str] | None = Non
 def load_with_alpha(source: str | os.PathLike[str] | BinaryIO) -> np.ndarray:
     """(H, W, 3) uint8, or (H, W, 4) of a picture that is partly transparent; raises as `read_image`."""
     with open_image(source) as image:
-        return with_alpha(image)
+        return with_alpha(image, source if isinstance(source, str | os.PathLike) else None)
 
 
-def with_alpha(image: Image.Image) -> np.ndarray:
-    """An opened picture, upright: (H, W, 3) uint8, or (H, W, 4) where a part of it is transparent."""
-    pixels = np.asarray(to_upright_rgb(image))
-    if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
-        return pixels
-    alpha = np.asarray(upright(image).convert("RGBA"))[..., 3:]
-    return pixels if alpha.min() == 255 else np.dstack((pixels, alpha))
+def with_alpha(image: Image.Image, path: str | os.PathLike[str] | None = None) -> np.ndarray:
+    """An opened picture, upright: (H, W, 3) uint8, or (H, W, 4) where a part of it is transparent.
+
+    path   of its file, as of `to_upright_rgb`
+    """
+    alpha = alpha_of(image)
+    pixels = np.asarray(to_upright_rgb(image, path))
+    return pixels if alpha is None else np.dstack((pixels, np.asarray(alpha)))
+
+
+def alpha_of(image: Image.Image) -> Image.Image | None:
+    """The alpha (mode L) of an opened picture, upright; None: no part of it is transparent."""
+    if not may_be_transparent(image):
+        return None
+    turned = upright(image)
+    alpha = (turned if turned.mode in ("RGBA", "LA") else turned.convert("RGBA")).getchannel("A")
+    return None if alpha.getextrema() == (255, 255) else alpha
+
+
+def may_be_transparent(image: Image.Image) -> bool:
+    """Whether an opened picture, of which no pixel need be read yet, has alpha or names a transparent colour."""
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -19,6 +19,7 @@ from segmentarium.inference import drawing
 from segmentarium.inference.predictor import Predictor
 from segmentarium.inference.result import OF_FRAMES, check_files, check_kinds, description
 from segmentarium.inference.tta import indices
+from segmentarium.matting.cutout import still_erased
 from segmentarium.matting.finder import no_foreground
 from segmentarium.media.png import PngWriter
 from segmentarium.media.readers import LargePicture
@@ -126,7 +127,10 @@ class _Sink:
             pixels = (
                 rows.array(block.top + start, block.top + stop) if len(self._files) > ("mask" in self._files) else None
             )
-            self._write(block.top + start, pixels, self._mask[start:stop], self._alpha[start:stop])
+            alpha = self._alpha[start:stop]
+            if "cutout" in self._files:
+                alpha = still_erased(alpha, rows.alpha(block.top + start, block.top + stop))
+            self._write(block.top + start, pixels, self._mask[start:stop], alpha)
         self.done = block.top + tall
         return True
 

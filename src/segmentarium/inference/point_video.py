@@ -33,7 +33,7 @@ def points_of_video(
 ) -> tuple[list[Path], int, float, str | None]:
     """-> files, number of frames, frames a second (reading, drawing and writing among it), what is wrong with the clip's end.
 
-    finder   picture (H, W, 3) uint8 -> what has an `overlay` and `as_dict`: a `KeypointFinder`, a `PoseFinder`
+    finder   picture (H, W, 3 or 4) uint8 -> what has an `overlay` and `as_dict`: a `KeypointFinder`, a `PoseFinder`
 
     kinds    of "overlay", "json"; ValueError for others
 

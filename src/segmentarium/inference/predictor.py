@@ -32,7 +32,7 @@ from segmentarium.layers.resize import resized_rows
 from segmentarium.matting.finder import ForegroundFinder, foreground_class
 from segmentarium.media import sources
 from segmentarium.media.readers import ArrayRows
-from segmentarium.media.sources import displayed
+from segmentarium.media.sources import displayed, own_alpha
 
 WHOLE_LIMIT = 2**21  # pixels: Cityscapes' 2048 x 1024 is still computed whole under tile="auto"
 BAND_BYTES = 2**24  # of logits that are brought back to the picture's size at a time
@@ -153,7 +153,8 @@ class Predictor(ForegroundFinder):
             if kept is not None:
                 kept[:, *where] = class_probabilities(block.logits)[0].half().cpu().numpy()
         facts = self.facts(time.perf_counter() - started)
-        return Result(displayed(array), mask, self.classes, self.palette, name, path, alpha, kept, facts)
+        own = own_alpha(array, path) if channels < 4 else None  # to a network of four channels the fourth is a band
+        return Result(displayed(array), mask, self.classes, self.palette, name, path, alpha, kept, facts, own)
 
     def masks(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The class indices (H, W) of several pictures (H, W, C) uint8 of one size, which go through the network together; of

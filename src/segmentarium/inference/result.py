@@ -53,6 +53,7 @@ class Result(Shown):
     alpha          (H, W) uint8, how far each pixel belongs to the foreground class; None: the model has no foreground
     probabilities  (K, H, W) float16, only where they were asked for
     facts          model, engine, tile, seconds: they go into the JSON
+    own_alpha      (H, W) uint8 of a picture that is partly transparent itself, whose cut-outs are so, too; None: it is not
     """
 
     image: np.ndarray
@@ -64,6 +65,7 @@ class Result(Shown):
     alpha: np.ndarray | None = None
     probabilities: np.ndarray | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    own_alpha: np.ndarray | None = None
 
     def told(self) -> str:
         height, width = self.mask.shape
@@ -88,12 +90,15 @@ class Result(Shown):
 
     @property
     def cutout(self) -> Image.Image:
-        """RGBA: the picture with everything but the foreground transparent, by a matte that follows the picture's edges."""
+        """RGBA: the picture with everything but the foreground transparent, by a matte that follows the picture's edges.
+
+        What was erased in the picture stays so.
+        """
         if self.alpha is None:
             raise ValueError(no_foreground(self.classes))
         from segmentarium.matting.cutout import cut_out
 
-        return Image.fromarray(cut_out(self.image, self.alpha))
+        return Image.fromarray(cut_out(self.image, self.alpha, self.own_alpha))
 
     def as_dict(self) -> dict[str, Any]:
         """What the JSON file holds."""

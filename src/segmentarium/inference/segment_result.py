@@ -17,6 +17,7 @@ from segmentarium.inference.polygons import Piece
 from segmentarium.inference.result import ENDINGS, FILE_SUFFIXES, Result, check_kinds, detections
 from segmentarium.inference.segment_drawing import segment_overlay
 from segmentarium.inference.segment_map import FoundSegment, SegmentMap, bands
+from segmentarium.matting.cutout import still_erased
 from segmentarium.media.png import PngWriter
 from segmentarium.rle import encode
 
@@ -49,7 +50,10 @@ class SegmentResult(Result):
         return Image.fromarray(segment_overlay(self.image, self.segments, self.classes, self.palette, self.things))
 
     def cut_out(self, segment: FoundSegment) -> Image.Image:
-        """RGBA: what lies in a segment's box and a little around it, with everything but the segment transparent."""
+        """RGBA: what lies in a segment's box and a little around it, with everything but the segment transparent.
+
+        What was erased in the picture stays so.
+        """
         height, width = self.image.shape[:2]
         left, top, right, bottom = segment.box
         top, left = max(0, top - MARGIN), max(0, left - MARGIN)
@@ -58,6 +62,7 @@ class SegmentResult(Result):
         alpha = np.zeros((bottom - top, right - left), np.uint8)
         rows, columns = own.where
         alpha[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = 255 * own.mask
+        alpha = still_erased(alpha, self.own_alpha, top, left)
         return Image.fromarray(np.dstack((self.image[top:bottom, left:right], alpha)))
 
     def as_dict(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from segmentarium.inference.tta import scaled
 from segmentarium.inference.windows import Rows, grid, overlap_in_pixels, pad_to_smallest
 from segmentarium.media import sources
 from segmentarium.media.readers import ArrayRows
-from segmentarium.media.sources import displayed
+from segmentarium.media.sources import displayed, own_alpha
 
 TOLD_APART = ("instance", "panoptic")
 TILE = 1024
@@ -115,6 +115,7 @@ class SegmentPredictor:
             facts=self.facts(time.perf_counter() - started),
             segments=found,
             things=self.things,
+            own_alpha=own_alpha(array, path) if self.network.in_channels < 4 else None,
         )
 
     def facts(self, seconds: float) -> dict[str, Any]:

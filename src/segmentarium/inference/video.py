@@ -15,7 +15,7 @@ from segmentarium.brief import Brief
 from segmentarium.files import atomic_write, check_targets, write_json
 from segmentarium.inference.result import OF_FRAMES, Result, check_kinds, description
 from segmentarium.matting.finder import no_foreground
-from segmentarium.matting.frames import frame_of, layout_of, rgb_of
+from segmentarium.matting.frames import frame_of, layout_of, pixels_of
 from segmentarium.matting.reader import Camera, Reader, first_frame, is_packet
 from segmentarium.matting.writers import FileWriter, Form
 from segmentarium.media.sources import DamagedError, Item, VideoError
@@ -37,7 +37,8 @@ FORMATS: dict[str, tuple[str, Form, str]] = {
 
 @dataclass(frozen=True)
 class Frame:
-    """pixels (H, W, 3) uint8 as they are to be shown, seconds since the clip began, and the same in its own unit of time."""
+    """pixels (H, W, 3) uint8 as they are to be shown, of a frame that is partly transparent (H, W, 4), seconds since the clip
+    began, and the same in its own unit of time."""
 
     seconds: float
     pixels: np.ndarray
@@ -65,7 +66,7 @@ class OpenClip:
             if is_packet(item):
                 yield item
                 continue
-            pixels = rgb_of(item, self.layout, convert)
+            pixels = pixels_of(item, self.layout, convert)
             yield Frame(float(item.pts * self.reader.time_base), pixels, item.pts)
 
 
@@ -93,7 +94,7 @@ def open_clip(item: Item, *, with_sound: bool = False) -> Iterator[OpenClip]:
 
 @contextlib.contextmanager
 def open_frames(item: Item) -> Iterator[Iterator[np.ndarray]]:
-    """The frames (H, W, 3) uint8 alone; DamagedError after the last of a clip whose end is damaged or cut off."""
+    """The pixels of the frames alone; DamagedError after the last of a clip whose end is damaged or cut off."""
     with open_clip(item) as clip:
         yield _pixels(clip)
 

@@ -19,6 +19,7 @@ from segmentarium.files import atomic_folder, atomic_write, check_targets
 from segmentarium.matting.backgrounds import Blur, Transparent
 from segmentarium.matting.blending import blend_plane
 from segmentarium.matting.clip_backgrounds import ClipBackground
+from segmentarium.matting.cutout import still_erased
 from segmentarium.matting.frames import Layout, Turn, alpha_of, layout_of, plane_array, planes_of, turn_of
 from segmentarium.matting.matte import Matte, fit_matte, resized
 from segmentarium.matting.reader import Camera, Reader, first_frame, is_packet
@@ -175,17 +176,17 @@ class FrameWorker:
         if self._alpha_out:
             outs[3][:] = 0
         if person is not None:
-            self._lay_over(outs, *person, step.planes)
+            self._lay_over(outs, *person, step)
         frame.pts = step.pts
-        if self._alpha_out and step.own_alpha is not None:  # what was clear stays clear
-            np.minimum(outs[3], step.own_alpha, out=outs[3])
         self.layout.tag(frame)
         return frame, float(small.mean())
 
-    def _lay_over(self, outs: Sequence[np.ndarray], window: Window, matte: Matte, planes: Sequence[np.ndarray]) -> None:
+    def _lay_over(self, outs: Sequence[np.ndarray], window: Window, matte: Matte, step: PendingFrame) -> None:
         """The person in front of what `outs` (Y, U, V and perhaps alpha) hold already."""
         places = (window.large, window.halved, window.halved)
-        alpha, person = self._cut(matte, [plane[place] for plane, place in zip(planes, places, strict=True)])
+        alpha, person = self._cut(matte, [plane[place] for plane, place in zip(step.planes, places, strict=True)])
+        top, left = (axis.start for axis in window.large)
+        alpha = still_erased(alpha, step.own_alpha, top, left)
         if self._alpha_out:
             outs[3][window.large] = alpha
             share = (alpha > 0).view(np.uint8) * np.uint8(255)  # colours stay whole; only what is clear is hidden

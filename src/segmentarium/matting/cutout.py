@@ -14,10 +14,12 @@ SURE = 0.02  # probability of the foreground below which a pixel is the backgrou
 MASK_SIDE = 320  # longer side of the masks from which `cut_out` makes mattes: its passes are as wide as a portrait's
 
 
-def cut_out(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def cut_out(image: np.ndarray, mask: np.ndarray, own_alpha: np.ndarray | None = None) -> np.ndarray:
     """(H, W, 4) uint8: a picture (H, W, 3) uint8 with all but the foreground of a soft mask (H, W) uint8 transparent.
 
     The mask is refined to a matte, and soft pixels get the foreground's own colours.
+
+    own_alpha  (H, W) uint8 of a picture that is partly transparent itself
     """
     size = height, width = image.shape[0], image.shape[1]
     result = np.empty((height, width, 4), np.uint8)
@@ -26,6 +28,7 @@ def cut_out(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     matte = fit_matte(guide_of(scaled(image, guide_size(size))), decided(without_holes(probability)), size)
     for top in range(0, height, BAND):
         alpha, own = matte.rows(image[top : top + BAND], top)
+        alpha = still_erased(alpha, own_alpha, top)
         result[top : top + BAND] = transparent(own, alpha)
     return result
 
@@ -43,6 +46,17 @@ def without_holes(probability: np.ndarray) -> np.ndarray:
     hole = lowest > SURE
     hole[np.concatenate(([0], region[0], region[-1], region[:, 0], region[:, -1]))] = False
     return np.where(hole[region], np.float32(1), probability)
+
+
+def still_erased(alpha: np.ndarray, own_alpha: np.ndarray | None, top: int = 0, left: int = 0) -> np.ndarray:
+    """`alpha` (h, w) of the part that begins at row `top` and column `left`, where what was erased in the picture stays so.
+
+    own_alpha  (H, W) of the whole picture; None: nothing was erased
+    """
+    if own_alpha is None:
+        return alpha
+    height, width = alpha.shape
+    return np.minimum(alpha, own_alpha[top : top + height, left : left + width])
 
 
 def transparent(own: np.ndarray, alpha: np.ndarray) -> np.ndarray:

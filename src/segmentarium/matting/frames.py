@@ -85,11 +85,17 @@ def layout_of(frame: Any, aspect: Fraction = Fraction(1)) -> Layout:
     return Layout(width, height, space, full, int(frame.color_primaries), int(frame.color_trc), aspect)
 
 
-def rgb_of(frame: Any, layout: Layout, reformatter: Any) -> np.ndarray:
-    """(H, W, 3) uint8 of a decoded frame, as it is to be shown; nothing is cut off odd sides."""
+def pixels_of(frame: Any, layout: Layout, reformatter: Any) -> np.ndarray:
+    """(H, W, 3) uint8 of a decoded frame as it is to be shown, RGB, or (H, W, 4) of one that is partly transparent.
+
+    Nothing is cut off odd sides.
+    """
     if not frame.format.is_rgb:
         frame.colorspace, frame.color_range = _SCALERS[layout.space], 2 if layout.full else 1
-    pixels = reformatter.reformat(frame, format="rgb24", dst_color_range=2, threads=1).to_ndarray()
+    kind = "rgba" if _has_alpha(frame) else "rgb24"
+    pixels = reformatter.reformat(frame, format=kind, dst_color_range=2, threads=1).to_ndarray()
+    if kind == "rgba" and pixels[..., 3].min() == 255:
+        pixels = pixels[..., :3]
     return np.ascontiguousarray(turn_of(frame).upright(pixels))
 
 
@@ -123,13 +129,17 @@ def planes_of(frame: Any, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.nd
 
 def alpha_of(frame: Any, layout: Layout) -> np.ndarray | None:
     """(H, W) uint8 of a frame that is partly transparent itself, turned upright; None: it is not."""
-    if not any(part.is_alpha for part in frame.format.components):
+    if not _has_alpha(frame):
         return None
     turn = turn_of(frame)
     size = (layout.height, layout.width) if turn.exchanged else (layout.width, layout.height)
     plane = frame.reformat(*size, format="yuva420p").planes[3]
     alpha = np.ascontiguousarray(turn.upright(plane_array(plane)))
     return None if alpha.min() == 255 else alpha
+
+
+def _has_alpha(frame: Any) -> bool:
+    return any(part.is_alpha for part in frame.format.components)
 
 
 def plane_array(plane: Any) -> np.ndarray:

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from segmentarium.data.image_io import with_alpha
 from segmentarium.matting.backgrounds import BackgroundLike, Clip, Rows, Transparent, parse_background
 from segmentarium.matting.blending import composite
-from segmentarium.matting.cutout import BAND, guide_of, guide_size, transparent, without_holes
+from segmentarium.matting.cutout import BAND, guide_of, guide_size, still_erased, transparent, without_holes
 from segmentarium.matting.exported import SUFFIX, ExportedPredictor, exported_file
 from segmentarium.matting.finder import ForegroundFinder, no_foreground, scaled
 from segmentarium.matting.matte import Matte, fit_matte
@@ -191,18 +190,15 @@ class Portrait:
             if len(items) != 1 or items[0].load is None:
                 raise ValueError(f"{image} is not one picture; clips are for Portrait.clip")
             image, name = items[0].load_with_alpha(), items[0].name
-        if isinstance(image, Image.Image):
-            image.load()
-            image = with_alpha(image)
         started = time.perf_counter()
         array = sources.to_array(image)
-        erased = array[..., 3] if array.shape[2] == 4 else None
+        erased = sources.own_alpha(array)
         array = displayed(array)
         height, width = array.shape[:2]
         matte = self.matte(array)
         pixels = np.empty((height, width, 4 if self.transparent else 3), np.uint8)
         alpha = np.empty((height, width), np.uint8)
-        for top, rows, part in self.bands(ArrayRows(array), matte, erased):
+        for top, rows, part in self.bands(ArrayRows(array, erased), matte):
             pixels[top : top + len(rows)], alpha[top : top + len(rows)] = rows, part
         facts = self.predictor.facts(time.perf_counter() - started)
         return PortraitResult(pixels, alpha, float(alpha.mean() / 255), name, facts)
@@ -222,10 +218,10 @@ class Portrait:
             probability = with_held(probability, self.hold)
         return fit_matte(guide_of(small), decided(without_holes(probability), self.people), size)
 
-    def bands(self, picture: Any, matte: Matte, own_alpha: np.ndarray | None = None) -> Any:
-        """(top, rows (n, W, 3 or 4), their alpha (n, W)), downwards, of a picture that has `array(top, bottom)`.
+    def bands(self, picture: Any, matte: Matte) -> Any:
+        """(top, rows (n, W, 3 or 4), their alpha (n, W)), downwards, of a picture that has `array` and `alpha` of (top, bottom).
 
-        own_alpha  (H, W) uint8 of a picture that is partly transparent itself: what was erased stays so
+        What is transparent in it stays so.
         """
         if isinstance(self.background, Clip):
             raise ValueError("a video cannot be the background of a picture; give an image, or put it behind a clip")
@@ -234,8 +230,7 @@ class Portrait:
         for top in range(0, height, BAND):
             bottom = min(top + BAND, height)
             alpha, own = matte.rows(picture.array(top, bottom), top)
-            if own_alpha is not None:
-                alpha = np.minimum(alpha, own_alpha[top:bottom])
+            alpha = still_erased(alpha, picture.alpha(top, bottom))
             if behind is None:
                 yield top, transparent(own, alpha), alpha
             else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -28,6 +29,9 @@ FORMATS = (
 OPTIONS = {"max_pixels": str(LARGEST_FRAME), "format_whitelist": FORMATS, "protocol_whitelist": "file"}
 SLOWEST, FASTEST = Fraction(1, 1000), Fraction(1000)  # frames a second that encoders can be told of
 TIME_BASE = Fraction(1, 90_000)  # of a webcam's frames
+# FFmpeg's own decoders of these codecs leave out the alpha that WebM keeps beside the frames, the library's do not
+WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+log = logging.getLogger(__name__)
 
 
 def is_packet(item: Any) -> bool:
@@ -77,7 +81,8 @@ class Reader:
         self.stream: Any = self._container.streams.video[0]
         self.stream.thread_type = "AUTO"
         self._check_size(self.stream.codec_context)
-        self.stream.codec_context.options = {"max_pixels": str(LARGEST_FRAME)}
+        self._decoder: Any = self._alpha_decoder() or self.stream.codec_context
+        self._decoder.options = {"max_pixels": str(LARGEST_FRAME)}
         self.rate = Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
         if not SLOWEST <= self.rate <= FASTEST:
             self.rate = Fraction(25)  # the frames' own times stay
@@ -97,6 +102,24 @@ class Reader:
                 f"{self.name} has frames of {found.width} x {found.height} pixels, more than the {LARGEST_FRAME:,} that are "
                 "done here; scale it down first"
             )
+
+    def _alpha_decoder(self) -> Any:
+        """What decodes a stream that says that it has alpha, where FFmpeg's own decoder does not; None: its own does."""
+        import av
+
+        given = self.stream.codec_context
+        if given.name not in WITH_ALPHA or self.stream.metadata.get("alpha_mode") != "1":
+            return None
+        try:
+            decoder: Any = av.CodecContext.create(WITH_ALPHA[given.name], "r")
+        except ValueError:  # PyAV's UnknownCodecError is one
+            log.warning("%s: its transparency is not read: this PyAV has no %s", self.name, WITH_ALPHA[given.name])
+            return None
+        decoder.extradata, decoder.thread_type = given.extradata, "AUTO"
+        # what only the container knows
+        decoder.color_range, decoder.colorspace = given.color_range, given.colorspace
+        decoder.color_primaries, decoder.color_trc = given.color_primaries, given.color_trc
+        return decoder
 
     def _count(self) -> int | None:
         if self.stream.frames:
@@ -123,7 +146,7 @@ class Reader:
                         packet.pts = None if packet.pts is None else packet.pts - behind
                         yield packet
                     continue
-                for frame in packet.decode():
+                for frame in self._decoder.decode(packet):
                     self._check_size(frame)
                     # times that are missing or do not grow would stop the encoder
                     pts = frame.pts - shift if frame.pts is not None else last + step

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from segmentarium.data.image_io import ImageReadError, depth_of, peek, read_image
+from segmentarium.data.image_io import (
+    ImageReadError,
+    alpha_of,
+    depth_of,
+    may_be_transparent,
+    open_image,
+    peek,
+    read_image,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,11 +45,11 @@ def _tensor(rows: np.ndarray) -> Tensor:
 
 
 class ArrayRows:
-    """An array (H, W, C) uint8 as rows (1, C, h, W)."""
+    """An array (H, W, C) uint8 as rows (1, C, h, W); `alpha` (H, W) of one that is partly transparent."""
 
-    def __init__(self, image: np.ndarray) -> None:
+    def __init__(self, image: np.ndarray, alpha: np.ndarray | None = None) -> None:
         self.height, self.width = image.shape[:2]
-        self._image = image
+        self._image, self._alpha = image, alpha
 
     def rows(self, top: int, bottom: int) -> Tensor:
         return _tensor(self.array(top, bottom))
@@ -49,24 +57,31 @@ class ArrayRows:
     def array(self, top: int, bottom: int) -> np.ndarray:
         return self._image[top:bottom]
 
+    def alpha(self, top: int, bottom: int) -> np.ndarray | None:
+        return None if self._alpha is None else self._alpha[top:bottom]
+
 
 class PillowRows:
-    """A decoded RGB picture of Pillow as rows, without a second copy of it."""
+    """A decoded RGB picture of Pillow as rows, without a second copy of it; `alpha`: of mode L, where a part is transparent."""
 
-    def __init__(self, image: Image.Image) -> None:
+    def __init__(self, image: Image.Image, alpha: Image.Image | None = None) -> None:
         self.width, self.height = image.size
-        self._image = image
+        self._image, self._alpha = image, alpha
 
     def array(self, top: int, bottom: int) -> np.ndarray:
         """(bottom - top, W, 3) uint8"""
         return np.array(self._image.crop((0, top, self.width, bottom)))
+
+    def alpha(self, top: int, bottom: int) -> np.ndarray | None:
+        """(bottom - top, W) uint8; None: no part of the picture is transparent."""
+        return None if self._alpha is None else np.array(self._alpha.crop((0, top, self.width, bottom)))
 
     def rows(self, top: int, bottom: int) -> Tensor:
         return _tensor(self.array(top, bottom))
 
 
 class VipsRows:
-    """A picture file as rows of 8-bit RGB, decoded from top to bottom as they are asked for.
+    """A picture file as rows of 8-bit RGB, or RGBA, decoded from top to bottom as they are asked for.
 
     Rows may be asked for again until later ones have been asked for: it keeps those from the last `top` on.
     """
@@ -75,12 +90,19 @@ class VipsRows:
         import pyvips
 
         self.height, self.width = int(image.height), int(image.width)
-        self._region = pyvips.Region.new(image)
-        self._kept = np.empty((0, self.width, 3), np.uint8)
+        self._region, self._bands = pyvips.Region.new(image), int(image.bands)
+        self._kept = np.empty((0, self.width, self._bands), np.uint8)
         self._top = 0
 
     def array(self, top: int, bottom: int) -> np.ndarray:
         """(bottom - top, W, 3) uint8"""
+        return np.ascontiguousarray(self._read(top, bottom)[..., :3])
+
+    def alpha(self, top: int, bottom: int) -> np.ndarray | None:
+        """(bottom - top, W) uint8; None: the picture has none."""
+        return self._read(top, bottom)[..., 3] if self._bands == 4 else None
+
+    def _read(self, top: int, bottom: int) -> np.ndarray:
         import pyvips
 
         if top < self._top:
@@ -88,7 +110,7 @@ class VipsRows:
         kept = self._kept[top - self._top :]
         read = self._top + len(self._kept)
         if bottom > read:
-            rows = np.empty((bottom - top, self.width, 3), np.uint8)
+            rows = np.empty((bottom - top, self.width, self._bands), np.uint8)
             rows[: len(kept)] = kept
             # in pieces: a fetch returns bytes that are copied once more
             for start in range(max(read, top), bottom, 64):
@@ -97,7 +119,7 @@ class VipsRows:
                     data = self._region.fetch(0, start, self.width, stop - start)
                 except pyvips.Error as error:
                     raise ImageReadError(f"row {start}: {str(error).strip()}") from error
-                rows[start - top : stop - top] = np.frombuffer(data, np.uint8).reshape(-1, self.width, 3)
+                rows[start - top : stop - top] = np.frombuffer(data, np.uint8).reshape(-1, self.width, self._bands)
             kept = rows
         self._kept, self._top = kept, top
         return kept[: bottom - top]
@@ -112,8 +134,10 @@ class LargePicture:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._decoded: Image.Image | None = None
+        self._alpha: Image.Image | None = None
         self._white: int | None = None  # what is white in a picture of 16 bits, once that is known
-        self._reader = _READERS.get(_plain_format(self.path)) if importlib.util.find_spec("pyvips") else None
+        kind, self._has_alpha = _kind_of(self.path)
+        self._reader = _READERS.get(kind) if importlib.util.find_spec("pyvips") else None
         self._in_rows = self._reader is not None
 
     @property
@@ -124,8 +148,8 @@ class LargePicture:
     def open(self) -> PillowRows | VipsRows:
         """The picture's rows, from the first one.  ImageReadError where the file is damaged."""
         if self._in_rows:
-            return VipsRows(self._vips())
-        return PillowRows(self._whole())
+            return VipsRows(self._vips(alpha=self._has_alpha))
+        return PillowRows(self._whole(), self._alpha)
 
     def thumbnail(self, width: int, height: int) -> np.ndarray:
         """The whole picture as (height, width, 3) uint8."""
@@ -143,9 +167,13 @@ class LargePicture:
     def _whole(self) -> Image.Image:
         if self._decoded is None:
             self._decoded = read_image(self.path)
+            if self._has_alpha:  # decoded once more, for one byte a pixel
+                with open_image(self.path) as image:
+                    self._alpha = alpha_of(image)
         return self._decoded
 
-    def _vips(self) -> Any:
+    def _vips(self, *, alpha: bool = False) -> Any:
+        """Three bands, and a fourth where the picture's own `alpha` is wanted."""
         import pyvips
 
         pyvips.cache_set_max(0)  # the cache of operations would keep files open and rows in memory
@@ -155,6 +183,7 @@ class LargePicture:
             if "orientation" in image.get_fields() and image.get("orientation") != 1:
                 image = read(str(self.path), access="random", fail_on="truncated").autorot()
             bands = 3 if image.bands >= 3 else 1
+            own = image[image.bands - 1] if alpha and image.bands in (2, 4) else None
             image = image.extract_band(0, n=bands) if image.bands != bands else image
             if image.format == "ushort":
                 white = self._white
@@ -164,14 +193,18 @@ class LargePicture:
                     greatest = np.array([again.extract_band(0, n=bands).max()], np.uint16)
                     white = self._white = 2 ** (depth_of(greatest) or 16) - 1
                 image = (image * (255 / white)).rint().cast("uchar")
-            return image if bands == 3 else image.bandjoin([image, image])
+            image = image if bands == 3 else image.bandjoin([image, image])
+            if own is None:
+                return image
+            return image.bandjoin(own if own.format == "uchar" else (own / 257).rint().cast("uchar"))
         except pyvips.Error as error:
             raise ImageReadError(f"{self.path} cannot be read: {str(error).strip()}") from error
 
 
-def _plain_format(path: Path) -> str:
+def _kind_of(path: Path) -> tuple[str, bool]:
     """Pillow's name of the format where the first three (or the one) channels of the file, as libvips sees it, are what
-    `read_image` would give; "": they are not."""
+    `read_image` would give, "" where they are not; and whether a part of it may be transparent."""
     with peek(path) as image:
         plain = image.mode in ("RGB", "RGBA", "L", "LA", "P", "1") or image.mode.startswith("I;16")
-        return (image.format or "") if plain and not (image.mode == "P" and "transparency" in image.info) else ""
+        plain = plain and not (image.mode == "P" and "transparency" in image.info)
+        return (image.format or "") if plain else "", may_be_transparent(image)

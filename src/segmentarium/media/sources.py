@@ -19,9 +19,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from segmentarium.data.bands import picture_array
+from segmentarium.data.bands import bands_of, picture_array
 from segmentarium.data.finding import OTHER_SUFFIXES, files_below, head_of, is_clip, is_picture, name_below
-from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, load_with_alpha, read_image, to_8_bit, upright
+from segmentarium.data.image_io import IMAGE_SUFFIXES, ImageReadError, load_with_alpha, to_8_bit, with_alpha
 from segmentarium.files import free_name, shown
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"})
@@ -49,7 +49,7 @@ class Item:
 
     kind   "picture", "video" or "webcam"
     name   of the output files
-    load   a picture's pixels: (H, W, C) uint8
+    load   a picture's pixels: (H, W, C) uint8, of one that is partly transparent (H, W, 4)
     path   of the file, if it is one; origin: how messages call it
     open   the bytes of a picture that is no file here, if it came as bytes
     """
@@ -139,7 +139,7 @@ def _bytes(data: Any, name: str, origin: str) -> Item:
 
 def _streamed(name: str, origin: str, opened: Callable[[], BinaryIO]) -> Item:
     """A picture whose bytes `opened` gives."""
-    return Item("picture", name, origin, lambda: np.asarray(read_image(opened())), open=opened)
+    return Item("picture", name, origin, lambda: load_with_alpha(opened()), open=opened)
 
 
 def _expand_path(text: str) -> list[Item]:
@@ -213,7 +213,7 @@ def _file(path: Path, folder: Path | None = None) -> Item:
     name = path.stem if folder is None else name_below(path, folder)
     if holds_clip(path):
         return Item("video", name, str(path), path=path)
-    return Item("picture", name, str(path), lambda: picture_array(path), path)
+    return Item("picture", name, str(path), lambda: picture_array(path, alpha=True), path)
 
 
 def _unique(items: list[Item]) -> list[Item]:
@@ -269,17 +269,7 @@ def download(address: str) -> io.BytesIO:
 
 def _from_pillow(picture: Image.Image) -> np.ndarray:
     picture.load()  # what stands behind the pixels, too: how they are turned
-    picture = upright(picture)
-    if picture.mode == "RGB":
-        return np.asarray(picture)
-    # through a file in memory, so that every mode is read by the one reader
-    stream = io.BytesIO()
-    if picture.mode in ("CMYK", "YCbCr", "F", "LAB"):
-        picture.save(stream, "TIFF")
-    else:
-        picture.save(stream, "PNG", compress_level=0)
-    stream.seek(0)
-    return np.asarray(read_image(stream))
+    return with_alpha(picture)
 
 
 def _is_file(value: Any) -> bool:
@@ -325,6 +315,17 @@ def to_array(image: Any) -> np.ndarray:
             raise ValueError(f"the picture has values from {low:g} to {high:g}; floating-point pictures go from 0 to 1")
         return np.round(array.clip(0, 1) * 255).astype(np.uint8)
     raise TypeError(f"the picture has the type {array.dtype}; give uint8 (0..255), uint16, or floating point (0..1)")
+
+
+def own_alpha(array: np.ndarray, path: Path | None = None) -> np.ndarray | None:
+    """(H, W) uint8 of a picture (H, W, C) that is partly transparent; None: it is not, or its fourth band is no alpha.
+
+    path   of the file that it was read from, if it was: bands of a TIFF may be anything
+    """
+    if array.shape[2] != 4 or (path is not None and bands_of(path, pages=False) > 3):
+        return None
+    alpha = array[..., 3]
+    return None if alpha.min() == 255 else alpha
 
 
 def displayed(array: np.ndarray) -> np.ndarray:
