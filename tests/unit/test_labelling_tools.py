@@ -184,3 +184,60 @@ def test_what_is_called_valid_is_val_in_every_export(tmp_path: Path) -> None:
             (1, ""),
         ]
     assert found[1].items[0].image.parent.name == "valid"
+
+
+def parts_of(tool: str, root: Path, labelled: bool = True) -> Path:
+    """An export in train, val and test, whose test has labels, or pictures alone; labelme's labels are its files."""
+    for part in ("train", "valid", "test"):
+        here, scene = root / part, files.SCENE if labelled or part != "test" else ()
+        if tool == "labelme" and scene:
+            here.mkdir(parents=True)
+            files.labelme(here)
+        elif tool == "coco_instances":
+            files.coco(here, scene)
+            (here / "images" / "a.png").rename(here / "a.png")
+            (here / "annotations.json").rename(here / "_annotations.coco.json")
+        elif tool == "yolo":
+            files.yolo_pair(here / "images" / "a.png", here / "labels" / "a.txt")
+            if not scene:
+                (here / "labels" / "a.txt").unlink()
+    if tool == "yolo":
+        (root / "data.yaml").write_text("names: [cat, dog]\ntrain: ../train/images\ntest: ../test/images\n")
+    if tool == "cvat":
+        whole, bare = ((files.cvat(root, scene) / "annotations.xml").read_text() for scene in (files.SCENE, ()))
+        first, last = whole.index("<image "), whole.index("</annotations>")
+        images = [
+            whole[first:last],
+            whole[first:last],
+            whole[first:last] if labelled else bare[first : bare.index("</ann")],
+        ]
+        named = [
+            image.replace("<image ", f'<image subset="{part}" ')
+            for part, image in zip(("Train", "Validation", "Test"), images, strict=True)
+        ]
+        (root / "annotations.xml").write_text(whole[:first] + "".join(named) + whole[last:])
+    return root
+
+
+@pytest.mark.parametrize("tool", ["labelme", "cvat", "coco_instances", "yolo"])
+def test_what_is_scored_of_an_export_is_its_test_where_that_has_labels(tool: str, tmp_path: Path) -> None:
+    root = parts_of(tool, tmp_path / "labelled")
+    bare = parts_of(tool, tmp_path / "bare", labelled=False)
+    for name in ("folder", tool):
+        assert evaluation_split(name, root) == "test"
+        assert len(build_dataset(name, root, "test")) == 1
+        assert evaluation_split(name, bare) == "val"
+        assert len(build_dataset(name, bare, "val")) == 1
+
+
+@pytest.mark.parametrize("tool", ["labelme", "cvat", "coco", "instances"])
+def test_what_is_scored_of_an_export_that_nothing_divides(tool: str, tmp_path: Path) -> None:
+    name = "coco_instances" if tool == "coco" else tool
+    if tool == "instances":
+        files.instances(tmp_path, [np.ones(SIZE, int)], parts=False)
+    else:
+        getattr(files, tool)(tmp_path)
+    assert evaluation_split(name, tmp_path) == "val"
+    (tmp_path / "test.txt").write_text("a.png\n")
+    assert evaluation_split(name, tmp_path) == "test"
+    assert len(build_dataset(name, tmp_path, "test")) == 1

@@ -87,8 +87,14 @@ def evaluation_split(name: str, root: str | Path) -> str:
 
     Raises:
         KeyError: no such data set (with the nearest names).
+        ValueError: a file that should say it, as COCO's JSON does, is none of its form.
     """
-    return _reader(name).evaluation_split(Path(root))
+    root = Path(root)
+    if name.lower() == "folder":
+        from segmentarium.data.drawn_labels import tool_layout
+
+        name = tool_layout(root) or name
+    return _reader(name).evaluation_split(root)
 
 
 def list_splits(name: str) -> tuple[str, ...]:

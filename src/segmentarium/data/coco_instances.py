@@ -22,7 +22,7 @@ from segmentarium.data.base import Transform, require_folder
 from segmentarium.data.finding import name_below
 from segmentarium.data.panoptic_json import categories_of, gaps, read_coco
 from segmentarium.data.segments import Outline, SegmentDataset, SegmentItem, Tell, draw, refuse
-from segmentarium.data.splits import PART_NAMES, check_split, chosen
+from segmentarium.data.splits import PART_NAMES, check_split, chosen, scored_part
 
 SPLITS = ("train", "val", "test", "trainval", "all")
 DIVIDED = (
@@ -34,6 +34,7 @@ UNDIVIDED = (  # one for all, divided by a hash of the names
     "annotations/instances.json", "annotations/annotations.json", "instances.json", "coco.json", "result.json",
     "labels.json",
 )  # fmt: skip
+LISTS = ("images", "annotations", "categories")
 LICENCE = "annotations CC BY 4.0; photographs by their Flickr licences"
 
 
@@ -60,7 +61,7 @@ class CocoInstances(SegmentDataset):
         check_split(split, SPLITS, "coco_instances")
         root = require_folder(Path(root), "annotations/instances_train2017.json, or annotations.json")
         path = root / annotations if annotations else _annotations(root, split)
-        content = read_coco(path, ("images", "annotations", "categories"))
+        content = read_coco(path, LISTS)
         name, licence, url = self.facts(root, path)
         info, self.classes_of, _ = categories_of(content, name, path, licence, url)
         self.categories = sorted(content["categories"], key=lambda one: one["id"])
@@ -72,14 +73,13 @@ class CocoInstances(SegmentDataset):
             refuse(
                 path, f"has objects of {len(strange)} pictures that are not among its images: {', '.join(strange[:5])}"
             )
-        first = str(content["images"][0].get("file_name", "")) if content["images"] else ""
-        folder = root / pictures if pictures else _pictures(root, split, path, first)
+        folder = root / pictures if pictures else _pictures(root, split, path, content)
         items = [
             SegmentItem(self.place(root, folder, one), path, (one, objects.get(number, [])))
             for number, one in images.items()
         ]
         notes: list[str] = []
-        if not annotations and path.relative_to(root).as_posix() in UNDIVIDED:
+        if not annotations and _is_undivided(root, path):
             named: dict[str, list[SegmentItem]] = defaultdict(list)  # a.jpg and a.png have one name
             for one in items:
                 named[name_below(one.image, folder)].append(one)
@@ -91,6 +91,19 @@ class CocoInstances(SegmentDataset):
             raise FileNotFoundError(f"{items[0].image} is not there, but {path.name} has it")
         super().__init__(info, items, None, transform, cache)
         self.notes += [*notes, *gaps(self.classes_of)]
+
+    @classmethod
+    def evaluation_split(cls, root: Path) -> str:
+        """test where it has annotations, else val."""
+        try:
+            path = _annotations(root, "test")
+        except FileNotFoundError:
+            return "val"
+        content = read_coco(path, LISTS)
+        if not _is_undivided(root, path):
+            return "test" if content["annotations"] else "val"
+        folder = _pictures(root, "test", path, content)
+        return scored_part(root, [name_below(folder / str(one["file_name"]), folder) for one in content["images"]])
 
     @staticmethod
     def facts(root: Path, path: Path) -> tuple[str, str, str]:
@@ -156,8 +169,14 @@ def _annotations(root: Path, split: str) -> Path:
     return found
 
 
-def _pictures(root: Path, split: str, path: Path, first: str) -> Path:
-    """The folder that the JSON's names of pictures begin in, `first` being one of them."""
+def _is_undivided(root: Path, path: Path) -> bool:
+    """Whether a JSON is one for all parts."""
+    return path.relative_to(root).as_posix() in UNDIVIDED
+
+
+def _pictures(root: Path, split: str, path: Path, content: dict[str, Any]) -> Path:
+    """The folder that the JSON's names of pictures begin in."""
+    first = str(content["images"][0].get("file_name", "")) if content["images"] else ""
     if path.parent != root and path.name == "_annotations.coco.json":
         return path.parent
     if path.parent == root and path.name in UNDIVIDED and not any((root / one).is_dir() for one in ("images", "data")):

@@ -18,10 +18,11 @@ import numpy as np
 
 from segmentarium.data.base import Transform, require_folder
 from segmentarium.data.segments import Outline, SegmentDataset, SegmentItem, Tell, draw, merged, refuse, segment_info
-from segmentarium.data.splits import check_split, chosen, part_called
+from segmentarium.data.splits import check_split, chosen, part_called, scored_part
 from segmentarium.rle import Patch
 
 SPLITS = ("train", "val", "trainval", "test", "all")
+FILE = "annotations.xml"
 SHAPES = ("polygon", "box", "ellipse", "mask", "polyline", "points", "cuboid", "skeleton")
 CORNERS = 64  # of the polygon that an ellipse is drawn as
 
@@ -39,23 +40,10 @@ class Cvat(SegmentDataset):
     ) -> None:
         check_split(split, SPLITS, "cvat")
         root = require_folder(Path(root), "annotations.xml and images/")
-        path = root / "annotations.xml"
-        if not path.is_file():
-            raise FileNotFoundError(f'{path} does not exist; export the task as "CVAT for images 1.1", with images')
-        try:
-            tree = ElementTree.parse(path).getroot()
-        except ElementTree.ParseError as error:
-            refuse(path, f"is no XML: {error}")
+        path = root / FILE
+        tree, named = _read(path)
         images = list(tree.iter("image"))
-        if not images:
-            refuse(path, 'has no <image>: is it "CVAT for video"? Export "CVAT for images 1.1"')
         folder = root / "images" if (root / "images").is_dir() else root
-        subsets = [part_called(str(one.get("subset", ""))) for one in images]
-        divided = all(subsets)
-        named: dict[str, list[ElementTree.Element]] = defaultdict(list)  # a.jpg and a.png have one name
-        for one, subset in zip(images, subsets, strict=True):
-            name = str(one.get("name"))
-            named[f"{subset}/{name}" if divided else os.path.splitext(name)[0]].append(one)
         found, notes = chosen(root, list(named), split, f"folder {root.resolve().name}")
         items = [SegmentItem(_picture(folder, one), path, one, name) for name in found for one in named[name]]
         if not items:
@@ -74,6 +62,16 @@ class Cvat(SegmentDataset):
         palette = palette if len(palette) == len(classes) else []
         super().__init__(segment_info(root.resolve().name, classes, palette, "your own"), items, None, transform, cache)
         self.notes += notes
+
+    @classmethod
+    def evaluation_split(cls, root: Path) -> str:
+        """test where the export is divided and has one with objects, else val."""
+        if not (root / FILE).is_file():
+            return "val"
+        _, named = _read(root / FILE)
+        part = scored_part(root, list(named))
+        found, _ = chosen(root, list(named), part, "") if part == "test" else ([], [])
+        return part if any(shape.tag in SHAPES for name in found for one in named[name] for shape in one) else "val"
 
     def annotate(self, item: SegmentItem, height: int, width: int, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
         said = int(item.entry.get("width", width)), int(item.entry.get("height", height))
@@ -98,6 +96,26 @@ class Cvat(SegmentDataset):
             outlines.append(Outline(what, self.index_of[label], polygons=polygons, pixels=pixels))
             groups.append(shape.get("group_id") if shape.get("group_id") not in (None, "", "0") else None)
         return draw(merged(outlines, groups, height, width, tell), height, width, tell)
+
+
+def _read(path: Path) -> tuple[ElementTree.Element, dict[str, list[ElementTree.Element]]]:
+    """The file's root, and its pictures by name, before which their subset stands where all of them have one."""
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} does not exist; export the task as "CVAT for images 1.1", with images')
+    try:
+        tree = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        refuse(path, f"is no XML: {error}")
+    images = list(tree.iter("image"))
+    if not images:
+        refuse(path, 'has no <image>: is it "CVAT for video"? Export "CVAT for images 1.1"')
+    subsets = [part_called(str(one.get("subset", ""))) for one in images]
+    divided = all(subsets)
+    named: dict[str, list[ElementTree.Element]] = defaultdict(list)  # a.jpg and a.png have one name
+    for one, subset in zip(images, subsets, strict=True):
+        name = str(one.get("name"))
+        named[f"{subset}/{name}" if divided else os.path.splitext(name)[0]].append(one)
+    return tree, named
 
 
 def _picture(folder: Path, image: ElementTree.Element) -> Path:

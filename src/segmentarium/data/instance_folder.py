@@ -20,7 +20,7 @@ from segmentarium.data.base import Transform, require_folder
 from segmentarium.data.class_table import class_file, read_classes
 from segmentarium.data.finding import pictures_by_name
 from segmentarium.data.segments import NOBODY, SegmentDataset, SegmentItem, Tell, numbered, read_numbers, segment_info
-from segmentarium.data.splits import check_split, chosen
+from segmentarium.data.splits import check_split, chosen, scored_part
 
 SPLITS = ("train", "val", "trainval", "test", "all")
 
@@ -71,7 +71,7 @@ class InstanceFolder(SegmentDataset):
     @classmethod
     def evaluation_split(cls, root: Path) -> str:
         """test where the folder is divided and has one, else val."""
-        return "test" if (root / "test.txt").is_file() or (root / "images" / "test").is_dir() else "val"
+        return scored_part(root, list(pictures_by_name(root / "images")))
 
     def annotate(self, item: SegmentItem, height: int, width: int, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
         values = read_numbers(item.labels, height, width)

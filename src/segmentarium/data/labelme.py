@@ -33,7 +33,7 @@ from segmentarium.data.segments import (
     refuse,
     segment_info,
 )
-from segmentarium.data.splits import check_split, chosen
+from segmentarium.data.splits import check_split, chosen, scored_part
 from segmentarium.data.text_files import read_json
 from segmentarium.rle import Patch
 
@@ -61,7 +61,7 @@ class Labelme(SegmentDataset):
     ) -> None:
         check_split(split, SPLITS, "labelme")
         root = require_folder(Path(root), "labelme's JSON files")
-        files = {name_below(path, root): path for path in files_below(root, {".json"})}
+        files = _files(root)
         found, notes = chosen(root, list(files), split, f"folder {root.resolve().name}")
         if not found:
             raise FileNotFoundError(f"{root} holds no JSON files of labelme for split {split!r}")
@@ -81,6 +81,11 @@ class Labelme(SegmentDataset):
         items = [SegmentItem(_picture(files[name]), files[name], None, name) for name in found]
         super().__init__(segment_info(root.resolve().name, classes, palette, "your own"), items, None, transform, cache)
         self.notes += notes
+
+    @classmethod
+    def evaluation_split(cls, root: Path) -> str:
+        """test where the folder is divided and has one, else val."""
+        return scored_part(root, list(_files(root)))
 
     def annotate(self, item: SegmentItem, height: int, width: int, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
         content = _read(item.labels)
@@ -110,6 +115,10 @@ class Labelme(SegmentDataset):
             outlines.append(Outline(what, self.index_of[label], polygons=polygons, pixels=patches))
             groups.append(shape.get("group_id"))
         return draw(merged(outlines, groups, height, width, tell), height, width, tell)
+
+
+def _files(root: Path) -> dict[str, Path]:
+    return {name_below(path, root): path for path in files_below(root, {".json"})}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from segmentarium.data.base import Transform, require_folder
 from segmentarium.data.class_table import class_file, read_classes
 from segmentarium.data.finding import pictures_below, pictures_by_name
 from segmentarium.data.segments import Outline, SegmentDataset, SegmentItem, Tell, draw, refuse, segment_info
-from segmentarium.data.splits import PART_NAMES, PARTS, check_split, chosen, wanted_parts
+from segmentarium.data.splits import PART_NAMES, PARTS, check_split, chosen, scored_part, wanted_parts
 from segmentarium.data.text_files import read_lines, read_text, read_yaml
 
 SPLITS = ("train", "val", "trainval", "test", "all")
@@ -46,7 +46,7 @@ class Yolo(SegmentDataset):
         names = _names(root, config)
         pictures: list[Path] = []
         notes: list[str] = []
-        if any(_said(config, part) or _folder(root, part) for part in PARTS):
+        if _is_divided(root, config):
             for part in wanted_parts(split):
                 found = _pictures(root, config, part, needed=split != "all")
                 if (said := _said(config, part)) and not found:
@@ -67,8 +67,12 @@ class Yolo(SegmentDataset):
 
     @classmethod
     def evaluation_split(cls, root: Path) -> str:
-        """test where there is one, else val."""
-        return "test" if _pictures(root, _config(root), "test", needed=False) else "val"
+        """test where there is one with text files, else val."""
+        config = _config(root)
+        if not _is_divided(root, config):
+            return scored_part(root, list(pictures_by_name(root / "images")))
+        found = _pictures(root, config, "test", needed=False)
+        return "test" if any(_label_file(path).is_file() for path in found) else "val"
 
     def annotate(self, item: SegmentItem, height: int, width: int, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
         outlines = []
@@ -149,6 +153,10 @@ def _pictures(root: Path, config: dict[str, Any], part: str, *, needed: bool) ->
             )
         return []
     return pictures_below(folder)
+
+
+def _is_divided(root: Path, config: dict[str, Any]) -> bool:
+    return any(_said(config, part) or _folder(root, part) for part in PARTS)
 
 
 def _said(config: dict[str, Any], part: str) -> Any:
