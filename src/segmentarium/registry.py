@@ -250,9 +250,10 @@ def unseen(name: str) -> bool:
 def variant_of(found: Entry, arguments: dict[str, Any]) -> tuple[Entry, dict[str, Any]]:
     """`found` built with `arguments` may be another registered variant -> that variant, and what is left of the arguments.
 
-    A checkpoint's arguments are read off its shapes; this names the model that they make ("segformer_b2").
+    A checkpoint's arguments are read off its shapes; this names the model that they make ("segformer_b2").  Those that leave no
+    trace (`unseen`) tell no variants apart, and are each variant's own where nobody gave them.
     """
-    merged = {**found.arguments, **arguments}
+    merged = {**{key: value for key, value in found.arguments.items() if not unseen(key)}, **arguments}
     fitting = [
         other
         for other in _ENTRIES.values()
@@ -262,7 +263,8 @@ def variant_of(found: Entry, arguments: dict[str, Any]) -> tuple[Entry, dict[str
     best = max(fitting, key=lambda other: (len(other.arguments), other.name == found.name), default=None)
     if best is None:
         return found, dict(arguments)
-    return best, {key: value for key, value in merged.items() if key not in best.arguments}
+    own = best.arguments
+    return best, {key: value for key, value in merged.items() if key not in own or own[key] != value}
 
 
 def without_fetching(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -124,6 +124,14 @@ def test_variant_of_finds_the_name_that_arguments_make() -> None:
     assert (found.name, rest) == ("bisenetv2", {"width": 1.5})
 
 
+def test_what_leaves_no_trace_in_weights_tells_no_variants_apart() -> None:
+    """Each is found with its own stochastic depth, and with another where that is given."""
+    read = {"embed_dim": 128, "depths": (2, 2, 18, 2)}
+    assert entry("swin_t").arguments["drop_path"] != entry("swin_b").arguments["drop_path"]
+    assert variant_of(entry("swin_t"), read) == (entry("swin_b"), {})
+    assert variant_of(entry("swin_t"), {**read, "drop_path": 0.1}) == (entry("swin_b"), {"drop_path": 0.1})
+
+
 def test_model_card_is_plain_data() -> None:
     card = model_card("segformer_b0")
     assert card["name"] == "segformer_b0"
