@@ -133,7 +133,7 @@ def _candidates(options: argparse.Namespace, budget: Any, changes: dict[str, Any
         raise ValueError("the recipes are of several data sets; give --data and --root for all of them")
     if sets:
         data = {**sets[0], "data_arguments": candidates[0].stages[0].data_arguments}
-    from segmentarium.data.catalogue import needs_folder
+    from segmentarium.data.catalogue import needs_folder, takes_patterns
 
     if data.get("data") and not data.get("root") and not needs_folder(data["data"]):
         data["root"] = "."
@@ -142,7 +142,7 @@ def _candidates(options: argparse.Namespace, budget: Any, changes: dict[str, Any
             raise ValueError(
                 f"no --{name} is given; compare needs a data set and its folder (--data camvid --root DIR)"
             )
-    if not Path(data["root"]).is_dir():
+    if not Path(data["root"]).is_dir() and not takes_patterns(data["data"]):
         raise FileNotFoundError(
             f"root {data['root']} is not a folder; give the one where the data set lies (--root DIR)"
         )
