@@ -47,7 +47,8 @@ def test_coefficients_are_read_off_the_weights(size: int) -> None:
         state = timm.create_model(name).state_dict()
         ours = create_backbone(name, num_classes=1000)
     read = get_layout("efficientnet_lite/timm").arguments(state)
-    assert read == {"width": 1.0, "depth": 1.0, "in_channels": 3, "num_classes": 1000} | entry(name).arguments
+    seen = {key: value for key, value in entry(name).arguments.items() if key != "dropout"}
+    assert read == {"width": 1.0, "depth": 1.0, "in_channels": 3, "num_classes": 1000} | seen
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in timm.create_model(name).parameters())
 
 

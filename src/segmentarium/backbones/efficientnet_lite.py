@@ -34,6 +34,7 @@ class EfficientNetLite(InvertedResidualNet):
 
     blocks         of each stage, instead of the published ones that `depth` multiplies
     output_stride  32 as published; 16 or 8: later stages dilated instead of strided, in timm's way (see MobileNetV2)
+    dropout        before the classifier, in training
     out_indices    which features come out: 0 to 4 for the strides 2 to 32.  Stages behind the last one are left out, unless
                    there is a classifier
     num_classes    classes of `classify`; None: no classifier
@@ -47,6 +48,7 @@ class EfficientNetLite(InvertedResidualNet):
         blocks: Sequence[int] | None = None,
         in_channels: int = 3,
         output_stride: int = 32,
+        dropout: float = 0.2,
         out_indices: Sequence[int] = (1, 2, 3, 4),
         num_classes: int | None = None,
     ) -> None:
@@ -65,6 +67,7 @@ class EfficientNetLite(InvertedResidualNet):
             in_channels=in_channels,
             output_stride=output_stride,
             contract_dilation=True,
+            dropout=dropout,
             final_conv=False,
             out_indices=out_indices,
             num_classes=num_classes,
@@ -101,6 +104,6 @@ def _card(parameters: float, flops: float, side: int, top1: float) -> Card:
 
 register("efficientnet_lite0", EfficientNetLite, _card(4.65, 0.407, 224, 75.1))
 register("efficientnet_lite1", EfficientNetLite, _card(5.42, 0.631, 240, 76.7), depth=1.1)
-register("efficientnet_lite2", EfficientNetLite, _card(6.09, 0.899, 260, 77.6), width=1.1, depth=1.2)
-register("efficientnet_lite3", EfficientNetLite, _card(8.20, 1.44, 280, 79.8), width=1.2, depth=1.4)
-register("efficientnet_lite4", EfficientNetLite, _card(13.01, 2.64, 300, 81.5), width=1.4, depth=1.8)
+register("efficientnet_lite2", EfficientNetLite, _card(6.09, 0.899, 260, 77.6), width=1.1, depth=1.2, dropout=0.3)
+register("efficientnet_lite3", EfficientNetLite, _card(8.20, 1.44, 280, 79.8), width=1.2, depth=1.4, dropout=0.3)
+register("efficientnet_lite4", EfficientNetLite, _card(13.01, 2.64, 300, 81.5), width=1.4, depth=1.8, dropout=0.3)

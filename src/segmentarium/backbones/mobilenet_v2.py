@@ -102,6 +102,7 @@ class InvertedResidualNet(Backbone):
         norm_eps: float = 1e-5,
         same_padding: bool = False,
         pad_first: bool = False,
+        dropout: float = 0.2,
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
         if output_stride not in (8, 16, 32):
@@ -126,6 +127,7 @@ class InvertedResidualNet(Backbone):
             strides.append(stride)
         self.final_conv = final_conv
         self.head = None if head is None else ConvNormAct(inputs, head, 1, act=nn.ReLU6)
+        self.dropout = nn.Dropout(0.0 if num_classes is None else dropout)
         if final_conv and head is not None:
             channels[-1] = head
         known = [i for i in LAST_OF_STRIDE if i < len(stages)]
@@ -154,7 +156,7 @@ class InvertedResidualNet(Backbone):
         x = self.stem(image)
         for stage in self.stages:
             x = stage(x)
-        return global_average_pool(self.head(x)).flatten(1)
+        return self.dropout(global_average_pool(self.head(x)).flatten(1))
 
 
 class MobileNetV2(InvertedResidualNet):
@@ -168,6 +170,7 @@ class MobileNetV2(InvertedResidualNet):
     same_padding       TensorFlow's padding
     pad_first          blocks pad what comes in, before the 1×1 up and its norm, and the stem does not pad (VainF's)
     final_conv         the last feature is taken after the 1×1 convolution to 1280 channels
+    dropout            before the classifier, in training
     out_indices        which features come out: 0 to 4 for the strides 2 to 32
     num_classes        classes of `classify`; None: no classifier
     """
@@ -185,6 +188,7 @@ class MobileNetV2(InvertedResidualNet):
         same_padding: bool = False,
         pad_first: bool = False,
         final_conv: bool = False,
+        dropout: float = 0.2,
         out_indices: Sequence[int] = (1, 2, 3, 4),
         num_classes: int | None = None,
     ) -> None:
@@ -203,6 +207,7 @@ class MobileNetV2(InvertedResidualNet):
             norm_eps=norm_eps,
             same_padding=same_padding,
             pad_first=pad_first,
+            dropout=dropout,
             final_conv=final_conv,
             out_indices=out_indices,
             num_classes=num_classes,

@@ -125,6 +125,7 @@ class MobileNetV3(Backbone):
     reduced_tail       half the channels in the last blocks and in the classifier, as in the paper's segmentation networks
     output_stride      32 as published; 16 or 8: later blocks dilated instead of strided
     contract_dilation, strided_taps, norm_eps, same_padding   whose network it is, see above
+    dropout            before the last layer of the classifier, in training
     out_indices        which features come out: 0 to 4 for the strides 2 to 32
     num_classes        classes of `classify`; None: no classifier
     """
@@ -144,6 +145,7 @@ class MobileNetV3(Backbone):
         strided_taps: bool = False,
         norm_eps: float = 1e-3,
         same_padding: bool = False,
+        dropout: float = 0.2,
         out_indices: Sequence[int] = (1, 2, 3, 4),
         num_classes: int | None = None,
     ) -> None:
@@ -186,6 +188,7 @@ class MobileNetV3(Backbone):
         self.head = ConvNormAct(inputs, 6 * inputs, 1, act=last_act)
         hidden = HIDDEN[arch] // (2 if reduced_tail else 1)
         self.hidden = None if num_classes is None else nn.Sequential(nn.Linear(6 * inputs, hidden), last_act())
+        self.dropout = nn.Dropout(0.0 if num_classes is None else dropout)
         self.taps = [self._tap([natural for natural, _ in places], s, strided_taps) for s in STRIDES[:-1]]
         self.describe(
             [*(places[tap][1] for tap in self.taps), 6 * inputs],
@@ -221,7 +224,7 @@ class MobileNetV3(Backbone):
 
     def embed(self, image: Tensor) -> Tensor:
         pooled = global_average_pool(self._features(image, len(STRIDES) - 1)[-1]).flatten(1)
-        return pooled if self.hidden is None else self.hidden(pooled)
+        return pooled if self.hidden is None else self.dropout(self.hidden(pooled))
 
 
 PAPER = Paper(

@@ -77,6 +77,7 @@ class Xception(Backbone):
     width         multiplies all channels
     padded_stem   the stem's convolutions keep the map's size at stride 1; False: as published
     activated     features come behind a ReLU; False: as the blocks give them, before it
+    dropout       before the classifier, in training: 0.5 for ImageNet (section 4.3)
     out_indices   which features come out: 0 to 4 for the strides 2 to 32
     num_classes   classes of `classify`; None: no classifier
     """
@@ -89,6 +90,7 @@ class Xception(Backbone):
         width: float = 1.0,
         padded_stem: bool = True,
         activated: bool = True,
+        dropout: float = 0.5,
         in_channels: int = 3,
         out_indices: Sequence[int] = (1, 2, 3, 4),
         num_classes: int | None = None,
@@ -112,6 +114,7 @@ class Xception(Backbone):
             ]
         )
         self.exit = nn.Sequential(SeparableConvNorm(exit1, exit2), SeparableConvNorm(exit2, exit3, act=False))
+        self.dropout = nn.Dropout(0.0 if num_classes is None else dropout)
         self.describe((stem2, entry1, entry2, middle, exit3), (2, 4, 8, 16, 32), out_indices)
         init_convs(self, mode="fan_out")
         self.num_layers = len(self.blocks) + 2
@@ -128,7 +131,7 @@ class Xception(Backbone):
         return [*features, F.relu(x, inplace=True) if self.activated else x]
 
     def embed(self, image: Tensor) -> Tensor:
-        return global_average_pool(F.relu(self.pyramid(image)[-1])).flatten(1)
+        return self.dropout(global_average_pool(F.relu(self.pyramid(image)[-1])).flatten(1))
 
     def layer_of(self, name: str) -> int:
         part, _, rest = name.partition(".")
