@@ -105,7 +105,7 @@ def test_what_is_not_measured_is_on_no_front() -> None:
 def test_the_commands_of_the_page_score_the_same_pictures(tmp_path: Path) -> None:
     options = ComparisonOptions(
         data="folder", root=str(tmp_path / "my data"), split="val", budget=Budget.parse("none"), output=tmp_path,
-        data_arguments={"mask_map": {0: 0, 255: 1}}, repeats=5, limit=7, boundary_ratio=0.0,
+        data_arguments={"mask_map": {0: 0, 255: 1}, "strict": False, "bands": 5}, repeats=5, limit=7, boundary_ratio=0.0,
     )  # fmt: skip
     mine = Outcome("mine", "weights", "my runs/it's.pth", facts={"size": (64, 32)})
     shown = _reproduce(Comparison([mine], {"licence": ""}, options.identity(), MACHINE, "", ("eager", "deploy")))
@@ -117,7 +117,7 @@ def test_the_commands_of_the_page_score_the_same_pictures(tmp_path: Path) -> Non
     assert [line[1] for line in lines] == ["evaluate", "benchmark"]
     assert lines[0][2:] == [
         "--model", "my runs/it's.pth", "--data", "folder", "--root", str(tmp_path / "my data"), "--split", "val",
-        "--mask-map", "0:0,255:1", "--limit", "7", "--boundary-ratio", "0.0",
+        "--mask-map", "0:0,255:1", "--data-set-options", "strict=false", "bands=5", "--limit", "7", "--boundary-ratio", "0.0",
     ]  # fmt: skip
     assert lines[1][2:] == [
         "my runs/it's.pth", "--size", "64x32", "--engines", "eager,deploy", "--model-only", "--repeats", "5",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from segmentarium.cli.main import main
+from segmentarium.cli.evaluate import labelled_data
+from segmentarium.cli.main import main, parser_for
 from segmentarium.data import (
     build_dataset,
     evaluation_split,
@@ -241,3 +244,70 @@ def test_what_is_scored_of_an_export_that_nothing_divides(tool: str, tmp_path: P
     (tmp_path / "test.txt").write_text("a.png\n")
     assert evaluation_split(name, tmp_path) == "test"
     assert len(build_dataset(name, tmp_path, "test")) == 1
+
+
+@pytest.mark.parametrize("tool", ["labelme", "cvat", "coco"])
+def test_pictures_that_no_label_names_are_told_and_may_be_background(
+    tool: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGMENTARIUM_CACHE", str(tmp_path / "cache"))
+    name, root = "coco_instances" if tool == "coco" else tool, getattr(files, tool)(tmp_path / "data")
+    folder = root if tool == "labelme" else root / "images"
+    for number in range(4):
+        files.write_picture(folder / f"new{number}.png", files.masks_of(()))
+    data: Any
+    for reader in (name, "folder"):
+        data = build_dataset(reader, root, "all")
+        assert len(data) == 1
+        said = [note for note in data.notes if "are left out: new0.png, new1.png, new2.png, …" in note]
+        assert [note.startswith("4 pictures have no ") for note in said] == [True]
+        capsys.readouterr()
+        assert main(["check-data", str(root), "--data", reader, "--out", str(tmp_path / reader)]) == 0
+        assert f"not listed (4)\n  {folder / 'new0.png'}: no label names the picture" in capsys.readouterr().out
+        data = build_dataset(reader, root, "all", background=True)
+        assert (len(data), data.unlisted) == (5, [])
+        assert any(note.startswith("4 pictures have no ") and "so no object" in note for note in data.notes)
+        words = ["check-data", str(root), "--data", reader, "--data-set-options", "background=true", "--overwrite"]
+        assert main([*words, "--out", str(tmp_path / reader)]) == 0
+        assert "not listed" not in capsys.readouterr().out
+        words = ["--model", "street", "--data", reader, "--root", str(root), "--split", "all"]
+        options = parser_for("evaluate").parse_args([*words, "--data-set-options", "background=true"])
+        assert len(labelled_data(options, SimpleNamespace(in_channels=3))) == 5
+    assert set(np.unique(data.load(4)[1])) == {0}
+    assert list(check_labels(data, "all")) == []
+    hashed = [hash_split(path.stem) for path in folder.glob("*.png")]
+    for part in set(hashed):
+        assert len(build_dataset(name, root, part, background=True)) == hashed.count(part)
+
+
+def test_pictures_that_other_files_list_are_not_told(tmp_path: Path) -> None:
+    """One folder of pictures for the JSONs of two parts; a file that names a picture elsewhere, or by a link."""
+    root = files.coco(tmp_path / "coco")
+    content = json.loads((root / "annotations.json").read_text())
+    (root / "annotations.json").unlink()
+    for part in ("train", "val"):
+        files.write_picture(root / "images" / f"{part}.png", files.masks_of())
+        content["images"][0]["file_name"] = f"{part}.png"
+        (root / f"{part}.json").write_text(json.dumps(content))
+    assert build_dataset("coco_instances", root, "train").unlisted == []
+    root = tmp_path / "labelme"
+    (root / "json").mkdir(parents=True)
+    files.labelme(root / "json")
+    (root / "pictures").mkdir()
+    (root / "json" / "a.png").rename(root / "pictures" / "b.png")
+    (root / "linked.png").symlink_to(root / "pictures" / "b.png")
+    file = root / "json" / "a.json"
+    file.write_text(file.read_text().replace('"a.png"', r'"..\\pictures\\b.png"'))
+    dataset = build_dataset("labelme", root, "all", background=True)
+    assert ([item.image.name for item in dataset.items], dataset.unlisted) == (["b.png"], [])
+
+
+def test_a_division_by_folders_stays_what_it_is(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+        files.labelme(tmp_path / part)
+    files.write_picture(tmp_path / "train" / "b.png", files.masks_of(()))
+    files.write_picture(tmp_path / "cover.png", files.masks_of(()))
+    train = build_dataset("labelme", tmp_path, "train", background=True)
+    assert [train.name(i) for i in range(len(train))] == ["train/a", "train/b"]
+    assert train.unlisted == [tmp_path / "cover.png"]

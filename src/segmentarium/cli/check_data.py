@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segmentarium.cli.train import add_data_options
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MAP",
         help='raw values to classes, e.g. "0:0,255:1" or "0:0,*:1"; 255 on the right means ignore',
     )
+    add_data_options(parser)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="for report.json and contact_sheet.png; default runs/check-data/FOLDER"
     )
@@ -85,6 +88,7 @@ def _dataset(args: argparse.Namespace) -> PictureDataset:
     from segmentarium.data.catalogue import build_dataset, list_splits, own_classes
 
     options: dict[str, Any] = {}
+    more = dict(args.data_arguments)
     if args.classes is not None:
         options["classes"] = [name.strip() for name in args.classes.split(",") if name.strip()]
         if args.num_classes is not None and args.num_classes != len(options["classes"]):
@@ -97,12 +101,12 @@ def _dataset(args: argparse.Namespace) -> PictureDataset:
         options["mask_map"] = args.mask_map
     split = args.split or ("all" if "all" in list_splits(args.data) else "train")
     if own_classes(args.data):
-        return build_dataset(args.data, args.folder, split, strict=False, **options)
+        return build_dataset(args.data, args.folder, split, **{"strict": False, **options, **more})
     if options:
         raise ValueError(
             f"--classes, --num-classes and --mask-map are for plain folders and shards; {args.data} has its own"
         )
-    return build_dataset(args.data, args.folder, split)
+    return build_dataset(args.data, args.folder, split, **more)
 
 
 def _show(report: Report, console: Console) -> None:

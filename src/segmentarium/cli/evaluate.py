@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segmentarium.cli.engines import add_computing
+from segmentarium.cli.train import add_data_options
 
 EXAMPLES = (
     ("segmentarium evaluate --model runs/mine --data folder --root DIR --out report", ""),
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: test where it has labels, else val; all: every picture of a folder, those of train too",
     )
     add("--mask-map", help='of a folder: raw value to class, e.g. "0:0,255:1"')
+    add_data_options(parser)
     add("--num-classes", type=int, help="score the first N logits only (N: classes of the data), leave out the others")
     add(
         "--mode",
@@ -152,23 +154,24 @@ def check_data_options(options: argparse.Namespace) -> None:
 
 
 def labelled_data(options: argparse.Namespace, model: Any) -> Any:
-    """The data set of --data, --root, --split and --mask-map, with the model's classes where the folder names none."""
+    """The data set of --data, --root, --split and its options, with the model's classes where the folder names none."""
     from segmentarium.contracts import InstanceModel, MaskModel, SegmentationModel
     from segmentarium.data import build_dataset, evaluation_split
     from segmentarium.data.class_table import class_file
     from segmentarium.data.drawn_labels import tool_layout
 
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = dict(options.data_arguments)
     if options.mask_map is not None:
         extra["mask_map"] = options.mask_map
     if options.data.lower() == "folder" and getattr(model, "in_channels", 3) not in (1, 3):
-        extra["bands"] = model.in_channels
+        extra.setdefault("bands", model.in_channels)
     nameless = options.data.lower() == "folder" and class_file(options.root) is None and not tool_layout(options.root)
-    if nameless and isinstance(model, SegmentationModel | MaskModel | InstanceModel):
+    taken = nameless and "classes" not in extra and isinstance(model, SegmentationModel | MaskModel | InstanceModel)
+    if taken:
         extra["classes"] = model.classes
     split = options.split or evaluation_split(options.data, options.root)
     dataset = build_dataset(options.data, options.root, split, **extra)
-    if "classes" in extra:
+    if taken:
         dataset.notes.append(
             f"{options.root} names no classes; its labels are taken for the model's: {', '.join(model.classes)}"
         )

@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segmentarium.cli.train import add_data_options
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -66,9 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance", type=float, default=1e-4, help="relative error that is still equal, default 1e-4"
     )
-    add = parser.add_argument_group(
-        "int8", "eight bits, calibrated on your pictures, with scores before and after"
-    ).add_argument
+    group = parser.add_argument_group("int8", "eight bits, calibrated on your pictures, with scores before and after")
+    add = group.add_argument
     add(
         "--int8",
         action="store_true",
@@ -82,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--root", type=Path, help="where the data set lies")
     add("--split", help="that is scored (default: test where it has labels, else val); calibrated on is train")
     add("--mask-map", help='of a folder: raw value to class, e.g. "0:0,255:1"')
+    add_data_options(group)
     add("--int8-pictures", type=int, metavar="N", help="calibrated on (default 64)")
     add("--int8-limit", type=int, metavar="N", help="scores only so many pictures")
     add(

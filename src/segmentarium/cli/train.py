@@ -71,6 +71,17 @@ def add_training_options(
         target.add_argument(flag, **arguments, **_kind(types_of[item.name], item.metadata["choices"]))
 
 
+def add_data_options(parser: argparse._ActionsContainer) -> None:
+    """`--data-set-options`, for verbs that read a data set and train nothing."""
+    parser.add_argument(
+        "--data-set-options",
+        dest="data_arguments",
+        default=[],
+        help="the data set's own options, as `train` takes them, e.g. background=true",
+        **_kind(dict[str, Any], ()),
+    )
+
+
 def _kind(annotation: Any, choices: tuple[str, ...]) -> dict[str, Any]:
     """What argparse must know of a field's type."""
     options = [part for part in typing.get_args(annotation) if part is not type(None)]

@@ -253,7 +253,15 @@ def _data_words(options: dict[str, Any]) -> list[str]:
     if masks := options["data_arguments"].get("mask_map"):
         pairs = masks if isinstance(masks, str) else ",".join(f"{value}:{label}" for value, label in masks.items())
         words += ["--mask-map", pairs]
+    more = {name: value for name, value in options["data_arguments"].items() if name != "mask_map"}
+    if more:
+        words += ["--data-set-options", *(f"{name}={_word(value)}" for name, value in more.items())]
     return [*words, *_given(options, "task", "limit", "boundary_ratio")]
+
+
+def _word(value: Any) -> str:
+    """A value of `--data-set-options`."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _given(options: dict[str, Any], *names: str) -> list[str]:

@@ -77,6 +77,7 @@ class PictureDataset(Dataset[Sample]):
         self.transform = transform
         self.split = ""
         self.notes: list[str] = []
+        self.unlisted: list[Path] = []  # pictures that lie there and that no label names: they are left out
         self._cache: dict[int, tuple[np.ndarray, ...]] | None = {} if cache else None
 
     @classmethod

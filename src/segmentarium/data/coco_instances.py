@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,7 +22,8 @@ from segmentarium.data.base import Transform, require_folder
 from segmentarium.data.finding import name_below
 from segmentarium.data.panoptic_json import categories_of, gaps, read_coco
 from segmentarium.data.segments import Outline, SegmentDataset, SegmentItem, Tell, draw, refuse
-from segmentarium.data.splits import PART_NAMES, check_split, chosen, scored_part
+from segmentarium.data.splits import PART_NAMES, check_split, chosen, part_called, scored_part
+from segmentarium.data.unlisted import named_as, note_of, unlisted
 
 SPLITS = ("train", "val", "test", "trainval", "all")
 DIVIDED = (
@@ -43,11 +44,15 @@ class CocoInstances(SegmentDataset):
 
     annotations: path of the JSON, below the folder, where it has another name than those above.
     pictures: folder of the pictures, below the folder, likewise.
+    background: pictures that lie in a part's own folder, or in that of all parts, and that no JSON lists, are taken as ones
+        without an object; else they are left out, and told (`unlisted`).
 
     Raises:
         FileNotFoundError: no JSON, or its first picture is not there.
         SegmentError: a JSON that is none of this form.
     """
+
+    lists_all: ClassVar[bool] = True  # pictures in the folder are of this set, and a JSON should list them
 
     def __init__(
         self,
@@ -57,6 +62,7 @@ class CocoInstances(SegmentDataset):
         cache: bool = False,
         annotations: str = "",
         pictures: str = "",
+        background: bool = False,
     ) -> None:
         check_split(split, SPLITS, "coco_instances")
         root = require_folder(Path(root), "annotations/instances_train2017.json, or annotations.json")
@@ -79,18 +85,29 @@ class CocoInstances(SegmentDataset):
             for number, one in images.items()
         ]
         notes: list[str] = []
-        if not annotations and _is_undivided(root, path):
+        undivided = not annotations and _is_undivided(root, path)
+        whole = self.lists_all and not annotations and _has_own_folder(root, path, folder)
+        bare = unlisted(folder, (one.image for one in items)) if whole else []
+        more = {one: SegmentItem(one, path, ({}, [])) for one in bare} if background else {}
+        if undivided:
             named: dict[str, list[SegmentItem]] = defaultdict(list)  # a.jpg and a.png have one name
             for one in items:
                 named[name_below(one.image, folder)].append(one)
+            joined = named_as(more, folder, named)
+            more = {one: more[one] for one in joined.values()}
+            named |= {name: [more[one]] for name, one in joined.items()}
             found, notes = chosen(root, list(named), split, f"folder {root.resolve().name}")
             items = [one for name in found for one in named[name]]
+        else:
+            items += more.values()
         if not items:
             refuse(path, f"has no pictures for split {split!r}")
         if not items[0].image.is_file():
             raise FileNotFoundError(f"{items[0].image} is not there, but {path.name} has it")
         super().__init__(info, items, None, transform, cache)
-        self.notes += [*notes, *gaps(self.classes_of)]
+        self.unlisted = [one for one in bare if one not in more]
+        taken = sum(one.image in more for one in items)
+        self.notes += [*notes, *gaps(self.classes_of), *note_of(self.unlisted, taken, f"entry in {path.name}")]
 
     @classmethod
     def evaluation_split(cls, root: Path) -> str:
@@ -172,6 +189,14 @@ def _annotations(root: Path, split: str) -> Path:
 def _is_undivided(root: Path, path: Path) -> bool:
     """Whether a JSON is one for all parts."""
     return path.relative_to(root).as_posix() in UNDIVIDED
+
+
+def _has_own_folder(root: Path, path: Path, folder: Path) -> bool:
+    """Whether a JSON should list all pictures of the folder: those of its part, or of all parts, and not those of other JSONs."""
+    if not _is_undivided(root, path):
+        return folder != root and part_called(folder.name.removesuffix("2017")) is not None
+    names = (form.format(name) for names in PART_NAMES.values() for name in names for form in DIVIDED)
+    return not any((root / name).is_file() for name in names)
 
 
 def _pictures(root: Path, split: str, path: Path, content: dict[str, Any]) -> Path:

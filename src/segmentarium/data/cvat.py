@@ -19,16 +19,21 @@ import numpy as np
 from segmentarium.data.base import Transform, require_folder
 from segmentarium.data.segments import Outline, SegmentDataset, SegmentItem, Tell, draw, merged, refuse, segment_info
 from segmentarium.data.splits import check_split, chosen, part_called, scored_part
+from segmentarium.data.unlisted import named_as, note_of, unlisted
 from segmentarium.rle import Patch
 
 SPLITS = ("train", "val", "trainval", "test", "all")
 FILE = "annotations.xml"
 SHAPES = ("polygon", "box", "ellipse", "mask", "polyline", "points", "cuboid", "skeleton")
+NOTHING = ElementTree.Element("image")  # what would stand in the file of a picture without an object
 CORNERS = 64  # of the polygon that an ellipse is drawn as
 
 
 class Cvat(SegmentDataset):
     """An export of CVAT; every class is a thing.
+
+    background: pictures that the file does not list are taken as ones without an object; else they are left out, and told
+        (`unlisted`).
 
     Raises:
         FileNotFoundError: no annotations.xml, or its first picture is not there.
@@ -36,7 +41,12 @@ class Cvat(SegmentDataset):
     """
 
     def __init__(
-        self, root: str | Path, split: str = "train", transform: Transform | None = None, cache: bool = False
+        self,
+        root: str | Path,
+        split: str = "train",
+        transform: Transform | None = None,
+        cache: bool = False,
+        background: bool = False,
     ) -> None:
         check_split(split, SPLITS, "cvat")
         root = require_folder(Path(root), "annotations.xml and images/")
@@ -44,8 +54,15 @@ class Cvat(SegmentDataset):
         tree, named = _read(path)
         images = list(tree.iter("image"))
         folder = root / "images" if (root / "images").is_dir() else root
-        found, notes = chosen(root, list(named), split, f"folder {root.resolve().name}")
-        items = [SegmentItem(_picture(folder, one), path, one, name) for name in found for one in named[name]]
+        bare = unlisted(folder, (_picture(folder, one) for one in images))
+        endings = all(part_called(str(one.get("subset", ""))) for one in images)
+        more = named_as(bare, folder, named, endings) if background else {}
+        found, notes = chosen(root, [*named, *more], split, f"folder {root.resolve().name}")
+        items = [
+            SegmentItem(more[name] if name in more else _picture(folder, one), path, one, name)
+            for name in found
+            for one in named.get(name, [NOTHING])
+        ]
         if not items:
             raise FileNotFoundError(f"{path} has no pictures for split {split!r}")
         if not items[0].image.is_file():
@@ -61,7 +78,8 @@ class Cvat(SegmentDataset):
         self.index_of = {name: i for i, name in enumerate(classes)}
         palette = palette if len(palette) == len(classes) else []
         super().__init__(segment_info(root.resolve().name, classes, palette, "your own"), items, None, transform, cache)
-        self.notes += notes
+        self.unlisted = [path for path in bare if path not in more.values()]
+        self.notes += [*notes, *note_of(self.unlisted, sum(name in more for name in found), f"entry in {FILE}")]
 
     @classmethod
     def evaluation_split(cls, root: Path) -> str:

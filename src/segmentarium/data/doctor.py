@@ -178,6 +178,8 @@ class _Tally:
         self.readable = 0
         self.seen: dict[bytes, Item | LabelledPicture | SegmentItem | Picture] = {}
         self.pictures: list[Thumbnail] = []
+        text = "no label names the picture; it is left out"
+        self.problems += [Problem("warning", "not listed", str(path), text) for path in dataset.unlisted]
         if isinstance(dataset, SegmentationDataset):
             self._unpaired(dataset)
         elif isinstance(dataset, ClassificationDataset):

@@ -12,6 +12,7 @@ class 0 where the tool has no class of that name.  As objects, told apart, the s
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -130,6 +131,7 @@ class DrawnLabels(SegmentationDataset):
         own = DatasetInfo(info.name, classes, palette, licence=info.licence, url=info.url)
         super().__init__(own, items, MaskEncoding(len(classes)), transform, cache)  # type: ignore[arg-type]
         self.notes, self.split = [note for part in parts for note in part.notes], parts[0].split
+        self.unlisted = [path for part in parts for path in part.unlisted]
 
     def name(self, index: int) -> str:
         item: Any = self.items[index]
@@ -159,12 +161,10 @@ def open_drawn(
     options.pop("strict", None)
     if classes is not None and tool == "labelme":
         options["classes"] = classes
-    if options.keys() - {"classes"}:
-        raise ValueError(
-            f"{root} is an export of {tool}, which has no use for {', '.join(sorted(options))}; leave that out"
-        )
     module, name = READERS[tool]
     reader = getattr(importlib.import_module(module), name)
+    if strange := sorted(options.keys() - inspect.signature(reader).parameters.keys()):
+        raise ValueError(f"{root} is an export of {tool}, which has no use for {', '.join(strange)}; leave that out")
     split = split or "all"
     try:
         parts = [reader(root, split=split, **options)]

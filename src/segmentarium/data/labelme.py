@@ -11,15 +11,16 @@ import base64
 import binascii
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache as remembered
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from segmentarium.data.base import Transform, require_folder
 from segmentarium.data.class_table import IGNORED, class_file, read_classes
-from segmentarium.data.finding import files_below, name_below
+from segmentarium.data.finding import files_below, name_below, pictures_below
 from segmentarium.data.image_io import IMAGE_SUFFIXES, open_image
 from segmentarium.data.segments import (
     VOID,
@@ -35,6 +36,7 @@ from segmentarium.data.segments import (
 )
 from segmentarium.data.splits import check_split, chosen, scored_part
 from segmentarium.data.text_files import read_json
+from segmentarium.data.unlisted import named_as, note_of, unlisted
 from segmentarium.rle import Patch
 
 SPLITS = ("train", "val", "trainval", "test", "all")
@@ -45,6 +47,7 @@ class Labelme(SegmentDataset):
     """A folder of labelme's files; every class is a thing.
 
     classes: names of the classes, instead of classes.txt or those that occur.
+    background: pictures without a file are taken as ones without an object; else they are left out, and told (`unlisted`).
 
     Raises:
         FileNotFoundError: no such folder or split, no files, or a picture is missing.
@@ -58,11 +61,15 @@ class Labelme(SegmentDataset):
         transform: Transform | None = None,
         cache: bool = False,
         classes: Sequence[str] | None = None,
+        background: bool = False,
     ) -> None:
         check_split(split, SPLITS, "labelme")
         root = require_folder(Path(root), "labelme's JSON files")
         files = _files(root)
-        found, notes = chosen(root, list(files), split, f"folder {root.resolve().name}")
+        head = remembered(_head)  # files may hold their whole picture: each is read once
+        bare = _bare(root, list(files.values()), head)
+        more = named_as(bare, root, files) if background else {}
+        found, notes = chosen(root, [*files, *more], split, f"folder {root.resolve().name}")
         if not found:
             raise FileNotFoundError(f"{root} holds no JSON files of labelme for split {split!r}")
         listed = class_file(root)
@@ -71,16 +78,22 @@ class Labelme(SegmentDataset):
             table = read_classes(listed)
             classes, palette = table.classes, table.palette if table.coloured else ()
         elif classes is None:  # of all files, so that every split has the same
-            labels = {str(shape["label"]) for path in files.values() for shape in _read(path)["shapes"]}
+            labels = set[str]().union(*(head(path).labels for path in files.values()))
             classes = sorted(labels - {IGNORED})
             notes.append(f"the labels that occur are taken for the classes: {', '.join(classes)}")
             if not classes:
                 refuse(root, "has no labelled shape")
         classes = [name for name in classes if name != IGNORED]
         self.index_of = {name: i for i, name in enumerate(classes)} | {IGNORED: VOID}
-        items = [SegmentItem(_picture(files[name]), files[name], None, name) for name in found]
+        items = [
+            SegmentItem(more[name], more[name].with_suffix(".json"), {"shapes": []}, name)
+            if name in more
+            else SegmentItem(_there(head(files[name]).picture, files[name]), files[name], None, name)
+            for name in found
+        ]
         super().__init__(segment_info(root.resolve().name, classes, palette, "your own"), items, None, transform, cache)
-        self.notes += notes
+        self.unlisted = [path for path in bare if path not in more.values()]
+        self.notes += [*notes, *note_of(self.unlisted, sum(name in more for name in found), "JSON")]
 
     @classmethod
     def evaluation_split(cls, root: Path) -> str:
@@ -88,7 +101,7 @@ class Labelme(SegmentDataset):
         return scored_part(root, list(_files(root)))
 
     def annotate(self, item: SegmentItem, height: int, width: int, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
-        content = _read(item.labels)
+        content = _read(item.labels) if item.entry is None else item.entry
         said = content.get("imageWidth") or width, content.get("imageHeight") or height
         if said != (width, height):
             tell(
@@ -129,17 +142,34 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _picture(path: Path) -> Path:
-    """The picture of a file: where it says, else beside it under the same name."""
-    said = path.parent / str(_read(path).get("imagePath") or "").replace("\\", "/")
-    if said.is_file():
-        return said
-    beside = next(
-        (one for one in sorted(path.parent.glob(f"{path.stem}.*")) if one.suffix.lower() in IMAGE_SUFFIXES), None
-    )
-    if beside is None:
-        raise FileNotFoundError(f"{said} is not there, but {path.name} names it as its picture")
-    return beside
+class _Head(NamedTuple):
+    """Of a file the labels that it has, and its picture: where it says, else beside it under the same name."""
+
+    labels: frozenset[str]
+    picture: Path
+
+
+def _head(path: Path) -> _Head:
+    content = _read(path)
+    picture = path.parent / str(content.get("imagePath") or "").replace("\\", "/")
+    if not picture.is_file():
+        beside = (one for one in sorted(path.parent.glob(f"{path.stem}.*")) if one.suffix.lower() in IMAGE_SUFFIXES)
+        picture = next(beside, picture)
+    return _Head(frozenset(str(shape["label"]) for shape in content["shapes"]), picture)
+
+
+def _there(picture: Path, path: Path) -> Path:
+    if not picture.is_file():
+        raise FileNotFoundError(f"{picture} is not there, but {path.name} names it as its picture")
+    return picture
+
+
+def _bare(root: Path, files: Sequence[Path], head: Callable[[Path], _Head]) -> list[Path]:
+    """The pictures that no file names.  The files are read only where some pictures have none beside them."""
+    beside = {path.with_suffix("") for path in files}
+    if all(path.with_suffix("") in beside for path in pictures_below(root)):
+        return []
+    return unlisted(root, (head(path).picture for path in files))
 
 
 def _drawn(shape: dict[str, Any]) -> tuple[Patch | None, list[list[float]]] | None:

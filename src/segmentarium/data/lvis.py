@@ -45,6 +45,8 @@ class LVIS(CocoInstances):
         SegmentError: a JSON that is not LVIS's.
     """
 
+    lists_all = False  # it has some of COCO's pictures
+
     def __init__(
         self,
         root: str | Path,

@@ -85,6 +85,11 @@ def chosen(root: Path, names: Sequence[str], split: str, what: str) -> tuple[lis
     return found, []
 
 
+def dividable(names: Sequence[str], more: Sequence[str]) -> list[str]:
+    """Of further names those with which names are divided as without them: where folders divide, those in a part's."""
+    return [name for name in more if name in _folders([name])] if _folders(names) else list(more)
+
+
 def scored_part(root: Path, names: Sequence[str]) -> str:
     """What is scored where nobody says: test where a folder of these names is divided, as by `chosen`, and has one, else val."""
     parts = _folders(names)
