@@ -93,7 +93,8 @@ class EncoderDecoder(OnBackbone, SegmentationModel):
 
     auxiliary           supervise the last feature but one too, with 0.4 of the weight (PSPNet, section 3.3); None: as the
                         decoder's paper does
-    auxiliary_arguments further arguments of that FCN head: decoder_channels, convs, index of another feature
+    auxiliary_arguments further arguments of that FCN head: decoder_channels, convs, index of another feature; and another
+                        weight of its loss
     context_aware       the classifier is made for each picture (`semantic.cac.with_cac`)
 
     The other arguments are `OnBackbone`'s.
@@ -123,9 +124,10 @@ class EncoderDecoder(OnBackbone, SegmentationModel):
         self.auxiliary = nn.ModuleDict()
         objective = self.decoder.objective()
         if decoder.auxiliary if auxiliary is None else auxiliary:
-            places = {"index": -2 if len(channels) > 1 else -1, **(auxiliary_arguments or {})}
-            self.auxiliary["aux"] = FCNHead(channels=channels, num_classes=num_classes, **places)
-            objective = (*objective, Term("aux", 0.4, CrossEntropy(), of=("aux",)))
+            told = {"index": -2 if len(channels) > 1 else -1, "weight": 0.4, **(auxiliary_arguments or {})}
+            weight = told.pop("weight")
+            self.auxiliary["aux"] = FCNHead(channels=channels, num_classes=num_classes, **told)
+            objective = (*objective, Term("aux", weight, CrossEntropy(), of=("aux",)))
         self.training_only = ("auxiliary", *self.training_only)
         self.set_objective(*objective)
 

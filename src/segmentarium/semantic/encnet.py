@@ -9,7 +9,7 @@ tells which classes occur (semantic encoding loss, 0.2): small things count as m
 What the public code does and the paper does not say: the codes pass a batch norm over the codewords and a ReLU, and their mean
 is the encoding; a channel is multiplied by 1 + σ(…), that is, added to what it was; the smoothing factors of the assignment
 start between -1 and 0.  The lateral form (the authors' PASCAL Context models) sees the two features before the deepest, too.
-`encnet` is the authors' network: a ResNet with a wide deep stem, corners aligned; their auxiliary head counts 0.2, here 0.4.
+`encnet` is the authors' network: a ResNet with a wide deep stem, corners aligned; their auxiliary head counts 0.2.
 `encnet_resnet50` and `encnet_resnet101` are mmsegmentation's: narrower stem, corners not aligned (its models for 769×769 align
 them).  Class presence: neither code counts 255; here pictures without any label are left out, too.  What mmsegmentation counts of
 ignored pixels in its cross entropy: semantic/danet.py.
@@ -166,6 +166,7 @@ register_decoder(
     EncDecoder,
     Card(paper=PAPER, num_classes=150, scores={"ADE20K val mIoU, multi-scale": 41.5}),
     backbone="resnet50_v1s",
+    auxiliary_arguments={"weight": 0.2},
     backbone_arguments={"contract_dilation": True},  # in the authors' ResNet the first block of a dilated stage
 )
 # parameters in millions as counted in mmsegmentation's code

@@ -150,7 +150,7 @@ for _name, _backbone, _score, _width, _blocks in (
         decoder_channels=_width,
         backbone_arguments=_arguments,
     )
-# mmsegmentation's: with and without a norm of the last feature
+# mmsegmentation's: with a norm of the last feature, and stochastic depth, and without either
 for _suffix, _normed, _score in (("", False, 46.75), ("_ln", True, 47.73)):
     _register(
         f"vit_base{_suffix}",
@@ -162,7 +162,7 @@ for _suffix, _normed, _score in (("", False, 46.75), ("_ln", True, 47.73)):
             "image_size": 512,
             "final_norm": _normed,
             "antialias": False,
-            "drop_path": 0.1,
+            "drop_path": 0.1 if _normed else 0.0,
             "out_indices": (2, 5, 8, 11),
         },
     )
