@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST = 40e6  # bytes of the wheel
 PHOTO = ROOT / "docs" / "images" / "astronaut.jpg"
+HEIC = ROOT / "tests" / "unit" / "turned.heic"
 
 FOLDER = """
 import numpy as np
@@ -40,6 +41,7 @@ NEEDS = {
     "video": ("import segmentarium as s; list(s.predict('clip.mp4'))", "clip.mp4 cannot be read as a video"),
     "web": ("import segmentarium as s; s.serve({'nobody': 'nowhere'})", "no weights called 'nowhere'"),
     "large": ("from segmentarium.media.readers import LargePicture as L; assert L('photo.jpg').reads_in_rows", ""),
+    "heic": ("import segmentarium as s; assert next(s.predict('photo.heic')).mask.shape == (96, 64)", ""),
     "scale": (
         "import segmentarium as s; r = s.batch('photo.jpg', 'person', 'b', address='local', kind='parquet'); assert r.done == 1",
         "",
@@ -47,7 +49,15 @@ NEEDS = {
     "int8": ("from segmentarium.runtimes import import_nncf as n; n().quantize", ""),
     "docs": ("import material, mkdocs, mkdocstrings", ""),
 }
-SAYS_SO = ("train", "export", "video", "web", "scale", "int8")  # whose absence is an error, and not a slower way
+SAYS_SO = (
+    "train",
+    "export",
+    "video",
+    "web",
+    "heic",
+    "scale",
+    "int8",
+)  # whose absence is an error, and not a slower way
 
 
 def run(command: list[str], folder: Path, seconds: int = 900) -> subprocess.CompletedProcess[str]:
@@ -88,6 +98,7 @@ def check(wheel: Path, extra: str, folder: Path) -> list[str]:
     if made.returncode:
         return [f"cannot be installed: {made.stderr.strip()[-300:]}"]
     (folder / "photo.jpg").write_bytes(PHOTO.read_bytes())
+    (folder / "photo.heic").write_bytes(HEIC.read_bytes())
     (folder / "clip.mp4").write_bytes(b"no clip")
     wrong = []
     command = [

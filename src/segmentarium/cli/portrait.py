@@ -167,9 +167,10 @@ def _animated(item: Any) -> Any:
     """An animated GIF or PNG is a clip."""
     import dataclasses
 
+    from segmentarium.data.finding import head_of
     from segmentarium.data.image_io import ImageReadError, peek
 
-    if item.kind != "picture" or item.path is None or item.path.suffix.lower() not in (".gif", ".png"):
+    if item.kind != "picture" or item.path is None or not head_of(item.path).startswith((b"GIF8", b"\x89PNG")):
         return item
     try:
         with peek(item.path) as image:
@@ -245,10 +246,11 @@ def _pipe(options: argparse.Namespace) -> int:
     """Standard input, a picture or a clip by its first bytes, to standard output or a file."""
     import io
 
+    from segmentarium.data.finding import is_picture
     from segmentarium.matting.portrait import is_nobody
 
-    head = sys.stdin.buffer.peek(16)[:16]  # type: ignore[union-attr] - a BufferedReader
-    picture = head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")) or head[8:12] == b"WEBP"
+    head = sys.stdin.buffer.peek(64)[:64]  # type: ignore[union-attr] - a BufferedReader
+    picture = is_picture(head) and not head.startswith(b"GIF8")  # which is a clip, moving or not
     out: Any = sys.stdout.buffer if options.out in (None, "-") else Path(options.out)
     portrait = _portrait(options, clips=not picture)
     if picture:

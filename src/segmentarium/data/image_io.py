@@ -9,6 +9,8 @@ neither torch nor torchvision.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,15 +21,18 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from segmentarium.data.picture_head import HeadError, check_head, orientation_of
+from segmentarium.data.picture_head import HeadError, boxed_picture, check_head, orientation_of
 from segmentarium.data.stored import Stored, open_file
 from segmentarium.files import shown
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"})
+IMAGE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif", ".heic", ".heif",
+})  # fmt: skip
 DEFAULT_MAX_PIXELS = 2**31  # 46,000 x 46,000; Pillow's own limit (179 M pixels) is below aerial and scanned pictures
-# Pillow knows more: some start other programs (EPS), some are decoded pixel by pixel in Python (QOI, DDS)
+# Pillow knows more: some start other programs (EPS), some are decoded pixel by pixel in Python (QOI, DDS); HEIF it does not
+# know, pi-heif (the extra `heic`) reads that
 FORMATS = (
-    "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF", "WEBP",
+    "AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF", "WEBP",
 )  # fmt: skip
 
 _TURNS = {
@@ -40,7 +45,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SAY_TURN = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+_MOVING = ("AVIF", "GIF", "PNG", "WEBP")  # whose several pictures are an animation's frames
 _limit_lock = threading.Lock()
+log = logging.getLogger(__name__)
 
 
 class ImageReadError(ValueError):
@@ -169,9 +176,16 @@ def to_upright_rgb(image: Image.Image, path: str | os.PathLike[str] | None = Non
 
 
 def load_with_alpha(source: str | os.PathLike[str] | BinaryIO) -> np.ndarray:
-    """(H, W, 3) uint8, or (H, W, 4) of a picture that is partly transparent; raises as `read_image`."""
+    """(H, W, 3) uint8, or (H, W, 4) of a picture that is partly transparent; raises as `read_image`.
+
+    That of an animation the first frame is taken is told in a line.
+    """
     with open_image(source) as image:
-        return with_alpha(image, source if isinstance(source, str | os.PathLike) else None)
+        pixels = with_alpha(image, source if isinstance(source, str | os.PathLike) else None)
+        with contextlib.suppress(Exception):  # what is wrong with later frames is nobody's concern here
+            if image.format in _MOVING and (count := getattr(image, "n_frames", 1)) > 1:
+                log.warning("%s: of its %d frames the first is taken", describe_source(source), count)
+        return pixels
 
 
 def with_alpha(image: Image.Image, path: str | os.PathLike[str] | None = None) -> np.ndarray:
@@ -235,6 +249,9 @@ def _check_file(path: Path, name: str) -> None:
 
 
 def _open_unlimited(source: str | os.PathLike[str] | BinaryIO, formats: Sequence[str]) -> Image.Image:
+    if "HEIF" in formats and boxed_picture(_beginning(source)) == "HEIF":
+        return _open_heif(source)
+    formats = [one for one in formats if one != "HEIF"]
     # Pillow keeps its pixel limit in a module variable and checks it while opening; we check our own right after.
     with _limit_lock:
         limit = Image.MAX_IMAGE_PIXELS
@@ -243,6 +260,29 @@ def _open_unlimited(source: str | os.PathLike[str] | BinaryIO, formats: Sequence
             return Image.open(source, formats=tuple(formats))
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def _beginning(source: str | os.PathLike[str] | BinaryIO) -> bytes:
+    if isinstance(source, str | os.PathLike):
+        with open(source, "rb") as file:
+            return file.read(64)
+    place = source.tell()
+    head = source.read(64)
+    source.seek(place)
+    return head
+
+
+def _open_heif(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
+    try:
+        from pi_heif import HeifImageFile
+    except ImportError:
+        raise ImageReadError(
+            f"{describe_source(source)} is a HEIC or HEIF picture, which pi-heif reads: pip install 'segmentarium[heic]'"
+        ) from None
+    image = HeifImageFile(os.fspath(source) if isinstance(source, os.PathLike) else source)
+    for key in _SAY_TURN:  # it is decoded as it is to be shown, whatever the camera says here once more
+        image.info.pop(key, None)
+    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

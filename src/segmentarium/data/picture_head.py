@@ -30,8 +30,24 @@ _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _XMP_ORIENTATION = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])")
 
 
+# brands of ISO's base media format that are pictures, by Pillow's names of the formats; others are clips
+_AVIF = (b"avif", b"avis")
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
+_EITHER = (b"mif1", b"msf1", b"mif2")  # what is coded how stands among the brands behind it
+
+
 class HeadError(ValueError):
     """A file that asks for more than any picture needs; the message says of what, not the file's name."""
+
+
+def boxed_picture(head: bytes) -> str:
+    """ "AVIF" or "HEIF" where a file that begins so is such a picture; "": it is none."""
+    brand = head[8:12]
+    if head[4:8] != b"ftyp" or brand not in (*_AVIF, *_HEIF, *_EITHER):
+        return ""
+    end = min(len(head), int.from_bytes(head[:4], "big"))
+    others = [head[place : place + 4] for place in range(16, end, 4)]
+    return "AVIF" if brand in _AVIF or (brand in _EITHER and any(one in _AVIF for one in others)) else "HEIF"
 
 
 def check_head(file: BinaryIO) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from typing import BinaryIO
 
+from segmentarium.data.finding import packet_length
+
 MOST_BOXES = 100_000
 
 
@@ -18,7 +20,7 @@ def missing_end(path: str | os.PathLike[str]) -> str | None:
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         file.seek(0)
-        head = file.read(64)
+        head = file.read(1024)
         declared: int | None = None
         if head[:4] == b"\x1a\x45\xdf\xa3":
             declared = _matroska(file)
@@ -31,7 +33,7 @@ def missing_end(path: str | os.PathLike[str]) -> str | None:
             return None if _tail(file, size).rstrip(b"\0").endswith(b";") else "its last mark is not there"
         elif head[:8] == b"\x89PNG\r\n\x1a\n":
             return None if b"IEND" in _tail(file, size) else "its last chunk is not there"
-        elif packet := _packet(file, size):
+        elif packet := packet_length(head):
             return f"its last packet has {size % packet} of {packet} bytes" if size % packet else None
     if declared is not None and declared > size:
         return f"it has {size:,} of the {declared:,} bytes that it declares"
@@ -85,14 +87,3 @@ def _variable(file: BinaryIO) -> int | None:
     more = 8 - first[0].bit_length()
     value = int.from_bytes(bytes([first[0] & ((1 << (7 - more)) - 1)]) + file.read(more), "big")
     return None if value == (1 << 7 * (more + 1)) - 1 else value
-
-
-def _packet(file: BinaryIO, size: int) -> int:
-    """188, 192 or 204 where the file is a transport stream, else 0."""
-    file.seek(0)
-    start = file.read(5 * 204)
-    for length, offset in ((188, 0), (192, 4), (204, 0)):
-        marks = start[offset::length][:5]
-        if len(marks) >= min(5, max(2, size // length)) and set(marks) == {0x47}:
-            return length
-    return 0

@@ -153,7 +153,7 @@ def _expand_path(text: str) -> list[Item]:
         found = files_below(path, (), is_media)
         if not found:
             raise ValueError(
-                f"{path} holds no pictures or videos; expected files like {', '.join(sorted(IMAGE_SUFFIXES)[:5])}, …"
+                f"{path} holds no pictures or videos; expected files like photo.jpg, photo.png, clip.mp4, …"
             )
         return [_file(p, path) for p in found]
     if path.is_file():
@@ -285,7 +285,8 @@ def _is_tensor(value: Any) -> bool:
 def to_array(image: Any) -> np.ndarray:
     """A picture (H, W, C) uint8 of an array (H, W[, C]), a tensor (C, H, W) or (1, C, H, W), a file's bytes, or an open file.
 
-    Floating-point values are taken as 0..1, 16-bit ones by the bits that they need.  TypeError and ValueError for anything else.
+    Floating-point values are taken as 0..1, whole numbers as those of files: by the bits that they need.  Else TypeError or
+    ValueError.
     """
     if isinstance(image, Image.Image):
         return _from_pillow(image)
@@ -307,14 +308,14 @@ def to_array(image: Any) -> np.ndarray:
         raise ValueError(
             f"the array has the shape {np.shape(image)}; give (H, W), (H, W, 3) or (H, W, 4), none of them 0"
         )
-    if array.dtype in (np.uint8, np.bool_, np.uint16):
+    if array.dtype.kind in "uib":
         return to_8_bit(array)
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
         if not (low >= -1e-3 and high <= 1 + 1e-3):  # NaN, too
             raise ValueError(f"the picture has values from {low:g} to {high:g}; floating-point pictures go from 0 to 1")
         return np.round(array.clip(0, 1) * 255).astype(np.uint8)
-    raise TypeError(f"the picture has the type {array.dtype}; give uint8 (0..255), uint16, or floating point (0..1)")
+    raise TypeError(f"the picture has the type {array.dtype}; give whole numbers, or floating point (0..1)")
 
 
 def own_alpha(array: np.ndarray, path: Path | None = None) -> np.ndarray | None:
