@@ -114,6 +114,7 @@ class STDCNet(Backbone):
             self.final_conv = ConvNormAct(channels[-1], 1024, 1)
             self.hidden = nn.Linear(1024, 1024, bias=False)
             nn.init.normal_(self.hidden.weight, std=0.001)
+            self.dropout = nn.Dropout(0.2)
             head = nn.Linear(1024, num_classes, bias=False)
         self.describe(channels, (2, 4, 8, 16, 32), out_indices, head=head)
         init_convs(self, mode="fan_out")
@@ -132,7 +133,7 @@ class STDCNet(Backbone):
             return super().embed(image)
         x = self.final_conv(self.pyramid(image)[-1]).square()
         x = F.relu(self.hidden(global_average_pool(x).flatten(1)))
-        return F.dropout(x, 0.2, self.training)
+        return self.dropout(x)
 
     def layer_of(self, name: str) -> int:
         part, _, rest = name.partition(".")

@@ -182,5 +182,6 @@ register_decoder(
     ANNDecoder,
     Card(paper=PAPER, num_classes=19, scores={"Cityscapes val mIoU": 79.9, "Cityscapes test mIoU": 81.3}),
     backbone="resnet101_v1s",
+    auxiliary_arguments={"dropout": 0.05},
     form="authors",
 )

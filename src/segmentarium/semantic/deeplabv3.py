@@ -15,7 +15,8 @@ The public networks of the parallel form differ, and `form` says which one is me
 "smp"          as torchvision, the logits resized with corners aligned
 
 There is no public code of the cascade.  We chose: no projection in a copy's shortcut, since its channels stay; copies start as
-the identity.  The auxiliary FCN head, which the paper does without, is mmsegmentation's and torchvision's.
+the identity.  The auxiliary FCN head, which the paper does without, is mmsegmentation's, which counts it 0.4, as here, and
+torchvision's, whose training counts it 0.5.
 
 Published: PASCAL VOC 2012 val, ResNet-101: cascade with (1, 2, 1) 76.66, parallel with (1, 2, 4) and the mean 77.21, at stride 8
 78.51; test 85.7.  mmsegmentation's recipe: SGD 0.9, learning rate 0.01, weight decay 5e-4, poly 0.9 down to 1e-4; Cityscapes

@@ -6,7 +6,7 @@ torchvision (BSD-3; one convolution: `fcn`) and mmsegmentation (Apache-2.0; two,
 input: `fcn_resnet50`, `fcn_resnet101`).  We build that one.
 
 The same head, with one convolution and on the last feature but one, is the auxiliary classifier of PSPNet, DeepLabV3+
-and many others (`layers/fcn_head.py`).
+and many others (`layers/fcn_head.py`).  It counts 0.4 there, and so for `fcn`; torchvision's training counts it 0.5.
 
 Published: PASCAL VOC 2012 test 62.2 (the paper, VGG); Cityscapes val, single scale, mmsegmentation: ResNet-50 73.61,
 ResNet-101 75.13.
