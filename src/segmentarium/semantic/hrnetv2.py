@@ -112,6 +112,7 @@ for _name, _published in {
     "w18_small": (1.54, 31.1, 70.3),  # 1.5 in their table
     "w18_small_v2": (3.9, 71.6, 76.2),
     "w18": (None, None, None),
+    "w32": (None, None, None),
     "w48": (65.9, 696.2, 81.1),
 }.items():
     register_decoder(
