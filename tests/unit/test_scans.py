@@ -82,6 +82,28 @@ def test_points_boxes_and_map_change_together(mirror: tuple[bool, bool]) -> None
         assert (drawn[cell[:, 1], cell[:, 0]] > 0.5).tolist() == [True, False]
 
 
+def test_a_shifted_world_keeps_shapes_and_the_place_of_the_map() -> None:
+    scan = made()
+    changed = transformed(scan, turn=0.7, scale=1.1, shift=(0.5, -0.25, 0.125))
+    plain = transformed(scan, turn=0.7, scale=1.1)
+    assert np.allclose(changed.points[:, :3] - plain.points[:, :3], (0.5, -0.25, 0.125), atol=1e-5)
+    assert np.allclose(changed.boxes[:, :3] - plain.boxes[:, :3], (0.5, -0.25, 0.125), atol=1e-5)
+    assert np.array_equal(changed.boxes[:, 3:], plain.boxes[:, 3:])
+    assert scan.pose is not None
+    assert changed.pose is not None
+    # a point of the world stands where it stood
+    point = np.array((1.0, 2.0, 0.5, 1.0))
+    moved = np.linalg.inv(changed.pose) @ scan.pose @ point
+    turned = np.linalg.inv(plain.pose) @ scan.pose @ point  # type: ignore[arg-type]
+    assert np.allclose(moved - turned, (0.5, -0.25, 0.125, 0))
+    torch.manual_seed(0)
+    shifts = []
+    for _ in range(200):
+        sample = TrainScan(4, flip=False, turn=0.0, scale=(1.0, 1.0), shift=0.2)({"scan": scan, "name": "one"})
+        shifts.append(sample["boxes"][0, :3].numpy() - scan.boxes[0, :3])
+    assert np.allclose(np.std(shifts, 0), 0.2, atol=0.04)
+
+
 def test_objects_move_with_their_points_and_never_into_each_other() -> None:
     torch.manual_seed(0)
     scan = made()

@@ -17,9 +17,15 @@ from segmentarium.layers.turned_boxes import inside_boxes, iou_from_above
 
 
 def transformed(
-    scan: Scan, *, mirror_x: bool = False, mirror_y: bool = False, turn: float = 0.0, scale: float = 1.0
+    scan: Scan,
+    *,
+    mirror_x: bool = False,
+    mirror_y: bool = False,
+    turn: float = 0.0,
+    scale: float = 1.0,
+    shift: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> Scan:
-    """The scan as of a mirrored, then turned (radians, about the vertical), then scaled world.
+    """The scan as of a mirrored, then turned (radians, about the vertical), then scaled, then shifted (metres) world.
 
     mirror_x   x becomes -x; mirror_y the same for y
 
@@ -29,9 +35,10 @@ def transformed(
         (math.cos(turn / 2), 0, 0, math.sin(turn / 2)), (0, 0, 0)
     )
     change = change @ np.diag((-1.0 if mirror_x else 1.0, -1.0 if mirror_y else 1.0, 1.0, 1.0))
+    change[:3, 3] = shift
     points, boxes = scan.points.copy(), scan.boxes.copy()
-    points[:, :3] = points[:, :3] @ change[:3, :3].T
-    boxes[:, :3] = boxes[:, :3] @ change[:3, :3].T
+    points[:, :3] = points[:, :3] @ change[:3, :3].T + change[:3, 3]
+    boxes[:, :3] = boxes[:, :3] @ change[:3, :3].T + change[:3, 3]
     boxes[:, 3:6] *= scale
     angle = boxes[:, 6]
     angle = math.pi - angle if mirror_x else angle
@@ -124,7 +131,8 @@ class TrainScan:
     """A sample {"scan", "name"} -> {"points", "boxes", "name"}, and "map" where `raster` draws it; everything drawn from torch.
 
     flip            half of the scans mirrored along y, and half along x where `all_round`
-    turn            greatest turn in degrees; scale: range of the factor
+    turn            greatest turn in degrees; scale: range of the factor; shift: of the whole scan along each axis, standard
+                    deviation in metres (PointPillars, section 3.2: 0.2)
     noise           of points, standard deviation in metres
     object_noise    objects are moved and turned each by itself
     bank, wanted    objects to paste until there are so many of each class
@@ -136,6 +144,7 @@ class TrainScan:
     all_round: bool = True
     turn: float = 45.0
     scale: tuple[float, float] = (0.95, 1.05)
+    shift: float = 0.0
     noise: float = 0.0
     object_noise: bool = False
     bank: ObjectBank | None = None
@@ -154,6 +163,7 @@ class TrainScan:
             mirror_y=self.flip and mirror_y < 0.5,
             turn=math.radians(self.turn) * (2 * turn - 1),
             scale=self.scale[0] + scale * (self.scale[1] - self.scale[0]),
+            shift=(torch.randn(3) * self.shift).tolist() if self.shift else (0.0, 0.0, 0.0),
         )
         if self.noise:
             scan.points[:, :3] += torch.randn(len(scan.points), 3).numpy() * self.noise

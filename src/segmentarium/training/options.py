@@ -217,6 +217,9 @@ class TrainingOptions:
         of="detector3d keypoints",
     )
     stretch: tuple[float, float] = option((0.95, 1.05), "range of the random scale factor", of="detector3d")
+    shift: float = option(
+        0.0, "standard deviation of a random shift of the whole scan along each axis, metres", of="detector3d"
+    )
     point_noise: float = option(0.0, "standard deviation of noise on points, metres", of="detector3d")
     object_noise: bool = option(False, "move and turn each object by itself", of="detector3d")
     paste: int = option(0, "paste objects of other scans until there are so many of each class", of="detector3d")

@@ -95,6 +95,7 @@ class Boxes3dTask:
             all_round=model.area[0] < 0,  # a sensor that looks ahead alone is not mirrored backwards
             turn=TrainScan.turn if options.turn is None else options.turn,
             scale=options.stretch,
+            shift=options.shift,
             noise=options.point_noise,
             object_noise=options.object_noise,
             bank=bank,
