@@ -30,6 +30,7 @@ def published(model: str, epochs: tuple[int, int, int]) -> list[TrainingOptions]
         learning_rate=0.02,
         backbone_lr_factor=1.0,
         weight_decay=1e-4,
+        decay_norm_bias=True,
         clip_norm=35.0,
         schedule="constant",
         warmup_steps=500,

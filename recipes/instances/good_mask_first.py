@@ -14,7 +14,14 @@ from lvis_common import lvis
 
 from segmentarium.training import TrainingOptions
 
-AUGMENTED = {"sampling": "repeat", "mosaic": 0.5, "rotate": 10.0, "scale": (0.1, 2.0), "even_scales": True}
+AUGMENTED = {
+    "sampling": "repeat",
+    "mosaic": 0.5,
+    "rotate": 10.0,
+    "crop_size": (1024, 1024),
+    "scale": (0.1, 2.0),
+    "even_scales": True,
+}
 FIRST = {"class_loss": "eql", "mask_levels": "scale", "mask_loss": "cross_entropy"}
 
 

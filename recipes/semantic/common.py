@@ -14,8 +14,8 @@ from segmentarium.training import TrainingOptions
 
 
 def convolutional(model: str, data: str, **changes: Any) -> TrainingOptions:
-    """mmsegmentation's protocol for heads on dilated ResNets: SGD at 0.01, decay 5e-4, poly 0.9; half to double size, mirrored,
-    colours disturbed, no crop of which one class takes more than three quarters."""
+    """mmsegmentation's protocol for heads on dilated ResNets: SGD at 0.01, decay 5e-4 of norms and biases, too, poly 0.9; half to
+    double size, mirrored, colours disturbed, no crop of which one class takes more than three quarters."""
     options = TrainingOptions(
         model=model,
         data=data,
@@ -25,6 +25,7 @@ def convolutional(model: str, data: str, **changes: Any) -> TrainingOptions:
         batch_size=16,
         max_steps=160_000,
         backbone_lr_factor=1.0,
+        decay_norm_bias=True,
         ema=0.0,
         val_every=16_000,
         save_every=2_000,
@@ -34,13 +35,14 @@ def convolutional(model: str, data: str, **changes: Any) -> TrainingOptions:
 
 def transformer(model: str, data: str, **changes: Any) -> TrainingOptions:
     """The protocol of SegFormer, which those of Swin, SegNeXt and others follow: AdamW at 6e-5 for the backbone, 1,500 steps of
-    warm-up, falling evenly to 0."""
+    warm-up, falling evenly to 0; norms are not decayed, nor are biases, which theirs are."""
     options = convolutional(
         model,
         data,
         optimizer="adamw",
         learning_rate=6e-5,
         weight_decay=0.01,
+        decay_norm_bias=False,
         power=1.0,
         warmup_steps=1500,
     )

@@ -19,6 +19,7 @@ def recipe() -> TrainingOptions:
         crop_size=(513, 513),
         learning_rate=9e-3,
         weight_decay=1e-4,
+        decay_norm_bias=False,
         max_steps=45_000,
         val_every=5_000,
     )
