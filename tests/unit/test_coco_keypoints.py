@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.utils.data import default_collate
+from torchvision import tv_tensors
 
 import segmentarium
 from segmentarium.data import InfiniteSampler, TrainingStream, build_dataset, check_data
@@ -20,7 +21,8 @@ from segmentarium.data.coco_keypoints import PersonCrop, crop_matrix, keypoint_t
 from segmentarium.evaluation import PoseReport, evaluate
 from segmentarium.evaluation.poses import PoseScoring, mean_poses, pose_scores
 from segmentarium.inference import PoseFinder
-from segmentarium.keypoints.heatmaps import in_picture
+from segmentarium.keypoints.heatmaps import in_picture, lower_body
+from segmentarium.keypoints.hrnet_pose import COCO_JOINTS
 from segmentarium.metrics.oks import keypoint_scores, sigmas_of, similarity
 from segmentarium.registry import entry
 from segmentarium.training import TrainingOptions, train
@@ -164,6 +166,35 @@ def test_joints_move_with_the_pixels(tmp_path: Path) -> None:
                 assert sample["image"][0, y, x] > 150
         turn = joints[1, :2] - joints[0, :2], joints[3, :2] - joints[0, :2]
         assert turn[0][0] * turn[1][1] > turn[0][1] * turn[1][0]  # clockwise, mirrored or not
+
+
+def test_half_a_body_is_shown_as_its_authors_draw_it() -> None:
+    """Of 17 joints in a column, 10 pixels apart: the upper eleven, or the six from the hips down."""
+    y = torch.arange(17.0) * 10
+    joints = torch.stack((torch.full((17,), 50.0), y, torch.ones(17)), 1)
+    lower = lower_body(COCO_JOINTS)
+    assert lower == list(range(11, 17))
+    crop = PersonCrop((64, 48), half=0.3, lower=lower)
+    torch.manual_seed(0)
+    drawn = [crop.half_body(joints) for _ in range(400)]
+    shown = {(tuple(centre.tolist()), round(float(width), 3)) for centre, width in filter(None, drawn)}
+    assert shown == {((50, 50), 100 * 0.75 * 1.5), ((50, 135), 50 * 0.75 * 1.5)}
+    upper = sum(float(found[0][1]) == 50 for found in filter(None, drawn)) / 400
+    assert upper == pytest.approx(0.69, abs=0.06)  # how often a normal number is below 0.5
+    # too few of the lower half: the upper one, however the number falls
+    few = joints * torch.cat((torch.ones(13), torch.zeros(4)))[:, None]
+    assert {float(found[0][1]) for found in (crop.half_body(few) for _ in range(50)) if found} == {50}
+    assert PersonCrop((64, 48), half=1.0, lower=lower).half_body(joints * 0) is None
+    # in a crop, 48 pixels wide: of persons with more than eight joints alone
+    sample = {
+        "image": tv_tensors.Image(torch.zeros(3, 200, 100, dtype=torch.uint8)),
+        "box": torch.tensor([0.0, 0, 99, 199]),
+    }
+    always = PersonCrop((64, 48), half=1.0, lower=lower)
+    for kept, widths in ((17, (112.5, 56.25)), (13, (112.5,)), (9, (80 * 0.75 * 1.5,)), (8, (199 * 0.75 * 1.25,))):
+        given = {**sample, "joints": joints * (torch.arange(17) < kept)[:, None]}
+        steps = {round(float(always(given)["joints"][:2, 1].diff()), 2) for _ in range(40)}
+        assert steps == {round(10 * 48 / width, 2) for width in widths}
 
 
 def test_a_place_in_the_crop_leads_back_into_the_picture(tmp_path: Path) -> None:

@@ -30,6 +30,10 @@ from segmentarium.palette import default_palette
 SPLITS = ("train", "val")
 LICENCE = "CC BY 4.0 (COCO's annotations); pictures: each its own"
 MARGIN = 1.25  # of a box, so that the crop shows what is around it
+HALF_MARGIN, MANY = (
+    1.5,
+    8,
+)  # of the box of half a body's joints; half bodies are of persons with more labelled joints than this
 
 
 class Person(NamedTuple):
@@ -190,6 +194,8 @@ class PersonCrop:
     scale    the box grows or shrinks by a normal factor of this deviation, by no more than it
     rotate   degrees of deviation of the rotation, in 6 of 10 samples, by no more than twice as much
     flip     probability of a mirror, in which `pairs` of joints change places
+    half     probability of showing half a body alone, of a person with more than 8 labelled joints: the joints `lower`, or the
+             others
     """
 
     def __init__(
@@ -200,11 +206,34 @@ class PersonCrop:
         rotate: float = 0.0,
         flip: float = 0.0,
         pairs: Sequence[tuple[int, int]] = (),
+        half: float = 0.0,
+        lower: Sequence[int] = (),
     ) -> None:
         self.size, self.scale, self.rotate, self.flip, self.pairs = size, scale, rotate, flip, pairs
+        self.half, self.lower = half, list(lower)
+
+    def half_body(self, joints: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What a crop of half a body shows, as `shown_box`; None where its joints have no extent.
+
+        The upper half where a normal number is below 0.5, the lower one elsewhere, each only with more than two joints: so the
+        authors draw it.
+        """
+        below = torch.zeros(len(joints), dtype=torch.bool)
+        below[self.lower] = True
+        seen = joints[:, 2] > 0
+        upper, lower = joints[seen & ~below, :2], joints[seen & below, :2]
+        wanted = bool(torch.randn(()) < 0.5)
+        chosen = upper if (wanted and len(upper) > 2) or len(lower) <= 2 else lower
+        if len(chosen) < 2:
+            return None
+        sides = chosen.amax(0) - chosen.amin(0)
+        width = torch.maximum(sides[0], sides[1] * (self.size[1] / self.size[0])) * HALF_MARGIN
+        return (chosen.mean(0), width) if width > 0 else None
 
     def __call__(self, sample: Sample) -> Sample:
         centre, width = shown_box(sample["box"], self.size)
+        if self.half and self.lower and (sample["joints"][:, 2] > 0).sum() > MANY and torch.rand(()) < self.half:
+            centre, width = self.half_body(sample["joints"]) or (centre, width)
         factor, degrees = 1.0, 0.0
         if self.scale:
             factor += self.scale * float(torch.randn(()).clamp(-1, 1))
@@ -231,10 +260,12 @@ def keypoint_transform(
     rotate: float = 0.0,
     flip: float = 0.0,
     pairs: Sequence[tuple[int, int]] = (),
+    half: float = 0.0,
+    lower: Sequence[int] = (),
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Transform:
     """`PersonCrop`, normalised: what a network of joints takes.  As it stands for evaluation; published for training at 256×192:
-    scale 0.35, rotate 45, flip 0.5."""
-    crop = PersonCrop(size, scale=scale, rotate=rotate, flip=flip, pairs=pairs)
+    scale 0.35, rotate 45, flip 0.5, half 0.3."""
+    crop = PersonCrop(size, scale=scale, rotate=rotate, flip=flip, pairs=pairs, half=half, lower=lower)
     return v2.Compose([crop, ToModelInput(mean, std)])

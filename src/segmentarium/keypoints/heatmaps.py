@@ -57,6 +57,11 @@ def mirror_pairs(names: Sequence[str]) -> list[tuple[int, int]]:
     return [(i, place[other]) for i, other in others if place.get(other, i) != i]
 
 
+def lower_body(names: Sequence[str]) -> list[int]:
+    """Of joints by their names, those from the hips down: left_hip, "Right knee", ankles."""
+    return [i for i, name in enumerate(names) if re.search(r"hip|knee|ankle", name.lower())]
+
+
 def mirrored(heatmaps: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
     """Heat maps (B, J, h, w) of a mirrored picture -> of the picture itself."""
     order = list(range(heatmaps.shape[1]))

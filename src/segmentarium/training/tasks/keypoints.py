@@ -19,7 +19,7 @@ from segmentarium.data.base import apply_transform
 from segmentarium.data.coco_keypoints import CocoKeypoints, PersonCrop, keypoint_transform, shown_box
 from segmentarium.evaluation.poses import pose_scores, scores_line
 from segmentarium.files import write_png
-from segmentarium.keypoints.heatmaps import in_picture, mirror_pairs, peaks, refined
+from segmentarium.keypoints.heatmaps import in_picture, lower_body, mirror_pairs, peaks, refined
 from segmentarium.keypoints.hrnet_pose import HRNetPose
 from segmentarium.registry import create_model, entry
 from segmentarium.training.loaders import TimedLoader, endless, open_dataset, worker_count
@@ -27,7 +27,7 @@ from segmentarium.training.options import TrainingOptions
 from segmentarium.training.preflight import LOOKED_AT
 from segmentarium.training.tasks import Evaluation, Task, refuse_unused
 
-SCALE, TURN = 0.35, 45.0  # of the crops, as published at 256×192; degrees
+SCALE, TURN, HALF = 0.35, 45.0, 0.3  # of the crops, as published at 256×192; degrees
 PICTURES = 8  # drawn at each evaluation
 UNUSED = ("learn", "adapt")  # of points, which nobody labels
 
@@ -98,6 +98,8 @@ class KeypointTask:
             rotate=TURN if self.options.turn is None else self.options.turn,
             flip=0.5 if self.options.flip else 0.0,
             pairs=mirror_pairs(model.joints),
+            half=HALF,
+            lower=lower_body(model.joints),
             mean=model.preprocessing.mean,
             std=model.preprocessing.std,
         )
