@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 SMALLEST = 32  # the contract of a backbone: any height and width of 32 or more
-OPTIONAL = ("long_side", "short_side", "multiple", "tile", "stride", "crop_size", "crop_ratio")
+OPTIONAL = ("long_side", "short_side", "multiple", "tile", "stride", "crop_size", "crop_ratio", "bits")
+DEEPEST = 32  # bits of a value
 LARGEST_MULTIPLE = 256
 LARGEST = 16384  # no network was trained at more; a picture enlarged to it is 800 MB
 
@@ -29,6 +30,7 @@ class Preprocessing:
     tile        side of the windows in which such images were scored, every `stride` pixels, and averaged; None: whole
     crop_size   of a classifier: the side of the square that it sees, out of the middle of the picture; None: it does not say
     crop_ratio  the share of the picture's shorter side that this square shows; None: the usual one
+    bits        of pictures of more than 8 bits a value: 2 ** bits - 1 is white; None: by the bits that each picture needs
     """
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -40,6 +42,7 @@ class Preprocessing:
     stride: int | None = None
     crop_size: int | None = None
     crop_ratio: float | None = None
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.std) or not all(map(math.isfinite, (*self.mean, *self.std))):
@@ -60,6 +63,7 @@ class Preprocessing:
             )
         if self.crop_ratio is not None and not 0 < self.crop_ratio <= 1:
             raise ValueError(f"crop_ratio is {self.crop_ratio}; give a share above 0, at most 1, or None")
+        check_bits(self.bits)
 
     def for_channels(self, in_channels: int) -> Preprocessing:
         """The same for another number of input channels: the values are cycled (one channel: their mean)."""
@@ -95,6 +99,14 @@ class Preprocessing:
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         sizes = {name: values.get(name) for name in OPTIONAL}
         return cls(tuple(values["mean"]), tuple(values["std"]), **sizes)
+
+
+def check_bits(bits: Any) -> None:
+    """Raises ValueError for what cannot be the bits of deep pictures' values; None, which leaves that to each, may be."""
+    if bits is not None and (isinstance(bits, bool) or not isinstance(bits, int) or not 8 <= bits <= DEEPEST):
+        raise ValueError(
+            f"bits is {bits!r}; give how many the pictures' values have, 8 to {DEEPEST} (12: 4095 is white)"
+        )
 
 
 def rounded(size: Sequence[int], factor: float, multiple: int | None) -> tuple[int, int]:

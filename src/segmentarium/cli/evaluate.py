@@ -155,7 +155,7 @@ def check_data_options(options: argparse.Namespace) -> None:
 
 def labelled_data(options: argparse.Namespace, model: Any) -> Any:
     """The data set of --data, --root, --split and its options, with the model's classes where the folder names none."""
-    from segmentarium.contracts import InstanceModel, MaskModel, SegmentationModel
+    from segmentarium.contracts import InstanceModel, LabelledModel, MaskModel, SegmentationModel
     from segmentarium.data import build_dataset, evaluation_split
     from segmentarium.data.class_table import class_file
     from segmentarium.data.drawn_labels import tool_layout
@@ -165,6 +165,8 @@ def labelled_data(options: argparse.Namespace, model: Any) -> Any:
         extra["mask_map"] = options.mask_map
     if options.data.lower() == "folder" and getattr(model, "in_channels", 3) not in (1, 3):
         extra.setdefault("bands", model.in_channels)
+    if isinstance(model, LabelledModel) and model.preprocessing.bits is not None:
+        extra.setdefault("bits", model.preprocessing.bits)
     nameless = options.data.lower() == "folder" and class_file(options.root) is None and not tool_layout(options.root)
     taken = nameless and "classes" not in extra and isinstance(model, SegmentationModel | MaskModel | InstanceModel)
     if taken:

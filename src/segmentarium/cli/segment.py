@@ -176,7 +176,7 @@ def _to_stdout(predictor: Any, item: Any, kinds: tuple[str, ...]) -> int:
         raise ValueError(
             f"--out - gives one file, and --kinds are {', '.join(kinds)}; give one of overlay, mask, json, …"
         )
-    content = predictor(item.load(), name=item.name, path=item.path).encoded(kinds[0])
+    content = predictor(item.load(predictor.preprocessing.bits), name=item.name, path=item.path).encoded(kinds[0])
     sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()
     return 0
@@ -204,7 +204,8 @@ class _Job:
             return self._large(item)
         if self._semantic:  # of segments, what the files are called is known when they are found
             check_files(self._folder, item.name, self._kinds, item.path, overwrite=self._overwrite)
-        result = self._predictor(item.load(), name=item.name, path=item.path)
+        pixels = item.load(self._predictor.preprocessing.bits)
+        result = self._predictor(pixels, name=item.name, path=item.path)
         return result.save(self._folder, self._kinds, overwrite=self._overwrite)
 
     @staticmethod

@@ -28,16 +28,17 @@ from segmentarium.data.stored import open_file
 _SAMPLES, _EXTRA = 277, 338  # tags of TIFF
 
 
-def picture_array(path: str | os.PathLike[str], *, alpha: bool = False) -> np.ndarray:
+def picture_array(path: str | os.PathLike[str], *, alpha: bool = False, bits: int | None = None) -> np.ndarray:
     """(H, W, C) uint8: RGB as `read_image` gives it; of a TIFF with further bands that are no alpha, all of them.
 
     Of several pages, which may be a document's, the first.
 
     alpha   (H, W, 4) of a picture that is partly transparent
+    bits    of deep values, as `image_io.to_8_bit` takes them
     """
     if bands_of(path, pages=False) > 3:
-        return read_bands(path)
-    return load_with_alpha(path) if alpha else np.asarray(read_image(path))
+        return read_bands(path, bits=bits)
+    return load_with_alpha(path, bits) if alpha else np.asarray(read_image(path, bits=bits))
 
 
 def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -51,22 +52,23 @@ def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         return image.width, image.height
 
 
-def read_bands(path: str | os.PathLike[str], wanted: int | None = None) -> np.ndarray:
+def read_bands(path: str | os.PathLike[str], wanted: int | None = None, bits: int | None = None) -> np.ndarray:
     """(H, W, C) uint8: every band of a file, or every page of a TIFF whose pages have one band each.
 
     wanted   how many there must be
+    bits     of deep values, as `image_io.to_8_bit` takes them
 
     Raises:
         ImageReadError: it cannot be read, or has another number of bands.
         ImportError: it needs pyvips, which is not installed.
     """
     if wanted == 1:
-        return np.asarray(read_image(path).convert("L"))[..., None]
+        return np.asarray(read_image(path, bits=bits).convert("L"))[..., None]
     if _begins_as_tiff(path):
-        array = to_8_bit(_tiff(path))
+        array = to_8_bit(tiff_array(path), bits)
     else:
         with open_image(path) as image:
-            array = np.asarray(image if image.mode in ("RGBA", "CMYK") else to_upright_rgb(image))
+            array = np.asarray(image if image.mode in ("RGBA", "CMYK") else to_upright_rgb(image, path, bits))
     if wanted is not None and array.shape[2] != wanted:
         raise ImageReadError(
             f"{path} has {array.shape[2]} bands, and {wanted} are wanted; every picture must have as many"
@@ -124,7 +126,8 @@ def _open(path: str | os.PathLike[str]) -> Any:
         raise ImageReadError(f"{path} cannot be read as a picture: {' '.join(str(error).split())}") from None
 
 
-def _tiff(path: str | os.PathLike[str]) -> np.ndarray:
+def tiff_array(path: str | os.PathLike[str]) -> np.ndarray:
+    """(H, W, C) of any type: every band, or page, of a TIFF, as its values lie.  Raises as `read_bands`."""
     import pyvips
 
     try:

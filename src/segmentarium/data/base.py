@@ -70,6 +70,9 @@ class PictureDataset(Dataset[Sample]):
     own_classes: ClassVar[bool] = False  # classes, and values of masks, may be given
     items: Sequence[Any]
     bands: int = 3  # of a picture; with others `load` gives an array (H, W, C)
+    bits: int | None = (
+        None  # of pictures deeper than 8: 2 ** bits - 1 is white in all of them; None: by what each needs
+    )
     frequency: tuple[str, ...] | None = None  # "r", "c" or "f" for each class, where the set says how rare they are
 
     def __init__(self, info: DatasetInfo, transform: Transform | None = None, cache: bool = False) -> None:
@@ -140,7 +143,9 @@ class PictureDataset(Dataset[Sample]):
 
     def _decode(self, item: Any) -> tuple[np.ndarray, ...]:
         """What the files of an item hold: the picture uint8 (H, W, C), and what else is worth caching."""
-        return (np.array(read_image(item.image)) if self.bands == 3 else read_bands(item.image, self.bands),)
+        if self.bands == 3:
+            return (np.array(read_image(item.image, bits=self.bits)),)
+        return (read_bands(item.image, self.bands, self.bits),)
 
     def _label(self, index: int, arrays: tuple[np.ndarray, ...]) -> Sample:
         """The part of a sample that is to be learnt."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from segmentarium.checks import check_options, did_you_mean
 from segmentarium.data.base import PictureDataset, Transform
+from segmentarium.preprocessing import check_bits
 
 _READERS = {
     "ade20k": ("segmentarium.data.ade20k", "ADE20K"),
@@ -47,6 +48,7 @@ _READERS = {
     "webdataset_classes": ("segmentarium.data.shards", "WebDatasetClasses"),
     "yolo": ("segmentarium.data.yolo", "Yolo"),
 }
+DEEP = ("segmentation", "segments", "classification", "pictures")  # tasks whose pictures are read as any
 _ALIASES = {"portrait": "eg1800", "image_folder": "imagefolder"}
 
 
@@ -60,7 +62,8 @@ def build_dataset(
 ) -> PictureDataset:
     """The data set `name` as it lies in the folder `root`.
 
-    `options` go to the reader: `cache=True` for all of them; classes, palette and mask map for `folder`.
+    `options` go to the reader: `cache=True` for all of them; classes, palette and mask map for `folder`.  `bits=12` is for all
+    whose pictures may be deeper than 8 bits a value: 2 ** bits - 1 is white, and not what each picture needs.
 
     Raises:
         KeyError: no such data set (with the nearest names).
@@ -68,17 +71,23 @@ def build_dataset(
         ValueError: no such split, no such option (with the nearest names), or options that do not fit.
     """
     reader = _reader(name)
+    deep = reader.needs_folder and getattr(reader, "task", None) in DEEP
+    bits = options.pop("bits", None) if deep else None
+    check_bits(bits)
     if name.lower() == "folder":
         from segmentarium.data.drawn_labels import open_drawn, tool_layout
 
         if (tool := tool_layout(Path(root))) is not None:
             dataset: PictureDataset = open_drawn(tool, Path(root), split, transform, dict(options))
-            dataset.split = split
+            dataset.split, dataset.bits = split, bits
             return dataset
-    known = [one for one in inspect.signature(reader).parameters if one not in ("root", "split", "transform")]
+    known = ["bits"] if deep else []
+    known += [one for one in inspect.signature(reader).parameters if one not in ("root", "split", "transform")]
     check_options(f"data set {name!r}", options, known)
     dataset = reader(root, split=split, transform=transform, **options)
     dataset.split = split
+    if bits is not None:
+        dataset.bits = bits
     return dataset
 
 

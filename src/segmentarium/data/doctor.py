@@ -9,6 +9,7 @@ polygons that have two points or leave the picture, segments without a pixel, ob
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -176,6 +177,7 @@ class _Tally:
         self.crowds = 0
         self.colour_sums, self.colour_pixels = np.zeros((2, 3)), 0
         self.readable = 0
+        self.whites: Counter[float] = Counter()  # of deep pictures: what becomes white in how many
         self.seen: dict[bytes, Item | LabelledPicture | SegmentItem | Picture] = {}
         self.pictures: list[Thumbnail] = []
         text = "no label names the picture; it is left out"
@@ -217,6 +219,8 @@ class _Tally:
         if finding.size:
             self.sizes[finding.size] += 1
             self.image_modes[finding.image_mode] += 1
+        if finding.white:
+            self.whites[finding.white] += 1
         if finding.mask_mode:
             self.mask_modes[finding.mask_mode] += 1
         for value, count in finding.stray.items():
@@ -263,6 +267,14 @@ class _Tally:
             self.problems.append(Problem("error", "empty", "", f"the data set has no {what}"))
         elif total < _FEW_PICTURES:
             self.problems.append(Problem("warning", "few", "", f"only {total} pictures; expect no model to generalise"))
+        if len(self.whites) > 1:
+            most = max(self.whites)
+            seen = ", ".join(f"{white:g} (in {count})" for white, count in sorted(self.whites.items())[:4])
+            text = (
+                f"white is not the same value in all pictures: {seen}{', …' if len(self.whites) > 4 else ''}; say how many bits "
+                f"their values have, such as --data-set-options bits={max(8, math.ceil(math.log2(most + 1)))}"
+            )
+            self.problems.append(Problem("warning", "depth", "", text))
         if labelled or self.task == "classification":
             unused = [c.name for c in classes if not c.images]
             if len(unused) == len(classes) - 1 > 0:

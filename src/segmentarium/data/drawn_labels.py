@@ -132,6 +132,7 @@ class DrawnLabels(SegmentationDataset):
         super().__init__(own, items, MaskEncoding(len(classes)), transform, cache)  # type: ignore[arg-type]
         self.notes, self.split = [note for part in parts for note in part.notes], parts[0].split
         self.unlisted = [path for part in parts for path in part.unlisted]
+        self.bits = parts[0].bits
 
     def name(self, index: int) -> str:
         item: Any = self.items[index]

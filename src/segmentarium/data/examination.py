@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segmentarium.data.bands import bands_of, read_bands
+from segmentarium.data.bands import bands_of, deep_colours, tiff_array
 from segmentarium.data.base import Item, LabelledPicture, PictureDataset, SegmentationDataset
 from segmentarium.data.contact_sheet import Thumbnail, thumbnail
-from segmentarium.data.image_io import ImageReadError, depth_of, is_rotated, open_image, to_upright_rgb
+from segmentarium.data.image_io import ImageReadError, depth_of, is_rotated, open_image, to_8_bit, to_upright_rgb
 from segmentarium.data.mask_io import LabelError, is_lossy, read_raw_mask
 from segmentarium.data.pictures import Picture
 from segmentarium.data.segments import VOID, SegmentDataset, SegmentItem, label_map
@@ -45,6 +45,9 @@ class Finding:
     colour_sums: np.ndarray | None = None  # (2, 3) sum and sum of squares of RGB in 0..1
     digest: bytes = b""
     rotated: bool = False  # the picture, by its EXIF block
+    white: float = (
+        0.0  # of counts deeper than 8 bits, what becomes white in the picture where no bits are given for all
+    )
     stray: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     picture: Thumbnail | None = None
@@ -60,7 +63,7 @@ def examine(dataset: PictureDataset, index: int, show: bool) -> Finding:
     """What is found of one picture and its labels; `show`: with a small copy of both."""
     item = dataset.items[index]
     finding = Finding(item)
-    image = _examine_image(finding, dataset.bands)
+    image = _examine_image(finding, dataset.bands, dataset.bits)
     mask, caption = None, "no usable mask"
     if isinstance(dataset, SegmentationDataset):
         of_labels = _examine_mask if dataset.label_images else _examine_drawn
@@ -78,7 +81,7 @@ def examine(dataset: PictureDataset, index: int, show: bool) -> Finding:
     return finding
 
 
-def _examine_image(finding: Finding, bands: int = 3) -> np.ndarray | None:
+def _examine_image(finding: Finding, bands: int, bits: int | None) -> np.ndarray | None:
     item = finding.item
     try:
         if (there := bands_of(item.image)) not in (0, 1, 3, bands):
@@ -89,7 +92,10 @@ def _examine_image(finding: Finding, bands: int = 3) -> np.ndarray | None:
             )
         if there > 3:
             finding.image_mode = f"{there} bands"
-            array = read_bands(item.image, there)
+            values = tiff_array(item.image)
+            if values.dtype != np.uint8:
+                _examine_depth(finding, values, bits)
+            array = to_8_bit(values, bits)
             image = np.ascontiguousarray(array[..., :3])
         else:
             with open_image(item.image) as opened:
@@ -104,9 +110,10 @@ def _examine_image(finding: Finding, bands: int = 3) -> np.ndarray | None:
                     finding.warning("transparent", item.image, text)
                 if (frames := getattr(opened, "n_frames", 1)) > 1 and bands == 3:
                     finding.warning("pages", item.image, f"{frames} pages or frames, of which the first is read")
-                if opened.mode.startswith(("I", "F")):
-                    _examine_depth(finding, np.asarray(opened))
-                image = np.asarray(to_upright_rgb(opened, item.image))
+                deep = np.asarray(opened) if opened.mode[0] in "IF" else deep_colours(item.image, opened)
+                if deep is not None:
+                    _examine_depth(finding, deep, bits)
+                image = np.asarray(to_upright_rgb(opened, item.image, bits))
     except (ImageReadError, ImportError) as error:
         finding.error("unreadable picture", item.image, str(error))
         return None
@@ -119,12 +126,20 @@ def _examine_image(finding: Finding, bands: int = 3) -> np.ndarray | None:
     return image
 
 
-def _examine_depth(finding: Finding, values: np.ndarray) -> None:
-    bits = depth_of(values)
-    if bits is None:
-        low, high = values.min(), values.max()
-        finding.image_mode += ", 0 to 1" if values.dtype.kind == "f" and low >= 0 and high <= 1 else ", stretched"
+def _examine_depth(finding: Finding, values: np.ndarray, said: int | None) -> None:
+    """said: the bits that are given for all pictures"""
+    low, high = values.min(), values.max()
+    if said is not None:
+        finding.image_mode += f", 0 to {2**said - 1} is black to white"
+        if low < 0 or high >= 2**said:
+            text = f"values from {low:g} to {high:g}, of which those outside of 0 to {2**said - 1} are black or white"
+            finding.warning("depth", finding.item.image, text)
+    elif (bits := depth_of(values)) is None:
+        share = values.dtype.kind == "f" and low >= 0 and high <= 1
+        finding.image_mode += ", 0 to 1" if share else ", stretched"
+        finding.white = 0.0 if share or low < 0 else float(high)
     else:
+        finding.white = 2.0**bits - 1
         finding.image_mode += f", {bits} bits used: 0 to {2**bits - 1} is black to white"
 
 

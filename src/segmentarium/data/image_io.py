@@ -62,6 +62,7 @@ def read_image(
     source: str | os.PathLike[str] | BinaryIO,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     formats: Sequence[str] = FORMATS,
+    bits: int | None = None,
 ) -> Image.Image:
     """The picture as an upright 8-bit RGB `PIL.Image`.
 
@@ -70,6 +71,7 @@ def read_image(
     EXIF rotation is applied.
 
     formats: names of Pillow's; what else the file may be is not tried.
+    bits: of values deeper than a byte, as `to_8_bit` takes them.
 
     Raises:
         ImageReadError: the file is missing, empty, truncated, not a picture, or has more than `max_pixels` pixels.
@@ -77,7 +79,7 @@ def read_image(
     path = source if isinstance(source, str | os.PathLike) else None
     try:
         with open_image(source, max_pixels, formats) as image:
-            return to_upright_rgb(image, path)
+            return to_upright_rgb(image, path, bits)
     except ImageReadError as error:
         if path is None:
             raise
@@ -160,41 +162,44 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def to_upright_rgb(image: Image.Image, path: str | os.PathLike[str] | None = None) -> Image.Image:
+def to_upright_rgb(
+    image: Image.Image, path: str | os.PathLike[str] | None = None, bits: int | None = None
+) -> Image.Image:
     """An opened picture as `read_image` gives it; for callers that also want to know its mode.
 
     path   of its file, without which colours of 16 bits are as Pillow cuts them
+    bits   of deep values, as `to_8_bit` takes them
     """
     if path is not None:
         from segmentarium.data.bands import deep_colours
 
         if (deep := deep_colours(path, image)) is not None:
-            flat = Image.fromarray(to_8_bit(deep))
+            flat = Image.fromarray(to_8_bit(deep, bits))
             flat.info.update(image.info)  # how it is turned
             return upright(flat)
-    return _to_rgb(upright(image))
+    return _to_rgb(upright(image), bits)
 
 
-def load_with_alpha(source: str | os.PathLike[str] | BinaryIO) -> np.ndarray:
+def load_with_alpha(source: str | os.PathLike[str] | BinaryIO, bits: int | None = None) -> np.ndarray:
     """(H, W, 3) uint8, or (H, W, 4) of a picture that is partly transparent; raises as `read_image`.
 
     That of an animation the first frame is taken is told in a line.
     """
     with open_image(source) as image:
-        pixels = with_alpha(image, source if isinstance(source, str | os.PathLike) else None)
+        pixels = with_alpha(image, source if isinstance(source, str | os.PathLike) else None, bits)
         with contextlib.suppress(Exception):  # what is wrong with later frames is nobody's concern here
             if image.format in _MOVING and (count := getattr(image, "n_frames", 1)) > 1:
                 log.warning("%s: of its %d frames the first is taken", describe_source(source), count)
         return pixels
 
 
-def with_alpha(image: Image.Image, path: str | os.PathLike[str] | None = None) -> np.ndarray:
+def with_alpha(image: Image.Image, path: str | os.PathLike[str] | None = None, bits: int | None = None) -> np.ndarray:
     """An opened picture, upright: (H, W, 3) uint8, or (H, W, 4) where a part of it is transparent.
 
-    path   of its file, as of `to_upright_rgb`
+    path, bits   as of `to_upright_rgb`
     """
     alpha = alpha_of(image)
-    pixels = np.asarray(to_upright_rgb(image, path))
+    pixels = np.asarray(to_upright_rgb(image, path, bits))
     return pixels if alpha is None else np.dstack((pixels, np.asarray(alpha)))
 
 
@@ -285,12 +290,12 @@ def _open_heif(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
     return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
     mode = image.mode
     if mode == "RGB":
         return image.copy() if image.readonly else image
     if mode.startswith(("I", "F")):
-        return Image.fromarray(to_8_bit(np.asarray(image))).convert("RGB")
+        return Image.fromarray(to_8_bit(np.asarray(image), bits)).convert("RGB")
     if mode in ("PA", "LA", "La", "RGBa") or (mode == "P" and "transparency" in image.info):
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
@@ -307,17 +312,22 @@ def depth_of(values: np.ndarray) -> int | None:
     return next(bits for bits in (8, 10, 12, 14, 16) if high < 2**bits)
 
 
-def to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Values of any type as uint8: counts by the bits that they need, 0..1 as it is, all else from its least to its greatest."""
+def to_8_bit(values: np.ndarray, bits: int | None = None) -> np.ndarray:
+    """Values of any type as uint8: counts by the bits that they need, 0..1 as it is, all else from its least to its greatest.
+
+    bits   of what is deeper than a byte: 2 ** bits - 1 is white, whatever these values need; what is beyond that is white, too
+    """
     if values.dtype == np.uint8:
         return values
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * 255
     if values.dtype.kind == "f":
         values = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    wide = values.astype(np.float32)
+    if bits is not None:
+        return np.round((wide * (255.0 / (2**bits - 1))).clip(0, 255)).astype(np.uint8)
     bits = depth_of(values)
     low, high = float(values.min()), float(values.max())
-    wide = values.astype(np.float32)
     if bits is not None:
         scaled = wide * (255.0 / (2**bits - 1))
     elif values.dtype.kind == "f" and low >= 0.0 and high <= 1.0:

@@ -212,12 +212,21 @@ def evaluate(
     report = scoring.report(
         **facts_of(scoring.network, source, dataset, options, started),
         model_seconds=scoring.network.seconds,
-        notes=[*getattr(dataset, "notes", ()), *scoring.match.notes],
+        notes=[*getattr(dataset, "notes", ()), *_depth_note(model, dataset), *scoring.match.notes],
         warning=trained_on_warning(model.weights_header, dataset),
     )
     if output is not None:
         report.save(output, overwrite=overwrite)
     return report
+
+
+def _depth_note(model: Any, dataset: Any) -> list[str]:
+    """That deep pictures are brighter or darker here than where the model learnt."""
+    said, read = model.preprocessing.bits, getattr(dataset, "bits", None)
+    if said is None or said == read:
+        return []
+    how = "by the bits that each needs" if read is None else f"as of {read} bits"
+    return [f"deep pictures are read {how}, and the model learnt from such of {said}; give the data set bits={said}"]
 
 
 def _evaluate_scans(

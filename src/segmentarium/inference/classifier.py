@@ -158,9 +158,9 @@ class ImageClassifier:
     def __call__(self, image: Any, *, name: str = "image", path: Any = None) -> Classification:
         """The classes of one picture: PIL image, (H, W), (H, W, 3 or 4) array, or (C, H, W) tensor; path: read it."""
         if isinstance(image, str | PathLike):
-            image, name, path = sources.read_one(image)
+            image, name, path = sources.read_one(image, self.model.preprocessing.bits)
         started = time.perf_counter()
-        array = sources.to_array(image)
+        array = sources.to_array(image, self.model.preprocessing.bits)
         pixels = with_channels(torch.from_numpy(np.array(array)).permute(2, 0, 1)[None], self.model.in_channels)
         found = class_probabilities(self.network(self._crop(pixels)))[0].cpu().numpy()
         order = np.argsort(-found, kind="stable")

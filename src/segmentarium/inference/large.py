@@ -63,7 +63,7 @@ def segment_file(
     path = Path(path)
     name = name or path.stem
     paths = check_files(Path(folder), name, kinds, path, overwrite=overwrite)
-    picture = LargePicture(path)
+    picture = LargePicture(path, predictor.preprocessing.bits)
     rows = picture.open()
     size = (rows.width, rows.height)
     with ExitStack() as stack:

@@ -63,7 +63,7 @@ def segment_large_file(
     name = name or path.stem
     paths = segment_files(Path(folder), name, kinds)
     check_targets(paths.values(), [path], overwrite=overwrite)
-    picture = LargePicture(path)
+    picture = LargePicture(path, predictor.preprocessing.bits)
     found = predictor.find(picture.open(), picture.thumbnail)
     rows = picture.open()
     size = (rows.width, rows.height)

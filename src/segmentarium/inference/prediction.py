@@ -64,6 +64,7 @@ def predict(
             kind, options = SegmentPredictor, {**options, "task": wanted}
         predictor = kind(loaded, **options)
         predictor.model_name = str(model) if isinstance(model, str | PathLike) else predictor.model_name
+    bits = predictor.model.preprocessing.bits
     if keep_probabilities:
         if isinstance(predictor, ImageClassifier):
             raise TypeError("a classifier's results have their probabilities anyway; leave keep_probabilities out")
@@ -71,21 +72,22 @@ def predict(
             raise TypeError("points have a score each and no probabilities of pixels; leave keep_probabilities out")
         if isinstance(predictor, SegmentPredictor):
             raise TypeError("segments have a score each and no probabilities of pixels; leave keep_probabilities out")
-        return _results(items, partial(predictor, keep_probabilities=True), on_error)
-    return _results(items, predictor, on_error)
+        return _results(items, partial(predictor, keep_probabilities=True), on_error, bits)
+    return _results(items, predictor, on_error, bits)
 
 
 def _results(
     items: list[sources.Item],
     predictor: Callable[..., Any],
     on_error: Callable[[str, Exception], None] | None,
+    bits: int | None,
 ) -> Iterator[Any]:
     with ThreadPoolExecutor(1, "decode") as decoder:  # the next picture is decoded while this one is computed
-        coming = decoder.submit(_load, items[0]) if items else None
+        coming = decoder.submit(_load, items[0], bits) if items else None
         for i, item in enumerate(items):
             assert coming is not None
             loaded = coming
-            coming = decoder.submit(_load, items[i + 1]) if i + 1 < len(items) else None
+            coming = decoder.submit(_load, items[i + 1], bits) if i + 1 < len(items) else None
             try:
                 array = loaded.result()
                 if array is None:
@@ -101,8 +103,8 @@ def _results(
             yield result
 
 
-def _load(item: sources.Item) -> np.ndarray | None:
-    return item.load() if item.load is not None else None
+def _load(item: sources.Item, bits: int | None) -> np.ndarray | None:
+    return item.load(bits) if item.load is not None else None
 
 
 def _frames(item: sources.Item, predictor: Callable[..., Any]) -> Iterator[Any]:

@@ -135,11 +135,11 @@ class Predictor(ForegroundFinder):
         keep_probabilities  keeps (K, H, W) float16: 2 K bytes a pixel
         """
         if isinstance(image, str | PathLike):
-            image, name, path = sources.read_one(image)
+            image, name, path = sources.read_one(image, self.preprocessing.bits)
         started = time.perf_counter()
-        array, channels = sources.to_array(image), self.model.in_channels
+        array, channels = sources.to_array(image, self.preprocessing.bits), self.model.in_channels
         if path is not None and channels > 3 and array.shape[2] != channels:  # more bands than are shown
-            array = read_bands(path, channels)
+            array = read_bands(path, channels, self.preprocessing.bits)
         height, width = array.shape[:2]
         mask = np.empty((height, width), np.uint8 if len(self.classes) <= 256 else np.int64)
         alpha = None if self.foreground is None else np.empty((height, width), np.uint8)

@@ -101,9 +101,9 @@ class SegmentPredictor:
     def __call__(self, image: Any, *, name: str = "image", path: Any = None) -> SegmentResult:
         """The segments of one picture: PIL image, (H, W), (H, W, 3 or 4) array, or (C, H, W) tensor; path: read it."""
         if isinstance(image, str | PathLike):
-            image, name, path = sources.read_one(image)
+            image, name, path = sources.read_one(image, self.preprocessing.bits)
         started = time.perf_counter()
-        array = sources.to_array(image)
+        array = sources.to_array(image, self.preprocessing.bits)
         found = self.find(ArrayRows(array))
         return SegmentResult(
             displayed(array),

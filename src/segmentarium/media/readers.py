@@ -129,13 +129,16 @@ class VipsRows:
 
 
 class LargePicture:
-    """A picture file that is opened as often as it is read, and read in rows."""
+    """A picture file that is opened as often as it is read, and read in rows.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    bits   of deep values, as `to_8_bit` takes them
+    """
+
+    def __init__(self, path: str | os.PathLike[str], bits: int | None = None) -> None:
+        self.path, self.bits = Path(path), bits
         self._decoded: Image.Image | None = None
         self._alpha: Image.Image | None = None
-        self._white: int | None = None  # what is white in a picture of 16 bits, once that is known
+        self._white = None if bits is None else 2**bits - 1  # in a picture of 16 bits, once that is known
         kind, self._has_alpha = _kind_of(self.path)
         self._reader = _READERS.get(kind) if importlib.util.find_spec("pyvips") else None
         self._in_rows = self._reader is not None
@@ -166,7 +169,7 @@ class LargePicture:
 
     def _whole(self) -> Image.Image:
         if self._decoded is None:
-            self._decoded = read_image(self.path)
+            self._decoded = read_image(self.path, bits=self.bits)
             if self._has_alpha:  # decoded once more, for one byte a pixel
                 with open_image(self.path) as image:
                     self._alpha = alpha_of(image)

@@ -49,7 +49,8 @@ class Item:
 
     kind   "picture", "video" or "webcam"
     name   of the output files
-    load   a picture's pixels: (H, W, C) uint8, of one that is partly transparent (H, W, 4)
+    load   a picture's pixels: (H, W, C) uint8, of one that is partly transparent (H, W, 4); it may be given the bits of deep
+           values, as `to_8_bit` takes them
     path   of the file, if it is one; origin: how messages call it
     open   the bytes of a picture that is no file here, if it came as bytes
     """
@@ -57,7 +58,7 @@ class Item:
     kind: str
     name: str
     origin: str
-    load: Callable[[], np.ndarray] | None = None
+    load: Callable[..., np.ndarray] | None = None
     path: Path | None = None
     camera: int = 0
     open: Callable[[], BinaryIO] | None = None
@@ -80,12 +81,15 @@ def expand(source: Source) -> list[Item]:
     return _unique(_expand(source))
 
 
-def read_one(source: str | os.PathLike[str]) -> tuple[np.ndarray, str, Path | None]:
-    """(pixels (H, W, C) uint8, name, file) of the one picture at a path or address; ValueError where it is not one."""
+def read_one(source: str | os.PathLike[str], bits: int | None = None) -> tuple[np.ndarray, str, Path | None]:
+    """(pixels (H, W, C) uint8, name, file) of the one picture at a path or address; ValueError where it is not one.
+
+    bits   of deep values, as `to_8_bit` takes them
+    """
     items = expand(source)
     if len(items) != 1 or items[0].load is None:
         raise ValueError(f"{source} is not one picture; iterate over segmentarium.predict(source, model)")
-    return items[0].load(), items[0].name, items[0].path
+    return items[0].load(bits), items[0].name, items[0].path
 
 
 def _expand(source: Any) -> list[Item]:
@@ -97,10 +101,10 @@ def _expand(source: Any) -> list[Item]:
         return [Item("webcam", f"webcam{source}", f"webcam {source}", camera=source)]
     if isinstance(source, Image.Image):
         picture = source
-        return [Item("picture", "image", "<image>", lambda: _from_pillow(picture))]
+        return [Item("picture", "image", "<image>", lambda bits=None: _from_pillow(picture, bits))]
     if isinstance(source, np.ndarray) or _is_tensor(source):
         array = source
-        return [Item("picture", "image", "<array>", lambda: to_array(array))]
+        return [Item("picture", "image", "<array>", lambda bits=None: to_array(array, bits))]
     if isinstance(source, str | os.PathLike):
         return _expand_path(os.fspath(source))
     if _is_file(source):  # read now, as who opened it may close it
@@ -139,7 +143,7 @@ def _bytes(data: Any, name: str, origin: str) -> Item:
 
 def _streamed(name: str, origin: str, opened: Callable[[], BinaryIO]) -> Item:
     """A picture whose bytes `opened` gives."""
-    return Item("picture", name, origin, lambda: load_with_alpha(opened()), open=opened)
+    return Item("picture", name, origin, lambda bits=None: load_with_alpha(opened(), bits), open=opened)
 
 
 def _expand_path(text: str) -> list[Item]:
@@ -213,7 +217,7 @@ def _file(path: Path, folder: Path | None = None) -> Item:
     name = path.stem if folder is None else name_below(path, folder)
     if holds_clip(path):
         return Item("video", name, str(path), path=path)
-    return Item("picture", name, str(path), lambda: picture_array(path, alpha=True), path)
+    return Item("picture", name, str(path), lambda bits=None: picture_array(path, alpha=True, bits=bits), path)
 
 
 def _unique(items: list[Item]) -> list[Item]:
@@ -267,9 +271,9 @@ def download(address: str) -> io.BytesIO:
     return stream
 
 
-def _from_pillow(picture: Image.Image) -> np.ndarray:
+def _from_pillow(picture: Image.Image, bits: int | None = None) -> np.ndarray:
     picture.load()  # what stands behind the pixels, too: how they are turned
-    return with_alpha(picture)
+    return with_alpha(picture, bits=bits)
 
 
 def _is_file(value: Any) -> bool:
@@ -282,18 +286,18 @@ def _is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def to_array(image: Any) -> np.ndarray:
+def to_array(image: Any, bits: int | None = None) -> np.ndarray:
     """A picture (H, W, C) uint8 of an array (H, W[, C]), a tensor (C, H, W) or (1, C, H, W), a file's bytes, or an open file.
 
-    Floating-point values are taken as 0..1, whole numbers as those of files: by the bits that they need.  Else TypeError or
-    ValueError.
+    Floating-point values are taken as 0..1, whole numbers as those of files: by the bits that they need, or that are given.  Else
+    TypeError or ValueError.
     """
     if isinstance(image, Image.Image):
-        return _from_pillow(image)
+        return _from_pillow(image, bits)
     if _is_file(image):
         (item,) = _expand(image)
         assert item.load is not None
-        return item.load()
+        return item.load(bits)
     if _is_tensor(image):
         tensor = image.detach().cpu()
         if tensor.ndim == 4 and tensor.shape[0] == 1:
@@ -309,7 +313,7 @@ def to_array(image: Any) -> np.ndarray:
             f"the array has the shape {np.shape(image)}; give (H, W), (H, W, 3) or (H, W, 4), none of them 0"
         )
     if array.dtype.kind in "uib":
-        return to_8_bit(array)
+        return to_8_bit(array, bits)
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
         if not (low >= -1e-3 and high <= 1 + 1e-3):  # NaN, too

@@ -217,6 +217,7 @@ class Worker:
         return _Read(index, pixels, None, seconds)
 
     def _decoded(self, source: str, name: str, content: bytes | None) -> np.ndarray:
+        bits = self.predictor.preprocessing.bits
         if content is None:
             path = local_path(source)
             if path.exists() and not path.is_file():  # a pipe would be waited for, without an end
@@ -227,12 +228,12 @@ class Worker:
                     f"{width} x {height} pixels are more than the {self.settings.max_pixels:,} allowed; take "
                     "`segmentarium segment`, which reads large pictures in rows, or raise max_pixels (--max-pixels)"
                 )
-            return picture_array(path)
+            return picture_array(path, bits=bits)
         if not content:
             raise ImageReadError("it is empty; expected the bytes of a picture")
         stream = io.BytesIO(content)
         stream.name = name
-        return np.asarray(read_image(stream, self.settings.max_pixels))
+        return np.asarray(read_image(stream, self.settings.max_pixels, bits=bits))
 
     # computing and writing --------------------------------------------------------------------------------------------
 

@@ -41,7 +41,8 @@ from segmentarium.web.work import SharedPredictor, SharedSegmentPredictor, Works
 
 log = logging.getLogger("segmentarium.web")
 
-Work = Callable[[np.ndarray], Response]
+Decode = Callable[[int | None], np.ndarray]  # the picture; of one deeper than 8 bits a value, by so many
+Work = Callable[[Decode], Response]
 Shared = SharedPredictor | SharedSegmentPredictor
 
 LINGER = 5.0  # seconds for which a refused upload is read on
@@ -217,7 +218,9 @@ def create_app(
             data = [await file_of(form, "file")]
             check_fields(form, fields)
             await form.close()
-            answer = await workshop.run(place, _careful(lambda: work(decoders.decode(data.pop()))))
+            answer = await workshop.run(
+                place, _careful(lambda: work(lambda bits: decoders.decode(data.pop(), bits=bits)))
+            )
             return Unhurried(answer, limits.answer_seconds, place.keep())  # who does not read it keeps the place
 
     @app.post("/v1/portrait", **schema.PORTRAIT)
@@ -232,7 +235,8 @@ def create_app(
             else:
                 given = await file_of(form, "background")
 
-            def work(image: np.ndarray) -> Response:
+            def work(decode: Decode) -> Response:
+                image = decode(predictor.preprocessing.bits)
                 result = Portrait(background_of(given, decoders.decode), predictor, views=views)(image)
                 return png(Image.fromarray(result.pixels), {"x-person-share": f"{result.share:.4f}"})
 
@@ -250,7 +254,8 @@ def create_app(
             if task in TASKS[1:] and not isinstance(model.model, MaskModel):
                 raise Refused(422, f"model {name} tells no segments apart; leave task out")
 
-            def work(image: np.ndarray) -> Response:
+            def work(decode: Decode) -> Response:
+                image = decode(model.preprocessing.bits)
                 predictor = model.for_task(task or None)
                 if given is not None and isinstance(predictor, SharedSegmentPredictor):
                     predictor = predictor.asked(predictor.task, given)

@@ -35,8 +35,10 @@ _ANSWER = struct.Struct("<HIII")  # status of HTTP, height, width, channels; 200
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def decode(data: bytes, limits: Limits, what: str = "the upload") -> np.ndarray:
+def decode(data: bytes, limits: Limits, what: str = "the upload", bits: int | None = None) -> np.ndarray:
     """The picture, upright: (H, W, 3) uint8, or (H, W, 4) where a part of it is transparent; of an animation the first frame.
+
+    bits   of deep values, as `to_8_bit` takes them
 
     Refused with 413 (more pixels than allowed, by the header: nothing is decoded), 422 (no picture, damaged, truncated).
     """
@@ -46,7 +48,7 @@ def decode(data: bytes, limits: Limits, what: str = "the upload") -> np.ndarray:
     stream.name = what  # how messages call it
     try:
         with open_image(stream, limits.pixels, FORMATS) as image:
-            return with_alpha(image)
+            return with_alpha(image, bits=bits)
     except TooLargeError as error:
         raise Refused(413, str(error).partition(";")[0]) from None
     except ImageReadError as error:
@@ -70,13 +72,13 @@ class Decoders:
         self._closed = False
         self._end = weakref.finalize(self, _end_all, self._idle, self._busy)
 
-    def decode(self, data: bytes, what: str = "the upload") -> np.ndarray:
+    def decode(self, data: bytes, what: str = "the upload", bits: int | None = None) -> np.ndarray:
         """As `decode`, and Refused (422) for what takes longer than `limits.decode_seconds`, (503) after `close`."""
         with self._free:
             worker = self._take()
             if worker is None:
                 worker, _ = self._within(START_SECONDS, _start(self._limits), lambda one: _read(one.stdout, 1), what)
-            answer = self._within(self._limits.decode_seconds, worker, lambda one: _ask(one, data, what), what)
+            answer = self._within(self._limits.decode_seconds, worker, lambda one: _ask(one, data, what, bits), what)
             status, shape, content = answer[1]
             self._give(worker)
         if status != 200:
@@ -162,11 +164,11 @@ def _start(limits: Limits) -> Worker:
     )
 
 
-def _ask(worker: Worker, data: bytes, what: str) -> tuple[int, tuple[int, ...], bytearray]:
+def _ask(worker: Worker, data: bytes, what: str, bits: int | None) -> tuple[int, tuple[int, ...], bytearray]:
     """status of HTTP, shape, and pixels or words"""
     assert worker.stdin is not None
     assert worker.stdout is not None
-    for part in (what.encode(), data):
+    for part in (f"{bits or ''} {what}".encode(), data):
         worker.stdin.write(_HEAD.pack(len(part)))
         rest = memoryview(part)
         while rest:  # a pipe without a buffer takes what fits
@@ -202,11 +204,12 @@ def _end_all(idle: list[Worker], busy: set[Worker]) -> None:
     idle.clear()
 
 
-def _requests(stream: BinaryIO) -> Iterator[tuple[bytes, str]]:
+def _requests(stream: BinaryIO) -> Iterator[tuple[bytes, str, int | None]]:
     with contextlib.suppress(EOFError):
         while True:
-            what = _read(stream, _HEAD.unpack(_read(stream, _HEAD.size))[0]).decode()
-            yield bytes(_read(stream, _HEAD.unpack(_read(stream, _HEAD.size))[0])), what
+            bits, _, what = _read(stream, _HEAD.unpack(_read(stream, _HEAD.size))[0]).decode().partition(" ")
+            data = bytes(_read(stream, _HEAD.unpack(_read(stream, _HEAD.size))[0]))
+            yield data, what, int(bits) if bits else None
 
 
 def main(pixels: int, seconds: float) -> None:
@@ -216,11 +219,11 @@ def main(pixels: int, seconds: float) -> None:
     answers, sys.stdout = sys.stdout.buffer, sys.stderr  # what a decoder prints is no answer
     answers.write(_READY)
     answers.flush()
-    for data, what in _requests(sys.stdin.buffer):
+    for data, what, bits in _requests(sys.stdin.buffer):
         if hasattr(signal, "alarm"):  # a server that was killed ends nobody
             signal.alarm(math.ceil(seconds) + 2)
         try:
-            image = decode(data, limits, what)
+            image = decode(data, limits, what, bits)
             head, content = _ANSWER.pack(200, *image.shape), image.data
         except MemoryError:
             head, content = _refusal(413, f"{what} needs more memory than a picture may")

@@ -36,6 +36,8 @@ def labelled_model(options: TrainingOptions, info: DatasetInfo, bands: int = 3) 
     model.classes = info.classes
     given = {"mean": options.mean, "std": options.std}
     model.preprocessing = replace(
-        model.preprocessing, **{key: value for key, value in given.items() if value is not None}
+        model.preprocessing,
+        bits=options.data_arguments.get("bits"),  # as it now sees pictures, whatever its weights saw
+        **{key: value for key, value in given.items() if value is not None},
     )
     return model
