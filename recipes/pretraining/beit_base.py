@@ -3,7 +3,8 @@
     segmentarium pretrain --recipe recipes/pretraining/beit_base.py --data DIR/imagenet/train --tokenizer encoder.pkl
 
 The tokenizer is DALL-E's encoder, as published, or a dvae trained here.
-Expected: ImageNet top-1 83.2 after fine-tuning (layer decay 0.65); ADE20K 45.6 mIoU under UPerNet, 47.7 after ImageNet's labels.
+Expected (the paper, on ImageNet-1k alone): ImageNet top-1 83.2 after fine-tuning (layer decay 0.65); ADE20K 45.6 mIoU under
+UPerNet, 47.7 after ImageNet's labels.
 Cost: 500,000 steps; a picture costs 3 × 17.6 G multiply-adds, and what the tokenizer's encoder does at 112 pixels.
 """
 
