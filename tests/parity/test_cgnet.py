@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from segmentarium.preprocessing import Preprocessing
 from segmentarium.realtime.cgnet import CGNet, ContextGuidedBlock, LocalAndSurrounding
+from segmentarium.registry import create_model
+from segmentarium.weights import load
 from segmentarium.weights.layouts import get_layout, recognise
 from segmentarium.weights.table import to_theirs
 from tests.parity.comparison import TOLERANCE, exercised, golden_state, randomise, relative_error
@@ -109,3 +114,15 @@ def test_mmsegmentation_s_network_computes_the_same():
     image = torch.randn(1, 3, 65, 97)
     with torch.inference_mode():
         assert relative_error(model.logits(image), mmsegmentation(state, image, (3, 5))) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["cgnet/official", "cgnet/official-dropout", "cgnet/mmseg"])
+def test_files_take_pictures_of_0_to_255_minus_a_mean(name: str, tmp_path: Path) -> None:
+    """As published; a network that learns here is normalised as all others are."""
+    layout = get_layout(name)
+    model = create_model("cgnet", num_classes=5, head_bias=name == "cgnet/mmseg")
+    torch.save(to_theirs(model.state_dict(), layout.rules), tmp_path / "theirs.pth")
+    loaded = load(tmp_path / "theirs.pth")
+    white = loaded.preprocessing.normalise(torch.ones(3, 1, 1)).flatten()
+    torch.testing.assert_close(white, 255 - torch.tensor((72.39, 82.91, 73.16)), rtol=0, atol=1e-3)
+    assert model.preprocessing == Preprocessing()

@@ -1,7 +1,8 @@
 """CGNet as the authors store it, with and without the dropout that shifts the classifier's number, and as mmsegmentation does.
 
 mmsegmentation's table rests on its code (`backbones/cgnet.py`, `decode_heads/fcn_head.py`), whose stages hold the block that
-begins them as number 0.
+begins them as number 0.  Both take pictures of 0 to 255 minus a mean; that of Cityscapes stands for the authors' CamVid, too,
+whose own is not known.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
+from segmentarium.preprocessing import Preprocessing
 from segmentarium.weights.layouts.parts import rest
 from segmentarium.weights.table import Golden, Layout, Rule
 
 STAGES = ((2, "level2"), (3, "level3"))
+# the authors subtract the means of blue, green and red from red, green and blue; mmsegmentation took that over
+PREPROCESSING = Preprocessing((72.39 / 255, 82.91 / 255, 73.16 / 255), (1 / 255,) * 3)
 MOST = 32  # blocks of a stage that mmsegmentation's table can read; published networks have 21
 
 
@@ -60,6 +64,10 @@ def _arguments(state: Mapping[str, Tensor], classifier: int) -> dict[str, Any]:
     }
 
 
+def _facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {"preprocessing": PREPROCESSING.as_dict()}
+
+
 def _layout(name: str, classifier: int, golden: str) -> Layout:
     return Layout(
         name,
@@ -67,6 +75,7 @@ def _layout(name: str, classifier: int, golden: str) -> Layout:
         _rules(classifier),
         partial(_arguments, classifier=classifier),
         "https://github.com/wutianyiRosun/CGNet",
+        _facts,
         goldens={golden: Golden({"out": "forward"})},
     )
 
@@ -115,5 +124,5 @@ def _mmseg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
 LAYOUTS = (
     _layout("cgnet/official", 0, "realtime/cgnet"),
     _layout("cgnet/official-dropout", 1, "realtime/cgnet-m2n3-odd"),
-    Layout("cgnet/mmseg", "cgnet", _mmseg(), _mmseg_arguments, "https://github.com/open-mmlab/mmsegmentation"),
+    Layout("cgnet/mmseg", "cgnet", _mmseg(), _mmseg_arguments, "https://github.com/open-mmlab/mmsegmentation", _facts),
 )
