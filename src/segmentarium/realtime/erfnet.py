@@ -3,7 +3,7 @@
 Weights of the authors' code and of mmsegmentation (Apache-2.0) load.
 
 A residual block of 3×3 convolutions, each of them factorised into 3×1 and 1×3 with a ReLU between: the non-bottleneck-1D.
-Two thirds of the work are a third of the weights away, and what is saved buys width.  Stacked at 1/4 and, dilated, at 1/8;
+That saves a third of the work and of the weights, and what is saved buys width.  Stacked at 1/4 and, dilated, at 1/8;
 a small decoder of transposed convolutions and the same blocks brings the classes back.
 
 The encoder is trained first, with a classifier of its own at 1/8 on labels of that size (`erfnet_encoder`; the paper also
