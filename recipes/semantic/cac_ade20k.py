@@ -12,4 +12,4 @@ from segmentarium.training import TrainingOptions
 
 
 def recipe() -> TrainingOptions:
-    return transformer("cac_upernet_swin_tiny", "ade20k", model_arguments={"backbone_arguments": {"drop_path": 0.3}})
+    return transformer("cac_upernet_swin_tiny", "ade20k")

@@ -14,7 +14,6 @@ def recipe() -> TrainingOptions:
     return transformer(
         "segvit_vit_base",
         "ade20k",
-        model_arguments={"backbone_arguments": {"drop_path": 0.1}},
         learning_rate=2e-4,
         backbone_lr_factor=0.1,
         clip_norm=35.0,

@@ -14,7 +14,6 @@ def recipe() -> TrainingOptions:
     return transformer(
         "segvit_vit_large",
         "coco_stuff",
-        model_arguments={"backbone_arguments": {"drop_path": 0.3}},
         learning_rate=2e-4,
         backbone_lr_factor=0.1,
         weight_decay=0.02,

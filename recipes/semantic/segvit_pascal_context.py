@@ -14,7 +14,6 @@ def recipe() -> TrainingOptions:
     return transformer(
         "segvit_vit_large",
         "pascal_context59",
-        model_arguments={"backbone_arguments": {"drop_path": 0.3}},
         crop_size=(480, 480),
         learning_rate=2e-4,
         backbone_lr_factor=0.1,

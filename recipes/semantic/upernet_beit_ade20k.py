@@ -15,7 +15,6 @@ def recipe() -> TrainingOptions:
     return transformer(
         "upernet_beit_base",
         "ade20k",
-        model_arguments={"backbone_arguments": {"drop_path": 0.1}},
         crop_size=(640, 640),
         learning_rate=3e-5,
         weight_decay=0.05,

@@ -15,7 +15,6 @@ def recipe() -> TrainingOptions:
     return transformer(
         "upernet_convnext_tiny",
         "ade20k",
-        model_arguments={"backbone_arguments": {"drop_path": 0.4}},
         learning_rate=1e-4,
         weight_decay=0.05,
         layer_decay=0.9,

@@ -11,4 +11,4 @@ from segmentarium.training import TrainingOptions
 
 
 def recipe() -> TrainingOptions:
-    return transformer("upernet_swin_tiny", "ade20k", model_arguments={"backbone_arguments": {"drop_path": 0.3}})
+    return transformer("upernet_swin_tiny", "ade20k")
