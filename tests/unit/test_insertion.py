@@ -57,7 +57,7 @@ IMAGE = torch.linspace(-1, 1, 2 * 3 * 64 * 96).view(2, 3, 64, 96).sin()
 
 
 def small(name: str, **arguments: Any) -> Any:
-    return randomise(create_model(name, num_classes=4, **registry.entry(name).tiny, **arguments))
+    return randomise(create_model(name, num_classes=4, **{**registry.entry(name).tiny, **arguments}))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_the_feature_is_what_the_last_block_gives(name: str) -> None:
 
 @torch.no_grad()
 def test_at_and_after_choose_the_place() -> None:
-    model = small("resnet50")
+    model = small("resnet50", depths=(3, 4, 6, 3))
     trunk = set(model.state_dict())
     assert insert_block(model, 2, "gate", at="every", after="conv3") == [f"layer2.{i}.conv3" for i in range(4)]
     assert insert_block(model, 3, "gate", at=(-2,)) == ["layer3.4"]

@@ -70,9 +70,7 @@ class PictureDataset(Dataset[Sample]):
     own_classes: ClassVar[bool] = False  # classes, and values of masks, may be given
     items: Sequence[Any]
     bands: int = 3  # of a picture; with others `load` gives an array (H, W, C)
-    bits: int | None = (
-        None  # of pictures deeper than 8: 2 ** bits - 1 is white in all of them; None: by what each needs
-    )
+    bits: int | None = None  # of values deeper than 8: 2 ** bits - 1 is white in all pictures; None: by what each needs
     frequency: tuple[str, ...] | None = None  # "r", "c" or "f" for each class, where the set says how rare they are
 
     def __init__(self, info: DatasetInfo, transform: Transform | None = None, cache: bool = False) -> None:

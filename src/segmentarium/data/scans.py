@@ -72,6 +72,9 @@ class ScanDataset(Dataset[Sample]):
     """
 
     task: ClassVar[str] = "boxes3d"
+    needs_folder: ClassVar[bool] = True  # this and the next as of a PictureDataset
+    takes_patterns: ClassVar[bool] = False
+    own_classes: ClassVar[bool] = False
     reach: ClassVar[Mapping[str, float]] = {}
     items: Sequence[Any]
 
