@@ -42,6 +42,20 @@ def test_splits_by_folder(tmp_path: Path, pattern: str) -> None:
         Folder(tmp_path, "test")
 
 
+def test_pictures_beside_the_folders_of_parts_are_told(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        write_image(tmp_path / "images" / split / f"{split}_1.png")
+        write_mask(tmp_path / "masks" / split / f"{split}_1.png", stripes(0, 1))
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    assert Folder(tmp_path, "train").notes == []
+    for name in ("lost.png", "more/other.jpg"):
+        write_image(tmp_path / "images" / name)
+    (note,) = Folder(tmp_path, "train").notes
+    assert note.startswith(
+        "2 pictures lie beside images/train/ and images/valid/ and are left out: lost.png, other.jpg; move"
+    )
+
+
 def test_splits_by_list(tmp_path: Path) -> None:
     root = write_folder(tmp_path, ["a", "b", "c"], 0, 1)
     (root / "train.txt").write_text("c\na.png\n# b is held out\n")

@@ -41,6 +41,7 @@ from segmentarium.data.mask_io import (
 )
 from segmentarium.data.splits import PART_NAMES, PARTS, check_split, hash_note, hash_split, wanted_parts
 from segmentarium.data.text_files import read_lines
+from segmentarium.data.unlisted import note_of_parts
 from segmentarium.labels import IGNORE_INDEX
 from segmentarium.palette import default_palette
 
@@ -257,6 +258,7 @@ def _find_pairs(root: Path, split: str) -> _Found:
             found.stray += own.stray
             found.second += own.second
             found.left_out += own.left_out
+        found.notes += note_of_parts((pictures for pictures, _ in by_part.values()), _IMAGE_FOLDERS)
     else:
         images = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), None)
         masks = next((root / name for name in _MASK_FOLDERS if (root / name).is_dir()), None)

@@ -1,7 +1,8 @@
-"""Pictures of a labelling tool's export that no label names: nobody has come to them yet, or they show nothing of what is drawn.
+"""Pictures that no label names, and pictures in no part of a data set: they are left out, and told.
 
-Which of the two it is no file says.  So they are left out, counted and named, unless the data set's option `background` says that
-they show nothing; YOLO's, whose form has no other way to say it, are always taken so.
+Of a labelling tool's export, nobody may have come to a picture that no label names, or it may show nothing of what is drawn: no file
+says which.  So they are left out, counted and named, unless the data set's option `background` says that they show nothing; YOLO's,
+whose form has no other way to say it, are always taken so.
 """
 
 from __future__ import annotations
@@ -42,13 +43,35 @@ def named_as(
     return {name: found[name] for name in dividable(list(names), list(found))}
 
 
+def note_of_parts(folders: Iterable[Path], names: Iterable[str] = ("images",)) -> list[str]:
+    """The line on pictures that lie beside the folders of the parts, images/train/ and images/val/, and so in none of them.
+
+    names   of folders that hold those of the parts
+    """
+    folders = list(folders)
+    parents = dict.fromkeys(folder.parent for folder in folders if folder.parent.name in names)
+    left = [
+        path
+        for parent in parents
+        for path in pictures_below(parent)
+        if not any(path.is_relative_to(folder) for folder in folders)
+    ]
+    if not left:
+        return []
+    parts = " and ".join(f"{folder.parent.name}/{folder.name}/" for folder in folders)
+    return [f"{len(left)} pictures lie beside {parts} and are left out: {_shown(left)}; move them into one of these"]
+
+
 def note_of(left_out: Sequence[Path], taken: int, what: str) -> list[str]:
     """The lines that a data set says of pictures that have no `what`."""
     lines = [f"{taken} pictures have no {what}, and so no object"] if taken else []
     if left_out:
-        shown = ", ".join(path.name for path in left_out[:NAMED]) + (", …" if len(left_out) > NAMED else "")
         lines.append(
-            f"{len(left_out)} pictures have no {what} and are left out: {shown}; if they show no object, "
+            f"{len(left_out)} pictures have no {what} and are left out: {_shown(left_out)}; if they show no object, "
             "--data-set-options background=true (background=True in Python) takes them"
         )
     return lines
+
+
+def _shown(paths: Sequence[Path]) -> str:
+    return ", ".join(path.name for path in paths[:NAMED]) + (", …" if len(paths) > NAMED else "")

@@ -24,6 +24,7 @@ from segmentarium.data.finding import pictures_below, pictures_by_name
 from segmentarium.data.segments import Outline, SegmentDataset, SegmentItem, Tell, draw, refuse, segment_info
 from segmentarium.data.splits import PART_NAMES, PARTS, check_split, chosen, scored_part, wanted_parts
 from segmentarium.data.text_files import read_lines, read_text, read_yaml
+from segmentarium.data.unlisted import note_of_parts
 
 SPLITS = ("train", "val", "trainval", "test", "all")
 CONFIGS = ("data.yaml", "data.yml", "dataset.yaml")
@@ -52,6 +53,8 @@ class Yolo(SegmentDataset):
                 if (said := _said(config, part)) and not found:
                     notes.append(f"data.yaml names {said} for {part!r}, where no pictures are")
                 pictures += found
+            if not any(_said(config, part) for part in PARTS):
+                notes += note_of_parts(folder for part in PARTS if (folder := _folder(root, part)) is not None)
         else:
             pictures, notes = _undivided(root, split)
         items = [SegmentItem(path, _label_file(path), None, _below(path, root)) for path in dict.fromkeys(pictures)]
