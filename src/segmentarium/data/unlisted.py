@@ -1,8 +1,8 @@
 """Pictures that no label names, and pictures in no part of a data set: they are left out, and told.
 
-Of a labelling tool's export, nobody may have come to a picture that no label names, or it may show nothing of what is drawn: no file
-says which.  So they are left out, counted and named, unless the data set's option `background` says that they show nothing; YOLO's,
-whose form has no other way to say it, are always taken so.
+Of a labelling tool's export, nobody may have come to a picture that no label names, or it may show nothing of what is drawn: no
+file says which.  So they are left out, counted and named, unless the data set's option `background` says that they show nothing;
+YOLO's, whose form has no other way to say it, are always taken so.
 """
 
 from __future__ import annotations
