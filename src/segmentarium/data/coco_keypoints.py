@@ -30,10 +30,8 @@ from segmentarium.palette import default_palette
 SPLITS = ("train", "val")
 LICENCE = "CC BY 4.0 (COCO's annotations); pictures: each its own"
 MARGIN = 1.25  # of a box, so that the crop shows what is around it
-HALF_MARGIN, MANY = (
-    1.5,
-    8,
-)  # of the box of half a body's joints; half bodies are of persons with more labelled joints than this
+HALF_MARGIN = 1.5  # of the box of half a body's joints
+MANY = 8  # half bodies are of persons with more labelled joints
 
 
 class Person(NamedTuple):
