@@ -136,7 +136,7 @@ def test_every_parameter_gets_a_finite_gradient(name: str) -> None:
     infinite = [key for key, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
     assert infinite == []
     moving = [bool(p.grad.abs().max() > 0) for p in model.parameters() if p.grad is not None]
-    assert sum(moving) > 0.9 * len(moving)
+    assert sum(moving) > 0.85 * len(moving)  # some stand before layers that begin at 0
 
 
 @pytest.mark.parametrize("name", enrolled(SMALL_SEGMENTERS, "void"))

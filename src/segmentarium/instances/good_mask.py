@@ -42,7 +42,7 @@ class RoIAlignByShare(RoIAlign):
         """Regions (M, 5), and the share (M,) in [0, 1] of each that its mask fills -> (M,) int64 level; None: by size alone."""
         if shares is None:
             return super().levels(rois)
-        thin = (shares / FILLED).clamp(min=1e-6, max=1)
+        thin = (shares / FILLED).clamp(min=1e-6, max=1.0)  # both floats, or ONNX has no such operation
         scale = (areas(rois[:, 1:]).clamp(min=0) * thin).sqrt()
         return (scale / FINEST + 1e-6).log2().floor().clamp(0, len(self.strides) - 1).long()
 
