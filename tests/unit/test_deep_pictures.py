@@ -17,7 +17,7 @@ from segmentarium.cli.main import main, parser_for
 from segmentarium.data import build_dataset, check_data
 from segmentarium.data.bands import picture_array, read_bands
 from segmentarium.data.drawn_labels import DrawnLabels
-from segmentarium.data.image_io import read_image, to_8_bit
+from segmentarium.data.image_io import load_with_alpha, read_image, to_8_bit
 from segmentarium.evaluation import evaluate
 from segmentarium.inference.predictor import Predictor
 from segmentarium.media.readers import LargePicture
@@ -25,7 +25,7 @@ from segmentarium.preprocessing import Preprocessing
 from segmentarium.scale.work import Worker
 from segmentarium.training import train
 from segmentarium.training.tasks import task_for
-from segmentarium.web.decoding import Decoders
+from segmentarium.web.decoding import Decoders, decode
 from segmentarium.web.limits import Limits
 from tests.unit import segment_files
 from tests.unit.data_files import stripes, write_mask
@@ -57,6 +57,18 @@ def root(tmp_path: Path) -> Path:
 def shown(pictures: Any) -> list[int]:
     """A usual pixel of each."""
     return [int(np.asarray(one)[9, 9].max()) for one in pictures]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("bits", [None, 12])
+def test_bytes_are_read_as_files(tmp_path: Path, channels: int, bits: int | None) -> None:
+    for ending in ("png", "tif"):
+        file = deep(tmp_path / f"a.{ending}", 900, channels)
+        with file.open("rb") as opened:
+            pixels = load_with_alpha(opened, bits)
+        assert np.array_equal(pixels, load_with_alpha(file, bits))
+        assert shown([pixels[..., :3]]) == [AS_BYTE if bits else round(VALUE * 255 / 1023)]
+        assert np.array_equal(decode(file.read_bytes(), Limits(), bits=bits), pixels)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -7,7 +7,9 @@ any number of bands and pages.  All become bytes, by one rule (`image_io.to_8_bi
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -140,13 +142,16 @@ def tiff_array(path: str | os.PathLike[str]) -> np.ndarray:
     return array if array.ndim == 3 else array[..., None]
 
 
-def deep_colours(path: str | os.PathLike[str], image: Image.Image) -> np.ndarray | None:
-    """(H, W, 3) of an opened file in colour whose 16 bits Pillow cuts to the upper 8, as it lies; None for any other."""
+def deep_colours(source: str | os.PathLike[str] | BinaryIO, image: Image.Image) -> np.ndarray | None:
+    """(H, W, 3) of an opened file in colour whose 16 bits Pillow cuts to the upper 8, as it lies; None for any other.
+
+    source   the file, or the open one, which stays where it is
+    """
     if image.mode not in ("RGB", "RGBA"):
         return None
     bits = 8
     if image.format == "PNG":
-        with open_file(path) as file:
+        with _from_its_start(source) as file:
             bits = file.read(25)[-1]  # signature 8, IHDR 8, width 4, height 4, depth 1
     elif image.format == "TIFF":
         bits = max(image.tag_v2.get(258, (8,)))  # type: ignore[attr-defined]
@@ -154,7 +159,22 @@ def deep_colours(path: str | os.PathLike[str], image: Image.Image) -> np.ndarray
         return None
     import cv2
 
-    with open_file(path) as file:
+    with _from_its_start(source) as file:
         content = np.frombuffer(file.read(), np.uint8)
     array = cv2.imdecode(content, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     return None if array is None or array.ndim != 3 else np.ascontiguousarray(array[..., 2::-1])
+
+
+@contextmanager
+def _from_its_start(source: str | os.PathLike[str] | BinaryIO) -> Iterator[BinaryIO]:
+    """A file opened, or an open one put back afterwards to where it stood."""
+    if isinstance(source, str | os.PathLike):
+        with open_file(source) as file:
+            yield file
+        return
+    place = source.tell()
+    source.seek(0)
+    try:
+        yield source
+    finally:
+        source.seek(place)

@@ -79,7 +79,7 @@ def read_image(
     path = source if isinstance(source, str | os.PathLike) else None
     try:
         with open_image(source, max_pixels, formats) as image:
-            return to_upright_rgb(image, path, bits)
+            return to_upright_rgb(image, source, bits)
     except ImageReadError as error:
         if path is None:
             raise
@@ -163,17 +163,17 @@ def _reason(error: Exception) -> str:
 
 
 def to_upright_rgb(
-    image: Image.Image, path: str | os.PathLike[str] | None = None, bits: int | None = None
+    image: Image.Image, source: str | os.PathLike[str] | BinaryIO | None = None, bits: int | None = None
 ) -> Image.Image:
     """An opened picture as `read_image` gives it; for callers that also want to know its mode.
 
-    path   of its file, without which colours of 16 bits are as Pillow cuts them
-    bits   of deep values, as `to_8_bit` takes them
+    source   its file, or the open one, without which colours of 16 bits are as Pillow cuts them
+    bits     of deep values, as `to_8_bit` takes them
     """
-    if path is not None:
+    if source is not None:
         from segmentarium.data.bands import deep_colours
 
-        if (deep := deep_colours(path, image)) is not None:
+        if (deep := deep_colours(source, image)) is not None:
             flat = Image.fromarray(to_8_bit(deep, bits))
             flat.info.update(image.info)  # how it is turned
             return upright(flat)
@@ -186,20 +186,22 @@ def load_with_alpha(source: str | os.PathLike[str] | BinaryIO, bits: int | None 
     That of an animation the first frame is taken is told in a line.
     """
     with open_image(source) as image:
-        pixels = with_alpha(image, source if isinstance(source, str | os.PathLike) else None, bits)
+        pixels = with_alpha(image, source, bits)
         with contextlib.suppress(Exception):  # what is wrong with later frames is nobody's concern here
             if image.format in _MOVING and (count := getattr(image, "n_frames", 1)) > 1:
                 log.warning("%s: of its %d frames the first is taken", describe_source(source), count)
         return pixels
 
 
-def with_alpha(image: Image.Image, path: str | os.PathLike[str] | None = None, bits: int | None = None) -> np.ndarray:
+def with_alpha(
+    image: Image.Image, source: str | os.PathLike[str] | BinaryIO | None = None, bits: int | None = None
+) -> np.ndarray:
     """An opened picture, upright: (H, W, 3) uint8, or (H, W, 4) where a part of it is transparent.
 
-    path, bits   as of `to_upright_rgb`
+    source, bits   as of `to_upright_rgb`
     """
     alpha = alpha_of(image)
-    pixels = np.asarray(to_upright_rgb(image, path, bits))
+    pixels = np.asarray(to_upright_rgb(image, source, bits))
     return pixels if alpha is None else np.dstack((pixels, np.asarray(alpha)))
 
 

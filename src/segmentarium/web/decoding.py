@@ -48,7 +48,7 @@ def decode(data: bytes, limits: Limits, what: str = "the upload", bits: int | No
     stream.name = what  # how messages call it
     try:
         with open_image(stream, limits.pixels, FORMATS) as image:
-            return with_alpha(image, bits=bits)
+            return with_alpha(image, stream, bits)
     except TooLargeError as error:
         raise Refused(413, str(error).partition(";")[0]) from None
     except ImageReadError as error:
