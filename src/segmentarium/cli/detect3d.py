@@ -9,6 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from segmentarium.cli.engines import DEVICE
+
 SWEPT = ("argoverse2", "nuscenes")  # data sets with sweeps beside a scan
 
 
@@ -42,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", default="detected", metavar="DIR", help="folder for the results (default: detected)")
     add("--engine", choices=("torch", "compile", "onnxruntime", "openvino"), help="of what comes behind the pillars")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="of an engine")
-    add("--device", help="of PyTorch, e.g. cpu or cuda:0 (default: a GPU if there is one)")
+    add("--device", help=DEVICE)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -51,12 +51,11 @@ class Cvat(SegmentDataset):
         check_split(split, SPLITS, "cvat")
         root = require_folder(Path(root), "annotations.xml and images/")
         path = root / FILE
-        tree, named = _read(path)
+        tree, named, divided = _read(path)
         images = list(tree.iter("image"))
         folder = root / "images" if (root / "images").is_dir() else root
         bare = unlisted(folder, (_picture(folder, one) for one in images))
-        endings = all(part_called(str(one.get("subset", ""))) for one in images)
-        more = named_as(bare, folder, named, endings) if background else {}
+        more = named_as(bare, folder, named, endings=divided) if background else {}
         found, notes = chosen(root, [*named, *more], split, f"folder {root.resolve().name}")
         items = [
             SegmentItem(more[name] if name in more else _picture(folder, one), path, one, name)
@@ -86,7 +85,7 @@ class Cvat(SegmentDataset):
         """test where the export is divided and has one with objects, else val."""
         if not (root / FILE).is_file():
             return "val"
-        _, named = _read(root / FILE)
+        _, named, _ = _read(root / FILE)
         part = scored_part(root, list(named))
         found, _ = chosen(root, list(named), part, "") if part == "test" else ([], [])
         return part if any(shape.tag in SHAPES for name in found for one in named[name] for shape in one) else "val"
@@ -116,8 +115,8 @@ class Cvat(SegmentDataset):
         return draw(merged(outlines, groups, height, width, tell), height, width, tell)
 
 
-def _read(path: Path) -> tuple[ElementTree.Element, dict[str, list[ElementTree.Element]]]:
-    """The file's root, and its pictures by name, before which their subset stands where all of them have one."""
+def _read(path: Path) -> tuple[ElementTree.Element, dict[str, list[ElementTree.Element]], bool]:
+    """The file's root, its pictures by name, and whether all of them have a subset, which then stands before the name."""
     if not path.is_file():
         raise FileNotFoundError(f'{path} does not exist; export the task as "CVAT for images 1.1", with images')
     try:
@@ -133,7 +132,7 @@ def _read(path: Path) -> tuple[ElementTree.Element, dict[str, list[ElementTree.E
     for one, subset in zip(images, subsets, strict=True):
         name = str(one.get("name"))
         named[f"{subset}/{name}" if divided else os.path.splitext(name)[0]].append(one)
-    return tree, named
+    return tree, named, divided
 
 
 def _picture(folder: Path, image: ElementTree.Element) -> Path:

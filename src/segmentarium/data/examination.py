@@ -45,9 +45,7 @@ class Finding:
     colour_sums: np.ndarray | None = None  # (2, 3) sum and sum of squares of RGB in 0..1
     digest: bytes = b""
     rotated: bool = False  # the picture, by its EXIF block
-    white: float = (
-        0.0  # of counts deeper than 8 bits, what becomes white in the picture where no bits are given for all
-    )
+    white: float = 0.0  # of counts deeper than 8 bits, what becomes white where no bits are given for all pictures
     stray: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     picture: Thumbnail | None = None
